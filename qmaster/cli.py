@@ -1,0 +1,42 @@
+"""The command line: ``python -m qmaster`` serves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from . import __version__, config, log, server
+from .errors import ConfigError
+
+USAGE_ERROR = 2
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(config.OPTIONS):
+        default = f" [default: {option.default}]" if option.default else ""
+        command = click.option(option.flag, option.name, default=None, help=f"{option.help} [{option.env}]{default}")(
+            command
+        )
+    return command
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="quartermaster")
+@_with_options
+def main(**flags: Any) -> None:
+    """Run functions and jobs on Docker and Docker Swarm over HTTP, with a token.
+
+    Each option is a flag or an environment variable; the flag wins.
+    """
+    try:
+        settings = config.load(flags, os.environ)
+        log.configure(settings.log_format, [settings.token])
+        asyncio.run(server.serve(settings))
+    except ConfigError as error:
+        click.echo(f"qmaster: {error}", err=True)
+        sys.exit(USAGE_ERROR)

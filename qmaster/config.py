@@ -1,0 +1,139 @@
+"""The options: one table for flags, environment, ``--help`` and README, turned into one checked ``Config``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+
+MIN_MEMORY_MIB = 6  # the engine's own floor for a container
+MAX_MEMORY_MIB = 16 * 1024 * 1024
+SHORT_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its flag, its environment variable, and what ``--help`` says of it."""
+
+    flag: str
+    env: str
+    default: str
+    help: str
+
+    @property
+    def name(self) -> str:
+        return self.flag.removeprefix("--").replace("-", "_")
+
+
+OPTIONS = (
+    Option(
+        "--token", "TOKEN", "", "The universal key of the swarm; or TOKEN_FILE names a file that holds it. Required."
+    ),
+    Option("--port", "PORT", "9090", "The port to listen on."),
+    Option("--address", "QMASTER_ADDRESS", "", "The address to listen on; empty: all interfaces."),
+    Option("--memory", "MEMORY", "250", "MiB, the limit and reservation of a task that names none."),
+    Option(
+        "--docker-host", "DOCKER_HOST", "", "The engine; empty: this platform's socket. A remote one as with docker."
+    ),
+    Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
+    Option("--tls-key", "QMASTER_TLS_KEY", "", "The certificate's private key (PEM)."),
+    Option("--log-format", "QMASTER_LOG_FORMAT", "", "json or console; empty: console on a terminal, else json."),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the process was told, checked. ``token`` is secret: ``repr`` leaves it out."""
+
+    token: str
+    port: int
+    address: str
+    memory: int
+    docker_host: str
+    tls_cert: str
+    tls_key: str
+    log_format: str
+
+    def __repr__(self) -> str:
+        return f"Config(port={self.port}, address={self.address!r}, docker_host={self.docker_host!r})"
+
+
+def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
+    """Read the options: a flag first, then the environment, then the default.
+
+    Args:
+        flags: option name (``docker_host``) → value, None where the flag was not given.
+        environ: the environment.
+
+    Raises:
+        ConfigError: an option is missing or wrong.
+    """
+
+    def value(option: Option) -> str:
+        flag = flags.get(option.name)
+        return flag if flag is not None else environ.get(option.env, "") or option.default
+
+    raw = {option.name: value(option) for option in OPTIONS}
+    if bool(raw["tls_cert"]) != bool(raw["tls_key"]):
+        raise ConfigError("--tls-cert and --tls-key go together: give both or neither")
+    return Config(
+        token=_token(flags.get("token"), environ),
+        port=_integer("--port", raw["port"], 0, 65535),
+        address=raw["address"],
+        memory=_integer("--memory", raw["memory"], MIN_MEMORY_MIB, MAX_MEMORY_MIB),
+        docker_host=raw["docker_host"],
+        tls_cert=_readable("--tls-cert", raw["tls_cert"]),
+        tls_key=_readable("--tls-key", raw["tls_key"]),
+        log_format=_log_format(raw["log_format"], sys.stderr.isatty),
+    )
+
+
+def _token(flag: str | None, environ: Mapping[str, str]) -> str:
+    if flag is not None:
+        return _printable(flag, "--token")
+    variable, file = environ.get("TOKEN", ""), environ.get("TOKEN_FILE", "")
+    if variable and file:
+        raise ConfigError("TOKEN and TOKEN_FILE are both set: give one")
+    if variable:
+        return _printable(variable, "TOKEN")
+    if file:
+        try:
+            return _printable(Path(file).read_text(encoding="utf-8").strip(), "TOKEN_FILE")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"TOKEN_FILE: cannot read {file}: {reason}") from None
+    raise ConfigError("no token: set TOKEN (or TOKEN_FILE, or --token), for instance TOKEN=$(uuidgen)")
+
+
+def _printable(token: str, source: str) -> str:
+    if not token:
+        raise ConfigError(f"{source}: the token is empty")
+    if not token.isprintable() or token != token.strip():
+        raise ConfigError(f"{source}: a token is one line of printable characters, without space around it")
+    return token
+
+
+def _integer(flag: str, text: str, low: int, high: int) -> int:
+    if not (text.isascii() and text.isdigit() and low <= int(text[:20]) <= high):
+        raise ConfigError(f"{flag}: expected a whole number from {low} to {high}")
+    return int(text)
+
+
+def _readable(flag: str, path: str) -> str:
+    if not path:
+        return path
+    try:
+        Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{flag}: cannot read {path}: {error.strerror}") from None
+    return path
+
+
+def _log_format(text: str, isatty: Callable[[], Any]) -> str:
+    if text not in ("", "json", "console"):
+        raise ConfigError("--log-format: expected json or console")
+    return text or ("console" if isatty() else "json")

@@ -1,0 +1,62 @@
+"""Registry credentials: decoded from a request, checked, and encoded again for Docker. They are never kept or shown."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+
+import msgspec
+
+
+class _Shape(msgspec.Struct, forbid_unknown_fields=True):
+    """Docker's AuthConfig; ``auth`` is base64 of ``username:password`` where those two are left out."""
+
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    email: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    email: str = field(default="", repr=False)
+    identitytoken: str = field(default="", repr=False)
+
+    @classmethod
+    def decode(cls, text: str) -> Credentials:
+        """Read base64 (standard or URL alphabet, padded or not) of Docker's AuthConfig.
+
+        Raises:
+            ValueError: it is not; the message begins with ``auth:`` and shows nothing of it.
+        """
+        try:
+            shape = msgspec.json.decode(_from_base64(text), type=_Shape)
+            username, password = shape.username, shape.password
+            if shape.auth and not username and not password:
+                username, _, password = _from_base64(shape.auth).decode().partition(":")
+        except (binascii.Error, msgspec.MsgspecError, ValueError, RecursionError):
+            raise ValueError(
+                'auth: expected base64 of {"username", "password", "auth", "email"} or {"identitytoken"}'
+            ) from None
+        if not shape.identitytoken and not (username and password):
+            raise ValueError("auth: needs a username and a password, or an identitytoken")
+        return cls(username, password, shape.email, shape.identitytoken)
+
+    def header(self) -> str:
+        """The value of Docker's ``X-Registry-Auth``: base64 of JSON in the URL alphabet."""
+        if self.identitytoken:
+            document = {"identitytoken": self.identitytoken}
+        else:
+            document = {"username": self.username, "password": self.password, "email": self.email}
+        return base64.urlsafe_b64encode(msgspec.json.encode(document)).decode()
+
+
+def _from_base64(text: str) -> bytes:
+    compact = "".join(text.split()).rstrip("=")
+    standard = compact.replace("-", "+").replace("_", "/")
+    return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)

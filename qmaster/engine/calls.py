@@ -1,0 +1,90 @@
+"""The four kinds of call that services and containers share: list, inspect, do once, and create."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from ..errors import EngineAway, EngineRefused, HttpError, NotFound
+from .client import Client
+from .failures import dropped
+from .pool import CHANGE, LISTING, Pool
+
+Json = dict[str, Any]
+
+LOOK_AGAIN = (0.0, 0.3, 1.0)  # seconds; an answer cut off in the middle may come before its deed
+LOOK_AWAY_EVERY, LOOK_AWAY_FOR = 0.5, 20.0  # seconds; the engine may be restarting
+
+log = structlog.get_logger(__name__)
+
+
+class Calls:
+    """Bounded calls through one pool. Belongs to the event loop."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def close(self) -> None:
+        self._pool.close()
+
+    async def listing(self, work: Callable[[Client], list[Json]]) -> list[Json]:
+        return await self._pool.call(work, LISTING, again=True)
+
+    async def inspect(self, work: Callable[[Client], Json]) -> Json | None:
+        """What ``work`` finds, or None where Docker knows of no such thing."""
+        try:
+            return await self._pool.call(work, LISTING, again=True)
+        except NotFound:
+            return None
+
+    async def change(self, work: Callable[[Client], object]) -> None:
+        """A call that may be sent twice."""
+        await self._pool.call(work, CHANGE, again=True)
+
+    async def remove(self, work: Callable[[Client], object]) -> None:
+        """A call that ends something; that it is gone already is success."""
+        try:
+            await self.change(work)
+        except NotFound:
+            return
+
+    async def create(self, work: Callable[[Client], str], find: Callable[[], Awaitable[str | None]]) -> str:
+        """Create something and return its id; where the answer was lost, find out before saying anything.
+
+        Args:
+            work: the call, which is sent once.
+            find: looks for what the call has made.
+        """
+        try:
+            return await self._pool.call(work, CHANGE)
+        except HttpError as error:
+            if not (dropped(error) or isinstance(error, EngineRefused)):  # a 5xx may mean *created*
+                raise
+            log.warning("engine_outcome_open", reason=str(error))
+            found = await _look_for(find)
+            if found is None:
+                raise
+            return found
+
+
+async def _look_for(find: Callable[[], Awaitable[str | None]]) -> str | None:
+    """What ``find`` finds, asked a few times; while the engine is away it is asked for as long as a caller waits."""
+    until = time.monotonic() + LOOK_AWAY_FOR
+    pauses = list(LOOK_AGAIN)
+    while pauses:
+        await asyncio.sleep(pauses[0])
+        try:
+            found = await find()
+        except EngineAway:
+            if time.monotonic() > until:
+                raise
+            pauses[0] = LOOK_AWAY_EVERY
+            continue
+        if found is not None:
+            return found
+        pauses.pop(0)
+    return None

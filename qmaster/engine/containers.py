@@ -1,0 +1,94 @@
+"""The containers of this engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import docker.errors
+
+from ..credentials import Credentials
+from ..errors import BadRequest, HttpError, NotFound
+from ..lifecycle import MANAGED
+from ..spec import RUN
+from .calls import Calls
+from .client import Client
+from .images import Images
+from .registry import Registry
+
+Json = dict[str, Any]
+
+STOP_GRACE = 10  # seconds between SIGTERM and SIGKILL, Docker's own default
+
+
+class Containers:
+    """What this engine runs beside the swarm. Methods raise ``HttpError`` s; belongs to the event loop."""
+
+    def __init__(self, calls: Calls, registry: Registry, images: Images) -> None:
+        self._calls = calls
+        self._registry = registry
+        self._images = images
+
+    async def create(self, config: Json, name: str, credentials: Credentials | None) -> str:
+        """Create and start a container, its image pulled if it is missing; return its id.
+
+        Raises:
+            RegistryRefused: the image could not be had, or the credentials are wrong.
+            Conflict: the name is taken.
+        """
+        if credentials is not None:
+            await self._registry.pin(config["Image"], credentials)
+        try:
+            container_id = await self._create(config, name)
+        except NotFound:
+            await self._images.pull(config["Image"], credentials)
+            container_id = await self._create(config, name)
+        await self._start(container_id)
+        return container_id
+
+    async def container(self, name_or_id: str) -> Json | None:
+        """The container of exactly this id or name, whoever started it; None where there is none."""
+        found = await self._calls.inspect(lambda client: client.inspect_container(name_or_id))
+        # Docker takes a prefix of an id for it as well.
+        return found if found and name_or_id in (found["Id"], found["Name"].removeprefix("/")) else None
+
+    async def containers(self) -> list[Json]:
+        """Those that quartermaster started."""
+
+        def inspect_all(client: Client) -> list[Json]:
+            listed = client.containers(all=True, filters={"label": f"{MANAGED}=true"})
+            return [raw for raw in (_if_there(client, item["Id"]) for item in listed) if raw]
+
+        return await self._calls.listing(inspect_all)
+
+    async def remove(self, container_id: str) -> None:
+        """Stop it (SIGTERM, ten seconds later SIGKILL) and remove it; that it is gone already is success."""
+        await self._calls.remove(lambda client: client.stop(container_id, timeout=STOP_GRACE))
+        await self._calls.remove(lambda client: client.remove_container(container_id, force=True, v=True))
+
+    async def _create(self, config: Json, name: str) -> str:
+        def create(client: Client) -> str:
+            return str(client.create_container_from_config(config, name)["Id"])
+
+        async def find() -> str | None:
+            raw = await self.container(name)
+            made = raw is not None and (raw["Config"].get("Labels") or {}).get(RUN) == config["Labels"][RUN]
+            return str(raw["Id"]) if raw and made else None
+
+        return await self._calls.create(create, find)
+
+    async def _start(self, container_id: str) -> None:
+        try:
+            await self._calls.change(lambda client: client.start(container_id))
+        except HttpError as error:
+            await self.remove(container_id)
+            if isinstance(error, NotFound):  # of its command or working directory, not of the container
+                raise BadRequest(f"the container could not start: {error}") from error
+            raise
+
+
+def _if_there(client: Client, container_id: str) -> Json | None:
+    try:
+        raw: Json = client.inspect_container(container_id)
+    except docker.errors.NotFound:  # removed since the listing
+        return None
+    return raw

@@ -1,0 +1,49 @@
+"""Where the engine is, read as the docker command reads it, and how to make a client for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker.errors
+import docker.tls
+import docker.utils
+
+from ..errors import ConfigError
+from .client import Client
+
+CONNECT_TIMEOUT = 3  # seconds
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An engine's address (``unix://``, ``tcp://``, ``ssh://``; None: the platform's socket) and its TLS settings."""
+
+    base_url: str | None
+    tls: docker.tls.TLSConfig | None
+
+    @classmethod
+    def read(cls, docker_host: str, environ: Mapping[str, str]) -> Endpoint:
+        """Read ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH`` beside the host, as the docker command does.
+
+        Raises:
+            ConfigError: the address or the certificates cannot be used.
+        """
+        try:
+            verify = bool(environ.get("DOCKER_TLS_VERIFY")) and docker_host.startswith("tcp://")
+            docker.utils.parse_host(docker_host or None, tls=verify)
+            return cls(docker_host or None, _tls(environ) if verify else None)
+        except (docker.errors.DockerException, ValueError) as error:
+            raise ConfigError(f"--docker-host: {error}") from None
+
+    def connect(self) -> Client:
+        """A new client, its API version negotiated: one call to the engine. For one thread alone."""
+        # One connection is all that one thread can use.
+        return Client(self.base_url, version="auto", timeout=CONNECT_TIMEOUT, tls=self.tls or False, max_pool_size=1)
+
+
+def _tls(environ: Mapping[str, str]) -> docker.tls.TLSConfig:
+    folder = Path(environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+    certificate = (str(folder / "cert.pem"), str(folder / "key.pem"))
+    return docker.tls.TLSConfig(client_cert=certificate, ca_cert=str(folder / "ca.pem"), verify=True)

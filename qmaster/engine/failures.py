@@ -1,0 +1,109 @@
+"""Docker's failures become quartermaster's errors here."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+import docker.errors
+import requests
+import structlog
+import urllib3.exceptions
+
+from ..errors import (
+    BadRequest,
+    Conflict,
+    EngineAway,
+    EngineRefused,
+    HttpError,
+    NotAManager,
+    NotFound,
+)
+
+log = structlog.get_logger(__name__)
+
+NO_LEADER = re.compile(r"does not have a leader|context deadline exceeded|DeadlineExceeded|code = Unavailable")
+NOT_A_MANAGER = re.compile(r"not a swarm manager|not part of a swarm|isn't a swarm manager", re.IGNORECASE)
+UNREACHED = (ConnectionRefusedError, FileNotFoundError, PermissionError)
+MAX_DETAIL = 500
+
+NO_SWARM = "this engine is not a swarm manager: run 'docker swarm init' on it, or join it to a swarm as a manager"
+WORKER = "this engine is a swarm worker, not a swarm manager: run quartermaster on a manager"
+
+
+class EngineUnreached(EngineAway):
+    """Nothing was sent: there is no engine to connect to."""
+
+
+def translate(error: Exception) -> HttpError:
+    """The error that a caller is told of, for whatever a call to the engine raised."""
+    if isinstance(error, HttpError):
+        return error
+    if isinstance(error, docker.errors.APIError):
+        return _answered(error)
+    if isinstance(error, docker.errors.DockerException) and isinstance(error.__cause__, Exception):
+        return translate(error.__cause__)  # the client's constructor wraps what its first call raised
+    if isinstance(error, requests.exceptions.Timeout | TimeoutError):
+        return EngineAway("the Docker engine did not answer in time; try again")
+    if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ConnectionError | OSError):
+        return _disconnected(error)
+    if isinstance(error, urllib3.exceptions.HTTPError):
+        return _disconnected(error)
+    log.warning("engine_answer_not_understood", exc_info=error)
+    return EngineRefused("the Docker engine answered with something that is not its API")
+
+
+def dropped(error: HttpError) -> bool:
+    """Whether the engine was reached but its answer was not: what was asked may have been done."""
+    return isinstance(error, EngineAway) and not isinstance(error, EngineUnreached)
+
+
+def _disconnected(error: BaseException) -> EngineAway:
+    if any(isinstance(cause, UNREACHED) for cause in _causes(error)):
+        return EngineUnreached(
+            "the Docker engine is away: nothing answers at its address; start it, or see --docker-host"
+        )
+    if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in _causes(error)):
+        return EngineUnreached("the Docker engine is away: its address cannot be reached; see --docker-host")
+    return EngineAway("the Docker engine broke the connection off; try again")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and all that it wraps: requests and urllib3 keep the cause in ``args`` as often as in the chain."""
+    found: list[BaseException] = []
+    queue: list[object] = [error]
+    while queue and len(found) < 20:
+        item = queue.pop()
+        if isinstance(item, BaseException) and item not in found:
+            found.append(item)
+            queue += [item.__cause__, item.__context__, getattr(item, "reason", None), *item.args]
+    return found
+
+
+def _answered(error: docker.errors.APIError) -> HttpError:
+    said = explanation(error)
+    status = error.status_code or 0
+    if NOT_A_MANAGER.search(said):
+        return NotAManager(_manager_hint(said))
+    if NO_LEADER.search(said):
+        return EngineAway(f"the swarm has no leader at the moment: {said}")
+    if status == HTTPStatus.NOT_FOUND:
+        return NotFound(said)
+    if status == HTTPStatus.CONFLICT:
+        return Conflict(said)
+    if status == HTTPStatus.BAD_REQUEST:
+        return BadRequest(f"the Docker engine refused: {said}")
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return EngineAway(f"the Docker engine is not available: {said}")
+    return EngineRefused(f"the Docker engine refused: {said}")
+
+
+def explanation(error: docker.errors.APIError) -> str:
+    """Docker's own words, in one line."""
+    words = error.explanation
+    text = words.decode(errors="replace") if isinstance(words, bytes) else str(words or error)
+    return " ".join(text.split())[:MAX_DETAIL]
+
+
+def _manager_hint(said: str) -> str:
+    return WORKER if "orker nodes" in said else NO_SWARM

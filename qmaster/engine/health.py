@@ -1,0 +1,88 @@
+"""Whether the engine is there and a manager, asked again and again by a thread of its own; the loop owns the state."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import structlog
+
+from ..errors import EngineAway, HttpError, NotAManager
+from .client import Client
+from .failures import NO_SWARM, WORKER, EngineUnreached
+from .pool import LISTING, Connect, Pool
+
+PING_EVERY = 2.0
+PING_AWAY_EVERY = 0.3
+INFO_EVERY = 20.0  # a manager is rarely demoted, and ``/info`` costs the engine ten pings
+
+log = structlog.get_logger(__name__)
+
+
+class Health:
+    """Watches the engine. ``away`` is the error to answer with while it is away, else None."""
+
+    def __init__(self, connect: Connect) -> None:
+        self.away: EngineAway | None = None
+        self.trouble: HttpError | None = EngineAway("the Docker engine has not answered yet")
+        self._pool = Pool(connect, 1, "engine-health")
+        self._wake = asyncio.Event()
+        self._informed = 0.0
+
+    async def watch(self) -> None:
+        """Ask again and again, until cancelled."""
+        while True:
+            self._wake.clear()
+            await self._probe()
+            pause = PING_EVERY if self.trouble is None else PING_AWAY_EVERY
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+
+    def suspect(self, error: EngineAway) -> None:
+        """A call was not answered: believe it where nothing listens, else find out now."""
+        if isinstance(error, EngineUnreached):
+            self._gone(error)
+        self._wake.set()
+
+    def close(self) -> None:
+        self._pool.close()
+
+    async def _probe(self) -> None:
+        try:
+            await self._pool.call(_ping, LISTING, again=True)
+            self._back()
+            if self.trouble is not None or time.monotonic() - self._informed > INFO_EVERY:
+                await self._pool.call(_require_manager, LISTING)
+                self._informed = time.monotonic()
+            self.trouble = None
+        except HttpError as error:
+            self._note(error)
+
+    def _note(self, error: HttpError) -> None:
+        if isinstance(error, NotAManager):
+            self.trouble = error
+        else:
+            self._gone(error if isinstance(error, EngineAway) else EngineAway(str(error)))
+
+    def _gone(self, error: EngineAway) -> None:
+        if self.away is None:
+            log.warning("engine_away", reason=str(error))
+        self.away = self.trouble = error
+
+    def _back(self) -> None:
+        if self.away is not None:
+            log.info("engine_back")
+        self.away = None
+
+
+def _ping(client: Client) -> None:
+    client.ping()
+
+
+def _require_manager(client: Client) -> None:
+    swarm = client.info().get("Swarm") or {}
+    if swarm.get("ControlAvailable"):
+        return
+    worker = swarm.get("LocalNodeState") == "active"
+    raise NotAManager(WORKER if worker else NO_SWARM)

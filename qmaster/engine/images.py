@@ -1,0 +1,66 @@
+"""Images of this engine: pulled once, however many wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import docker.errors
+
+from ..credentials import Credentials
+from ..errors import RegistryRefused
+from ..reference import Reference
+from .client import Client
+from .failures import explanation
+from .pool import CHANGE, Pool
+
+PULL_WITHIN = 600.0  # seconds
+
+
+class Images:
+    """Pulls. Belongs to the event loop.
+
+    Args:
+        pool: for pulls alone, so that a large image holds up nobody else.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._pulling: dict[tuple[str, str], asyncio.Task[None]] = {}
+
+    async def pull(self, image: str, credentials: Credentials | None) -> None:
+        """Pull an image; callers that ask for the same one with the same credentials wait for one pull.
+
+        Raises:
+            RegistryRefused: the registry did not give it.
+        """
+        header = credentials.header() if credentials else ""
+        task = self._pulling.get((image, header))
+        if task is None:
+            task = asyncio.create_task(self._pull(image, header))
+            self._pulling[image, header] = task
+            task.add_done_callback(lambda _: self._pulling.pop((image, header), None))
+        await asyncio.shield(task)
+
+    async def _pull(self, image: str, header: str) -> None:
+        await self._pool.call(lambda client: _pull(client, image, header), PULL_WITHIN)
+
+
+def _pull(client: Client, image: str, header: str) -> None:
+    """Docker's ``POST /images/create``: its failures come as a line of a stream that began with 200."""
+    reference = Reference.parse(image)
+    params = {"fromImage": reference.name, "tag": reference.digest or reference.tag or "latest"}
+    headers = {"X-Registry-Auth": header} if header else {}
+    client.timeout = CHANGE  # between two lines of progress
+    try:
+        with client.open_lines("/images/create", params, headers) as response:
+            for line in response.iter_lines():
+                progress = json.loads(line) if line.strip() else {}
+                if "error" in progress:
+                    raise _refused(image, str(progress["error"]))
+    except docker.errors.APIError as error:
+        raise _refused(image, explanation(error)) from error
+
+
+def _refused(image: str, said: str) -> RegistryRefused:
+    return RegistryRefused(f"the image {image} is not on this engine, and the registry did not give it: {said}")

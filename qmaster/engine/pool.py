@@ -1,0 +1,129 @@
+"""The one door for blocking calls to the engine: a few threads, a client each, every call bounded in time.
+
+The threads own their clients and nothing else; all other state belongs to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import requests
+import structlog
+
+from ..errors import EngineAway, HttpError
+from .client import Client
+from .failures import dropped, translate
+
+T = TypeVar("T")
+Connect = Callable[[], Client]
+
+LISTING = 3.0  # seconds: pings and listings
+CHANGE = 25.0  # seconds: the rest
+MAX_QUEUED = 1000
+
+log = structlog.get_logger(__name__)
+
+
+class Pool:
+    """Runs calls on the engine.
+
+    Args:
+        connect: makes a client; called in the thread that will use it.
+        threads: how many calls run at once.
+        name: of the threads.
+        away: the error to raise at once while the engine is known to be away, else None.
+        failed: told of each call that the engine did not answer (on the event loop).
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        threads: int,
+        name: str,
+        away: Callable[[], EngineAway | None] = lambda: None,
+        failed: Callable[[EngineAway], None] = lambda error: None,
+    ) -> None:
+        self._connect = connect
+        self._away = away
+        self._failed = failed
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._local = threading.local()
+        self._queued = 0
+
+    async def call(self, work: Callable[[Client], T], within: float, again: bool = False) -> T:
+        """Run ``work`` with a client in a thread.
+
+        Args:
+            work: the blocking call.
+            within: seconds, for the wait for a thread and the call together.
+            again: whether it may be sent a second time where the connection broke (it changes nothing).
+
+        Raises:
+            HttpError: what the engine answered, or that it did not.
+        """
+        self._refuse()
+        self._queued += 1
+        context = contextvars.copy_context()  # else the request's id would be missing in the thread's log lines
+        future = self._executor.submit(context.run, self._attempt, work, within, again)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), within + 1)
+        except TimeoutError:
+            error = EngineAway("the Docker engine did not answer in time; try again")
+            self._failed(error)
+            raise error from None
+        except EngineAway as error:
+            self._failed(error)
+            raise
+        finally:
+            self._queued -= 1
+
+    def close(self) -> None:
+        """Take no more calls; those that run end by their own bounds."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _refuse(self) -> None:
+        away = self._away()
+        if away is not None:
+            raise away
+        if self._queued >= MAX_QUEUED:
+            raise EngineAway("too many calls wait for the Docker engine; try again")
+
+    def _attempt(self, work: Callable[[Client], T], timeout: float, again: bool) -> T:
+        self._refuse()  # it may have gone while this call was waiting for a thread
+        try:
+            return self._run(work, timeout)
+        except HttpError as error:
+            if not (again and dropped(error) and not isinstance(error.__cause__, requests.exceptions.Timeout)):
+                raise
+        return self._run(work, timeout)
+
+    def _run(self, work: Callable[[Client], T], timeout: float) -> T:
+        try:
+            client = self._client()
+            client.timeout = timeout
+            return work(client)
+        except HttpError:
+            raise
+        except Exception as error:  # the top of a thread: whatever the SDK raises becomes an error of ours
+            known = translate(error)
+            if isinstance(known, EngineAway):
+                self._forget()
+            raise known from error
+
+    def _client(self) -> Client:
+        client: Client | None = getattr(self._local, "client", None)
+        if client is None:
+            client = self._local.client = self._connect()
+        return client
+
+    def _forget(self) -> None:
+        """Drop this thread's client: after a restart the engine may be of another version."""
+        client: Client | None = getattr(self._local, "client", None)
+        if client is not None:
+            self._local.client = None
+            client.close()

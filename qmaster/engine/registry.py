@@ -1,0 +1,110 @@
+"""What a registry says of an image: asked through the engine, once a minute for each image and credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ..credentials import Credentials
+from ..errors import EngineAway, HttpError, RegistryRefused
+from ..reference import Reference
+from .client import Client
+from .pool import LISTING, Pool
+
+KEPT = 60.0  # seconds that an answer, or a silence, is believed
+MAX_KEPT = 1000
+
+_DENIED = re.compile(
+    r"unauthorized|denied|no basic auth|authentication required|incorrect username|forbidden|\b40[13]\b", re.IGNORECASE
+)
+_MISSING = re.compile(r"manifest unknown|not found|name unknown|no such|\b404\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``digest`` is set where the registry told one; ``said`` are its words, or the engine's, where it did not."""
+
+    kind: Literal["digest", "missing", "denied", "silent"]
+    digest: str = ""
+    said: str = ""
+
+
+class Registry:
+    """Digests of images, and whether credentials are right. Belongs to the event loop.
+
+    Args:
+        pool: for these calls alone, so that a slow registry holds up nobody else.
+    """
+
+    def __init__(self, pool: Pool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._salt = os.urandom(16)
+        self._kept: OrderedDict[bytes, tuple[float, asyncio.Future[Answer]]] = OrderedDict()
+
+    async def pin(self, image: str, credentials: Credentials | None) -> str:
+        """The image with the digest that the registry has for it; as it is, where none is told.
+
+        Raises:
+            RegistryRefused: credentials were given, and the registry refused them or did not answer.
+        """
+        header = credentials.header() if credentials else None
+        reference = Reference.parse(image)
+        if reference.digest and header is None:
+            return image
+        answer = await self._once(self._key(image, header), lambda: self._ask(image, header))
+        if header is not None:
+            _require_welcome(reference.domain, answer)
+        return f"{image}@{answer.digest}" if answer.digest and not reference.digest else image
+
+    def _key(self, image: str, header: str | None) -> bytes:
+        """A salted digest: credentials are not kept, not even in memory."""
+        return hashlib.blake2b(f"{image}\0{header or ''}".encode(), key=self._salt).digest()
+
+    async def _once(self, key: bytes, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        kept = self._kept.get(key)
+        if kept is None or kept[0] < self._clock():
+            # No await up to here: callers that come while the question is open share its answer.
+            kept = (self._clock() + KEPT, asyncio.ensure_future(ask()))
+            self._kept[key] = kept
+            self._kept.move_to_end(key)
+            while len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        return await asyncio.shield(kept[1])
+
+    async def _ask(self, image: str, header: str | None) -> Answer:
+        try:
+            digest = await self._pool.call(lambda client: _distribution(client, image, header), LISTING)
+        except EngineAway as error:
+            return Answer("silent", said=str(error))
+        except HttpError as error:
+            return _failure(str(error))
+        return Answer("digest", digest=digest)
+
+
+def _distribution(client: Client, image: str, header: str | None) -> str:
+    """Docker's ``GET /distribution/{name}/json``, with this call's header and none of the client's own."""
+    headers = {} if header is None else {"X-Registry-Auth": header}
+    return str(client.fetch(f"/distribution/{image}/json", headers)["Descriptor"]["digest"])
+
+
+def _failure(said: str) -> Answer:
+    if _MISSING.search(said) and not _DENIED.search(said):
+        return Answer("missing", said=said)
+    if _DENIED.search(said):
+        return Answer("denied", said=said)
+    return Answer("silent", said=said)
+
+
+def _require_welcome(domain: str, answer: Answer) -> None:
+    if answer.kind == "denied":
+        raise RegistryRefused(f"the registry {domain} refused the credentials in auth: {answer.said}")
+    if answer.kind == "silent":
+        raise RegistryRefused(f"the registry {domain} did not answer, so auth could not be checked: {answer.said}")

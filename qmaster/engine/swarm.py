@@ -1,0 +1,95 @@
+"""Swarm's services, their tasks, and the nodes, networks and secrets that they name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..credentials import Credentials
+from ..errors import BadRequest
+from ..spec import RUN
+from .calls import Calls
+from .client import Client
+from .registry import Registry
+
+Json = dict[str, Any]
+
+
+class Swarm:
+    """What the swarm has. Methods raise ``HttpError`` s; belongs to the event loop."""
+
+    def __init__(self, calls: Calls, registry: Registry) -> None:
+        self._calls = calls
+        self._registry = registry
+
+    async def pin(self, image: str, credentials: Credentials | None) -> str:
+        """See ``Registry.pin``."""
+        return await self._registry.pin(image, credentials)
+
+    async def create(self, spec: Json, credentials: Credentials | None) -> str:
+        """Create a service and return its id.
+
+        Raises:
+            Conflict: the name is taken.
+        """
+        headers = {} if credentials is None else {"X-Registry-Auth": credentials.header()}
+
+        def create(client: Client) -> str:
+            return str(client.submit("/services/create", spec, headers)["ID"])
+
+        async def find() -> str | None:
+            raw = await self.service(spec["Name"])
+            made = raw is not None and (raw["Spec"].get("Labels") or {}).get(RUN) == spec["Labels"][RUN]
+            return str(raw["ID"]) if raw and made else None
+
+        return await self._calls.create(create, find)
+
+    async def service(self, name_or_id: str) -> Json | None:
+        """The service of exactly this id or name; None where there is none."""
+        found = await self._calls.inspect(lambda client: client.inspect_service(name_or_id))
+        # Docker takes a prefix of an id for it as well.
+        return found if found and name_or_id in (found["ID"], found["Spec"]["Name"]) else None
+
+    async def services(self) -> list[Json]:
+        return await self._calls.listing(lambda client: client.services())
+
+    async def tasks(self, service_id: str | None = None) -> list[Json]:
+        """The tasks of one service, by its id, or of all."""
+        return await self._calls.listing(lambda client: client.tasks({"service": service_id} if service_id else None))
+
+    async def nodes(self) -> list[Json]:
+        return await self._calls.listing(lambda client: client.nodes())
+
+    async def remove(self, service_id: str) -> None:
+        """Remove it; that it is gone already is success."""
+        await self._calls.remove(lambda client: client.remove_service(service_id))
+
+    async def network_ids(self, names: list[str]) -> list[str]:
+        """The ids of the swarm's networks of these names.
+
+        Raises:
+            BadRequest: there is no such network that a service may join.
+        """
+        return [await self._network_id(name) for name in names]
+
+    async def secret_ids(self, names: list[str]) -> list[str]:
+        """The ids of the swarm's secrets of these names.
+
+        Raises:
+            BadRequest: there is no such secret.
+        """
+        return [await self._secret_id(name) for name in names]
+
+    async def _network_id(self, name: str) -> str:
+        """Names only: an id could stand for the host's network."""
+        listed = await self._calls.listing(lambda client: [dict(raw) for raw in client.networks(names=[name])])
+        for network in listed:
+            # The filter matches a part of the name as well.
+            if network["Name"] == name and network["Scope"] == "swarm" and not network.get("Ingress"):
+                return str(network["Id"])
+        raise BadRequest(f"networks: the swarm has no network {name!r} that a service can join")
+
+    async def _secret_id(self, name: str) -> str:
+        for secret in await self._calls.listing(lambda client: client.secrets(filters={"name": name})):
+            if secret["Spec"]["Name"] == name:
+                return str(secret["ID"])
+        raise BadRequest(f"secrets: the swarm has no secret {name!r}")

@@ -1,0 +1,106 @@
+"""Every error a caller may be told of, with its HTTP status; one renderer turns them into an answer.
+
+    QmasterError
+    ├── ConfigError           the process cannot start (exit code 2)
+    └── HttpError             has a status
+        ├── BadRequest        400  what was sent is wrong; names the field
+        ├── Unauthorized      401  no token, or one that nobody holds
+        ├── NotFound          404
+        ├── MethodNotAllowed  405
+        ├── Conflict          409  a name is taken, or it would end quartermaster itself
+        ├── PayloadTooLarge   413
+        ├── EngineRefused     502  Docker answered, and said no
+        │   └── RegistryRefused    the registry said no, or said nothing although credentials were given
+        └── EngineUnavailable 503  try again
+            ├── EngineAway         no answer from Docker
+            └── NotAManager        Docker answers, but is not a swarm manager
+
+``QmasterError`` and ``HttpError`` are never raised themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+
+class QmasterError(Exception):
+    """Base of all errors that quartermaster raises on purpose."""
+
+
+class ConfigError(QmasterError):
+    """An option is missing or wrong; the message names it."""
+
+
+class HttpError(QmasterError):
+    """An error with an HTTP status; ``str(error)`` is for the caller and says what to do."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    headers: ClassVar[Mapping[str, str]] = {}
+
+
+class BadRequest(HttpError):
+    status = HTTPStatus.BAD_REQUEST
+
+
+class Unauthorized(HttpError):
+    status = HTTPStatus.UNAUTHORIZED
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="quartermaster"'}
+
+
+class NotFound(HttpError):
+    status = HTTPStatus.NOT_FOUND
+
+
+class MethodNotAllowed(HttpError):
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+
+class Conflict(HttpError):
+    status = HTTPStatus.CONFLICT
+
+
+class PayloadTooLarge(HttpError):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class EngineRefused(HttpError):
+    status = HTTPStatus.BAD_GATEWAY
+
+
+class RegistryRefused(EngineRefused):
+    """Raised before anything is created."""
+
+
+class EngineUnavailable(HttpError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
+
+
+class EngineAway(EngineUnavailable):
+    pass
+
+
+class NotAManager(EngineUnavailable):
+    pass
+
+
+def problem(status: int, detail: str, request_id: str) -> dict[str, Any]:
+    """The one error shape: quartermaster's own keys and RFC 9457's.
+
+    Args:
+        status: the HTTP status.
+        detail: what is wrong and what to do.
+        request_id: the ``X-Request-ID`` of the request.
+    """
+    return {
+        "success": False,
+        "error": detail,
+        "code": status,
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": request_id,
+    }

@@ -1,0 +1,199 @@
+"""What every answer shares: the request's id, the bounded body, who is asking, and the one rendering of errors."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+import structlog
+from tornado import web
+from tornado.http1connection import HTTP1Connection
+
+from .. import models
+from ..auth import Authenticator, Identity
+from ..errors import BadRequest, HttpError, MethodNotAllowed, NotFound, PayloadTooLarge, problem
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"})
+# An answer of 413 can only be read by a client whose body is read too; more than this is cut off.
+_DRAINED = 4 * 1024 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+@web.stream_request_body
+class BaseHandler(web.RequestHandler):
+    """A handler whose body is bounded, and whose errors all look the same."""
+
+    SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+    def _set_up(self, auth: Authenticator, busy: set[object]) -> None:
+        self._auth = auth
+        self._busy = busy
+        self._begun = False
+        self._chunks: list[bytes] = []
+        self._received = 0
+
+    initialize: Callable[..., None] = _set_up
+
+    def set_default_headers(self) -> None:
+        self.request_id = self._request_id()
+        self.set_header("X-Request-ID", self.request_id)
+        self.set_header("Server", "quartermaster")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    def prepare(self) -> None:
+        self._busy.add(self)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request=self.request_id)
+        self._refuse_large()
+        if self._token_in_url():
+            raise BadRequest("a token does not belong in a URL, where it is logged: send 'Authorization: Bearer …'")
+
+    def data_received(self, chunk: bytes) -> None:
+        self._received += len(chunk)
+        if self._received <= models.MAX_BODY:
+            self._chunks.append(chunk)
+
+    def on_finish(self) -> None:
+        self._busy.discard(self)
+
+    def on_connection_close(self) -> None:
+        if not self._begun:  # what has begun goes on without its client, and finishes
+            self._busy.discard(self)
+
+    def document(self) -> dict[str, Any]:
+        """The body as a JSON object; ``{}`` where there is none.
+
+        Raises:
+            BadRequest, PayloadTooLarge
+        """
+        if self._received > models.MAX_BODY:
+            raise _too_large()
+        self._begun = True
+        body = b"".join(self._chunks)
+        return models.decode_object(body) if body else {}
+
+    def identify(self, document: dict[str, Any]) -> Identity:
+        """Who is asking; takes ``token`` out of the body.
+
+        Raises:
+            BadRequest, Unauthorized
+        """
+        headers = self.request.headers.get_list("Authorization")
+        if len(headers) > 1:
+            raise BadRequest("the header Authorization is there twice")
+        return self._auth.identify(headers[0] if headers else None, document.pop("token", None))
+
+    def parameters(self, *known: str) -> dict[str, list[str]]:
+        """The query's parameters.
+
+        Raises:
+            BadRequest: there is one that is not in ``known``.
+        """
+        try:
+            parameters = parse_qs(self.request.query, keep_blank_values=True, errors="strict", max_num_fields=50)
+        except ValueError:
+            raise BadRequest("the query is not valid") from None
+        for name in parameters.keys() - set(known):
+            raise BadRequest(f"unknown query parameter {models.quote(name)}; known: {', '.join(known) or 'none'}")
+        return parameters
+
+    def answer(self, document: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(document) + b"\n")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """The one place where an error becomes an answer."""
+        _, error, _ = kwargs.get("exc_info", (None, None, None))
+        if isinstance(error, HttpError):
+            status, detail, headers = int(error.status), str(error), error.headers
+        else:
+            status, detail, headers = status_code, _default_detail(status_code), {}
+        self.set_status(status)
+        for name, value in headers.items():
+            self.set_header(name, value)
+        self.set_header("Content-Type", "application/problem+json")
+        self.finish(msgspec.json.encode(problem(status, detail, self.request_id)) + b"\n")
+
+    def _handle_request_exception(self, e: BaseException) -> None:
+        # Tornado knows the status of its own errors only; this gives ours theirs before it is logged.
+        if isinstance(e, HttpError) and not self._finished:
+            self.send_error(int(e.status), exc_info=(type(e), e, e.__traceback__))
+            return
+        super()._handle_request_exception(e)
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        if not isinstance(value, web.HTTPError):
+            log.error("request_failed", exc_info=(typ, value, tb))
+
+    def _not_allowed(self, *args: str, **kwargs: str) -> None:
+        allowed = [m for m in self.SUPPORTED_METHODS if m.lower() in type(self).__dict__]
+        self.set_header("Allow", ", ".join(allowed))
+        raise MethodNotAllowed(f"{self.request.method} is not allowed here; allowed: {', '.join(allowed) or 'none'}")
+
+    # Annotated as Tornado's own are, so that a subclass may take what its route gives it.
+    head: Callable[..., Awaitable[None] | None] = _not_allowed
+    get: Callable[..., Awaitable[None] | None] = _not_allowed
+    post: Callable[..., Awaitable[None] | None] = _not_allowed
+    delete: Callable[..., Awaitable[None] | None] = _not_allowed
+    patch: Callable[..., Awaitable[None] | None] = _not_allowed
+    put: Callable[..., Awaitable[None] | None] = _not_allowed
+    options: Callable[..., Awaitable[None] | None] = _not_allowed
+
+    def _request_id(self) -> str:
+        given = self.request.headers.get("X-Request-ID", "")
+        return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+    def _refuse_large(self) -> None:
+        length = self.request.headers.get("Content-Length", "")
+        if length.isdigit() and int(length[:20]) > models.MAX_BODY:
+            self.set_header("Connection", "close")
+            if isinstance(self.request.connection, HTTP1Connection):
+                self.request.connection.set_max_body_size(_DRAINED)
+            raise _too_large()
+
+    def _token_in_url(self) -> bool:
+        names = parse_qs(self.request.query, keep_blank_values=True, errors="replace")
+        return any(name.lower() in _TOKEN_PARAMETERS for name in names)
+
+
+class NotFoundHandler(BaseHandler):
+    """Every path that is no route."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        raise NotFound("there is nothing at this path; the routes are in the README")
+
+
+def log_request(handler: web.RequestHandler) -> None:
+    """One line for each request: no query, no body, no header."""
+    status = handler.get_status()
+    write = log.error if status >= HTTPStatus.INTERNAL_SERVER_ERROR else log.info
+    write(
+        "request",
+        request=getattr(handler, "request_id", None),
+        method=handler.request.method,
+        path=handler.request.path,
+        status=status,
+        duration_ms=round(handler.request.request_time() * 1000, 2),
+        remote=handler.request.remote_ip,
+        **getattr(handler, "log_fields", {}),
+    )
+
+
+def _too_large() -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is over {models.MAX_BODY} bytes")
+
+
+def _default_detail(status: int) -> str:
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return "quartermaster failed: its log has the reason under this request id"
+    return HTTPStatus(status).description or HTTPStatus(status).phrase

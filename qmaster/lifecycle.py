@@ -1,0 +1,301 @@
+"""Pure: Docker's services, tasks and containers → what quartermaster says of them (DESIGN 1.2).
+
+Task states are swarmkit's (api/types.proto) and only grow: new, pending, assigned, accepted, preparing, ready,
+starting, running, complete, shutdown, failed, rejected, remove, orphaned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from .models import LABEL_PREFIX, Reason, Replicas, Service, Status, Task
+
+Json = Mapping[str, Any]
+
+OWNER = LABEL_PREFIX + "owner"
+MANAGED = LABEL_PREFIX + "managed"
+
+WAITING = frozenset({"new", "allocated", "pending", "assigned", "accepted"})
+PREPARING = frozenset({"preparing", "ready", "starting"})
+TERMINAL = frozenset({"complete", "shutdown", "failed", "rejected", "remove", "orphaned"})
+
+MIB = 1024 * 1024
+NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
+# Swarm makes the task that takes over in the same transaction as it sees the end; this only covers what a listing
+# of a history cut at five tasks cannot tell (see _restart_due).
+RESTART_NOTICED = timedelta(seconds=10)
+
+
+class Verdict(NamedTuple):
+    status: Status
+    reason: Reason | None = None
+    error: str | None = None
+    exit_code: int | None = None
+
+
+def service(raw: Json, tasks: Iterable[Json], nodes: Mapping[str, Json], now: datetime) -> Service:
+    """A Swarm service as quartermaster shows it.
+
+    Args:
+        raw: the service, as Docker lists it.
+        tasks: its tasks, as Docker lists them.
+        nodes: the swarm's nodes by id.
+        now: the present time, with a zone.
+    """
+    spec = raw["Spec"]
+    template = spec["TaskTemplate"]
+    container = template.get("ContainerSpec") or {}
+    current = newest(tasks)
+    desired = _desired(spec, current)
+    verdict = judge(current, spec, nodes, desired, now, _history(tasks))
+    limits = (template.get("Resources") or {}).get("Limits") or {}
+    labels = spec.get("Labels") or {}
+    ended = verdict.status in ("complete", "failed")
+    return Service(
+        id=raw["ID"],
+        type="service",
+        name=spec["Name"],
+        image=container.get("Image", ""),
+        command=container.get("Args"),
+        labels=own_labels(labels),
+        owner=labels.get(OWNER),
+        status=verdict.status,
+        reason=verdict.reason,
+        error=verdict.error,
+        exit_code=verdict.exit_code,
+        replicas=_replicas(current, desired),
+        created_at=raw.get("CreatedAt"),
+        started_at=min((t["Status"]["Timestamp"] for t in current if t["Status"]["State"] == "running"), default=None),
+        finished_at=max((t["Status"]["Timestamp"] for t in current), default=None) if ended else None,
+        removed_at=None,
+        memory=_mib(limits.get("MemoryBytes")),
+        cpus=_cores(limits.get("NanoCPUs")),
+        tasks=[task(t, nodes) for t in current],
+    )
+
+
+def container(raw: Json) -> Service:
+    """A plain container as quartermaster shows it: a service of type ``container`` without tasks."""
+    config, state, host = raw["Config"], raw["State"], raw["HostConfig"]
+    labels = config.get("Labels") or {}
+    verdict = judge_container(state, raw.get("RestartCount", 0))
+    ended = verdict.status in ("complete", "failed")
+    return Service(
+        id=raw["Id"],
+        type="container",
+        name=raw["Name"].removeprefix("/"),
+        image=config["Image"],
+        command=config.get("Cmd"),
+        labels=own_labels(labels),
+        owner=labels.get(OWNER),
+        status=verdict.status,
+        reason=verdict.reason,
+        error=verdict.error,
+        exit_code=verdict.exit_code,
+        replicas=Replicas(
+            desired=1,
+            running=int(verdict.status == "running"),
+            complete=int(verdict.status == "complete"),
+            failed=int(verdict.status == "failed"),
+        ),
+        created_at=raw.get("Created"),
+        started_at=_time(state.get("StartedAt")),
+        finished_at=_time(state.get("FinishedAt")) if ended else None,
+        removed_at=None,
+        memory=_mib(host.get("Memory")),
+        cpus=_cores(host.get("NanoCpus")),
+        tasks=[],
+    )
+
+
+def task(raw: Json, nodes: Mapping[str, Json]) -> Task:
+    status = raw["Status"]
+    inner = status.get("ContainerStatus") or {}
+    node_id = raw.get("NodeID") or None
+    hostname = ((nodes.get(node_id or "") or {}).get("Description") or {}).get("Hostname")
+    return Task(
+        id=raw["ID"],
+        slot=raw.get("Slot") or None,
+        node_id=node_id,
+        node=hostname,
+        state=status["State"],
+        message=status.get("Message") or None,
+        error=status.get("Err") or None,
+        exit_code=_exit_code(raw),
+        container_id=inner.get("ContainerID") or None,
+        updated_at=status.get("Timestamp"),
+    )
+
+
+def newest(tasks: Iterable[Json]) -> list[Json]:
+    """The newest task of each slot, or of each node for a global service; in order of the slots."""
+    latest: dict[tuple[int, str], Json] = {}
+    for raw in tasks:
+        key = (raw.get("Slot") or 0, "" if raw.get("Slot") else raw.get("NodeID") or "")
+        if key not in latest or _age(raw) > _age(latest[key]):
+            latest[key] = raw
+    return [latest[key] for key in sorted(latest)]
+
+
+def judge(
+    current: list[Json], spec: Json, nodes: Mapping[str, Json], desired: int, now: datetime, history: Mapping[int, int]
+) -> Verdict:
+    """The status of a service: over the newest task of each slot, the first that holds (DESIGN 1.2)."""
+    by_state: dict[str, list[Json]] = {}
+    for raw in current:
+        by_state.setdefault(_phase(raw, spec, nodes, now, history), []).append(raw)
+    if "running" in by_state:
+        return Verdict("running")
+    if "unknown" in by_state:
+        return Verdict("unknown", "node_down", "the node it runs on is down")
+    if "preparing" in by_state:
+        return Verdict("preparing")
+    if "pending" in by_state or len(current) < desired:
+        return _pending(by_state.get("pending", []))
+    failures = by_state.get("failed", [])
+    return _failed(min(failures, key=_updated)) if failures else Verdict("complete", "exit", None, 0)
+
+
+def judge_container(state: Json, restarts: int) -> Verdict:
+    """The status of a plain container from its ``State``."""
+    word, code = state.get("Status"), state.get("ExitCode")
+    if word in ("running", "paused"):
+        return Verdict("running")
+    if word == "created":
+        return Verdict("failed", "rejected", state["Error"], code) if state.get("Error") else Verdict("preparing")
+    if word == "restarting":
+        return Verdict("pending")
+    if word == "removing":
+        return Verdict("stopping")
+    if code == 0:
+        return Verdict("complete", "exit", None, 0)
+    return Verdict("failed", "oom" if state.get("OOMKilled") else "exit", state.get("Error") or None, code)
+
+
+def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """The caller's labels: without quartermaster's."""
+    return {key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
+
+
+def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, history: Mapping[int, int]) -> str:
+    state = raw["Status"]["State"]
+    if state == "running":
+        node = nodes.get(raw.get("NodeID") or "") or {}
+        return "unknown" if (node.get("Status") or {}).get("State") == "down" else "running"
+    if state in WAITING or raw.get("DesiredState") == "ready":  # "ready" waits for its restart's delay
+        return "pending"
+    if state in PREPARING:
+        return "preparing"
+    if _restart_due(raw, spec, now, history):
+        return "pending"
+    return "complete" if state == "complete" else "failed"
+
+
+def _restart_due(raw: Json, spec: Json, now: datetime, history: Mapping[int, int]) -> bool:
+    """Whether Swarm will put another task in this one's place."""
+    policy = spec["TaskTemplate"].get("RestartPolicy") or {}
+    condition = policy.get("Condition") or "any"
+    if condition == "none" or (condition == "on-failure" and raw["Status"]["State"] == "complete"):
+        return False
+    attempts = policy.get("MaxAttempts") or 0
+    if attempts and history.get(raw.get("Slot") or 0, 1) > attempts:
+        return False
+    # Swarm keeps five tasks of a slot: with as many attempts or more the count says nothing, the time does.
+    ended = parse_time(raw["Status"].get("Timestamp"))
+    return not attempts or ended is None or now - ended < RESTART_NOTICED
+
+
+def _pending(waiting: list[Json]) -> Verdict:
+    error = next((t["Status"]["Err"] for t in waiting if t["Status"].get("Err")), None)
+    if error and "no suitable node" in error:
+        return Verdict("pending", "unschedulable", error)
+    return Verdict("pending", None, error)
+
+
+def _failed(raw: Json) -> Verdict:
+    state, error, code = raw["Status"]["State"], raw["Status"].get("Err") or None, _exit_code(raw)
+    if state == "orphaned":
+        return Verdict("failed", "orphaned", error, code)
+    if state == "rejected":
+        return Verdict("failed", _rejection(error or ""), error, code)
+    if state in ("shutdown", "remove"):
+        return Verdict("failed", "stopped", error, code)
+    return Verdict("failed", "exit", error, code)
+
+
+def _rejection(error: str) -> Reason:
+    text = error.lower()
+    if re.search(r"unauthorized|denied|authentication required|no basic auth", text):
+        return "registry_auth"
+    if re.search(r"no such image|not found|manifest unknown|invalid reference", text):
+        return "image_not_found"
+    return "rejected"
+
+
+def _exit_code(raw: Json) -> int | None:
+    """The exit code, in terminal states only: while a task runs, Docker says 0 or -1."""
+    inner = raw["Status"].get("ContainerStatus") or {}
+    if raw["Status"]["State"] not in TERMINAL or not inner.get("ContainerID"):
+        return None
+    return int(inner.get("ExitCode", 0))
+
+
+def _desired(spec: Json, current: list[Json]) -> int:
+    mode = spec.get("Mode") or {}
+    if "Global" in mode:
+        return len(current)
+    if "ReplicatedJob" in mode:
+        return int(mode["ReplicatedJob"].get("TotalCompletions") or 1)
+    if "Replicated" in mode:
+        return int(mode["Replicated"].get("Replicas", 1))
+    return len(current)
+
+
+def _replicas(current: list[Json], desired: int) -> Replicas:
+    states = [t["Status"]["State"] for t in current]
+    complete = states.count("complete")
+    return Replicas(
+        desired=desired,
+        running=states.count("running"),
+        complete=complete,
+        failed=sum(state in TERMINAL for state in states) - complete,
+    )
+
+
+def _history(tasks: Iterable[Json]) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for raw in tasks:
+        slot = raw.get("Slot") or 0
+        counts[slot] = counts.get(slot, 0) + 1
+    return counts
+
+
+def _age(raw: Json) -> tuple[str, int]:
+    return (raw.get("CreatedAt") or "", (raw.get("Version") or {}).get("Index", 0))
+
+
+def _updated(raw: Json) -> str:
+    return raw["Status"].get("Timestamp") or ""
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Docker's RFC 3339 with up to nine decimals; None for none and for Go's zero time."""
+    if not text or text == NO_TIME:
+        return None
+    whole, _, rest = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{rest[:6].ljust(6, '0')}").replace(tzinfo=UTC)
+
+
+def _time(text: str | None) -> str | None:
+    return None if not text or text == NO_TIME else text
+
+
+def _mib(octets: int | None) -> int | None:
+    return octets // MIB if octets else None
+
+
+def _cores(nano: int | None) -> float | None:
+    return nano / 1e9 if nano else None

@@ -1,0 +1,76 @@
+"""Logging: structlog's events as JSON lines (or for a terminal) on stderr, with secrets taken out of every line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+
+REDACTED = "[redacted]"
+
+
+class Redactor:
+    """Replaces each secret in a rendered line: the last step, so that no path to the log can carry one."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {
+            form for s in secrets if s for form in (s, json.dumps(s)[1:-1], json.dumps(s, ensure_ascii=False)[1:-1])
+        }
+        self._secrets = sorted(forms, key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, REDACTED)
+        return text
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    def __init__(self, redact: Redactor, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._redact = redact
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._redact(super().format(record))
+
+
+def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
+    """Set up structlog and the standard library's logging to write one line an event to stderr.
+
+    Args:
+        log_format: ``json`` or ``console``.
+        secrets: strings that no line may show.
+    """
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    render: list[Any] = (
+        # The plain traceback: the structured one would show locals, and a local may be a secret.
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if log_format == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _Formatter(
+            Redactor(secrets),
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    for noisy in ("urllib3", "docker", "paramiko", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,268 @@
+"""The messages: what a request may hold, and what an answer shows. Pure; nothing here talks to anything."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .credentials import Credentials
+from .errors import BadRequest
+from .reference import Reference
+
+T = TypeVar("T")
+
+LABEL_PREFIX = "io.qmaster."
+MAX_BODY = 64 * 1024
+
+# What Swarm wants of a service's name; a container's may be longer, but one rule serves both.
+NAME = r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$(?!\n)"
+# The grammar of swarmkit's constraint parser (manager/constraint/constraint.go).
+CONSTRAINT = r"^\s*[a-zA-Z_][a-zA-Z0-9_.-]+\s*(==|!=)\s*[a-zA-Z0-9:_\s.*()?+\[\]\\^$|/-]+$(?!\n)"
+PORT = r"^[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp|sctp))?$(?!\n)"
+OBJECT_NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$(?!\n)"
+USER = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?$(?!\n)"
+
+Kind = Literal["service", "container"]
+Status = Literal["pending", "preparing", "running", "complete", "failed", "stopping", "removed", "unknown"]
+Reason = Literal[
+    "exit",
+    "oom",
+    "timeout",
+    "stopped",
+    "rejected",
+    "image_not_found",
+    "registry_auth",
+    "unschedulable",
+    "node_down",
+    "orphaned",
+]
+Names = Annotated[list[Annotated[str, Meta(pattern=OBJECT_NAME)]], Meta(max_length=64)]
+
+
+class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What ``POST /run`` takes, without the token. ``memory`` is in MiB, ``cpus`` in cores."""
+
+    image: Annotated[str, Meta(min_length=1, max_length=512, description="any image reference")]
+    command: str | list[str] | None = None
+    type: Kind = "service"
+    auth: str | None = None
+    name: Annotated[str, Meta(pattern=NAME)] | None = None
+    labels: dict[str, str] = {}
+    env: dict[str, str] = {}
+    workdir: Annotated[str, Meta(pattern=r"^/")] | None = None
+    user: Annotated[str, Meta(pattern=USER)] | None = None
+    entrypoint: str | list[str] | None = None
+    memory: Annotated[int, Meta(ge=6, le=16 * 1024 * 1024)] | None = None
+    cpus: Annotated[float, Meta(ge=0.001, le=10_000)] | None = None
+    replicas: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    restart: Literal["none", "on-failure", "any"] = "none"
+    max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    constraints: Annotated[list[Annotated[str, Meta(pattern=CONSTRAINT)]], Meta(max_length=64)] = []
+    networks: Names = []
+    secrets: Names = []
+    ports: Annotated[list[Annotated[str, Meta(pattern=PORT)]], Meta(max_length=64)] = []
+
+    def __post_init__(self) -> None:
+        Reference.parse(self.image)
+        words("command", self.command)
+        words("entrypoint", self.entrypoint)
+        self.credentials()
+        _check_text("workdir", [self.workdir or ""])
+        _check_labels(self.labels)
+        _check_env(self.env)
+        _check_ports(self.ports)
+        for field in ("networks", "secrets", "ports"):
+            _check_unique(field, getattr(self, field))
+        if "host" in self.networks:
+            raise ValueError("networks: the network host is not allowed")
+        if self.type == "container":
+            self._check_container()
+
+    def _check_container(self) -> None:
+        for field in ("constraints", "networks", "secrets", "ports"):
+            if getattr(self, field):
+                raise ValueError(f"{field}: for services only; leave it out, or ask for type service")
+        if self.name is not None and len(self.name) < 2:
+            raise ValueError("name: a container's has two characters or more")
+        if self.replicas != 1:
+            raise ValueError("replicas: a container is one; leave it out, or ask for type service")
+        if self.max_attempts is not None and self.restart != "on-failure":
+            raise ValueError("max_attempts: a container takes it with restart on-failure only")
+
+    def credentials(self) -> Credentials | None:
+        """The registry's credentials, decoded; None where none were given."""
+        return None if self.auth is None else Credentials.decode(self.auth)
+
+    def __repr__(self) -> str:  # the default would show auth and env
+        return f"RunRequest(type={self.type!r}, image={self.image!r})"
+
+
+class StopRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What ``POST /stop`` takes, without the token: a full id or an exact name."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class Replicas(Struct, frozen=True):
+    desired: int
+    running: int
+    complete: int
+    failed: int
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    """One task of a service; ``state`` is Swarm's own word."""
+
+    id: str
+    slot: int | None
+    node_id: str | None
+    node: str | None
+    state: str
+    message: str | None
+    error: str | None
+    exit_code: int | None
+    container_id: str | None
+    updated_at: str | None
+
+
+class Service(Struct, frozen=True, kw_only=True):
+    """A service or a plain container, as every answer shows it. Times are RFC 3339, memory is MiB."""
+
+    id: str
+    type: Kind
+    name: str
+    image: str
+    command: list[str] | None
+    labels: dict[str, str]
+    owner: str | None
+    status: Status
+    reason: Reason | None
+    error: str | None
+    exit_code: int | None
+    replicas: Replicas
+    created_at: str | None
+    started_at: str | None
+    finished_at: str | None
+    removed_at: str | None
+    memory: int | None
+    cpus: float | None
+    tasks: list[Task]
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Decode a JSON object, strictly: UTF-8, no NaN, no key twice.
+
+    Raises:
+        BadRequest: the body is anything else.
+    """
+    try:
+        document = msgspec.json.decode(body)
+        json.loads(body.decode(), object_pairs_hook=_unique_keys)
+    except _DuplicateKey as error:
+        raise BadRequest(f"the body has the key {quote(str(error))} twice") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise BadRequest("the body is not valid JSON (UTF-8, one object)") from None
+    if not isinstance(document, dict):
+        raise BadRequest("the body is not a JSON object")
+    return document
+
+
+def convert(document: dict[str, Any], to: type[T]) -> T:
+    """Check a decoded object against a request type.
+
+    Raises:
+        BadRequest: a field is wrong, unknown or missing; the message names it.
+    """
+    try:
+        return msgspec.convert(document, to, strict=True)
+    except msgspec.ValidationError as error:
+        raise BadRequest(_explain(str(error))) from None
+
+
+def words(field: str, value: str | list[str] | None) -> list[str] | None:
+    """A command as a list: a string is split as a shell splits words.
+
+    Raises:
+        ValueError: a quote is left open, it is empty, or it holds a NUL.
+    """
+    if value is None:
+        return None
+    try:
+        split = shlex.split(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{field}: {str(error).lower()}") from None
+    if not split:
+        raise ValueError(f"{field}: is empty; leave it out to run the image's own")
+    _check_text(field, split)
+    return split
+
+
+def quote(text: str, limit: int = 64) -> str:
+    """A name that the caller sent, short and printable enough to say back."""
+    shown = text if len(text) <= limit else text[:limit] + "…"
+    return "'" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown) + "'"
+
+
+class _DuplicateKey(Exception):
+    pass
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise _DuplicateKey(key)
+        seen[key] = value
+    return seen
+
+
+def _explain(message: str) -> str:
+    """msgspec's ``Expected `int`, got `str` - at `$.memory``` as ``memory: expected int, got str``."""
+    unknown = re.match(r"Object contains unknown field `(.*)`", message, re.DOTALL)
+    if unknown:
+        return f"unknown field {quote(unknown[1])}"
+    missing = re.match(r"Object missing required field `(.*)`", message)
+    if missing:
+        return f"{missing[1]}: is required"
+    placed = re.match(r"(.*) - at `(?:key in )?\$\.?(.*)`$", message, re.DOTALL)
+    text, path = (placed[1], placed[2]) if placed else (message, "")
+    text = text.replace("`", "").replace("Expected", "expected", 1).replace(r"(?!\n)", "")
+    return f"{path}: {text}" if path else text
+
+
+def _check_text(field: str, strings: Iterable[str]) -> None:
+    if any("\0" in s for s in strings):
+        raise ValueError(f"{field}: holds a NUL character")
+
+
+def _check_unique(field: str, values: list[str]) -> None:
+    if len(set(values)) != len(values):
+        raise ValueError(f"{field}: names one of them twice")
+
+
+def _check_labels(labels: dict[str, str]) -> None:
+    for key, value in labels.items():
+        if not key.strip():
+            raise ValueError("labels: a key is empty")
+        if key.strip().lower().startswith(LABEL_PREFIX):
+            raise ValueError(f"labels: {LABEL_PREFIX}* belongs to quartermaster")
+        _check_text("labels", (key, value))
+
+
+def _check_env(env: dict[str, str]) -> None:
+    for key, value in env.items():
+        if not key or "=" in key:
+            raise ValueError("env: a name is empty or holds '='")
+        _check_text("env", (key, value))
+
+
+def _check_ports(ports: list[str]) -> None:
+    for port in ports:
+        if not all(1 <= int(number) <= 65535 for number in port.partition("/")[0].split(":")):
+            raise ValueError("ports: a port is a number from 1 to 65535")

@@ -1,0 +1,32 @@
+"""Image references, read as Docker reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from docker_image import reference as grammar
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image reference: ``name`` is the normalised repository (``docker.io/library/busybox``)."""
+
+    name: str
+    domain: str
+    tag: str | None
+    digest: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read a reference with Docker's normalisation.
+
+        Raises:
+            ValueError: it is not one; the message begins with ``image:``.
+        """
+        if any(c.isspace() or not c.isprintable() for c in text):
+            raise ValueError("image: holds a space or a control character")
+        try:
+            parsed = grammar.Reference.parse_normalized_named(text)
+        except (grammar.InvalidReference, grammar.digest_.InvalidDigest, ValueError) as error:
+            raise ValueError(f"image: {error or 'invalid reference'}") from None
+        return cls(parsed["name"], parsed.domain(), parsed["tag"], parsed["digest"])

@@ -1,0 +1,149 @@
+"""Pure: a checked request → what Docker is asked for, built from scratch out of known fields.
+
+Whatever is not written here cannot be asked of Docker: no mounts, no privileges, no host namespaces.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .lifecycle import MANAGED, MIB, OWNER
+from .models import LABEL_PREFIX, RunRequest, words
+from .reference import Reference
+
+RUN = LABEL_PREFIX + "run"
+MAX_NAME = 63
+
+_CONTAINER_RESTART = {"none": "no", "on-failure": "on-failure", "any": "always"}
+
+
+class Objects(NamedTuple):
+    """What the names in a request stand for in the swarm: ids, in the order of the request."""
+
+    networks: Sequence[str] = ()
+    secrets: Sequence[str] = ()
+
+
+class Stamp(NamedTuple):
+    """What quartermaster adds to a run: its name, its owner, and a nonce by which its creation is known again."""
+
+    name: str
+    owner: str
+    nonce: str
+
+
+def stamp(request: RunRequest, owner: str) -> Stamp:
+    """Choose the run's name where none was given: Docker's own random names collide."""
+    nonce = base64.b32encode(secrets.token_bytes(10)).decode().lower()
+    return Stamp(request.name or f"{_stem(request.image)}-{nonce}", owner, nonce)
+
+
+def service(request: RunRequest, mark: Stamp, image: str, memory: int, objects: Objects) -> dict[str, Any]:
+    """The body of Docker's ``POST /services/create``.
+
+    Args:
+        request: what was asked.
+        mark: the name, owner and nonce.
+        image: the reference to run, with its digest where one is known.
+        memory: MiB for a request that names none.
+        objects: the ids of its networks and secrets.
+    """
+    resources = _drop_none(
+        {
+            "MemoryBytes": (request.memory or memory) * MIB,
+            "NanoCPUs": _nano(request.cpus),
+        }
+    )
+    container = _drop_none(
+        {
+            "Image": image,
+            "Command": words("entrypoint", request.entrypoint),
+            "Args": words("command", request.command),
+            "Env": _environment(request.env),
+            "Dir": request.workdir,
+            "User": request.user,
+            "Secrets": [_secret(name, i) for name, i in zip(request.secrets, objects.secrets, strict=True)] or None,
+        }
+    )
+    template = _drop_none(
+        {
+            "ContainerSpec": container,
+            "Resources": {"Limits": resources, "Reservations": dict(resources)},
+            "RestartPolicy": _drop_none({"Condition": request.restart, "MaxAttempts": request.max_attempts}),
+            "Placement": {"Constraints": list(request.constraints)} if request.constraints else None,
+            "Networks": [{"Target": network} for network in objects.networks] or None,
+        }
+    )
+    return {
+        "Name": mark.name,
+        "Labels": _labels(request.labels, mark),
+        "TaskTemplate": template,
+        "Mode": {"Replicated": {"Replicas": request.replicas}},
+        "EndpointSpec": {"Ports": [_port(port) for port in request.ports]},
+    }
+
+
+def container(request: RunRequest, mark: Stamp, memory: int) -> dict[str, Any]:
+    """The body of Docker's ``POST /containers/create``; ``memory`` is MiB for a request that names none."""
+    octets = (request.memory or memory) * MIB
+    restart = {"Name": _CONTAINER_RESTART[request.restart], "MaximumRetryCount": request.max_attempts or 0}
+    host = {
+        "Memory": octets,
+        "MemoryReservation": octets,
+        "NanoCpus": _nano(request.cpus),
+        "RestartPolicy": restart,
+    }
+    return _drop_none(
+        {
+            "Image": request.image,
+            "Cmd": words("command", request.command),
+            "Entrypoint": words("entrypoint", request.entrypoint),
+            "Env": _environment(request.env),
+            "WorkingDir": request.workdir,
+            "User": request.user,
+            "Labels": _labels(request.labels, mark),
+            "HostConfig": _drop_none(host),
+        }
+    )
+
+
+def _stem(image: str) -> str:
+    """``registry:5000/team/tool_x:1`` → ``tool-x``: the part of the name that a person knows the run by."""
+    last = Reference.parse(image).name.rpartition("/")[2]
+    return "-".join(part for part in last.replace("_", "-").replace(".", "-").split("-") if part)[: MAX_NAME - 17]
+
+
+def _labels(labels: Mapping[str, str], mark: Stamp) -> dict[str, str]:
+    return {**labels, MANAGED: "true", OWNER: mark.owner, RUN: mark.nonce}
+
+
+def _environment(env: Mapping[str, str]) -> list[str] | None:
+    return [f"{key}={value}" for key, value in env.items()] or None
+
+
+def _secret(name: str, secret_id: str) -> dict[str, Any]:
+    """As ``docker service create --secret NAME`` mounts it: /run/secrets/NAME, readable by all in the container."""
+    file = {"Name": name, "UID": "0", "GID": "0", "Mode": 0o444}
+    return {"SecretID": secret_id, "SecretName": name, "File": file}
+
+
+def _port(text: str) -> dict[str, Any]:
+    numbers, _, protocol = text.partition("/")
+    published, _, target = numbers.partition(":")
+    return {
+        "Protocol": protocol or "tcp",
+        "PublishedPort": int(published),
+        "TargetPort": int(target),
+        "PublishMode": "ingress",
+    }
+
+
+def _nano(cpus: float | None) -> int | None:
+    return None if cpus is None else round(cpus * 1e9)
+
+
+def _drop_none(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value is not None}
