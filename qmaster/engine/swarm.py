@@ -81,15 +81,18 @@ class Swarm:
 
     async def _network_id(self, name: str) -> str:
         """Names only: an id could stand for the host's network."""
-        listed = await self._calls.listing(lambda client: [dict(raw) for raw in client.networks(names=[name])])
-        for network in listed:
+
+        for network in await self._calls.listing(lambda client: client.networks(names=[name])):
             # The filter matches a part of the name as well.
             if network["Name"] == name and network["Scope"] == "swarm" and not network.get("Ingress"):
                 return str(network["Id"])
         raise BadRequest(f"networks: the swarm has no network {name!r} that a service can join")
 
     async def _secret_id(self, name: str) -> str:
-        for secret in await self._calls.listing(lambda client: client.secrets(filters={"name": name})):
+        def named(client: Client) -> list[Json]:
+            return list(client.secrets(filters={"name": name}))
+
+        for secret in await self._calls.listing(named):
             if secret["Spec"]["Name"] == name:
                 return str(secret["ID"])
         raise BadRequest(f"secrets: the swarm has no secret {name!r}")
