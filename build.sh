@@ -1,0 +1,437 @@
+#!/usr/bin/env bash
+# Serves, tests, locks and builds quartermaster, with all the set-up that needs: ./build.sh help
+set -euo pipefail
+{ : <&0; } 2>/dev/null || exec </dev/null # started with standard input closed
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+venv=$root/.venv
+test_packages=(apache2-utils busybox-static curl docker-registry iproute2 openssh-server)
+
+usage() {
+  cat <<'USAGE'
+./build.sh                          build the Docker image
+./build.sh run [flags]              serve; the flags are those of python -m qmaster
+./build.sh test [quick] [args]      lint, types, tests; quick: no engine; the arguments are pytest's
+./build.sh lock [--upgrade]         pin what pyproject.toml wants; with --upgrade, the newest of it
+USAGE
+}
+
+say() { printf 'build.sh: %s\n' "$*" >&2 || true; } # a terminal that is gone stops nothing
+
+die() {
+  say "$*"
+  exit 1
+}
+
+# --- what the machine has -------------------------------------------------------------------------------------------
+
+is_debian_root() { [[ $(id -u) == 0 && -e /etc/debian_version ]] && command -v apt-get >/dev/null; }
+
+has_package() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+
+# RUNLEVEL=1: what the packages hold is wanted, not their services.
+apt_get() {
+  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -y -o DPkg::Lock::Timeout=120 "$@" </dev/null 2>&1
+}
+
+apt_install() {
+  local package output missing=()
+  for package in "$@"; do has_package "$package" || missing+=("$package"); done
+  ((${#missing[@]})) || return 0
+  say "installing ${missing[*]}"
+  apt_get install --no-install-recommends "${missing[@]}" >/dev/null && return
+  output=$(apt_get update && apt_get install --no-install-recommends "${missing[@]}") || die "apt-get failed: $output"
+}
+
+find_python() {
+  local python
+  for python in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && printf '%s' "$python" && return
+  done
+  return 1
+}
+
+make_venv() {
+  local python
+  python=$(find_python) || { is_debian_root && apt_install python3-venv && python=$(find_python); } ||
+    die "Python 3.11 or newer is needed: install it, or name one with PYTHON=/path/to/python3"
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    is_debian_root || die "$python has no venv module: install python3-venv"
+    apt_install "$("$python" -c 'import sys; print("python{}.{}-venv".format(*sys.version_info))')"
+  fi
+  "$python" -m venv --clear "$venv"
+}
+
+# ensure_venv NAME FILE…: the venv holds what the files pin; a stamp says what NAME installed last.
+ensure_venv() {
+  local name=$1 stamp=$venv/$1.stamp
+  shift
+  [[ -e $stamp && $(<"$stamp") == "$(checksum "$@")" ]] && return
+  if [[ -e $stamp ]] || ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then make_venv; fi
+  say "installing the pinned dependencies ($name) into .venv"
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes "${@/#/--requirement=}" >&2
+  checksum "$@" >"$stamp"
+}
+
+checksum() { echo "$(cat -- "$@" | cksum) $("$venv/bin/python" -V 2>&1)"; }
+
+# --- run: the options as the server will read them ------------------------------------------------------------------
+
+# option FLAG VARIABLE DEFAULT ARGS…: the flag's value in the arguments, else the variable's, else the default.
+option() {
+  local flag=$1 value=${!2:-$3}
+  shift 3
+  while (($#)); do
+    case $1 in
+      "$flag") value=${2-} ;;
+      "$flag="*) value=${1#*=} ;;
+    esac
+    shift
+  done
+  printf '%s' "$value"
+}
+
+# The server wants a token: where none is given one is made, and kept so that it is the same next time.
+provide_token() {
+  token=$(option --token TOKEN '' "$@")
+  [[ -z $token && -z ${TOKEN_FILE-} ]] || return 0
+  export TOKEN_FILE=$data/token
+  [[ -s $TOKEN_FILE ]] ||
+    (umask 077 && "$venv/bin/python" -c 'import secrets; print(secrets.token_hex(20))' >"$TOKEN_FILE")
+  token=$(<"$TOKEN_FILE")
+  made_token=$token
+}
+
+say_how() {
+  local image=$1 type=$2 port address cert url curl='curl -sS'
+  shift 2
+  port=$(option --port PORT 9090 "$@")
+  address=$(option --address QMASTER_ADDRESS localhost "$@")
+  cert=$(option --tls-cert QMASTER_TLS_CERT '' "$@")
+  [[ $address == 0.0.0.0 || $address == :: ]] && address=localhost
+  [[ $address == *:* ]] && address="[$address]"
+  url=http://$address:$port
+  [[ -n $cert ]] && url=https://$address:$port curl="curl -sS --cacert '$cert'"
+  curl="$curl -H 'Authorization: Bearer ${made_token:-YOUR-TOKEN}'"
+  [[ -n ${made_token-} ]] && printf 'Token: %s (kept in %s)\n' "$made_token" "$TOKEN_FILE"
+  cat <<HOW
+From another terminal:
+  $curl $url/run -d '{"image": "$image", "command": "echo hello from the swarm", "type": "$type"}'
+  $curl $url/status
+  $curl $url/stop -d '{"id": "THE-ID-FROM-RUN"}'
+HOW
+}
+
+# --- run: the engine ------------------------------------------------------------------------------------------------
+
+# Whether an engine answers; prints "service" where it can run them, else "container".
+probe_engine() {
+  "$venv/bin/python" - 2>/dev/null <<'PYTHON'
+import docker
+
+swarm = docker.from_env(version="auto", timeout=5).info()["Swarm"]
+print("service" if swarm.get("ControlAvailable") else "container")
+PYTHON
+}
+
+can_start_engine() { [[ $(uname -s) == Linux ]] && is_debian_root; }
+
+registry_answers() {
+  timeout 2 "$venv/bin/python" - 2>/dev/null <<'PYTHON'
+import contextlib, urllib.error, urllib.request
+
+with contextlib.suppress(urllib.error.HTTPError):  # 401: it answers
+    urllib.request.urlopen("https://registry-1.docker.io/v2/", timeout=2)
+PYTHON
+}
+
+# A swarm's gossip wants port 7946: there can be one in a network namespace.
+gossip_port_is_free() { ! (: </dev/tcp/127.0.0.1/7946) 2>/dev/null; }
+
+# With the host's network the engine can pull images; where there is nothing to pull from, or another swarm is on it,
+# it gets a network of its own, without routes: look-ups of images then fail at once, not after 20 s.
+choose_network() {
+  if ! registry_answers; then
+    network=own
+    say "no image registry in reach: the engine has the image busybox:local"
+  elif ! gossip_port_is_free; then
+    network=own
+    say "port 7946 is another swarm's: the engine gets no network, and has the image busybox:local"
+  else
+    network=host
+  fi
+}
+
+# The first process of the engine's PID namespace: when it ends, however it ends, the kernel ends dockerd, containerd,
+# the shims and the containers, and their mounts go with the mount namespace.
+engine_main() {
+  local run_dir=$1 engine=$2 network=$3 dockerd pid bridge=/sys/class/net/docker_gwbridge
+  read -r pid _ </proc/self/stat # /proc is still that of the host: this is the number others know
+  echo "$pid" >"$run_dir/engine.pid"
+  mount -t proc proc /proc
+  mkdir -p /run/containerd
+  mount -t tmpfs tmpfs /run/containerd # dockerd would take the machine's own containerd where that runs
+  [[ $network == own ]] && busybox ip link set lo up
+  [[ $network == host && -e $bridge ]] && bridge=
+  dockerd --host "unix://$run_dir/docker.sock" --exec-root "$run_dir/exec" --pidfile "$run_dir/docker.pid" \
+    --data-root "$engine/data" --iptables=false --bridge=none >"$engine/dockerd.log" 2>&1 &
+  dockerd=$!
+  trap 'kill -TERM "$dockerd"' TERM
+  while kill -0 "$dockerd" 2>/dev/null; do wait "$dockerd" || true; done
+  if [[ $network == host && -n $bridge && -e $bridge ]]; then busybox ip link delete docker_gwbridge; fi
+}
+
+# Descriptor 8 is this script's own, 9 is also held by all that it starts: a taken 8 is another run, a taken 9 alone
+# what a killed run left behind, which ends by itself (--pdeathsig, --kill-child).
+lock_engine() {
+  exec 8>"$engine/run.lock" 9>"$engine/engine.lock"
+  flock -w 2 8 || die "another ./build.sh run serves from $data"
+  flock -n 9 && return
+  say "waiting for what an earlier run left behind to end"
+  flock -w 30 9 && return
+  kill_leftover "$run_dir/server.pid" qmaster
+  kill_leftover "$run_dir/engine.pid" "$run_dir"
+  flock -w 10 9 || die "an earlier run's engine does not end: see $engine/dockerd.log"
+}
+
+# kill_leftover PIDFILE WORD: only a process whose command line has the word.
+kill_leftover() {
+  local pid
+  pid=$(cat "$1" 2>/dev/null) || return 0
+  if tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -- "$2"; then kill -KILL "$pid"; fi
+}
+
+# Sockets and mounts are in /run, under a name made of the data folder's: a socket's path has at most 107 bytes.
+start_engine() {
+  command -v dockerd >/dev/null || apt_install docker.io
+  apt_install busybox-static
+  mkdir -p "$engine"
+  chmod 700 "$engine"
+  run_dir=/run/quartermaster-$(printf %s "$engine" | sha256sum | head -c 12)
+  lock_engine
+  say "no engine answers: starting a private one-node swarm, kept in $engine"
+  rm -rf --one-file-system "$run_dir"
+  mkdir -m 700 "$run_dir"
+  choose_network
+  local unshare=(unshare --mount --pid --fork --kill-child=TERM)
+  [[ $network == own ]] && unshare+=(--net)
+  # setsid: the terminal's Ctrl-C is for this script, which ends the server first.
+  setsid setpriv --pdeathsig KILL "${unshare[@]}" \
+    bash "$root/build.sh" engine-main "$run_dir" "$engine" "$network" 8>&- &
+  engine_pid=$!
+  until [[ -S $run_dir/docker.sock ]]; do
+    kill -0 "$engine_pid" 2>/dev/null || die "the engine ended: $(tail -n 3 "$engine/dockerd.log")"
+    sleep 0.1
+  done
+  export DOCKER_HOST=unix://$run_dir/docker.sock
+  unset DOCKER_TLS_VERIFY DOCKER_CERT_PATH
+  prepare_engine 8>&- 9>&- || die "the engine does not come up: $(tail -n 3 "$engine/dockerd.log")"
+}
+
+# A swarm comes back with the engine; the first time it is made, on a free port that it remembers.
+prepare_engine() {
+  "$venv/bin/python" - "$(command -v busybox)" <<'PYTHON'
+import io, pathlib, socket, subprocess, sys, tarfile, time
+
+import docker
+
+
+def rootfs(busybox):
+    """A tar with busybox, and a link for each of its words."""
+    words = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
+    data, buffer = pathlib.Path(busybox).read_bytes(), io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, mode in (("bin", 0o755), ("tmp", 0o1777)):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, mode
+            tar.addfile(folder)
+        program = tarfile.TarInfo("bin/busybox")
+        program.size, program.mode = len(data), 0o755
+        tar.addfile(program, io.BytesIO(data))
+        for word in set(words) - {"busybox"}:
+            link = tarfile.TarInfo(f"bin/{word}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+    return buffer.getvalue()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+client = docker.from_env(version="auto", timeout=60)
+if not client.images.list("busybox:local"):
+    client.api.import_image_from_data(rootfs(sys.argv[1]), repository="busybox", tag="local")
+if client.info()["Swarm"]["LocalNodeState"] == "inactive":
+    client.swarm.init(advertise_addr="127.0.0.1", listen_addr=f"127.0.0.1:{free_port()}")
+wait_for(lambda: client.info()["Swarm"]["ControlAvailable"], 30)
+PYTHON
+}
+
+serve_with_engine() {
+  local status=0
+  engine=$data/engine
+  trap end_all EXIT
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  start_engine
+  say_how busybox:local service "$@"
+  setsid setpriv --pdeathsig TERM "${server[@]}" 8>&- &
+  server_pid=$!
+  echo "$server_pid" >"$run_dir/server.pid"
+  wait -n "$server_pid" "$engine_pid" || status=$?
+  if kill -0 "$server_pid" 2>/dev/null; then die "the engine ended by itself: see $engine/dockerd.log"; fi
+  server_pid=
+  exit "$status"
+}
+
+# The server first, then the engine. Ctrl-C once more, two seconds later or more: at once.
+end_all() {
+  local status=$?
+  end_begun=$SECONDS
+  trap hurry HUP INT TERM
+  if [[ -n ${server_pid-} ]]; then
+    kill -TERM "$server_pid" 2>/dev/null || true
+    await "$server_pid" 30 || kill -KILL "$server_pid"
+    if ((status > 128)); then wait "$server_pid" && status=0 || status=$?; fi # a signal: the server says how it went
+  fi
+  if [[ -n ${engine_pid-} ]]; then
+    say "ending the engine; its containers have 10 s"
+    kill -TERM "$(cat "$run_dir/engine.pid")" 2>/dev/null || true
+    await "$engine_pid" 30 || kill_all
+    wait "$engine_pid" || true
+    rm -rf --one-file-system "$run_dir"
+  fi
+  exit "$status"
+}
+
+hurry() { if ((SECONDS - end_begun > 2)); then kill_all; fi; }
+
+kill_all() {
+  [[ -z ${server_pid-} ]] || kill -KILL "$server_pid" 2>/dev/null || true
+  kill_leftover "$run_dir/engine.pid" "$run_dir"
+}
+
+# await PID SECONDS: whether it has ended by then.
+await() {
+  local deadline=$((SECONDS + $2))
+  while kill -0 "$1" 2>/dev/null; do
+    ((SECONDS < deadline)) || return 1
+    sleep 0.1
+  done
+}
+
+run() {
+  local host type
+  ensure_venv run "$root/requirements.txt"
+  export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+  server=("$venv/bin/python" -P -m qmaster "$@")
+  case " $* " in *' --help '*) exec "${server[@]}" ;; esac
+  data=$(option --data-dir QMASTER_DATA_DIR "$root/data" "$@")
+  mkdir -p -- "$data"
+  data=$(cd -- "$data" && pwd -P)
+  export QMASTER_DATA_DIR=$data
+  provide_token "$@"
+  host=$(option --docker-host DOCKER_HOST '' "$@")
+  if [[ -n $host ]]; then
+    type=$(DOCKER_HOST=$host probe_engine) || die "the engine at $host does not answer: start it, or name another"
+  elif [[ -d $data/engine/data ]] && can_start_engine; then
+    serve_with_engine "$@"
+  elif ! type=$(probe_engine); then
+    can_start_engine || die "no engine answers: start Docker, or name an engine with DOCKER_HOST or --docker-host"
+    serve_with_engine "$@"
+  fi
+  [[ $type == service ]] || say "the engine is no swarm manager: services want one (docker swarm init)"
+  say_how busybox "$type" "$@"
+  exec "${server[@]}"
+}
+
+# --- test, lock, build ----------------------------------------------------------------------------------------------
+
+# stage NAME COMMAND…: says how long it took; the first that fails ends the script.
+stage() {
+  stage=$1 stage_begun=$SECONDS
+  shift
+  "$@"
+  say "$stage: $((SECONDS - stage_begun)) s"
+  stage=
+}
+
+set_up_tests() {
+  ensure_venv test "$root/requirements.txt" "$root/tests/requirements.txt"
+  [[ $1 == quick ]] && return
+  is_debian_root || die "the tests start engines, which wants root on Debian or Ubuntu: ./build.sh test quick does without"
+  command -v dockerd >/dev/null || apt_install docker.io
+  apt_install "${test_packages[@]}"
+}
+
+run_tests() {
+  local kind=full select=()
+  if [[ ${1-} == quick ]]; then
+    kind=quick select=(-m 'not engine')
+    shift
+  fi
+  cd -- "$root"
+  trap 'if [[ -n ${stage-} ]]; then say "$stage: failed after $((SECONDS - stage_begun)) s"; fi' EXIT
+  stage set-up set_up_tests "$kind"
+  stage lint "$venv/bin/python" -m ruff check
+  stage format "$venv/bin/python" -m ruff format --check
+  stage types "$venv/bin/python" -m mypy
+  stage tests "$venv/bin/python" -m pytest "${select[@]}" "$@"
+}
+
+# The oldest Python that is supported sees every dependency that a newer one may not need.
+lock() {
+  local python work
+  python=$(PYTHON=${PYTHON:-python3.11} find_python) || die "Python 3.11 is needed: name it with PYTHON=/path/to/python3.11"
+  work=$(mktemp -d)
+  # shellcheck disable=SC2064
+  trap "rm -rf '$work'" EXIT
+  "$python" -m venv "$work/venv"
+  "$work/venv/bin/python" -m pip install -qq --disable-pip-version-check pip-tools
+  cd -- "$root"
+  compile requirements.txt "$@" pyproject.toml
+  "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["test"], sep="\n")' |
+    compile tests/requirements.txt "$@" --constraint requirements.txt -
+  sed 's/-r -$/pyproject.toml (test)/' tests/requirements.txt >"$work/named"
+  cat "$work/named" >tests/requirements.txt
+}
+
+compile() {
+  local output=$1
+  shift
+  say "writing $output"
+  CUSTOM_COMPILE_COMMAND='./build.sh lock' "$work/venv/bin/pip-compile" --quiet --generate-hashes --strip-extras \
+    --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file "$output" "$@"
+}
+
+build_image() {
+  [[ -e $root/Dockerfile ]] || die "there is no Dockerfile yet: ./build.sh run serves from the checkout"
+  exec docker build -t quartermaster "$root"
+}
+
+main() {
+  local word=${1-}
+  (($# == 0)) || shift
+  case $word in
+    '') build_image ;;
+    run) run "$@" ;;
+    test) run_tests "$@" ;;
+    lock) lock "$@" ;;
+    engine-main) engine_main "$@" ;; # of run's own
+    *)
+      usage >&2
+      exit 2
+      ;;
+  esac
+}
+
+main "$@"
