@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
 from tornado import web
 
 from .auth import Authenticator
 from .dispatch import Dispatch
 from .errors import HttpError
-from .handlers import base, ops, services
+from .feed import Feed
+from .handlers import base, events, nodes, ops, services
+from .hub import Hub
 
 
-def make_app(
-    auth: Authenticator, dispatch: Dispatch, trouble: Callable[[], HttpError | None], busy: set[object]
-) -> web.Application:
-    """Put the routes together.
+@dataclass(frozen=True)
+class Parts:
+    """What the handlers are made from.
 
-    Args:
-        auth: who is asking.
-        dispatch: run, stop and status.
-        trouble: why quartermaster is not ready, or None.
-        busy: holds the requests that are being answered.
+    ``trouble`` tells why quartermaster is not ready, or None; ``origins`` are those of other pages that may read the
+    stream; ``busy`` holds the requests that are being answered, ``sockets`` the open event streams.
     """
-    everyone = {"auth": auth, "busy": busy}
-    verbs = {**everyone, "dispatch": dispatch}
+
+    auth: Authenticator
+    dispatch: Dispatch
+    feed: Feed
+    hub: Hub
+    trouble: Callable[[], HttpError | None]
+    origins: Collection[str] = ()
+    busy: set[object] = field(default_factory=set)
+    sockets: events.Sockets = field(default_factory=events.Sockets)
+
+
+def make_app(parts: Parts) -> web.Application:
+    """Put the routes together."""
+    everyone = {"auth": parts.auth, "busy": parts.busy}
+    verbs = {**everyone, "dispatch": parts.dispatch, "cursor": lambda: parts.feed.cursor}
+    stream = {**everyone, "feed": parts.feed, "hub": parts.hub, "sockets": parts.sockets, "origins": parts.origins}
     return web.Application(
         [
             (r"/run", services.RunHandler, verbs),
@@ -32,10 +45,13 @@ def make_app(
             (r"/stop", services.StopHandler, verbs),
             (r"/status", services.StatusListHandler, verbs),
             (r"/status/([^/]+)", services.StatusHandler, verbs),
+            (r"/nodes", nodes.NodesHandler, verbs),
+            (r"/events", events.EventsHandler, stream),
             (r"/livez", ops.LiveHandler, everyone),
-            (r"/readyz", ops.ReadyHandler, {**everyone, "trouble": trouble}),
+            (r"/readyz", ops.ReadyHandler, {**everyone, "trouble": parts.trouble}),
         ],
         default_handler_class=base.NotFoundHandler,
         default_handler_args=everyone,
         log_function=base.log_request,
+        websocket_max_message_size=events.MAX_INBOUND,
     )

@@ -39,6 +39,12 @@ OPTIONS = (
     Option(
         "--docker-host", "DOCKER_HOST", "", "The engine; empty: this platform's socket. A remote one as with docker."
     ),
+    Option("--data-dir", "QMASTER_DATA_DIR", "./data", "Where the journal lives."),
+    Option("--keep-facts", "QMASTER_KEEP_FACTS", "100000", "How many facts the journal keeps."),
+    Option(
+        "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps facts, and records of what is removed."
+    ),
+    Option("--allow-origin", "QMASTER_ALLOW_ORIGIN", "", "Origins of other pages that may read /events, with commas."),
     Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
     Option("--tls-key", "QMASTER_TLS_KEY", "", "The certificate's private key (PEM)."),
     Option("--log-format", "QMASTER_LOG_FORMAT", "", "json or console; empty: console on a terminal, else json."),
@@ -54,6 +60,10 @@ class Config:
     address: str
     memory: int
     docker_host: str
+    data_dir: str
+    keep_facts: int
+    keep_days: int
+    allow_origin: tuple[str, ...]
     tls_cert: str
     tls_key: str
     log_format: str
@@ -86,6 +96,10 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         address=raw["address"],
         memory=_integer("--memory", raw["memory"], MIN_MEMORY_MIB, MAX_MEMORY_MIB),
         docker_host=raw["docker_host"],
+        data_dir=raw["data_dir"],
+        keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
+        keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500),
+        allow_origin=tuple(origin.strip().lower() for origin in raw["allow_origin"].split(",") if origin.strip()),
         tls_cert=_readable("--tls-cert", raw["tls_cert"]),
         tls_key=_readable("--tls-key", raw["tls_key"]),
         log_format=_log_format(raw["log_format"], sys.stderr.isatty),

@@ -1,25 +1,24 @@
-"""The three verbs: run, stop and status, carried out on the engine. Belongs to the event loop."""
+"""The three verbs, each on its way through the house: run, stop and status. Belongs to the event loop."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import re
-from collections import OrderedDict
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from . import lifecycle, spec
+from . import spec
 from .credentials import Credentials
-from .errors import Conflict, NotAManager, NotFound
-from .models import RunRequest, Service
+from .errors import Conflict, EngineUnavailable, HttpError, JournalUnwritable, NotFound
+from .journal import Intent
+from .models import Node, RunRequest, Service
 
 Json = dict[str, Any]
 
-MAX_REMEMBERED = 10_000
+MAX_LISTED = 10_000
 _PLAUSIBLE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 log = structlog.get_logger(__name__)
@@ -33,9 +32,6 @@ class Swarm(Protocol):
     async def secret_ids(self, names: list[str]) -> list[str]: ...
     async def create(self, spec: Json, credentials: Credentials | None) -> str: ...
     async def service(self, name_or_id: str) -> Json | None: ...
-    async def services(self) -> list[Json]: ...
-    async def tasks(self, service_id: str | None = None) -> list[Json]: ...
-    async def nodes(self) -> list[Json]: ...
     async def remove(self, service_id: str) -> None: ...
 
 
@@ -44,57 +40,103 @@ class Containers(Protocol):
 
     async def create(self, config: Json, name: str, credentials: Credentials | None) -> str: ...
     async def container(self, name_or_id: str) -> Json | None: ...
-    async def containers(self) -> list[Json]: ...
     async def remove(self, container_id: str) -> None: ...
+
+
+class Journal(Protocol):
+    """What dispatch needs of the journal."""
+
+    async def intend(self, intent: Intent) -> None: ...
+    async def settle(self, nonce: str) -> None: ...
+    async def record(self, name_or_id: str) -> bytes | None: ...
+    async def removed(self, limit: int) -> list[bytes]: ...
+
+
+class Reconciler(Protocol):
+    """What dispatch needs of the reconciler: the view, and that it takes in what was made."""
+
+    def find(self, name_or_id: str) -> Service | None: ...
+    def services(self) -> list[Service]: ...
+    def nodes(self) -> list[Node]: ...
+    async def look_up(self, name_or_id: str) -> Service | None: ...
+    async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None: ...
+    async def adopt_container(self, raw: Json, nonce: str) -> None: ...
+
+
+class Keeper(Protocol):
+    """What dispatch needs of the keeper."""
+
+    in_flight: set[str]
+
+    async def stop(self, view: Service) -> None: ...
 
 
 class Dispatch:
     """Runs, stops and shows services and containers.
 
     Args:
-        swarm: the swarm's services.
-        containers: this engine's containers.
+        swarm, containers: the engine.
         memory: MiB for a run that names none.
         own_container: the id of the container that this process runs in, or None.
     """
 
-    def __init__(self, swarm: Swarm, containers: Containers, memory: int, own_container: str | None) -> None:
+    def __init__(
+        self,
+        swarm: Swarm,
+        containers: Containers,
+        journal: Journal,
+        reconciler: Reconciler,
+        keeper: Keeper,
+        memory: int,
+        own_container: str | None,
+    ) -> None:
         self._swarm = swarm
         self._containers = containers
+        self._journal = journal
+        self._reconciler = reconciler
+        self._keeper = keeper
         self._memory = memory
         self._own_container = own_container
-        self._removed: OrderedDict[str, Service] = OrderedDict()
 
     async def run(self, request: RunRequest, owner: str) -> str:
-        """Start a service or a container and return its id.
+        """Start a service or a container and return its id, which ``status`` knows from then on.
 
         Raises:
-            HttpError: nothing was started, or its outcome is open and it is looked for by its name.
+            HttpError: nothing was started, or its outcome is open: then it is looked for and removed.
         """
         mark = spec.stamp(request, owner)
         start = self._run_container if request.type == "container" else self._run_service
-        try:
-            run_id = await start(request, mark)
-        except Conflict:
-            raise Conflict(f"the name {mark.name!r} is taken: choose another, or stop what has it") from None
+        with self._in_flight(mark.nonce):
+            try:
+                run_id = await start(request, mark)
+            except Conflict:
+                await self._forget(mark.nonce)
+                raise Conflict(f"the name {mark.name!r} is taken: choose another, or stop what has it") from None
+            except EngineUnavailable:  # the outcome is open: the keeper finds out
+                raise
+            except HttpError:
+                await self._forget(mark.nonce)
+                raise
         log.info("run", run=run_id, name=mark.name, type=request.type, image=request.image, owner=owner)
         return run_id
 
     async def stop(self, name_or_id: str) -> str:
         """Stop and remove a service or a container of ours, and return its id; one that is removed is success too.
 
+        Returns when the engine has accepted it; the end itself is told by the stream.
+
         Raises:
             NotFound: nobody knows it.
             Conflict: it is quartermaster itself.
         """
-        view = await self._find(name_or_id)
+        if name_or_id == self._own_container:
+            raise _itself()
+        view = await self.status(name_or_id)
         if view.status == "removed":
             return view.id
         if view.id in await self._own_ids():
-            raise Conflict("this is quartermaster itself: it does not stop itself")
-        remove = self._swarm.remove if view.type == "service" else self._containers.remove
-        await remove(view.id)
-        self._remember(view)
+            raise _itself()
+        await self._keeper.stop(view)
         log.info("stop", run=view.id, name=view.name, type=view.type)
         return view.id
 
@@ -104,20 +146,31 @@ class Dispatch:
         Raises:
             NotFound: nobody knows it.
         """
-        return await self._find(name_or_id)
+        if not _PLAUSIBLE.fullmatch(name_or_id):
+            raise NotFound("no service or container has this id or name")
+        there = self._reconciler.find(name_or_id)
+        if there is not None:
+            return there
+        with contextlib.suppress(JournalUnwritable):
+            stored = await self._journal.record(name_or_id)
+            if stored is not None:
+                return msgspec.json.decode(stored, type=Service)
+        found = await self._reconciler.look_up(name_or_id)  # it may be too young for the view
+        if found is None:
+            raise NotFound(f"no service or container has the id or name {name_or_id!r}")
+        return found
 
     async def listing(self, removed: bool = False) -> list[Service]:
         """All services of the swarm and the containers that quartermaster started here, the newest first."""
-        containers, services = await asyncio.gather(self._containers.containers(), self._list_services())
-        views = [*services, *map(lifecycle.container, containers)]
+        views = self._reconciler.services()
         if removed:
             there = {view.id for view in views}
-            views += [view for view in self._removed.values() if view.id not in there]
+            stored = [msgspec.json.decode(view, type=Service) for view in await self._journal.removed(MAX_LISTED)]
+            views += [view for view in stored if view.id not in there]
         return sorted(views, key=lambda view: view.created_at or "", reverse=True)
 
-    async def _run_container(self, request: RunRequest, mark: spec.Stamp) -> str:
-        config = spec.container(request, mark, self._memory)
-        return await self._containers.create(config, mark.name, request.credentials())
+    def nodes(self) -> list[Node]:
+        return self._reconciler.nodes()
 
     async def _run_service(self, request: RunRequest, mark: spec.Stamp) -> str:
         credentials = request.credentials()
@@ -126,44 +179,40 @@ class Dispatch:
             await self._swarm.network_ids(request.networks), await self._swarm.secret_ids(request.secrets)
         )
         body = spec.service(request, mark, image, self._memory, objects)
-        return await self._swarm.create(body, credentials)
-
-    async def _find(self, name_or_id: str) -> Service:
-        if not _PLAUSIBLE.fullmatch(name_or_id):
-            raise NotFound("no service or container has this id or name")
-        no_manager: NotAManager | None = None
+        await self._journal.intend(Intent(mark.name, mark.nonce, "service"))
+        service_id = await self._swarm.create(body, credentials)
         try:
-            raw = await self._swarm.service(name_or_id)
-        except NotAManager as error:  # containers need no swarm
-            raw, no_manager = None, error
-        if raw is not None:
-            return await self._service_view(raw)
-        found = await self._containers.container(name_or_id)
-        if found is not None and (_is_ours(found) or found["Id"] == self._own_container):
-            return lifecycle.container(found)
-        remembered = self._recall(name_or_id)
-        if remembered is not None:
-            return remembered
-        if no_manager is not None:
-            raise no_manager
-        raise NotFound(f"no service or container has the id or name {name_or_id!r}")
+            await self._reconciler.adopt_service(service_id, body, mark.nonce)
+        except JournalUnwritable:
+            await self._swarm.remove(service_id)  # nobody was told of it
+            raise
+        return service_id
 
-    async def _service_view(self, raw: Json) -> Service:
-        tasks, nodes = await asyncio.gather(self._swarm.tasks(raw["ID"]), self._swarm.nodes())
-        return lifecycle.service(raw, tasks, _by_id(nodes), datetime.now(UTC))
-
-    async def _list_services(self) -> list[Service]:
+    async def _run_container(self, request: RunRequest, mark: spec.Stamp) -> str:
+        config = spec.container(request, mark, self._memory)
+        await self._journal.intend(Intent(mark.name, mark.nonce, "container"))
+        container_id = await self._containers.create(config, mark.name, request.credentials())
         try:
-            services, tasks, nodes = await asyncio.gather(
-                self._swarm.services(), self._swarm.tasks(), self._swarm.nodes()
-            )
-        except NotAManager:
-            return []
-        of_service: dict[str, list[Json]] = {}
-        for task in tasks:
-            of_service.setdefault(task["ServiceID"], []).append(task)
-        by_id, now = _by_id(nodes), datetime.now(UTC)
-        return [lifecycle.service(raw, of_service.get(raw["ID"], []), by_id, now) for raw in services]
+            raw = await self._containers.container(container_id)
+            if raw is not None:
+                await self._reconciler.adopt_container(raw, mark.nonce)
+        except JournalUnwritable:
+            await self._containers.remove(container_id)
+            raise
+        return container_id
+
+    @contextlib.contextmanager
+    def _in_flight(self, nonce: str) -> Iterator[None]:
+        self._keeper.in_flight.add(nonce)
+        try:
+            yield
+        finally:
+            self._keeper.in_flight.discard(nonce)
+
+    async def _forget(self, nonce: str) -> None:
+        """The run came to nothing, and that is known."""
+        with contextlib.suppress(JournalUnwritable):  # then the keeper looks for it, and finds nothing
+            await self._journal.settle(nonce)
 
     async def _own_ids(self) -> set[str]:
         """The container that this process runs in, and the service that it is a task of."""
@@ -173,22 +222,6 @@ class Dispatch:
         labels: Mapping[str, str] = (raw["Config"].get("Labels") or {}) if raw else {}
         return {self._own_container, labels.get("com.docker.swarm.service.id", self._own_container)}
 
-    def _remember(self, view: Service) -> None:
-        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        self._removed[view.id] = msgspec.structs.replace(view, status="removed", reason="stopped", removed_at=at)
-        while len(self._removed) > MAX_REMEMBERED:
-            self._removed.popitem(last=False)
 
-    def _recall(self, name_or_id: str) -> Service | None:
-        by_id = self._removed.get(name_or_id)
-        if by_id is not None:
-            return by_id
-        return next((view for view in reversed(self._removed.values()) if view.name == name_or_id), None)
-
-
-def _is_ours(container: Json) -> bool:
-    return (container["Config"].get("Labels") or {}).get(lifecycle.MANAGED) == "true"
-
-
-def _by_id(nodes: list[Json]) -> dict[str, Json]:
-    return {node["ID"]: node for node in nodes}
+def _itself() -> Conflict:
+    return Conflict("this is quartermaster itself: it does not stop itself")

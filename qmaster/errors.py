@@ -5,10 +5,13 @@
     └── HttpError             has a status
         ├── BadRequest        400  what was sent is wrong; names the field
         ├── Unauthorized      401  no token, or one that nobody holds
+        ├── Forbidden         403  known, but not allowed
         ├── NotFound          404
         ├── MethodNotAllowed  405
         ├── Conflict          409  a name is taken, or it would end quartermaster itself
         ├── PayloadTooLarge   413
+        ├── TooManySockets    429
+        ├── JournalUnwritable 507  what would be promised could not be kept
         ├── EngineRefused     502  Docker answered, and said no
         │   └── RegistryRefused    the registry said no, or said nothing although credentials were given
         └── EngineUnavailable 503  try again
@@ -49,6 +52,10 @@ class Unauthorized(HttpError):
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="quartermaster"'}
 
 
+class Forbidden(HttpError):
+    status = HTTPStatus.FORBIDDEN
+
+
 class NotFound(HttpError):
     status = HTTPStatus.NOT_FOUND
 
@@ -63,6 +70,15 @@ class Conflict(HttpError):
 
 class PayloadTooLarge(HttpError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class TooManySockets(HttpError):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+
+
+class JournalUnwritable(HttpError):
+    status = HTTPStatus.INSUFFICIENT_STORAGE
 
 
 class EngineRefused(HttpError):

@@ -7,20 +7,41 @@ starting, running, complete, shutdown, failed, rejected, remove, orphaned.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from .models import LABEL_PREFIX, Reason, Replicas, Service, Status, Task
+from .models import LABEL_PREFIX, Node, Reason, Replicas, Reserved, Service, Status, Task
 
 Json = Mapping[str, Any]
 
 OWNER = LABEL_PREFIX + "owner"
 MANAGED = LABEL_PREFIX + "managed"
+END = LABEL_PREFIX + "end"
 
 WAITING = frozenset({"new", "allocated", "pending", "assigned", "accepted"})
 PREPARING = frozenset({"preparing", "ready", "starting"})
 TERMINAL = frozenset({"complete", "shutdown", "failed", "rejected", "remove", "orphaned"})
+
+ORDER = [
+    "new",
+    "allocated",
+    "pending",
+    "assigned",
+    "accepted",
+    "preparing",
+    "ready",
+    "starting",
+    "running",
+    "complete",
+    "shutdown",
+    "failed",
+    "rejected",
+    "remove",
+    "orphaned",
+]
+NODE_LOST = 255  # what Swarm says of a task whose node came back without it
+_TASK_KEYS = ("ID", "ServiceID", "Slot", "NodeID", "CreatedAt", "Version", "DesiredState", "Status")
 
 MIB = 1024 * 1024
 NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
@@ -36,7 +57,9 @@ class Verdict(NamedTuple):
     exit_code: int | None = None
 
 
-def service(raw: Json, tasks: Iterable[Json], nodes: Mapping[str, Json], now: datetime) -> Service:
+def service(
+    raw: Json, tasks: Collection[Json], nodes: Mapping[str, Json], now: datetime, before: Service | None = None
+) -> Service:
     """A Swarm service as quartermaster shows it.
 
     Args:
@@ -44,16 +67,23 @@ def service(raw: Json, tasks: Iterable[Json], nodes: Mapping[str, Json], now: da
         tasks: its tasks, as Docker lists them.
         nodes: the swarm's nodes by id.
         now: the present time, with a zone.
+        before: what was last said of it: a task that has ended no longer tells when it started.
     """
     spec = raw["Spec"]
     template = spec["TaskTemplate"]
     container = template.get("ContainerSpec") or {}
-    current = newest(tasks)
-    desired = _desired(spec, current)
-    verdict = judge(current, spec, nodes, desired, now, _history(tasks))
     limits = (template.get("Resources") or {}).get("Limits") or {}
     labels = spec.get("Labels") or {}
-    ended = verdict.status in ("complete", "failed")
+    ending = labels.get(END)
+    # What replaces the tasks of a service that is being ended waits for a node that there is not.
+    current = newest([t for t in tasks if t["Status"]["State"] not in WAITING] if ending else tasks)
+    desired = _desired(spec, current)
+    verdict = judge(current, spec, nodes, desired, now, _history(tasks))
+    if ending:
+        verdict = _ending(current, ending)
+    elif before and before.status == "unknown" and verdict.exit_code == NODE_LOST:
+        verdict = verdict._replace(reason="node_down")
+    ended = verdict.status in ("complete", "failed", "stopping") and _all_ended(current)
     return Service(
         id=raw["ID"],
         type="service",
@@ -68,8 +98,9 @@ def service(raw: Json, tasks: Iterable[Json], nodes: Mapping[str, Json], now: da
         exit_code=verdict.exit_code,
         replicas=_replicas(current, desired),
         created_at=raw.get("CreatedAt"),
-        started_at=min((t["Status"]["Timestamp"] for t in current if t["Status"]["State"] == "running"), default=None),
-        finished_at=max((t["Status"]["Timestamp"] for t in current), default=None) if ended else None,
+        started_at=(before and before.started_at)
+        or min((t["Status"]["Timestamp"] for t in current if t["Status"]["State"] == "running"), default=None),
+        finished_at=_finished(current, before) if ended else None,
         removed_at=None,
         memory=_mib(limits.get("MemoryBytes")),
         cpus=_cores(limits.get("NanoCPUs")),
@@ -77,12 +108,18 @@ def service(raw: Json, tasks: Iterable[Json], nodes: Mapping[str, Json], now: da
     )
 
 
-def container(raw: Json) -> Service:
-    """A plain container as quartermaster shows it: a service of type ``container`` without tasks."""
+def container(raw: Json, ending: bool = False) -> Service:
+    """A plain container as quartermaster shows it: a service of type ``container`` without tasks.
+
+    Args:
+        raw: the container, as Docker inspects it.
+        ending: whether it is being stopped: Docker keeps no label of that.
+    """
     config, state, host = raw["Config"], raw["State"], raw["HostConfig"]
     labels = config.get("Labels") or {}
-    verdict = judge_container(state, raw.get("RestartCount", 0))
-    ended = verdict.status in ("complete", "failed")
+    verdict = judge_container(state)
+    if ending:
+        verdict = Verdict("stopping", "stopped", verdict.error, verdict.exit_code)
     return Service(
         id=raw["Id"],
         type="container",
@@ -103,7 +140,7 @@ def container(raw: Json) -> Service:
         ),
         created_at=raw.get("Created"),
         started_at=_time(state.get("StartedAt")),
-        finished_at=_time(state.get("FinishedAt")) if ended else None,
+        finished_at=_time(state.get("FinishedAt")) if state.get("Status") in ("exited", "dead") else None,
         removed_at=None,
         memory=_mib(host.get("Memory")),
         cpus=_cores(host.get("NanoCpus")),
@@ -159,7 +196,7 @@ def judge(
     return _failed(min(failures, key=_updated)) if failures else Verdict("complete", "exit", None, 0)
 
 
-def judge_container(state: Json, restarts: int) -> Verdict:
+def judge_container(state: Json) -> Verdict:
     """The status of a plain container from its ``State``."""
     word, code = state.get("Status"), state.get("ExitCode")
     if word in ("running", "paused"):
@@ -173,6 +210,66 @@ def judge_container(state: Json, restarts: int) -> Verdict:
     if code == 0:
         return Verdict("complete", "exit", None, 0)
     return Verdict("failed", "oom" if state.get("OOMKilled") else "exit", state.get("Error") or None, code)
+
+
+def node(raw: Json, reserved: Reserved) -> Node:
+    """A node as quartermaster shows it."""
+    spec, description, status = raw["Spec"], raw.get("Description") or {}, raw.get("Status") or {}
+    manager = raw.get("ManagerStatus") or {}
+    resources = description.get("Resources") or {}
+    return Node(
+        id=raw["ID"],
+        hostname=description.get("Hostname", ""),
+        role=spec.get("Role", ""),
+        state=status.get("State", "unknown"),
+        availability=spec.get("Availability", ""),
+        address=status.get("Addr") or None,
+        engine=(description.get("Engine") or {}).get("EngineVersion"),
+        memory=resources.get("MemoryBytes", 0) // MIB,
+        cpus=resources.get("NanoCPUs", 0) / 1e9,
+        reserved=reserved,
+        leader=bool(manager.get("Leader")),
+    )
+
+
+def reservation(raw: Json) -> tuple[int, float]:
+    """What one task of a service reserves: MiB and cores."""
+    wanted = (raw["Spec"]["TaskTemplate"].get("Resources") or {}).get("Reservations") or {}
+    return _mib(wanted.get("MemoryBytes")) or 0, _cores(wanted.get("NanoCPUs")) or 0.0
+
+
+def grown(known: Json | None, listed: Json) -> Json:
+    """Of two readings of one task the later: states only grow, and an older listing may come last."""
+    if known is None or _rank(listed) >= _rank(known):
+        return listed
+    return known
+
+
+def slim_task(raw: Json) -> Json:
+    """The part of a task that tells its state; the rest is most of it."""
+    return {key: raw[key] for key in _TASK_KEYS if key in raw}
+
+
+def slim_service(raw: Json) -> Json:
+    """The part of a service that is shown or decides its status."""
+    spec = raw["Spec"]
+    template = spec["TaskTemplate"]
+    container = template.get("ContainerSpec") or {}
+    return {
+        "ID": raw["ID"],
+        "Version": raw.get("Version"),
+        "CreatedAt": raw.get("CreatedAt"),
+        "Spec": {
+            "Name": spec["Name"],
+            "Labels": spec.get("Labels"),
+            "Mode": spec.get("Mode"),
+            "TaskTemplate": {
+                "ContainerSpec": {"Image": container.get("Image", ""), "Args": container.get("Args")},
+                "Resources": template.get("Resources"),
+                "RestartPolicy": template.get("RestartPolicy"),
+            },
+        },
+    }
 
 
 def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
@@ -192,6 +289,27 @@ def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, hist
     if _restart_due(raw, spec, now, history):
         return "pending"
     return "complete" if state == "complete" else "failed"
+
+
+def _finished(current: list[Json], before: Service | None) -> str | None:
+    """When it ended: the first time that was read, as an engine's restart moves the timestamps of ended tasks."""
+    known = before.finished_at if before else None
+    return known or max((t["Status"]["Timestamp"] for t in current), default=None)
+
+
+def _ending(current: list[Json], ending: str) -> Verdict:
+    """The status of a service that quartermaster is ending, from its tasks that have run."""
+    reason: Reason = "timeout" if ending == "timeout" else "stopped"
+    failures = [t for t in current if t["Status"]["State"] != "complete"]
+    first = min(failures or current, key=_updated, default=None)
+    code = _exit_code(first) if first else None
+    if _all_ended(current) and reason == "timeout":
+        return Verdict("failed", reason, None, code)
+    return Verdict("stopping", reason, None, code)
+
+
+def _all_ended(current: list[Json]) -> bool:
+    return all(t["Status"]["State"] in TERMINAL for t in current)
 
 
 def _restart_due(raw: Json, spec: Json, now: datetime, history: Mapping[int, int]) -> bool:
@@ -240,7 +358,9 @@ def _exit_code(raw: Json) -> int | None:
     inner = raw["Status"].get("ContainerStatus") or {}
     if raw["Status"]["State"] not in TERMINAL or not inner.get("ContainerID"):
         return None
-    return int(inner.get("ExitCode", 0))
+    code = int(inner.get("ExitCode", 0))
+    # A task whose container was lost before it ran is failed, "No such container", with 0 (measured on 20.10).
+    return None if code == 0 and raw["Status"]["State"] == "failed" else code
 
 
 def _desired(spec: Json, current: list[Json]) -> int:
@@ -271,6 +391,11 @@ def _history(tasks: Iterable[Json]) -> dict[int, int]:
         slot = raw.get("Slot") or 0
         counts[slot] = counts.get(slot, 0) + 1
     return counts
+
+
+def _rank(raw: Json) -> tuple[int, int]:
+    state = raw["Status"]["State"]
+    return ORDER.index(state) if state in ORDER else len(ORDER), (raw.get("Version") or {}).get("Index", 0)
 
 
 def _age(raw: Json) -> tuple[str, int]:

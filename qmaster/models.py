@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -29,6 +29,7 @@ OBJECT_NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$(?!\n)"
 USER = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?$(?!\n)"
 
 Kind = Literal["service", "container"]
+Restart = Literal["none", "on-failure", "any"]
 Status = Literal["pending", "preparing", "running", "complete", "failed", "stopping", "removed", "unknown"]
 Reason = Literal[
     "exit",
@@ -61,7 +62,7 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     memory: Annotated[int, Meta(ge=6, le=16 * 1024 * 1024)] | None = None
     cpus: Annotated[float, Meta(ge=0.001, le=10_000)] | None = None
     replicas: Annotated[int, Meta(ge=1, le=10_000)] = 1
-    restart: Literal["none", "on-failure", "any"] = "none"
+    restart: Restart = "none"
     max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     constraints: Annotated[list[Annotated[str, Meta(pattern=CONSTRAINT)]], Meta(max_length=64)] = []
     networks: Names = []
@@ -155,6 +156,29 @@ class Service(Struct, frozen=True, kw_only=True):
     tasks: list[Task]
 
 
+class Reserved(Struct, frozen=True):
+    """What the tasks on a node have reserved: MiB and cores."""
+
+    memory: int
+    cpus: float
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """A node of the swarm, as every answer shows it; ``memory`` is MiB, ``cpus`` cores."""
+
+    id: str
+    hostname: str
+    role: str
+    state: str
+    availability: str
+    address: str | None
+    engine: str | None
+    memory: int
+    cpus: float
+    reserved: Reserved
+    leader: bool
+
+
 def decode_object(body: bytes) -> dict[str, Any]:
     """Decode a JSON object, strictly: UTF-8, no NaN, no key twice.
 
@@ -209,6 +233,9 @@ def quote(text: str, limit: int = 64) -> str:
     return "'" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown) + "'"
 
 
+_CHOICES = {"type": get_args(Kind), "restart": get_args(Restart)}
+
+
 class _DuplicateKey(Exception):
     pass
 
@@ -232,7 +259,9 @@ def _explain(message: str) -> str:
         return f"{missing[1]}: is required"
     placed = re.match(r"(.*) - at `(?:key in )?\$\.?(.*)`$", message, re.DOTALL)
     text, path = (placed[1], placed[2]) if placed else (message, "")
-    text = text.replace("`", "").replace("Expected", "expected", 1).replace(r"(?!\n)", "")
+    text = text.replace("`", "").replace("Expected", "expected", 1).replace(r"(?!\n)", "").replace(" | null", "")
+    if path in _CHOICES and text.startswith("Invalid enum value"):
+        text = f"expected one of {', '.join(_CHOICES[path])}"
     return f"{path}: {text}" if path else text
 
 

@@ -7,25 +7,37 @@ import os
 import signal
 import ssl
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import structlog
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from . import __version__
-from .app import make_app
+from .app import Parts, make_app
 from .auth import Authenticator
 from .config import SHORT_TOKEN, Config
 from .dispatch import Dispatch
 from .engine import Endpoint, Engine
 from .engine.identity import own_container_id
-from .errors import ConfigError
+from .errors import ConfigError, EngineUnavailable, HttpError
+from .feed import Feed
+from .frames import HEARTBEAT_EVERY
+from .hub import Filter, Hub, Tags
+from .journal import Journal
+from .keeper import Keeper
+from .reconciler import Reconciler, now_text, service_tags
+from .watcher import Hint, Watcher
 
 MAX_HEADERS = 16 * 1024
 MAX_READ = 1024 * 1024  # the handlers' own bound is lower, and answers 413
 BODY_TIMEOUT = 10.0
 IDLE_TIMEOUT = 75.0
 STOP_WITHIN = 25.0
+CHECK_EVERY = 1.0
+NODE = Tags("node", "", frozenset(), None)
 
 log = structlog.get_logger(__name__)
 
@@ -37,22 +49,21 @@ async def serve(config: Config) -> None:
         ConfigError: an option cannot be used: an address in use, a certificate that is none.
     """
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    engine = Engine(Endpoint.read(config.docker_host, os.environ))
-    dispatch = Dispatch(engine.swarm, engine.containers, config.memory, own_container_id())
-    busy: set[object] = set()
-    app = make_app(Authenticator(config.token), dispatch, lambda: engine.health.trouble, busy)
+        loop.add_signal_handler(number, stop.set)
+    house = House(config, loop)
     server = HTTPServer(
-        app,
+        make_app(house.parts),
         ssl_options=_tls(config),
         max_header_size=MAX_HEADERS,
         max_body_size=MAX_READ,
         body_timeout=BODY_TIMEOUT,
         idle_connection_timeout=IDLE_TIMEOUT,
     )
+    await house.journal.open()
     port = _listen(server, config)
-    health = asyncio.create_task(engine.health.watch())
+    house.start()
     log.info(
         "started", version=__version__, address=config.address or "*", port=port, engine=config.docker_host or "socket"
     )
@@ -63,11 +74,87 @@ async def serve(config: Config) -> None:
 
     log.info("stopping")
     server.stop()
-    await _finish(busy)
-    health.cancel()
+    await _finish(house.parts.busy)
+    house.parts.sockets.close()
     await server.close_all_connections()
-    engine.close()
+    await house.stop()
     log.info("stopped")
+
+
+class House:
+    """The parts, wired to each other."""
+
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+        self.engine = engine = Engine(Endpoint.read(config.docker_host, os.environ))
+        self.journal = journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days)
+        hub = Hub()
+        self.reconciler = reconciler = Reconciler(
+            engine.swarm, engine.containers, journal, hub.publish, lambda: self.feed.beat()
+        )
+        self.feed = Feed(journal, hub, _snapshot_of(reconciler), now_text, lambda: reconciler.stale_since)
+        self.keeper = keeper = Keeper(engine.swarm, engine.containers, journal, reconciler, reconciler.find)
+        reconciler.listeners.append(keeper.notice)
+
+        def emit(hint: Hint) -> None:
+            loop.call_soon_threadsafe(reconciler.hint, hint)
+
+        self.watcher = Watcher(lambda: engine.events(Hint), emit)
+        dispatch = Dispatch(
+            engine.swarm, engine.containers, journal, reconciler, keeper, config.memory, own_container_id()
+        )
+        self.parts = Parts(
+            Authenticator(config.token), dispatch, self.feed, hub, self._trouble, frozenset(config.allow_origin)
+        )
+        self._hub = hub
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin all that goes on in the background."""
+        self.watcher.start()
+        work = (
+            self.engine.health.watch(),
+            self.reconciler.run(),
+            self.keeper.sweep_intents(lambda: self.engine.health.away is not None),
+            self._beat(),
+            self._check_readers(),
+        )
+        self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
+
+    async def stop(self) -> None:
+        """End it, and close the journal."""
+        self.watcher.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.keeper.close()
+        await self.journal.close()
+        self.engine.close()
+
+    def _trouble(self) -> HttpError | None:
+        stale = self.reconciler.stale_since
+        behind = EngineUnavailable(f"stale since {stale}: the view may be behind the engine") if stale else None
+        return self.engine.health.trouble or behind
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_EVERY)
+            self.feed.beat()
+
+    async def _check_readers(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            self._hub.check()
+
+
+def _snapshot_of(reconciler: Reconciler) -> Callable[[Filter], tuple[list[Any], list[Any]]]:
+    """Services and nodes as of the last fact, as far as a filter lets them through."""
+
+    def snapshot(wants: Filter) -> tuple[list[Any], list[Any]]:
+        services = [view for view in reconciler.view.told_services() if wants.shows(service_tags(view))]
+        nodes = reconciler.nodes() if wants.lets_through(NODE) else []
+        return services, nodes
+
+    return snapshot
 
 
 async def _finish(busy: set[object]) -> None:

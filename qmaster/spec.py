@@ -16,6 +16,7 @@ from .reference import Reference
 
 RUN = LABEL_PREFIX + "run"
 MAX_NAME = 63
+NOWHERE = "node.id==none"
 
 _CONTAINER_RESTART = {"none": "no", "on-failure": "on-failure", "any": "always"}
 
@@ -108,6 +109,17 @@ def container(request: RunRequest, mark: Stamp, memory: int) -> dict[str, Any]:
             "HostConfig": _drop_none(host),
         }
     )
+
+
+def ending_spec(stored: Mapping[str, Any], label: str, why: str) -> dict[str, Any]:
+    """A service's stored spec, changed so that Swarm ends all its tasks gracefully and starts no other."""
+    template = dict(stored["TaskTemplate"])
+    placement = dict(template.get("Placement") or {})
+    template["Placement"] = {**placement, "Constraints": [NOWHERE]}
+    template["RestartPolicy"] = {**(template.get("RestartPolicy") or {}), "Condition": "none"}
+    update = {**(stored.get("UpdateConfig") or {}), "Parallelism": 0, "Delay": 0}
+    labels = {**(stored.get("Labels") or {}), label: why}
+    return {**stored, "TaskTemplate": template, "UpdateConfig": update, "Labels": labels}
 
 
 def _stem(image: str) -> str:

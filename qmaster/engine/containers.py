@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import docker.errors
-
 from ..credentials import Credentials
 from ..errors import BadRequest, HttpError, NotFound
 from ..lifecycle import MANAGED
@@ -52,17 +50,19 @@ class Containers:
         return found if found and name_or_id in (found["Id"], found["Name"].removeprefix("/")) else None
 
     async def containers(self) -> list[Json]:
-        """Those that quartermaster started."""
+        """Those that quartermaster started, as Docker lists them: ``Id`` and ``State`` among what it says."""
 
-        def inspect_all(client: Client) -> list[Json]:
-            listed = client.containers(all=True, filters={"label": f"{MANAGED}=true"})
-            return [raw for raw in (_if_there(client, item["Id"]) for item in listed) if raw]
+        def ours(client: Client) -> list[Json]:
+            return list(client.containers(all=True, filters={"label": f"{MANAGED}=true"}))
 
-        return await self._calls.listing(inspect_all)
+        return await self._calls.listing(ours)
+
+    async def stop(self, container_id: str) -> None:
+        """SIGTERM, ten seconds later SIGKILL; that it is gone already is success."""
+        await self._calls.remove(lambda client: client.stop(container_id, timeout=STOP_GRACE))
 
     async def remove(self, container_id: str) -> None:
-        """Stop it (SIGTERM, ten seconds later SIGKILL) and remove it; that it is gone already is success."""
-        await self._calls.remove(lambda client: client.stop(container_id, timeout=STOP_GRACE))
+        """Remove it, at once; that it is gone already is success."""
         await self._calls.remove(lambda client: client.remove_container(container_id, force=True, v=True))
 
     async def _create(self, config: Json, name: str) -> str:
@@ -84,11 +84,3 @@ class Containers:
             if isinstance(error, NotFound):  # of its command or working directory, not of the container
                 raise BadRequest(f"the container could not start: {error}") from error
             raise
-
-
-def _if_there(client: Client, container_id: str) -> Json | None:
-    try:
-        raw: Json = client.inspect_container(container_id)
-    except docker.errors.NotFound:  # removed since the listing
-        return None
-    return raw

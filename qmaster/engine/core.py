@@ -5,6 +5,7 @@ from __future__ import annotations
 from .calls import Calls
 from .containers import Containers
 from .endpoint import Endpoint
+from .events import EventStream, Make
 from .health import Health
 from .images import Images
 from .pool import Pool
@@ -19,6 +20,7 @@ class Engine:
     """The engine at one address; nothing connects before the first call."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self._connect = endpoint.connect
         self.health = Health(endpoint.connect)
 
         def pool(name: str, threads: int) -> Pool:
@@ -32,6 +34,14 @@ class Engine:
         self.swarm = Swarm(calls, registry)
         self.containers = Containers(calls, registry, Images(pulls))
         self._pools = (calls, ask, pulls, self.health)
+
+    def events(self, make: Make) -> EventStream:
+        """Open Docker's event stream; blocks, and may raise anything: for a thread of its own.
+
+        Args:
+            make: makes a hint of kind, id, time (seconds since 1970) and whether it is gone.
+        """
+        return EventStream(self._connect(), make)
 
     def close(self) -> None:
         """Take no more calls."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..credentials import Credentials
-from ..errors import BadRequest
-from ..spec import RUN
+from ..errors import BadRequest, EngineRefused, NotFound
+from ..spec import RUN, ending_spec
 from .calls import Calls
 from .client import Client
 from .registry import Registry
 
 Json = dict[str, Any]
+
+UPDATE_TRIES = 5
+OUT_OF_SEQUENCE = "update out of sequence"
 
 
 class Swarm:
@@ -53,8 +56,43 @@ class Swarm:
         return await self._calls.listing(lambda client: client.services())
 
     async def tasks(self, service_id: str | None = None) -> list[Json]:
-        """The tasks of one service, by its id, or of all."""
-        return await self._calls.listing(lambda client: client.tasks({"service": service_id} if service_id else None))
+        """The tasks of one service, by its id, or of all; of a service that is gone there are none."""
+        try:
+            return await self._calls.listing(
+                lambda client: client.tasks({"service": service_id} if service_id else None)
+            )
+        except NotFound:
+            return []
+
+    async def wanted_tasks(self) -> list[Json]:
+        """The tasks that Swarm wants to run: those that ended are not among them."""
+        return await self._calls.listing(lambda client: client.tasks({"desired-state": "running"}))
+
+    async def end(self, service_id: str, label: str, why: str) -> bool:
+        """Tell Swarm to end a service's tasks and keep them, with their exit codes and logs; False where it is gone.
+
+        One update asks for a node that there is not, for all tasks at once, and for no restart: Swarm has no kill,
+        and removing or scaling to 0 would take the exit codes away. A service that has the label is left alone.
+
+        Args:
+            label: the label that says that it is being ended.
+            why: its value.
+        """
+        for _ in range(UPDATE_TRIES):
+            raw = await self._calls.inspect(lambda client: client.inspect_service(service_id))
+            if raw is None:
+                return False
+            if label in (raw["Spec"].get("Labels") or {}):
+                return True
+            try:
+                await self._update(service_id, raw["Version"]["Index"], ending_spec(raw["Spec"], label, why))
+                return True
+            except NotFound:
+                return False
+            except EngineRefused as error:
+                if OUT_OF_SEQUENCE not in str(error):  # somebody else has updated it in between
+                    raise
+        raise EngineRefused("the service is being updated by somebody else all the time; try again")
 
     async def nodes(self) -> list[Json]:
         return await self._calls.listing(lambda client: client.nodes())
@@ -78,6 +116,10 @@ class Swarm:
             BadRequest: there is no such secret.
         """
         return [await self._secret_id(name) for name in names]
+
+    async def _update(self, service_id: str, version: int, spec: Json) -> None:
+        path = f"/services/{service_id}/update"
+        await self._calls.change(lambda client: client.submit(path, spec, {}, {"version": str(version)}))
 
     async def _network_id(self, name: str) -> str:
         """Names only: an id could stand for the host's network."""

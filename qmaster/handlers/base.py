@@ -106,7 +106,7 @@ class BaseHandler(web.RequestHandler):
         return parameters
 
     def answer(self, document: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> None:
-        self.set_status(status)
+        self.set_status(int(status))
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(document) + b"\n")
 
@@ -176,7 +176,7 @@ class NotFoundHandler(BaseHandler):
 def log_request(handler: web.RequestHandler) -> None:
     """One line for each request: no query, no body, no header."""
     status = handler.get_status()
-    write = log.error if status >= HTTPStatus.INTERNAL_SERVER_ERROR else log.info
+    write = log.error if status == HTTPStatus.INTERNAL_SERVER_ERROR else log.info
     write(
         "request",
         request=getattr(handler, "request_id", None),

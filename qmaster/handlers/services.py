@@ -19,9 +19,10 @@ FILTERS = ("status", "label", "name", "limit", "all")
 
 
 class ServicesHandler(BaseHandler):
-    def initialize(self, auth: Authenticator, busy: set[object], dispatch: Dispatch) -> None:
+    def initialize(self, auth: Authenticator, busy: set[object], dispatch: Dispatch, cursor: Callable[[], str]) -> None:
         super().initialize(auth, busy)
         self.dispatch = dispatch
+        self.cursor = cursor
         self.log_fields: dict[str, str] = {}
 
     def _answer_id(self, run_id: str) -> None:
@@ -62,7 +63,8 @@ class StatusListHandler(ServicesHandler):
         query = self.parameters(*FILTERS)
         keep, limit = _filters(query), _limit(query.get("limit"))
         views = await self.dispatch.listing(removed=_all(query.get("all")))
-        self.answer({"success": True, "services": [view for view in views if keep(view)][:limit]})
+        services = [view for view in views if keep(view)][:limit]
+        self.answer({"success": True, "cursor": self.cursor(), "services": services})
 
 
 def _filters(query: dict[str, list[str]]) -> Callable[[Service], bool]:

@@ -1,0 +1,135 @@
+"""What one subscriber gets, in order: hello, then a snapshot or what it missed, then everything live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from . import __version__, frames
+from .facts import cursor
+from .frames import Frame
+from .hub import Filter, Hub, Subscriber, Tags
+from .journal import Position, StoredFact
+
+PAGE = 200  # facts read at once
+
+
+class Journal(Protocol):
+    """What a feed needs of the journal."""
+
+    position: Position
+
+    async def facts(self, after: int, limit: int) -> list[StoredFact]: ...
+
+
+class Since(NamedTuple):
+    """Where a subscriber wants to go on."""
+
+    epoch: str
+    sequence: int
+
+
+class _Labelled(msgspec.Struct):
+    labels: dict[str, str] = {}
+    owner: str | None = None
+
+
+class _Stored(msgspec.Struct):
+    """The part of a stored event that a filter looks at."""
+
+    subject: str
+    data: _Labelled
+
+
+class Feed:
+    """Brings subscribers to the present, at their own pace, and keeps them there.
+
+    Args:
+        journal: what they missed.
+        hub: the present.
+        snapshot: services and nodes as of the journal's last fact, as far as a filter lets them through.
+        now: the time as RFC 3339.
+        stale_since: since when the view may be behind the engine, or None.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        hub: Hub,
+        snapshot: Callable[[Filter], tuple[list[Any], list[Any]]],
+        now: Callable[[], str],
+        stale_since: Callable[[], str | None],
+    ) -> None:
+        self._journal = journal
+        self._hub = hub
+        self._snapshot = snapshot
+        self._now = now
+        self._stale_since = stale_since
+
+    @property
+    def cursor(self) -> str:
+        """Where the stream stands."""
+        return cursor(self._journal.position.epoch, self._journal.position.last)
+
+    async def bring_up(self, subscriber: Subscriber, since: Since | None) -> None:
+        """Send hello and all up to the present, and let it join the live stream.
+
+        Raises:
+            JournalUnwritable: what it missed cannot be read.
+        """
+        await subscriber.deliver(frames.hello(__version__, self.cursor))
+        after = since.sequence if since and self._can_resume(since) else None
+        if after is None:
+            if since is not None:
+                await subscriber.deliver(self._gap(since))
+            after = await self._send_snapshot(subscriber)
+        await self._replay(subscriber, after)
+
+    def beat(self) -> None:
+        """Tell everyone how far the stream has come."""
+        self._hub.broadcast(frames.heartbeat(self.cursor, self._now(), self._stale_since()))
+
+    def publish(self, frame: Frame, tags: Tags, sequence: int) -> None:
+        self._hub.publish(frame, tags, sequence)
+
+    def _can_resume(self, since: Since) -> bool:
+        position = self._journal.position
+        return since.epoch == position.epoch and position.oldest - 1 <= since.sequence <= position.last
+
+    def _gap(self, since: Since) -> Frame:
+        position = self._journal.position
+        expired = since.epoch == position.epoch and since.sequence < position.oldest
+        reason = "cursor_expired" if expired else "epoch_changed"
+        return frames.gap(reason, cursor(*since), self.cursor)
+
+    async def _send_snapshot(self, subscriber: Subscriber) -> int:
+        position = self._journal.position
+        services, nodes = self._snapshot(subscriber.wants)
+        await subscriber.deliver(frames.snapshot(cursor(position.epoch, position.last), services, nodes))
+        return position.last
+
+    async def _replay(self, subscriber: Subscriber, after: int) -> None:
+        epoch = self._journal.position.epoch
+        while not subscriber.gone:
+            if after >= self._journal.position.last:
+                # No await since the look at the position: nothing can come between the replay and the live stream.
+                subscriber.after = after
+                self._hub.join(subscriber)
+                return
+            for fact in await self._journal.facts(after, PAGE):
+                after = fact.seq
+                if _wanted(subscriber.wants, fact):
+                    frame = frames.event(cursor(epoch, fact.seq), fact.type, fact.event)
+                    if not await subscriber.deliver(frame):
+                        return
+
+
+def _wanted(wants: Filter, fact: StoredFact) -> bool:
+    if wants == Filter():
+        return True
+    topic = fact.type.split(".")[2]
+    stored = msgspec.json.decode(fact.event, type=_Stored)
+    labels = frozenset(f"{key}={value}" for key, value in stored.data.labels.items())
+    return wants.lets_through(Tags(topic, stored.subject, labels, stored.data.owner))

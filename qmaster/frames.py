@@ -1,0 +1,89 @@
+"""Pure: the frames of ``qmaster.v1`` as bytes, for a websocket and for Server-Sent Events, each encoded once."""
+
+from __future__ import annotations
+
+import re
+import struct
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+PROTOCOL = "qmaster.v1"
+HEARTBEAT_EVERY = 15  # seconds
+
+_CURSOR = re.compile(r"([0-9a-f]{8}):([0-9]{1,18})")
+_TEXT_FRAME = 0x81  # FIN and opcode 1 (RFC 6455, 5.2); a server's frames are not masked
+
+
+class Frame:
+    """One message to clients; ``websocket`` and ``sse`` are what goes on the wire.
+
+    Args:
+        kind: the frame's ``type``; also the SSE event's name, but for events, which have their own.
+        payload: the JSON document of the frame.
+        cursor: what the reader resumes from after it; "" where it moves nothing.
+        data: what SSE carries instead of the payload: the CloudEvent alone.
+        name: the SSE event's name.
+    """
+
+    def __init__(self, payload: bytes, name: str, cursor: str = "", data: bytes | None = None) -> None:
+        self.payload = payload
+        self._name = name
+        self._cursor = cursor
+        self._data = payload if data is None else data
+
+    @cached_property
+    def websocket(self) -> bytes:
+        size = len(self.payload)
+        if size < 126:
+            head = struct.pack("!BB", _TEXT_FRAME, size)
+        elif size < 1 << 16:
+            head = struct.pack("!BBH", _TEXT_FRAME, 126, size)
+        else:
+            head = struct.pack("!BBQ", _TEXT_FRAME, 127, size)
+        return head + self.payload
+
+    @cached_property
+    def sse(self) -> bytes:
+        identity = f"id: {self._cursor}\n" if self._cursor else ""
+        return f"{identity}event: {self._name}\ndata: ".encode() + self._data + b"\n\n"
+
+
+def event(cursor: str, kind: str, cloud_event: bytes) -> Frame:
+    """A fact's frame, around its CloudEvent as it stands in the journal."""
+    payload = b'{"type":"event","cursor":"' + cursor.encode() + b'","event":' + cloud_event + b"}"
+    return Frame(payload, kind, cursor, cloud_event)
+
+
+def hello(version: str, cursor: str) -> Frame:
+    return _plain(
+        {"type": "hello", "protocol": PROTOCOL, "version": version, "cursor": cursor, "heartbeat": HEARTBEAT_EVERY}
+    )
+
+
+def snapshot(cursor: str, services: Any, nodes: Any) -> Frame:
+    return _plain({"type": "snapshot", "cursor": cursor, "services": services, "nodes": nodes}, cursor)
+
+
+def gap(reason: str, since: str, to: str) -> Frame:
+    return _plain({"type": "gap", "reason": reason, "from": since, "to": to})
+
+
+def heartbeat(cursor: str, time: str, stale_since: str | None) -> Frame:
+    stale = {} if stale_since is None else {"stale_since": stale_since}
+    return _plain({"type": "heartbeat", "cursor": cursor, "time": time, **stale}, cursor)
+
+
+def error(code: int, detail: str) -> Frame:
+    return _plain({"type": "error", "code": code, "detail": detail})
+
+
+def parse_cursor(text: str) -> tuple[str, int] | None:
+    """A cursor's epoch and sequence, or None where it is not a cursor."""
+    found = _CURSOR.fullmatch(text)
+    return (found[1], int(found[2])) if found else None
+
+
+def _plain(document: dict[str, Any], cursor: str = "") -> Frame:
+    return Frame(msgspec.json.encode(document), document["type"], cursor)

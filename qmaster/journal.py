@@ -1,0 +1,433 @@
+"""The journal: facts with their sequence, the record of every service, and the intents of runs, in SQLite.
+
+One thread writes and one reads, each with its own connection; all else belongs to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import structlog
+
+from .errors import ConfigError, JournalUnwritable
+
+T = TypeVar("T")
+
+FILE = "journal.db"
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT = 2.0  # seconds that a lock of another program is waited for
+PRUNE_EVERY = 1000  # facts
+REOPEN_EVERY = 1.0  # seconds
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE facts (seq INTEGER PRIMARY KEY, at REAL NOT NULL, type TEXT NOT NULL, event BLOB NOT NULL);
+CREATE TABLE records (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, removed INTEGER NOT NULL, at REAL NOT NULL,
+    view BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX records_by_name ON records (name, at);
+CREATE TABLE intents (
+    name TEXT NOT NULL, nonce TEXT PRIMARY KEY, type TEXT NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE endings (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+# Steps from each older schema version to the next, each ending as SCHEMA does: MIGRATIONS[n] makes n + 1 of n.
+MIGRATIONS: dict[int, str] = {}
+
+log = structlog.get_logger(__name__)
+
+
+class Record(NamedTuple):
+    """The last that was told of a service, a container or a node: ``view`` is its JSON."""
+
+    id: str
+    kind: str
+    name: str
+    removed: bool
+    view: bytes
+
+
+class StoredFact(NamedTuple):
+    seq: int
+    type: str
+    event: bytes
+
+
+class Intent(NamedTuple):
+    """A run that is about to be asked of the engine, or whose outcome the engine left open."""
+
+    name: str
+    nonce: str
+    type: str
+
+
+class Position(NamedTuple):
+    """Where the journal stands: the facts kept are those from ``oldest`` to ``last``."""
+
+    epoch: str
+    oldest: int
+    last: int
+
+
+class Journal:
+    """The event loop's face of the file.
+
+    Args:
+        folder: where the file lives; made if missing.
+        keep_facts: how many facts are kept.
+        keep_days: for how long facts, and records of what is removed, are kept.
+    """
+
+    def __init__(self, folder: Path, keep_facts: int, keep_days: float) -> None:
+        self._file = _File(folder / FILE, keep_facts, keep_days)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal-writer")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
+        self.position = Position("none", 1, 0)
+        self.trouble: str | None = "not open yet"
+        self._tried = 0.0
+
+    async def open(self) -> None:
+        """Open the file, or note why it cannot be; a later call tries again.
+
+        Raises:
+            ConfigError: a newer quartermaster has written it.
+        """
+        self._tried = time.monotonic()
+        try:
+            self.position = await self._in(self._writer, self._file.open)
+        except ConfigError:
+            raise
+        except (sqlite3.Error, OSError) as error:
+            self._note(error)
+        else:
+            self._well()
+
+    async def ensure(self) -> None:
+        """Raise unless the file is open, trying to open it now and then.
+
+        Raises:
+            JournalUnwritable
+        """
+        if self._file.is_open:
+            return
+        if time.monotonic() - self._tried > REOPEN_EVERY:
+            await self.open()
+        if not self._file.is_open:
+            raise JournalUnwritable(f"the journal cannot be opened: {self.trouble}")
+
+    async def append(
+        self,
+        facts: Sequence[tuple[str, bytes]],
+        records: Sequence[Record],
+        settled: Sequence[str] = (),
+    ) -> None:
+        """Write facts (type, event) in their order and the records they leave, in one transaction.
+
+        The caller numbers them from ``position.last + 1`` and lets nobody else write meanwhile.
+
+        Args:
+            settled: nonces of intents that have come to an end with this.
+
+        Raises:
+            JournalUnwritable: nothing was written.
+        """
+        # Whoever asked may be cancelled, but not between the commit and the new position.
+        await asyncio.shield(self._append(facts, records, settled))
+
+    async def intend(self, intent: Intent) -> None:
+        """Keep what is about to be asked of the engine.
+
+        Raises:
+            JournalUnwritable
+        """
+        await self._write(lambda: self._file.intend(intent))
+
+    async def settle(self, nonce: str) -> None:
+        """Forget an intent: its outcome is known.
+
+        Raises:
+            JournalUnwritable
+        """
+        await self._write(lambda: self._file.settle([nonce]))
+
+    async def end(self, container_id: str) -> None:
+        """Keep that a container is being stopped.
+
+        Raises:
+            JournalUnwritable
+        """
+        await self._write(lambda: self._file.end(container_id))
+
+    async def facts(self, after: int, limit: int) -> list[StoredFact]:
+        """Facts after a sequence, at most ``limit``."""
+        return await self._read(lambda: self._file.facts(after, limit))
+
+    async def record(self, name_or_id: str) -> bytes | None:
+        """The last view of a service or container by id, or else by name, the newest first."""
+        return await self._read(lambda: self._file.record(name_or_id))
+
+    async def records(self) -> list[Record]:
+        """Those of what was there when last seen."""
+        return await self._read(self._file.records)
+
+    async def removed(self, limit: int) -> list[bytes]:
+        """The last views of what is removed, the newest first."""
+        return await self._read(lambda: self._file.removed(limit))
+
+    async def intents(self) -> list[Intent]:
+        return await self._read(self._file.intents)
+
+    async def endings(self) -> list[str]:
+        """The containers that are being stopped."""
+        return await self._read(self._file.endings)
+
+    async def close(self) -> None:
+        """Close it so that the next start need not doubt its tail."""
+        try:
+            await self._in(self._writer, self._file.close)
+        except (sqlite3.Error, OSError) as error:
+            self._note(error)
+        self._writer.shutdown()
+        self._reader.shutdown()
+
+    async def _append(
+        self, facts: Sequence[tuple[str, bytes]], records: Sequence[Record], settled: Sequence[str]
+    ) -> None:
+        first = self.position.last + 1
+        await self._write(lambda: self._file.append(first, facts, records, settled))
+        self.position = self.position._replace(last=first + len(facts) - 1)
+        self.position = self.position._replace(oldest=await self._prune(first, len(facts)))
+
+    async def _prune(self, first: int, count: int) -> int:
+        if first // PRUNE_EVERY == (first + count) // PRUNE_EVERY:
+            return self.position.oldest
+        try:
+            return await self._in(self._writer, self._file.prune)
+        except (sqlite3.Error, OSError) as error:
+            log.warning("journal_prune_failed", reason=str(error))
+            return self.position.oldest
+
+    async def _write(self, work: Callable[[], None]) -> None:
+        await self.ensure()
+        try:
+            await self._in(self._writer, work)
+        except (sqlite3.Error, OSError) as error:
+            self._note(error)
+            raise JournalUnwritable(f"the journal cannot be written: {error}") from error
+        self._well()
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        await self.ensure()
+        try:
+            return await self._in(self._reader, work)
+        except (sqlite3.Error, OSError) as error:
+            raise JournalUnwritable(f"the journal cannot be read: {error}") from error
+
+    async def _in(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(executor, work)
+
+    def _note(self, error: Exception) -> None:
+        if self.trouble != str(error):
+            log.error("journal_unwritable", file=str(self._file.path), reason=str(error))
+        self.trouble = str(error)
+
+    def _well(self) -> None:
+        if self.trouble not in (None, "not open yet"):
+            log.info("journal_writable_again", file=str(self._file.path))
+        self.trouble = None
+
+
+class _File:
+    """The file itself. ``facts``, ``record`` … run in the reader's thread, the rest in the writer's."""
+
+    def __init__(self, path: Path, keep_facts: int, keep_days: float) -> None:
+        self.path = path
+        self._keep_facts = keep_facts
+        self._keep_seconds = keep_days * 86400
+        self._write: sqlite3.Connection | None = None
+        self._read: sqlite3.Connection | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._write is not None
+
+    def open(self) -> Position:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write = _connect(self.path)
+        try:
+            _migrate(write, self.path)
+            position = _position(write, self.path)
+        except BaseException:
+            write.close()
+            raise
+        self._write, self._read = write, _connect(self.path)
+        return position
+
+    def close(self) -> None:
+        if self._write is None or self._read is None:
+            return
+        with self._transaction() as write:
+            _set(write, clean="1")
+        self._read.close()
+        self._write.close()
+        self._write = self._read = None
+
+    def append(
+        self, first: int, facts: Iterable[tuple[str, bytes]], records: Iterable[Record], settled: Iterable[str]
+    ) -> None:
+        now = time.time()
+        with self._transaction() as write:
+            write.executemany(
+                "INSERT INTO facts VALUES (?, ?, ?, ?)",
+                [(first + i, now, kind, event) for i, (kind, event) in enumerate(facts)],
+            )
+            write.executemany(
+                "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)",
+                [(r.id, r.kind, r.name, r.removed, now, r.view) for r in records],
+            )
+            write.executemany("DELETE FROM endings WHERE id = ?", [(r.id,) for r in records if r.removed])
+            write.executemany("DELETE FROM intents WHERE nonce = ?", [(nonce,) for nonce in settled])
+
+    def intend(self, intent: Intent) -> None:
+        with self._transaction() as write:
+            write.execute("INSERT INTO intents VALUES (?, ?, ?, ?)", (*intent, time.time()))
+
+    def settle(self, nonces: Iterable[str]) -> None:
+        with self._transaction() as write:
+            write.executemany("DELETE FROM intents WHERE nonce = ?", [(nonce,) for nonce in nonces])
+
+    def end(self, container_id: str) -> None:
+        with self._transaction() as write:
+            write.execute("INSERT OR IGNORE INTO endings VALUES (?, ?)", (container_id, time.time()))
+
+    def prune(self) -> int:
+        """Drop what is kept no longer; the oldest sequence that is left."""
+        too_old = time.time() - self._keep_seconds
+        with self._transaction() as write:
+            last = _scalar(write, "SELECT coalesce(max(seq), 0) FROM facts")
+            too_many = last - self._keep_facts
+            write.execute("DELETE FROM facts WHERE seq <= ? OR (at < ? AND seq < ?)", (too_many, too_old, last))
+            write.execute("DELETE FROM records WHERE removed AND at < ?", (too_old,))
+            return _scalar(write, "SELECT coalesce(min(seq), 1) FROM facts")
+
+    def facts(self, after: int, limit: int) -> list[StoredFact]:
+        rows = self._reading().execute(
+            "SELECT seq, type, event FROM facts WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        )
+        return [StoredFact(*row) for row in rows]
+
+    def record(self, name_or_id: str) -> bytes | None:
+        row = (
+            self._reading()
+            .execute(
+                "SELECT view FROM records WHERE (id = ?1 OR name = ?1) AND kind = 'service'"
+                " ORDER BY id = ?1 DESC, removed, at DESC LIMIT 1",
+                (name_or_id,),
+            )
+            .fetchone()
+        )
+        return row[0] if row else None
+
+    def records(self) -> list[Record]:
+        rows = self._reading().execute("SELECT id, kind, name, removed, view FROM records WHERE NOT removed")
+        return [Record(*row) for row in rows]
+
+    def removed(self, limit: int) -> list[bytes]:
+        rows = self._reading().execute(
+            "SELECT view FROM records WHERE removed AND kind = 'service' ORDER BY at DESC LIMIT ?", (limit,)
+        )
+        return [row[0] for row in rows]
+
+    def intents(self) -> list[Intent]:
+        return [Intent(*row) for row in self._reading().execute("SELECT name, nonce, type FROM intents")]
+
+    def endings(self) -> list[str]:
+        return [row[0] for row in self._reading().execute("SELECT id FROM endings")]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._write is None:
+            raise sqlite3.OperationalError("the journal is not open")
+        with _transaction(self._write):
+            yield self._write
+
+    def _reading(self) -> sqlite3.Connection:
+        if self._read is None:
+            raise sqlite3.OperationalError("the journal is not open")
+        return self._read
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, check_same_thread=False, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A commit survives the end of this process; what a power cut may take is found by its boot (see _position).
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk may have rolled it back already
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _migrate(write: sqlite3.Connection, path: Path) -> None:
+    version = _scalar(write, "PRAGMA user_version")
+    if version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"--data-dir: a newer quartermaster wrote {path} (schema {version}, this one knows {SCHEMA_VERSION})"
+        )
+    steps = [SCHEMA] if version == 0 else [MIGRATIONS[n] for n in range(version, SCHEMA_VERSION)]
+    for step in steps:
+        write.executescript(f"BEGIN; {step} COMMIT;")
+
+
+def _position(write: sqlite3.Connection, path: Path) -> Position:
+    """Where the file stands, in a new epoch if it may have lost its tail: then a sequence could name two facts."""
+    meta = dict(write.execute("SELECT key, value FROM meta"))
+    boot, inode = _boot_id(), str(path.stat().st_ino)
+    same_file = meta.get("inode") == inode
+    whole = same_file and (meta.get("clean") == "1" or meta.get("boot") == boot)
+    epoch = meta["epoch"] if whole and "epoch" in meta else secrets.token_hex(4)
+    if meta and not whole:
+        log.warning("journal_new_epoch", file=str(path), reason="another boot" if same_file else "a restored file")
+    with _transaction(write):
+        _set(write, epoch=epoch, boot=boot, inode=inode, clean="0")
+        if not whole:
+            write.execute("DELETE FROM facts")
+    oldest = _scalar(write, "SELECT coalesce(min(seq), 0) FROM facts")
+    last = _scalar(write, "SELECT coalesce(max(seq), 0) FROM facts")
+    return Position(epoch, oldest or last + 1, last)
+
+
+def _set(write: sqlite3.Connection, **values: str) -> None:
+    write.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+
+def _scalar(connection: sqlite3.Connection, query: str) -> int:
+    return int(connection.execute(query).fetchone()[0])
+
+
+def _boot_id() -> str:
+    try:
+        return BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return f"unknown-{os.getpid()}"

@@ -1,0 +1,445 @@
+"""Turns hints and listings into facts, one turn at a time: list, compare, journal, then view and hub in one tick.
+
+The event loop owns it. The listing is the truth, a hint only says where to look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from . import facts, frames, lifecycle
+from .errors import HttpError, JournalUnwritable, NotAManager
+from .facts import Fact
+from .frames import Frame
+from .hub import Tags
+from .journal import Position, Record
+from .models import Node, Service
+from .view import View
+from .watcher import Hint
+
+Json = dict[str, Any]
+
+FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.6  # seconds between two looks at what is unsettled
+SWEEP_EVERY = 1.0
+SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time
+FULL_EVERY = 60.0
+MANY = 8  # with more services than this to look at, one listing of all is cheaper
+MANY_SHARE = 4
+RETRY_EVERY = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Swarm(Protocol):
+    """What the reconciler needs of the swarm."""
+
+    async def service(self, name_or_id: str) -> Json | None: ...
+    async def services(self) -> list[Json]: ...
+    async def tasks(self, service_id: str | None = None) -> list[Json]: ...
+    async def wanted_tasks(self) -> list[Json]: ...
+    async def nodes(self) -> list[Json]: ...
+
+
+class Containers(Protocol):
+    """What the reconciler needs of this engine's containers."""
+
+    async def container(self, name_or_id: str) -> Json | None: ...
+    async def containers(self) -> list[Json]: ...
+
+
+class Journal(Protocol):
+    """What the reconciler needs of the journal."""
+
+    position: Position
+
+    async def append(
+        self, facts: Sequence[tuple[str, bytes]], records: Sequence[Record], settled: Sequence[str] = ()
+    ) -> None: ...
+    async def records(self) -> list[Record]: ...
+    async def endings(self) -> list[str]: ...
+
+
+Publish = Callable[[Frame, Tags, int], None]
+Listener = Callable[[Service], None]
+
+
+class Reconciler:
+    """Keeps the view true and tells its changes.
+
+    Args:
+        swarm, containers: the engine.
+        journal: where a fact has its sequence before anyone hears of it.
+        publish: sends a fact's frame, its tags and its sequence to who listens.
+        stale_changed: told when ``stale_since`` changes.
+    """
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        containers: Containers,
+        journal: Journal,
+        publish: Publish,
+        stale_changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.view = View()
+        self.stale_since: str | None = now_text()
+        self.listeners: list[Listener] = []
+        self._swarm = swarm
+        self._containers = containers
+        self._journal = journal
+        self._publish = publish
+        self._stale_changed = stale_changed
+        self._commits = asyncio.Lock()
+        self._settled: set[str] = set()
+        self._endings: set[str] = set()  # containers that are being stopped
+        self._removing: dict[str, float] = {}  # what was seen to go, and when (seconds since 1970)
+        self._hinted: set[str] = set()
+        self._hinted_containers: set[str] = set()
+        self._nodes_hinted = False
+        self._hot: dict[str, tuple[float, float]] = {}  # service id → when to look, and the pause that comes then
+        self._wake = asyncio.Event()
+        self._full_due = self._sweep_due = self._many_due = 0.0
+        self._loaded = False
+
+    # -- what others tell it ---------------------------------------------------------------------------------------
+
+    def hint(self, hint: Hint) -> None:
+        """Look where the hint points, soon."""
+        if hint.kind == "relist":
+            self._full_due = 0.0
+        elif hint.kind == "node":
+            self._nodes_hinted = True
+        elif hint.kind == "container":
+            self._hinted_containers.add(hint.id)
+        else:
+            self._hinted.add(hint.id)
+        if hint.gone:
+            self._removing[hint.id] = hint.time
+        self._wake.set()
+
+    def look(self, service_id: str) -> None:
+        """Something is about to happen to this service."""
+        self._hot[service_id] = (0.0, FIRST_LOOK)
+        self._wake.set()
+
+    async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None:
+        """Take in a service that was just created, with its record and ``created``, before its id is told.
+
+        Raises:
+            JournalUnwritable: nobody was told of it.
+        """
+        if service_id not in self.view.entries:
+            raw = {"ID": service_id, "CreatedAt": now_text(), "Spec": spec}
+            self.view.list_service(raw, [], time.monotonic())
+        self.look(service_id)
+        await self.commit([nonce])
+
+    async def adopt_container(self, raw: Json, nonce: str) -> None:
+        """As ``adopt_service``, for a container as Docker inspects it."""
+        self.view.show_container(lifecycle.container(raw), time.monotonic())
+        await self.commit([nonce])
+
+    async def ending_container(self, container_id: str) -> None:
+        """A container is being stopped: say so."""
+        self._endings.add(container_id)
+        await self._list_container(container_id)
+        with contextlib.suppress(JournalUnwritable):
+            await self.commit()
+
+    def find(self, name_or_id: str) -> Service | None:
+        """What there is of exactly this id or name."""
+        entry = self.view.find(name_or_id)
+        return entry.shown if entry else None
+
+    def services(self) -> list[Service]:
+        return self.view.services()
+
+    def nodes(self) -> list[Node]:
+        return self.view.node_views()
+
+    async def look_up(self, name_or_id: str) -> Service | None:
+        """Ask the engine for what the view does not know yet.
+
+        Raises:
+            HttpError: the engine did not answer.
+        """
+        began = time.monotonic()
+        try:
+            raw = await self._swarm.service(name_or_id)
+        except NotAManager:  # containers need no swarm
+            raw = None
+        if raw is not None:
+            await self._list_service(raw["ID"], began)
+            self.look(raw["ID"])
+            return self.find(raw["ID"])
+        await self._list_container(name_or_id)
+        return self.find(name_or_id)
+
+    # -- its life --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        while True:
+            try:
+                await self._load()
+                await self._wait()
+                await self._turn()
+            except HttpError as error:
+                self._stale(error)
+                await asyncio.sleep(RETRY_EVERY)
+            except Exception:  # the top of the task: whatever it is, the next turn begins with a full listing
+                log.exception("reconcile_failed")
+                self._full_due = 0.0
+                await asyncio.sleep(RETRY_EVERY)
+
+    async def commit(self, settled: Iterable[str] = ()) -> None:
+        """Tell what is untold: into the journal, then to everyone, in one order.
+
+        Raises:
+            JournalUnwritable: it stays untold.
+        """
+        mine = set(settled)
+        self._settled |= mine
+        async with self._commits:
+            if mine and not mine & self._settled:
+                return  # somebody else's commit took it along
+            await self._commit()
+
+    async def _commit(self) -> None:
+        if not self._loaded:
+            raise JournalUnwritable("the journal has not been read yet: what is new is not known")
+        fresh, untold = self.view.take_untold(now_text())
+        settled, self._settled = self._settled, set()
+        if not fresh and not settled:
+            return
+        position = self._journal.position
+        encoded = [
+            (fact.type, facts.encode(fact, position.epoch, position.last + 1 + i)) for i, fact in enumerate(fresh)
+        ]
+        try:
+            await self._journal.append(encoded, list(_records(fresh)), sorted(settled))
+        except BaseException:
+            self.view.put_back(untold)
+            raise
+        self.view.tell(fresh)
+        for i, (fact, (kind, event)) in enumerate(zip(fresh, encoded, strict=True)):
+            sequence = position.last + 1 + i
+            frame = frames.event(facts.cursor(position.epoch, sequence), kind, event)
+            self._publish(frame, tags(fact), sequence)
+        self._tell_listeners(fresh)
+
+    def _tell_listeners(self, fresh: list[Fact]) -> None:
+        changed = {fact.subject: fact.view for fact in fresh if isinstance(fact.view, Service)}
+        for view in changed.values():
+            for listener in self.listeners:
+                listener(view)
+
+    async def _load(self) -> None:
+        """Read what was told before; where the journal cannot be read, the view goes on without being told."""
+        if self._loaded:
+            return
+        try:
+            records, endings = await self._journal.records(), await self._journal.endings()
+        except JournalUnwritable:
+            return
+        for record in records:
+            if record.kind == "node":
+                self.view.restore_node(msgspec.json.decode(record.view, type=Node))
+            else:
+                self.view.restore(msgspec.json.decode(record.view, type=Service))
+        self._endings |= set(endings)
+        self._loaded = True
+
+    # -- turns -----------------------------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        """Until there is something to look at."""
+        while not self._due():
+            self._wake.clear()
+            pause = max(0.001, self._next_due() - time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+
+    def _next_due(self) -> float:
+        due = [self._full_due, *(when for when, _ in self._hot.values())]
+        if self._anything_runs():
+            due.append(self._sweep_due)
+        soonest = min(due)
+        return max(soonest, self._many_due) if len(self._hinted) + len(self._hot) > MANY else soonest
+
+    def _due(self) -> bool:
+        if self._hinted_containers or self._nodes_hinted:
+            return True
+        if self._hinted and (len(self._hinted) <= MANY or time.monotonic() >= self._many_due):
+            return True
+        return self._next_due() <= time.monotonic()
+
+    def _anything_runs(self) -> bool:
+        return any(entry.shown.status not in _SETTLED for entry in self.view.entries.values())
+
+    async def _turn(self) -> None:
+        began = time.monotonic()
+        if began >= self._full_due:
+            await self._list_all(began)
+            self._full_due = began + FULL_EVERY
+        else:
+            await self._look_around(began)
+        await self.commit()
+        self._fresh()
+
+    async def _look_around(self, began: float) -> None:
+        if self._nodes_hinted:
+            self._nodes_hinted = False
+            self.view.list_nodes(await self._swarm.nodes())
+        for container_id in self._take(self._hinted_containers):
+            await self._list_container(container_id)
+        due = {service_id for service_id, (when, _) in self._hot.items() if when <= began}
+        wanted = self._take(self._hinted) | due
+        if len(wanted) > MANY:
+            await self._list_services(began)
+            self._many_due = began + (time.monotonic() - began) * MANY_SHARE
+        else:
+            await asyncio.gather(*(self._list_service(service_id, began) for service_id in wanted))
+        for service_id in wanted:
+            self._cool(service_id)
+        if began >= self._sweep_due and self._anything_runs():
+            await self._sweep(began)
+
+    async def _list_all(self, began: float) -> None:
+        self._hinted.clear()
+        self._nodes_hinted = False
+        try:
+            self.view.list_nodes(await self._swarm.nodes())
+            await self._list_services(began)
+        except NotAManager:  # containers need no swarm
+            if any(entry.shown.type == "service" for entry in self.view.entries.values()):
+                raise
+        await self._list_containers(began)
+
+    async def _list_services(self, began: float) -> None:
+        services, tasks = await asyncio.gather(self._swarm.services(), self._swarm.tasks())
+        of_service: dict[str, list[Json]] = {}
+        for task in tasks:
+            of_service.setdefault(task["ServiceID"], []).append(task)
+        for raw in services:
+            self.view.list_service(raw, of_service.get(raw["ID"], []), began)
+        self._vanish("service", {raw["ID"] for raw in services}, began)
+
+    async def _list_service(self, service_id: str, began: float) -> None:
+        raw, tasks = await asyncio.gather(self._swarm.service(service_id), self._swarm.tasks(service_id))
+        if raw is not None:
+            self.view.list_service(raw, tasks, began)
+        else:
+            self._gone(service_id, began)
+
+    async def _list_containers(self, began: float) -> None:
+        listed = await self._containers.containers()
+        for raw in listed:
+            entry = self.view.entries.get(raw["Id"])
+            if entry is None or entry.shown.status not in _SETTLED or raw["State"] != "exited":
+                await self._list_container(raw["Id"])
+            else:
+                entry.seen = began
+        self._vanish("container", {raw["Id"] for raw in listed}, began)
+
+    async def _list_container(self, container_id: str) -> None:
+        began = time.monotonic()
+        raw = await self._containers.container(container_id)
+        if raw is None:
+            self._gone(container_id, began)
+        elif (raw["Config"].get("Labels") or {}).get(lifecycle.MANAGED) == "true":
+            self.view.show_container(lifecycle.container(raw, raw["Id"] in self._endings), began)
+
+    async def _sweep(self, began: float) -> None:
+        """List the tasks that should run; what has left that list has ended, and is looked at."""
+        listed = await self._swarm.wanted_tasks()
+        there = {raw["ID"] for raw in listed}
+        unknown = {raw["ServiceID"] for raw in listed if not self.view.list_task(raw)}
+        left = {
+            service_id
+            for service_id, entry in self.view.entries.items()
+            for task_id, task in entry.tasks.items()
+            if task_id not in there and task["Status"]["State"] not in lifecycle.TERMINAL
+        }
+        self._hinted |= unknown | left
+        self._sweep_due = began + max(SWEEP_EVERY, (time.monotonic() - began) * SWEEP_SHARE)
+
+    def _vanish(self, kind: str, there: set[str], began: float) -> None:
+        known = [i for i, entry in self.view.entries.items() if entry.shown.type == kind]
+        for gone_id in set(known) - there:
+            self._gone(gone_id, began)
+
+    def _gone(self, gone_id: str, began: float) -> None:
+        at = self._removing.pop(gone_id, None)
+        entry = self.view.entries.get(gone_id)
+        if entry is None or entry.seen > began:  # it came after the listing began
+            return
+        self.view.vanish(gone_id, now_text(at), gone_id in self._endings)
+        self._endings.discard(gone_id)
+        self._hot.pop(gone_id, None)
+
+    def _cool(self, service_id: str) -> None:
+        """Look again after a growing pause, while it is unsettled and the pause is short; then sweeps will do."""
+        entry = self.view.entries.get(service_id)
+        _, pause = self._hot.pop(service_id, (0.0, FIRST_LOOK))
+        if entry is not None and entry.shown.status not in _SETTLED and pause <= LAST_LOOK:
+            self._hot[service_id] = (time.monotonic() + pause, pause * LOOK_GROWTH)
+
+    def _take(self, hinted: set[str]) -> set[str]:
+        taken = set(hinted)
+        hinted.clear()
+        return taken
+
+    # -- whether it knows ------------------------------------------------------------------------------------------
+
+    def _stale(self, error: HttpError) -> None:
+        self._full_due = 0.0
+        if self.stale_since is None:
+            log.warning("stale", reason=str(error))
+            self.stale_since = now_text()
+            self._stale_changed()
+
+    def _fresh(self) -> None:
+        if self.stale_since is not None:
+            log.info("caught_up", since=self.stale_since)
+            self.stale_since = None
+            self._stale_changed()
+
+
+_SETTLED = frozenset({"complete", "failed", "removed"})
+
+
+def tags(fact: Fact) -> Tags:
+    """What a filter looks at in a fact."""
+    if isinstance(fact.view, Node):
+        return Tags("node", fact.subject, frozenset(), None)
+    return service_tags(fact.view, fact.topic)
+
+
+def service_tags(view: Service, topic: str = "service") -> Tags:
+    return Tags(topic, view.id, frozenset(f"{k}={v}" for k, v in view.labels.items()), view.owner)
+
+
+def _records(fresh: Iterable[Fact]) -> Iterable[Record]:
+    """The record that each entry and node has after these facts."""
+    last: Mapping[str, Fact] = {fact.subject: fact for fact in fresh}
+    for subject, fact in last.items():
+        view, removed = msgspec.json.encode(fact.view), fact.type.endswith(".removed")
+        if isinstance(fact.view, Node):
+            yield Record(subject, "node", fact.view.hostname, removed, view)
+        else:
+            yield Record(subject, "service", fact.view.name, removed, view)
+
+
+def now_text(at: float | None = None) -> str:
+    """A time in seconds since 1970, or now, as RFC 3339."""
+    moment = datetime.fromtimestamp(at, UTC) if at else datetime.now(UTC)
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,204 @@
+"""What there is, as last listed, beside what was last told of it. The reconciler owns it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from . import facts, lifecycle
+from .facts import Fact
+from .models import Node, Reserved, Service
+
+Json = Mapping[str, Any]
+
+
+@dataclass
+class Entry:
+    """A service or container: ``shown`` is what it is, ``told`` the last of it that the journal holds."""
+
+    shown: Service
+    told: Service | None = None
+    raw: Json | None = None
+    tasks: dict[str, Json] = field(default_factory=dict)
+    seen: float = 0.0  # monotonic: when the listing began that it was last in
+
+
+class Untold(NamedTuple):
+    """What a commit has taken."""
+
+    ids: frozenset[str]
+    nodes: bool
+
+
+class View:
+    """Entries and nodes by id. ``dirty`` are those that may have something to tell."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.nodes: dict[str, Json] = {}
+        self._told_nodes: dict[str, Node] = {}
+        self.dirty: set[str] = set()
+        self._nodes_dirty = False
+
+    # -- what the listings say -----------------------------------------------------------------------------------
+
+    def restore(self, service: Service) -> None:
+        """An entry as the journal has it; the next listing says what has come of it."""
+        entry = self.entries.setdefault(service.id, Entry(service))
+        entry.told = service
+        self.dirty.add(service.id)
+
+    def restore_node(self, node: Node) -> None:
+        self._told_nodes[node.id] = node
+
+    def list_service(self, raw: Json, tasks: Iterable[Json], seen: float) -> None:
+        """A service with all its tasks, from a listing that began at ``seen``."""
+        entry = self.entries.get(raw["ID"])
+        known = entry.tasks if entry else {}
+        slim = lifecycle.slim_service(raw)
+        merged = {t["ID"]: lifecycle.grown(known.get(t["ID"]), lifecycle.slim_task(t)) for t in tasks}
+        shown = self._view(slim, merged, entry.shown if entry else None)
+        if entry is None:
+            entry = self.entries[shown.id] = Entry(shown)
+        entry.raw, entry.tasks, entry.shown, entry.seen = slim, merged, shown, max(entry.seen, seen)
+        self.dirty.add(shown.id)
+
+    def list_task(self, raw: Json) -> bool:
+        """One task of a service; False where the service is not known."""
+        entry = self.entries.get(raw["ServiceID"])
+        if entry is None or entry.raw is None:
+            return False
+        known = entry.tasks.get(raw["ID"])
+        if known is None or (known["Status"]["State"], known["DesiredState"]) != (
+            raw["Status"]["State"],
+            raw["DesiredState"],
+        ):
+            entry.tasks[raw["ID"]] = lifecycle.grown(known, lifecycle.slim_task(raw))
+            self._show_again(entry)
+        return True
+
+    def show_container(self, container: Service, seen: float) -> None:
+        entry = self.entries.setdefault(container.id, Entry(container))
+        entry.seen = max(entry.seen, seen)
+        entry.shown = container
+        self.dirty.add(container.id)
+
+    def vanish(self, gone_id: str, at: str, stopped: bool) -> None:
+        """It is there no longer.
+
+        Args:
+            at: when that was (RFC 3339).
+            stopped: whether quartermaster has removed it.
+        """
+        entry = self.entries.get(gone_id)
+        if entry is None or entry.shown.status == "removed":
+            return
+        labels = (entry.raw["Spec"].get("Labels") or {}) if entry.raw else {}
+        ended = labels.get(lifecycle.END)
+        reason = "timeout" if ended == "timeout" else "stopped" if stopped or ended else entry.shown.reason
+        entry.shown = msgspec.structs.replace(entry.shown, status="removed", reason=reason, removed_at=at)
+        self.dirty.add(gone_id)
+
+    def list_nodes(self, nodes: Iterable[Json]) -> None:
+        """All nodes; the services that run on one whose state has changed are looked at again."""
+        fresh = {raw["ID"]: raw for raw in nodes}
+        changed = {i for i in fresh.keys() | self.nodes.keys() if _state(fresh.get(i)) != _state(self.nodes.get(i))}
+        self.nodes = fresh
+        self._nodes_dirty = True
+        if changed:
+            for entry in self.entries.values():
+                if entry.raw and any(t.get("NodeID") in changed for t in entry.tasks.values()):
+                    self._show_again(entry)
+
+    # -- what there is to tell -----------------------------------------------------------------------------------
+
+    def _untold(self, now: str) -> Iterator[Fact]:
+        for dirty_id in sorted(self.dirty):
+            entry = self.entries.get(dirty_id)
+            if entry:
+                yield from facts.of_service(entry.told, entry.shown, now)
+        if self._nodes_dirty:
+            fresh = {node.id: node for node in self.node_views()}
+            for node_id in sorted(fresh.keys() | self._told_nodes.keys()):
+                yield from facts.of_node(self._told_nodes.get(node_id), fresh.get(node_id), now)
+
+    def tell(self, told: Iterable[Fact]) -> None:
+        """These facts are in the journal now."""
+        for fact in told:
+            if isinstance(fact.view, Node):
+                self._tell_node(fact)
+            else:
+                self._tell_service(fact.view)
+
+    def take_untold(self, now: str) -> tuple[list[Fact], Untold]:
+        """The facts that nobody was told of, and what to put back where they could not be told."""
+        untold = Untold(frozenset(self.dirty), self._nodes_dirty)
+        fresh = list(self._untold(now))
+        self.dirty.clear()
+        self._nodes_dirty = False
+        return fresh, untold
+
+    def put_back(self, untold: Untold) -> None:
+        self.dirty |= untold.ids
+        self._nodes_dirty = self._nodes_dirty or untold.nodes
+
+    # -- what is shown -------------------------------------------------------------------------------------------
+
+    def services(self) -> list[Service]:
+        return [entry.shown for entry in self.entries.values()]
+
+    def told_services(self) -> list[Service]:
+        """As of the journal's last fact: what a snapshot shows."""
+        return [entry.told for entry in self.entries.values() if entry.told]
+
+    def node_views(self) -> list[Node]:
+        reserved = self._reserved()
+        return [lifecycle.node(raw, reserved.get(i, Reserved(0, 0.0))) for i, raw in self.nodes.items()]
+
+    def find(self, name_or_id: str) -> Entry | None:
+        """The entry of exactly this id or name."""
+        entry = self.entries.get(name_or_id)
+        if entry is not None:
+            return entry
+        return next((entry for entry in self.entries.values() if entry.shown.name == name_or_id), None)
+
+    def _show_again(self, entry: Entry) -> None:
+        if entry.raw is not None:
+            entry.shown = self._view(entry.raw, entry.tasks, entry.shown)
+            self.dirty.add(entry.shown.id)
+
+    def _view(self, raw: Json, tasks: Mapping[str, Json], before: Service | None) -> Service:
+        return lifecycle.service(raw, tasks.values(), self.nodes, datetime.now(UTC), before)
+
+    def _tell_service(self, view: Service) -> None:
+        if view.status == "removed":
+            self.entries.pop(view.id, None)
+        else:
+            self.entries[view.id].told = view
+
+    def _tell_node(self, fact: Fact) -> None:
+        if fact.type.endswith(".removed"):
+            self._told_nodes.pop(fact.subject, None)
+        elif isinstance(fact.view, Node):
+            self._told_nodes[fact.subject] = fact.view
+
+    def _reserved(self) -> dict[str, Reserved]:
+        totals: dict[str, Reserved] = {}
+        for entry in self.entries.values():
+            if entry.raw is None:
+                continue
+            memory, cpus = lifecycle.reservation(entry.raw)
+            for task in entry.tasks.values():
+                node_id = task.get("NodeID")
+                if node_id and task["Status"]["State"] not in lifecycle.TERMINAL:
+                    had = totals.get(node_id, Reserved(0, 0.0))
+                    totals[node_id] = Reserved(had.memory + memory, had.cpus + cpus)
+        return totals
+
+
+def _state(raw: Json | None) -> str | None:
+    return (raw.get("Status") or {}).get("State") if raw else None

@@ -1,0 +1,97 @@
+"""The background thread on Docker's event stream: it drains, hands over hints, and touches nothing."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import structlog
+
+MAX_AGE = 60.0  # seconds; after that the stream is opened anew: one that hangs says nothing
+FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class Hint(NamedTuple):
+    """Something may have changed: a ``service``, ``container`` or ``node`` of this id; ``relist``: anything.
+
+    ``time`` is the engine's own, in seconds since 1970; ``gone`` says that it was removed.
+    """
+
+    kind: str
+    id: str = ""
+    time: float = 0.0
+    gone: bool = False
+
+
+class Events(Protocol):
+    """An open event stream; ``close`` may be called from another thread and ends the iteration."""
+
+    def __iter__(self) -> Iterator[Hint]: ...
+    def close(self) -> None: ...
+
+
+class Watcher:
+    """Keeps an event stream open.
+
+    Args:
+        open_events: opens a stream; called in the thread, may block and may raise.
+        emit: takes a hint; called in the thread, must not block.
+    """
+
+    def __init__(self, open_events: Callable[[], Events], emit: Callable[[Hint], None]) -> None:
+        self._open_events = open_events
+        self._emit = emit
+        self._stopped = threading.Event()
+        self._events: Events | None = None
+        self._lock = threading.Lock()
+        # A daemon: it may be in a connect that nothing can interrupt, and the process does not wait for it.
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Hand over nothing more; returns at once, whatever the engine does."""
+        self._stopped.set()
+        with self._lock:
+            if self._events is not None:
+                self._events.close()
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopped.is_set():
+            began = time.monotonic()
+            try:
+                self._drain()
+            except Exception as error:  # the top of a thread: whatever ended the stream, it is opened again
+                log.info("events_lost", reason=f"{type(error).__name__}: {error}"[:300])
+            lasted = time.monotonic() - began
+            pause = FIRST_PAUSE if lasted > LAST_PAUSE else min(pause * 2, LAST_PAUSE)
+            if lasted < MAX_AGE:  # one that ended of age is opened at once
+                self._stopped.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+
+    def _drain(self) -> None:
+        events = self._open_events()
+        with self._lock:
+            self._events = events
+        try:
+            # Only now can nothing be missed that the relist does not see.
+            self._hand_over(Hint("relist"))
+            until = time.monotonic() + MAX_AGE
+            for hint in events:
+                self._hand_over(hint)
+                if time.monotonic() > until or self._stopped.is_set():
+                    return
+        finally:
+            with self._lock:
+                self._events = None
+            events.close()
+
+    def _hand_over(self, hint: Hint) -> None:
+        if not self._stopped.is_set():
+            self._emit(hint)

@@ -1,0 +1,153 @@
+"""The fixtures that give tests real engines. Each thing is made once per run, when a test first asks for it."""
+
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+from testbed import Bed, Engine, Proxy, Registry, Server, Ssh, Swarm, TlsEngine
+from testbed.tidy import tidy, tidy_plain
+
+StartServer = Callable[..., Server]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "engine: needs a real engine, so root and Docker (set by the fixtures it uses)")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let SIGTERM end the run in order, as Ctrl-C does."""
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # only the first counts, so that the teardown is not cut short
+        session.shouldstop = "terminated"  # should the interrupt be lost, as one raised in a `__del__` is
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminated)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "bed" in getattr(item, "fixturenames", ()):  # all of them build on it
+            item.add_marker(pytest.mark.engine)
+
+
+@pytest.fixture(scope="session")
+def bed() -> Iterator[Bed]:
+    """The testbed of this run."""
+    with Bed() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def engine(bed: Bed) -> Engine:
+    """An engine that is a swarm of one node, with `busybox:local`."""
+    engine = bed.engine("single")
+    engine.start()
+    engine.swarm_init()
+    engine.load_busybox()
+    return engine
+
+
+@pytest.fixture(scope="session")
+def plain_engine(bed: Bed) -> Engine:
+    """An engine outside any swarm, with `busybox:local`."""
+    engine = bed.engine("plain")
+    engine.start()
+    engine.load_busybox()
+    return engine
+
+
+@pytest.fixture(scope="session")
+def tls_engine(bed: Bed) -> TlsEngine:
+    """An engine reached over TCP with TLS: a swarm of one node, with `busybox:local`."""
+    engine = bed.tls_engine("tls")
+    engine.start()
+    engine.swarm_init()
+    engine.load_busybox()
+    return engine
+
+
+@pytest.fixture(scope="session")
+def ssh(engine: Engine) -> Ssh:
+    """A way to `engine` over ssh."""
+    if not Ssh.available():
+        pytest.skip("needs openssh-server")
+    ssh = Ssh(engine)
+    ssh.start()
+    return ssh
+
+
+@pytest.fixture(scope="session")
+def swarm(bed: Bed) -> Swarm:
+    """A manager and two workers, each with `busybox:local`."""
+    swarm = bed.swarm("manager", "worker-1", "worker-2")
+    swarm.form()
+    return swarm
+
+
+@pytest.fixture(scope="session")
+def registry(bed: Bed) -> Registry:
+    """A private registry that all engines may reach; what it holds is pushed by the tests."""
+    registry = bed.registry()
+    registry.start()
+    return registry
+
+
+@pytest.fixture
+def proxy(bed: Bed, engine: Engine) -> Iterator[Proxy]:
+    """A proxy in front of `engine`, transparent until told otherwise."""
+    proxy = bed.proxy(engine)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def start_server(bed: Bed) -> Iterator[StartServer]:
+    """`start_server(host, *args, **env)`: a quartermaster on the engine at `host`, ended after the test."""
+    servers: list[Server] = []
+
+    def start(host: str, *args: str, **env: str) -> Server:
+        server = bed.server(host, args, env)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def server(start_server: StartServer, engine: Engine) -> Server:
+    """A quartermaster on `engine`."""
+    return start_server(engine.host)
+
+
+@pytest.fixture
+def swarm_server(start_server: StartServer, swarm: Swarm) -> Server:
+    """A quartermaster on the manager of `swarm`."""
+    return start_server(swarm.manager.host)
+
+
+@pytest.fixture(autouse=True)
+def _restore(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test: undo what it did to its engines, and remove what it left on them."""
+    yield
+    used: dict[str, Any] = getattr(request.node, "funcargs", None) or {}  # none when the run is interrupted
+    if "registry" in used:
+        used["registry"].restore()
+    if "ssh" in used:
+        used["ssh"].start()
+    for name in {"engine", "plain_engine", "tls_engine"} & used.keys():
+        engine: Engine = used[name]
+        engine.restore()
+        tidy_plain(engine) if name == "plain_engine" else tidy(engine, [engine])
+        engine.close_clients()
+    if "swarm" in used:
+        swarm: Swarm = used["swarm"]
+        swarm.restore()
+        tidy(swarm.manager, swarm.nodes)
+        for node in swarm.nodes:
+            node.close_clients()

@@ -1,0 +1,167 @@
+"""Stand-ins for the quick tests: Docker's answers as plain data, and a swarm and containers without an engine."""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from qmaster.credentials import Credentials
+
+Json = dict[str, Any]
+
+# Drawn cases that are the same in every run, and are not timed: a loaded machine fails no test.
+steady = settings(
+    max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+
+CREATED = "2024-05-06T07:08:09.123456789Z"
+LATER = "2024-05-06T07:08:19.123456789Z"
+DIGEST = "sha256:" + "a" * 64
+CONTAINER_ID = "c" * 64
+
+
+def encoded(document: Mapping[str, object] | str) -> str:
+    """Credentials as a caller sends them."""
+    text = document if isinstance(document, str) else json.dumps(document)
+    return base64.b64encode(text.encode()).decode()
+
+
+AUTH = encoded({"username": "someone", "password": "something"})
+
+
+def service(service_id: str = "s1", name: str = "one", **spec: Any) -> Json:
+    """A service as Docker lists it; ``spec`` replaces keys of its ``Spec``."""
+    base: Json = {
+        "Name": name,
+        "Labels": {},
+        "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}, "RestartPolicy": {"Condition": "none"}},
+        "Mode": {"Replicated": {"Replicas": 1}},
+    }
+    return {"ID": service_id, "CreatedAt": CREATED, "UpdatedAt": CREATED, "Spec": {**base, **spec}}
+
+
+def task(state: str, slot: int = 1, *, code: int | None = None, **over: Any) -> Json:
+    """A task as Docker lists it; ``code`` its container's exit code, ``err`` and ``at`` of its status."""
+    status: Json = {"State": state, "Timestamp": over.pop("at", LATER), "Message": "said"}
+    if "err" in over:
+        status["Err"] = over.pop("err")
+    if code is not None:
+        status["ContainerStatus"] = {"ContainerID": CONTAINER_ID, "ExitCode": code}
+    return {
+        "ID": f"t-{state}-{slot}",
+        "ServiceID": "s1",
+        "NodeID": "n1",
+        "Slot": slot,
+        "CreatedAt": CREATED,
+        "Version": {"Index": 1},
+        "DesiredState": "shutdown",
+        "Status": status,
+        **over,
+    }
+
+
+def node(node_id: str = "n1", state: str = "ready", hostname: str = "host-1") -> Json:
+    return {"ID": node_id, "Description": {"Hostname": hostname}, "Status": {"State": state}}
+
+
+def container(container_id: str = CONTAINER_ID, name: str = "box", *, ours: bool = True, **over: Any) -> Json:
+    """A container as Docker inspects it: one that runs; ``state`` and ``labels`` replace its own."""
+    labels = {"io.qmaster.managed": "true", "io.qmaster.owner": "root"} if ours else {}
+    state = {"Status": "running", "ExitCode": 0, "StartedAt": CREATED, "FinishedAt": "0001-01-01T00:00:00Z"}
+    return {
+        "Id": container_id,
+        "Name": f"/{name}",
+        "Created": CREATED,
+        "RestartCount": 0,
+        "Config": {"Image": "busybox", "Cmd": ["nap"], "Labels": {**labels, **over.pop("labels", {})}},
+        "State": {**state, **over.pop("state", {})},
+        "HostConfig": {"Memory": 64 * 1024 * 1024, "NanoCpus": 500_000_000},
+        **over,
+    }
+
+
+class Fake:
+    """Keeps what it was asked in ``calls``; a name in ``fails`` raises its error."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.fails: dict[str, Exception] = {}
+
+    def names(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+    def _note(self, name: str, *args: Any) -> None:
+        self.calls.append((name, *args))
+        if name in self.fails:
+            raise self.fails[name]
+
+
+class FakeSwarm(Fake):
+    """The swarm that dispatch is given."""
+
+    def __init__(self, *services: Json, tasks: tuple[Json, ...] = (), nodes: tuple[Json, ...] = ()) -> None:
+        super().__init__()
+        self.there, self.its_tasks, self.its_nodes = list(services), list(tasks), list(nodes)
+
+    async def pin(self, image: str, credentials: Credentials | None) -> str:
+        self._note("pin", image, credentials)
+        return f"{image}@{DIGEST}"
+
+    async def network_ids(self, names: list[str]) -> list[str]:
+        self._note("network_ids", *names)
+        return [f"id-{name}" for name in names]
+
+    async def secret_ids(self, names: list[str]) -> list[str]:
+        self._note("secret_ids", *names)
+        return [f"id-{name}" for name in names]
+
+    async def create(self, spec: Json, credentials: Credentials | None) -> str:
+        self._note("create", spec, credentials)
+        self.there.append({**service("s-new", spec["Name"]), "Spec": spec})
+        return "s-new"
+
+    async def service(self, name_or_id: str) -> Json | None:
+        self._note("service", name_or_id)
+        return next((raw for raw in self.there if name_or_id in (raw["ID"], raw["Spec"]["Name"])), None)
+
+    async def services(self) -> list[Json]:
+        self._note("services")
+        return list(self.there)
+
+    async def tasks(self, service_id: str | None = None) -> list[Json]:
+        self._note("tasks", service_id)
+        return [raw for raw in self.its_tasks if service_id in (None, raw["ServiceID"])]
+
+    async def nodes(self) -> list[Json]:
+        self._note("nodes")
+        return list(self.its_nodes)
+
+    async def remove(self, service_id: str) -> None:
+        self._note("remove", service_id)
+        self.there = [raw for raw in self.there if raw["ID"] != service_id]
+
+
+class FakeContainers(Fake):
+    """The engine's containers that dispatch is given."""
+
+    def __init__(self, *containers: Json) -> None:
+        super().__init__()
+        self.there = list(containers)
+
+    async def create(self, config: Json, name: str, credentials: Credentials | None) -> str:
+        self._note("create", config, name, credentials)
+        self.there.append(container("c-new", name, ours=False, labels=config["Labels"]))
+        return "c-new"
+
+    async def container(self, name_or_id: str) -> Json | None:
+        self._note("container", name_or_id)
+        return next((raw for raw in self.there if name_or_id in (raw["Id"], raw["Name"][1:])), None)
+
+    async def containers(self) -> list[Json]:
+        self._note("containers")
+        return [raw for raw in self.there if raw["Config"]["Labels"].get("io.qmaster.managed") == "true"]
+
+    async def remove(self, container_id: str) -> None:
+        self._note("remove", container_id)
+        self.there = [raw for raw in self.there if raw["Id"] != container_id]

@@ -1,0 +1,345 @@
+"""The command line and the server's lifetime: the process as a user starts it, without an engine."""
+
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import trustme
+from fakes import AUTH
+from qmaster import __version__, config
+
+TOKEN = "a-token-for-tests-of-the-command-line"
+ROOT = Path(__file__).parent.parent
+WITHIN = 20.0  # seconds: a loaded machine's bound, never waited for
+
+
+def environ(folder: Path, **more: str) -> dict[str, str]:
+    """A user's environment, without options of this one, and with an address where no engine is."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+    return {
+        **kept,
+        "HOME": str(folder),
+        "PYTHONPATH": str(ROOT),
+        "DOCKER_HOST": f"unix://{folder}/no-engine.sock",
+        "QMASTER_ADDRESS": "127.0.0.1",
+        "QMASTER_DATA_DIR": str(folder / "data"),
+        "PORT": "0",
+        **more,
+    }
+
+
+def qmaster(folder: Path, *args: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    command = [sys.executable, "-m", "qmaster", *args]
+    return subprocess.run(
+        command, env=environ(folder, **more), cwd=folder, capture_output=True, text=True, timeout=WITHIN, check=False
+    )
+
+
+class Server(NamedTuple):
+    """A quartermaster that serves."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    port: int
+
+    def ask(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WITHIN)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Authorization": f"Bearer {TOKEN}"} if headers is None else headers)
+            answer = connection.getresponse()
+            return answer.status, dict(answer.headers), json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(WITHIN)
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    until = time.monotonic() + WITHIN
+    while time.monotonic() < until:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError("not in time")
+
+
+def start(folder: Path, *args: str, **more: str) -> Server:
+    """Start it, and wait until it says its port."""
+    log = folder / "log"
+    command = [sys.executable, "-m", "qmaster", "--log-format", "json", *args]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            command, env=environ(folder, **({"TOKEN": TOKEN} | more)), cwd=folder, stdout=stderr, stderr=stderr
+        )
+
+    def port() -> Any:
+        assert process.poll() is None, log.read_text()
+        return re.search(r'"port": ?(\d+).*\n', log.read_text())
+
+    try:
+        return Server(process, log, int(eventually(port)[1]))
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the questions that change nothing."""
+    server = start(tmp_path_factory.mktemp("server"))
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Servers that a test ends itself."""
+    started: list[Server] = []
+
+    def own(*args: str, **more: str) -> Server:
+        started.append(start(tmp_path, *args, **more))
+        return started[-1]
+
+    yield own
+    for server in started:
+        server.process.kill()
+        server.process.wait()
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def check_refused(done: subprocess.CompletedProcess[str], says: str) -> None:
+    """Exit code 2 and one line on stderr that says what is wrong."""
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("qmaster: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert says in done.stderr
+
+
+def test_without_a_token_it_does_not_start(tmp_path: Path) -> None:
+    """One line that says how to give one, and exit code 2."""
+    check_refused(qmaster(tmp_path), "TOKEN")
+
+
+def test_two_tokens_are_refused(tmp_path: Path) -> None:
+    """TOKEN and TOKEN_FILE both set."""
+    (tmp_path / "token").write_text(TOKEN)
+    done = qmaster(tmp_path, TOKEN=TOKEN, TOKEN_FILE=str(tmp_path / "token"))
+    check_refused(done, "TOKEN and TOKEN_FILE are both set")
+    assert TOKEN not in done.stderr
+
+
+def _certificates(folder: Path) -> None:
+    (folder / "nonsense.pem").write_text("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--port", "http"], "--port"),
+        (["--memory", "5"], "--memory"),
+        (["--docker-host", "nonsense://"], "--docker-host"),
+        (["--log-format", "xml"], "--log-format"),
+        (["--tls-cert", "nonsense.pem"], "--tls-key"),
+        (["--tls-cert", "nonsense.pem", "--tls-key", "nonsense.pem"], "--tls-cert"),
+        (["--tls-cert", "missing.pem", "--tls-key", "nonsense.pem"], "missing.pem"),
+        (["--address", "no.such.host.invalid"], "--address"),
+        (["--address", "192.0.2.1"], "--address"),
+        (["--token", ""], "--token"),
+    ],
+)
+def test_a_wrong_option_is_one_line(args: list[str], says: str, tmp_path: Path) -> None:
+    """It names the option; no traceback, and no token."""
+    _certificates(tmp_path)
+    done = qmaster(tmp_path, *args, TOKEN=TOKEN)
+    check_refused(done, says)
+    assert TOKEN not in done.stderr
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    """With the address."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        check_refused(qmaster(tmp_path, "--port", str(port), TOKEN=TOKEN), f"127.0.0.1:{port}")
+
+
+def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
+    """As click does it: usage, and exit code 2."""
+    done = qmaster(tmp_path, "--nonsense", TOKEN=TOKEN)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--nonsense" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_every_option(flag: str, tmp_path: Path) -> None:
+    """Flags, variables and defaults, and TOKEN_FILE; but no value of the environment."""
+    done = qmaster(tmp_path, flag, TOKEN=TOKEN, MEMORY="4711")
+    assert (done.returncode, done.stderr) == (0, "")
+    for option in config.OPTIONS:
+        assert option.flag in done.stdout
+        assert option.env in done.stdout
+        assert option.default in done.stdout
+    assert "TOKEN_FILE" in done.stdout
+    assert TOKEN not in done.stdout
+    assert "4711" not in done.stdout
+
+
+def test_it_says_its_version(tmp_path: Path) -> None:
+    """Without a token."""
+    done = qmaster(tmp_path, "--version")
+    assert (done.returncode, __version__ in done.stdout) == (0, True)
+
+
+# --- without an engine ------------------------------------------------------------------------------------------------
+
+
+def test_it_is_alive_without_an_engine(server: Server) -> None:
+    """/livez is 200: it has started, and tries again and again."""
+    assert server.ask("GET", "/livez", headers={})[0] == 200
+
+
+def test_it_is_not_ready_without_an_engine(server: Server) -> None:
+    """/readyz is 503 with the reason."""
+    eventually(lambda: "away" in server.ask("GET", "/readyz", headers={})[2]["error"])
+    status, headers, problem = server.ask("GET", "/readyz", headers={})
+    assert (status, problem["code"], int(headers["Retry-After"]) > 0) == (503, 503, True)
+    assert "--docker-host" in problem["error"]
+
+
+REQUESTS = [
+    ("POST", "/run", {"image": "busybox"}),
+    ("POST", "/run", {"image": "busybox", "auth": AUTH}),
+    ("POST", "/run", {"image": "busybox", "type": "container"}),
+    ("POST", "/run", {"image": "busybox", "type": "container", "auth": AUTH}),
+    ("POST", "/stop", {"id": "one"}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), REQUESTS)
+def test_without_an_engine_nothing_can_be_run(
+    server: Server, method: str, path: str, body: dict[str, str] | None
+) -> None:
+    """503 with the reason and when to try again, at once."""
+    begun = time.monotonic()
+    status, headers, problem = server.ask(method, path, body)
+    assert (status, problem["success"]) == (503, False), problem
+    assert int(headers["Retry-After"]) > 0
+    assert "away" in problem["error"]
+    assert time.monotonic() - begun < 3
+
+
+def test_without_an_engine_a_token_is_still_wanted(server: Server) -> None:
+    """401 comes first."""
+    assert server.ask("POST", "/run", {"image": "busybox"}, {"Authorization": "Bearer wrong"})[0] == 401
+
+
+def test_the_log_has_a_line_for_each_request_and_no_secret(own: Callable[..., Server]) -> None:
+    """With its id, path and status; neither the query, nor the token however it was sent, nor credentials."""
+    server = own()
+    server.ask("POST", "/run", {"image": "busybox", "auth": AUTH, "token": TOKEN}, {"X-Request-ID": "r-1"})
+    server.ask("GET", f"/status?token={TOKEN}", headers={"X-Request-ID": "r-2"})
+    server.ask("GET", f"/status/{TOKEN}", headers={"X-Request-ID": "r-3"})
+    server.ask("GET", "/livez?secret=hunter2", headers={"X-Request-ID": TOKEN})
+    assert server.end() == 0
+    seen = {line["request"]: (line["path"], line["status"]) for line in server.lines() if line["event"] == "request"}
+    assert seen["r-1"] == ("/run", 503)
+    assert seen["r-2"] == ("/status", 400)
+    written = server.log.read_text()
+    for secret in (TOKEN, AUTH, "something", "hunter2", base64.b64encode(TOKEN.encode()).decode()):
+        assert secret not in written
+
+
+def test_the_token_is_not_on_the_process_list(own: Callable[..., Server]) -> None:
+    """TOKEN is not handed to anything else by its arguments."""
+    server = own()
+    assert TOKEN.encode() not in Path(f"/proc/{server.process.pid}/cmdline").read_bytes()
+
+
+def test_a_token_from_a_file_opens(own: Callable[..., Server], tmp_path: Path) -> None:
+    """As TOKEN does."""
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    server = own(TOKEN="", TOKEN_FILE=str(tmp_path / "token"))
+    assert server.ask("POST", "/run", {"image": ""})[0] == 400
+    assert server.ask("POST", "/run", {"image": ""}, {})[0] == 401
+
+
+def test_a_short_token_is_warned_of(own: Callable[..., Server]) -> None:
+    """It starts; a line says what would be better."""
+    server = own(TOKEN="k3y")
+    eventually(lambda: "token_short" in server.log.read_text())
+    assert server.end() == 0
+    (line,) = [line for line in server.lines() if line["event"] == "token_short"]
+    assert line["level"] == "warning"
+
+
+def test_it_serves_tls(own: Callable[..., Server], tmp_path: Path) -> None:
+    """With a certificate and its key; plain HTTP is not answered there."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for index, blob in enumerate(issued.cert_chain_pems):
+        blob.write_to_path(tmp_path / "cert.pem", append=index > 0)
+    server = own("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem"))
+    context = http.client.ssl.create_default_context()  # type: ignore[attr-defined]
+    authority.configure_trust(context)
+    connection = http.client.HTTPSConnection("localhost", server.port, timeout=WITHIN, context=context)
+    connection.request("GET", "/livez")
+    assert connection.getresponse().status == 200
+    connection.close()
+    with pytest.raises((http.client.HTTPException, OSError)):
+        server.ask("GET", "/livez")
+
+
+# --- its end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(own: Callable[..., Server], number: int) -> None:
+    """Exit code 0, soon, with a line at the end and no traceback."""
+    server = own()
+    server.ask("GET", "/livez")
+    begun = time.monotonic()
+    assert server.end(number) == 0
+    assert time.monotonic() - begun < 5
+    events = [line["event"] for line in server.lines()]
+    assert events[-2:] == ["stopping", "stopped"]
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_open_connections_do_not_hold_its_end_up(own: Callable[..., Server]) -> None:
+    """An idle one, and one in the middle of a request."""
+    server = own()
+    with (
+        socket.create_connection(("127.0.0.1", server.port)) as idle,
+        socket.create_connection(("127.0.0.1", server.port)) as kept,
+    ):
+        kept.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(65536)
+        idle.sendall(b"GET /livez HT")
+        begun = time.monotonic()
+        assert server.end() == 0
+        assert time.monotonic() - begun < 5

@@ -1,0 +1,327 @@
+"""lifecycle: Docker's tasks and containers → status, reason and the rest of what is shown."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fakes import CONTAINER_ID, CREATED, LATER, container, node, service, task, steady
+from hypothesis import given
+from hypothesis import strategies as st
+from qmaster import lifecycle
+from qmaster.models import Service, Status
+
+Json = dict[str, Any]
+NOW = datetime(2024, 5, 6, 7, 8, 20, tzinfo=UTC)
+NODES = {"n1": node("n1"), "n2": node("n2", hostname="host-2"), "gone": node("gone", "down", "host-3")}
+REPLICAS_2 = {"Mode": {"Replicated": {"Replicas": 2}}}
+REPLICAS_3 = {"Mode": {"Replicated": {"Replicas": 3}}}
+
+RUNNING, DOWN = task("running"), task("running", 2, NodeID="gone")
+COMPLETE, FAILED = task("complete", code=0), task("failed", 2, code=3, err="task: non-zero exit (3)")
+
+
+def see(*tasks: Json, now: datetime = NOW, **spec: Any) -> Service:
+    return lifecycle.service(service(**spec), tasks, NODES, now)
+
+
+def restarting(condition: str, attempts: int = 0) -> Json:
+    policy: Json = {"Condition": condition}
+    if attempts:
+        policy["MaxAttempts"] = attempts
+    return {"TaskTemplate": {"ContainerSpec": {"Image": "busybox"}, "RestartPolicy": policy}}
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("new", "pending"),
+        ("allocated", "pending"),
+        ("pending", "pending"),
+        ("assigned", "pending"),
+        ("accepted", "pending"),
+        ("preparing", "preparing"),
+        ("ready", "preparing"),
+        ("starting", "preparing"),
+        ("running", "running"),
+        ("complete", "complete"),
+        ("shutdown", "failed"),
+        ("failed", "failed"),
+        ("rejected", "failed"),
+        ("remove", "failed"),
+        ("orphaned", "failed"),
+    ],
+)
+def test_each_state_of_swarmkit_has_a_status(state: str, status: Status) -> None:
+    """A service of one task that is not restarted."""
+    assert see(task(state, code=0)).status == status
+
+
+@pytest.mark.parametrize(
+    ("tasks", "status"),
+    [
+        ((RUNNING, DOWN, task("preparing", 3)), "running"),
+        ((DOWN, task("preparing", 3), task("pending", 1)), "unknown"),
+        ((task("preparing", 3), task("pending", 1), FAILED), "preparing"),
+        ((task("pending", 1), FAILED, task("complete", 3, code=0)), "pending"),
+        ((COMPLETE, FAILED, RUNNING | {"Slot": 3}), "running"),
+        ((COMPLETE, FAILED, task("complete", 3, code=0)), "failed"),
+        ((COMPLETE, task("complete", 2, code=0), task("complete", 3, code=0)), "complete"),
+        ((COMPLETE, FAILED), "pending"),
+        ((), "pending"),
+    ],
+)
+def test_the_first_status_that_holds_is_the_services(tasks: tuple[Json, ...], status: Status) -> None:
+    """Running before unknown, preparing, pending, complete and failed; a slot without a task is pending."""
+    for order in (tasks, tuple(reversed(tasks))):
+        assert see(*order, **REPLICAS_3).status == status
+
+
+@pytest.mark.parametrize(
+    ("state", "over", "reason", "exit_code"),
+    [
+        ("complete", {"code": 0}, "exit", 0),
+        ("failed", {"code": 3, "err": "task: non-zero exit (3)"}, "exit", 3),
+        ("failed", {"code": 137}, "exit", 137),
+        ("shutdown", {"code": 143}, "stopped", 143),
+        ("remove", {"code": 0}, "stopped", 0),
+        ("orphaned", {}, "orphaned", None),
+        ("rejected", {"err": "No such image: nothing:1"}, "image_not_found", None),
+        ("rejected", {"err": "manifest unknown"}, "image_not_found", None),
+        ("rejected", {"err": "pull access denied for x, repository does not exist"}, "registry_auth", None),
+        ("rejected", {"err": "unauthorized: authentication required"}, "registry_auth", None),
+        ("rejected", {"err": "invalid mount config"}, "rejected", None),
+        ("rejected", {}, "rejected", None),
+    ],
+)
+def test_an_end_has_a_reason(state: str, over: Json, reason: str, exit_code: int | None) -> None:
+    """With the exit code where a container ran, and Docker's own words."""
+    view = see(task(state, **over))
+    assert (view.reason, view.exit_code) == (reason, exit_code)
+    assert view.error == over.get("err")
+
+
+def test_the_first_failure_speaks_for_all() -> None:
+    """Of several, the one that ended first has the reason and the exit code."""
+    late, early = task("failed", 1, code=1, at=LATER), task("failed", 2, code=2, at=CREATED)
+    assert see(late, early, **REPLICAS_2).exit_code == 2
+
+
+def test_a_task_on_a_lost_node_is_unknown() -> None:
+    """Swarm goes on calling it running."""
+    view = see(DOWN)
+    assert (view.status, view.reason, view.exit_code) == ("unknown", "node_down", None)
+
+
+def test_what_no_node_can_take_says_why() -> None:
+    """The scheduler's words, and the reason unschedulable."""
+    said = "no suitable node (insufficient resources on 1 node)"
+    view = see(task("pending", err=said, DesiredState="running"))
+    assert (view.status, view.reason, view.error) == ("pending", "unschedulable", said)
+
+
+def test_a_task_that_waits_for_its_restart_is_pending() -> None:
+    """Swarm makes the next task at once, and holds it at `ready` for the delay."""
+    assert see(task("preparing", DesiredState="ready")).status == "pending"
+
+
+def attempt(index: int, state: str, code: int | None = None, slot: int = 1) -> Json:
+    made = (datetime(2024, 5, 6, 7, 8, index, tzinfo=UTC)).strftime("%Y-%m-%dT%H:%M:%S.000000001Z")
+    return task(state, slot, code=code, at=LATER, CreatedAt=made, ID=f"t{index}", Version={"Index": index})
+
+
+@pytest.mark.parametrize(
+    ("condition", "attempts", "states", "later", "status"),
+    [
+        ("none", 0, ["failed"], 0, "failed"),
+        ("on-failure", 0, ["failed"], 0, "pending"),
+        ("on-failure", 0, ["failed"], 3600, "pending"),
+        ("on-failure", 0, ["complete"], 0, "complete"),
+        ("any", 0, ["complete"], 0, "pending"),
+        ("any", 2, ["failed"], 0, "pending"),
+        ("any", 2, ["failed", "failed"], 0, "pending"),
+        ("any", 2, ["failed", "failed", "failed"], 0, "failed"),
+        ("any", 2, ["failed", "complete", "complete"], 0, "complete"),
+        ("on-failure", 9, ["failed"] * 5, 0, "pending"),
+        ("on-failure", 9, ["failed"] * 5, 60, "failed"),
+        ("on-failure", 2, ["failed", "failed", "running"], 0, "running"),
+    ],
+)
+def test_a_restart_that_is_due_is_pending(
+    condition: str, attempts: int, states: list[str], later: int, status: Status
+) -> None:
+    """Until the policy's attempts are used up, or no new task came where the history is too short to count them."""
+    tasks = [attempt(i, state, 0 if state == "complete" else 3) for i, state in enumerate(states)]
+    assert see(*tasks, now=NOW + timedelta(seconds=later), **restarting(condition, attempts)).status == status
+
+
+def test_a_policy_that_is_left_out_restarts_always() -> None:
+    """As Swarm reads it."""
+    spec = {"TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}
+    assert see(task("complete", code=0), **spec).status == "pending"
+
+
+def test_attempts_are_counted_in_each_slot() -> None:
+    """The failures of one slot do not end another's restarts."""
+    tasks = [attempt(i, "failed", 3) for i in range(3)] + [attempt(5, "failed", 3, slot=2)]
+    assert see(*tasks, **restarting("any", 2), **REPLICAS_2).status == "pending"
+
+
+def test_the_newest_task_of_a_slot_counts() -> None:
+    """By its creation, and by its version where two were made at once; slots in their order."""
+    old, new = attempt(1, "failed", 3), attempt(2, "running")
+    twin = new | {"ID": "t3", "Version": {"Index": 3}}
+    second = attempt(1, "running", slot=2)
+    for tasks in ([second, new, old, twin], [twin, old, second, new]):
+        assert [raw["ID"] for raw in lifecycle.newest(tasks)] == ["t3", second["ID"]]
+
+
+def test_a_global_service_has_a_task_for_each_node() -> None:
+    """Its tasks have no slot; their nodes tell them apart, and there are as many as there should be."""
+    tasks = [task("running", NodeID=name, ID=name) | {"Slot": 0} for name in ("n2", "n1")]
+    view = see(*tasks, Mode={"Global": {}})
+    assert [t.node for t in view.tasks] == ["host-1", "host-2"]
+    assert [t.slot for t in view.tasks] == [None, None]
+    assert (view.replicas.desired, view.replicas.running) == (2, 2)
+
+
+def test_the_replicas_are_counted() -> None:
+    """Desired as the spec says; the newest task of each slot by how it stands."""
+    view = see(RUNNING, FAILED, task("complete", 3, code=0), Mode={"Replicated": {"Replicas": 5}})
+    counted = view.replicas
+    assert (counted.desired, counted.running, counted.complete, counted.failed) == (5, 1, 1, 1)
+
+
+def test_a_job_of_someone_else_is_shown() -> None:
+    """replicated-job: done when its completions are."""
+    job = {"Mode": {"ReplicatedJob": {"TotalCompletions": 2}}}
+    assert see(COMPLETE, **job).status == "pending"
+    assert see(COMPLETE, task("complete", 2, code=0), **job).status == "complete"
+
+
+def test_a_service_is_shown_whole() -> None:
+    """Name, image, command, limits, times and labels as Swarm keeps them; memory in MiB, cpus in cores."""
+    spec: Json = {
+        "Name": "named",
+        "Labels": {"team": "data", "io.qmaster.owner": "alice", "io.qmaster.managed": "true"},
+        "TaskTemplate": {
+            "ContainerSpec": {"Image": "busybox@sha256:1", "Args": ["echo", "a b"], "Env": ["SECRET=1"]},
+            "Resources": {"Limits": {"MemoryBytes": 64 * 1024 * 1024, "NanoCPUs": 1_500_000_000}},
+            "RestartPolicy": {"Condition": "none"},
+        },
+    }
+    view = see(task("failed", code=3), **spec)
+    assert (view.id, view.type, view.name, view.owner) == ("s1", "service", "named", "alice")
+    assert (view.image, view.command, view.labels) == ("busybox@sha256:1", ["echo", "a b"], {"team": "data"})
+    assert (view.memory, view.cpus) == (64, 1.5)
+    assert (view.created_at, view.finished_at, view.removed_at) == (CREATED, LATER, None)
+    assert "SECRET" not in repr(view)
+
+
+def test_a_service_of_someone_else_has_no_owner() -> None:
+    """And may lack all that is optional: labels, limits, a container's spec (a network attachment)."""
+    view = see(Labels=None, TaskTemplate={"NetworkAttachmentSpec": {}})
+    assert (view.owner, view.labels, view.image, view.memory, view.cpus) == (None, {}, "", None, None)
+
+
+def test_a_running_service_began_when_its_first_task_did() -> None:
+    """And has not finished."""
+    view = see(task("running", at=LATER), task("running", 2, at=CREATED), **REPLICAS_2)
+    assert (view.started_at, view.finished_at) == (CREATED, None)
+
+
+def test_a_task_is_shown_whole() -> None:
+    """With the name of its node; empty strings are null."""
+    view = lifecycle.task(task("failed", code=3, err="it broke"), NODES)
+    assert (view.id, view.slot, view.node_id, view.node, view.state) == ("t-failed-1", 1, "n1", "host-1", "failed")
+    assert (view.message, view.error, view.exit_code) == ("said", "it broke", 3)
+    assert (view.container_id, view.updated_at) == (CONTAINER_ID, LATER)
+    bare = lifecycle.task({"ID": "t", "Status": {"State": "new", "Message": ""}}, {})
+    assert (bare.slot, bare.node_id, bare.node, bare.message, bare.exit_code) == (None,) * 5
+
+
+@pytest.mark.parametrize("state", ["running", "starting", "preparing", "ready"])
+def test_an_exit_code_is_read_in_terminal_states_only(state: str) -> None:
+    """While a task runs Docker says 0, or -1."""
+    assert lifecycle.task(task(state, code=-1), NODES).exit_code is None
+
+
+def test_docker_leaves_an_exit_code_of_zero_out() -> None:
+    """Its JSON has no zero values: with a container's id it is 0, without one there was no container."""
+    ended = task("complete")
+    ended["Status"]["ContainerStatus"] = {"ContainerID": CONTAINER_ID}
+    assert lifecycle.task(ended, NODES).exit_code == 0
+    ended["Status"]["ContainerStatus"] = {"ContainerID": "", "ExitCode": 0}
+    assert lifecycle.task(ended, NODES).exit_code is None
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "reason", "exit_code"),
+    [
+        ({"Status": "created"}, "preparing", None, None),
+        ({"Status": "created", "Error": "no such file", "ExitCode": 127}, "failed", "rejected", 127),
+        ({"Status": "running"}, "running", None, None),
+        ({"Status": "paused"}, "running", None, None),
+        ({"Status": "restarting", "ExitCode": 1}, "pending", None, None),
+        ({"Status": "removing"}, "stopping", None, None),
+        ({"Status": "exited", "ExitCode": 0}, "complete", "exit", 0),
+        ({"Status": "exited", "ExitCode": 3}, "failed", "exit", 3),
+        ({"Status": "exited", "ExitCode": 137, "OOMKilled": True}, "failed", "oom", 137),
+        ({"Status": "exited", "ExitCode": 137, "OOMKilled": False}, "failed", "exit", 137),
+        ({"Status": "dead", "ExitCode": 1}, "failed", "exit", 1),
+    ],
+)
+def test_a_container_has_a_status(state: Json, status: Status, reason: str | None, exit_code: int | None) -> None:
+    """Docker's seven words; oom is known here, as the engine is our own."""
+    view = lifecycle.container(container(state=state))
+    assert (view.status, view.reason, view.exit_code) == (status, reason, exit_code)
+    counted = view.replicas
+    assert (counted.desired, counted.running, counted.complete, counted.failed) == (
+        1,
+        int(status == "running"),
+        int(status == "complete"),
+        int(status == "failed"),
+    )
+
+
+def test_a_container_is_shown_whole() -> None:
+    """A service of type container, without tasks."""
+    state = {"Status": "exited", "ExitCode": 0, "FinishedAt": LATER}
+    view = lifecycle.container(container(labels={"team": "data"}, state=state))
+    assert (view.id, view.type, view.name, view.owner) == (CONTAINER_ID, "container", "box", "root")
+    assert (view.image, view.command, view.labels) == ("busybox", ["nap"], {"team": "data"})
+    assert (view.memory, view.cpus, view.tasks) == (64, 0.5, [])
+    assert (view.created_at, view.started_at, view.finished_at) == (CREATED, CREATED, LATER)
+
+
+def test_gos_zero_time_is_none() -> None:
+    """A container that never started has it in StartedAt."""
+    zero = {"Status": "created", "StartedAt": "0001-01-01T00:00:00Z"}
+    assert lifecycle.container(container(state=zero)).started_at is None
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2024-05-06T07:08:09.123456789Z", datetime(2024, 5, 6, 7, 8, 9, 123456, UTC)),
+        ("2024-05-06T07:08:09.1Z", datetime(2024, 5, 6, 7, 8, 9, 100000, UTC)),
+        ("2024-05-06T07:08:09Z", datetime(2024, 5, 6, 7, 8, 9, 0, UTC)),
+        ("0001-01-01T00:00:00Z", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_time_is_read(text: str | None, time: datetime | None) -> None:
+    """RFC 3339 as Go writes it: up to nine decimals, trailing zeros cut."""
+    assert lifecycle.parse_time(text) == time
+
+
+STATES = sorted(lifecycle.WAITING | lifecycle.PREPARING | lifecycle.TERMINAL | {"running", "a-word-of-tomorrow"})
+
+
+@steady
+@given(st.lists(st.tuples(st.sampled_from(STATES), st.integers(1, 3), st.integers(0, 9)), max_size=12))
+def test_the_order_of_a_listing_does_not_matter(drawn: list[tuple[str, int, int]]) -> None:
+    """Docker lists tasks in no order; any set of them has one status."""
+    tasks = [attempt(index, state, 3, slot) | {"ID": f"{i}"} for i, (state, slot, index) in enumerate(drawn)]
+    tasks = list({(raw["Slot"], raw["CreatedAt"]): raw for raw in tasks}.values())
+    assert see(*tasks, **REPLICAS_3) == see(*reversed(tasks), **REPLICAS_3)

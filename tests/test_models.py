@@ -1,0 +1,345 @@
+"""models: what a request may hold; whatever is wrong is refused with the name of its field."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from fakes import AUTH, encoded, steady
+from hypothesis import given
+from hypothesis import strategies as st
+from qmaster import models
+from qmaster.errors import BadRequest
+from qmaster.models import RunRequest, StopRequest
+
+IMAGE = {"image": "busybox"}
+
+
+def run(**fields: Any) -> RunRequest:
+    return models.convert({**IMAGE, **fields}, RunRequest)
+
+
+def test_an_image_is_enough() -> None:
+    """The rest has the defaults of the contract: a service, once, with the image's own command."""
+    request = run()
+    assert (request.type, request.replicas, request.restart) == ("service", 1, "none")
+    assert request.command is request.entrypoint is request.memory is request.cpus is request.name is None
+    assert request.credentials() is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image", "registry:5000/team/tool:v1"),
+        ("command", "echo 'two words'"),
+        ("command", ["echo", ""]),
+        ("type", "container"),
+        ("auth", AUTH),
+        ("name", "a"),
+        ("name", "A-b_9"),
+        ("name", "n" * 63),
+        ("labels", {"team": "data", "empty": ""}),
+        ("env", {"A": "1=2", "lower.case": ""}),
+        ("workdir", "/srv"),
+        ("user", "1000:1000"),
+        ("user", "nobody"),
+        ("entrypoint", "/bin/sh -c"),
+        ("memory", 6),
+        ("cpus", 0.5),
+        ("cpus", 2),
+        ("replicas", 3),
+        ("restart", "any"),
+        ("max_attempts", 3),
+        ("constraints", ["node.role==worker", "node.labels.zone != a b", "engine.labels.x==1.*"]),
+        ("networks", ["backend"]),
+        ("secrets", ["password_1.txt"]),
+        ("ports", ["8080:80", "1:65535/udp", "53:53/sctp"]),
+    ],
+)
+def test_a_field_is_taken(field: str, value: object) -> None:
+    """Each field of the contract, with values at its bounds."""
+    assert getattr(run(**{field: value}), field) == value
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("image", ""),
+    ("image", None),
+    ("image", 1),
+    ("image", "a b"),
+    ("image", "i" * 513),
+    ("command", ""),
+    ("command", "  "),
+    ("command", []),
+    ("command", "echo 'open"),
+    ("command", 1),
+    ("command", ["a", 1]),
+    ("command", "a\0b"),
+    ("command", ["a\0b"]),
+    ("type", "job"),
+    ("type", True),
+    ("auth", ""),
+    ("auth", "x"),
+    ("auth", {"username": "u"}),
+    ("name", ""),
+    ("name", "-a"),
+    ("name", "a-"),
+    ("name", "a.b"),
+    ("name", "a\n"),
+    ("name", "n" * 64),
+    ("labels", []),
+    ("labels", {"a": 1}),
+    ("labels", {"": "a"}),
+    ("labels", {" ": "a"}),
+    ("labels", {"a": "b\0"}),
+    ("labels", {"io.qmaster.owner": "me"}),
+    ("labels", {"IO.Qmaster.x": "me"}),
+    ("labels", {" io.qmaster.x": "me"}),
+    ("env", ["A=1"]),
+    ("env", {"A": 1}),
+    ("env", {"": "1"}),
+    ("env", {"A=B": "1"}),
+    ("env", {"A": "\0"}),
+    ("env", {"A\0": "1"}),
+    ("workdir", "relative"),
+    ("workdir", "/a\0b"),
+    ("user", ""),
+    ("user", "a b"),
+    ("user", "a:"),
+    ("user", "root\n"),
+    ("entrypoint", ""),
+    ("entrypoint", ["\0"]),
+    ("memory", 5),
+    ("memory", 0),
+    ("memory", -1),
+    ("memory", "64"),
+    ("memory", 64.5),
+    ("memory", True),
+    ("memory", 2**64),
+    ("memory", 16 * 1024 * 1024 + 1),
+    ("cpus", 0),
+    ("cpus", -1),
+    ("cpus", "1"),
+    ("cpus", False),
+    ("cpus", 1e300),
+    ("replicas", 0),
+    ("replicas", 10_001),
+    ("replicas", 1.5),
+    ("replicas", True),
+    ("restart", "always"),
+    ("restart", ""),
+    ("max_attempts", 0),
+    ("max_attempts", True),
+    ("constraints", "node.role==worker"),
+    ("constraints", ["node.role=worker"]),
+    ("constraints", ["node.role==worker; x"]),
+    ("constraints", [""]),
+    ("constraints", ["node.role==a"] * 65),
+    ("networks", ["host"]),
+    ("networks", ["a", "a"]),
+    ("networks", [""]),
+    ("networks", ["a/b"]),
+    ("networks", "backend"),
+    ("secrets", ["../x"]),
+    ("secrets", ["a", "a"]),
+    ("secrets", [1]),
+    ("ports", ["80"]),
+    ("ports", ["0:80"]),
+    ("ports", ["80:65536"]),
+    ("ports", ["80:80/icmp"]),
+    ("ports", ["1.2.3.4:80:80"]),
+    ("ports", ["80:80", "80:80"]),
+    ("ports", ["80:80\n"]),
+    ("ports", [80]),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+def test_a_wrong_field_is_named(field: str, value: object) -> None:
+    """Type, bounds and grammar; a boolean is no number and a string no list."""
+    with pytest.raises(BadRequest, match=rf"^{field}\b.*: |^{field}: "):
+        run(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"constraints": ["node.role==worker"]}, "constraints"),
+        ({"networks": ["a"]}, "networks"),
+        ({"secrets": ["a"]}, "secrets"),
+        ({"ports": ["80:80"]}, "ports"),
+        ({"replicas": 2}, "replicas"),
+        ({"max_attempts": 2}, "max_attempts"),
+        ({"max_attempts": 2, "restart": "any"}, "max_attempts"),
+        ({"name": "a"}, "name"),
+    ],
+)
+def test_what_only_services_have_is_refused_for_a_container(fields: dict[str, Any], named: str) -> None:
+    """Left out in silence it would do something else than was asked."""
+    with pytest.raises(BadRequest, match=f"^{named}: "):
+        run(type="container", **fields)
+
+
+def test_a_container_may_be_restarted_a_few_times() -> None:
+    """Docker counts attempts with on-failure only."""
+    assert run(type="container", restart="on-failure", max_attempts=2).max_attempts == 2
+
+
+@pytest.mark.parametrize(
+    "field", ["imagee", "Image", "mounts", "privileged", "pid_mode", "cap_add", "token", "a`b", "a\nb", ""]
+)
+def test_an_unknown_field_is_named(field: str) -> None:
+    """A 400 that names it, with what cannot be printed replaced."""
+    with pytest.raises(BadRequest, match=r"^unknown field '") as caught:
+        run(**{field: 1})
+    assert field.replace("\n", "\N{REPLACEMENT CHARACTER}") in str(caught.value)
+
+
+def test_a_long_unknown_field_is_cut() -> None:
+    """An answer does not send back 60 KB."""
+    with pytest.raises(BadRequest) as caught:
+        run(**{"x" * 60_000: 1})
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("to", [RunRequest, StopRequest])
+def test_a_missing_field_is_named(to: Any) -> None:
+    """`image` of a run, `id` of a stop."""
+    with pytest.raises(BadRequest, match=r"^(image|id): is required$"):
+        models.convert({}, to)
+
+
+@pytest.mark.parametrize("value", ["", "i" * 256, 1, None, ["a"]])
+def test_a_wrong_id_is_named(value: object) -> None:
+    """`/stop` takes a string that is not empty."""
+    with pytest.raises(BadRequest, match=r"^id: "):
+        models.convert({"id": value}, StopRequest)
+
+
+def test_an_error_shows_no_secret() -> None:
+    """What is wrong with `auth` and `env` is said without their values, and so is the request's repr."""
+    with pytest.raises(BadRequest) as caught:
+        run(auth=encoded({"username": "hunter2"}), env={"A": "hunter2"})
+    assert "hunter2" not in str(caught.value)
+    shown = repr(run(auth=AUTH, env={"A": "hunter2"}))
+    assert AUTH not in shown
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"null",
+        b'"text"',
+        b"1",
+        b"not json",
+        b" ",
+        b"{",
+        b"{'image': 'a'}",
+        b'{"image": "a",}',
+        b'{"image": "a"} {}',
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": -Infinity}',
+        b'{"a": "\xff"}',
+        b'{"\xff": 1}',
+        b'\xef\xbb\xbf{"a": 1}',
+        '{"a": "b"}'.encode("utf-16"),
+        b'{"a": "\n"}',
+        b'{"a": 01}',
+        b'{"a": 1e999}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": "\\ud800"}',
+        b'{"a": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+        b'{"a": ' + b'{"a":' * 10_000 + b"1" + b"}" * 10_000 + b"}",
+        b"[" * 60_000,
+    ],
+)
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    """Strictly: UTF-8, no NaN, no half of a surrogate, and no nesting that would break the stack."""
+    with pytest.raises(BadRequest, match="the body is not"):
+        models.decode_object(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a": 1, "a": 2}', b'{"a": 1, "\\u0061": 1}', b'{"b": {"a": 1, "a": 1}}', b'{"b": [{"a": 1, "a": 1}]}']
+)
+def test_a_key_twice_is_refused(body: bytes) -> None:
+    """Two readers could take different ones; the error names it."""
+    with pytest.raises(BadRequest, match="the key 'a' twice"):
+        models.decode_object(body)
+
+
+@steady
+@given(st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
+def test_an_object_comes_through(document: dict[str, Any]) -> None:
+    """What json writes is read back as it was."""
+    assert models.decode_object(json.dumps(document, ensure_ascii=False).encode()) == document
+
+
+@steady
+@given(st.binary())
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    """No body makes it fail in another way."""
+    try:
+        models.decode_object(body)
+    except BadRequest:
+        pass
+
+
+@steady
+@given(
+    st.dictionaries(
+        st.sampled_from(RunRequest.__struct_fields__),
+        st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists),
+    )
+)
+def test_any_fields_are_taken_or_refused(fields: dict[str, Any]) -> None:
+    """No value of a field makes it fail in another way."""
+    try:
+        run(**fields)
+    except BadRequest as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "split"),
+    [
+        (None, None),
+        ("echo one two", ["echo", "one", "two"]),
+        ("sh -c 'echo \"a b\"; exit 3'", ["sh", "-c", 'echo "a b"; exit 3']),
+        (r"echo a\ b $HOME #x", ["echo", "a b", "$HOME", "#x"]),
+        ("''", [""]),
+        (["a b", ""], ["a b", ""]),
+    ],
+)
+def test_a_command_is_split_as_a_shell_splits_words(value: Any, split: list[str] | None) -> None:
+    """Quotes and backslashes, and nothing is expanded; a list stays as it is."""
+    assert models.words("command", value) == split
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("a", "'a'"), ("a\nb\0", "'a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}'")]
+)
+def test_a_name_is_said_back_printable(text: str, shown: str) -> None:
+    """Control characters cannot reach a terminal by way of an error."""
+    assert models.quote(text) == shown
+    assert models.quote("x" * 65) == "'" + "x" * 64 + "…'"
+
+
+def test_a_service_has_the_keys_of_the_contract() -> None:
+    """DESIGN 1.2, as far as they are there without a result."""
+    assert set(models.Service.__struct_fields__) >= set(
+        "id type name image command labels owner status reason error exit_code replicas created_at started_at "
+        "finished_at removed_at memory cpus tasks".split()
+    )
+    assert set(models.Task.__struct_fields__) >= set(
+        "id slot node_id node state message error exit_code container_id updated_at".split()
+    )
+    assert "env" not in models.Service.__struct_fields__
+
+
+def test_the_messages_have_a_schema() -> None:
+    """OpenAPI is made of it."""
+    (_, components) = msgspec.json.schema_components([RunRequest, StopRequest, models.Service])
+    assert components["RunRequest"]["required"] == ["image"]

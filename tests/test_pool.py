@@ -1,0 +1,723 @@
+"""The engine's pool, health, failures, registry and calls, with clients that are not there."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+import pytest
+import requests
+import urllib3.exceptions
+from fakes import AUTH, DIGEST
+from qmaster.credentials import Credentials
+from qmaster.engine import failures
+from qmaster.engine import health as health_room
+from qmaster.engine import pool as pool_room
+from qmaster.engine.calls import Calls
+from qmaster.engine.endpoint import Endpoint
+from qmaster.engine.failures import EngineUnreached, dropped, translate
+from qmaster.engine.health import Health
+from qmaster.engine.identity import own_container_id
+from qmaster.engine.pool import Pool
+from qmaster.engine.registry import KEPT, Registry
+from qmaster.errors import (
+    BadRequest,
+    ConfigError,
+    Conflict,
+    EngineAway,
+    EngineRefused,
+    HttpError,
+    NotAManager,
+    NotFound,
+    RegistryRefused,
+)
+
+BROKEN = requests.exceptions.ConnectionError("Connection aborted.", ConnectionResetError(104, "reset"))
+REFUSED = requests.exceptions.ConnectionError("Connection aborted.", ConnectionRefusedError(111, "refused"))
+TIMEOUT = requests.exceptions.ReadTimeout("read timed out")
+CREDENTIALS = Credentials.decode(AUTH)
+
+Work = Callable[[Any], Any]
+
+
+def answered(status: int, said: str) -> docker.errors.APIError:
+    response = requests.Response()
+    response.status_code = status
+    return docker.errors.create_api_error_from_http_exception.__globals__["APIError"](  # type: ignore[no-any-return]
+        "error", response=response, explanation=said
+    )
+
+
+class FakeClient:
+    """What one thread of a pool holds; ``answers`` are given, or raised, one after the other."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[Any] = []
+        self.timeout = 0.0
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _next(self, *asked: Any) -> Any:
+        self.asked.append(asked)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def ping(self) -> Any:
+        return self._next("ping")
+
+    def info(self) -> Any:
+        return {"Swarm": {"ControlAvailable": True}}
+
+    def fetch(self, path: str, headers: dict[str, str]) -> Any:
+        return self._next(path, headers)
+
+
+def pool(client: FakeClient, threads: int = 1, **more: Any) -> Pool:
+    connect: Any = lambda: client  # noqa: E731
+    return Pool(connect, threads, "test", **more)
+
+
+def ping(client: Any) -> Any:
+    return client.ping()
+
+
+# --- the pool ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_a_call_runs_in_a_thread_with_a_client_and_a_bound() -> None:
+    """The answer comes back as it is."""
+    client, seen = FakeClient("pong"), []
+
+    def work(client: Any) -> Any:
+        seen.append((threading.current_thread().name, client.timeout))
+        return client.ping()
+
+    assert await pool(client).call(work, 3.0) == "pong"
+    assert seen == [("test_0", 3.0)]
+
+
+@pytest.mark.gen_test
+async def test_each_thread_has_a_client_of_its_own() -> None:
+    """The SDK's are not safe between threads; one is kept as long as it works."""
+    made: list[FakeClient] = []
+    both = threading.Barrier(2, timeout=4)
+
+    def connect() -> Any:
+        made.append(FakeClient("pong"))
+        return made[-1]
+
+    def work(client: Any) -> int:
+        both.wait()
+        return id(client)
+
+    calls = Pool(connect, 2, "test")
+    for _ in range(3):
+        first, second = await asyncio.gather(calls.call(work, 3.0), calls.call(work, 3.0))
+        assert first != second
+    assert len(made) == 2
+
+
+@pytest.mark.gen_test
+async def test_while_the_engine_is_away_a_call_fails_at_once() -> None:
+    """No thread is taken and nothing is asked."""
+    client, away = FakeClient("pong"), EngineAway("the engine is away")
+    with pytest.raises(EngineAway, match="the engine is away"):
+        await pool(client, away=lambda: away).call(ping, 3.0)
+    assert client.asked == []
+
+
+@pytest.mark.gen_test
+async def test_what_waited_for_a_thread_fails_at_once_when_the_engine_goes() -> None:
+    """It is asked again whether the engine is away when a thread is free."""
+    client, gone, go, begun = FakeClient("pong"), threading.Event(), threading.Event(), threading.Event()
+
+    def slow(client: Any) -> None:
+        begun.set()
+        go.wait(4)
+
+    calls = pool(client, away=lambda: EngineAway("gone") if gone.is_set() else None)
+    first = asyncio.ensure_future(calls.call(slow, 3.0))
+    second = asyncio.ensure_future(calls.call(ping, 3.0))
+    while not begun.is_set():
+        await asyncio.sleep(0.001)
+    gone.set()
+    go.set()
+    await first
+    with pytest.raises(EngineAway, match="gone"):
+        await second
+    assert client.asked == []
+
+
+@pytest.mark.gen_test
+async def test_a_call_is_bounded_though_its_thread_is_not() -> None:
+    """A client that hangs against its own timeout: the caller has 503 all the same, and the suspicion is told."""
+    told: list[EngineAway] = []
+    release = threading.Event()
+    calls = pool(FakeClient("pong"), failed=told.append)
+    with pytest.raises(EngineAway, match="in time"):
+        await calls.call(lambda client: release.wait(4), -0.95)
+    release.set()
+    assert len(told) == 1
+
+
+@pytest.mark.gen_test
+async def test_too_many_calls_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue is bounded; what is done makes room again."""
+    monkeypatch.setattr(pool_room, "MAX_QUEUED", 2)
+    go = threading.Event()
+    calls = pool(FakeClient("pong"))
+    waiting = [asyncio.ensure_future(calls.call(lambda client: go.wait(4), 3.0)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(EngineAway, match="too many"):
+        await calls.call(ping, 3.0)
+    go.set()
+    await asyncio.gather(*waiting)
+    assert await calls.call(ping, 3.0) == "pong"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("answers", "again", "asked", "error"),
+    [
+        ([BROKEN, "pong"], True, 2, None),
+        ([BROKEN, "pong"], False, 1, EngineAway),
+        ([BROKEN, BROKEN, "pong"], True, 2, EngineAway),
+        ([TIMEOUT, "pong"], True, 1, EngineAway),
+        ([REFUSED, "pong"], True, 1, EngineUnreached),
+        ([answered(404, "no such"), "pong"], True, 1, NotFound),
+        ([answered(500, "oops"), "pong"], True, 1, EngineRefused),
+    ],
+)
+async def test_a_call_is_sent_again_only_where_that_is_safe(
+    answers: list[Any], again: bool, asked: int, error: type[HttpError] | None
+) -> None:
+    """Once more, where the connection broke and the call changes nothing; never after a timeout or an answer."""
+    client = FakeClient(*answers)
+    if error is None:
+        assert await pool(client).call(ping, 3.0, again) == "pong"
+    else:
+        with pytest.raises(error):
+            await pool(client).call(ping, 3.0, again)
+    assert len(client.asked) == asked
+
+
+@pytest.mark.gen_test
+async def test_only_silence_is_a_suspicion() -> None:
+    """An answer, whatever it says, shows that the engine is there."""
+    told: list[EngineAway] = []
+    calls = pool(FakeClient(answered(500, "oops"), answered(404, "no"), BROKEN, "pong"), failed=told.append)
+    for error in (EngineRefused, NotFound, EngineAway):
+        with pytest.raises(error):
+            await calls.call(ping, 3.0)
+    assert len(told) == 1
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_broke_is_not_used_again() -> None:
+    """The engine that comes back may be of another version."""
+    made: list[FakeClient] = []
+
+    def connect() -> Any:
+        made.append(FakeClient("pong") if made else FakeClient(BROKEN))
+        return made[-1]
+
+    calls = Pool(connect, 1, "test")
+    with pytest.raises(EngineAway):
+        await calls.call(ping, 3.0)
+    assert await calls.call(ping, 3.0) == "pong"
+    assert [client.closed for client in made] == [True, False]
+
+
+@pytest.mark.gen_test
+async def test_an_engine_that_cannot_be_connected_is_away() -> None:
+    """The client's constructor asks for the version, and wraps what that raised."""
+
+    def connect() -> Any:
+        raise docker.errors.DockerException("Error while fetching server API version") from REFUSED
+
+    with pytest.raises(EngineUnreached):
+        await Pool(connect, 1, "test").call(ping, 3.0)
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def _caused(outer: Exception, cause: Exception) -> Exception:
+    outer.__cause__ = cause
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (answered(400, "invalid mount"), BadRequest),
+        (answered(404, "service x not found"), NotFound),
+        (answered(409, "name in use"), Conflict),
+        (answered(500, "oops"), EngineRefused),
+        (answered(501, "not implemented"), EngineRefused),
+        (answered(503, "shutting down"), EngineAway),
+        (answered(503, "This node is not a swarm manager. Use docker swarm init"), NotAManager),
+        (answered(406, "This node is not part of a swarm"), NotAManager),
+        (answered(503, "This node is not a swarm manager. Worker nodes can't be used to view"), NotAManager),
+        (answered(500, "rpc error: code = Unknown desc = The swarm does not have a leader."), EngineAway),
+        (answered(500, "rpc error: code = DeadlineExceeded desc = context deadline exceeded"), EngineAway),
+        (answered(500, "rpc error: code = Unavailable desc = connection closed"), EngineAway),
+        (TIMEOUT, EngineAway),
+        (requests.exceptions.ConnectTimeout("no"), EngineAway),
+        (TimeoutError(), EngineAway),
+        (BROKEN, EngineAway),
+        (requests.exceptions.ChunkedEncodingError("broken"), EngineAway),
+        (urllib3.exceptions.ProtocolError("broken"), EngineAway),
+        (OSError(113, "no route to host"), EngineAway),
+        (ValueError("no JSON"), EngineRefused),
+        (KeyError("ID"), EngineRefused),
+        (requests.exceptions.JSONDecodeError("not JSON", "<html>", 0), EngineRefused),
+        (docker.errors.DockerException("what"), EngineRefused),
+        (_caused(docker.errors.DockerException("version"), TIMEOUT), EngineAway),
+        (BadRequest("ours"), BadRequest),
+    ],
+    ids=str,
+)
+def test_dockers_failures_become_ours(error: Exception, kind: type[HttpError]) -> None:
+    """By what was answered, and by what was not."""
+    assert type(translate(error)) is kind
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        REFUSED,
+        requests.exceptions.ConnectionError("x", FileNotFoundError(2, "no such file")),
+        requests.exceptions.ConnectionError("x", PermissionError(13, "denied")),
+        requests.exceptions.ConnectionError(_caused(OSError("x"), ConnectionRefusedError(111, "refused"))),
+        _caused(docker.errors.DockerException("version"), REFUSED),
+    ],
+)
+def test_where_nothing_listens_nothing_was_done(error: Exception) -> None:
+    """The call was never sent: its outcome is not open."""
+    known = translate(error)
+    assert isinstance(known, EngineUnreached)
+    assert not dropped(known)
+
+
+@pytest.mark.parametrize(
+    ("error", "open_"), [(BROKEN, True), (TIMEOUT, True), (answered(500, "oops"), False), (answered(404, "no"), False)]
+)
+def test_an_answer_that_was_lost_leaves_the_outcome_open(error: Exception, open_: bool) -> None:
+    """A break or a timeout says nothing of what was done."""
+    assert dropped(translate(error)) is open_
+
+
+def test_dockers_words_are_one_line_of_bounded_length() -> None:
+    """An engine's answer may be a page of HTML."""
+    said = failures.explanation(answered(500, "one\n two\t" + "x" * 9999))
+    assert said.startswith("one two x")
+    assert len(said) == failures.MAX_DETAIL
+
+
+def test_a_worker_is_told_from_an_engine_without_a_swarm() -> None:
+    """What to do is another thing."""
+    worker = translate(answered(503, "This node is not a swarm manager. Worker nodes can't be used to view"))
+    alone = translate(answered(503, "This node is not a swarm manager. Use docker swarm init"))
+    assert "run quartermaster on a manager" in str(worker)
+    assert "docker swarm init" in str(alone)
+
+
+# --- health -----------------------------------------------------------------------------------------------------------
+
+
+def health(client: Any) -> Health:
+    connect: Any = client if callable(client) else lambda: client
+    return Health(connect)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition; the test's own timeout ends it."""
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.gen_test
+async def test_it_is_not_ready_before_the_engine_has_answered() -> None:
+    """But calls are tried: away is what is known, not what is feared."""
+    watched = health(FakeClient("OK"))
+    assert isinstance(watched.trouble, EngineAway)
+    assert watched.away is None
+    await watched._probe()
+    assert watched.trouble is watched.away is None
+
+
+@pytest.mark.gen_test
+async def test_an_engine_goes_and_comes_back() -> None:
+    """`away` is set by a ping that failed, and taken back by one that did not."""
+    watched = health(FakeClient(REFUSED, "OK"))
+    await watched._probe()
+    assert isinstance(watched.away, EngineUnreached)
+    assert watched.trouble is watched.away
+    await watched._probe()
+    assert watched.away is watched.trouble is None
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ({"LocalNodeState": "inactive", "ControlAvailable": False}, "docker swarm init"),
+        ({"LocalNodeState": "active", "ControlAvailable": False}, "worker"),
+        (None, "docker swarm init"),
+    ],
+)
+async def test_an_engine_that_is_no_manager_is_trouble_but_not_away(node: Any, says: str) -> None:
+    """Containers run on it."""
+    client = FakeClient("OK")
+    client.info = lambda: {"Swarm": node}  # type: ignore[method-assign]
+    watched = health(client)
+    await watched._probe()
+    assert isinstance(watched.trouble, NotAManager)
+    assert says in str(watched.trouble)
+    assert watched.away is None
+
+
+@pytest.mark.gen_test
+async def test_a_call_that_found_nothing_listening_is_believed() -> None:
+    """The next call fails at once; a connection that broke is only asked about."""
+    watched = health(FakeClient("OK"))
+    await watched._probe()
+    watched.suspect(EngineAway("broke"))
+    assert watched.away is None
+    watched.suspect(EngineUnreached("nothing there"))
+    assert str(watched.away) == str(watched.trouble) == "nothing there"
+
+
+@pytest.mark.gen_test
+async def test_a_suspicion_wakes_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for its next turn; until cancelled it goes on."""
+    monkeypatch.setattr(health_room, "PING_EVERY", 3600.0)
+    client = FakeClient("OK")
+    watched = health(client)
+    watching = asyncio.create_task(watched.watch())
+    await until(lambda: watched.trouble is None)
+    asked = len(client.asked)
+    client.answers = [REFUSED]
+    watched.suspect(EngineAway("broke"))
+    await until(lambda: watched.away)
+    assert len(client.asked) > asked
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+
+
+@pytest.mark.gen_test
+async def test_the_watch_goes_on_while_the_engine_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And sees it come back by itself."""
+    monkeypatch.setattr(health_room, "PING_AWAY_EVERY", 0.001)
+    watched = health(FakeClient(REFUSED, BROKEN, BROKEN, TIMEOUT, answered(500, "starting"), "OK"))
+    watching = asyncio.create_task(watched.watch())
+    await until(lambda: watched.away)
+    await until(lambda: watched.trouble is None)
+    watching.cancel()
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+TOLD = {"Descriptor": {"digest": DIGEST}}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def registry(*answers: Any) -> tuple[Registry, FakeClient, Clock]:
+    client, clock = FakeClient(*answers), Clock()
+    return Registry(pool(client), clock), client, clock
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("image", "pinned", "asked"),
+    [
+        ("busybox", f"busybox@{DIGEST}", 1),
+        ("team/tool:v1", f"team/tool:v1@{DIGEST}", 1),
+        (f"busybox@{'sha256:' + 'b' * 64}", f"busybox@{'sha256:' + 'b' * 64}", 0),
+    ],
+)
+async def test_an_image_is_pinned_as_it_was_written(image: str, pinned: str, asked: int) -> None:
+    """With its digest behind it; one that has a digest is not asked about."""
+    kept, client, _ = registry(TOLD)
+    assert await kept.pin(image, None) == pinned
+    assert client.asked == [(f"/distribution/{image}/json", {})] * asked
+
+
+@pytest.mark.gen_test
+async def test_credentials_go_with_the_question() -> None:
+    """As this call's own header; also for an image with a digest, as they are checked by it."""
+    kept, client, _ = registry(TOLD)
+    image = f"busybox@{'sha256:' + 'b' * 64}"
+    assert await kept.pin(image, CREDENTIALS) == image
+    assert client.asked == [(f"/distribution/{image}/json", {"X-Registry-Auth": CREDENTIALS.header()})]
+
+
+UNSURE: list[tuple[Any, str]] = [
+    (answered(404, "manifest unknown"), "missing"),
+    (answered(401, "unauthorized: incorrect username or password"), "denied"),
+    (answered(403, "denied: requested access to the resource is denied"), "denied"),
+    (answered(500, "no basic auth credentials"), "denied"),
+    (answered(500, "dial tcp: lookup registry: no such host"), "silent"),
+    (answered(503, "i/o timeout"), "silent"),
+    (TIMEOUT, "silent"),
+]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(("answer", "kind"), UNSURE, ids=str)
+async def test_without_credentials_an_image_goes_on_unpinned(answer: Exception, kind: str) -> None:
+    """An engine may have it, whatever the registry says."""
+    kept, _, _ = registry(answer)
+    assert await kept.pin("registry:5000/tool", None) == "registry:5000/tool"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(("answer", "says"), [(TOLD, None), (UNSURE[1][0], "refused the credentials")])
+async def test_wrong_credentials_are_refused(answer: Any, says: str | None) -> None:
+    """502 before anything is created; the error names the registry, and shows no credentials."""
+    kept, _, _ = registry(answer)
+    if says is None:
+        assert await kept.pin("registry:5000/tool", CREDENTIALS) == f"registry:5000/tool@{DIGEST}"
+        return
+    with pytest.raises(RegistryRefused, match=says) as caught:
+        await kept.pin("registry:5000/tool", CREDENTIALS)
+    assert "registry:5000" in str(caught.value)
+    assert "something" not in str(caught.value)
+
+
+@pytest.mark.gen_test
+async def test_credentials_that_cannot_be_checked_are_refused() -> None:
+    """502 where the registry is silent."""
+    kept, _, _ = registry(answered(500, "dial tcp: i/o timeout"))
+    with pytest.raises(RegistryRefused, match="did not answer"):
+        await kept.pin("registry:5000/tool", CREDENTIALS)
+
+
+@pytest.mark.gen_test
+async def test_callers_at_once_share_one_question() -> None:
+    """A hundred runs of one image ask the registry once."""
+    kept, client, _ = registry(TOLD)
+    answers = await asyncio.gather(*(kept.pin("busybox", None) for _ in range(100)))
+    assert set(answers) == {f"busybox@{DIGEST}"}
+    assert len(client.asked) == 1
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("answer", [TOLD, answered(500, "i/o timeout"), answered(401, "unauthorized")], ids=str)
+async def test_an_answer_or_a_silence_is_kept_for_a_minute(answer: Any) -> None:
+    """Then it is asked again."""
+    kept, client, clock = registry(answer)
+    await kept.pin("busybox", None)
+    clock.now += KEPT - 0.1
+    await kept.pin("busybox", None)
+    assert len(client.asked) == 1
+    clock.now += 0.2
+    await kept.pin("busybox", None)
+    assert len(client.asked) == 2
+    assert KEPT == 60.0
+
+
+@pytest.mark.gen_test
+async def test_one_callers_credentials_do_not_open_for_another() -> None:
+    """Each image and each credentials are a question of their own."""
+    kept, client, _ = registry(TOLD, answered(401, "unauthorized"), TOLD, TOLD)
+    other = Credentials("someone", "else")
+    await kept.pin("busybox", CREDENTIALS)
+    with pytest.raises(RegistryRefused):
+        await kept.pin("busybox", other)
+    await kept.pin("busybox", None)
+    await kept.pin("busybox:1", CREDENTIALS)
+    assert len(client.asked) == 4
+
+
+@pytest.mark.gen_test
+async def test_credentials_are_not_kept() -> None:
+    """Only a salted digest is."""
+    kept, _, _ = registry(TOLD)
+    await kept.pin("busybox", CREDENTIALS)
+    assert CREDENTIALS.header() not in repr(vars(kept))
+    assert "something" not in repr(vars(kept))
+
+
+@pytest.mark.gen_test
+async def test_a_caller_that_leaves_does_not_end_the_others_question() -> None:
+    """The question is not the first caller's own."""
+    kept, client, _ = registry(TOLD)
+    first = asyncio.ensure_future(kept.pin("busybox", None))
+    second = asyncio.ensure_future(kept.pin("busybox", None))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == f"busybox@{DIGEST}"
+    assert len(client.asked) == 1
+
+
+@pytest.mark.gen_test
+async def test_an_engine_that_is_away_is_no_silent_registry() -> None:
+    """503 and not 502 with credentials; and nothing is kept of it when it is back."""
+    away: list[EngineAway] = [EngineUnreached("the engine is away")]
+    client = FakeClient(TOLD)
+    kept = Registry(pool(client, away=lambda: away[0] if away else None))
+    with pytest.raises(EngineAway):
+        await kept.pin("busybox", CREDENTIALS)
+    away.clear()
+    assert await kept.pin("busybox", CREDENTIALS) == f"busybox@{DIGEST}"
+
+
+# --- the calls --------------------------------------------------------------------------------------------------------
+
+
+def submit(client: Any) -> str:
+    return str(client.ping())
+
+
+@pytest.mark.gen_test
+async def test_a_thing_that_is_not_there_is_none() -> None:
+    """404 is an answer to an inspection, and success for a removal."""
+    calls = Calls(pool(FakeClient(answered(404, "no such"))))
+    assert await calls.inspect(ping) is None
+    await calls.remove(ping)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("answer", "made", "error"),
+    [
+        (BROKEN, "id", None),
+        (TIMEOUT, "id", None),
+        (answered(500, "context canceled"), "id", None),
+        (BROKEN, None, EngineAway),
+        (answered(500, "oops"), None, EngineRefused),
+    ],
+)
+async def test_a_lost_answer_is_looked_for(
+    answer: Exception, made: str | None, error: type[HttpError] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A creation is sent once; what it made is adopted, and where it made nothing the error is told."""
+    monkeypatch.setattr("qmaster.engine.calls.LOOK_AGAIN", (0.0, 0.0))
+    client, looked = FakeClient(answer, "twice"), []
+
+    async def find() -> str | None:
+        looked.append(1)
+        return made
+
+    calls = Calls(pool(client))
+    if error is None:
+        assert await calls.create(submit, find) == made
+    else:
+        with pytest.raises(error):
+            await calls.create(submit, find)
+    assert len(client.asked) == 1
+    assert len(looked) == (1 if made else 2)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(answered(409, "taken"), Conflict), (answered(400, "bad"), BadRequest), (REFUSED, EngineUnreached)],
+)
+async def test_a_clear_answer_is_not_looked_behind(answer: Exception, error: type[HttpError]) -> None:
+    """Docker said no, or was never reached: nothing was made."""
+
+    async def find() -> str | None:
+        raise AssertionError("looked")
+
+    with pytest.raises(error):
+        await Calls(pool(FakeClient(answer))).create(submit, find)
+
+
+@pytest.mark.gen_test
+async def test_an_engine_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer was lost as it went down: what was made is found when it is up again."""
+    monkeypatch.setattr("qmaster.engine.calls.LOOK_AWAY_EVERY", 0.0)
+    found = iter([EngineAway("away"), EngineAway("away"), "id"])
+
+    async def find() -> str | None:
+        value = next(found)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    assert await Calls(pool(FakeClient(BROKEN))).create(submit, find) == "id"
+
+
+@pytest.mark.gen_test
+async def test_a_creation_that_was_never_sent_is_not_looked_for() -> None:
+    """While the engine is known to be away, and hangs rather than refuses, the caller is told at once too."""
+    away = EngineAway("the engine did not answer in time")
+
+    async def find() -> str | None:
+        raise AssertionError("looked")
+
+    with pytest.raises(EngineAway, match="in time"):
+        await Calls(pool(FakeClient("id"), away=lambda: away)).create(submit, find)
+
+
+# --- where the engine is ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["", "unix:///run/docker.sock", "tcp://127.0.0.1:2375", "ssh://root@machine"])
+def test_an_address_is_read_as_docker_reads_it(host: str) -> None:
+    """None connects before the first call."""
+    assert Endpoint.read(host, {}) == Endpoint(host or None, None)
+
+
+@pytest.mark.parametrize("host", ["nonsense://x", "tcp://", "tcp://x:port", "unix"])
+def test_a_wrong_address_is_named(host: str) -> None:
+    """At the start, with the flag."""
+    with pytest.raises(ConfigError, match=r"^--docker-host: "):
+        Endpoint.read(host, {})
+
+
+def test_tls_is_for_tcp(tmp_path: Path) -> None:
+    """As docker does: DOCKER_TLS_VERIFY with a socket changes nothing; with tcp it wants the certificates."""
+    environ = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path)}
+    assert Endpoint.read("unix:///run/docker.sock", environ).tls is None
+    with pytest.raises(ConfigError, match=r"^--docker-host: "):
+        Endpoint.read("tcp://127.0.0.1:2376", environ)
+    for name in ("cert.pem", "key.pem", "ca.pem"):
+        (tmp_path / name).touch()
+    tls = Endpoint.read("tcp://127.0.0.1:2376", environ).tls
+    assert tls is not None
+    assert (tls.verify, tls.ca_cert) == (True, str(tmp_path / "ca.pem"))
+
+
+MOUNT = "612 599 254:1 /var/lib/docker/containers/{}/{} /etc/{} rw,relatime - ext4 /dev/vda1 rw\n"
+
+
+@pytest.mark.parametrize(
+    ("mountinfo", "found"),
+    [
+        (MOUNT.format("a" * 64, "hostname", "hostname"), "a" * 64),
+        ("22 1 0:20 / /proc rw - proc proc rw\n" + MOUNT.format("b" * 64, "resolv.conf", "resolv.conf"), "b" * 64),
+        (MOUNT.format("c" * 64, "data", "data"), None),
+        (MOUNT.format("short", "hostname", "hostname"), None),
+        ("", None),
+    ],
+)
+def test_its_own_container_is_known_by_its_mounts(mountinfo: str, found: str | None, tmp_path: Path) -> None:
+    """On any cgroup version; None outside of one."""
+    file = tmp_path / "mountinfo"
+    file.write_text(mountinfo)
+    assert own_container_id(file) == found
+
+
+def test_without_mountinfo_it_is_in_no_container(tmp_path: Path) -> None:
+    """Not on Linux."""
+    assert own_container_id(tmp_path / "missing") is None

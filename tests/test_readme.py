@@ -1,0 +1,302 @@
+"""The README and the changelog say what the code does: their tables and calls are compared with it."""
+
+import ast
+import inspect
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, get_args
+from unittest.mock import Mock
+
+import msgspec
+import pytest
+from tornado import web
+from tornado.routing import PathMatches
+
+import qmaster
+from qmaster import app, config, errors, models
+from qmaster.auth import Authenticator
+from qmaster.engine import failures
+from qmaster.handlers import services
+from qmaster.handlers.base import BaseHandler
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CODE = ROOT / "qmaster"
+BODIES: dict[str, type[msgspec.Struct]] = {
+    "/run": models.RunRequest,
+    "/start": models.RunRequest,
+    "/stop": models.StopRequest,
+}
+
+Row = dict[str, str]
+
+
+# Reading Markdown
+
+
+def lines_with_fence() -> Iterator[tuple[str, str | None]]:
+    """Each line of the README with the language of the code block that it is in, None outside of one."""
+    fence: str | None = None
+    for line in README.splitlines():
+        mark = re.match(r"\s*```(\w*)", line)
+        if mark:
+            fence = mark[1] if fence is None else None
+        else:
+            yield line, fence
+
+
+def section(title: str) -> list[str]:
+    """The prose under a heading, up to the next heading."""
+    found: list[str] = []
+    current = ""
+    for line, fence in lines_with_fence():
+        if fence is None and line.startswith("#"):
+            current = line.lstrip("# ")
+        elif fence is None and current == title:
+            found.append(line)
+    assert found, f"the README has no section {title!r}"
+    return found
+
+
+def tables(title: str) -> list[list[Row]]:
+    """The tables of a section: a list of rows each, by column."""
+    found: list[list[Row]] = []
+    header: list[str] = []
+    for line in section(title):
+        if not line.startswith("|"):
+            header = []
+            continue
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not header:
+            header = cells
+            found.append([])
+        elif set(line) - set("|- "):
+            found[-1].append(dict(zip(header, cells, strict=True)))
+    return found
+
+
+def table(title: str, having: str = "") -> list[Row]:
+    """The section's first table, or its first with that column."""
+    return next(rows for rows in tables(title) if having in ("", *rows[0]))
+
+
+def code(cell: str) -> list[str]:
+    """What a cell shows as code."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def column(rows: list[Row], name: str) -> list[str]:
+    """The first thing that each cell of a column shows as code."""
+    return [code(row[name])[0] for row in rows]
+
+
+def default(cell: str) -> str:
+    """A default that is a value, and "" for one that is told in words."""
+    whole = re.fullmatch(r"`([^`]+)`", cell)
+    return whole[1] if whole else ""
+
+
+def commands() -> Iterator[list[str]]:
+    """The words of each shell command in the README; one may go over several lines."""
+    text = ""
+    for line, fence in lines_with_fence():
+        if fence != "sh":
+            assert not text, f"a command is not finished: {text}"
+            continue
+        text += line + "\n"
+        try:
+            words = shlex.split(text)
+        except ValueError:  # a quote or a backslash is open
+            continue
+        if not line.endswith("\\"):
+            yield words
+            text = ""
+
+
+def calls() -> list[tuple[str, str, str | None]]:
+    """The calls with curl: method, path, body."""
+    found = []
+    for words in commands():
+        if words and words[0] == "curl":
+            url = next(word for word in words if word.startswith("http://localhost:9090"))
+            body = words[words.index("-d") + 1] if "-d" in words else None
+            path = url.removeprefix("http://localhost:9090").partition("?")[0]
+            found.append(("GET" if body is None else "POST", path, body))
+    return found
+
+
+# Reading the code
+
+
+def routes() -> list[tuple[str, str]]:
+    """Method and pattern of each route."""
+    make: Any = app.make_app
+    application: web.Application = make(*(Mock() for _ in inspect.signature(make).parameters))
+    return [
+        (method, rule.matcher.regex.pattern.removesuffix("$"))
+        for rule in application.wildcard_router.rules
+        if isinstance(rule.matcher, PathMatches)
+        for method in BaseHandler.SUPPORTED_METHODS
+        if takes(rule.target, method.lower())
+    ]
+
+
+def takes(handler: type, method: str) -> bool:
+    return getattr(handler, method) not in (getattr(BaseHandler, method), getattr(web.RequestHandler, method))
+
+
+def as_pattern(path: str) -> str:
+    return re.sub(r"\{\w+\}", "([^/]+)", path)
+
+
+def statuses(error: type[errors.HttpError]) -> set[HTTPStatus]:
+    return {error.status}.union(*map(statuses, error.__subclasses__()))
+
+
+def rooms() -> list[str]:
+    """The modules in the order of the house's table, with their folders."""
+    found = []
+    for row in table("How the house is laid out"):
+        names = code(row["room"])
+        folder = names.pop(0) if names[0].endswith("/") else ""
+        found += [folder + name for name in names]
+    return found
+
+
+def imported(module: Path) -> Iterator[str]:
+    """The rooms, as the first part of their path, that a module of ours imports."""
+    depth = len(module.relative_to(CODE).parts)
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                yield name.partition(".")[0]
+
+
+# The tests
+
+
+def test_the_options_are_those_of_the_code() -> None:
+    """The table has each option with its variables and its default, in the order of ``--help``."""
+    documented = [(*code(row["flag"]), *code(row["environment"]), default(row["default"])) for row in table("Options")]
+    expected = [
+        (option.flag, option.env, *(["TOKEN_FILE"] if option.env == "TOKEN" else []), option.default)
+        for option in config.OPTIONS
+    ]
+    assert documented == expected
+
+
+def test_the_routes_are_those_of_the_application() -> None:
+    """The table has each route's method and path, and nothing else."""
+    rows = table("Routes")
+    documented = zip(column(rows, "method"), map(as_pattern, column(rows, "path")), strict=True)
+    assert sorted(documented) == sorted(routes())
+
+
+@pytest.mark.parametrize(("title", "request_type"), [("Run", models.RunRequest), ("Stop", models.StopRequest)])
+def test_the_fields_are_those_of_the_request(title: str, request_type: type[msgspec.Struct]) -> None:
+    """The table has each field with its default, and says which are required."""
+    documented = [
+        (code(row["field"])[0], default(row["default"]), row["default"] == "required") for row in table(title)
+    ]
+    expected = [
+        (field.name, "" if field.default in (None, msgspec.NODEFAULT) else str(field.default), field.required)
+        for field in msgspec.structs.fields(request_type)
+    ]
+    assert documented == expected
+
+
+def test_the_filters_are_those_of_the_listing() -> None:
+    """The table has each query parameter of ``GET /status``."""
+    assert sorted(column(table("Status"), "query")) == sorted(services.FILTERS)
+
+
+def test_the_status_words_are_those_of_the_messages() -> None:
+    """The tables have every status, and no reason that there is not."""
+    assert set(column(table("Status", "status"), "status")) == set(get_args(models.Status))
+    assert set(column(table("Status", "reason"), "reason")) <= set(get_args(models.Reason))
+
+
+def test_the_answer_that_is_shown_is_a_service() -> None:
+    """The status in the README has the keys of a service as the code shows one, in its order."""
+    blocks = re.findall(r"^```json\n(\{\n.*?)^```", README, re.DOTALL | re.MULTILINE)
+    answer = next(document for document in map(msgspec.json.decode, blocks) if "tasks" in document)
+    assert list(answer) == ["success", *models.Service.__struct_fields__]
+    assert list(answer["tasks"][0]) == list(models.Task.__struct_fields__)
+
+
+def test_the_error_that_is_shown_is_a_problem() -> None:
+    """The error in the README is what the code makes of it."""
+    blocks = re.findall(r"^```json\n(\{\n.*?)^```", README, re.DOTALL | re.MULTILINE)
+    answer = next(document for document in map(msgspec.json.decode, blocks) if not document["success"])
+    assert answer == errors.problem(answer["status"], answer["detail"], answer["instance"])
+
+
+def test_the_errors_are_those_of_the_code() -> None:
+    """The table has the status of each error, and nothing else."""
+    documented = [int(row["status"]) for row in table("Errors")]
+    assert documented == sorted(statuses(errors.HttpError))
+
+
+def test_the_rooms_are_the_modules() -> None:
+    """The table has each module once, and nothing else."""
+    modules = [str(path.relative_to(CODE)) for path in CODE.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(rooms()) == sorted(modules)
+
+
+def test_rooms_import_only_what_is_below_them() -> None:
+    """A room imports only rooms further down in the table."""
+    order = list(dict.fromkeys(room.partition("/")[0].removesuffix(".py") for room in rooms()))
+    wrong = [
+        f"{room} imports {name}"
+        for room in rooms()
+        for name in imported(CODE / room)
+        if name in order and order.index(name) <= order.index(room.partition("/")[0].removesuffix(".py"))
+    ]
+    assert wrong == []
+
+
+def test_each_call_is_one_that_the_server_takes() -> None:
+    """Each curl of the README names a route, and its body is a request that the code accepts."""
+    patterns = routes()
+    assert {path for _, path, body in calls() if body} >= {"/run", "/stop"}
+    for method, path, body in calls():
+        assert any(method == m and re.fullmatch(pattern, path) for m, pattern in patterns), f"{method} {path}"
+        if body is not None:
+            document = models.decode_object(body.encode())
+            document.pop("token", None)
+            models.convert(document, BODIES[path])
+
+
+def test_the_troubles_are_told_in_the_code_s_words() -> None:
+    """The table has the messages exactly as they are shown, where they can be had without an engine."""
+    shown = [code(row["you see"])[0] for row in table("Troubleshooting")]
+    with pytest.raises(errors.ConfigError) as no_token:
+        config.load({}, {})
+    assert f"qmaster: {no_token.value}" in shown
+    for header in (None, "Bearer another"):
+        with pytest.raises(errors.Unauthorized) as unauthorized:
+            Authenticator("this").identify(header, None)
+        assert str(unauthorized.value) in shown
+    assert {str(failures.translate(FileNotFoundError())), failures.NO_SWARM, failures.WORKER} <= set(shown)
+
+
+def test_each_dependency_has_its_reason() -> None:
+    """The table has each package that pyproject.toml asks for, and nothing else."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = {"running": project["project"]["dependencies"], "testing": project["dependency-groups"]["test"]}
+    rows = table("Dependencies")
+    assert all(row["reason"] for row in rows)
+    assert [(row["for"], *code(row["package"])) for row in rows] == [
+        (use, re.split(r"[^\w.-]", requirement)[0]) for use, names in wanted.items() for requirement in names
+    ]
+
+
+def test_the_changelog_has_this_version() -> None:
+    """The changelog begins with the version that the code says it is."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## (\d\S*)", changelog, re.MULTILINE)
+    assert versions[0] == qmaster.__version__

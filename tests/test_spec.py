@@ -1,0 +1,197 @@
+"""spec: what Docker is asked for, made of known fields alone."""
+
+import re
+from typing import Any
+
+import pytest
+from fakes import AUTH, DIGEST
+from qmaster import lifecycle, models, spec
+from qmaster.models import RunRequest
+
+Json = dict[str, Any]
+MARK = spec.Stamp("named", "alice", "nonce")
+PINNED = f"busybox@{DIGEST}"
+LABELS = {"io.qmaster.managed": "true", "io.qmaster.owner": "alice", "io.qmaster.run": "nonce"}
+
+
+def run(**fields: Any) -> RunRequest:
+    return models.convert({"image": "busybox", **fields}, RunRequest)
+
+
+def service(objects: spec.Objects | None = None, **fields: Any) -> Json:
+    return spec.service(run(**fields), MARK, PINNED, 250, objects or spec.Objects())
+
+
+def container(**fields: Any) -> Json:
+    return spec.container(run(type="container", **fields), MARK, 250)
+
+
+def test_the_least_service() -> None:
+    """Pinned, restarted never, one replica, the default memory as limit and reservation, and nothing more."""
+    octets = {"MemoryBytes": 250 * 1024 * 1024}
+    assert service() == {
+        "Name": "named",
+        "Labels": LABELS,
+        "TaskTemplate": {
+            "ContainerSpec": {"Image": PINNED},
+            "Resources": {"Limits": octets, "Reservations": octets},
+            "RestartPolicy": {"Condition": "none"},
+        },
+        "Mode": {"Replicated": {"Replicas": 1}},
+        "EndpointSpec": {"Ports": []},
+    }
+
+
+def test_the_least_container() -> None:
+    """The default memory as limit and reservation, restarted never, and nothing more."""
+    octets = 250 * 1024 * 1024
+    assert container() == {
+        "Image": "busybox",
+        "Labels": LABELS,
+        "HostConfig": {
+            "Memory": octets,
+            "MemoryReservation": octets,
+            "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        },
+    }
+
+
+FULL: Json = {
+    "command": "echo 'a b'",
+    "entrypoint": ["/bin/sh", "-c"],
+    "env": {"A": "1=2", "B": ""},
+    "workdir": "/srv",
+    "user": "1000:1000",
+    "memory": 64,
+    "cpus": 0.5,
+    "labels": {"team": "data"},
+}
+
+
+def test_a_full_service() -> None:
+    """Each field at its place in Docker's API; names of networks and secrets as ids."""
+    body = service(
+        spec.Objects(["id-n"], ["id-s"]),
+        **FULL,
+        replicas=3,
+        restart="on-failure",
+        max_attempts=2,
+        constraints=["node.role==worker"],
+        networks=["backend"],
+        secrets=["key"],
+        ports=["8080:80", "53:5353/udp"],
+    )
+    resources = {"MemoryBytes": 64 * 1024 * 1024, "NanoCPUs": 500_000_000}
+    assert body["Labels"] == {"team": "data", **LABELS}
+    assert body["Mode"] == {"Replicated": {"Replicas": 3}}
+    assert body["TaskTemplate"] == {
+        "ContainerSpec": {
+            "Image": PINNED,
+            "Command": ["/bin/sh", "-c"],
+            "Args": ["echo", "a b"],
+            "Env": ["A=1=2", "B="],
+            "Dir": "/srv",
+            "User": "1000:1000",
+            "Secrets": [
+                {
+                    "SecretID": "id-s",
+                    "SecretName": "key",
+                    "File": {"Name": "key", "UID": "0", "GID": "0", "Mode": 0o444},
+                }
+            ],
+        },
+        "Resources": {"Limits": resources, "Reservations": resources},
+        "RestartPolicy": {"Condition": "on-failure", "MaxAttempts": 2},
+        "Placement": {"Constraints": ["node.role==worker"]},
+        "Networks": [{"Target": "id-n"}],
+    }
+    assert body["EndpointSpec"]["Ports"] == [
+        {"Protocol": "tcp", "PublishedPort": 8080, "TargetPort": 80, "PublishMode": "ingress"},
+        {"Protocol": "udp", "PublishedPort": 53, "TargetPort": 5353, "PublishMode": "ingress"},
+    ]
+
+
+def test_a_full_container() -> None:
+    """Each field at its place in Docker's API."""
+    octets = 64 * 1024 * 1024
+    assert container(**FULL) == {
+        "Image": "busybox",
+        "Cmd": ["echo", "a b"],
+        "Entrypoint": ["/bin/sh", "-c"],
+        "Env": ["A=1=2", "B="],
+        "WorkingDir": "/srv",
+        "User": "1000:1000",
+        "Labels": {"team": "data", **LABELS},
+        "HostConfig": {
+            "Memory": octets,
+            "MemoryReservation": octets,
+            "NanoCpus": 500_000_000,
+            "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "policy"),
+    [
+        ({"restart": "none"}, {"Name": "no", "MaximumRetryCount": 0}),
+        ({"restart": "any"}, {"Name": "always", "MaximumRetryCount": 0}),
+        ({"restart": "on-failure"}, {"Name": "on-failure", "MaximumRetryCount": 0}),
+        ({"restart": "on-failure", "max_attempts": 4}, {"Name": "on-failure", "MaximumRetryCount": 4}),
+    ],
+)
+def test_a_containers_restart_is_in_dockers_words(fields: Json, policy: Json) -> None:
+    """Swarm's words and the engine's differ."""
+    assert container(**fields)["HostConfig"]["RestartPolicy"] == policy
+
+
+def test_a_reservation_is_not_the_limits_own_object() -> None:
+    """To change one later does not change the other."""
+    resources = service()["TaskTemplate"]["Resources"]
+    assert resources["Limits"] is not resources["Reservations"]
+
+
+def test_credentials_are_in_neither_body() -> None:
+    """They go in a header: the swarm keeps the spec, and shows it to anyone who may inspect."""
+    for body in (service(auth=AUTH), container(auth=AUTH)):
+        assert AUTH not in repr(body)
+        assert "something" not in repr(body)
+
+
+def test_a_caller_cannot_take_quartermasters_labels() -> None:
+    """Should one ever get past the request's check, the stamp wins."""
+    assert spec._labels({"io.qmaster.owner": "root"}, MARK) == LABELS
+
+
+def test_a_label_read_back_is_the_one_that_was_written() -> None:
+    """lifecycle shows the owner and the caller's labels."""
+    labels = service(labels={"team": "data"})["Labels"]
+    assert lifecycle.own_labels(labels) == {"team": "data"}
+    assert labels[lifecycle.OWNER] == "alice"
+
+
+def test_a_name_that_is_given_is_kept() -> None:
+    """Only without one a name is chosen."""
+    assert spec.stamp(run(name="mine"), "root").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("image", "stem"),
+    [
+        ("busybox", "busybox"),
+        ("registry:5000/team/tool_x:1", "tool-x"),
+        (f"ghcr.io/a/b.c--d__e@{DIGEST}", "b-c-d-e"),
+        ("team/" + "x" * 100, "x" * 46),
+    ],
+)
+def test_a_name_is_chosen_where_none_is_given(image: str, stem: str) -> None:
+    """The image's own last word and a nonce: a name that Swarm takes, and that a person knows it by."""
+    name = spec.stamp(run(image=image), "root").name
+    assert name.rpartition("-")[0] == stem
+    assert re.fullmatch(models.NAME, name)
+
+
+def test_no_two_names_are_the_same() -> None:
+    """Docker's own random names collide; these have 80 random bits."""
+    marks = [spec.stamp(run(), "root") for _ in range(200)]
+    assert len({mark.name for mark in marks}) == len({mark.nonce for mark in marks}) == 200

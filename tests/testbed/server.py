@@ -1,0 +1,177 @@
+"""quartermaster as a real process, and a small client of its API."""
+
+import contextlib
+import email.message
+import http.client
+import json as json_module
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed.process import Process, start
+from testbed.wait import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+ADDRESS = "127.0.0.1"
+KEPT = {"PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer. `headers` ignores case; `json` is None when the body is none."""
+
+    status: int
+    headers: email.message.Message
+    text: str
+    json: Any
+
+    def __getitem__(self, key: str) -> Any:
+        return self.json[key]
+
+
+def free_port() -> int:
+    """A TCP port that nothing uses now."""
+    with socket.socket() as listener:
+        listener.bind((ADDRESS, 0))
+        return int(listener.getsockname()[1])
+
+
+class Server:
+    """A process of `python -m qmaster`. It is made stopped; `start` starts it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        host: str,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        started: Callable[[int], None] = lambda pid: None,
+    ) -> None:
+        """`folder` becomes its working directory and home; `started` is told the pid of each process."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.log = folder.with_suffix(".log")
+        self.port = free_port()
+        self.url = f"http://{ADDRESS}:{self.port}"
+        self.args = list(args)
+        self.env = self._environment(host, env or {})
+        self.token = self.env.get("TOKEN", "")
+        self._started = started
+        self._process: Process | None = None
+
+    def _environment(self, host: str, extra: Mapping[str, str]) -> dict[str, str]:
+        # Not the whole environment: proxies and certificate stores named there change how the SDK reaches an engine.
+        env = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith("PYTHON")}
+        path = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
+        env |= {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HOME": str(self.folder), "DOCKER_HOST": host}
+        env |= {"PORT": str(self.port), "QMASTER_ADDRESS": ADDRESS}
+        if "TOKEN_FILE" not in extra:
+            env["TOKEN"] = secrets.token_hex(16)
+        return env | dict(extra)
+
+    # Its life
+
+    @property
+    def pid(self) -> int:
+        assert self._process, "the server is not running"
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.alive
+
+    def start(self, timeout: float = 15) -> None:
+        """Start it and wait until it is alive."""
+        process = self._process = start([sys.executable, "-m", "qmaster", *self.args], self.log, self.folder, self.env)
+        self._started(process.pid)
+
+        def live() -> bool:
+            if not process.alive:
+                raise RuntimeError(f"the server ended with {process.popen.returncode}: {self.logs()[-3000:]}")
+            return self.call("GET", "/livez", token=False, timeout=1).status == 200
+
+        eventually(live, timeout, "the server is alive", ignoring=(OSError, http.client.HTTPException))
+
+    def terminate(self, timeout: float = 30) -> int:
+        """SIGTERM; its exit code."""
+        assert self._process, "the server is not running"
+        code = self._process.terminate(timeout)
+        self._process = None
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process:
+            self._process.kill()
+            self._process = None
+
+    def restart(self) -> None:
+        """SIGTERM and start again: same port, token and folder."""
+        self.terminate()
+        self.start()
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        if self._process:
+            self._process.freeze()
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        if self._process:
+            self._process.thaw()
+
+    def logs(self) -> str:
+        """What it has written so far, over all restarts."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    # Its API; each call has a connection of its own, so any thread may call
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+        token: bool | str = True,
+        timeout: float = 30,
+        body: bytes | None = None,
+    ) -> Reply:
+        """One request: with a body of JSON or of bytes, with the token, another one, or none."""
+        sent = {}
+        if token:
+            sent["Authorization"] = f"Bearer {self.token if token is True else token}"
+        if json is not None:
+            body = json_module.dumps(json).encode()
+            sent["Content-Type"] = "application/json"
+        connection = http.client.HTTPConnection(ADDRESS, self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body=body, headers={**sent, **(headers or {})})
+            answer = connection.getresponse()
+            return _reply(answer, answer.read())
+        finally:
+            connection.close()
+
+    def run(self, headers: Mapping[str, str] | None = None, **fields: Any) -> Reply:
+        """`POST /run` with these fields."""
+        return self.call("POST", "/run", json=fields, headers=headers, timeout=120)
+
+    def stop_service(self, service: str) -> Reply:
+        """`POST /stop`."""
+        return self.call("POST", "/stop", json={"id": service}, timeout=60)
+
+    def status(self, service: str) -> Reply:
+        """`GET /status/{id}`."""
+        return self.call("GET", f"/status/{service}")
+
+
+def _reply(answer: http.client.HTTPResponse, body: bytes) -> Reply:
+    text = body.decode(errors="replace")
+    parsed = None
+    with contextlib.suppress(ValueError):
+        parsed = json_module.loads(text)
+    return Reply(answer.status, answer.headers, text, parsed)

@@ -1,0 +1,33 @@
+"""Waiting for a condition, never for a time."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(
+    predicate: Callable[[], T],
+    timeout: float = 10.0,
+    what: str = "",
+    every: float = 0.02,
+    ignoring: type[Exception] | tuple[type[Exception], ...] = (),
+) -> T:
+    """The predicate's first true value.
+
+    `ignoring` names the errors that count as "not yet". Raises `TimeoutError`, with the last value or error seen, when
+    `timeout` seconds have passed.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        last: object
+        try:
+            last = value = predicate()
+            if value:
+                return value
+        except ignoring as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout} s: {what or predicate}; last seen: {last!r}")
+        time.sleep(every)
