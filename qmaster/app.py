@@ -36,7 +36,8 @@ class Parts:
 def make_app(parts: Parts) -> web.Application:
     """Put the routes together."""
     everyone = {"auth": parts.auth, "busy": parts.busy}
-    verbs = {**everyone, "dispatch": parts.dispatch, "cursor": lambda: parts.feed.cursor}
+    placed = {**everyone, "cursor": lambda: parts.feed.cursor}
+    verbs = {**placed, "dispatch": parts.dispatch}
     stream = {**everyone, "feed": parts.feed, "hub": parts.hub, "sockets": parts.sockets, "origins": parts.origins}
     return web.Application(
         [
@@ -45,7 +46,7 @@ def make_app(parts: Parts) -> web.Application:
             (r"/stop", services.StopHandler, verbs),
             (r"/status", services.StatusListHandler, verbs),
             (r"/status/([^/]+)", services.StatusHandler, verbs),
-            (r"/nodes", nodes.NodesHandler, verbs),
+            (r"/nodes", nodes.NodesHandler, {**placed, "nodes": lambda: parts.dispatch.nodes()}),
             (r"/events", events.EventsHandler, stream),
             (r"/livez", ops.LiveHandler, everyone),
             (r"/readyz", ops.ReadyHandler, {**everyone, "trouble": parts.trouble}),

@@ -13,6 +13,7 @@ from .errors import ConfigError
 MIN_MEMORY_MIB = 6  # the engine's own floor for a container
 MAX_MEMORY_MIB = 16 * 1024 * 1024
 SHORT_TOKEN = 16
+MAX_DIGITS = 20
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _printable(token: str, source: str) -> str:
 
 
 def _integer(flag: str, text: str, low: int, high: int) -> int:
-    if not (text.isascii() and text.isdigit() and low <= int(text[:20]) <= high):
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and low <= int(text) <= high):
         raise ConfigError(f"{flag}: expected a whole number from {low} to {high}")
     return int(text)
 

@@ -12,7 +12,15 @@ import structlog
 
 from . import spec
 from .credentials import Credentials
-from .errors import Conflict, EngineUnavailable, HttpError, JournalUnwritable, NotFound
+from .errors import (
+    Conflict,
+    EngineRefused,
+    EngineUnavailable,
+    HttpError,
+    JournalUnwritable,
+    NotFound,
+    RegistryRefused,
+)
 from .journal import Intent
 from .models import Node, RunRequest, Service
 
@@ -112,10 +120,9 @@ class Dispatch:
             except Conflict:
                 await self._forget(mark.nonce)
                 raise Conflict(f"the name {mark.name!r} is taken: choose another, or stop what has it") from None
-            except EngineUnavailable:  # the outcome is open: the keeper finds out
-                raise
-            except HttpError:
-                await self._forget(mark.nonce)
+            except HttpError as error:
+                if not _may_come_true(error):  # else the keeper finds out
+                    await self._forget(mark.nonce)
                 raise
         log.info("run", run=run_id, name=mark.name, type=request.type, image=request.image, owner=owner)
         return run_id
@@ -221,6 +228,11 @@ class Dispatch:
         raw = await self._containers.container(self._own_container)
         labels: Mapping[str, str] = (raw["Config"].get("Labels") or {}) if raw else {}
         return {self._own_container, labels.get("com.docker.swarm.service.id", self._own_container)}
+
+
+def _may_come_true(error: HttpError) -> bool:
+    """Whether the engine may have done, or do yet, what it gave no good answer to."""
+    return isinstance(error, EngineUnavailable | EngineRefused) and not isinstance(error, RegistryRefused)
 
 
 def _itself() -> Conflict:

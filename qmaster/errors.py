@@ -70,6 +70,7 @@ class Conflict(HttpError):
 
 class PayloadTooLarge(HttpError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    headers: ClassVar[Mapping[str, str]] = {"Connection": "close"}
 
 
 class TooManySockets(HttpError):

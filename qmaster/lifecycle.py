@@ -44,6 +44,7 @@ NODE_LOST = 255  # what Swarm says of a task whose node came back without it
 _TASK_KEYS = ("ID", "ServiceID", "Slot", "NodeID", "CreatedAt", "Version", "DesiredState", "Status")
 
 MIB = 1024 * 1024
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
 # Swarm makes the task that takes over in the same transaction as it sees the end; this only covers what a listing
 # of a history cut at five tasks cannot tell (see _restart_due).
@@ -58,7 +59,12 @@ class Verdict(NamedTuple):
 
 
 def service(
-    raw: Json, tasks: Collection[Json], nodes: Mapping[str, Json], now: datetime, before: Service | None = None
+    raw: Json,
+    tasks: Collection[Json],
+    nodes: Mapping[str, Json],
+    now: datetime,
+    before: Service | None = None,
+    node_was_down: bool = False,
 ) -> Service:
     """A Swarm service as quartermaster shows it.
 
@@ -68,6 +74,7 @@ def service(
         nodes: the swarm's nodes by id.
         now: the present time, with a zone.
         before: what was last said of it: a task that has ended no longer tells when it started.
+        node_was_down: whether a node that it ran on was down since it started.
     """
     spec = raw["Spec"]
     template = spec["TaskTemplate"]
@@ -81,7 +88,7 @@ def service(
     verdict = judge(current, spec, nodes, desired, now, _history(tasks))
     if ending:
         verdict = _ending(current, ending)
-    elif before and before.status == "unknown" and verdict.exit_code == NODE_LOST:
+    elif node_was_down and verdict.exit_code == NODE_LOST:
         verdict = verdict._replace(reason="node_down")
     ended = verdict.status in ("complete", "failed", "stopping") and _all_ended(current)
     return Service(
@@ -98,8 +105,7 @@ def service(
         exit_code=verdict.exit_code,
         replicas=_replicas(current, desired),
         created_at=raw.get("CreatedAt"),
-        started_at=(before and before.started_at)
-        or min((t["Status"]["Timestamp"] for t in current if t["Status"]["State"] == "running"), default=None),
+        started_at=_started(current, before),
         finished_at=_finished(current, before) if ended else None,
         removed_at=None,
         memory=_mib(limits.get("MemoryBytes")),
@@ -193,7 +199,9 @@ def judge(
     if "pending" in by_state or len(current) < desired:
         return _pending(by_state.get("pending", []))
     failures = by_state.get("failed", [])
-    return _failed(min(failures, key=_updated)) if failures else Verdict("complete", "exit", None, 0)
+    if failures:
+        return _failed(min(failures, key=_updated))
+    return Verdict("complete", "exit", None, 0) if current else Verdict("complete")
 
 
 def judge_container(state: Json) -> Verdict:
@@ -291,10 +299,18 @@ def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, hist
     return "complete" if state == "complete" else "failed"
 
 
+def _started(current: list[Json], before: Service | None) -> str | None:
+    """When it first ran: a task that has ended no longer tells."""
+    running = [t for t in current if t["Status"]["State"] == "running"]
+    first = min(running, key=_updated, default=None)
+    return (before.started_at if before else None) or (first["Status"].get("Timestamp") if first else None)
+
+
 def _finished(current: list[Json], before: Service | None) -> str | None:
     """When it ended: the first time that was read, as an engine's restart moves the timestamps of ended tasks."""
     known = before.finished_at if before else None
-    return known or max((t["Status"]["Timestamp"] for t in current), default=None)
+    last = max(current, key=_updated, default=None)
+    return known or (last["Status"].get("Timestamp") if last else None)
 
 
 def _ending(current: list[Json], ending: str) -> Verdict:
@@ -402,8 +418,9 @@ def _age(raw: Json) -> tuple[str, int]:
     return (raw.get("CreatedAt") or "", (raw.get("Version") or {}).get("Index", 0))
 
 
-def _updated(raw: Json) -> str:
-    return raw["Status"].get("Timestamp") or ""
+def _updated(raw: Json) -> datetime:
+    """When its state last changed; Docker's text would not sort, as it has no trailing zeros."""
+    return parse_time(raw["Status"].get("Timestamp")) or LONG_AGO
 
 
 def parse_time(text: str | None) -> datetime | None:

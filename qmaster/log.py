@@ -17,15 +17,18 @@ class Redactor:
     """Replaces each secret in a rendered line: the last step, so that no path to the log can carry one."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {
-            form for s in secrets if s for form in (s, json.dumps(s)[1:-1], json.dumps(s, ensure_ascii=False)[1:-1])
-        }
+        # As it is, and as JSON and the console write it.
+        forms = {form for s in secrets if s for form in (s, *(written[1:-1] for written in _written(s)))}
         self._secrets = sorted(forms, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
         return text
+
+
+def _written(secret: str) -> tuple[str, ...]:
+    return json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)
 
 
 class _Formatter(structlog.stdlib.ProcessorFormatter):

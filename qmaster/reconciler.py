@@ -107,7 +107,6 @@ class Reconciler:
         self._hot: dict[str, tuple[float, float]] = {}  # service id → when to look, and the pause that comes then
         self._wake = asyncio.Event()
         self._full_due = self._sweep_due = self._many_due = 0.0
-        self._loaded = False
 
     # -- what others tell it ---------------------------------------------------------------------------------------
 
@@ -214,7 +213,7 @@ class Reconciler:
             await self._commit()
 
     async def _commit(self) -> None:
-        if not self._loaded:
+        if not self.view.restored:
             raise JournalUnwritable("the journal has not been read yet: what is new is not known")
         fresh, untold = self.view.take_untold(now_text())
         settled, self._settled = self._settled, set()
@@ -244,7 +243,7 @@ class Reconciler:
 
     async def _load(self) -> None:
         """Read what was told before; where the journal cannot be read, the view goes on without being told."""
-        if self._loaded:
+        if self.view.restored:
             return
         try:
             records, endings = await self._journal.records(), await self._journal.endings()
@@ -256,7 +255,7 @@ class Reconciler:
             else:
                 self.view.restore(msgspec.json.decode(record.view, type=Service))
         self._endings |= set(endings)
-        self._loaded = True
+        self.view.restored = True
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
@@ -266,7 +265,8 @@ class Reconciler:
             self._wake.clear()
             pause = max(0.001, self._next_due() - time.monotonic())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
 
     def _next_due(self) -> float:
         due = [self._full_due, *(when for when, _ in self._hot.values())]

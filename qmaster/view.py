@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from . import facts, lifecycle
+from .errors import JournalUnwritable
 from .facts import Fact
 from .models import Node, Reserved, Service
 
@@ -24,6 +25,7 @@ class Entry:
     told: Service | None = None
     raw: Json | None = None
     tasks: dict[str, Json] = field(default_factory=dict)
+    node_was_down: bool = False
     seen: float = 0.0  # monotonic: when the listing began that it was last in
 
 
@@ -43,6 +45,7 @@ class View:
         self._told_nodes: dict[str, Node] = {}
         self.dirty: set[str] = set()
         self._nodes_dirty = False
+        self.restored = False  # whether all that the journal has was put in
 
     # -- what the listings say -----------------------------------------------------------------------------------
 
@@ -61,7 +64,7 @@ class View:
         known = entry.tasks if entry else {}
         slim = lifecycle.slim_service(raw)
         merged = {t["ID"]: lifecycle.grown(known.get(t["ID"]), lifecycle.slim_task(t)) for t in tasks}
-        shown = self._view(slim, merged, entry.shown if entry else None)
+        shown = self._view(slim, merged, entry)
         if entry is None:
             entry = self.entries[shown.id] = Entry(shown)
         entry.raw, entry.tasks, entry.shown, entry.seen = slim, merged, shown, max(entry.seen, seen)
@@ -152,7 +155,13 @@ class View:
         return [entry.shown for entry in self.entries.values()]
 
     def told_services(self) -> list[Service]:
-        """As of the journal's last fact: what a snapshot shows."""
+        """As of the journal's last fact: what a snapshot shows.
+
+        Raises:
+            JournalUnwritable: the journal has not been read yet; what it has would be missing for good.
+        """
+        if not self.restored:
+            raise JournalUnwritable("the journal has not been read yet; connect again")
         return [entry.told for entry in self.entries.values() if entry.told]
 
     def node_views(self) -> list[Node]:
@@ -168,11 +177,15 @@ class View:
 
     def _show_again(self, entry: Entry) -> None:
         if entry.raw is not None:
-            entry.shown = self._view(entry.raw, entry.tasks, entry.shown)
+            entry.shown = self._view(entry.raw, entry.tasks, entry)
             self.dirty.add(entry.shown.id)
 
-    def _view(self, raw: Json, tasks: Mapping[str, Json], before: Service | None) -> Service:
-        return lifecycle.service(raw, tasks.values(), self.nodes, datetime.now(UTC), before)
+    def _view(self, raw: Json, tasks: Mapping[str, Json], entry: Entry | None) -> Service:
+        before, was_down = (entry.shown, entry.node_was_down) if entry else (None, False)
+        shown = lifecycle.service(raw, tasks.values(), self.nodes, datetime.now(UTC), before, was_down)
+        if entry is not None and shown.status == "unknown":
+            entry.node_was_down = True
+        return shown
 
     def _tell_service(self, view: Service) -> None:
         if view.status == "removed":

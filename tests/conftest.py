@@ -16,6 +16,25 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engine: needs a real engine, so root and Docker (set by the fixtures it uses)")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos-jobs", type=int, default=100, help="jobs in test_stream_chaos: 500 is the full run")
+
+
+MEASURED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """`measured(text)`: a line that the run's summary shows, whatever becomes of the test."""
+    lines = request.config.stash.setdefault(MEASURED, [])
+    return lambda text: lines.append(f"{request.node.name}: {text}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(MEASURED, []):
+        terminalreporter.write_line(line)
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Let SIGTERM end the run in order, as Ctrl-C does."""
 

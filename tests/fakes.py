@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import HealthCheck, settings
+
 from qmaster.credentials import Credentials
 
 Json = dict[str, Any]

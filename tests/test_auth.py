@@ -4,6 +4,7 @@ import pytest
 from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
+
 from qmaster.auth import ROOT, Authenticator, Identity
 from qmaster.errors import BadRequest, Unauthorized
 

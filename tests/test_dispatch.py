@@ -1,33 +1,126 @@
-"""dispatch: run, stop and status, on a swarm and containers that are not there."""
+"""dispatch: run, stop and status, over an engine, a journal, a view and a keeper that only note what they are asked."""
 
 from typing import Any
 
+import msgspec
 import pytest
-from fakes import AUTH, CONTAINER_ID, DIGEST, FakeContainers, FakeSwarm, container, node, service, task
-from qmaster import dispatch as room
-from qmaster import models
+from fakes import AUTH, CONTAINER_ID, CREATED, DIGEST, LATER, Fake, FakeContainers, FakeSwarm, container, service, task
+from test_lifecycle import NODES, NOW
+
+from qmaster import lifecycle, models
 from qmaster.dispatch import Dispatch
-from qmaster.errors import BadRequest, Conflict, EngineAway, HttpError, NotAManager, NotFound, RegistryRefused
-from qmaster.models import RunRequest
+from qmaster.errors import (
+    BadRequest,
+    Conflict,
+    EngineAway,
+    EngineRefused,
+    HttpError,
+    JournalUnwritable,
+    NotFound,
+    RegistryRefused,
+)
+from qmaster.journal import Intent
+from qmaster.models import Node, RunRequest, Service
 
 pytestmark = pytest.mark.gen_test
 
+Json = dict[str, Any]
+
 OWN = "f" * 64
+SEEN = lifecycle.service(service(), [task("running")], NODES, NOW)
+BOX = lifecycle.container(container())
+
+
+def renamed(view: Service, **fields: Any) -> Service:
+    return msgspec.structs.replace(view, **fields)
+
+
+class FakeJournal(Fake):
+    """Records by id; ``intents`` that are open, by their nonce."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: dict[str, Service] = {}
+        self.intents: dict[str, Intent] = {}
+
+    async def intend(self, intent: Intent) -> None:
+        self._note("intend", intent)
+        self.intents[intent.nonce] = intent
+
+    async def settle(self, nonce: str) -> None:
+        self._note("settle", nonce)
+        self.intents.pop(nonce, None)
+
+    async def record(self, name_or_id: str) -> bytes | None:
+        self._note("record", name_or_id)
+        found = self.records.get(name_or_id)
+        return msgspec.json.encode(found) if found else None
+
+    async def removed(self, limit: int) -> list[bytes]:
+        self._note("removed", limit)
+        return [msgspec.json.encode(view) for view in self.records.values()]
+
+
+class FakeReconciler(Fake):
+    """A view of services; ``young`` are those that only the engine knows."""
+
+    def __init__(self, *views: Service) -> None:
+        super().__init__()
+        self.views = list(views)
+        self.young: dict[str, Service] = {}
+
+    def find(self, name_or_id: str) -> Service | None:
+        return next((view for view in self.views if name_or_id in (view.id, view.name)), None)
+
+    def services(self) -> list[Service]:
+        return list(self.views)
+
+    def nodes(self) -> list[Node]:
+        return []
+
+    async def look_up(self, name_or_id: str) -> Service | None:
+        self._note("look_up", name_or_id)
+        return self.young.get(name_or_id)
+
+    async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None:
+        self._note("adopt_service", service_id, nonce)
+
+    async def adopt_container(self, raw: Json, nonce: str) -> None:
+        self._note("adopt_container", raw["Id"], nonce)
+
+
+class FakeKeeper(Fake):
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_flight: set[str] = set()
+
+    async def stop(self, view: Service) -> None:
+        self._note("stop", view.id)
+
+
+class House:
+    """A dispatch and all that it was given."""
+
+    def __init__(self, *views: Service, own: str | None = None) -> None:
+        self.swarm, self.containers = FakeSwarm(), FakeContainers()
+        self.journal, self.reconciler, self.keeper = FakeJournal(), FakeReconciler(*views), FakeKeeper()
+        self.dispatch = Dispatch(
+            self.swarm, self.containers, self.journal, self.reconciler, self.keeper, memory=250, own_container=own
+        )
+
+    def engine_calls(self) -> list[str]:
+        return self.swarm.names() + self.containers.names()
 
 
 def run(**fields: Any) -> RunRequest:
     return models.convert({"image": "busybox", **fields}, RunRequest)
 
 
-def make(swarm: FakeSwarm | None = None, containers: FakeContainers | None = None, own: str | None = None) -> Dispatch:
-    return Dispatch(swarm or FakeSwarm(), containers or FakeContainers(), 250, own)
-
-
 async def test_a_service_is_created_pinned_and_owned() -> None:
     """Its image with the registry's digest, the owner in a label; the answer is Swarm's id."""
-    swarm = FakeSwarm()
-    assert await make(swarm).run(run(name="one", networks=["a", "b"], secrets=["c"]), "alice") == "s-new"
-    (_, body, credentials) = swarm.calls[-1]
+    house = House()
+    assert await house.dispatch.run(run(name="one", networks=["a", "b"], secrets=["c"]), "alice") == "s-new"
+    (_, body, credentials) = house.swarm.calls[-1]
     assert credentials is None
     assert body["TaskTemplate"]["ContainerSpec"]["Image"] == f"busybox@{DIGEST}"
     assert body["Labels"]["io.qmaster.owner"] == "alice"
@@ -37,18 +130,74 @@ async def test_a_service_is_created_pinned_and_owned() -> None:
 
 async def test_a_containers_answer_is_its_id() -> None:
     """Created on this engine, not in the swarm."""
-    swarm, containers = FakeSwarm(), FakeContainers()
-    assert await make(swarm, containers).run(run(type="container", name="one"), "root") == "c-new"
-    assert swarm.calls == []
-    assert containers.calls[-1][:3:2] == ("create", "one")
+    house = House()
+    assert await house.dispatch.run(run(type="container", name="one"), "root") == "c-new"
+    assert house.swarm.calls == []
+    assert [call[2] for call in house.containers.calls if call[0] == "create"] == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+async def test_the_intent_is_written_before_the_engine_is_asked(kind: str) -> None:
+    """With the nonce that the run carries: an acknowledged run is never lost. The reconciler closes it."""
+    house = House()
+    house.journal.fails["intend"] = JournalUnwritable("full")
+    with pytest.raises(JournalUnwritable):
+        await house.dispatch.run(run(type=kind), "root")
+    assert "create" not in house.engine_calls()
+    house.journal.fails.clear()
+    run_id = await house.dispatch.run(run(type=kind, name="one"), "root")
+    (intent,) = house.journal.intents.values()
+    made = next(call[1] for fake in (house.swarm, house.containers) for call in fake.calls if call[0] == "create")
+    assert (intent.name, intent.nonce) == ("one", made["Labels"]["io.qmaster.run"])
+    assert house.reconciler.calls == [(f"adopt_{kind}", run_id, intent.nonce)]
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+@pytest.mark.parametrize(
+    ("error", "settled"), [(Conflict("x"), True), (EngineRefused("x"), True), (EngineAway("x"), False)]
+)
+async def test_an_intent_stays_only_where_its_outcome_is_open(kind: str, error: HttpError, settled: bool) -> None:
+    """The keeper looks for what may have been made; a clear no needs no looking. Nothing is left in flight."""
+    house = House()
+    house.swarm.fails["create"] = house.containers.fails["create"] = error
+    with pytest.raises(type(error)):
+        await house.dispatch.run(run(type=kind), "root")
+    assert (house.journal.intents == {}) is settled
+    assert house.keeper.in_flight == set()
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+async def test_what_cannot_be_journalled_is_removed(kind: str) -> None:
+    """Nobody was told of it: 507, and it does not go on running."""
+    house = House()
+    house.reconciler.fails[f"adopt_{kind}"] = JournalUnwritable("full")
+    with pytest.raises(JournalUnwritable):
+        await house.dispatch.run(run(type=kind), "root")
+    assert house.engine_calls()[-1] == "remove"
+
+
+async def test_a_run_is_in_flight_until_it_is_answered() -> None:
+    """Else the keeper would take its open intent for one that was left behind."""
+    house = House()
+    seen: list[set[str]] = []
+
+    async def pin(image: str, credentials: object) -> str:
+        seen.append(set(house.keeper.in_flight))
+        return image
+
+    house.swarm.pin = pin  # type: ignore[method-assign]
+    await house.dispatch.run(run(), "root")
+    assert len(seen[0]) == 1
+    assert house.keeper.in_flight == set()
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
 async def test_credentials_go_along_with_each_call(kind: str) -> None:
     """To whoever pulls, and to nothing else."""
-    swarm, containers = FakeSwarm(), FakeContainers()
-    await make(swarm, containers).run(run(type=kind, auth=AUTH), "root")
-    sent = [call[-1] for fake in (swarm, containers) for call in fake.calls if call[0] in ("pin", "create")]
+    house = House()
+    await house.dispatch.run(run(type=kind, auth=AUTH), "root")
+    calls = house.swarm.calls + house.containers.calls
+    sent = [call[-1] for call in calls if call[0] in ("pin", "create")]
     assert sent
     assert all(credentials.username == "someone" for credentials in sent)
 
@@ -62,191 +211,150 @@ async def test_credentials_go_along_with_each_call(kind: str) -> None:
     ],
 )
 async def test_what_is_wrong_fails_before_the_service_exists(where: str, error: HttpError) -> None:
-    """Wrong credentials, an unknown network or secret: nothing is created."""
-    swarm = FakeSwarm()
-    swarm.fails[where] = error
+    """Wrong credentials, an unknown network or secret: nothing is created; the error is the one that was raised."""
+    house = House()
+    house.swarm.fails[where] = error
     with pytest.raises(type(error)):
-        await make(swarm).run(run(auth=AUTH), "root")
-    assert "create" not in swarm.names()
+        await house.dispatch.run(run(auth=AUTH), "root")
+    assert "create" not in house.swarm.names()
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
 async def test_a_name_that_is_taken_is_named(kind: str) -> None:
     """409 says which, and what to do; Docker's own words are left out."""
-    swarm, containers = FakeSwarm(), FakeContainers()
-    swarm.fails["create"] = containers.fails["create"] = Conflict("rpc error: name conflicts with an existing object")
+    house = House()
+    taken = Conflict("rpc error: name conflicts with an existing object")
+    house.swarm.fails["create"] = house.containers.fails["create"] = taken
     with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
-        await make(swarm, containers).run(run(type=kind, name="mine"), "root")
+        await house.dispatch.run(run(type=kind, name="mine"), "root")
 
 
 @pytest.mark.parametrize("asked", ["s1", "one"])
-async def test_a_service_is_found_by_id_and_name(asked: str) -> None:
-    """With its tasks and their nodes."""
-    view = await make(FakeSwarm(service(), tasks=(task("running"),), nodes=(node(),))).status(asked)
-    assert (view.id, view.status, view.tasks[0].node) == ("s1", "running", "host-1")
+async def test_what_is_in_the_view_is_not_asked_of_the_engine(asked: str) -> None:
+    """By id and by name."""
+    house = House(SEEN)
+    assert await house.dispatch.status(asked) == SEEN
+    assert house.engine_calls() == []
+    assert house.journal.calls == house.reconciler.calls == []
 
 
-@pytest.mark.parametrize("asked", [CONTAINER_ID, "box"])
-async def test_a_container_of_ours_is_found_by_id_and_name(asked: str) -> None:
-    """After the swarm did not know it."""
-    assert (await make(None, FakeContainers(container())).status(asked)).id == CONTAINER_ID
+async def test_what_is_removed_is_shown_from_its_record() -> None:
+    """As it was written; a new service of its name hides it, but not its id."""
+    house = House()
+    gone = renamed(SEEN, status="removed", reason="stopped", removed_at=LATER)
+    house.journal.records = {"s1": gone, "one": gone}
+    assert await house.dispatch.status("s1") == await house.dispatch.status("one") == gone
+    house.reconciler.views.append(renamed(SEEN, id="s9"))
+    assert (await house.dispatch.status("one")).id == "s9"
+    assert (await house.dispatch.status("s1")).status == "removed"
 
 
-async def test_a_container_of_others_is_not_there() -> None:
-    """Neither shown nor stopped: 404, as if it did not exist."""
-    containers = FakeContainers(container(ours=False))
-    for call in (make(None, containers).status, make(None, containers).stop):
-        with pytest.raises(NotFound):
-            await call("box")
-    assert "remove" not in containers.names()
-
-
-@pytest.mark.parametrize("asked", ["", "..", "a/b", "a b", "a\n", "ä", "a?force=1", "-a", "x" * 256])
-async def test_what_can_be_no_name_is_not_asked_of_docker(asked: str) -> None:
-    """It would land in the path of Docker's API."""
-    swarm, containers = FakeSwarm(), FakeContainers()
-    with pytest.raises(NotFound):
-        await make(swarm, containers).status(asked)
-    assert swarm.calls == containers.calls == []
-
-
-@pytest.mark.parametrize(
-    ("asked", "kind"), [("s1", "service"), ("one", "service"), (CONTAINER_ID, "container"), ("box", "container")]
-)
-async def test_a_stop_removes_and_says_the_id(asked: str, kind: str) -> None:
-    """By id or by name; only that one."""
-    swarm, containers = FakeSwarm(service(), service("s2", "two")), FakeContainers(container())
-    run_id = await make(swarm, containers).stop(asked)
-    assert run_id == ("s1" if kind == "service" else CONTAINER_ID)
-    removed = [call for fake in (swarm, containers) for call in fake.calls if call[0] == "remove"]
-    assert removed == [("remove", run_id)]
-
-
-async def test_a_second_stop_is_success_too() -> None:
-    """And asks Docker for nothing more."""
-    swarm = FakeSwarm(service())
-    dispatch = make(swarm)
-    assert await dispatch.stop("one") == await dispatch.stop("s1") == await dispatch.stop("one") == "s1"
-    assert swarm.names().count("remove") == 1
-
-
-async def test_what_was_stopped_is_still_shown() -> None:
-    """As removed, with the time, by id and by name; in a listing only where it is asked for."""
-    dispatch = make(FakeSwarm(service(), service("s2", "two"), tasks=(task("running"),)))
-    await dispatch.stop("s1")
-    view = await dispatch.status("one")
-    assert (view.status, view.reason, (view.removed_at or "")[-1]) == ("removed", "stopped", "Z")
-    assert await dispatch.status("s1") == view
-    assert [view.id for view in await dispatch.listing()] == ["s2"]
-    assert {view.id for view in await dispatch.listing(removed=True)} == {"s1", "s2"}
-
-
-async def test_a_new_service_hides_an_old_one_of_its_name() -> None:
-    """A name stands for what is there; the old one keeps its id."""
-    swarm = FakeSwarm(service())
-    dispatch = make(swarm)
-    await dispatch.stop("one")
-    swarm.there.append(service("s9", "one"))
-    assert (await dispatch.status("one")).id == "s9"
-    assert (await dispatch.status("s1")).status == "removed"
-
-
-async def test_a_stop_that_failed_is_not_remembered() -> None:
-    """The service is still there, and the next stop tries again."""
-    swarm = FakeSwarm(service())
-    swarm.fails["remove"] = EngineAway("away")
-    dispatch = make(swarm)
-    with pytest.raises(EngineAway):
-        await dispatch.stop("s1")
-    assert (await dispatch.status("s1")).status != "removed"
-    swarm.fails.clear()
-    assert await dispatch.stop("s1") == "s1"
-    assert swarm.names().count("remove") == 2
-
-
-async def test_the_memory_of_what_was_stopped_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest goes first."""
-    monkeypatch.setattr(room, "MAX_REMEMBERED", 2)
-    dispatch = make(FakeSwarm(*(service(f"s{i}", f"name-{i}") for i in range(3))))
-    for i in range(3):
-        await dispatch.stop(f"s{i}")
-    assert (await dispatch.status("s1")).status == (await dispatch.status("s2")).status == "removed"
-    with pytest.raises(NotFound):
-        await dispatch.status("s0")
-
-
-async def test_it_does_not_stop_its_own_container() -> None:
-    """409, also though it did not start itself."""
-    containers = FakeContainers(container(OWN, "myself", ours=False))
-    with pytest.raises(Conflict, match="itself"):
-        await make(None, containers, OWN).stop("myself")
-    assert "remove" not in containers.names()
-
-
-async def test_it_does_not_stop_its_own_service() -> None:
-    """The service that its container is a task of."""
-    labels = {"com.docker.swarm.service.id": "s1"}
-    swarm, containers = FakeSwarm(service()), FakeContainers(container(OWN, "me.1", ours=False, labels=labels))
-    with pytest.raises(Conflict, match="itself"):
-        await make(swarm, containers, OWN).stop("one")
-    assert "remove" not in swarm.names()
-
-
-async def test_it_stops_others_when_it_is_in_a_container() -> None:
-    """Only itself is safe from it."""
-    swarm = FakeSwarm(service())
-    assert await make(swarm, FakeContainers(container(OWN, "me", ours=False)), OWN).stop("s1") == "s1"
-
-
-async def test_containers_need_no_swarm() -> None:
-    """On an engine that is no manager they run, are shown, listed and stopped."""
-    swarm, containers = FakeSwarm(), FakeContainers(container())
-    for name in ("service", "services", "tasks", "nodes"):
-        swarm.fails[name] = NotAManager("no swarm")
-    dispatch = make(swarm, containers)
-    assert (await dispatch.status("box")).status == "running"
-    assert [view.name for view in await dispatch.listing()] == ["box"]
-    assert await dispatch.run(run(type="container"), "root") == "c-new"
-    assert await dispatch.stop("box") == CONTAINER_ID
-    assert (await dispatch.status("box")).status == "removed"
-
-
-async def test_without_a_swarm_an_unknown_id_is_not_a_404() -> None:
-    """It may be a service of the swarm that cannot be asked: 503."""
-    swarm = FakeSwarm()
-    swarm.fails["service"] = NotAManager("no swarm")
-    with pytest.raises(NotAManager):
-        await make(swarm).status("one")
-
-
-@pytest.mark.parametrize("fake", ["swarm", "containers"])
-async def test_an_engine_that_is_away_is_no_empty_listing(fake: str) -> None:
-    """503, never a list that lacks what is there."""
-    swarm, containers = FakeSwarm(service()), FakeContainers(container())
-    {"swarm": swarm, "containers": containers}[fake].fails.update(
-        dict.fromkeys(("services", "containers"), EngineAway("away"))
-    )
-    with pytest.raises(EngineAway):
-        await make(swarm, containers).listing()
+async def test_what_is_too_young_for_the_view_is_looked_up_once() -> None:
+    """An id that is nowhere else is asked of the engine, and is a 404 only then."""
+    house = House()
+    house.reconciler.young["s7"] = renamed(SEEN, id="s7")
+    assert (await house.dispatch.status("s7")).id == "s7"
+    with pytest.raises(NotFound, match="'s8'"):
+        await house.dispatch.status("s8")
+    assert house.reconciler.names() == ["look_up", "look_up"]
 
 
 async def test_an_engine_that_is_away_makes_nothing_unknown() -> None:
     """503, not 404."""
-    swarm = FakeSwarm()
-    swarm.fails["service"] = EngineAway("away")
+    house = House()
+    house.reconciler.fails["look_up"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        await make(swarm).status("one")
+        await house.dispatch.status("s1")
 
 
-async def test_a_listing_has_services_of_all_and_containers_of_ours_newest_first() -> None:
-    """Each service with its own tasks."""
-    services = [service("s1", "one"), {**service("s2", "two"), "CreatedAt": "2024-05-07T00:00:00.1Z"}]
-    older = container(Created="2023-01-01T00:00:00.1Z")
-    tasks = (task("running"), task("failed", code=3) | {"ServiceID": "s2"})
-    dispatch = make(FakeSwarm(*services, tasks=tasks), FakeContainers(older, container("b", "b", ours=False)))
-    views = await dispatch.listing()
-    assert [(view.id, view.status) for view in views] == [
-        ("s2", "failed"),
-        ("s1", "running"),
-        (CONTAINER_ID, "running"),
-    ]
+async def test_a_journal_that_cannot_be_read_hides_nothing_that_is_there() -> None:
+    """The engine still knows it."""
+    house = House()
+    house.journal.fails["record"] = JournalUnwritable("broken")
+    house.reconciler.young["s1"] = SEEN
+    assert await house.dispatch.status("s1") == SEEN
+
+
+@pytest.mark.parametrize("asked", ["", "..", "a/b", "a b", "a\n", "ä", "a?force=1", "-a", "x" * 256])
+async def test_what_can_be_no_name_is_not_asked_of_anyone(asked: str) -> None:
+    """It would land in the path of Docker's API."""
+    house = House()
+    for verb in (house.dispatch.status, house.dispatch.stop):
+        with pytest.raises(NotFound):
+            await verb(asked)
+    assert house.engine_calls() == []
+    assert house.reconciler.calls == house.journal.calls == []
+
+
+@pytest.mark.parametrize(("asked", "run_id"), [("s1", "s1"), ("one", "s1"), (CONTAINER_ID, CONTAINER_ID)])
+async def test_a_stop_is_handed_to_the_keeper(asked: str, run_id: str) -> None:
+    """By id or by name; only that one."""
+    house = House(renamed(SEEN, id="s2", name="two"), SEEN, BOX)
+    assert await house.dispatch.stop(asked) == run_id
+    assert house.keeper.calls == [("stop", run_id)]
+
+
+async def test_a_stop_of_what_is_removed_is_success_too() -> None:
+    """And nothing is asked of the engine."""
+    house = House()
+    house.journal.records["one"] = renamed(SEEN, status="removed")
+    assert await house.dispatch.stop("one") == "s1"
+    assert house.keeper.calls == house.swarm.calls == []
+
+
+async def test_a_stop_of_what_nobody_knows_is_a_404() -> None:
+    """It is not taken for one that is removed."""
+    house = House()
+    with pytest.raises(NotFound):
+        await house.dispatch.stop("one")
+
+
+async def test_a_stop_that_failed_is_told() -> None:
+    """And the next tries again."""
+    house = House(SEEN)
+    house.keeper.fails["stop"] = EngineAway("away")
+    with pytest.raises(EngineAway):
+        await house.dispatch.stop("s1")
+    house.keeper.fails.clear()
+    assert await house.dispatch.stop("s1") == "s1"
+    assert house.keeper.names() == ["stop", "stop"]
+
+
+@pytest.mark.parametrize("asked", ["one", "s1"])
+async def test_it_does_not_stop_its_own_service(asked: str) -> None:
+    """409 for the service that its container is a task of."""
+    house = House(SEEN, own=OWN)
+    house.containers.there = [container(OWN, "me.1", ours=False, labels={"com.docker.swarm.service.id": "s1"})]
+    with pytest.raises(Conflict, match="itself"):
+        await house.dispatch.stop(asked)
+    assert house.keeper.calls == []
+
+
+async def test_it_does_not_stop_its_own_container() -> None:
+    """409, also where the view does not know it, as quartermaster did not start itself; also where it did."""
+    for views in ((), (renamed(BOX, id=OWN, name="me"),)):
+        house = House(*views, own=OWN)
+        house.containers.there = [container(OWN, "me", ours=bool(views))]
+        for asked in (OWN, "me")[: 1 + len(views)]:
+            with pytest.raises(Conflict, match="itself"):
+                await house.dispatch.stop(asked)
+        assert house.keeper.calls == []
+
+
+async def test_it_stops_others_when_it_is_in_a_container() -> None:
+    """Only itself is safe from it."""
+    house = House(SEEN, own=OWN)
+    house.containers.there = [container(OWN, "me", ours=False)]
+    assert await house.dispatch.stop("s1") == "s1"
+
+
+async def test_a_listing_is_the_newest_first() -> None:
+    """What is removed only where it is asked for, and nothing twice."""
+    new = renamed(SEEN, id="s2", name="two", created_at=LATER)
+    gone = renamed(SEEN, id="s0", name="gone", status="removed", created_at="2023-01-01T00:00:00.1Z")
+    house = House(SEEN, new)
+    house.journal.records = {"s0": gone, "s1": renamed(SEEN, status="removed")}
+    assert CREATED < LATER
+    assert await house.dispatch.listing() == [new, SEEN]
+    assert await house.dispatch.listing(removed=True) == [new, SEEN, gone]
+    assert house.engine_calls() == []

@@ -4,17 +4,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from fakes import CONTAINER_ID, CREATED, LATER, container, node, service, task, steady
+from fakes import CONTAINER_ID, CREATED, LATER, container, node, service, steady, task
 from hypothesis import given
 from hypothesis import strategies as st
+
 from qmaster import lifecycle
 from qmaster.models import Service, Status
 
 Json = dict[str, Any]
 NOW = datetime(2024, 5, 6, 7, 8, 20, tzinfo=UTC)
 NODES = {"n1": node("n1"), "n2": node("n2", hostname="host-2"), "gone": node("gone", "down", "host-3")}
-REPLICAS_2 = {"Mode": {"Replicated": {"Replicas": 2}}}
-REPLICAS_3 = {"Mode": {"Replicated": {"Replicas": 3}}}
+REPLICAS_2: Json = {"Mode": {"Replicated": {"Replicas": 2}}}
+REPLICAS_3: Json = {"Mode": {"Replicated": {"Replicas": 3}}}
 
 RUNNING, DOWN = task("running"), task("running", 2, NodeID="gone")
 COMPLETE, FAILED = task("complete", code=0), task("failed", 2, code=3, err="task: non-zero exit (3)")
@@ -156,7 +157,7 @@ def test_a_restart_that_is_due_is_pending(
 
 def test_a_policy_that_is_left_out_restarts_always() -> None:
     """As Swarm reads it."""
-    spec = {"TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}
+    spec: Json = {"TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}
     assert see(task("complete", code=0), **spec).status == "pending"
 
 
@@ -193,7 +194,7 @@ def test_the_replicas_are_counted() -> None:
 
 def test_a_job_of_someone_else_is_shown() -> None:
     """replicated-job: done when its completions are."""
-    job = {"Mode": {"ReplicatedJob": {"TotalCompletions": 2}}}
+    job: Json = {"Mode": {"ReplicatedJob": {"TotalCompletions": 2}}}
     assert see(COMPLETE, **job).status == "pending"
     assert see(COMPLETE, task("complete", 2, code=0), **job).status == "complete"
 

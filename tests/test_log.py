@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import structlog
+
 from qmaster import log
 
 SECRET = "the 'secret' of ключ"

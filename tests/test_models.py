@@ -1,5 +1,6 @@
 """models: what a request may hold; whatever is wrong is refused with the name of its field."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from fakes import AUTH, encoded, steady
 from hypothesis import given
 from hypothesis import strategies as st
+
 from qmaster import models
 from qmaster.errors import BadRequest
 from qmaster.models import RunRequest, StopRequest
@@ -23,7 +25,8 @@ def test_an_image_is_enough() -> None:
     """The rest has the defaults of the contract: a service, once, with the image's own command."""
     request = run()
     assert (request.type, request.replicas, request.restart) == ("service", 1, "none")
-    assert request.command is request.entrypoint is request.memory is request.cpus is request.name is None
+    chosen = (request.command, request.entrypoint, request.memory, request.cpus, request.name)
+    assert chosen == (None,) * 5
     assert request.credentials() is None
 
 
@@ -281,10 +284,8 @@ def test_an_object_comes_through(document: dict[str, Any]) -> None:
 @given(st.binary())
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     """No body makes it fail in another way."""
-    try:
+    with contextlib.suppress(BadRequest):
         models.decode_object(body)
-    except BadRequest:
-        pass
 
 
 @steady
@@ -296,10 +297,8 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 )
 def test_any_fields_are_taken_or_refused(fields: dict[str, Any]) -> None:
     """No value of a field makes it fail in another way."""
-    try:
+    with contextlib.suppress(BadRequest):
         run(**fields)
-    except BadRequest as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize(
@@ -329,13 +328,13 @@ def test_a_name_is_said_back_printable(text: str, shown: str) -> None:
 
 def test_a_service_has_the_keys_of_the_contract() -> None:
     """DESIGN 1.2, as far as they are there without a result."""
-    assert set(models.Service.__struct_fields__) >= set(
+    service = (
         "id type name image command labels owner status reason error exit_code replicas created_at started_at "
-        "finished_at removed_at memory cpus tasks".split()
+        "finished_at removed_at memory cpus tasks"
     )
-    assert set(models.Task.__struct_fields__) >= set(
-        "id slot node_id node state message error exit_code container_id updated_at".split()
-    )
+    task = "id slot node_id node state message error exit_code container_id updated_at"
+    assert set(models.Service.__struct_fields__) >= {*service.split(" ")}
+    assert set(models.Task.__struct_fields__) >= {*task.split(" ")}
     assert "env" not in models.Service.__struct_fields__
 
 

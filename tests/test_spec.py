@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from fakes import AUTH, DIGEST
+
 from qmaster import lifecycle, models, spec
 from qmaster.models import RunRequest
 

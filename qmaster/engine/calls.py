@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 
-from ..errors import EngineAway, EngineRefused, HttpError, NotFound
+from ..errors import EngineUnavailable, HttpError, NotFound
 from .client import Client
-from .failures import dropped
+from .failures import outcome_open
 from .pool import CHANGE, LISTING, Pool
 
 Json = dict[str, Any]
@@ -62,7 +62,7 @@ class Calls:
         try:
             return await self._pool.call(work, CHANGE)
         except HttpError as error:
-            if not (dropped(error) or isinstance(error, EngineRefused)):  # a 5xx may mean *created*
+            if not outcome_open(error):
                 raise
             log.warning("engine_outcome_open", reason=str(error))
             found = await _look_for(find)
@@ -79,7 +79,7 @@ async def _look_for(find: Callable[[], Awaitable[str | None]]) -> str | None:
         await asyncio.sleep(pauses[0])
         try:
             found = await find()
-        except EngineAway:
+        except EngineUnavailable:
             if time.monotonic() > until:
                 raise
             pauses[0] = LOOK_AWAY_EVERY

@@ -15,6 +15,7 @@ from ..errors import (
     Conflict,
     EngineAway,
     EngineRefused,
+    EngineUnavailable,
     HttpError,
     NotAManager,
     NotFound,
@@ -27,12 +28,22 @@ NOT_A_MANAGER = re.compile(r"not a swarm manager|not part of a swarm|isn't a swa
 UNREACHED = (ConnectionRefusedError, FileNotFoundError, PermissionError)
 MAX_DETAIL = 500
 
+LATE = "the Docker engine did not answer in time; try again"
+
 NO_SWARM = "this engine is not a swarm manager: run 'docker swarm init' on it, or join it to a swarm as a manager"
 WORKER = "this engine is a swarm worker, not a swarm manager: run quartermaster on a manager"
 
 
 class EngineUnreached(EngineAway):
     """Nothing was sent: there is no engine to connect to."""
+
+
+class EngineBusy(EngineUnavailable):
+    """It answers, but not with what was asked: the swarm has no leader, or it is starting."""
+
+
+class EngineTimeout(EngineAway):
+    """What was asked may have been done, or may be yet."""
 
 
 def translate(error: Exception) -> HttpError:
@@ -44,18 +55,29 @@ def translate(error: Exception) -> HttpError:
     if isinstance(error, docker.errors.DockerException) and isinstance(error.__cause__, Exception):
         return translate(error.__cause__)  # the client's constructor wraps what its first call raised
     if isinstance(error, requests.exceptions.Timeout | TimeoutError):
-        return EngineAway("the Docker engine did not answer in time; try again")
+        return EngineTimeout(LATE)
+    if isinstance(error, ValueError):  # before OSError: what requests raises for bad JSON is both
+        return _not_understood(error)
     if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ConnectionError | OSError):
         return _disconnected(error)
     if isinstance(error, urllib3.exceptions.HTTPError):
         return _disconnected(error)
+    return _not_understood(error)
+
+
+def _not_understood(error: Exception) -> EngineRefused:
     log.warning("engine_answer_not_understood", exc_info=error)
     return EngineRefused("the Docker engine answered with something that is not its API")
 
 
-def dropped(error: HttpError) -> bool:
-    """Whether the engine was reached but its answer was not: what was asked may have been done."""
-    return isinstance(error, EngineAway) and not isinstance(error, EngineUnreached)
+def outcome_open(error: HttpError) -> bool:
+    """Whether what was asked may have been done: no answer came, or a 5xx, which may mean *created*."""
+    return isinstance(error, EngineAway | EngineBusy | EngineRefused) and not isinstance(error, EngineUnreached)
+
+
+def broken_off(error: HttpError) -> bool:
+    """Whether the connection broke: an old one, perhaps, that the engine had closed meanwhile."""
+    return isinstance(error, EngineAway) and not isinstance(error, EngineUnreached | EngineTimeout)
 
 
 def _disconnected(error: BaseException) -> EngineAway:
@@ -86,7 +108,7 @@ def _answered(error: docker.errors.APIError) -> HttpError:
     if NOT_A_MANAGER.search(said):
         return NotAManager(_manager_hint(said))
     if NO_LEADER.search(said):
-        return EngineAway(f"the swarm has no leader at the moment: {said}")
+        return EngineBusy(f"the swarm has no leader at the moment: {said}")
     if status == HTTPStatus.NOT_FOUND:
         return NotFound(said)
     if status == HTTPStatus.CONFLICT:
@@ -94,7 +116,7 @@ def _answered(error: docker.errors.APIError) -> HttpError:
     if status == HTTPStatus.BAD_REQUEST:
         return BadRequest(f"the Docker engine refused: {said}")
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        return EngineAway(f"the Docker engine is not available: {said}")
+        return EngineBusy(f"the Docker engine is not available: {said}")
     return EngineRefused(f"the Docker engine refused: {said}")
 
 

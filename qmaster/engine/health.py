@@ -37,7 +37,9 @@ class Health:
             await self._probe()
             pause = PING_EVERY if self.trouble is None else PING_AWAY_EVERY
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                # Not wait_for: on Python 3.11 it swallows a cancellation that comes with the wake-up.
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
 
     def suspect(self, error: EngineAway) -> None:
         """A call was not answered: believe it where nothing listens, else find out now."""

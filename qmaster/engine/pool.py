@@ -12,12 +12,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import requests
 import structlog
 
 from ..errors import EngineAway, HttpError
 from .client import Client
-from .failures import dropped, translate
+from .failures import LATE, EngineTimeout, EngineUnreached, broken_off, translate
 
 T = TypeVar("T")
 Connect = Callable[[], Client]
@@ -67,13 +66,16 @@ class Pool:
             HttpError: what the engine answered, or that it did not.
         """
         self._refuse()
+        if self._queued >= MAX_QUEUED:
+            raise EngineUnreached("too many calls wait for the Docker engine; try again")
         self._queued += 1
         context = contextvars.copy_context()  # else the request's id would be missing in the thread's log lines
         future = self._executor.submit(context.run, self._attempt, work, within, again)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), within + 1)
+            async with asyncio.timeout(within + 1):
+                return await asyncio.wrap_future(future)
         except TimeoutError:
-            error = EngineAway("the Docker engine did not answer in time; try again")
+            error = EngineTimeout(LATE)
             self._failed(error)
             raise error from None
         except EngineAway as error:
@@ -87,18 +89,17 @@ class Pool:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _refuse(self) -> None:
+        """Raise at once where the call would not be sent."""
         away = self._away()
         if away is not None:
-            raise away
-        if self._queued >= MAX_QUEUED:
-            raise EngineAway("too many calls wait for the Docker engine; try again")
+            raise EngineUnreached(str(away))
 
     def _attempt(self, work: Callable[[Client], T], timeout: float, again: bool) -> T:
         self._refuse()  # it may have gone while this call was waiting for a thread
         try:
             return self._run(work, timeout)
         except HttpError as error:
-            if not (again and dropped(error) and not isinstance(error.__cause__, requests.exceptions.Timeout)):
+            if not (again and broken_off(error)):
                 raise
         return self._run(work, timeout)
 

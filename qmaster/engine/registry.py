@@ -16,6 +16,7 @@ from ..credentials import Credentials
 from ..errors import EngineAway, HttpError, RegistryRefused
 from ..reference import Reference
 from .client import Client
+from .failures import EngineBusy, EngineTimeout
 from .pool import LISTING, Pool
 
 KEPT = 60.0  # seconds that an answer, or a silence, is believed
@@ -77,13 +78,20 @@ class Registry:
             self._kept.move_to_end(key)
             while len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
-        return await asyncio.shield(kept[1])
+        try:
+            return await asyncio.shield(kept[1])
+        except HttpError:
+            if self._kept.get(key) is kept:
+                del self._kept[key]
+            raise
 
     async def _ask(self, image: str, header: str | None) -> Answer:
         try:
             digest = await self._pool.call(lambda client: _distribution(client, image, header), LISTING)
-        except EngineAway as error:
+        except (EngineTimeout, EngineBusy) as error:
             return Answer("silent", said=str(error))
+        except EngineAway:  # the engine's silence is not the registry's
+            raise
         except HttpError as error:
             return _failure(str(error))
         return Answer("digest", digest=digest)

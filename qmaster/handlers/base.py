@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import msgspec
 import structlog
@@ -42,7 +42,8 @@ class BaseHandler(web.RequestHandler):
     initialize: Callable[..., None] = _set_up
 
     def set_default_headers(self) -> None:
-        self.request_id = self._request_id()
+        if not hasattr(self, "request_id"):  # an error sets the headers anew, but not the id
+            self.request_id = self._request_id()
         self.set_header("X-Request-ID", self.request_id)
         self.set_header("Server", "quartermaster")
         self.set_header("Cache-Control", "no-store")
@@ -120,6 +121,8 @@ class BaseHandler(web.RequestHandler):
         self.set_status(status)
         for name, value in headers.items():
             self.set_header(name, value)
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join(self._allowed()))
         self.set_header("Content-Type", "application/problem+json")
         self.finish(msgspec.json.encode(problem(status, detail, self.request_id)) + b"\n")
 
@@ -135,9 +138,10 @@ class BaseHandler(web.RequestHandler):
             log.error("request_failed", exc_info=(typ, value, tb))
 
     def _not_allowed(self, *args: str, **kwargs: str) -> None:
-        allowed = [m for m in self.SUPPORTED_METHODS if m.lower() in type(self).__dict__]
-        self.set_header("Allow", ", ".join(allowed))
-        raise MethodNotAllowed(f"{self.request.method} is not allowed here; allowed: {', '.join(allowed) or 'none'}")
+        raise MethodNotAllowed(f"{self.request.method} is not allowed here; allowed: {', '.join(self._allowed())}")
+
+    def _allowed(self) -> list[str]:
+        return [method for method in self.SUPPORTED_METHODS if method.lower() in type(self).__dict__]
 
     # Annotated as Tornado's own are, so that a subclass may take what its route gives it.
     head: Callable[..., Awaitable[None] | None] = _not_allowed
@@ -155,7 +159,6 @@ class BaseHandler(web.RequestHandler):
     def _refuse_large(self) -> None:
         length = self.request.headers.get("Content-Length", "")
         if length.isdigit() and int(length[:20]) > models.MAX_BODY:
-            self.set_header("Connection", "close")
             if isinstance(self.request.connection, HTTP1Connection):
                 self.request.connection.set_max_body_size(_DRAINED)
             raise _too_large()
@@ -181,7 +184,7 @@ def log_request(handler: web.RequestHandler) -> None:
         "request",
         request=getattr(handler, "request_id", None),
         method=handler.request.method,
-        path=handler.request.path,
+        path=unquote(handler.request.path, errors="replace"),  # so that no token hides in it from the redaction
         status=status,
         duration_ms=round(handler.request.request_time() * 1000, 2),
         remote=handler.request.remote_ip,

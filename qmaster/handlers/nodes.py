@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from .services import ServicesHandler
+from collections.abc import Callable
+
+from ..auth import Authenticator
+from ..models import Node
+from .base import BaseHandler
 
 
-class NodesHandler(ServicesHandler):
+class NodesHandler(BaseHandler):
+    def initialize(
+        self, auth: Authenticator, busy: set[object], nodes: Callable[[], list[Node]], cursor: Callable[[], str]
+    ) -> None:
+        super().initialize(auth, busy)
+        self._nodes = nodes
+        self._cursor = cursor
+
     def get(self) -> None:
         self.identify(self.document())
         self.parameters()
-        self.answer({"success": True, "cursor": self.cursor(), "nodes": self.dispatch.nodes()})
+        self.answer({"success": True, "cursor": self._cursor(), "nodes": self._nodes()})

@@ -93,9 +93,10 @@ def _has_labels(view: Service, labels: Iterable[tuple[str, str, str]]) -> bool:
 def _limit(values: list[str] | None) -> int | None:
     if values is None:
         return None
-    if len(values) > 1 or not (values[0].isascii() and values[0].isdigit() and 1 <= int(values[0][:9]) <= MAX_LIMIT):
+    text = values[0]
+    if len(values) > 1 or not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
         raise BadRequest(f"limit: expected a whole number from 1 to {MAX_LIMIT}")
-    return int(values[0])
+    return int(text)
 
 
 def _all(values: list[str] | None) -> bool:

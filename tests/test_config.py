@@ -1,0 +1,174 @@
+"""config: a flag wins over the environment, the environment over the default; what is wrong is named."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qmaster import config
+from qmaster.errors import ConfigError
+
+TOKEN = "a-token-for-tests"
+
+
+def load(flags: dict[str, str] | None = None, **environ: str) -> config.Config:
+    return config.load(flags or {}, {"TOKEN": TOKEN, **environ})
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    """With a token alone: port 9090 on all interfaces, 250 MiB, the platform's engine, no TLS."""
+    settings = load()
+    assert (settings.port, settings.address, settings.memory) == (9090, "", 250)
+    assert (settings.docker_host, settings.tls_cert, settings.tls_key) == ("", "", "")
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "field", "low", "high"),
+    [
+        ("port", "PORT", "port", "1", "2"),
+        ("address", "QMASTER_ADDRESS", "address", "127.0.0.1", "::1"),
+        ("memory", "MEMORY", "memory", "7", "8"),
+        ("docker_host", "DOCKER_HOST", "docker_host", "unix:///a", "unix:///b"),
+        ("log_format", "QMASTER_LOG_FORMAT", "log_format", "json", "console"),
+    ],
+)
+def test_a_flag_wins_over_its_variable(flag: str, variable: str, field: str, low: str, high: str) -> None:
+    """Each option reads its variable, and its flag first."""
+    environ = {"TOKEN": TOKEN, variable: low}
+    assert str(getattr(config.load({}, environ), field)) == low
+    assert str(getattr(config.load({flag: high}, environ), field)) == high
+
+
+def test_the_token_flag_wins_over_both_variables(tmp_path: Path) -> None:
+    """With --token neither TOKEN nor TOKEN_FILE is looked at."""
+    assert load({"token": "of-the-flag"}, TOKEN_FILE=str(tmp_path / "missing")).token == "of-the-flag"
+
+
+def test_a_token_is_read_from_a_file(tmp_path: Path) -> None:
+    """TOKEN_FILE names a file; space around the token there is not part of it."""
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    assert config.load({}, {"TOKEN_FILE": str(file)}).token == TOKEN
+
+
+def _missing(path: Path) -> Path:
+    return path / "missing"
+
+
+def _empty(path: Path) -> Path:
+    (path / "empty").write_text("\n")
+    return path / "empty"
+
+
+def _two_lines(path: Path) -> Path:
+    (path / "two").write_text("one\ntwo\n")
+    return path / "two"
+
+
+def _not_text(path: Path) -> Path:
+    (path / "bytes").write_bytes(b"\xff\xfe\xff")
+    return path / "bytes"
+
+
+@pytest.mark.parametrize("make", [_missing, _empty, _two_lines, _not_text, lambda path: path])
+def test_a_bad_token_file_is_refused(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """A file that is missing, empty, of two lines, not text or a folder: an error that names TOKEN_FILE."""
+    with pytest.raises(ConfigError, match=r"^TOKEN_FILE: "):
+        config.load({}, {"TOKEN_FILE": str(make(tmp_path))})
+
+
+def test_an_error_about_a_token_file_does_not_show_what_is_in_it(tmp_path: Path) -> None:
+    """A token of two lines is secret all the same."""
+    with pytest.raises(ConfigError) as caught:
+        config.load({}, {"TOKEN_FILE": str(_two_lines(tmp_path))})
+    assert "one" not in str(caught.value).replace("one line", "")
+
+
+def test_without_a_token_it_says_how_to_give_one() -> None:
+    """No token: an error that names all three ways."""
+    with pytest.raises(ConfigError, match=r"TOKEN.*TOKEN_FILE.*--token"):
+        config.load({}, {})
+
+
+def test_two_tokens_are_refused(tmp_path: Path) -> None:
+    """TOKEN and TOKEN_FILE together: an error, as one would be ignored in silence."""
+    with pytest.raises(ConfigError, match="TOKEN and TOKEN_FILE are both set"):
+        load(TOKEN_FILE=str(tmp_path / "token"))
+
+
+@pytest.mark.parametrize("token", ["", " ", "two\nlines", "tab\there", " around ", "bell\a", "nul\0"])
+def test_a_token_that_no_header_can_carry_is_refused(token: str) -> None:
+    """Empty, space around it, or characters that cannot be printed."""
+    with pytest.raises(ConfigError, match=r"^--token: "):
+        load({"token": token})
+
+
+@pytest.mark.parametrize("token", ["ключ-ключ-ключ", "with space inside", "p@ss:w/ord=="])
+def test_any_printable_line_is_a_token(token: str) -> None:
+    """Not only ASCII, and space within it."""
+    assert load({"token": token}).token == token
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("port", "-1"),
+        ("port", "65536"),
+        ("port", "http"),
+        ("port", ""),
+        ("port", " 80"),
+        ("port", "8_0"),
+        ("port", "80.0"),
+        ("port", "٨٠"),
+        ("port", "9" * 5000),
+        ("memory", "5"),
+        ("memory", "0"),
+        ("memory", "250m"),
+        ("memory", str(16 * 1024 * 1024 + 1)),
+        ("log_format", "xml"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_flag(flag: str, text: str) -> None:
+    """The error names the flag and shows nothing else of the environment."""
+    with pytest.raises(ConfigError, match=f"^--{flag.replace('_', '-')}: expected "):
+        load({flag: text})
+
+
+@pytest.mark.parametrize(("flag", "text", "value"), [("port", "0", 0), ("port", "65535", 65535), ("memory", "6", 6)])
+def test_the_bounds_are_allowed(flag: str, text: str, value: int) -> None:
+    """Port 0 (any free one) and the engine's least memory are fine."""
+    assert getattr(load({flag: text}), flag) == value
+
+
+@pytest.mark.parametrize("flag", ["tls_cert", "tls_key"])
+def test_a_certificate_wants_its_key(flag: str) -> None:
+    """One without the other is an error that names both."""
+    with pytest.raises(ConfigError, match="--tls-cert and --tls-key go together"):
+        load({flag: "file.pem"})
+
+
+def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """The error holds the flag and the path."""
+    key = tmp_path / "key.pem"
+    key.touch()
+    with pytest.raises(ConfigError, match=r"^--tls-cert: cannot read .*missing\.pem"):
+        load({"tls_cert": str(tmp_path / "missing.pem"), "tls_key": str(key)})
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    """`PORT= python -m qmaster` has the default: shells and compose files make empty variables."""
+    assert load(PORT="", DOCKER_HOST="", TOKEN_FILE="").port == 9090
+
+
+def test_the_token_is_not_in_the_repr() -> None:
+    """A config that lands in a log or a traceback does not show the token."""
+    assert TOKEN not in repr(load())
+
+
+def test_every_option_has_a_flag_a_variable_and_help() -> None:
+    """The one table that --help and README are made of is complete, and no name is there twice."""
+    flags = [option.flag for option in config.OPTIONS]
+    variables = [option.env for option in config.OPTIONS]
+    assert all(option.help and option.flag.startswith("--") and option.env for option in config.OPTIONS)
+    assert len(set(flags)) == len(flags)
+    assert len(set(variables)) == len(variables)
