@@ -154,7 +154,8 @@ async def test_the_intent_is_written_before_the_engine_is_asked(kind: str) -> No
 
 @pytest.mark.parametrize("kind", ["service", "container"])
 @pytest.mark.parametrize(
-    ("error", "settled"), [(Conflict("x"), True), (EngineRefused("x"), True), (EngineAway("x"), False)]
+    ("error", "settled"),
+    [(Conflict("x"), True), (BadRequest("x"), True), (EngineRefused("x"), False), (EngineAway("x"), False)],
 )
 async def test_an_intent_stays_only_where_its_outcome_is_open(kind: str, error: HttpError, settled: bool) -> None:
     """The keeper looks for what may have been made; a clear no needs no looking. Nothing is left in flight."""
