@@ -138,7 +138,12 @@ class Dispatch:
         """
         if name_or_id == self._own_container:
             raise _itself()
-        view = await self.status(name_or_id)
+        try:
+            view = await self.status(name_or_id)
+        except NotFound:  # containers that somebody else started are not shown, and we may be one of them
+            if name_or_id in await self._own_ids():
+                raise _itself() from None
+            raise
         if view.status == "removed":
             return view.id
         if view.id in await self._own_ids():
@@ -222,12 +227,15 @@ class Dispatch:
             await self._journal.settle(nonce)
 
     async def _own_ids(self) -> set[str]:
-        """The container that this process runs in, and the service that it is a task of."""
+        """The container that this process runs in, its name, and the service that it is a task of."""
         if self._own_container is None:
             return set()
         raw = await self._containers.container(self._own_container)
-        labels: Mapping[str, str] = (raw["Config"].get("Labels") or {}) if raw else {}
-        return {self._own_container, labels.get("com.docker.swarm.service.id", self._own_container)}
+        if raw is None:
+            return {self._own_container}
+        labels: Mapping[str, str] = raw["Config"].get("Labels") or {}
+        service = labels.get("com.docker.swarm.service.id", self._own_container)
+        return {self._own_container, raw["Name"].removeprefix("/"), service}
 
 
 def _may_come_true(error: HttpError) -> bool:

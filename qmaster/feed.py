@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from . import __version__, frames
+from .errors import JournalUnwritable
 from .facts import cursor
 from .frames import Frame
 from .hub import Filter, Hub, Subscriber, Tags
 from .journal import Position, StoredFact
 
 PAGE = 200  # facts read at once
+RESTORED_EVERY, RESTORED_LOOKS = 0.05, 100  # seconds between two looks, and how many
 
 
 class Journal(Protocol):
@@ -49,7 +52,8 @@ class Feed:
     Args:
         journal: what they missed.
         hub: the present.
-        snapshot: services and nodes as of the journal's last fact, as far as a filter lets them through.
+        snapshot: services and nodes as of the journal's last fact, as far as a filter lets them through; raises
+            JournalUnwritable until the journal has been read.
         now: the time as RFC 3339.
         stale_since: since when the view may be behind the engine, or None.
     """
@@ -105,10 +109,20 @@ class Feed:
         return frames.gap(reason, cursor(*since), self.cursor)
 
     async def _send_snapshot(self, subscriber: Subscriber) -> int:
+        await self._restored(subscriber)
         position = self._journal.position
         services, nodes = self._snapshot(subscriber.wants)
         await subscriber.deliver(frames.snapshot(cursor(position.epoch, position.last), services, nodes))
         return position.last
+
+    async def _restored(self, subscriber: Subscriber) -> None:
+        """Wait for what the journal has to be in the view: just after the start it may not be yet."""
+        for _ in range(RESTORED_LOOKS):
+            try:
+                self._snapshot(subscriber.wants)
+                return
+            except JournalUnwritable:
+                await asyncio.sleep(RESTORED_EVERY)
 
     async def _replay(self, subscriber: Subscriber, after: int) -> None:
         epoch = self._journal.position.epoch

@@ -120,6 +120,8 @@ class Reconciler:
             self._hinted_containers.add(hint.id)
         else:
             self._hinted.add(hint.id)
+            # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
+            self._hot.pop(hint.id, None)
         if hint.gone:
             self._removing[hint.id] = hint.time
         self._wake.set()

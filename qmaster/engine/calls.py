@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
-from ..errors import EngineUnavailable, HttpError, NotFound
+from ..errors import EngineRefused, EngineUnavailable, HttpError, NotFound
 from .client import Client
-from .failures import outcome_open
+from .failures import NO_API, outcome_open
 from .pool import CHANGE, LISTING, Pool
 
+T = TypeVar("T")
 Json = dict[str, Any]
 
 LOOK_AGAIN = (0.0, 0.3, 1.0)  # seconds; an answer cut off in the middle may come before its deed
@@ -32,12 +33,12 @@ class Calls:
         self._pool.close()
 
     async def listing(self, work: Callable[[Client], list[Json]]) -> list[Json]:
-        return await self._pool.call(work, LISTING, again=True)
+        return _of_kind(list, await self._pool.call(work, LISTING, again=True))
 
     async def inspect(self, work: Callable[[Client], Json]) -> Json | None:
         """What ``work`` finds, or None where Docker knows of no such thing."""
         try:
-            return await self._pool.call(work, LISTING, again=True)
+            return _of_kind(dict, await self._pool.call(work, LISTING, again=True))
         except NotFound:
             return None
 
@@ -69,6 +70,12 @@ class Calls:
             if found is None:
                 raise
             return found
+
+
+def _of_kind(kind: type[T], found: T) -> T:
+    if not isinstance(found, kind):  # whatever answers there speaks JSON, and is no engine
+        raise EngineRefused(NO_API)
+    return found
 
 
 async def _look_for(find: Callable[[], Awaitable[str | None]]) -> str | None:

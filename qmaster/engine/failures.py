@@ -9,6 +9,7 @@ import docker.errors
 import requests
 import structlog
 import urllib3.exceptions
+from paramiko.ssh_exception import SSHException
 
 from ..errors import (
     BadRequest,
@@ -27,6 +28,8 @@ NO_LEADER = re.compile(r"does not have a leader|context deadline exceeded|Deadli
 NOT_A_MANAGER = re.compile(r"not a swarm manager|not part of a swarm|isn't a swarm manager", re.IGNORECASE)
 UNREACHED = (ConnectionRefusedError, FileNotFoundError, PermissionError)
 MAX_DETAIL = 500
+
+NO_API = "the Docker engine answered with something that is not its API"
 
 LATE = "the Docker engine did not answer in time; try again"
 
@@ -60,14 +63,16 @@ def translate(error: Exception) -> HttpError:
         return _not_understood(error)
     if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ConnectionError | OSError):
         return _disconnected(error)
-    if isinstance(error, urllib3.exceptions.HTTPError):
+    if isinstance(
+        error, urllib3.exceptions.HTTPError | SSHException | EOFError
+    ):  # the last two of an ssh way that ended
         return _disconnected(error)
     return _not_understood(error)
 
 
 def _not_understood(error: Exception) -> EngineRefused:
     log.warning("engine_answer_not_understood", exc_info=error)
-    return EngineRefused("the Docker engine answered with something that is not its API")
+    return EngineRefused(NO_API)
 
 
 def outcome_open(error: HttpError) -> bool:
