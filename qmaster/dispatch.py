@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -68,14 +68,13 @@ class Reconciler(Protocol):
     def nodes(self) -> list[Node]: ...
     async def look_up(self, name_or_id: str) -> Service | None: ...
     async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None: ...
-    async def adopt_container(self, raw: Json, nonce: str) -> None: ...
+    async def adopt_container(self, container_id: str, nonce: str) -> None: ...
 
 
 class Keeper(Protocol):
     """What dispatch needs of the keeper."""
 
-    in_flight: set[str]
-
+    def look_for(self, intent: Intent) -> None: ...
     async def stop(self, view: Service) -> None: ...
 
 
@@ -113,17 +112,19 @@ class Dispatch:
             HttpError: nothing was started, or its outcome is open: then it is looked for and removed.
         """
         mark = spec.stamp(request, owner)
+        intent = Intent(mark.name, mark.nonce, request.type)
         start = self._run_container if request.type == "container" else self._run_service
-        with self._in_flight(mark.nonce):
-            try:
-                run_id = await start(request, mark)
-            except Conflict:
+        try:
+            run_id = await start(request, mark, intent)
+        except Conflict:
+            await self._forget(mark.nonce)
+            raise Conflict(f"the name {mark.name!r} is taken: choose another, or stop what has it") from None
+        except HttpError as error:
+            if _may_come_true(error):
+                self._keeper.look_for(intent)
+            else:
                 await self._forget(mark.nonce)
-                raise Conflict(f"the name {mark.name!r} is taken: choose another, or stop what has it") from None
-            except HttpError as error:
-                if not _may_come_true(error):  # else the keeper finds out
-                    await self._forget(mark.nonce)
-                raise
+            raise
         log.info("run", run=run_id, name=mark.name, type=request.type, image=request.image, owner=owner)
         return run_id
 
@@ -184,14 +185,14 @@ class Dispatch:
     def nodes(self) -> list[Node]:
         return self._reconciler.nodes()
 
-    async def _run_service(self, request: RunRequest, mark: spec.Stamp) -> str:
+    async def _run_service(self, request: RunRequest, mark: spec.Stamp, intent: Intent) -> str:
         credentials = request.credentials()
         image = await self._swarm.pin(request.image, credentials)
         objects = spec.Objects(
             await self._swarm.network_ids(request.networks), await self._swarm.secret_ids(request.secrets)
         )
         body = spec.service(request, mark, image, self._memory, objects)
-        await self._journal.intend(Intent(mark.name, mark.nonce, "service"))
+        await self._journal.intend(intent)
         service_id = await self._swarm.create(body, credentials)
         try:
             await self._reconciler.adopt_service(service_id, body, mark.nonce)
@@ -200,26 +201,16 @@ class Dispatch:
             raise
         return service_id
 
-    async def _run_container(self, request: RunRequest, mark: spec.Stamp) -> str:
+    async def _run_container(self, request: RunRequest, mark: spec.Stamp, intent: Intent) -> str:
         config = spec.container(request, mark, self._memory)
-        await self._journal.intend(Intent(mark.name, mark.nonce, "container"))
+        await self._journal.intend(intent)
         container_id = await self._containers.create(config, mark.name, request.credentials())
         try:
-            raw = await self._containers.container(container_id)
-            if raw is not None:
-                await self._reconciler.adopt_container(raw, mark.nonce)
+            await self._reconciler.adopt_container(container_id, mark.nonce)
         except JournalUnwritable:
             await self._containers.remove(container_id)
             raise
         return container_id
-
-    @contextlib.contextmanager
-    def _in_flight(self, nonce: str) -> Iterator[None]:
-        self._keeper.in_flight.add(nonce)
-        try:
-            yield
-        finally:
-            self._keeper.in_flight.discard(nonce)
 
     async def _forget(self, nonce: str) -> None:
         """The run came to nothing, and that is known."""
@@ -239,8 +230,9 @@ class Dispatch:
 
 
 def _may_come_true(error: HttpError) -> bool:
-    """Whether the engine may have done, or do yet, what it gave no good answer to."""
-    return isinstance(error, EngineUnavailable | EngineRefused) and not isinstance(error, RegistryRefused)
+    """Whether the engine may have done, or do yet, what it gave no good answer to; or did what could not be kept."""
+    known = (EngineUnavailable, EngineRefused, JournalUnwritable)
+    return isinstance(error, known) and not isinstance(error, RegistryRefused)
 
 
 def _itself() -> Conflict:

@@ -14,6 +14,7 @@ Topic = Literal["service", "task", "node"]
 PREFIX = "io.qmaster."
 SERVICE_EVENTS = ("created", "updated", "running", "complete", "failed", "stopping", "removed")
 NODE_EVENTS = ("joined", "ready", "down", "updated", "removed")
+MANY_TASKS = 20
 _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 
 
@@ -88,6 +89,8 @@ def encode(fact: Fact, epoch: str, sequence: int) -> bytes:
     data: Any = fact.view
     if fact.task is not None:
         data = {**msgspec.structs.asdict(fact.view), "task": fact.task}
+        if len(data["tasks"]) > MANY_TASKS:  # else a service of n tasks would tell n times n of them
+            data["tasks"] = [fact.task]
     event = Event(
         "1.0",
         cursor(epoch, sequence),

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from . import __version__, frames
-from .errors import JournalUnwritable
 from .facts import cursor
 from .frames import Frame
 from .hub import Filter, Hub, Subscriber, Tags
 from .journal import Position, StoredFact
 
 PAGE = 200  # facts read at once
-RESTORED_EVERY, RESTORED_LOOKS = 0.05, 100  # seconds between two looks, and how many
 
 
 class Journal(Protocol):
     """What a feed needs of the journal."""
-
-    position: Position
 
     async def facts(self, after: int, limit: int) -> list[StoredFact]: ...
 
@@ -52,6 +47,7 @@ class Feed:
     Args:
         journal: what they missed.
         hub: the present.
+        position: how far the present has come, and what is kept.
         snapshot: services and nodes as of the journal's last fact, as far as a filter lets them through; raises
             JournalUnwritable until the journal has been read.
         now: the time as RFC 3339.
@@ -62,20 +58,23 @@ class Feed:
         self,
         journal: Journal,
         hub: Hub,
+        position: Callable[[], Position],
         snapshot: Callable[[Filter], tuple[list[Any], list[Any]]],
         now: Callable[[], str],
         stale_since: Callable[[], str | None],
     ) -> None:
         self._journal = journal
         self._hub = hub
+        self._position = position
         self._snapshot = snapshot
+        self._last: tuple[str, Filter, Frame] | None = None  # the snapshot that was made last
         self._now = now
         self._stale_since = stale_since
 
     @property
     def cursor(self) -> str:
         """Where the stream stands."""
-        return cursor(self._journal.position.epoch, self._journal.position.last)
+        return cursor(self._position().epoch, self._position().last)
 
     async def bring_up(self, subscriber: Subscriber, since: Since | None) -> None:
         """Send hello and all up to the present, and let it join the live stream.
@@ -99,45 +98,52 @@ class Feed:
         self._hub.publish(frame, tags, sequence)
 
     def _can_resume(self, since: Since) -> bool:
-        position = self._journal.position
+        position = self._position()
         return since.epoch == position.epoch and position.oldest - 1 <= since.sequence <= position.last
 
     def _gap(self, since: Since) -> Frame:
-        position = self._journal.position
-        expired = since.epoch == position.epoch and since.sequence < position.oldest
+        position = self._position()
+        expired = since.epoch == position.epoch and since.sequence < position.last
         reason = "cursor_expired" if expired else "epoch_changed"
         return frames.gap(reason, cursor(*since), self.cursor)
 
     async def _send_snapshot(self, subscriber: Subscriber) -> int:
-        await self._restored(subscriber)
-        position = self._journal.position
-        services, nodes = self._snapshot(subscriber.wants)
-        await subscriber.deliver(frames.snapshot(cursor(position.epoch, position.last), services, nodes))
-        return position.last
+        last = self._position().last
+        await subscriber.deliver(self._snapshot_frame(subscriber.wants))
+        return last
 
-    async def _restored(self, subscriber: Subscriber) -> None:
-        """Wait for what the journal has to be in the view: just after the start it may not be yet."""
-        for _ in range(RESTORED_LOOKS):
-            try:
-                self._snapshot(subscriber.wants)
-                return
-            except JournalUnwritable:
-                await asyncio.sleep(RESTORED_EVERY)
+    def _snapshot_frame(self, wants: Filter) -> Frame:
+        """Made once for all who come at the same time: after a restart that is everyone."""
+        at = self.cursor
+        if self._last is None or self._last[:2] != (at, wants):
+            self._last = (at, wants, frames.snapshot(at, *self._snapshot(wants)))
+        return self._last[2]
 
     async def _replay(self, subscriber: Subscriber, after: int) -> None:
-        epoch = self._journal.position.epoch
         while not subscriber.gone:
-            if after >= self._journal.position.last:
+            if after >= self._position().last:
                 # No await since the look at the position: nothing can come between the replay and the live stream.
                 subscriber.after = after
                 self._hub.join(subscriber)
                 return
-            for fact in await self._journal.facts(after, PAGE):
-                after = fact.seq
-                if _wanted(subscriber.wants, fact):
-                    frame = frames.event(cursor(epoch, fact.seq), fact.type, fact.event)
-                    if not await subscriber.deliver(frame):
-                        return
+            after = await self._replay_page(subscriber, after)
+
+    async def _replay_page(self, subscriber: Subscriber, after: int) -> int:
+        """Send the next facts; how far that came."""
+        epoch, until = self._position().epoch, self._position().last
+        page = await self._journal.facts(after, PAGE)
+        if not page or page[0].seq != after + 1:  # they were pruned while the reader was slow
+            await subscriber.deliver(self._gap(Since(epoch, after)))
+            return await self._send_snapshot(subscriber)
+        for fact in page:
+            if fact.seq > until:
+                break
+            after = fact.seq
+            if _wanted(subscriber.wants, fact):
+                frame = frames.event(cursor(epoch, fact.seq), fact.type, fact.event)
+                if not await subscriber.deliver(frame):
+                    break
+        return after
 
 
 def _wanted(wants: Filter, fact: StoredFact) -> bool:

@@ -178,20 +178,20 @@ class Hub:
 
     def publish(self, frame: Frame, tags: Tags, sequence: int) -> None:
         """Send an event to those who asked for such and have not read it from the journal."""
-        for subscriber in self._live:
+        for subscriber in list(self._live):  # one that is cut leaves while this goes on
             if sequence > subscriber.after and subscriber.wants.lets_through(tags):
                 subscriber.send(frame)
         self._forget_gone()
 
     def broadcast(self, frame: Frame) -> None:
         """Send a frame to everyone."""
-        for subscriber in self._live:
+        for subscriber in list(self._live):
             subscriber.send(frame)
         self._forget_gone()
 
     def check(self) -> None:
         """Cut those who have been behind for too long; to be called every second."""
-        for subscriber in self._live:
+        for subscriber in list(self._live):
             subscriber.check()
         self._forget_gone()
 

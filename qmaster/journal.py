@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import secrets
 import sqlite3
@@ -27,6 +28,8 @@ SCHEMA_VERSION = 1
 BUSY_TIMEOUT = 2.0  # seconds that a lock of another program is waited for
 PRUNE_EVERY = 1000  # facts
 REOPEN_EVERY = 1.0  # seconds
+LOCK_WITHIN = 5.0  # seconds
+NO_EPOCH = "00000000"  # of a journal that could not be opened yet
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 SCHEMA = """
@@ -94,7 +97,9 @@ class Journal:
         self._file = _File(folder / FILE, keep_facts, keep_days)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal-writer")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
-        self.position = Position("none", 1, 0)
+        self.position = Position(NO_EPOCH, 1, 0)
+        self.leftovers: list[Intent] = []  # of earlier processes: nobody was told what came of them
+        self._pruning: asyncio.Task[None] | None = None
         self.trouble: str | None = "not open yet"
         self._tried = 0.0
 
@@ -106,7 +111,7 @@ class Journal:
         """
         self._tried = time.monotonic()
         try:
-            self.position = await self._in(self._writer, self._file.open)
+            self.position, self.leftovers = await self._in(self._writer, self._file.open)
         except ConfigError:
             raise
         except (sqlite3.Error, OSError) as error:
@@ -186,9 +191,6 @@ class Journal:
         """The last views of what is removed, the newest first."""
         return await self._read(lambda: self._file.removed(limit))
 
-    async def intents(self) -> list[Intent]:
-        return await self._read(self._file.intents)
-
     async def endings(self) -> list[str]:
         """The containers that are being stopped."""
         return await self._read(self._file.endings)
@@ -208,16 +210,17 @@ class Journal:
         first = self.position.last + 1
         await self._write(lambda: self._file.append(first, facts, records, settled))
         self.position = self.position._replace(last=first + len(facts) - 1)
-        self.position = self.position._replace(oldest=await self._prune(first, len(facts)))
+        if first // PRUNE_EVERY != (first + len(facts)) // PRUNE_EVERY and self._pruning is None:
+            self._pruning = asyncio.create_task(self._prune())
 
-    async def _prune(self, first: int, count: int) -> int:
-        if first // PRUNE_EVERY == (first + count) // PRUNE_EVERY:
-            return self.position.oldest
+    async def _prune(self) -> None:
         try:
-            return await self._in(self._writer, self._file.prune)
+            oldest = await self._in(self._writer, self._file.prune)
+            self.position = self.position._replace(oldest=oldest)
         except (sqlite3.Error, OSError) as error:
             log.warning("journal_prune_failed", reason=str(error))
-            return self.position.oldest
+        finally:
+            self._pruning = None
 
     async def _write(self, work: Callable[[], None]) -> None:
         await self.ensure()
@@ -256,6 +259,9 @@ class _File:
         self.path = path
         self._keep_facts = keep_facts
         self._keep_seconds = keep_days * 86400
+        self._lock = _Lock(path.with_suffix(".lock"))
+        self._mark = _Mark(path.with_suffix(".mark"))
+        self._epoch = NO_EPOCH
         self._write: sqlite3.Connection | None = None
         self._read: sqlite3.Connection | None = None
 
@@ -263,17 +269,21 @@ class _File:
     def is_open(self) -> bool:
         return self._write is not None
 
-    def open(self) -> Position:
+    def open(self) -> tuple[Position, list[Intent]]:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock.take()
         write = _connect(self.path)
         try:
             _migrate(write, self.path)
-            position = _position(write, self.path)
+            position = _position(write, self.path, self._mark.read())
+            leftovers = [Intent(*row) for row in write.execute("SELECT name, nonce, type FROM intents")]
         except BaseException:
             write.close()
             raise
+        self._mark.write(position)
+        self._epoch = position.epoch
         self._write, self._read = write, _connect(self.path)
-        return position
+        return position, leftovers
 
     def close(self) -> None:
         if self._write is None or self._read is None:
@@ -283,11 +293,13 @@ class _File:
         self._read.close()
         self._write.close()
         self._write = self._read = None
+        self._lock.release()
 
     def append(
         self, first: int, facts: Iterable[tuple[str, bytes]], records: Iterable[Record], settled: Iterable[str]
     ) -> None:
         now = time.time()
+        facts = list(facts)
         with self._transaction() as write:
             write.executemany(
                 "INSERT INTO facts VALUES (?, ?, ?, ?)",
@@ -299,6 +311,8 @@ class _File:
             )
             write.executemany("DELETE FROM endings WHERE id = ?", [(r.id,) for r in records if r.removed])
             write.executemany("DELETE FROM intents WHERE nonce = ?", [(nonce,) for nonce in settled])
+        with contextlib.suppress(OSError):  # it is committed: a mark that lags behind raises no doubt
+            self._mark.write(Position(self._epoch, 0, first + len(facts) - 1))
 
     def intend(self, intent: Intent) -> None:
         with self._transaction() as write:
@@ -317,8 +331,10 @@ class _File:
         too_old = time.time() - self._keep_seconds
         with self._transaction() as write:
             last = _scalar(write, "SELECT coalesce(max(seq), 0) FROM facts")
-            too_many = last - self._keep_facts
-            write.execute("DELETE FROM facts WHERE seq <= ? OR (at < ? AND seq < ?)", (too_many, too_old, last))
+            # Only from the front, whatever the clock did: a hole would be a gap that nobody is told of.
+            fresh = "SELECT coalesce(min(seq), ?) FROM facts WHERE at >= ?"
+            kept_from = int(write.execute(fresh, (last, too_old)).fetchone()[0])
+            write.execute("DELETE FROM facts WHERE seq < ?", (max(kept_from, last - self._keep_facts + 1),))
             write.execute("DELETE FROM records WHERE removed AND at < ?", (too_old,))
             return _scalar(write, "SELECT coalesce(min(seq), 1) FROM facts")
 
@@ -349,9 +365,6 @@ class _File:
             "SELECT view FROM records WHERE removed AND kind = 'service' ORDER BY at DESC LIMIT ?", (limit,)
         )
         return [row[0] for row in rows]
-
-    def intents(self) -> list[Intent]:
-        return [Intent(*row) for row in self._reading().execute("SELECT name, nonce, type FROM intents")]
 
     def endings(self) -> list[str]:
         return [row[0] for row in self._reading().execute("SELECT id FROM endings")]
@@ -400,22 +413,90 @@ def _migrate(write: sqlite3.Connection, path: Path) -> None:
         write.executescript(f"BEGIN; {step} COMMIT;")
 
 
-def _position(write: sqlite3.Connection, path: Path) -> Position:
+def _position(write: sqlite3.Connection, path: Path, mark: tuple[str, int] | None) -> Position:
     """Where the file stands, in a new epoch if it may have lost its tail: then a sequence could name two facts."""
     meta = dict(write.execute("SELECT key, value FROM meta"))
     boot, inode = _boot_id(), str(path.stat().st_ino)
-    same_file = meta.get("inode") == inode
-    whole = same_file and (meta.get("clean") == "1" or meta.get("boot") == boot)
-    epoch = meta["epoch"] if whole and "epoch" in meta else secrets.token_hex(4)
-    if meta and not whole:
-        log.warning("journal_new_epoch", file=str(path), reason="another boot" if same_file else "a restored file")
+    last = _scalar(write, "SELECT coalesce(max(seq), 0) FROM facts")
+    doubt = _doubt(meta, boot, inode, last, mark)
+    epoch = secrets.token_hex(4) if doubt else meta["epoch"]
     with _transaction(write):
         _set(write, epoch=epoch, boot=boot, inode=inode, clean="0")
-        if not whole:
-            write.execute("DELETE FROM facts")
+        if doubt:
+            # An intent may have been settled in the lost tail: what it made is not to be removed.
+            for table in ("facts", "intents", "endings"):
+                write.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
+    if doubt and meta:
+        log.warning("journal_new_epoch", file=str(path), reason=doubt)
     oldest = _scalar(write, "SELECT coalesce(min(seq), 0) FROM facts")
-    last = _scalar(write, "SELECT coalesce(max(seq), 0) FROM facts")
+    last = 0 if doubt else last
     return Position(epoch, oldest or last + 1, last)
+
+
+def _doubt(meta: dict[str, str], boot: str, inode: str, last: int, mark: tuple[str, int] | None) -> str | None:
+    """Why the file may have lost its tail, or None."""
+    if "epoch" not in meta:
+        return "it is new"
+    if meta.get("inode") != inode or mark is None or mark[0] != meta["epoch"] or mark[1] > last:
+        return "it is not the file that was last written"
+    if meta.get("clean") != "1" and meta.get("boot") != boot:
+        return "the machine ended before it was closed"
+    return None
+
+
+class _Lock:
+    """Held while the journal is open: two processes would number their facts alike."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def take(self) -> None:
+        """Wait a little for a process that is ending.
+
+        Raises:
+            ConfigError: another quartermaster has it.
+        """
+        if self._file is not None:
+            return
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        until = time.monotonic() + LOCK_WITHIN
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    os.close(file)
+                    raise ConfigError(f"--data-dir: another quartermaster uses {self._path.parent}") from None
+                time.sleep(0.1)
+            else:
+                self._file = file
+                return
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class _Mark:
+    """The last sequence that was given out, beside the journal: one that is behind it was put back from a copy."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def read(self) -> tuple[str, int] | None:
+        try:
+            epoch, last = self._path.read_text(encoding="ascii").split()
+            return epoch, int(last)
+        except (OSError, ValueError):
+            return None
+
+    def write(self, position: Position) -> None:
+        if self._file is None:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.pwrite(self._file, f"{position.epoch} {position.last:020d}\n".encode(), 0)
 
 
 def _set(write: sqlite3.Connection, **values: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 import structlog
@@ -21,6 +21,8 @@ Json = dict[str, Any]
 SETTLE = 2.0  # seconds between the end of a stopped service and its removal, in which others read its end too
 GRACE = 10.0 + 5.0  # seconds: Docker's own stop grace period, and some
 LOOK_EVERY = 0.25
+SWEEP_EVERY = 1.0
+AGAIN_EVERY = 1.0
 SURE_AFTER = 30.0  # seconds of an engine that answers, after which a run that is not there never will be
 
 log = structlog.get_logger(__name__)
@@ -47,13 +49,14 @@ class Journal(Protocol):
 
     async def end(self, container_id: str) -> None: ...
     async def settle(self, nonce: str) -> None: ...
-    async def intents(self) -> list[Intent]: ...
 
 
 class Reconciler(Protocol):
     """What the keeper needs of the reconciler."""
 
     def look(self, service_id: str) -> None: ...
+    def will_remove(self, run_id: str) -> None: ...
+    async def refresh(self, service_id: str) -> Service | None: ...
     async def ending_container(self, container_id: str) -> None: ...
 
 
@@ -80,7 +83,7 @@ class Keeper:
         self._reconciler = reconciler
         self._current = current
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self.in_flight: set[str] = set()  # nonces of runs that this process is answering
+        self._open: dict[str, Intent] = {}  # by nonce; of an earlier process, or handed over by ``look_for``
 
     # -- stopping --------------------------------------------------------------------------------------------------
 
@@ -92,12 +95,25 @@ class Keeper:
         """
         if view.type == "container":
             await self._stop_container(view.id)
-        elif view.owner is None or _nothing_runs(view):
+            return
+        # What waits for a node may have begun since it was last listed.
+        fresh = view if view.owner is None else await self._reconciler.refresh(view.id)
+        if fresh is None:
+            return
+        if fresh.owner is None or _nothing_runs(fresh):
+            self._reconciler.will_remove(view.id)
             await self._swarm.remove(view.id)
             self._reconciler.look(view.id)
         elif await self._swarm.end(view.id, END, "stopped"):
             self._reconciler.look(view.id)
             self._carry(view.id, self._finish_service)
+
+    def resume(self, views: Iterable[Service], leftovers: Iterable[Intent]) -> None:
+        """Take up what an earlier process has left undone, once the view is there."""
+        for intent in leftovers:
+            self.look_for(intent)
+        for view in views:
+            self.notice(view)
 
     def notice(self, view: Service) -> None:
         """A service has changed: take up its end where another quartermaster, or this one before, has begun it."""
@@ -147,30 +163,34 @@ class Keeper:
                 return
             except HttpError as error:
                 log.info("stop_again", run=what, reason=str(error))
-                await asyncio.sleep(1.0)
+            except Exception:  # the top of a task
+                log.exception("stop_failed", run=what)
+            await asyncio.sleep(AGAIN_EVERY)
 
     # -- runs whose outcome is open --------------------------------------------------------------------------------
 
-    async def sweep_intents(self, engine_away: Callable[[], bool]) -> None:
+    def look_for(self, intent: Intent) -> None:
+        """Find out what came of a run whose outcome the engine left open, and that nobody was told of."""
+        self._open[intent.nonce] = intent
+
+    async def sweep_intents(self) -> None:
         """Look for runs that nobody was told of, and remove them; until cancelled.
 
         A create that timed out on a frozen engine may still come true after the thaw, so one that is not there is
         looked for again until the engine has answered for a while.
         """
-        looked: dict[str, float] = {}
+        missed: dict[str, float] = {}  # nonce → when the engine first said that it is not there
         while True:
-            with contextlib.suppress(HttpError):
-                for intent in await self._journal.intents():
-                    if intent.nonce in self.in_flight:
-                        continue
-                    if engine_away():
-                        looked.clear()
-                        break
-                    first = looked.setdefault(intent.nonce, time.monotonic())
-                    if await self._remove_unheard(intent) or time.monotonic() - first > SURE_AFTER:
-                        await self._journal.settle(intent.nonce)
-                        looked.pop(intent.nonce, None)
-            await asyncio.sleep(1.0)
+            for nonce, intent in list(self._open.items()):
+                try:
+                    found = await self._remove_unheard(intent)
+                    if found or time.monotonic() - missed.setdefault(nonce, time.monotonic()) > SURE_AFTER:
+                        await self._journal.settle(nonce)
+                        del self._open[nonce]
+                        missed.pop(nonce, None)
+                except HttpError:  # an engine or swarm that was away may do late what it was asked
+                    missed.pop(nonce, None)
+            await asyncio.sleep(SWEEP_EVERY)
 
     async def _remove_unheard(self, intent: Intent) -> bool:
         """Remove what an intent has made; False where there is nothing yet."""

@@ -18,6 +18,7 @@ from .reference import Reference
 T = TypeVar("T")
 
 LABEL_PREFIX = "io.qmaster."
+DOCKER_PREFIX = "com.docker."
 MAX_BODY = 64 * 1024
 
 # What Swarm wants of a service's name; a container's may be longer, but one rule serves both.
@@ -281,6 +282,8 @@ def _check_labels(labels: dict[str, str]) -> None:
             raise ValueError("labels: a key is empty")
         if key.strip().lower().startswith(LABEL_PREFIX):
             raise ValueError(f"labels: {LABEL_PREFIX}* belongs to quartermaster")
+        if key.strip().lower().startswith(DOCKER_PREFIX):
+            raise ValueError(f"labels: {DOCKER_PREFIX}* belongs to Docker")
         _check_text("labels", (key, value))
 
 

@@ -16,11 +16,11 @@ import msgspec
 import structlog
 
 from . import facts, frames, lifecycle
-from .errors import HttpError, JournalUnwritable, NotAManager
+from .errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from .facts import Fact
 from .frames import Frame
 from .hub import Tags
-from .journal import Position, Record
+from .journal import NO_EPOCH, Position, Record
 from .models import Node, Service
 from .view import View
 from .watcher import Hint
@@ -107,6 +107,14 @@ class Reconciler:
         self._hot: dict[str, tuple[float, float]] = {}  # service id → when to look, and the pause that comes then
         self._wake = asyncio.Event()
         self._full_due = self._sweep_due = self._many_due = 0.0
+        self._told = 0
+
+    @property
+    def position(self) -> Position:
+        """How far everyone has been told: the journal may be some ticks ahead of that."""
+        if not self.view.restored:
+            return Position(NO_EPOCH, 1, 0)
+        return self._journal.position._replace(last=self._told)
 
     # -- what others tell it ---------------------------------------------------------------------------------------
 
@@ -122,7 +130,7 @@ class Reconciler:
             self._hinted.add(hint.id)
             # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
             self._hot.pop(hint.id, None)
-        if hint.gone:
+        if hint.gone and hint.kind != "node":
             self._removing[hint.id] = hint.time
         self._wake.set()
 
@@ -143,9 +151,15 @@ class Reconciler:
         self.look(service_id)
         await self.commit([nonce])
 
-    async def adopt_container(self, raw: Json, nonce: str) -> None:
-        """As ``adopt_service``, for a container as Docker inspects it."""
-        self.view.show_container(lifecycle.container(raw), time.monotonic())
+    async def adopt_container(self, container_id: str, nonce: str) -> None:
+        """As ``adopt_service``, for a container.
+
+        Raises:
+            EngineRefused: somebody has removed it already.
+        """
+        await self._list_container(container_id)
+        if container_id not in self.view.entries:
+            raise EngineRefused("the container was removed by somebody else as it started")
         await self.commit([nonce])
 
     async def ending_container(self, container_id: str) -> None:
@@ -154,6 +168,20 @@ class Reconciler:
         await self._list_container(container_id)
         with contextlib.suppress(JournalUnwritable):
             await self.commit()
+
+    def will_remove(self, run_id: str) -> None:
+        """What goes now was stopped."""
+        self._endings.add(run_id)
+
+    async def refresh(self, service_id: str) -> Service | None:
+        """List a service now.
+
+        Raises:
+            HttpError: the engine did not answer.
+        """
+        await self._list_service(service_id, time.monotonic())
+        view = self.find(service_id)
+        return None if view is None or view.status == "removed" else view
 
     def find(self, name_or_id: str) -> Service | None:
         """What there is of exactly this id or name."""
@@ -190,7 +218,7 @@ class Reconciler:
         """Reconcile until cancelled."""
         while True:
             try:
-                await self._load()
+                await self.load()
                 await self._wait()
                 await self._turn()
             except HttpError as error:
@@ -212,7 +240,11 @@ class Reconciler:
         async with self._commits:
             if mine and not mine & self._settled:
                 return  # somebody else's commit took it along
-            await self._commit()
+            try:
+                await self._commit()
+            except BaseException:
+                self._settled -= mine  # whoever waits with theirs tries with theirs
+                raise
 
     async def _commit(self) -> None:
         if not self.view.restored:
@@ -229,8 +261,11 @@ class Reconciler:
             await self._journal.append(encoded, list(_records(fresh)), sorted(settled))
         except BaseException:
             self.view.put_back(untold)
+            self._settled |= settled
             raise
+        # From here on in one tick: the view, the position and what subscribers hear are never apart.
         self.view.tell(fresh)
+        self._told = position.last + len(fresh)
         for i, (fact, (kind, event)) in enumerate(zip(fresh, encoded, strict=True)):
             sequence = position.last + 1 + i
             frame = frames.event(facts.cursor(position.epoch, sequence), kind, event)
@@ -243,7 +278,7 @@ class Reconciler:
             for listener in self.listeners:
                 listener(view)
 
-    async def _load(self) -> None:
+    async def load(self) -> None:
         """Read what was told before; where the journal cannot be read, the view goes on without being told."""
         if self.view.restored:
             return
@@ -257,6 +292,7 @@ class Reconciler:
             else:
                 self.view.restore(msgspec.json.decode(record.view, type=Service))
         self._endings |= set(endings)
+        self._told = self._journal.position.last
         self.view.restored = True
 
     # -- turns -----------------------------------------------------------------------------------------------------
@@ -290,8 +326,8 @@ class Reconciler:
     async def _turn(self) -> None:
         began = time.monotonic()
         if began >= self._full_due:
+            self._full_due = began + FULL_EVERY  # before the listing: a hint that comes meanwhile asks for another
             await self._list_all(began)
-            self._full_due = began + FULL_EVERY
         else:
             await self._look_around(began)
         await self.commit()
@@ -318,29 +354,42 @@ class Reconciler:
     async def _list_all(self, began: float) -> None:
         self._hinted.clear()
         self._nodes_hinted = False
+        self._removing = {gone_id: at for gone_id, at in self._removing.items() if gone_id in self.view.entries}
+        await self._list_containers(began)
         try:
             self.view.list_nodes(await self._swarm.nodes())
             await self._list_services(began)
         except NotAManager:  # containers need no swarm
             if any(entry.shown.type == "service" for entry in self.view.entries.values()):
                 raise
-        await self._list_containers(began)
+
+    # The tasks before the services: the other way round a service that is removed in between would be shown without
+    # its tasks, and one that is being ended without that.
 
     async def _list_services(self, began: float) -> None:
-        services, tasks = await asyncio.gather(self._swarm.services(), self._swarm.tasks())
+        tasks = await self._swarm.tasks()
+        services = await self._swarm.services()
         of_service: dict[str, list[Json]] = {}
         for task in tasks:
             of_service.setdefault(task["ServiceID"], []).append(task)
         for raw in services:
-            self.view.list_service(raw, of_service.get(raw["ID"], []), began)
+            self._show_service(raw, of_service.get(raw["ID"], []), began)
         self._vanish("service", {raw["ID"] for raw in services}, began)
 
     async def _list_service(self, service_id: str, began: float) -> None:
-        raw, tasks = await asyncio.gather(self._swarm.service(service_id), self._swarm.tasks(service_id))
+        tasks = await self._swarm.tasks(service_id)
+        raw = await self._swarm.service(service_id)
         if raw is not None:
-            self.view.list_service(raw, tasks, began)
+            self._show_service(raw, tasks, began)
         else:
             self._gone(service_id, began)
+
+    def _show_service(self, raw: Json, tasks: list[Json], began: float) -> None:
+        """One that cannot be understood does not hide the others."""
+        try:
+            self.view.list_service(raw, tasks, began)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            log.exception("service_not_understood", run=raw.get("ID"))
 
     async def _list_containers(self, began: float) -> None:
         listed = await self._containers.containers()
@@ -380,9 +429,12 @@ class Reconciler:
             self._gone(gone_id, began)
 
     def _gone(self, gone_id: str, began: float) -> None:
-        at = self._removing.pop(gone_id, None)
         entry = self.view.entries.get(gone_id)
-        if entry is None or entry.seen > began:  # it came after the listing began
+        if entry is not None and entry.seen > began:  # it came after the listing began
+            return
+        at = self._removing.pop(gone_id, None)
+        if entry is None:
+            self._endings.discard(gone_id)
             return
         self.view.vanish(gone_id, now_text(at), gone_id in self._endings)
         self._endings.discard(gone_id)

@@ -37,6 +37,7 @@ BODY_TIMEOUT = 10.0
 IDLE_TIMEOUT = 75.0
 STOP_WITHIN = 25.0
 CHECK_EVERY = 1.0
+RESUME_EVERY = 0.1
 NODE = Tags("node", "", frozenset(), None)
 
 log = structlog.get_logger(__name__)
@@ -62,6 +63,7 @@ async def serve(config: Config) -> None:
         idle_connection_timeout=IDLE_TIMEOUT,
     )
     await house.journal.open()
+    await house.reconciler.load()
     port = _listen(server, config)
     house.start()
     log.info(
@@ -91,7 +93,14 @@ class House:
         self.reconciler = reconciler = Reconciler(
             engine.swarm, engine.containers, journal, hub.publish, lambda: self.feed.beat()
         )
-        self.feed = Feed(journal, hub, _snapshot_of(reconciler), now_text, lambda: reconciler.stale_since)
+        self.feed = Feed(
+            journal,
+            hub,
+            lambda: reconciler.position,
+            _snapshot_of(reconciler),
+            now_text,
+            lambda: reconciler.stale_since,
+        )
         self.keeper = keeper = Keeper(engine.swarm, engine.containers, journal, reconciler, reconciler.find)
         reconciler.listeners.append(keeper.notice)
 
@@ -114,11 +123,14 @@ class House:
         work = (
             self.engine.health.watch(),
             self.reconciler.run(),
-            self.keeper.sweep_intents(lambda: self.engine.health.away is not None),
+            self.keeper.sweep_intents(),
+            self._resume(),
             self._beat(),
             self._check_readers(),
         )
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
+        for task in self._tasks:
+            task.add_done_callback(_report)
 
     async def stop(self) -> None:
         """End it, and close the journal."""
@@ -135,6 +147,12 @@ class House:
         behind = EngineUnavailable(f"stale since {stale}: the view may be behind the engine") if stale else None
         return self.engine.health.trouble or behind
 
+    async def _resume(self) -> None:
+        """Once the view is there, take up what an earlier process has left undone."""
+        while self.reconciler.stale_since is not None:  # noqa: ASYNC110 - once, at the start
+            await asyncio.sleep(RESUME_EVERY)
+        self.keeper.resume(self.reconciler.services(), self.journal.leftovers)
+
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_EVERY)
@@ -144,6 +162,12 @@ class House:
         while True:
             await asyncio.sleep(CHECK_EVERY)
             self._hub.check()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """What goes on in the background ends with the process; if one ends before, that is a mistake of ours."""
+    if not task.cancelled() and task.exception() is not None:
+        log.error("background_task_failed", exc_info=task.exception())
 
 
 def _snapshot_of(reconciler: Reconciler) -> Callable[[Filter], tuple[list[Any], list[Any]]]:

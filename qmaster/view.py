@@ -85,10 +85,11 @@ class View:
         return True
 
     def show_container(self, container: Service, seen: float) -> None:
+        """A container, inspected by a call that began at ``seen``; an older answer that comes last is dropped."""
         entry = self.entries.setdefault(container.id, Entry(container))
-        entry.seen = max(entry.seen, seen)
-        entry.shown = container
-        self.dirty.add(container.id)
+        if seen >= entry.seen:
+            entry.seen, entry.shown = seen, container
+            self.dirty.add(container.id)
 
     def vanish(self, gone_id: str, at: str, stopped: bool) -> None:
         """It is there no longer.
@@ -173,7 +174,9 @@ class View:
         entry = self.entries.get(name_or_id)
         if entry is not None:
             return entry
-        return next((entry for entry in self.entries.values() if entry.shown.name == name_or_id), None)
+        named = [entry for entry in self.entries.values() if entry.shown.name == name_or_id]
+        # A name may be taken again while the end of the one that had it is still to be told.
+        return max(named, key=lambda e: (e.shown.status != "removed", e.shown.created_at or ""), default=None)
 
     def _show_again(self, entry: Entry) -> None:
         if entry.raw is not None:
@@ -181,7 +184,8 @@ class View:
             self.dirty.add(entry.shown.id)
 
     def _view(self, raw: Json, tasks: Mapping[str, Json], entry: Entry | None) -> Service:
-        before, was_down = (entry.shown, entry.node_was_down) if entry else (None, False)
+        before = entry.shown if entry else None
+        was_down = entry is not None and (entry.node_was_down or entry.shown.status == "unknown")
         shown = lifecycle.service(raw, tasks.values(), self.nodes, datetime.now(UTC), before, was_down)
         if entry is not None and shown.status == "unknown":
             entry.node_was_down = True

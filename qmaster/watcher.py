@@ -82,6 +82,8 @@ class Watcher:
         try:
             # Only now can nothing be missed that the relist does not see.
             self._hand_over(Hint("relist"))
+            if self._stopped.is_set():  # while it was being opened: then nobody else closes it
+                return
             until = time.monotonic() + MAX_AGE
             for hint in events:
                 self._hand_over(hint)

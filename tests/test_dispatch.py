@@ -85,14 +85,17 @@ class FakeReconciler(Fake):
     async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None:
         self._note("adopt_service", service_id, nonce)
 
-    async def adopt_container(self, raw: Json, nonce: str) -> None:
-        self._note("adopt_container", raw["Id"], nonce)
+    async def adopt_container(self, container_id: str, nonce: str) -> None:
+        self._note("adopt_container", container_id, nonce)
 
 
 class FakeKeeper(Fake):
     def __init__(self) -> None:
         super().__init__()
-        self.in_flight: set[str] = set()
+        self.open: list[Intent] = []
+
+    def look_for(self, intent: Intent) -> None:
+        self.open.append(intent)
 
     async def stop(self, view: Service) -> None:
         self._note("stop", view.id)
@@ -158,13 +161,13 @@ async def test_the_intent_is_written_before_the_engine_is_asked(kind: str) -> No
     [(Conflict("x"), True), (BadRequest("x"), True), (EngineRefused("x"), False), (EngineAway("x"), False)],
 )
 async def test_an_intent_stays_only_where_its_outcome_is_open(kind: str, error: HttpError, settled: bool) -> None:
-    """The keeper looks for what may have been made; a clear no needs no looking. Nothing is left in flight."""
+    """The keeper looks for what may have been made; a clear no needs no looking."""
     house = House()
     house.swarm.fails["create"] = house.containers.fails["create"] = error
     with pytest.raises(type(error)):
         await house.dispatch.run(run(type=kind), "root")
     assert (house.journal.intents == {}) is settled
-    assert house.keeper.in_flight == set()
+    assert house.keeper.open == list(house.journal.intents.values())
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
@@ -175,21 +178,6 @@ async def test_what_cannot_be_journalled_is_removed(kind: str) -> None:
     with pytest.raises(JournalUnwritable):
         await house.dispatch.run(run(type=kind), "root")
     assert house.engine_calls()[-1] == "remove"
-
-
-async def test_a_run_is_in_flight_until_it_is_answered() -> None:
-    """Else the keeper would take its open intent for one that was left behind."""
-    house = House()
-    seen: list[set[str]] = []
-
-    async def pin(image: str, credentials: object) -> str:
-        seen.append(set(house.keeper.in_flight))
-        return image
-
-    house.swarm.pin = pin  # type: ignore[method-assign]
-    await house.dispatch.run(run(), "root")
-    assert len(seen[0]) == 1
-    assert house.keeper.in_flight == set()
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])

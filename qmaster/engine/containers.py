@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
 from typing import Any
 
 from ..credentials import Credentials
-from ..errors import BadRequest, HttpError, NotFound
+from ..errors import BadRequest, Conflict, HttpError, NotFound
 from ..lifecycle import MANAGED
 from ..spec import RUN
 from .calls import Calls
@@ -16,6 +19,8 @@ from .registry import Registry
 Json = dict[str, Any]
 
 STOP_GRACE = 10  # seconds between SIGTERM and SIGKILL, Docker's own default
+KILLED_WITHIN = 5.0  # seconds
+LOOK_GROWTH, LOOK_AT_MOST = 1.5, 0.5
 
 
 class Containers:
@@ -58,12 +63,37 @@ class Containers:
         return await self._calls.listing(ours)
 
     async def stop(self, container_id: str) -> None:
-        """SIGTERM, ten seconds later SIGKILL; that it is gone already is success."""
-        await self._calls.remove(lambda client: client.stop(container_id, timeout=STOP_GRACE))
+        """Its stop signal, and after its grace period SIGKILL; that it has ended already is success.
+
+        Not by Docker's own stop: that call lasts as long as the grace period, and would hold a thread for it.
+        """
+        raw = await self.container(container_id)
+        if raw is None or not raw["State"]["Running"]:
+            return
+        grace = raw["Config"].get("StopTimeout") or STOP_GRACE
+        await self._signal(container_id, raw["Config"].get("StopSignal") or "SIGTERM")
+        if not await self._ends_within(container_id, grace):
+            await self._signal(container_id, "SIGKILL")
+            await self._ends_within(container_id, KILLED_WITHIN)
 
     async def remove(self, container_id: str) -> None:
         """Remove it, at once; that it is gone already is success."""
         await self._calls.remove(lambda client: client.remove_container(container_id, force=True, v=True))
+
+    async def _signal(self, container_id: str, signal: str) -> None:
+        with contextlib.suppress(Conflict):  # it has ended meanwhile
+            await self._calls.remove(lambda client: client.kill(container_id, signal))
+
+    async def _ends_within(self, container_id: str, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        pause = 0.02
+        while time.monotonic() < until:
+            await asyncio.sleep(pause)
+            pause = min(pause * LOOK_GROWTH, LOOK_AT_MOST)
+            raw = await self.container(container_id)
+            if raw is None or not raw["State"]["Running"]:
+                return True
+        return False
 
     async def _create(self, config: Json, name: str) -> str:
         def create(client: Client) -> str:

@@ -23,6 +23,8 @@ _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"}
 # An answer of 413 can only be read by a client whose body is read too; more than this is cut off.
 _DRAINED = 4 * 1024 * 1024
 
+MAX_DIGITS = 18
+
 log = structlog.get_logger(__name__)
 
 
@@ -158,7 +160,7 @@ class BaseHandler(web.RequestHandler):
 
     def _refuse_large(self) -> None:
         length = self.request.headers.get("Content-Length", "")
-        if length.isdigit() and int(length[:20]) > models.MAX_BODY:
+        if length.isascii() and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > models.MAX_BODY):
             if isinstance(self.request.connection, HTTP1Connection):
                 self.request.connection.set_max_body_size(_DRAINED)
             raise _too_large()

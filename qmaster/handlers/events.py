@@ -168,13 +168,16 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             raise TooManySockets("too many open event streams")
         self._auto_finish = False
         self._busy.discard(self)
-        self._sockets.open.add(self)
         self._stream = self.detach()
         self._finished = True
-        self._stream.set_close_callback(self._forget)
         head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n"
         head += f"X-Request-ID: {self.request_id}\r\nServer: quartermaster\r\nX-Accel-Buffering: no\r\n\r\n"
-        await self._stream.write(head.encode("latin-1"))
+        try:
+            await self._stream.write(head.encode("latin-1"))
+        except StreamClosedError:
+            return
+        self._sockets.open.add(self)
+        self._stream.set_close_callback(self._forget)
         self._begin("sse")
 
     # -- both ------------------------------------------------------------------------------------------------------
