@@ -321,7 +321,9 @@ class Reconciler:
         return self._next_due() <= time.monotonic()
 
     def _anything_runs(self) -> bool:
-        return any(entry.shown.status not in _SETTLED for entry in self.view.entries.values())
+        """Whether a sweep can tell anything: it lists Swarm's tasks, and without a swarm there are none."""
+        shown = (entry.shown for entry in self.view.entries.values())
+        return any(view.type == "service" and view.status not in _SETTLED for view in shown)
 
     async def _turn(self) -> None:
         began = time.monotonic()

@@ -9,7 +9,7 @@ import docker.errors
 import requests
 import structlog
 import urllib3.exceptions
-from paramiko.ssh_exception import SSHException  # type: ignore[import-untyped]  # a part of docker[ssh]
+from paramiko.ssh_exception import SSHException
 
 from ..errors import (
     BadRequest,
