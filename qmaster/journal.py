@@ -283,7 +283,8 @@ class _File:
         self._mark.write(position)
         self._epoch = position.epoch
         self._write, self._read = write, _connect(self.path)
-        return position, leftovers
+        oldest = self.prune()  # what has grown too old while nobody wrote
+        return position._replace(oldest=oldest if position.last else position.oldest), leftovers
 
     def close(self) -> None:
         if self._write is None or self._read is None:

@@ -76,10 +76,7 @@ class View:
         if entry is None or entry.raw is None:
             return False
         known = entry.tasks.get(raw["ID"])
-        if known is None or (known["Status"]["State"], known["DesiredState"]) != (
-            raw["Status"]["State"],
-            raw["DesiredState"],
-        ):
+        if known is None or _moved(known, raw):
             entry.tasks[raw["ID"]] = lifecycle.grown(known, lifecycle.slim_task(raw))
             self._show_again(entry)
         return True
@@ -215,6 +212,16 @@ class View:
                     had = totals.get(node_id, Reserved(0, 0.0))
                     totals[node_id] = Reserved(had.memory + memory, had.cpus + cpus)
         return totals
+
+
+def _moved(known: Json, raw: Json) -> bool:
+    """Whether a task reads otherwise; also why it waits, which the scheduler may say long after it began to."""
+    before, after = known["Status"], raw["Status"]
+    return (before["State"], before.get("Err"), known["DesiredState"]) != (
+        after["State"],
+        after.get("Err"),
+        raw["DesiredState"],
+    )
 
 
 def _state(raw: Json | None) -> str | None:

@@ -1,0 +1,221 @@
+"""feed: hello, snapshot, gap, replay, and then the live stream without a hole or a repetition."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from qmaster import frames
+from qmaster.errors import JournalUnwritable
+from qmaster.feed import Feed, Since
+from qmaster.hub import Filter, Hub, Subscriber, Tags
+from qmaster.journal import Position, StoredFact
+
+pytestmark = pytest.mark.gen_test
+
+Json = dict[str, Any]
+EPOCH = "0a0b0c0d"
+
+
+class Journal:
+    """Facts 1 to `last`, of which those from `oldest` on are kept; the odd ones are of s1, the even ones of s2."""
+
+    def __init__(self, last: int, oldest: int = 1) -> None:
+        self.position = Position(EPOCH, oldest, last)
+        self.broken = False
+
+    async def facts(self, after: int, limit: int) -> list[StoredFact]:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise JournalUnwritable("torn")
+        numbers = range(max(after + 1, self.position.oldest), min(after + limit, self.position.last) + 1)
+        return [fact(number) for number in numbers]
+
+    def grow(self) -> int:
+        self.position = self.position._replace(last=self.position.last + 1)
+        return self.position.last
+
+
+def fact(number: int) -> StoredFact:
+    subject = "s1" if number % 2 else "s2"
+    data = {"labels": {"of": subject}, "owner": "root"}
+    document = {"id": f"{EPOCH}:{number}", "subject": subject, "data": data}
+    return StoredFact(number, "io.qmaster.service.updated", json.dumps(document).encode())
+
+
+class Pipe:
+    def __init__(self) -> None:
+        self.frames: list[Json] = []
+
+    def write(self, data: bytes) -> asyncio.Future[None]:
+        self.frames += [json.loads(line[6:]) for line in data.splitlines() if line.startswith(b"data: ")]
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_result(None)
+        return future
+
+
+class Stream:
+    """A feed with one reader."""
+
+    def __init__(self, journal: Journal, wants: Filter = Filter()) -> None:  # noqa: B008 - a constant
+        self.journal, self.hub, self.pipe = journal, Hub(), Pipe()
+        self.read = True
+        self.made = 0
+        self.stale: str | None = None
+        self.feed = Feed(journal, self.hub, lambda: journal.position, self._snapshot, lambda: "now", lambda: self.stale)
+        self.subscriber = Subscriber(self.pipe, "sse", wants, lambda: None)
+
+    def _snapshot(self, wants: Filter) -> tuple[list[Any], list[Any]]:
+        if not self.read:
+            raise JournalUnwritable("not read yet")
+        self.made += 1
+        return [{"id": "s1"}], []
+
+    def publish(self) -> None:
+        number = self.journal.grow()
+        stored = fact(number)
+        frame = frames.event(f"{EPOCH}:{number}", stored.type, stored.event)
+        subject = "s1" if number % 2 else "s2"
+        self.hub.publish(frame, Tags("service", subject, frozenset({f"of={subject}"}), "root"), number)
+
+    def kinds(self) -> list[str]:
+        return [frame.get("type", "event") for frame in self.pipe.frames]
+
+    def ids(self) -> list[int]:
+        return [int(frame["id"].partition(":")[2]) for frame in self.pipe.frames if "id" in frame]
+
+
+async def test_without_a_cursor_there_is_a_snapshot() -> None:
+    """hello, snapshot, and from then on what is live."""
+    stream = Stream(Journal(7))
+    await stream.feed.bring_up(stream.subscriber, None)
+    stream.publish()
+    assert stream.kinds() == ["hello", "snapshot", "event"]
+    assert stream.pipe.frames[0]["cursor"] == stream.pipe.frames[1]["cursor"] == f"{EPOCH}:7"
+    assert stream.ids() == [8]
+
+
+async def test_with_a_cursor_there_is_what_was_missed() -> None:
+    """Page by page, and then what is live."""
+    stream = Stream(Journal(500))
+    await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 3))
+    stream.publish()
+    assert stream.ids() == list(range(4, 502))
+    assert "snapshot" not in stream.kinds()
+
+
+async def test_what_comes_during_the_replay_comes_once() -> None:
+    """No hole and no repetition between the journal and the live stream."""
+    stream = Stream(Journal(450))
+    replay = asyncio.create_task(stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0)))
+    for _ in range(50):
+        stream.publish()
+        await asyncio.sleep(0)
+    await replay
+    stream.publish()
+    assert stream.ids() == list(range(1, 502))
+
+
+@pytest.mark.parametrize(
+    ("since", "reason"),
+    [
+        (Since(EPOCH, 98), "cursor_expired"),
+        (Since(EPOCH, 0), "cursor_expired"),
+        (Since("99999999", 120), "epoch_changed"),
+        (Since(EPOCH, 201), "epoch_changed"),
+    ],
+)
+async def test_what_cannot_be_resumed_is_a_gap(since: Since, reason: str) -> None:
+    """That says why, from where and to where, and a snapshot."""
+    stream = Stream(Journal(200, oldest=100))
+    await stream.feed.bring_up(stream.subscriber, since)
+    assert stream.kinds() == ["hello", "gap", "snapshot"]
+    gap = {"type": "gap", "reason": reason, "from": f"{since.epoch}:{since.sequence}", "to": f"{EPOCH}:200"}
+    assert stream.pipe.frames[1] == gap
+
+
+@pytest.mark.parametrize("sequence", [99, 200])
+async def test_the_oldest_and_the_newest_can_be_resumed(sequence: int) -> None:
+    """The last that is kept no longer, and the last of all."""
+    stream = Stream(Journal(200, oldest=100))
+    await stream.feed.bring_up(stream.subscriber, Since(EPOCH, sequence))
+    assert stream.ids() == list(range(sequence + 1, 201))
+    assert len(stream.hub) == 1
+
+
+@pytest.mark.parametrize("wants", [Filter(service="s2"), Filter(labels=frozenset({"of=s2"}))])
+async def test_a_filter_narrows_the_replay(wants: Filter) -> None:
+    """As it does the live stream."""
+    stream = Stream(Journal(10), wants)
+    await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0))
+    for _ in range(4):
+        stream.publish()
+    assert stream.ids() == [2, 4, 6, 8, 10, 12, 14]
+
+
+async def test_a_heartbeat_says_where_the_stream_stands() -> None:
+    """And since when it may be behind."""
+    stream = Stream(Journal(3), Filter(service="nothing"))
+    await stream.feed.bring_up(stream.subscriber, None)
+    stream.publish()
+    stream.feed.beat()
+    stream.stale = "then"
+    stream.feed.beat()
+    beat = {"type": "heartbeat", "cursor": f"{EPOCH}:4", "time": "now"}
+    assert stream.pipe.frames[2:] == [beat, {**beat, "stale_since": "then"}]
+
+
+async def test_a_snapshot_needs_the_journal_read() -> None:
+    """Else what it has would be missing for good."""
+    stream = Stream(Journal(3))
+    stream.read = False
+    with pytest.raises(JournalUnwritable):
+        await stream.feed.bring_up(stream.subscriber, None)
+    assert len(stream.hub) == 0
+
+
+async def test_a_snapshot_is_made_once_for_many() -> None:
+    """Who comes at the same place of the stream, with the same filter, gets the same."""
+    stream = Stream(Journal(3))
+    for wants in (Filter(), Filter(), Filter(service="s1"), Filter(service="s1")):
+        subscriber = Subscriber(stream.pipe, "sse", wants, lambda: None)
+        await stream.feed.bring_up(subscriber, None)
+    assert stream.made == 2
+    stream.publish()
+    await stream.feed.bring_up(stream.subscriber, None)
+    assert stream.made == 3
+
+
+async def test_a_reader_that_pruning_overtakes_is_told() -> None:
+    """A gap and a snapshot in the middle of its replay, instead of a hole."""
+    stream = Stream(Journal(1000))
+
+    async def late(after: int, limit: int) -> list[StoredFact]:
+        if after >= 200:
+            stream.journal.position = stream.journal.position._replace(oldest=900)
+        return await Journal.facts(stream.journal, after, limit)
+
+    stream.journal.facts = late  # type: ignore[method-assign]
+    await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0))
+    assert stream.ids() == list(range(1, 201))
+    assert stream.kinds()[201:] == ["gap", "snapshot"]
+    assert stream.pipe.frames[201]["reason"] == "cursor_expired"
+    assert len(stream.hub) == 1
+
+
+async def test_a_journal_that_cannot_be_read_is_said() -> None:
+    """The caller is told, and the reader does not join with a hole."""
+    stream = Stream(Journal(3))
+    stream.journal.broken = True
+    with pytest.raises(JournalUnwritable):
+        await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0))
+    assert len(stream.hub) == 0
+
+
+async def test_who_is_gone_is_not_brought_up() -> None:
+    """Nothing is read for nobody."""
+    stream = Stream(Journal(1000))
+    stream.subscriber.gone = True
+    await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0))
+    assert (stream.pipe.frames, len(stream.hub)) == ([], 0)

@@ -1,0 +1,198 @@
+"""hub: fan-out to readers that keep up, lag, stop or leave."""
+
+import asyncio
+
+import pytest
+
+from qmaster import frames, hub
+from qmaster.frames import Frame
+from qmaster.hub import MAX_BEHIND_BYTES, MAX_BEHIND_FRAMES, MAX_BYTES, Filter, Hub, Subscriber, Tags, Wire
+
+pytestmark = pytest.mark.gen_test
+
+ANY = Tags("service", "s1", frozenset({"team=data"}), "root")
+
+
+class Pipe:
+    """Takes bytes; while `stuck` they do not leave until `flow`."""
+
+    def __init__(self) -> None:
+        self.stuck = False
+        self.written: list[bytes] = []
+        self.flying: list[asyncio.Future[None]] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> asyncio.Future[None]:
+        if self.closed:
+            raise OSError("closed")
+        self.written.append(data)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.flying.append(future)
+        if not self.stuck:
+            future.set_result(None)
+        return future
+
+    async def flow(self) -> None:
+        """Let all go that waits."""
+        self.stuck = False
+        for future in [future for future in self.flying if not future.done()]:
+            future.set_result(None)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+class Reader:
+    def __init__(self, wire: Wire = "websocket", wants: Filter = Filter()) -> None:  # noqa: B008 - a constant
+        self.pipe = Pipe()
+        self.cuts = 0
+        self.subscriber = Subscriber(self.pipe, wire, wants, self._cut)
+
+    def _cut(self) -> None:
+        self.cuts += 1
+
+
+def frame(number: int, size: int = 0) -> Frame:
+    return frames.event(f"0a0b0c0d:{number}", "io.qmaster.service.updated", b'{"n":"' + b"x" * size + b'"}')
+
+
+async def test_who_keeps_up_gets_each_frame_at_once() -> None:
+    """As it is encoded for its wire: the very same bytes for all."""
+    everyone, readers = Hub(), [Reader(), Reader(), Reader("sse")]
+    for reader in readers:
+        everyone.join(reader.subscriber)
+    sent = [frame(number) for number in range(1, 4)]
+    for number, each in enumerate(sent, 1):
+        everyone.publish(each, ANY, number)
+    assert readers[0].pipe.written == [each.websocket for each in sent]
+    assert readers[2].pipe.written == [each.sse for each in sent]
+    assert all(one is other for one, other in zip(readers[0].pipe.written, readers[1].pipe.written, strict=True))
+
+
+async def test_who_lags_gets_all_in_order() -> None:
+    """What waits goes out together as soon as it can."""
+    reader = Reader()
+    reader.pipe.stuck = True
+    sent = [frame(number) for number in range(5)]
+    for each in sent:
+        reader.subscriber.send(each)
+    assert reader.pipe.written == [sent[0].websocket]
+    await reader.pipe.flow()
+    assert b"".join(reader.pipe.written) == b"".join(each.websocket for each in sent)
+    assert len(reader.pipe.written) == 2
+    reader.subscriber.send(sent[0])
+    assert len(reader.pipe.written) == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(MAX_BEHIND_FRAMES + 2, 0), (12, MAX_BEHIND_BYTES // 10)], ids=["frames", "bytes"]
+)
+async def test_who_is_behind_for_too_long_is_cut(monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
+    """By frames or bytes, for five seconds; what waited is let go."""
+    now = [100.0]
+    monkeypatch.setattr("qmaster.hub.time.monotonic", lambda: now[0])
+    everyone, reader = Hub(), Reader()
+    everyone.join(reader.subscriber)
+    reader.pipe.stuck = True
+    for number in range(1, count + 1):
+        everyone.publish(frame(number, size), ANY, number)
+    now[0] += 4.9
+    everyone.check()
+    assert (reader.cuts, len(everyone)) == (0, 1)
+    now[0] += 0.2
+    everyone.check()
+    assert (reader.cuts, len(everyone), len(reader.subscriber._waiting)) == (1, 0, 0)
+
+
+async def test_who_catches_up_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The five seconds begin anew."""
+    now = [100.0]
+    monkeypatch.setattr("qmaster.hub.time.monotonic", lambda: now[0])
+    reader = Reader()
+    for _ in range(2):
+        reader.pipe.stuck = True
+        for number in range(12):
+            reader.subscriber.send(frame(number, MAX_BEHIND_BYTES // 10))
+        now[0] += 4.0
+        reader.subscriber.check()
+        while reader.subscriber._waiting or reader.subscriber._flying:
+            await reader.pipe.flow()
+        reader.subscriber.check()
+    assert reader.cuts == 0
+
+
+async def test_who_is_far_behind_is_cut_at_once() -> None:
+    """Four MiB."""
+    reader = Reader()
+    reader.pipe.stuck = True
+    for number in range(4):
+        assert reader.cuts == 0
+        reader.subscriber.send(frame(number, MAX_BYTES // 4))
+    assert (reader.cuts, reader.subscriber.gone) == (1, True)
+
+
+async def test_who_has_left_is_forgotten() -> None:
+    """A closed pipe, found when it is written to, and one that fails later."""
+    everyone, closed, failing = Hub(), Reader(), Reader()
+    for reader in (closed, failing):
+        everyone.join(reader.subscriber)
+    closed.pipe.closed, failing.pipe.stuck = True, True
+    everyone.publish(frame(1), ANY, 1)
+    failing.pipe.flying[0].set_exception(OSError("reset"))
+    await asyncio.sleep(0)
+    everyone.broadcast(frames.heartbeat("0a0b0c0d:1", "now", None))
+    assert (len(everyone), closed.cuts + failing.cuts) == (0, 0)
+
+
+async def test_what_was_replayed_is_not_sent_again() -> None:
+    """A subscriber is given what is newer than it has read."""
+    everyone, reader = Hub(), Reader()
+    reader.subscriber.after = 5
+    everyone.join(reader.subscriber)
+    for number in (4, 5, 6):
+        everyone.publish(frame(number), ANY, number)
+    assert reader.pipe.written == [frame(6).websocket]
+
+
+async def test_a_delivery_waits_for_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces, the next when one has left; without progress it is cut."""
+    monkeypatch.setattr(hub, "PATIENCE", 0.05)
+    reader = Reader()
+    assert await reader.subscriber.deliver(frame(1, 3 * hub.JOINED))
+    assert [len(piece) for piece in reader.pipe.written[:3]] == [hub.JOINED] * 3
+    assert b"".join(reader.pipe.written) == frame(1, 3 * hub.JOINED).websocket
+    reader.pipe.stuck = True
+    assert not await reader.subscriber.deliver(frame(2))
+    assert reader.cuts == 1
+    assert not await reader.subscriber.deliver(frame(3))
+
+
+async def test_a_delivery_to_who_left_ends() -> None:
+    """Nobody is cut who is gone."""
+    reader = Reader()
+    reader.pipe.closed = True
+    assert not await reader.subscriber.deliver(frame(1))
+    assert (reader.cuts, reader.subscriber.gone) == (0, True)
+
+
+TASK = ANY._replace(topic="task")
+NODE = Tags("node", "n1", frozenset(), None)
+
+
+@pytest.mark.parametrize(
+    ("wants", "passed"),
+    [
+        (Filter(), [ANY, TASK, NODE]),
+        (Filter(topics=frozenset({"task"})), [TASK]),
+        (Filter(topics=frozenset({"node", "service"})), [ANY, NODE]),
+        (Filter(service="s1"), [ANY, TASK]),
+        (Filter(service="s2"), []),
+        (Filter(service="s2", topics=frozenset({"node"})), [NODE]),
+        (Filter(labels=frozenset({"team=data"})), [ANY, TASK]),
+        (Filter(labels=frozenset({"team=data", "x=y"})), []),
+        (Filter(owner="alice"), [NODE]),
+        (Filter(owner="root"), [ANY, TASK, NODE]),
+    ],
+)
+async def test_a_filter_lets_through(wants: Filter, passed: list[Tags]) -> None:
+    """By topic, service, labels and owner; nodes to who asked for them, or for nothing narrower."""
+    assert [tags for tags in (ANY, TASK, NODE) if wants.lets_through(tags)] == passed

@@ -1,0 +1,369 @@
+"""journal: facts in their order, records and intents on disk; and a disk that is full, torn, locked or not ours."""
+
+import asyncio
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed import Bed, Engine, Server, eventually
+from testbed.process import run as command
+from testbed.subscriber import Subscriber
+
+from qmaster import journal as room
+from qmaster.errors import ConfigError, JournalUnwritable
+from qmaster.journal import FILE, Intent, Journal, Record
+
+Json = dict[str, Any]
+StartServer = Callable[..., Server]
+unit = pytest.mark.gen_test(timeout=20)
+
+
+def fact(number: int) -> tuple[str, bytes]:
+    return "io.qmaster.service.updated", f'{{"n":{number}}}'.encode()
+
+
+def record(service: str, name: str = "one", removed: bool = False, view: bytes = b"{}") -> Record:
+    return Record(service, "service", name, removed, view)
+
+
+async def opened(folder: Path, keep_facts: int = 1000, keep_days: float = 30) -> Journal:
+    journal = Journal(folder, keep_facts, keep_days)
+    await journal.open()
+    return journal
+
+
+@unit
+async def test_facts_are_numbered_and_stay(tmp_path: Path) -> None:
+    """From 1, in the order given; after a restart they are there, in the same epoch."""
+    journal = await opened(tmp_path)
+    epoch = journal.position.epoch
+    assert journal.position[1:] == (1, 0)
+    await journal.append([fact(1), fact(2)], [])
+    await journal.append([fact(3)], [])
+    await journal.close()
+    journal = await opened(tmp_path)
+    assert journal.position == (epoch, 1, 3)
+    assert [stored.seq for stored in await journal.facts(1, 10)] == [2, 3]
+    assert [stored.event for stored in await journal.facts(0, 2)] == [fact(1)[1], fact(2)[1]]
+    await journal.close()
+
+
+@unit
+async def test_records_are_found_by_id_and_name(tmp_path: Path) -> None:
+    """Of one name what is there comes before what is removed, and of those the newest first."""
+    journal = await opened(tmp_path)
+    for service, removed in (("a", True), ("b", True), ("c", False)):
+        await journal.append([], [record(service, removed=removed, view=service.encode())])
+        await asyncio.sleep(0.01)
+    assert await journal.record("one") == b"c"
+    assert await journal.record("a") == b"a"
+    assert await journal.record("nothing") is None
+    assert [each.id for each in await journal.records()] == ["c"]
+    assert await journal.removed(10) == [b"b", b"a"]
+    await journal.append([], [record("c", removed=True, view=b"c2")])
+    assert (await journal.records(), await journal.removed(1)) == ([], [b"c2"])
+    await journal.close()
+
+
+@unit
+async def test_what_is_open_is_kept_for_the_next_start(tmp_path: Path) -> None:
+    """Intents until they are settled, containers that are being stopped until they are removed."""
+    journal = await opened(tmp_path)
+    for nonce in ("x", "y", "z"):
+        await journal.intend(Intent(f"name-{nonce}", nonce, "service"))
+    await journal.settle("x")
+    await journal.append([fact(1)], [], settled=["y"])
+    await journal.end("c1")
+    await journal.end("c2")
+    await journal.end("c2")
+    await journal.append([], [record("c1", removed=True)])
+    await journal.close()
+    journal = await opened(tmp_path)
+    assert journal.leftovers == [Intent("name-z", "z", "service")]
+    assert await journal.endings() == ["c2"]
+    await journal.close()
+
+
+@unit
+async def test_facts_are_kept_by_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go; the position says which is the first that is left."""
+    monkeypatch.setattr(room, "PRUNE_EVERY", 10)
+    journal = await opened(tmp_path, keep_facts=25)
+    for number in range(60):
+        await journal.append([fact(number)], [])
+    await settled(journal)
+    assert journal.position.last == 60
+    assert 60 - 25 - 10 <= journal.position.oldest <= 60 - 25 + 1
+    assert (await journal.facts(0, 1))[0].seq == journal.position.oldest
+    await journal.close()
+    journal = await opened(tmp_path, keep_facts=25)
+    assert journal.position[1:] == (36, 60)  # pruned as it opens, too
+    await journal.close()
+
+
+@unit
+async def test_facts_and_records_are_kept_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is removed goes after so many days, what is there stays; the last fact is always kept."""
+    monkeypatch.setattr(room, "PRUNE_EVERY", 5)
+    journal = await opened(tmp_path, keep_days=30)
+    await journal.append([fact(n) for n in range(3)], [record("gone", removed=True), record("there", "two")])
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("UPDATE facts SET at = at - 31 * 86400")
+        connection.execute("UPDATE records SET at = at - 31 * 86400")
+    connection.close()
+    await journal.append([fact(n) for n in range(3)], [])
+    await settled(journal)
+    assert journal.position[1:] == (4, 6)
+    assert (await journal.record("gone"), await journal.record("there")) == (None, b"{}")
+    await journal.close()
+
+
+async def settled(journal: Journal) -> None:
+    """Until it prunes no more."""
+    while journal._pruning is not None:
+        await journal._pruning
+
+
+# --- epochs -----------------------------------------------------------------------------------------------------------
+
+
+async def crashed(folder: Path) -> str:
+    """A journal with two facts, a record and an intent that was not closed; its epoch."""
+    journal = await opened(folder)
+    await journal.append([fact(1), fact(2)], [record("a")])
+    await journal.intend(Intent("name", "x", "service"))
+    journal._file._lock.release()  # as the end of the process does
+    journal._writer.shutdown()
+    journal._reader.shutdown()
+    return journal.position.epoch
+
+
+@unit
+async def test_a_crash_of_the_process_loses_nothing(tmp_path: Path) -> None:
+    """The same epoch goes on."""
+    epoch = await crashed(tmp_path)
+    journal = await opened(tmp_path)
+    assert journal.position == (epoch, 1, 2)
+    assert len(journal.leftovers) == 1
+    await journal.close()
+
+
+@unit
+async def test_a_crash_of_the_machine_begins_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tail may be lost: the facts go, the records stay. A clean end before another boot is none."""
+    epoch = await crashed(tmp_path)
+    boot = tmp_path / "boot"
+    boot.write_text("another")
+    monkeypatch.setattr(room, "BOOT_ID", boot)
+    journal = await opened(tmp_path)
+    assert journal.position.epoch != epoch
+    assert journal.position[1:] == (1, 0)
+    assert [each.id for each in await journal.records()] == ["a"]
+    await journal.append([fact(1)], [])
+    second = journal.position.epoch
+    await journal.close()
+    boot.write_text("a third")
+    journal = await opened(tmp_path)
+    assert journal.position == (second, 1, 1)
+    await journal.close()
+
+
+@unit
+async def test_a_restored_file_begins_an_epoch(tmp_path: Path) -> None:
+    """A copy, though it was closed cleanly: what came after it was made is not in it."""
+    journal = await opened(tmp_path / "one")
+    await journal.append([fact(1)], [])
+    epoch = journal.position.epoch
+    await journal.close()
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    journal = await opened(tmp_path / "two")
+    assert journal.position.epoch != epoch
+    await journal.close()
+
+
+@unit
+async def test_a_file_put_back_in_place_begins_an_epoch(tmp_path: Path) -> None:
+    """Into the same inode, as `cp backup journal.db` does."""
+    journal = await opened(tmp_path)
+    await journal.append([fact(1)], [])
+    epoch = journal.position.epoch
+    await journal.close()
+    backup = (tmp_path / FILE).read_bytes()
+    journal = await opened(tmp_path)
+    await journal.append([fact(2)], [])
+    await journal.close()
+    (tmp_path / FILE).write_bytes(backup)
+    journal = await opened(tmp_path)
+    assert journal.position.epoch != epoch
+    await journal.close()
+
+
+# --- what can be wrong with the file ----------------------------------------------------------------------------------
+
+
+@unit
+async def test_a_locked_file_is_waited_for_and_then_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program's lock: nothing is written, and it goes on when the lock is gone."""
+    monkeypatch.setattr(room, "BUSY_TIMEOUT", 0.1)
+    journal = await opened(tmp_path)
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalUnwritable, match="locked"):
+        await journal.append([fact(1)], [])
+    assert (journal.position.last, await journal.facts(0, 10)) == (0, [])
+    assert journal.trouble
+    other.execute("COMMIT")
+    other.close()
+    await journal.append([fact(1)], [])
+    assert journal.position.last == 1
+    assert not journal.trouble
+    await journal.close()
+
+
+@unit
+async def test_a_torn_file_is_said_until_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call says so; when somebody moves it away, a new one is made."""
+    monkeypatch.setattr(room, "REOPEN_EVERY", 0.0)
+    journal = await opened(tmp_path)
+    await journal.append([fact(1)], [])
+    await journal.close()
+    (tmp_path / FILE).write_bytes(b"SQLite format 3\0" + b"torn" * 2000)
+    journal = await opened(tmp_path)
+    for call in (journal.append([fact(1)], []), journal.records(), journal.intend(Intent("name", "x", "service"))):
+        with pytest.raises(JournalUnwritable):
+            await call
+    (tmp_path / FILE).rename(tmp_path / "torn")
+    await journal.append([fact(1)], [])
+    assert journal.position.last == 1
+    await journal.close()
+
+
+@unit
+async def test_a_folder_that_cannot_be_made_is_said_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file stands in its place."""
+    monkeypatch.setattr(room, "REOPEN_EVERY", 0.0)
+    (tmp_path / "data").write_text("in the way")
+    journal = await opened(tmp_path / "data")
+    assert journal.trouble
+    with pytest.raises(JournalUnwritable):
+        await journal.append([fact(1)], [])
+    (tmp_path / "data").unlink()
+    await journal.append([fact(1)], [])
+    await journal.close()
+
+
+@unit
+async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
+    """Nothing in it is touched."""
+    journal = await opened(tmp_path)
+    await journal.close()
+    make_newer(tmp_path)
+    with pytest.raises(ConfigError, match="newer quartermaster"):
+        await opened(tmp_path)
+
+
+@unit
+async def test_a_folder_is_one_processs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second would number its facts alike."""
+    monkeypatch.setattr(room, "LOCK_WITHIN", 0.1)
+    journal = await opened(tmp_path)
+    with pytest.raises(ConfigError, match="another quartermaster"):
+        await opened(tmp_path)
+    await journal.close()
+    await (await opened(tmp_path)).close()
+
+
+def make_newer(folder: Path) -> None:
+    connection = sqlite3.connect(folder / FILE)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+# --- a server with such a file ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.engine
+def test_a_server_refuses_a_newer_file_in_one_line(bed: Bed) -> None:
+    """And ends with 2."""
+    server = bed.server("unix:///nowhere")
+    data = server.folder / "data"
+    data.mkdir()
+    make_newer(data)
+    done = subprocess.run(
+        [sys.executable, "-m", "qmaster"], env=server.env, cwd=server.folder, capture_output=True, timeout=20
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().strip().splitlines()
+    assert "newer quartermaster" in line
+
+
+@pytest.fixture
+def small_disk(bed: Bed) -> Iterator[Path]:
+    """A disk of 2 MiB."""
+    folder = bed.root / "small-disk"
+    folder.mkdir()
+    command("mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder))
+    yield folder
+    command("umount", "--lazy", str(folder))
+    folder.rmdir()
+
+
+def fill(disk: Path) -> Path:
+    """Leave not a byte on it."""
+    path = disk / "filler"
+    with path.open("wb", buffering=0) as file:
+        try:
+            for _ in range(4096):
+                file.write(b"x" * 1024)
+        except OSError:
+            pass
+    return path
+
+
+def heartbeat(stale: bool) -> Callable[[Json], bool]:
+    return lambda frame: frame["type"] == "heartbeat" and ("stale_since" in frame) == stale
+
+
+def test_a_full_disk(start_server: StartServer, small_disk: Path, engine: Engine) -> None:
+    """/run answers 507 and starts nothing; reads, /stop and sockets go on, and with room again so does the rest."""
+    server = start_server(engine.host, "--data-dir", str(small_disk / "data"))
+    eventually(lambda: server.call("GET", "/readyz").status == 200, 10)
+    fields: Json = {"image": "busybox:local", "memory": 16}
+    ends, stopped = (server.run(**fields, command=command)["id"] for command in ("sleep 3", "nap"))
+    with Subscriber(server) as subscriber:
+        eventually(lambda: {server.status(each)["status"] for each in (ends, stopped)} == {"running"}, 10)
+        filler = fill(small_disk)
+        client: Any = engine.client()
+        refused = server.run(**fields, command="nap")
+        assert refused.status == 507, refused.text
+        assert len(client.services()) == 2
+        assert subscriber.until(heartbeat(stale=True), 15)["stale_since"]
+        assert server.call("GET", "/livez").status == 200
+        assert server.call("GET", "/readyz").status == 503
+        assert server.status(ends)["status"] in ("running", "complete")
+        assert len(server.call("GET", "/status")["services"]) == 2
+        assert server.stop_service(stopped).status == 200
+        told = len(subscriber.events)
+        time.sleep(0.5)
+        assert len(subscriber.events) == told  # nothing is told that the journal does not have
+        filler.unlink()
+        ended = {ends: "complete", stopped: "removed"}
+        for service, status in ended.items():
+            word = f"io.qmaster.service.{status}"
+            eventually(lambda s=service, w=word: (w, s) in [(e["type"], e["subject"]) for e in subscriber.events], 20)  # type: ignore[misc]
+        subscriber.until(heartbeat(stale=False), 10)
+        assert server.run(**fields, command="true").status == 200
+        assert subscriber.close_code is None
+        numbers = [int(event["id"].partition(":")[2]) for event in subscriber.events]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert "journal_unwritable" in server.logs()
+    assert "journal_writable_again" in server.logs()
+    server.terminate()

@@ -1,0 +1,354 @@
+"""reconciler: hints and listings become facts, over a swarm, containers and a journal that are plain data."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from fakes import CREATED, FakeContainers, FakeSwarm, container, service, task
+
+from qmaster import reconciler as room
+from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
+from qmaster.frames import Frame
+from qmaster.hub import Tags
+from qmaster.journal import Position, Record
+from qmaster.models import Service
+from qmaster.reconciler import Reconciler
+from qmaster.watcher import Hint
+
+pytestmark = pytest.mark.gen_test(timeout=10)
+
+Json = dict[str, Any]
+EPOCH = "0a0b0c0d"
+
+
+def node(node_id: str = "n1", state: str = "ready") -> Json:
+    return {"ID": node_id, "Spec": {"Role": "worker", "Availability": "active"}, "Status": {"State": state}}
+
+
+class Swarm(FakeSwarm):
+    """Its tasks are wanted until they have ended."""
+
+    async def wanted_tasks(self) -> list[Json]:
+        self._note("wanted_tasks")
+        return [raw for raw in self.its_tasks if raw["DesiredState"] == "running"]
+
+
+class Journal:
+    """Keeps what is appended, in a list."""
+
+    def __init__(self) -> None:
+        self.position = Position(EPOCH, 1, 0)
+        self.facts: list[Json] = []
+        self.kept: dict[str, Record] = {}
+        self.settled: list[str] = []
+        self.full = self.unreadable = False
+
+    async def append(self, facts: Any, records: Any, settled: Any = ()) -> None:
+        await asyncio.sleep(0)
+        if self.full:
+            raise JournalUnwritable("full")
+        self.facts += [json.loads(event) for _, event in facts]
+        self.kept |= {record.id: record for record in records}
+        self.settled += settled
+        self.position = self.position._replace(last=self.position.last + len(facts))
+
+    async def records(self) -> list[Record]:
+        if self.unreadable:
+            raise JournalUnwritable("torn")
+        return [record for record in self.kept.values() if not record.removed]
+
+    async def endings(self) -> list[str]:
+        return []
+
+
+class World:
+    """A reconciler with all that it needs."""
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.swarm, self.containers = Swarm(nodes=(node(),)), FakeContainers()
+        self.journal = journal or Journal()
+        self.published: list[tuple[int, Tags, Frame]] = []
+        self.stale_changes = 0
+        self.reconciler = Reconciler(self.swarm, self.containers, self.journal, self._publish, self._stale_changed)
+        self.told: list[Service] = []
+        self.reconciler.listeners.append(self.told.append)
+
+    def _publish(self, frame: Frame, tags: Tags, sequence: int) -> None:
+        self.published.append((sequence, tags, frame))
+
+    def _stale_changed(self) -> None:
+        self.stale_changes += 1
+
+    def words(self, subject: str = "s1") -> list[str]:
+        """What was told of a service or node, in order."""
+        return [f["type"].removeprefix("io.qmaster.") for f in self.journal.facts if f["subject"] == subject]
+
+    def put(self, *tasks: Json, **spec: Any) -> None:
+        """The swarm has the service s1 with these tasks."""
+        self.swarm.there, self.swarm.its_tasks = [service(**spec)], list(tasks)
+
+    async def until(self, predicate: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not predicate():  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.005)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.reconciler.run())
+        try:
+            await self.until(lambda: self.reconciler.stale_since is None)
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def live(state: str, **over: Any) -> Json:
+    return task(state, ID="t1", DesiredState="running", **over)
+
+
+def ended(state: str, code: int) -> Json:
+    return task(state, ID="t1", code=code)
+
+
+async def test_a_start_lists_everything() -> None:
+    """Nodes, services and containers are told, each with its record; it is stale no more."""
+    world = World()
+    world.put(live("running"))
+    world.containers.there = [container()]
+    async with world.running():
+        pass
+    assert world.words("n1") == ["node.joined"]
+    assert world.words() == ["service.created", "task.running", "service.running"]
+    assert world.words(container()["Id"]) == ["service.created", "service.running"]
+    assert {record.kind for record in world.journal.kept.values()} == {"node", "service"}
+    assert world.stale_changes == 1
+
+
+async def test_a_fact_is_published_as_it_is_in_the_journal() -> None:
+    """In the same order, with its sequence in the cursor, and its tags for the filters."""
+    world = World()
+    world.put(live("running"), Labels={"team": "data", "io.qmaster.owner": "alice"})
+    async with world.running():
+        pass
+    assert [sequence for sequence, _, _ in world.published] == list(range(1, len(world.journal.facts) + 1))
+    frames = [json.loads(frame.payload) for _, _, frame in world.published]
+    assert [frame["event"] for frame in frames] == world.journal.facts
+    assert [frame["cursor"] for frame in frames] == [f"{EPOCH}:{n + 1}" for n in range(len(frames))]
+    by_subject = {tags.subject: tags for _, tags, _ in world.published if tags.topic != "task"}
+    assert by_subject["s1"] == Tags("service", "s1", frozenset({"team=data"}), "alice")
+    assert by_subject["n1"] == Tags("node", "n1", frozenset(), None)
+
+
+async def test_a_hint_is_looked_at() -> None:
+    """That service is listed at once, and again at short intervals while it is unsettled."""
+    world = World()
+    async with world.running():
+        world.put(live("starting"))
+        world.reconciler.hint(Hint("service", "s1"))
+        await world.until(lambda: "task.starting" in world.words())
+        world.put(live("running"))
+        await world.until(lambda: "service.running" in world.words())
+        world.put(ended("complete", 0))
+        await world.until(lambda: "service.complete" in world.words())
+    assert world.reconciler.services()[0].exit_code == 0
+    assert world.swarm.names().count("services") == 1  # the one full listing at the start
+
+
+async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that left the list of those that should run is looked at."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
+    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no looks but the sweeps
+    world = World()
+    world.put(live("running"))
+    async with world.running():
+        world.put(ended("failed", 3))
+        await world.until(lambda: "service.failed" in world.words())
+    assert (world.told[-1].status, world.told[-1].reason, world.told[-1].exit_code) == ("failed", "exit", 3)
+
+
+async def test_why_a_task_waits_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler may say it long after the service was made, and the state stays the same."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
+    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no looks but the sweeps
+    world = World()
+    world.put(live("pending"))
+    async with world.running():
+        world.put(live("pending", err="no suitable node (insufficient resources on 1 node)"))
+        await world.until(lambda: "service.updated" in world.words())
+    assert world.told[-1].reason == "unschedulable"
+
+
+async def test_a_state_only_grows() -> None:
+    """An older reading that comes last is not told."""
+    world = World()
+    world.put(live("running"))
+    async with world.running():
+        world.put(live("starting"))
+        world.reconciler.hint(Hint("service", "s1"))
+        await world.until(lambda: ("service", "s1") in world.swarm.calls)
+        await asyncio.sleep(0.1)
+    assert world.words() == ["service.created", "task.running", "service.running"]
+
+
+async def test_what_vanished_is_removed() -> None:
+    """Found by a hint, with the engine's time, or by the listing after a reconnect; it is told once."""
+    world = World()
+    world.put(ended("complete", 0))
+    async with world.running():
+        world.swarm.there, world.swarm.its_tasks = [], []
+        world.reconciler.hint(Hint("service", "s1", 1_700_000_000.5, True))
+        await world.until(lambda: "service.removed" in world.words())
+        world.reconciler.hint(Hint("relist"))
+        await world.until(lambda: world.swarm.names().count("services") == 2)
+        await asyncio.sleep(0.02)
+    assert world.words().count("service.removed") == 1
+    assert world.journal.facts[-1]["time"] == "2023-11-14T22:13:20.500000Z"
+    assert world.journal.kept["s1"].removed
+    assert world.reconciler.services() == []
+
+
+async def test_what_happened_while_it_was_away_is_told_once() -> None:
+    """It begins with what the journal has: only the difference is told."""
+    before = World()
+    before.put(live("running"))
+    async with before.running():
+        pass
+    after = World(before.journal)
+    after.put(ended("complete", 0))
+    async with after.running():
+        await after.until(lambda: after.reconciler.services()[0].status == "complete")
+    assert after.words() == [
+        *["service.created", "task.running", "service.running"],
+        *["task.complete", "service.complete"],
+    ]
+    assert after.words("n1") == ["node.joined"]
+
+
+async def test_nothing_is_told_that_the_journal_does_not_have() -> None:
+    """It is stale until it can write again; then all is told, once."""
+    world = World()
+    world.put(live("running"))
+    async with world.running():
+        world.journal.full = True
+        world.put(ended("complete", 0))
+        world.reconciler.hint(Hint("service", "s1"))
+        await world.until(lambda: world.reconciler.stale_since is not None)
+        assert "service.complete" not in world.words()
+        assert world.journal.position.last == len(world.published)
+        world.journal.full = False
+        await world.until(lambda: world.reconciler.stale_since is None)
+    assert world.words()[-2:] == ["task.complete", "service.complete"]
+    assert world.journal.position.last == len(world.published)
+
+
+async def test_a_journal_that_cannot_be_read_is_waited_for() -> None:
+    """What it has told before is not known, so nothing is told."""
+    world = World()
+    world.put(live("running"))
+    world.journal.unreadable = True
+    running = asyncio.create_task(world.reconciler.run())
+    await world.until(lambda: "services" in world.swarm.names())
+    assert (world.journal.facts, world.reconciler.stale_since is None) == ([], False)
+    assert [view.status for view in world.reconciler.services()] == ["running"]
+    world.journal.unreadable = False
+    await world.until(lambda: world.reconciler.stale_since is None)
+    assert world.words() == ["service.created", "task.running", "service.running"]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("error", [EngineAway("away"), RuntimeError("something foreign")])
+async def test_an_engine_that_is_away_makes_it_stale_not_blind(error: Exception) -> None:
+    """The view stays as it was; when it is back everything is listed again."""
+    world = World()
+    world.put(live("running"))
+    async with world.running():
+        world.swarm.fails = {"services": error, "service": error, "wanted_tasks": error, "tasks": error}
+        world.reconciler.hint(Hint("relist"))
+        if isinstance(error, EngineAway):
+            await world.until(lambda: world.reconciler.stale_since is not None)
+        else:
+            await asyncio.sleep(0.1)
+        assert [view.status for view in world.reconciler.services()] == ["running"]
+        assert "service.removed" not in world.words()
+        world.put(ended("complete", 0))
+        world.swarm.fails = {}
+        await world.until(lambda: "service.complete" in world.words())
+
+
+async def test_without_a_swarm_there_are_containers() -> None:
+    """An engine that is no manager has nothing else to tell."""
+    world = World()
+    world.swarm.fails = {name: NotAManager("no swarm") for name in ("nodes", "services", "tasks", "wanted_tasks")}
+    world.containers.there = [container()]
+    async with world.running():
+        assert [view.type for view in world.reconciler.services()] == ["container"]
+        await asyncio.sleep(0.1)
+        assert world.reconciler.stale_since is None
+    assert world.stale_changes == 1
+
+
+async def test_what_was_made_is_known_before_its_id_is_told() -> None:
+    """With its record and `created`, and its intent settled; a listing that began before does not take it away."""
+    world = World()
+    async with world.running():
+        await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+        assert world.words() == ["service.created"]
+        assert world.journal.settled == ["nonce"]
+        found = world.reconciler.find("s1")
+        assert found is not None
+        assert (found.status, found.name) == ("pending", "one")
+
+
+async def test_a_run_that_cannot_be_written_is_not_told() -> None:
+    """Whoever asked for it is told that; nobody else hears of it."""
+    world = World()
+    async with world.running():
+        world.journal.full = True
+        with pytest.raises(JournalUnwritable):
+            await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+        assert (world.words(), world.journal.settled) == ([], [])
+
+
+async def test_a_node_that_is_down_makes_its_services_unknown() -> None:
+    """With the reason node_down; and back."""
+    world = World()
+    world.put(live("running"))
+    async with world.running():
+        for state, status in (("down", "unknown"), ("ready", "running")):
+            world.swarm.its_nodes = [node(state=state)]
+            world.reconciler.hint(Hint("node", "n1"))
+            await world.until(lambda status=status: world.reconciler.services()[0].status == status)  # type: ignore[misc]
+        await world.until(lambda: world.words("n1") == ["node.joined", "node.down", "node.ready"])
+    assert world.words() == ["service.created", "task.running", "service.running", "service.updated", "service.running"]
+    assert [view.reason for view in world.told if view.status == "unknown"] == ["node_down"]
+
+
+async def test_a_container_of_ours_is_told_and_others_are_not() -> None:
+    """By hints, as containers have no sweeps."""
+    world = World()
+    async with world.running():
+        world.containers.there = [container("ours"), container("foreign", "other", ours=False)]
+        for name in ("ours", "foreign"):
+            world.reconciler.hint(Hint("container", name))
+        await world.until(lambda: world.words("ours") == ["service.created", "service.running"])
+        world.containers.there = [container("ours", state={"Status": "exited", "ExitCode": 4})]
+        world.reconciler.hint(Hint("container", "ours"))
+        await world.until(lambda: "service.failed" in world.words("ours"))
+    assert world.words("foreign") == []
+
+
+async def test_many_at_once_are_listed_together() -> None:
+    """A burst of hints is one listing of all, not one each."""
+    world = World()
+    async with world.running():
+        world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]
+        for number in range(100):
+            world.reconciler.hint(Hint("service", f"s{number}"))
+        await world.until(lambda: len(world.reconciler.services()) == 100)
+    assert world.swarm.names().count("service") == 0
+    assert {view.created_at for view in world.reconciler.services()} == {CREATED}

@@ -1,0 +1,247 @@
+"""The stream while engines freeze, die and lose their quorum, beside a second quartermaster, and over a restart."""
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+from testbed import Engine, Server, Swarm, eventually
+from testbed.subscriber import Subscriber
+
+Json = dict[str, Any]
+StartServer = Callable[..., Server]
+
+STUBBORN = "trap 'echo the last line; exit 7' TERM; while :; do sleep 0.1; done"
+
+
+def run(server: Server, **fields: Any) -> str:
+    reply = server.run(**{"image": "busybox:local", "memory": 16, "command": "nap", **fields})
+    assert reply.status == 200, reply.text
+    return str(reply["id"])
+
+
+def becomes(service: str, *statuses: str) -> Callable[[Json], bool]:
+    """Events of the service itself, when it is in one of those."""
+    return lambda event: (
+        event["subject"] == service and ".service." in event["type"] and event["data"]["status"] in statuses
+    )
+
+
+def tells(service: str, word: str) -> Callable[[Json], bool]:
+    """The event of that type of a service."""
+    return lambda event: event["subject"] == service and event["type"] == f"io.qmaster.service.{word}"
+
+
+def heartbeat(stale: bool) -> Callable[[Json], bool]:
+    return lambda frame: frame["type"] == "heartbeat" and ("stale_since" in frame) == stale
+
+
+def outcome(event: Json) -> tuple[str, str | None, int | None]:
+    data = event["data"]
+    return data["status"], data["reason"], data["exit_code"]
+
+
+def ready(server: Server) -> bool:
+    return server.call("GET", "/readyz").status == 200
+
+
+def quick(server: Server, path: str) -> int:
+    """The status of an answer that has to come at once."""
+    began = time.monotonic()
+    status = server.call("GET", path, timeout=5).status
+    assert time.monotonic() - began < 0.5, path
+    return status
+
+
+def test_a_frozen_engine_stops_nothing_but_news(server: Server, engine: Engine) -> None:
+    """/livez, /status and sockets go on, /readyz says stale; thawed, all is caught up with within five seconds."""
+    stays, ends = run(server), run(server, command="sleep 3")
+    with Subscriber(server) as subscriber:
+        eventually(lambda: {server.status(each)["status"] for each in (stays, ends)} == {"running"}, 10)
+        engine.freeze()
+        assert subscriber.until(heartbeat(stale=True), 15)["stale_since"]
+        for path in ("/livez", "/status", f"/status/{stays}", "/nodes"):
+            assert quick(server, path) == 200
+        assert quick(server, "/readyz") == 503
+        with Subscriber(server) as late:
+            assert {each["id"] for each in late.until(lambda f: f["type"] == "snapshot")["services"]} >= {stays, ends}
+        engine.thaw()
+        began = time.monotonic()
+        assert outcome(subscriber.event(becomes(ends, "complete"), 5)) == ("complete", "exit", 0)
+        if any(map(heartbeat(stale=True), subscriber.frames[-1:])):
+            subscriber.until(heartbeat(stale=False), 5)
+        eventually(lambda: ready(server), 5 - (time.monotonic() - began))
+        assert server.status(stays)["status"] == "running"
+        assert subscriber.close_code is None
+
+
+def power_cut(engine: Engine) -> None:
+    """End the engine and its containers with all that could tell how they ended."""
+    engine.kill()
+    for program in ("containerd-shim", "nap"):
+        for pid in engine.machine.processes(program):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_worker_that_dies_takes_its_services_into_the_unknown(swarm_server: Server, swarm: Swarm) -> None:
+    """The node is down, its services are unknown with node_down; then the node is ready again and the end is known."""
+    worker = swarm.workers[0]
+    with Subscriber(swarm_server) as subscriber:
+        service = run(swarm_server, constraints=[f"node.hostname=={worker.name}"])
+        subscriber.event(becomes(service, "running"))
+        power_cut(worker)
+        unknown = subscriber.event(becomes(service, "unknown"), 40)
+        assert outcome(unknown) == ("unknown", "node_down", None)
+        eventually(lambda: "io.qmaster.node.down" in [event["type"] for event in subscriber.events], 5)
+        states = {node["hostname"]: node["state"] for node in swarm_server.call("GET", "/nodes")["nodes"]}
+        assert states == {"manager": "ready", "worker-1": "down", "worker-2": "ready"}
+        worker.start()
+        back = subscriber.event(lambda event: event["type"] == "io.qmaster.node.ready", 40)
+        assert back["data"]["hostname"] == worker.name
+        eventually(lambda: swarm_server.status(service)["status"] == "failed", 30)
+        end = next(filter(tells(service, "failed"), reversed(subscriber.events)))
+        assert outcome(end) == ("failed", "node_down", 255)
+        assert outcome({"data": swarm_server.status(service).json}) == ("failed", "node_down", 255)
+
+
+def test_a_quorum_lost_and_regained(start_server: StartServer, swarm: Swarm) -> None:
+    """Of three managers two are cut off: heartbeats say stale_since; when they are back the stream goes on."""
+    swarm.promote(*swarm.workers)
+    server = start_server(swarm.manager.host)
+    with Subscriber(server) as subscriber:
+        service = run(server)
+        subscriber.event(becomes(service, "running"))
+        for worker in swarm.workers:
+            worker.cut_off()
+        assert subscriber.until(heartbeat(stale=True), 60)["stale_since"]
+        assert server.call("GET", "/readyz").status == 503
+        assert quick(server, f"/status/{service}") == 200
+        for worker in swarm.workers:
+            worker.bring_back()
+        subscriber.until(heartbeat(stale=False), 60)
+        eventually(lambda: server.call("GET", "/readyz").status == 200, 10)
+        job = str(eventually(partial(accepted, server), 40, "a run is accepted again"))
+        assert outcome(subscriber.event(becomes(job, "complete"), 40)) == ("complete", "exit", 0)
+        assert subscriber.close_code is None
+
+
+def accepted(server: Server) -> str | None:
+    reply = server.run(image="busybox:local", command="true", memory=16)
+    return str(reply["id"]) if reply.status == 200 else None
+
+
+def test_two_quartermasters_agree_and_stop_as_one(start_server: StartServer, swarm: Swarm) -> None:
+    """On two managers they show the same, each with its own cursor, and both may stop a service of three replicas.
+
+    Each sees it as stopping, then removed with the reason stopped and the exit code 7 that its tasks answer SIGTERM
+    with; and each keeps the record.
+    """
+    swarm.promote(swarm.workers[0])
+    servers = [start_server(swarm.manager.host), start_server(swarm.workers[0].host)]
+    for server in servers:
+        eventually(partial(ready, server), 20)
+    subscribers = [Subscriber(server) for server in servers]
+    service = run(servers[0], command=["sh", "-c", STUBBORN], replicas=3)
+    other = run(servers[1])
+    for subscriber, server in zip(subscribers, servers, strict=True):
+        eventually(partial(all_run, server, service), 20)
+        eventually(partial(all_run, server, other), 20)
+        assert any(
+            event["type"].endswith("service.created") and event["subject"] == other for event in subscriber.events
+        )
+    shown = [sorted(server.call("GET", "/status")["services"], key=lambda each: each["id"]) for server in servers]
+    assert shown[0] == shown[1]
+    epochs = {str(server.call("GET", "/status")["cursor"]).partition(":")[0] for server in servers}
+    assert len(epochs) == 2
+    with ThreadPoolExecutor(2) as pool:
+        replies = list(pool.map(lambda server: server.stop_service(service), servers))
+    assert [reply.status for reply in replies] == [200, 200]
+    for subscriber, server in zip(subscribers, servers, strict=True):
+        removed = subscriber.event(becomes(service, "removed"), 30)
+        assert outcome(removed) == ("removed", "stopped", 7)
+        words = [e["type"].rpartition(".")[2] for e in subscriber.events if becomes(service, "stopping", "removed")(e)]
+        assert [word for word in words if word != "updated"] == ["stopping", "removed"]
+        assert [task["exit_code"] for task in removed["data"]["tasks"]] == [7, 7, 7]
+        assert outcome({"data": server.status(service).json}) == ("removed", "stopped", 7)
+        subscriber.leave()
+
+
+def all_run(server: Server, service: str) -> bool:
+    view = server.status(service)
+    return view.status == 200 and view["replicas"]["running"] == view["replicas"]["desired"]
+
+
+def test_a_stop_of_three_replicas_is_told_with_their_answer(swarm_server: Server) -> None:
+    """One quartermaster: stopping, then removed with reason stopped and exit code 7; a second /stop is success."""
+    with Subscriber(swarm_server) as subscriber:
+        service = run(swarm_server, command=["sh", "-c", STUBBORN], replicas=3)
+        eventually(partial(all_run, swarm_server, service), 20)
+        for _ in range(2):
+            assert swarm_server.stop_service(service).status == 200
+        assert outcome(subscriber.event(becomes(service, "stopping")))[:2] == ("stopping", "stopped")
+        assert outcome(subscriber.event(becomes(service, "removed"))) == ("removed", "stopped", 7)
+        assert swarm_server.stop_service(service).status == 200
+
+
+@pytest.mark.parametrize("end", ["terminate", "kill"])
+def test_what_happened_meanwhile_is_told_once(server: Server, engine: Engine, end: str) -> None:
+    """After a stop or a kill -9: with the engine's own timestamps, in order, and nothing under two cursors."""
+    client: Any = engine.client()
+    ends, goes, stays = run(server, command="sleep 2"), run(server), run(server)
+    first = Subscriber(server)
+    eventually(lambda: {server.status(each)["status"] for each in (ends, goes, stays)} == {"running"}, 10)
+    eventually(lambda: server.call("GET", "/status")["cursor"] == first.cursor, 5)
+    first.leave()
+    getattr(server, end)()
+    template = {
+        "ContainerSpec": {"Image": "busybox:local", "Args": ["sh", "-c", "exit 4"]},
+        "RestartPolicy": {"Condition": "none"},
+    }
+    made = client.create_service(template, name=f"made-meanwhile-{end}")["ID"]
+    client.remove_service(goes)
+
+    def state(service: str) -> str:
+        return str(client.tasks({"service": service})[0]["Status"]["State"])
+
+    eventually(lambda: (state(ends), state(made)) == ("complete", "failed"), 10, ignoring=IndexError)
+    times = {service: client.tasks({"service": service})[0]["Status"]["Timestamp"] for service in (ends, made)}
+    server.start()
+    with first.resume() as second:
+        wanted = [tells(ends, "complete"), tells(made, "failed"), tells(goes, "removed")]
+        eventually(lambda: all(any(map(each, second.events)) for each in wanted), 10)
+        complete, failed, removed = (next(filter(each, second.events)) for each in wanted)
+        assert (complete["time"], outcome(complete)) == (times[ends], ("complete", "exit", 0))
+        assert (failed["time"], outcome(failed)) == (times[made], ("failed", "exit", 4))
+        assert outcome(removed) == ("removed", None, None)
+        created = next(filter(tells(made, "created"), second.events))
+        assert created["time"] == client.inspect_service(made)["CreatedAt"]
+        assert not any(event["subject"] == stays for event in second.events)
+        check_once([*first.events, *second.events])
+        assert [frame["type"] for frame in second.frames if frame["type"] in ("gap", "snapshot")] == []
+
+
+def check_once(events: list[Json]) -> None:
+    """The cursors grow, and no change is told under two of them."""
+    numbers = [int(event["id"].partition(":")[2]) for event in events]
+    assert numbers == sorted(set(numbers))
+    facts = Counter(
+        (e["subject"], e["type"], e["data"]["task"]["id"] if "task" in e["data"] else e["time"]) for e in events
+    )
+    assert [fact for fact, times in facts.items() if times > 1] == []
+
+
+def test_containers_need_no_swarm(start_server: StartServer, plain_engine: Engine) -> None:
+    """On an engine outside any swarm a container is told from its start to its end, and nothing is stale meanwhile."""
+    server = start_server(plain_engine.host)
+    with Subscriber(server) as subscriber:
+        container = run(server, type="container", command="sleep 2")
+        subscriber.event(becomes(container, "running"))
+        told = len(subscriber.received)
+        assert outcome(subscriber.event(becomes(container, "complete"), 15)) == ("complete", "exit", 0)
+        assert not any(map(heartbeat(stale=True), subscriber.frames[told:]))
+        assert "stale_since" not in subscriber.frames[-1]

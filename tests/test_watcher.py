@@ -1,0 +1,167 @@
+"""watcher: streams end, fail, babble, grow old and hang; it opens another, and stops at once."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from testbed import eventually
+
+from qmaster import watcher
+from qmaster.watcher import Hint, Watcher
+
+END = None
+
+
+class Stream:
+    """An event stream that gives what is put into it; an error is raised, END ends it."""
+
+    def __init__(self, *given: Hint | Exception | None) -> None:
+        self._given: queue.Queue[Hint | Exception | None] = queue.Queue()
+        self.closed = threading.Event()
+        for each in given:
+            self._given.put(each)
+
+    def __iter__(self) -> Iterator[Hint]:
+        while (given := self._given.get()) is not END:
+            if isinstance(given, Exception):
+                raise given
+            yield given
+
+    def close(self) -> None:
+        self.closed.set()
+        self._given.put(END)
+
+
+class Watched:
+    """A watcher on those streams, opened one after the other; then on one that says nothing."""
+
+    def __init__(self, *streams: Stream | Exception) -> None:
+        self.hints: list[Hint] = []
+        self.opened = 0
+        self.quiet = Stream()
+        self._streams = iter([*streams, self.quiet])
+        self.watcher = Watcher(self._open, self.hints.append)
+
+    def _open(self) -> Stream:
+        self.opened += 1
+        stream = next(self._streams)
+        if isinstance(stream, Exception):
+            raise stream
+        return stream
+
+
+RELIST, SERVICE, GONE = Hint("relist"), Hint("service", "s1", 5.0), Hint("service", "s2", 6.0, True)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Watched]]:
+    """`watch(*streams)`: a started watcher that pauses for no time worth mentioning."""
+    monkeypatch.setattr(watcher, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(watcher, "LAST_PAUSE", 0.002)
+    made: list[Watched] = []
+
+    def start(*streams: Stream | Exception) -> Watched:
+        made.append(Watched(*streams))
+        made[-1].watcher.start()
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.watcher.stop()
+
+
+def test_a_stream_begins_with_a_relist(watch: Callable[..., Watched]) -> None:
+    """What changed before it was open is seen by a listing that begins after; then its hints in order."""
+    watched = watch(Stream(SERVICE, GONE))
+    eventually(lambda: len(watched.hints) == 3)
+    assert watched.hints == [RELIST, SERVICE, GONE]
+
+
+@pytest.mark.parametrize("end", [END, OSError("cut"), ValueError("no JSON at all"), KeyError("Type")])
+def test_an_end_an_error_and_garbage_mean_again(watch: Callable[..., Watched], end: Exception | None) -> None:
+    """The stream is closed, another one is opened, and all is listed again."""
+    first = Stream(SERVICE, end)
+    watched = watch(first, Stream(GONE))
+    eventually(lambda: len(watched.hints) == 4)
+    assert watched.hints == [RELIST, SERVICE, RELIST, GONE]
+    assert first.closed.is_set()
+
+
+def test_an_engine_that_is_away_is_asked_again(watch: Callable[..., Watched]) -> None:
+    """However it fails; no hint is made up."""
+    watched = watch(ConnectionRefusedError(), TimeoutError(), RuntimeError("constructor"), Stream(SERVICE))
+    eventually(lambda: len(watched.hints) == 2)
+    assert (watched.opened, watched.hints) == (4, [RELIST, SERVICE])
+
+
+def test_an_old_stream_is_left(watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a minute another is opened; what had come on the old one is not lost."""
+    monkeypatch.setattr(watcher, "MAX_AGE", 0.0)
+    first = Stream(SERVICE, GONE)
+    watched = watch(first)
+    eventually(lambda: watched.opened == 2)
+    assert watched.hints[:2] == [RELIST, SERVICE]
+    assert first.closed.is_set()
+
+
+def test_pauses_grow_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 0.2 to 5 seconds, each with some jitter, while streams fail at once."""
+    pauses: list[float] = []
+    watched = Watched(*[OSError("away")] * 8)
+
+    def wait(timeout: float) -> bool:
+        pauses.append(timeout)
+        return False
+
+    monkeypatch.setattr(watched.watcher._stopped, "wait", wait)
+    monkeypatch.setattr("qmaster.watcher.random.uniform", lambda low, high: high)
+    watched.watcher.start()
+    eventually(lambda: watched.hints)
+    watched.watcher.stop()
+    assert pauses[:8] == [0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0]
+
+
+def test_it_stops_at_once_while_it_listens(watch: Callable[..., Watched]) -> None:
+    """The stream is closed under it, and its thread ends."""
+    watched = watch()
+    eventually(lambda: watched.hints)
+    watched.watcher.stop()
+    watched.watcher._thread.join(2)
+    assert not watched.watcher._thread.is_alive()
+    assert watched.quiet.closed.is_set()
+
+
+def test_it_stops_at_once_while_it_connects() -> None:
+    """A connect that hangs holds nothing up; what it opens after all is closed, and says nothing."""
+    connecting, connected = threading.Event(), threading.Event()
+    hints: list[Any] = []
+    stream = Stream()
+
+    def open_events() -> Stream:
+        connecting.set()
+        connected.wait(10)
+        return stream
+
+    watched = Watcher(open_events, hints.append)
+    watched.start()
+    assert connecting.wait(5)
+    began = time.monotonic()
+    watched.stop()
+    assert time.monotonic() - began < 0.5
+    connected.set()
+    watched._thread.join(2)
+    assert not watched._thread.is_alive()
+    assert (hints, stream.closed.is_set()) == ([], True)
+
+
+def test_it_stops_while_it_pauses() -> None:
+    """In the middle of the longest pause."""
+    watched = Watched(*[OSError("away")] * 20)
+    watched.watcher.start()
+    eventually(lambda: watched.opened >= 1)
+    watched.watcher.stop()
+    watched.watcher._thread.join(2)
+    assert not watched.watcher._thread.is_alive()
