@@ -18,7 +18,8 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 LOOK_AGAIN = (0.0, 0.3, 1.0)  # seconds; an answer cut off in the middle may come before its deed
-LOOK_AWAY_EVERY, LOOK_AWAY_FOR = 0.5, 20.0  # seconds; the engine may be restarting
+LOOK_AWAY_EVERY = 0.5  # seconds; the engine may be restarting
+LOOK_UNTIL = 25.0  # seconds from the call's beginning
 
 log = structlog.get_logger(__name__)
 
@@ -60,13 +61,14 @@ class Calls:
             work: the call, which is sent once.
             find: looks for what the call has made.
         """
+        until = time.monotonic() + LOOK_UNTIL
         try:
             return await self._pool.call(work, CHANGE)
         except HttpError as error:
             if not outcome_open(error):
                 raise
             log.warning("engine_outcome_open", reason=str(error))
-            found = await _look_for(find)
+            found = await _look_for(find, until)
             if found is None:
                 raise
             return found
@@ -78,9 +80,8 @@ def _of_kind(kind: type[T], found: T) -> T:
     return found
 
 
-async def _look_for(find: Callable[[], Awaitable[str | None]]) -> str | None:
-    """What ``find`` finds, asked a few times; while the engine is away it is asked for as long as a caller waits."""
-    until = time.monotonic() + LOOK_AWAY_FOR
+async def _look_for(find: Callable[[], Awaitable[str | None]], until: float) -> str | None:
+    """What ``find`` finds, asked a few times; while the engine is away, until the caller has waited long enough."""
     pauses = list(LOOK_AGAIN)
     while pauses:
         await asyncio.sleep(pauses[0])

@@ -52,7 +52,8 @@ class Containers:
         """The container of exactly this id or name, whoever started it; None where there is none."""
         found = await self._calls.inspect(lambda client: client.inspect_container(name_or_id))
         # Docker takes a prefix of an id for it as well.
-        return found if found and name_or_id in (found["Id"], found["Name"].removeprefix("/")) else None
+        names = (found.get("Id"), found.get("Name", "").removeprefix("/")) if found else ()
+        return found if name_or_id in names else None
 
     async def containers(self) -> list[Json]:
         """Those that quartermaster started, as Docker lists them: ``Id`` and ``State`` among what it says."""

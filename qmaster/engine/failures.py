@@ -90,6 +90,8 @@ def _disconnected(error: BaseException) -> EngineAway:
         return EngineUnreached(
             "the Docker engine is away: nothing answers at its address; start it, or see --docker-host"
         )
+    if any(isinstance(cause, urllib3.exceptions.ReadTimeoutError) for cause in _causes(error)):
+        return EngineTimeout(LATE)  # in the middle of an answer: requests says ConnectionError of that
     if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in _causes(error)):
         return EngineUnreached("the Docker engine is away: its address cannot be reached; see --docker-host")
     return EngineAway("the Docker engine broke the connection off; try again")

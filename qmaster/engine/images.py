@@ -11,7 +11,7 @@ from ..credentials import Credentials
 from ..errors import RegistryRefused
 from ..reference import Reference
 from .client import Client
-from .failures import explanation
+from .failures import EngineTimeout, explanation
 from .pool import CHANGE, Pool
 
 PULL_WITHIN = 600.0  # seconds
@@ -43,7 +43,11 @@ class Images:
         await asyncio.shield(task)
 
     async def _pull(self, image: str, header: str) -> None:
-        await self._pool.call(lambda client: _pull(client, image, header), PULL_WITHIN)
+        try:
+            await self._pool.call(lambda client: _pull(client, image, header), PULL_WITHIN)
+        except EngineTimeout as error:
+            # With its containerd image store an engine waits for a frozen registry without end (measured on 28.5).
+            raise _refused(image, "no answer came in time") from error
 
 
 def _pull(client: Client, image: str, header: str) -> None:

@@ -50,7 +50,8 @@ class Swarm:
         """The service of exactly this id or name; None where there is none."""
         found = await self._calls.inspect(lambda client: client.inspect_service(name_or_id))
         # Docker takes a prefix of an id for it as well.
-        return found if found and name_or_id in (found["ID"], found["Spec"]["Name"]) else None
+        names = (found.get("ID"), (found.get("Spec") or {}).get("Name")) if found else ()
+        return found if name_or_id in names else None
 
     async def services(self) -> list[Json]:
         return await self._calls.listing(lambda client: client.services())

@@ -1,0 +1,257 @@
+"""Private registries: credentials that are checked, pass through, and stay with their call."""
+
+import base64
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import StartServer
+from testbed import Bed, Engine, Registry, Reply, Server, eventually
+from testbed.registry import User
+from testbed.wire import SIZE, Head, Reader
+
+IMAGE = "busybox:local"
+NOWHERE = ["node.labels.room==none"]
+BOUND = 3.0
+SLACK = 3.0  # of a busy machine
+
+
+def sdk(engine: Engine) -> Any:
+    """A client without types: the SDK's leave some calls out."""
+    return engine.client()
+
+
+def started(reply: Reply) -> str:
+    """The id that a run was answered with."""
+    assert reply.status == 200, reply.text
+    return str(reply["id"])
+
+
+def becomes(server: Server, run_id: str, status: str, timeout: float = 40) -> None:
+    eventually(lambda: server.status(run_id)["status"] == status, timeout, f"{run_id} is {status}", every=0.05)
+
+
+def login(username: str, password: str) -> str:
+    """Credentials as a caller encodes them."""
+    document = {"username": username, "password": password, "auth": "", "email": "a@example.com"}
+    return base64.b64encode(json.dumps(document).encode()).decode()
+
+
+def refused(reply: Reply) -> str:
+    """What a 502 of the registry says."""
+    assert reply.status == 502, reply.text
+    assert "registry" in reply["error"]
+    return str(reply["error"])
+
+
+# Right and wrong credentials
+
+
+@pytest.mark.parametrize("alphabet", ["auth", "auth_url"])
+@pytest.mark.parametrize("kind", ["service", "container"])
+def test_right_credentials_pull(engine: Engine, registry: Registry, server: Server, kind: str, alphabet: str) -> None:
+    """In both base64 alphabets; a service's image is pinned to the digest that the registry tells."""
+    auth = getattr(registry.alice, alphabet)
+    assert set("+/" if alphabet == "auth" else "-_") & set(auth)  # it does tell the alphabets apart
+    image = registry.push(engine, name=f"right-{kind}-{alphabet}:1".replace("_", "-"))
+    run_id = started(server.run(image=image, command="nap 300", type=kind, auth=auth))
+    becomes(server, run_id, "running")
+    pinned = f"{image}@{registry.digest(image)}" if kind == "service" else image
+    assert server.status(run_id)["image"] == pinned
+    assert registry.alice.password not in server.logs()
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+def test_wrong_credentials_create_nothing(engine: Engine, registry: Registry, server: Server, kind: str) -> None:
+    """502, whether the engine has the image or not, and neither the answer nor the log shows the password."""
+    image = registry.push(engine, name=f"wrong-{kind}:1")
+    for auth in (login("alice", "not-the-password"), login("nobody", "not-the-password")):
+        assert "not-the-password" not in refused(server.run(image=image, type=kind, auth=auth))
+    sdk(engine).pull(image, auth_config=registry.alice.auth_config)
+    refused(server.run(image=image, type=kind, auth=login("bob", "not-the-password")))
+    assert "not-the-password" not in server.logs()
+    assert (sdk(engine).services(), sdk(engine).containers(all=True)) == ([], [])
+
+
+def test_a_private_image_without_credentials(engine: Engine, registry: Registry, server: Server) -> None:
+    """As a container it is refused, as a service it is accepted unpinned, and rejected by its node."""
+    image = registry.push(engine, name="no-auth:1")
+    refused(server.run(image=image, type="container"))
+    service = started(server.run(image=image))
+    becomes(server, service, "failed")
+    assert server.status(service)["image"] == image
+    assert server.status(service)["reason"] in ("image_not_found", "registry_auth")
+
+
+def test_credentials_are_not_kept_on_disk(engine: Engine, registry: Registry, server: Server) -> None:
+    """The journal and the log hold neither the password nor what it was sent in."""
+    image = registry.push(engine, name="kept:1")
+    started(server.run(image=image, command="nap 300", auth=registry.alice.auth))
+    written = b"".join(path.read_bytes() for path in server.folder.rglob("*") if path.is_file())
+    written += server.log.read_bytes()
+    assert b"kept:1" in written  # it does look where things are written
+    for secret in (registry.alice.password, registry.alice.auth, registry.alice.auth_url):
+        assert secret.encode() not in written
+
+
+# A thousand runs
+
+
+class Recorder:
+    """A relay in front of an engine that notes which credentials each service was created with, by its name."""
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self.host = f"unix://{path}"
+        self.seen: list[tuple[str, str]] = []
+        self._engine = engine.socket
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(512)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as engine, contextlib.suppress(OSError):
+            engine.connect(self._engine)
+            threading.Thread(target=self._return, args=(engine, client), daemon=True).start()
+            reader = Reader(client)
+            while (head := reader.head()) is not None:
+                body = b"".join(reader.body(head))
+                self._note(head, body)
+                engine.sendall(head.raw + body)
+            engine.shutdown(socket.SHUT_RDWR)
+
+    def _return(self, engine: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := engine.recv(SIZE):
+                client.sendall(data)
+
+    def _note(self, head: Head, body: bytes) -> None:
+        if head.path.endswith("/services/create"):
+            sent = json.loads(base64.urlsafe_b64decode(head.headers["x-registry-auth"]))
+            self.seen.append((json.loads(body)["Name"], sent["username"] + ":" + sent["password"]))
+
+
+@pytest.fixture
+def recorder(bed: Bed, engine: Engine) -> Iterator[Recorder]:
+    path = bed.root / "recorder.sock"
+    recorder = Recorder(path, engine)
+    yield recorder
+    recorder.close()
+    path.unlink()
+
+
+def test_a_thousand_runs_of_two_users_do_not_mix(
+    engine: Engine, registry: Registry, recorder: Recorder, start_server: StartServer
+) -> None:
+    """Each service is created with the credentials of its own call, and the registry is asked once for each user."""
+    server = start_server(recorder.host)
+    image = registry.push(engine, name="thousand:1")
+    before = registry.count("HEAD /v2/private/thousand/manifests/1")
+
+    def one(number: int) -> tuple[str, Reply]:
+        user: User = (registry.alice, registry.bob)[number % 2]
+        name = f"{user.username}-{number}"
+        reply = server.run(
+            image=image, name=name, auth=(user.auth, user.auth_url)[number // 2 % 2], constraints=NOWHERE
+        )
+        return name, reply
+
+    with ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(one, range(1000)))
+    assert Counter(reply.status for _, reply in replies) == {200: 1000}
+    passwords = {user.username: user.password for user in (registry.alice, registry.bob)}
+    expected = sorted((name, f"{name.split('-')[0]}:{passwords[name.split('-')[0]]}") for name, _ in replies)
+    assert sorted(recorder.seen) == expected
+    assert registry.count("HEAD /v2/private/thousand/manifests/1") - before == 2
+
+
+# A registry that is slow or away
+
+
+@pytest.fixture(params=["frozen", "stopped"])
+def trouble(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def befall(registry: Registry, trouble: str) -> None:
+    registry.freeze() if trouble == "frozen" else registry.stop()
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+def test_with_credentials_an_answer_is_needed(
+    engine: Engine, registry: Registry, server: Server, trouble: str, kind: str
+) -> None:
+    """They could not be checked: 502 within the bound, and nothing is created."""
+    image = registry.push(engine, name=f"{trouble}-{kind}:1")
+    befall(registry, trouble)
+    began = time.monotonic()
+    refused(server.run(image=image, type=kind, auth=registry.alice.auth))
+    assert time.monotonic() - began < BOUND + SLACK
+    assert server.call("GET", "/readyz").status == 200  # it is not the engine that is away
+    assert (sdk(engine).services(), sdk(engine).containers(all=True)) == ([], [])
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+def test_without_credentials_an_image_that_is_there_runs(
+    engine: Engine, registry: Registry, server: Server, trouble: str, kind: str
+) -> None:
+    """No pull is needed, so the registry's silence costs the bound at most, and is believed for a while."""
+    image = registry.push(engine, name=f"there-{trouble}-{kind}:1")
+    sdk(engine).pull(image, auth_config=registry.alice.auth_config)
+    befall(registry, trouble)
+    began = time.monotonic()
+    first = started(server.run(image=image, command="nap 300", type=kind))
+    assert time.monotonic() - began < BOUND + SLACK
+    began = time.monotonic()
+    started(server.run(image=image, command="nap 300", type=kind))
+    assert time.monotonic() - began < BOUND / 2
+    assert server.status(first)["image"] == image
+    registry.thaw()  # of a tag Swarm's own nodes ask too, and wait half a minute for the frozen
+    becomes(server, first, "running")
+
+
+def test_a_digest_is_asked_of_nobody(engine: Engine, registry: Registry, server: Server) -> None:
+    """A pinned image that is there runs at once, however slow its registry is."""
+    image = registry.push(engine, name="pinned:1")
+    pinned = f"{image}@{registry.digest(image)}"
+    sdk(engine).pull(pinned, auth_config=registry.alice.auth_config)
+    registry.freeze()
+    began = time.monotonic()
+    becomes(server, started(server.run(image=pinned, command="nap 300")), "running")
+    assert time.monotonic() - began < BOUND
+
+
+def test_a_slow_registry_holds_nobody_up(engine: Engine, registry: Registry, server: Server) -> None:
+    """While many runs wait for it, stops, containers and services of other images are served."""
+    image = registry.push(engine, name="slow:1")
+    registry.freeze()
+    with ThreadPoolExecutor(12) as pool:
+        waiting = [pool.submit(server.run, image=f"{image}{n}", auth=registry.alice.auth) for n in range(12)]
+        began = time.monotonic()
+        container = started(server.run(image=IMAGE, type="container", command="nap 300"))
+        becomes(server, container, "running")
+        assert server.stop_service(container).status == 200
+        assert time.monotonic() - began < BOUND - 1
+        becomes(server, started(server.run(image=IMAGE, command="nap 300")), "running")
+        for each in waiting:
+            refused(each.result())
+        assert time.monotonic() - began < 2 * BOUND + SLACK
