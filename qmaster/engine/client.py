@@ -43,8 +43,13 @@ class Client(docker.APIClient):
         response = self._post_json(url, data=dict(body), headers=dict(headers), params=params)  # type: ignore[attr-defined]
         return self._decode(response)
 
-    def open_lines(self, path: str, params: Mapping[str, str], headers: Mapping[str, str]) -> requests.Response:
+    def open_lines(
+        self, path: str, params: Mapping[str, str], headers: Mapping[str, str], silence: float
+    ) -> requests.Response:
         """POST, for an answer that comes in lines.
+
+        Args:
+            silence: seconds between two lines; ``timeout`` bounds the wait for the answer to begin.
 
         Raises:
             docker.errors.APIError: any status but 2xx.
@@ -54,6 +59,9 @@ class Client(docker.APIClient):
             url, params=dict(params), headers=dict(headers), stream=True
         )
         self._raise_for_status(response)  # type: ignore[attr-defined]
+        socket = getattr(response.raw.connection, "sock", None)
+        if socket is not None:  # it is none where the engine closes the connection with this answer
+            socket.settimeout(silence)
         return response
 
     def open_events(self, filters: Mapping[str, list[str]], timeouts: tuple[float, float]) -> requests.Response:

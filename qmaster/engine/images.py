@@ -15,6 +15,8 @@ from .failures import EngineTimeout, explanation
 from .pool import CHANGE, Pool
 
 PULL_WITHIN = 600.0  # seconds
+# Seconds between two lines of progress: 26.1 with the containerd image store says nothing while it unpacks (measured).
+SILENCE = 120.0
 
 
 class Images:
@@ -55,9 +57,9 @@ def _pull(client: Client, image: str, header: str) -> None:
     reference = Reference.parse(image)
     params = {"fromImage": reference.name, "tag": reference.digest or reference.tag or "latest"}
     headers = {"X-Registry-Auth": header} if header else {}
-    client.timeout = CHANGE  # between two lines of progress
+    client.timeout = CHANGE  # for the registry's first word
     try:
-        with client.open_lines("/images/create", params, headers) as response:
+        with client.open_lines("/images/create", params, headers, SILENCE) as response:
             for line in response.iter_lines():
                 progress = json.loads(line) if line.strip() else {}
                 if "error" in progress:
