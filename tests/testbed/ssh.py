@@ -54,7 +54,7 @@ class Ssh:
         if self._process and self._process.alive:
             return
         machine = self._engine.machine
-        setup = f"mkdir -p /run/sshd && ln -sf {self._engine.socket} /run/docker.sock && mount -t tmpfs none /root"
+        setup = f"mkdir -p /run/sshd && ln -sf {self._engine.socket} /run/docker.sock"
         machine.run("sh", "-c", setup)
         process = self._process = machine.start([SSHD, "-D", "-e", "-f", str(self._config)], "sshd.log")
         log = machine.folder / "sshd.log"

@@ -71,10 +71,11 @@ class Swarm:
             status = self.node(engine).get("ManagerStatus", {}).get("Reachability")
             return status == "reachable" if role == "manager" else status is None
 
-        eventually(update, 20, f"{engine.name} is made a {role}", every=0.1, ignoring=docker.errors.APIError)
-        eventually(settled, 20, f"{engine.name} is a {role}", every=0.05, ignoring=AWAY)
+        # A change of the managers may keep an answer waiting for an election, and longer on a busy machine.
+        eventually(update, 60, f"{engine.name} is made a {role}", every=0.1, ignoring=AWAY)
+        eventually(settled, 60, f"{engine.name} is a {role}", every=0.05, ignoring=AWAY)
         control = role == "manager"
-        eventually(lambda: engine.client().info()["Swarm"]["ControlAvailable"] == control, 20, ignoring=AWAY)
+        eventually(lambda: engine.client().info()["Swarm"]["ControlAvailable"] == control, 60, ignoring=AWAY)
 
     def restore(self) -> None:
         """Undo whatever a test did to the nodes."""
