@@ -326,7 +326,8 @@ def test_a_signal_ends_it_in_order(own: Callable[..., Server], number: int) -> N
     begun = time.monotonic()
     assert server.end(number) == 0
     assert time.monotonic() - begun < 5
-    events = [line["event"] for line in server.lines()]
+    # What it says of the engine that is not there may come at any moment.
+    events = [line["event"] for line in server.lines() if line["event"] not in ("events_lost", "engine_away")]
     assert events[-2:] == ["stopping", "stopped"]
     assert "Traceback" not in server.log.read_text()
 

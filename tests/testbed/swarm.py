@@ -72,8 +72,8 @@ class Swarm:
             return status == "reachable" if role == "manager" else status is None
 
         # A change of the managers may keep an answer waiting for an election, and longer on a busy machine.
-        eventually(update, 60, f"{engine.name} is made a {role}", every=0.1, ignoring=AWAY)
-        eventually(settled, 60, f"{engine.name} is a {role}", every=0.05, ignoring=AWAY)
+        eventually(update, 120, f"{engine.name} is made a {role}", every=0.1, ignoring=AWAY)
+        eventually(settled, 120, f"{engine.name} is a {role}", every=0.05, ignoring=AWAY)
         control = role == "manager"
         eventually(lambda: engine.client().info()["Swarm"]["ControlAvailable"] == control, 60, ignoring=AWAY)
 
