@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -25,14 +25,20 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="quartermaster")
+@click.pass_context
 @_with_options
-def main(**flags: Any) -> None:
+def main(context: click.Context, **flags: Any) -> None:
     """Run functions and jobs on Docker and Docker Swarm over HTTP, with a token.
 
-    Each option is a flag or an environment variable; the flag wins.
+    Without a command it serves. Each option is a flag or an environment variable; the flag wins.
     """
+    if context.invoked_subcommand is None:
+        _serve(flags)
+
+
+def _serve(flags: Mapping[str, str | None]) -> None:
     try:
         settings = config.load(flags, os.environ)
         log.configure(settings.log_format, [settings.token])

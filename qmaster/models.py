@@ -20,6 +20,11 @@ T = TypeVar("T")
 LABEL_PREFIX = "io.qmaster."
 DOCKER_PREFIX = "com.docker."
 MAX_BODY = 64 * 1024
+# Seconds.
+WAIT = 60.0  # what ``"wait": true`` stands for
+MAX_WAIT = 86_400
+MIN_TIMEOUT = 0.1
+MAX_SECONDS = 3650 * 86_400
 
 # What Swarm wants of a service's name; a container's may be longer, but one rule serves both.
 NAME = r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$(?!\n)"
@@ -48,7 +53,7 @@ Names = Annotated[list[Annotated[str, Meta(pattern=OBJECT_NAME)]], Meta(max_leng
 
 
 class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """What ``POST /run`` takes, without the token. ``memory`` is in MiB, ``cpus`` in cores."""
+    """What ``POST /run`` takes, without the token. ``memory`` is in MiB, ``cpus`` in cores, times are seconds."""
 
     image: Annotated[str, Meta(min_length=1, max_length=512, description="any image reference")]
     command: str | list[str] | None = None
@@ -69,6 +74,9 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     networks: Names = []
     secrets: Names = []
     ports: Annotated[list[Annotated[str, Meta(pattern=PORT)]], Meta(max_length=64)] = []
+    wait: bool | Annotated[float, Meta(ge=0, le=MAX_WAIT)] = False
+    timeout: Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_SECONDS)] | None = None
+    ttl: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None = None
 
     def __post_init__(self) -> None:
         Reference.parse(self.image)
@@ -111,6 +119,31 @@ class StopRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True)
     id: Annotated[str, Meta(min_length=1, max_length=255)]
 
 
+class TaskResult(Struct, frozen=True, kw_only=True):
+    """How one of several tasks ended, and the end of its output; ``truncated``: there was more."""
+
+    id: str | None
+    slot: int | None
+    node: str | None
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    truncated: bool
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """How a run ended: of the first task that did; ``tasks`` has all where there are several.
+
+    What is not UTF-8 is U+FFFD.
+    """
+
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    truncated: bool
+    tasks: list[TaskResult]
+
+
 class Replicas(Struct, frozen=True):
     desired: int
     running: int
@@ -134,7 +167,10 @@ class Task(Struct, frozen=True, kw_only=True):
 
 
 class Service(Struct, frozen=True, kw_only=True):
-    """A service or a plain container, as every answer shows it. Times are RFC 3339, memory is MiB."""
+    """A service or a plain container, as every answer shows it.
+
+    Times are RFC 3339, memory is MiB, ``timeout`` and ``ttl`` are seconds. ``result`` is null until it was read.
+    """
 
     id: str
     type: Kind
@@ -154,7 +190,10 @@ class Service(Struct, frozen=True, kw_only=True):
     removed_at: str | None
     memory: int | None
     cpus: float | None
+    timeout: float | None = None
+    ttl: float | None = None
     tasks: list[Task]
+    result: Result | None = None
 
 
 class Reserved(Struct, frozen=True):

@@ -23,7 +23,7 @@ FLOORS: dict[float, set[str]] = {
     1.5: {"view"},
     1: {"spec"},
     0.9: {"lifecycle"},
-    0.8: {"facts", "frames"},
+    0.8: {"facts", "frames", "results"},
     0.5: {"models"},
     0: {"config", "errors", "log", "metrics", "reference", "credentials"},
 }
