@@ -16,6 +16,7 @@
         │   └── RegistryRefused    the registry said no, or said nothing although credentials were given
         └── EngineUnavailable 503  try again
             ├── EngineAway         no answer from Docker
+            ├── NodeUnreachable    Docker answers, but not the node of a task
             └── NotAManager        Docker answers, but is not a swarm manager
 
 ``QmasterError`` and ``HttpError`` are never raised themselves.
@@ -96,6 +97,10 @@ class EngineUnavailable(HttpError):
 
 
 class EngineAway(EngineUnavailable):
+    pass
+
+
+class NodeUnreachable(EngineUnavailable):
     pass
 
 

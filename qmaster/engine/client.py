@@ -5,12 +5,16 @@ The SDK's own methods take registry credentials from a shared configuration or f
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker
 import requests
+
+CHUNK = 64 * 1024  # bytes at most
 
 
 class Client(docker.APIClient):
@@ -59,9 +63,7 @@ class Client(docker.APIClient):
             url, params=dict(params), headers=dict(headers), stream=True
         )
         self._raise_for_status(response)  # type: ignore[attr-defined]
-        socket = getattr(response.raw.connection, "sock", None)
-        if socket is not None:  # it is none where the engine closes the connection with this answer
-            socket.settimeout(silence)
+        LongAnswer(response).wait_at_most(silence)
         return response
 
     def open_events(self, filters: Mapping[str, list[str]], timeouts: tuple[float, float]) -> requests.Response:
@@ -78,5 +80,55 @@ class Client(docker.APIClient):
         self._raise_for_status(response)  # type: ignore[attr-defined]
         return response
 
+    def open_log(self, path: str, params: Mapping[str, str], timeouts: tuple[float, float]) -> LongAnswer:
+        """GET a log.
+
+        Args:
+            timeouts: seconds to connect, and until it begins.
+
+        Raises:
+            docker.errors.APIError: any status but 2xx.
+        """
+        url = self._url("{0}", path)  # type: ignore[attr-defined]
+        response: requests.Response = self._get(  # type: ignore[attr-defined]
+            url, params=dict(params), stream=True, timeout=timeouts
+        )
+        self._raise_for_status(response)  # type: ignore[attr-defined]
+        return LongAnswer(response)
+
     def _decode(self, response: requests.Response) -> Any:
         return self._result(response, json=True)  # type: ignore[attr-defined]
+
+
+class LongAnswer:
+    """An answer that is read while it comes; a context that closes it."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self._response = response
+        # It is none where the engine closes the connection with this answer.
+        self._socket = getattr(response.raw.connection, "sock", None)
+
+    def __enter__(self) -> LongAnswer:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._response.close()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its body, in pieces as the engine sends them.
+
+        Raises:
+            urllib3.exceptions.HTTPError
+        """
+        return iter(self._response.raw.stream(CHUNK))
+
+    def wait_at_most(self, seconds: float | None) -> None:
+        """Bound the wait for the next byte; None: wait for ever."""
+        if self._socket is not None:
+            self._socket.settimeout(seconds)
+
+    def abort(self) -> None:
+        """End it from another thread: whoever reads it finds it ended."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)

@@ -8,6 +8,7 @@ from .endpoint import Endpoint
 from .events import EventStream, Make
 from .health import Health
 from .images import Images
+from .logs import Logs
 from .pool import Pool
 from .registry import Registry
 from .swarm import Swarm
@@ -30,10 +31,12 @@ class Engine:
         # A registry that is away is not an engine that is: its silence is no suspicion.
         ask = Pool(endpoint.connect, SLOW_THREADS, "engine-registry", lambda: self.health.away)
         pulls = pool("engine-pull", SLOW_THREADS)
+        captures = pool("engine-logs", SLOW_THREADS)
         registry = Registry(ask)
         self.swarm = Swarm(calls, registry)
         self.containers = Containers(calls, registry, Images(pulls))
-        self._pools = (calls, ask, pulls, self.health)
+        self.logs = Logs(captures)
+        self._pools = (calls, ask, pulls, captures, self.health)
 
     def events(self, make: Make) -> EventStream:
         """Open Docker's event stream; blocks, and may raise anything: for a thread of its own.
