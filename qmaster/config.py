@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ MIN_MEMORY_MIB = 6  # the engine's own floor for a container
 MAX_MEMORY_MIB = 16 * 1024 * 1024
 SHORT_TOKEN = 16
 MAX_DIGITS = 20
+MAX_SECONDS = 3650 * 86_400
+MAX_OUTPUT = 16 * 1024 * 1024
+_DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,14 @@ OPTIONS = (
     Option("--port", "PORT", "9090", "The port to listen on."),
     Option("--address", "QMASTER_ADDRESS", "", "The address to listen on; empty: all interfaces."),
     Option("--memory", "MEMORY", "250", "MiB, the limit and reservation of a task that names none."),
+    Option("--timeout", "QMASTER_TIMEOUT", "0", "Seconds after which a run that names no timeout is ended; 0: never."),
+    Option(
+        "--ttl",
+        "QMASTER_TTL",
+        "86400",
+        "Seconds that a run that names no ttl stays in the swarm after its end; 0: for ever.",
+    ),
+    Option("--output-limit", "QMASTER_OUTPUT_LIMIT", "65536", "Bytes that are kept of each stream of a run's output."),
     Option(
         "--docker-host", "DOCKER_HOST", "", "The engine; empty: this platform's socket. A remote one as with docker."
     ),
@@ -60,6 +72,9 @@ class Config:
     port: int
     address: str
     memory: int
+    timeout: float
+    ttl: float
+    output_limit: int
     docker_host: str
     data_dir: str
     keep_facts: int
@@ -96,6 +111,9 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         port=_integer("--port", raw["port"], 0, 65535),
         address=raw["address"],
         memory=_integer("--memory", raw["memory"], MIN_MEMORY_MIB, MAX_MEMORY_MIB),
+        timeout=_seconds("--timeout", raw["timeout"]),
+        ttl=_seconds("--ttl", raw["ttl"]),
+        output_limit=_integer("--output-limit", raw["output_limit"], 0, MAX_OUTPUT),
         docker_host=raw["docker_host"],
         data_dir=raw["data_dir"],
         keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
@@ -136,6 +154,12 @@ def _integer(flag: str, text: str, low: int, high: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and low <= int(text) <= high):
         raise ConfigError(f"{flag}: expected a whole number from {low} to {high}")
     return int(text)
+
+
+def _seconds(flag: str, text: str) -> float:
+    if not (_DECIMAL.fullmatch(text) and float(text) <= MAX_SECONDS):
+        raise ConfigError(f"{flag}: expected seconds from 0 to {MAX_SECONDS}")
+    return float(text)
 
 
 def _readable(flag: str, path: str) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from . import spec
+from . import results, spec
 from .credentials import Credentials
 from .errors import (
     Conflict,
@@ -22,7 +23,9 @@ from .errors import (
     RegistryRefused,
 )
 from .journal import Intent
+from .keys import Key, Started
 from .models import Node, RunRequest, Service
+from .spec import Defaults
 
 Json = dict[str, Any]
 
@@ -58,6 +61,7 @@ class Journal(Protocol):
     async def settle(self, nonce: str) -> None: ...
     async def record(self, name_or_id: str) -> bytes | None: ...
     async def removed(self, limit: int) -> list[bytes]: ...
+    async def outcome(self, run_id: str) -> bytes | None: ...
 
 
 class Reconciler(Protocol):
@@ -74,8 +78,25 @@ class Reconciler(Protocol):
 class Keeper(Protocol):
     """What dispatch needs of the keeper."""
 
-    def look_for(self, intent: Intent) -> None: ...
     async def stop(self, view: Service) -> None: ...
+
+
+class Sweeper(Protocol):
+    """What dispatch needs of the sweeper."""
+
+    def look_for(self, intent: Intent) -> None: ...
+
+
+class Keyed(Protocol):
+    """What dispatch needs of the runs under keys."""
+
+    async def once(self, key: Key, start: Callable[[], Awaitable[str]]) -> Started: ...
+
+
+class Waits(Protocol):
+    """What dispatch needs of those who wait."""
+
+    async def until_over(self, view: Service, seconds: float, left: asyncio.Future[None]) -> None: ...
 
 
 class Dispatch:
@@ -83,7 +104,7 @@ class Dispatch:
 
     Args:
         swarm, containers: the engine.
-        memory: MiB for a run that names none.
+        defaults: for what a run does not name.
         own_container: the id of the container that this process runs in, or None.
     """
 
@@ -94,7 +115,10 @@ class Dispatch:
         journal: Journal,
         reconciler: Reconciler,
         keeper: Keeper,
-        memory: int,
+        sweeper: Sweeper,
+        keyed: Keyed,
+        waits: Waits,
+        defaults: Defaults,
         own_container: str | None,
     ) -> None:
         self._swarm = swarm
@@ -102,31 +126,22 @@ class Dispatch:
         self._journal = journal
         self._reconciler = reconciler
         self._keeper = keeper
-        self._memory = memory
+        self._sweeper = sweeper
+        self._keyed = keyed
+        self._waits = waits
+        self._defaults = defaults
         self._own_container = own_container
 
-    async def run(self, request: RunRequest, owner: str) -> str:
-        """Start a service or a container and return its id, which ``status`` knows from then on.
+    async def run(self, request: RunRequest, owner: str, key: Key | None = None) -> Started:
+        """Start a service or a container, once for each key, and tell its id, which ``status`` knows from then on.
 
         Raises:
-            HttpError: nothing was started, or its outcome is open: then it is looked for and removed.
+            HttpError: nothing was started, or its outcome is open: then it is looked for, and removed unless it has
+                a key.
         """
-        mark = spec.stamp(request, owner)
-        intent = Intent(mark.name, mark.nonce, request.type)
-        start = self._run_container if request.type == "container" else self._run_service
-        try:
-            run_id = await start(request, mark, intent)
-        except Conflict:
-            await self._forget(mark.nonce)
-            raise Conflict(f"the name {mark.name!r} is taken: choose another, or stop what has it") from None
-        except HttpError as error:
-            if _may_come_true(error):
-                self._keeper.look_for(intent)
-            else:
-                await self._forget(mark.nonce)
-            raise
-        log.info("run", run=run_id, name=mark.name, type=request.type, image=request.image, owner=owner)
-        return run_id
+        if key is None:
+            return Started(await self._start(request, owner, None), False)
+        return await self._keyed.once(key, lambda: self._start(request, owner, key))
 
     async def stop(self, name_or_id: str) -> str:
         """Stop and remove a service or a container of ours, and return its id; one that is removed is success too.
@@ -140,7 +155,7 @@ class Dispatch:
         if name_or_id == self._own_container:
             raise _itself()
         try:
-            view = await self.status(name_or_id)
+            view = await self._find(name_or_id)
         except NotFound:  # containers that somebody else started are not shown, and we may be one of them
             if name_or_id in await self._own_ids():
                 raise _itself() from None
@@ -154,11 +169,44 @@ class Dispatch:
         return view.id
 
     async def status(self, name_or_id: str) -> Service:
-        """One service or container, also when it was removed.
+        """One service or container, also when it was removed, with all that is kept of its output.
 
         Raises:
             NotFound: nobody knows it.
         """
+        view = await self._find(name_or_id)
+        whole = view.result is not None and not view.result.truncated
+        if whole or not (view.result or view.status == "removed"):
+            return view
+        with contextlib.suppress(JournalUnwritable):
+            outcome = await self._journal.outcome(view.id)
+            if outcome is not None:
+                return msgspec.structs.replace(view, result=results.result(results.decode(outcome)))
+        return view
+
+    async def when_over(self, name_or_id: str, seconds: float, left: asyncio.Future[None]) -> Service:
+        """As ``status``, when the run is over, or after so many seconds, or when its caller has left.
+
+        Raises:
+            NotFound: nobody knows it.
+        """
+        view = await self._find(name_or_id)
+        await self._waits.until_over(view, seconds, left)
+        return await self.status(view.id)
+
+    async def listing(self, removed: bool = False) -> list[Service]:
+        """All services of the swarm and the containers that quartermaster started here, the newest first."""
+        views = self._reconciler.services()
+        if removed:
+            there = {view.id for view in views}
+            stored = [msgspec.json.decode(view, type=Service) for view in await self._journal.removed(MAX_LISTED)]
+            views += [view for view in stored if view.id not in there]
+        return sorted(views, key=lambda view: view.created_at or "", reverse=True)
+
+    def nodes(self) -> list[Node]:
+        return self._reconciler.nodes()
+
+    async def _find(self, name_or_id: str) -> Service:
         if not _PLAUSIBLE.fullmatch(name_or_id):
             raise NotFound("no service or container has this id or name")
         there = self._reconciler.find(name_or_id)
@@ -173,17 +221,23 @@ class Dispatch:
             raise NotFound(f"no service or container has the id or name {name_or_id!r}")
         return found
 
-    async def listing(self, removed: bool = False) -> list[Service]:
-        """All services of the swarm and the containers that quartermaster started here, the newest first."""
-        views = self._reconciler.services()
-        if removed:
-            there = {view.id for view in views}
-            stored = [msgspec.json.decode(view, type=Service) for view in await self._journal.removed(MAX_LISTED)]
-            views += [view for view in stored if view.id not in there]
-        return sorted(views, key=lambda view: view.created_at or "", reverse=True)
-
-    def nodes(self) -> list[Node]:
-        return self._reconciler.nodes()
+    async def _start(self, request: RunRequest, owner: str, key: Key | None) -> str:
+        mark = spec.stamp(request, owner, key)
+        intent = Intent(mark.name, mark.nonce, request.type, key is not None)
+        start = self._run_container if request.type == "container" else self._run_service
+        try:
+            run_id = await start(request, mark, intent)
+        except Conflict:
+            await self._forget(mark.nonce)
+            raise Conflict(f"the name {mark.name!r} is taken: choose another, or stop what has it") from None
+        except HttpError as error:
+            if _may_come_true(error):
+                self._sweeper.look_for(intent)
+            else:
+                await self._forget(mark.nonce)
+            raise
+        log.info("run", run=run_id, name=mark.name, type=request.type, image=request.image, owner=owner)
+        return run_id
 
     async def _run_service(self, request: RunRequest, mark: spec.Stamp, intent: Intent) -> str:
         credentials = request.credentials()
@@ -191,7 +245,7 @@ class Dispatch:
         objects = spec.Objects(
             await self._swarm.network_ids(request.networks), await self._swarm.secret_ids(request.secrets)
         )
-        body = spec.service(request, mark, image, self._memory, objects)
+        body = spec.service(request, mark, image, self._defaults, objects)
         await self._journal.intend(intent)
         service_id = await self._swarm.create(body, credentials)
         try:
@@ -202,7 +256,7 @@ class Dispatch:
         return service_id
 
     async def _run_container(self, request: RunRequest, mark: spec.Stamp, intent: Intent) -> str:
-        config = spec.container(request, mark, self._memory)
+        config = spec.container(request, mark, self._defaults)
         await self._journal.intend(intent)
         container_id = await self._containers.create(config, mark.name, request.credentials())
         try:

@@ -10,6 +10,7 @@
         ├── MethodNotAllowed  405
         ├── Conflict          409  a name is taken, or it would end quartermaster itself
         ├── PayloadTooLarge   413
+        ├── KeyReused         422  an Idempotency-Key comes with another body
         ├── TooManySockets    429
         ├── JournalUnwritable 507  what would be promised could not be kept
         ├── EngineRefused     502  Docker answered, and said no
@@ -72,6 +73,10 @@ class Conflict(HttpError):
 class PayloadTooLarge(HttpError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     headers: ClassVar[Mapping[str, str]] = {"Connection": "close"}
+
+
+class KeyReused(HttpError):
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class TooManySockets(HttpError):

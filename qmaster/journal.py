@@ -1,4 +1,4 @@
-"""The journal: facts with their sequence, the record of every service, and the intents of runs, in SQLite.
+"""The journal: facts with their sequence, the record and outcome of every run, and the intents of runs, in SQLite.
 
 One thread writes and one reads, each with its own connection; all else belongs to the event loop.
 """
@@ -24,7 +24,7 @@ from .errors import ConfigError, JournalUnwritable
 T = TypeVar("T")
 
 FILE = "journal.db"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT = 2.0  # seconds that a lock of another program is waited for
 PRUNE_EVERY = 1000  # facts
 REOPEN_EVERY = 1.0  # seconds
@@ -37,29 +37,44 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE facts (seq INTEGER PRIMARY KEY, at REAL NOT NULL, type TEXT NOT NULL, event BLOB NOT NULL);
 CREATE TABLE records (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, removed INTEGER NOT NULL, at REAL NOT NULL,
-    view BLOB NOT NULL
+    view BLOB NOT NULL, body TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX records_by_name ON records (name, at);
 CREATE TABLE intents (
-    name TEXT NOT NULL, nonce TEXT PRIMARY KEY, type TEXT NOT NULL, at REAL NOT NULL
+    name TEXT NOT NULL, nonce TEXT PRIMARY KEY, type TEXT NOT NULL, at REAL NOT NULL, keyed INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE TABLE endings (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = 1;
+CREATE TABLE endings (
+    id TEXT PRIMARY KEY, at REAL NOT NULL, why TEXT NOT NULL DEFAULT 'stopped'
+) WITHOUT ROWID;
+CREATE TABLE outcomes (id TEXT PRIMARY KEY, at REAL NOT NULL, outcome BLOB NOT NULL);
+PRAGMA user_version = 2;
 """
 # Steps from each older schema version to the next, each ending as SCHEMA does: MIGRATIONS[n] makes n + 1 of n.
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {
+    1: """
+ALTER TABLE records ADD COLUMN body TEXT NOT NULL DEFAULT '';
+ALTER TABLE intents ADD COLUMN keyed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE endings ADD COLUMN why TEXT NOT NULL DEFAULT 'stopped';
+CREATE TABLE outcomes (id TEXT PRIMARY KEY, at REAL NOT NULL, outcome BLOB NOT NULL);
+PRAGMA user_version = 2;
+"""
+}
 
 log = structlog.get_logger(__name__)
 
 
 class Record(NamedTuple):
-    """The last that was told of a service, a container or a node: ``view`` is its JSON."""
+    """The last that was told of a service, a container or a node: ``view`` is its JSON.
+
+    ``body`` is the digest of the request that a run under a key was started with, else "".
+    """
 
     id: str
     kind: str
     name: str
     removed: bool
     view: bytes
+    body: str = ""
 
 
 class StoredFact(NamedTuple):
@@ -69,11 +84,15 @@ class StoredFact(NamedTuple):
 
 
 class Intent(NamedTuple):
-    """A run that is about to be asked of the engine, or whose outcome the engine left open."""
+    """A run that is about to be asked of the engine, or whose outcome the engine left open.
+
+    ``keyed``: it was asked under a key, so whoever asks again is told of it.
+    """
 
     name: str
     nonce: str
     type: str
+    keyed: bool = False
 
 
 class Position(NamedTuple):
@@ -167,13 +186,29 @@ class Journal:
         """
         await self._write(lambda: self._file.settle([nonce]))
 
-    async def end(self, container_id: str) -> None:
-        """Keep that a container is being stopped.
+    async def end(self, container_id: str, why: str) -> None:
+        """Keep that a container is being ended, and why: ``stopped`` or ``timeout``.
 
         Raises:
             JournalUnwritable
         """
-        await self._write(lambda: self._file.end(container_id))
+        await self._write(lambda: self._file.end(container_id, why))
+
+    async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
+        """Keep how a run ended and what it said.
+
+        Raises:
+            JournalUnwritable
+        """
+        await self._write(lambda: self._file.keep_outcome(run_id, outcome))
+
+    async def outcome(self, run_id: str) -> bytes | None:
+        """What ``keep_outcome`` has kept of a run."""
+        return await self._read(lambda: self._file.outcome(run_id))
+
+    async def keyed(self, name: str) -> tuple[str, str] | None:
+        """The id of the run that had this name last, and the digest of the request that it was started with."""
+        return await self._read(lambda: self._file.keyed(name))
 
     async def facts(self, after: int, limit: int) -> list[StoredFact]:
         """Facts after a sequence, at most ``limit``."""
@@ -191,8 +226,8 @@ class Journal:
         """The last views of what is removed, the newest first."""
         return await self._read(lambda: self._file.removed(limit))
 
-    async def endings(self) -> list[str]:
-        """The containers that are being stopped."""
+    async def endings(self) -> dict[str, str]:
+        """The containers that are being ended, and why."""
         return await self._read(self._file.endings)
 
     async def close(self) -> None:
@@ -276,7 +311,8 @@ class _File:
         try:
             _migrate(write, self.path)
             position = _position(write, self.path, self._mark.read())
-            leftovers = [Intent(*row) for row in write.execute("SELECT name, nonce, type FROM intents")]
+            rows = write.execute("SELECT name, nonce, type, keyed FROM intents")
+            leftovers = [Intent(name, nonce, kind, bool(keyed)) for name, nonce, kind, keyed in rows]
         except BaseException:
             write.close()
             raise
@@ -307,8 +343,8 @@ class _File:
                 [(first + i, now, kind, event) for i, (kind, event) in enumerate(facts)],
             )
             write.executemany(
-                "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?)",
-                [(r.id, r.kind, r.name, r.removed, now, r.view) for r in records],
+                "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(r.id, r.kind, r.name, r.removed, now, r.view, r.body) for r in records],
             )
             write.executemany("DELETE FROM endings WHERE id = ?", [(r.id,) for r in records if r.removed])
             write.executemany("DELETE FROM intents WHERE nonce = ?", [(nonce,) for nonce in settled])
@@ -317,15 +353,22 @@ class _File:
 
     def intend(self, intent: Intent) -> None:
         with self._transaction() as write:
-            write.execute("INSERT INTO intents VALUES (?, ?, ?, ?)", (*intent, time.time()))
+            write.execute(
+                "INSERT INTO intents VALUES (?, ?, ?, ?, ?)",
+                (intent.name, intent.nonce, intent.type, time.time(), intent.keyed),
+            )
 
     def settle(self, nonces: Iterable[str]) -> None:
         with self._transaction() as write:
             write.executemany("DELETE FROM intents WHERE nonce = ?", [(nonce,) for nonce in nonces])
 
-    def end(self, container_id: str) -> None:
+    def end(self, container_id: str, why: str) -> None:
         with self._transaction() as write:
-            write.execute("INSERT OR IGNORE INTO endings VALUES (?, ?)", (container_id, time.time()))
+            write.execute("INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", (container_id, time.time(), why))
+
+    def keep_outcome(self, run_id: str, outcome: bytes) -> None:
+        with self._transaction() as write:
+            write.execute("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)", (run_id, time.time(), outcome))
 
     def prune(self) -> int:
         """Drop what is kept no longer; the oldest sequence that is left."""
@@ -337,6 +380,7 @@ class _File:
             kept_from = int(write.execute(fresh, (last, too_old)).fetchone()[0])
             write.execute("DELETE FROM facts WHERE seq < ?", (max(kept_from, last - self._keep_facts + 1),))
             write.execute("DELETE FROM records WHERE removed AND at < ?", (too_old,))
+            write.execute("DELETE FROM outcomes WHERE at < ? AND id NOT IN (SELECT id FROM records)", (too_old,))
             return _scalar(write, "SELECT coalesce(min(seq), 1) FROM facts")
 
     def facts(self, after: int, limit: int) -> list[StoredFact]:
@@ -358,7 +402,7 @@ class _File:
         return row[0] if row else None
 
     def records(self) -> list[Record]:
-        rows = self._reading().execute("SELECT id, kind, name, removed, view FROM records WHERE NOT removed")
+        rows = self._reading().execute("SELECT id, kind, name, removed, view, body FROM records WHERE NOT removed")
         return [Record(*row) for row in rows]
 
     def removed(self, limit: int) -> list[bytes]:
@@ -367,8 +411,17 @@ class _File:
         )
         return [row[0] for row in rows]
 
-    def endings(self) -> list[str]:
-        return [row[0] for row in self._reading().execute("SELECT id FROM endings")]
+    def endings(self) -> dict[str, str]:
+        return dict(self._reading().execute("SELECT id, why FROM endings"))
+
+    def outcome(self, run_id: str) -> bytes | None:
+        row = self._reading().execute("SELECT outcome FROM outcomes WHERE id = ?", (run_id,)).fetchone()
+        return row[0] if row else None
+
+    def keyed(self, name: str) -> tuple[str, str] | None:
+        query = "SELECT id, body FROM records WHERE name = ? AND kind = 'service' ORDER BY removed, at DESC LIMIT 1"
+        row: tuple[str, str] | None = self._reading().execute(query, (name,)).fetchone()
+        return row
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

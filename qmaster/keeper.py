@@ -1,45 +1,48 @@
-"""Ends services and containers so that nothing they said is lost, and clears up after runs that came to nothing."""
+"""Ends services and containers so that nothing they said is lost: when they are stopped, timed out, or old enough.
+
+It belongs to the event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import structlog
 
 from .errors import HttpError, JournalUnwritable
-from .journal import Intent
-from .lifecycle import END, TERMINAL
+from .lifecycle import END, ENDED_WITHIN, STOPPED, TIMED_OUT, has_ended, nothing_runs, parse_time
 from .models import Service
-from .spec import RUN
 
 Json = dict[str, Any]
 
 SETTLE = 2.0  # seconds between the end of a stopped service and its removal, in which others read its end too
-GRACE = 10.0 + 5.0  # seconds: Docker's own stop grace period, and some
+KEPT = 5.0  # seconds that what has ended stays at least, whatever its time to live, for the same reason
+GRACE = ENDED_WITHIN.total_seconds()
 LOOK_EVERY = 0.25
-SWEEP_EVERY = 1.0
 AGAIN_EVERY = 1.0
-SURE_AFTER = 30.0  # seconds of an engine that answers, after which a run that is not there never will be
+RECORD_WITHIN = 20.0  # seconds that a stop waits for the output of what has ended
+LONGEST = 3600.0  # seconds of one timer: clocks are set, so what is due later is looked at again
 
 log = structlog.get_logger(__name__)
+
+Work = Callable[[str], Awaitable[None]]
 
 
 class Swarm(Protocol):
     """What the keeper needs of the swarm."""
 
     async def end(self, service_id: str, label: str, why: str) -> bool: ...
-    async def service(self, name_or_id: str) -> Json | None: ...
     async def remove(self, service_id: str) -> None: ...
 
 
 class Containers(Protocol):
     """What the keeper needs of this engine's containers."""
 
-    async def container(self, name_or_id: str) -> Json | None: ...
     async def stop(self, container_id: str) -> None: ...
     async def remove(self, container_id: str) -> None: ...
 
@@ -47,26 +50,27 @@ class Containers(Protocol):
 class Journal(Protocol):
     """What the keeper needs of the journal."""
 
-    async def end(self, container_id: str) -> None: ...
-    async def settle(self, nonce: str) -> None: ...
+    async def end(self, container_id: str, why: str) -> None: ...
 
 
 class Reconciler(Protocol):
     """What the keeper needs of the reconciler."""
 
+    def find(self, name_or_id: str) -> Service | None: ...
     def look(self, service_id: str) -> None: ...
     def will_remove(self, run_id: str) -> None: ...
     async def refresh(self, service_id: str) -> Service | None: ...
-    async def ending_container(self, container_id: str) -> None: ...
+    async def ending_container(self, container_id: str, why: str) -> None: ...
+    async def look_at_container(self, container_id: str) -> None: ...
 
 
 class Keeper:
-    """Carries ends through to their end; it belongs to the event loop.
+    """Carries ends through to their end.
 
     Args:
         swarm, containers: the engine.
-        journal: intents, and which containers are being stopped.
-        current: the present view of a service or container by id, None where there is none.
+        journal: which containers are being ended.
+        record: puts what a run has said into the journal; nothing is removed before.
     """
 
     def __init__(
@@ -75,17 +79,17 @@ class Keeper:
         containers: Containers,
         journal: Journal,
         reconciler: Reconciler,
-        current: Callable[[str], Service | None],
+        record: Callable[[Service], Awaitable[None]],
     ) -> None:
         self._swarm = swarm
         self._containers = containers
         self._journal = journal
         self._reconciler = reconciler
-        self._current = current
+        self._record = record
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._open: dict[str, Intent] = {}  # by nonce; of an earlier process, or handed over by ``look_for``
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    # -- stopping --------------------------------------------------------------------------------------------------
+    # -- what it is told -------------------------------------------------------------------------------------------
 
     async def stop(self, view: Service) -> None:
         """Begin to stop and remove; returns when the engine has accepted it.
@@ -94,133 +98,198 @@ class Keeper:
             HttpError: the engine did not.
         """
         if view.type == "container":
-            await self._stop_container(view.id)
+            await self._end_container(view.id, STOPPED)
+            self._carry(view.id, self._finish_container)
             return
         # What waits for a node may have begun since it was last listed.
         fresh = view if view.owner is None else await self._reconciler.refresh(view.id)
         if fresh is None:
             return
-        if fresh.owner is None or _nothing_runs(fresh):
-            self._reconciler.will_remove(view.id)
-            await self._swarm.remove(view.id)
-            self._reconciler.look(view.id)
-        elif await self._swarm.end(view.id, END, "stopped"):
+        if fresh.owner is None or nothing_runs(fresh):
+            await self._recorded(fresh)
+            self._reconciler.will_remove(fresh.id)
+            await self._remove_service(fresh.id)
+        elif await self._swarm.end(view.id, END, STOPPED):
             self._reconciler.look(view.id)
             self._carry(view.id, self._finish_service)
 
-    def resume(self, views: Iterable[Service], leftovers: Iterable[Intent]) -> None:
-        """Take up what an earlier process has left undone, once the view is there."""
-        for intent in leftovers:
-            self.look_for(intent)
-        for view in views:
-            self.notice(view)
-
     def notice(self, view: Service) -> None:
-        """A service has changed: take up its end where another quartermaster, or this one before, has begun it."""
+        """A run has changed: see what is due, and take up an end that somebody else, or we before, have begun."""
         if view.status == "stopping" and view.reason == "stopped":
-            finish = self._finish_service if view.type == "service" else self._finish_container
-            self._carry(view.id, finish)
+            self._carry(view.id, self._finish_service if view.type == "service" else self._finish_container)
+        elif view.status == "stopping" and view.reason == "timeout":
+            self._carry(view.id, self._time_out_service if view.type == "service" else self._time_out_container)
+        self._set_timer(view)
 
-    async def _stop_container(self, container_id: str) -> None:
-        with contextlib.suppress(
-            JournalUnwritable
-        ):  # then a crash would leave it half stopped, and it can be asked again
-            await self._journal.end(container_id)
-        await self._reconciler.ending_container(container_id)
-        self._carry(container_id, self._finish_container)
+    async def close(self) -> None:
+        """Leave what is not done to the next start."""
+        for timer in self._timers.values():
+            timer.cancel()
+        pending = list(self._tasks.values())
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    # -- what is due when ------------------------------------------------------------------------------------------
+
+    def _set_timer(self, view: Service) -> None:
+        timer = self._timers.pop(view.id, None)
+        if timer is not None:
+            timer.cancel()
+        due = _due(view)
+        if due is not None:
+            pause = min(max(0.0, (due - datetime.now(UTC)).total_seconds()), LONGEST)
+            self._timers[view.id] = asyncio.get_running_loop().call_later(pause, self._ring, view.id)
+
+    def _ring(self, run_id: str) -> None:
+        self._timers.pop(run_id, None)
+        view = self._reconciler.find(run_id)
+        due = _due(view) if view else None
+        if view is None or due is None:
+            return
+        if due > datetime.now(UTC):
+            self._set_timer(view)
+        elif has_ended(view):
+            self._carry(run_id, self._retire)
+        else:
+            self._carry(run_id, self._time_out_service if view.type == "service" else self._time_out_container)
+
+    # -- services --------------------------------------------------------------------------------------------------
 
     async def _finish_service(self, service_id: str) -> None:
         """Wait for its tasks to end, or for the grace period; then remove it."""
         began = time.monotonic()
         ended: float | None = None
-        while (view := self._current(service_id)) is not None and view.status != "removed":
+        while (view := self._current(service_id)) is not None:
             now = time.monotonic()
-            if _nothing_runs(view):
+            if nothing_runs(view):
                 ended = ended or now
             if (ended and now - ended > SETTLE) or now - began > GRACE:
-                await self._swarm.remove(service_id)
-                self._reconciler.look(service_id)
+                await self._record(view)
+                await self._remove_service(service_id)
                 return
             await asyncio.sleep(LOOK_EVERY)
 
+    async def _time_out_service(self, service_id: str) -> None:
+        """Have its tasks ended, and see that they do; it stays until its time to live is over."""
+        fresh = await self._reconciler.refresh(service_id)
+        if fresh is None or has_ended(fresh):
+            return
+        if fresh.status != "stopping":
+            log.info("timeout", run=service_id, name=fresh.name, seconds=fresh.timeout)
+        if not await self._swarm.end(service_id, END, TIMED_OUT):
+            return
+        self._reconciler.look(service_id)
+        began = time.monotonic()
+        while (view := self._current(service_id)) is not None and not has_ended(view):
+            await asyncio.sleep(LOOK_EVERY)
+            if view.reason != "timeout" and view.status == "stopping":
+                return  # it is being stopped meanwhile
+            if time.monotonic() - began > GRACE:  # its node is out of reach: the time alone says that it is over
+                await self._reconciler.refresh(service_id)
+                self._reconciler.look(service_id)
+
+    async def _remove_service(self, service_id: str) -> None:
+        await self._swarm.remove(service_id)
+        await self._reconciler.refresh(service_id)
+        self._reconciler.look(service_id)
+
+    # -- containers ------------------------------------------------------------------------------------------------
+
+    async def _end_container(self, container_id: str, why: str) -> None:
+        with contextlib.suppress(JournalUnwritable):  # then a crash would leave it half ended: it can be asked again
+            await self._journal.end(container_id, why)
+        await self._reconciler.ending_container(container_id, why)
+
     async def _finish_container(self, container_id: str) -> None:
         await self._containers.stop(container_id)
-        await self._reconciler.ending_container(container_id)
+        await self._reconciler.ending_container(container_id, STOPPED)
+        view = self._current(container_id)
+        if view is not None:
+            await self._record(view)
         await self._containers.remove(container_id)
-        await self._reconciler.ending_container(container_id)
+        await self._reconciler.look_at_container(container_id)
 
-    def _carry(self, what: str, finish: Callable[[str], Awaitable[None]]) -> None:
-        """Do it in the background, again and again until it is done."""
-        if what not in self._tasks:
-            task = asyncio.create_task(self._until_done(what, finish), name=f"keeper-{what}")
-            self._tasks[what] = task
-            task.add_done_callback(lambda _: self._tasks.pop(what, None))
+    async def _time_out_container(self, container_id: str) -> None:
+        await self._reconciler.look_at_container(container_id)
+        view = self._current(container_id)
+        if view is None or has_ended(view):
+            return
+        if view.status != "stopping":
+            log.info("timeout", run=container_id, name=view.name, seconds=view.timeout)
+            await self._end_container(container_id, TIMED_OUT)
+        await self._containers.stop(container_id)
+        await self._reconciler.look_at_container(container_id)
 
-    async def _until_done(self, what: str, finish: Callable[[str], Awaitable[None]]) -> None:
+    # -- both ------------------------------------------------------------------------------------------------------
+
+    async def _retire(self, run_id: str) -> None:
+        """Its time to live is over."""
+        view = self._current(run_id)
+        if view is None or not has_ended(view):
+            return
+        log.info("retire", run=run_id, name=view.name, ttl=view.ttl)
+        if view.type == "service":
+            await self._remove_service(run_id)
+        else:
+            await self._containers.remove(run_id)
+            await self._reconciler.look_at_container(run_id)
+
+    async def _recorded(self, view: Service) -> None:
+        """What has ended was read; what has not begun has said nothing.
+
+        Raises:
+            JournalUnwritable: it could not be kept in time.
+        """
+        if not has_ended(view):
+            return
+        try:
+            async with asyncio.timeout(RECORD_WITHIN):
+                await self._record(view)
+        except TimeoutError:
+            raise JournalUnwritable("what it said could not be read and kept in time; try again") from None
+
+    def _current(self, run_id: str) -> Service | None:
+        view = self._reconciler.find(run_id)
+        return None if view is None or view.status == "removed" else view
+
+    def _carry(self, run_id: str, work: Work) -> None:
+        """Do it in the background, again and again until it is done; one thing at a time for each run."""
+        if run_id not in self._tasks:
+            task = asyncio.create_task(self._until_done(run_id, work), name=f"keeper-{run_id}")
+            self._tasks[run_id] = task
+            task.add_done_callback(lambda done: self._put_down(run_id, done))
+
+    def _put_down(self, run_id: str, done: asyncio.Task[None]) -> None:
+        self._tasks.pop(run_id, None)
+        view = self._current(run_id)
+        if view is not None and not done.cancelled():  # something may have become due while the other was carried
+            self.notice(view)
+
+    async def _until_done(self, run_id: str, work: Work) -> None:
         while True:
             try:
-                await finish(what)
+                await work(run_id)
                 return
             except HttpError as error:
-                log.info("stop_again", run=what, reason=str(error))
+                log.info("end_again", run=run_id, reason=str(error))
             except Exception:  # the top of a task
-                log.exception("stop_failed", run=what)
+                log.exception("end_failed", run=run_id)
             await asyncio.sleep(AGAIN_EVERY)
 
-    # -- runs whose outcome is open --------------------------------------------------------------------------------
 
-    def look_for(self, intent: Intent) -> None:
-        """Find out what came of a run whose outcome the engine left open, and that nobody was told of."""
-        self._open[intent.nonce] = intent
-
-    async def sweep_intents(self) -> None:
-        """Look for runs that nobody was told of, and remove them; until cancelled.
-
-        A create that timed out on a frozen engine may still come true after the thaw, so one that is not there is
-        looked for again until the engine has answered for a while.
-        """
-        missed: dict[str, float] = {}  # nonce → when the engine first said that it is not there
-        while True:
-            for nonce, intent in list(self._open.items()):
-                try:
-                    found = await self._remove_unheard(intent)
-                    if found or time.monotonic() - missed.setdefault(nonce, time.monotonic()) > SURE_AFTER:
-                        await self._journal.settle(nonce)
-                        del self._open[nonce]
-                        missed.pop(nonce, None)
-                except HttpError:  # an engine or swarm that was away may do late what it was asked
-                    missed.pop(nonce, None)
-            await asyncio.sleep(SWEEP_EVERY)
-
-    async def _remove_unheard(self, intent: Intent) -> bool:
-        """Remove what an intent has made; False where there is nothing yet."""
-        if intent.type == "service":
-            raw = await self._swarm.service(intent.name)
-            labels = (raw["Spec"].get("Labels") or {}) if raw else {}
-        else:
-            raw = await self._containers.container(intent.name)
-            labels = (raw["Config"].get("Labels") or {}) if raw else {}
-        if raw is None or labels.get(RUN) != intent.nonce:
-            return False
-        log.warning("removes_unacknowledged", name=intent.name, type=intent.type)
-        if intent.type == "service":
-            await self._swarm.remove(raw["ID"])
-        else:
-            await self._containers.remove(raw["Id"])
-        return True
-
-    async def close(self) -> None:
-        """Leave what is not done to the next start."""
-        await _cancel(self._tasks.values())
+def _due(view: Service) -> datetime | None:
+    """When something is to be done about a run that is left to itself: the end of its time, or of its time to live."""
+    if view.owner is None or view.status == "removed":
+        return None
+    if has_ended(view):
+        if view.status == "stopping" or view.ttl is None or view.result is None:
+            return None
+        return _after(view.finished_at, max(view.ttl, KEPT))
+    if view.timeout is None or view.status == "stopping" or view.started_at is None:
+        return None
+    return _after(view.started_at, view.timeout)
 
 
-def _nothing_runs(view: Service) -> bool:
-    """Whether all its tasks have ended, or none has begun."""
-    return all(task.state in TERMINAL for task in view.tasks) or view.status == "pending"
-
-
-async def _cancel(tasks: Any) -> None:
-    pending: list[asyncio.Task[None]] = list(tasks)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
+def _after(moment: str | None, seconds: float) -> datetime:
+    return (parse_time(moment) or datetime.now(UTC)) + timedelta(seconds=seconds)

@@ -18,6 +18,10 @@ Json = Mapping[str, Any]
 OWNER = LABEL_PREFIX + "owner"
 MANAGED = LABEL_PREFIX + "managed"
 END = LABEL_PREFIX + "end"
+STOPPED, TIMED_OUT = "stopped", "timeout"  # its values
+TIMEOUT = LABEL_PREFIX + "timeout"
+TTL = LABEL_PREFIX + "ttl"
+BODY = LABEL_PREFIX + "body"
 
 WAITING = frozenset({"new", "allocated", "pending", "assigned", "accepted"})
 PREPARING = frozenset({"preparing", "ready", "starting"})
@@ -49,6 +53,9 @@ NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
 # Swarm makes the task that takes over in the same transaction as it sees the end; this only covers what a listing
 # of a history cut at five tasks cannot tell (see _restart_due).
 RESTART_NOTICED = timedelta(seconds=10)
+# Docker's own stop grace period of 10 s, and 5 s: what has not ended by then is on a node that is out of reach.
+ENDED_WITHIN = timedelta(seconds=15)
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
 
 
 class Verdict(NamedTuple):
@@ -82,15 +89,16 @@ def service(
     limits = (template.get("Resources") or {}).get("Limits") or {}
     labels = spec.get("Labels") or {}
     ending = labels.get(END)
+    overdue = ending is not None and now - (parse_time(raw.get("UpdatedAt")) or now) > ENDED_WITHIN
     # What replaces the tasks of a service that is being ended waits for a node that there is not.
     current = newest([t for t in tasks if t["Status"]["State"] not in WAITING] if ending else tasks)
     desired = _desired(spec, current)
     verdict = judge(current, spec, nodes, desired, now, _history(tasks))
     if ending:
-        verdict = _ending(current, ending)
+        verdict = _ending(current, ending, overdue, verdict)
     elif node_was_down and verdict.exit_code == NODE_LOST:
         verdict = verdict._replace(reason="node_down")
-    ended = verdict.status in ("complete", "failed", "stopping") and _all_ended(current)
+    ended = verdict.status in ("complete", "failed") or (verdict.status == "stopping" and _all_ended(current))
     return Service(
         id=raw["ID"],
         type="service",
@@ -106,25 +114,32 @@ def service(
         replicas=_replicas(current, desired),
         created_at=raw.get("CreatedAt"),
         started_at=_started(current, before),
-        finished_at=_finished(current, before) if ended else None,
+        finished_at=_finished(raw, current, before) if ended else None,
         removed_at=None,
         memory=_mib(limits.get("MemoryBytes")),
         cpus=_cores(limits.get("NanoCPUs")),
+        timeout=duration(labels.get(TIMEOUT)),
+        ttl=duration(labels.get(TTL)),
         tasks=[task(t, nodes) for t in current],
+        result=before.result if before and ended else None,
     )
 
 
-def container(raw: Json, ending: bool = False) -> Service:
+def container(raw: Json, ending: str | None = None, before: Service | None = None) -> Service:
     """A plain container as quartermaster shows it: a service of type ``container`` without tasks.
 
     Args:
         raw: the container, as Docker inspects it.
-        ending: whether it is being stopped: Docker keeps no label of that.
+        ending: why it is being ended, None where it is not: Docker keeps no label of that.
+        before: what was last said of it.
     """
     config, state, host = raw["Config"], raw["State"], raw["HostConfig"]
     labels = config.get("Labels") or {}
     verdict = judge_container(state)
-    if ending:
+    ended = state.get("Status") in ("exited", "dead")
+    if ending == "timeout":
+        verdict = Verdict("failed" if ended else "stopping", "timeout", verdict.error, verdict.exit_code)
+    elif ending:
         verdict = Verdict("stopping", "stopped", verdict.error, verdict.exit_code)
     return Service(
         id=raw["Id"],
@@ -146,11 +161,14 @@ def container(raw: Json, ending: bool = False) -> Service:
         ),
         created_at=raw.get("Created"),
         started_at=_time(state.get("StartedAt")),
-        finished_at=_time(state.get("FinishedAt")) if state.get("Status") in ("exited", "dead") else None,
+        finished_at=_time(state.get("FinishedAt")) if ended else None,
         removed_at=None,
         memory=_mib(host.get("Memory")),
         cpus=_cores(host.get("NanoCpus")),
+        timeout=duration(labels.get(TIMEOUT)),
+        ttl=duration(labels.get(TTL)),
         tasks=[],
+        result=before.result if before and ended else None,
     )
 
 
@@ -267,6 +285,7 @@ def slim_service(raw: Json) -> Json:
         "ID": raw["ID"],
         "Version": raw.get("Version"),
         "CreatedAt": raw.get("CreatedAt"),
+        "UpdatedAt": raw.get("UpdatedAt"),
         "Spec": {
             "Name": spec["Name"],
             "Labels": spec.get("Labels"),
@@ -278,6 +297,24 @@ def slim_service(raw: Json) -> Json:
             },
         },
     }
+
+
+def has_ended(view: Service) -> bool:
+    """Whether it runs no more and will not again, so that what it said can be read."""
+    if view.status == "stopping":
+        return view.finished_at is not None
+    return view.status in ("complete", "failed")
+
+
+def nothing_runs(view: Service) -> bool:
+    """Whether all its tasks have ended, or none has begun."""
+    return all(task.state in TERMINAL for task in view.tasks) or view.status == "pending"
+
+
+def duration(text: str | None) -> float | None:
+    """Seconds, as a label of ours has them: ``1.5s``; None for anything else."""
+    found = _DURATION.fullmatch(text or "")
+    return float(found[1]) if found else None
 
 
 def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
@@ -306,22 +343,32 @@ def _started(current: list[Json], before: Service | None) -> str | None:
     return (before.started_at if before else None) or (first["Status"].get("Timestamp") if first else None)
 
 
-def _finished(current: list[Json], before: Service | None) -> str | None:
+def _finished(raw: Json, current: list[Json], before: Service | None) -> str | None:
     """When it ended: the first time that was read, as an engine's restart moves the timestamps of ended tasks."""
     known = before.finished_at if before else None
     last = max(current, key=_updated, default=None)
+    if last is not None and not _all_ended(current):  # out of reach: nobody says when, but when it was told to end
+        return known or raw.get("UpdatedAt")
     return known or (last["Status"].get("Timestamp") if last else None)
 
 
-def _ending(current: list[Json], ending: str) -> Verdict:
-    """The status of a service that quartermaster is ending, from its tasks that have run."""
+def _ending(current: list[Json], ending: str, overdue: bool, otherwise: Verdict) -> Verdict:
+    """The status of a service that quartermaster is ending, from its tasks that have run.
+
+    Args:
+        overdue: whether its tasks have had the time to end.
+        otherwise: what it would be if nobody had ended it.
+    """
     reason: Reason = "timeout" if ending == "timeout" else "stopped"
+    states = {t["Status"]["State"] for t in current}
     failures = [t for t in current if t["Status"]["State"] != "complete"]
     first = min(failures or current, key=_updated, default=None)
     code = _exit_code(first) if first else None
-    if _all_ended(current) and reason == "timeout":
-        return Verdict("failed", reason, None, code)
-    return Verdict("stopping", reason, None, code)
+    if reason == "stopped" or not (states <= TERMINAL or overdue):
+        return Verdict("stopping", reason, None, code)
+    if states <= {"complete", "failed", "rejected"} and current:
+        return otherwise  # its end came before ours: what Swarm shuts down is ``shutdown``, whatever its exit code
+    return Verdict("failed", reason, None, code)
 
 
 def _all_ended(current: list[Json]) -> bool:

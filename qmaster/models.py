@@ -267,6 +267,13 @@ def words(field: str, value: str | list[str] | None) -> list[str] | None:
     return split
 
 
+def wait_seconds(wait: bool | float) -> float | None:
+    """What ``wait`` asks for; None where it asks for nothing."""
+    if isinstance(wait, bool):
+        return WAIT if wait else None
+    return wait
+
+
 def quote(text: str, limit: int = 64) -> str:
     """A name that the caller sent, short and printable enough to say back."""
     shown = text if len(text) <= limit else text[:limit] + "…"

@@ -21,7 +21,7 @@ from .facts import Fact
 from .frames import Frame
 from .hub import Tags
 from .journal import NO_EPOCH, Position, Record
-from .models import Node, Service
+from .models import Node, Result, Service
 from .view import View
 from .watcher import Hint
 
@@ -64,7 +64,7 @@ class Journal(Protocol):
         self, facts: Sequence[tuple[str, bytes]], records: Sequence[Record], settled: Sequence[str] = ()
     ) -> None: ...
     async def records(self) -> list[Record]: ...
-    async def endings(self) -> list[str]: ...
+    async def endings(self) -> dict[str, str]: ...
 
 
 Publish = Callable[[Frame, Tags, int], None]
@@ -99,7 +99,7 @@ class Reconciler:
         self._stale_changed = stale_changed
         self._commits = asyncio.Lock()
         self._settled: set[str] = set()
-        self._endings: set[str] = set()  # containers that are being stopped
+        self._endings: dict[str, str] = {}  # what is being ended, and why: of containers Docker keeps no label of that
         self._removing: dict[str, float] = {}  # what was seen to go, and when (seconds since 1970)
         self._hinted: set[str] = set()
         self._hinted_containers: set[str] = set()
@@ -162,16 +162,34 @@ class Reconciler:
             raise EngineRefused("the container was removed by somebody else as it started")
         await self.commit([nonce])
 
-    async def ending_container(self, container_id: str) -> None:
-        """A container is being stopped: say so."""
-        self._endings.add(container_id)
+    async def ending_container(self, container_id: str, why: str) -> None:
+        """A container is being ended, as ``stopped`` or for its ``timeout``: say so."""
+        self._endings[container_id] = why
+        await self.look_at_container(container_id)
+
+    async def look_at_container(self, container_id: str) -> None:
+        """Something has happened to this container: say so."""
         await self._list_container(container_id)
         with contextlib.suppress(JournalUnwritable):
             await self.commit()
 
     def will_remove(self, run_id: str) -> None:
         """What goes now was stopped."""
-        self._endings.add(run_id)
+        self._endings[run_id] = "stopped"
+
+    async def show_result(self, run_id: str, result: Result) -> None:
+        """What a run has said is in the journal: tell that.
+
+        Raises:
+            JournalUnwritable: it is told with the next commit.
+        """
+        if self.view.show_result(run_id, result):
+            await self.commit()
+
+    def keyed(self, name: str) -> tuple[str, str] | None:
+        """The id of what there is of this name, and the digest of the request that it was started with."""
+        entry = self.view.find(name)
+        return None if entry is None or entry.shown.name != name else (entry.shown.id, entry.body)
 
     async def refresh(self, service_id: str) -> Service | None:
         """List a service now.
@@ -258,7 +276,7 @@ class Reconciler:
             (fact.type, facts.encode(fact, position.epoch, position.last + 1 + i)) for i, fact in enumerate(fresh)
         ]
         try:
-            await self._journal.append(encoded, list(_records(fresh)), sorted(settled))
+            await self._journal.append(encoded, list(_records(fresh, self.view.body)), sorted(settled))
         except BaseException:
             self.view.put_back(untold)
             self._settled |= settled
@@ -290,8 +308,8 @@ class Reconciler:
             if record.kind == "node":
                 self.view.restore_node(msgspec.json.decode(record.view, type=Node))
             else:
-                self.view.restore(msgspec.json.decode(record.view, type=Service))
-        self._endings |= set(endings)
+                self.view.restore(msgspec.json.decode(record.view, type=Service), record.body)
+        self._endings = endings | self._endings
         self._told = self._journal.position.last
         self.view.restored = True
 
@@ -409,7 +427,7 @@ class Reconciler:
         if raw is None:
             self._gone(container_id, began)
         elif (raw["Config"].get("Labels") or {}).get(lifecycle.MANAGED) == "true":
-            self.view.show_container(lifecycle.container(raw, raw["Id"] in self._endings), began)
+            self.view.list_container(raw, self._endings.get(raw["Id"]), began)
 
     async def _sweep(self, began: float) -> None:
         """List the tasks that should run; what has left that list has ended, and is looked at."""
@@ -436,10 +454,9 @@ class Reconciler:
             return
         at = self._removing.pop(gone_id, None)
         if entry is None:
-            self._endings.discard(gone_id)
+            self._endings.pop(gone_id, None)
             return
-        self.view.vanish(gone_id, now_text(at), gone_id in self._endings)
-        self._endings.discard(gone_id)
+        self.view.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
         self._hot.pop(gone_id, None)
 
     def _cool(self, service_id: str) -> None:
@@ -484,7 +501,7 @@ def service_tags(view: Service, topic: str = "service") -> Tags:
     return Tags(topic, view.id, frozenset(f"{k}={v}" for k, v in view.labels.items()), view.owner)
 
 
-def _records(fresh: Iterable[Fact]) -> Iterable[Record]:
+def _records(fresh: Iterable[Fact], body: Callable[[str], str]) -> Iterable[Record]:
     """The record that each entry and node has after these facts."""
     last: Mapping[str, Fact] = {fact.subject: fact for fact in fresh}
     for subject, fact in last.items():
@@ -492,7 +509,7 @@ def _records(fresh: Iterable[Fact]) -> Iterable[Record]:
         if isinstance(fact.view, Node):
             yield Record(subject, "node", fact.view.hostname, removed, view)
         else:
-            yield Record(subject, "service", fact.view.name, removed, view)
+            yield Record(subject, "service", fact.view.name, removed, view, body(subject))
 
 
 def now_text(at: float | None = None) -> str:

@@ -28,7 +28,12 @@ from .frames import HEARTBEAT_EVERY
 from .hub import Filter, Hub, Tags
 from .journal import Journal
 from .keeper import Keeper
+from .keyed import Keyed
 from .reconciler import Reconciler, now_text, service_tags
+from .recorder import Recorder
+from .spec import Defaults
+from .sweeper import Sweeper
+from .waits import Waits
 from .watcher import Hint, Watcher
 
 MAX_HEADERS = 16 * 1024
@@ -76,6 +81,7 @@ async def serve(config: Config) -> None:
 
     log.info("stopping")
     server.stop()
+    house.waits.close()
     await _finish(house.parts.busy)
     house.parts.sockets.close()
     await server.close_all_connections()
@@ -101,18 +107,35 @@ class House:
             now_text,
             lambda: reconciler.stale_since,
         )
-        self.keeper = keeper = Keeper(engine.swarm, engine.containers, journal, reconciler, reconciler.find)
-        reconciler.listeners.append(keeper.notice)
+        self.recorder = recorder = Recorder(engine.logs, journal, reconciler, config.output_limit)
+        self.keeper = keeper = Keeper(engine.swarm, engine.containers, journal, reconciler, recorder.record)
+        self.sweeper = sweeper = Sweeper(engine.swarm, engine.containers, journal)
+        self.waits = waits = Waits()
+        reconciler.listeners += [recorder.notice, keeper.notice, waits.notice]
 
         def emit(hint: Hint) -> None:
             loop.call_soon_threadsafe(reconciler.hint, hint)
 
         self.watcher = Watcher(lambda: engine.events(Hint), emit)
         dispatch = Dispatch(
-            engine.swarm, engine.containers, journal, reconciler, keeper, config.memory, own_container_id()
+            engine.swarm,
+            engine.containers,
+            journal,
+            reconciler,
+            keeper,
+            sweeper,
+            Keyed(journal, reconciler),
+            waits,
+            Defaults(config.memory, config.timeout or None, config.ttl or None),
+            own_container_id(),
         )
         self.parts = Parts(
-            Authenticator(config.token), dispatch, self.feed, hub, self._trouble, frozenset(config.allow_origin)
+            Authenticator(config.token),
+            dispatch,
+            self.feed,
+            hub,
+            self._trouble,
+            frozenset(config.allow_origin),
         )
         self._hub = hub
         self._tasks: list[asyncio.Task[None]] = []
@@ -123,7 +146,7 @@ class House:
         work = (
             self.engine.health.watch(),
             self.reconciler.run(),
-            self.keeper.sweep_intents(),
+            self.sweeper.run(),
             self._resume(),
             self._beat(),
             self._check_readers(),
@@ -139,6 +162,7 @@ class House:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.keeper.close()
+        await self.recorder.close()
         await self.journal.close()
         self.engine.close()
 
@@ -151,7 +175,10 @@ class House:
         """Once the view is there, take up what an earlier process has left undone."""
         while self.reconciler.stale_since is not None:  # noqa: ASYNC110 - once, at the start
             await asyncio.sleep(RESUME_EVERY)
-        self.keeper.resume(self.reconciler.services(), self.journal.leftovers)
+        self.sweeper.resume(self.journal.leftovers)
+        for view in self.reconciler.services():
+            self.recorder.notice(view)
+            self.keeper.notice(view)
 
     async def _beat(self) -> None:
         while True:

@@ -10,11 +10,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .lifecycle import MANAGED, MIB, OWNER
+from .keys import Key
+from .lifecycle import BODY, MANAGED, MIB, OWNER, TIMEOUT, TTL
 from .models import LABEL_PREFIX, RunRequest, words
 from .reference import Reference
 
 RUN = LABEL_PREFIX + "run"
+KEY = LABEL_PREFIX + "key"
 MAX_NAME = 63
 NOWHERE = "node.id==none"
 
@@ -28,33 +30,43 @@ class Objects(NamedTuple):
     secrets: Sequence[str] = ()
 
 
+class Defaults(NamedTuple):
+    """For a run that names none: MiB, and seconds, None for no end."""
+
+    memory: int
+    timeout: float | None = None
+    ttl: float | None = None
+
+
 class Stamp(NamedTuple):
-    """What quartermaster adds to a run: its name, its owner, and a nonce by which its creation is known again."""
+    """What quartermaster adds to a run: its name, its owner, a nonce by which its creation is known again, its key."""
 
     name: str
     owner: str
     nonce: str
+    key: Key | None = None
 
 
-def stamp(request: RunRequest, owner: str) -> Stamp:
+def stamp(request: RunRequest, owner: str, key: Key | None = None) -> Stamp:
     """Choose the run's name where none was given: Docker's own random names collide."""
     nonce = base64.b32encode(secrets.token_bytes(10)).decode().lower()
-    return Stamp(request.name or f"{_stem(request.image)}-{nonce}", owner, nonce)
+    name = key.name if key else request.name or f"{_stem(request.image)}-{nonce}"
+    return Stamp(name, owner, nonce, key)
 
 
-def service(request: RunRequest, mark: Stamp, image: str, memory: int, objects: Objects) -> dict[str, Any]:
+def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, objects: Objects) -> dict[str, Any]:
     """The body of Docker's ``POST /services/create``.
 
     Args:
         request: what was asked.
         mark: the name, owner and nonce.
         image: the reference to run, with its digest where one is known.
-        memory: MiB for a request that names none.
+        defaults: for what the request does not name.
         objects: the ids of its networks and secrets.
     """
     resources = _drop_none(
         {
-            "MemoryBytes": (request.memory or memory) * MIB,
+            "MemoryBytes": (request.memory or defaults.memory) * MIB,
             "NanoCPUs": _nano(request.cpus),
         }
     )
@@ -80,16 +92,16 @@ def service(request: RunRequest, mark: Stamp, image: str, memory: int, objects: 
     )
     return {
         "Name": mark.name,
-        "Labels": _labels(request.labels, mark),
+        "Labels": _labels(request, mark, defaults),
         "TaskTemplate": template,
         "Mode": {"Replicated": {"Replicas": request.replicas}},
         "EndpointSpec": {"Ports": [_port(port) for port in request.ports]},
     }
 
 
-def container(request: RunRequest, mark: Stamp, memory: int) -> dict[str, Any]:
-    """The body of Docker's ``POST /containers/create``; ``memory`` is MiB for a request that names none."""
-    octets = (request.memory or memory) * MIB
+def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, Any]:
+    """The body of Docker's ``POST /containers/create``."""
+    octets = (request.memory or defaults.memory) * MIB
     restart = {"Name": _CONTAINER_RESTART[request.restart], "MaximumRetryCount": request.max_attempts or 0}
     host = {
         "Memory": octets,
@@ -105,7 +117,7 @@ def container(request: RunRequest, mark: Stamp, memory: int) -> dict[str, Any]:
             "Env": _environment(request.env),
             "WorkingDir": request.workdir,
             "User": request.user,
-            "Labels": _labels(request.labels, mark),
+            "Labels": _labels(request, mark, defaults),
             "HostConfig": _drop_none(host),
         }
     )
@@ -128,8 +140,23 @@ def _stem(image: str) -> str:
     return "-".join(part for part in last.replace("_", "-").replace(".", "-").split("-") if part)[: MAX_NAME - 17]
 
 
-def _labels(labels: Mapping[str, str], mark: Stamp) -> dict[str, str]:
-    return {**labels, MANAGED: "true", OWNER: mark.owner, RUN: mark.nonce}
+def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, str]:
+    """The caller's, and ours, by which any quartermaster can take up the care of it."""
+    labels = {**request.labels, MANAGED: "true", OWNER: mark.owner, RUN: mark.nonce}
+    timeout = defaults.timeout if request.timeout is None else request.timeout
+    ttl = defaults.ttl if request.ttl is None else request.ttl
+    if timeout is not None:
+        labels[TIMEOUT] = _duration(timeout)
+    if ttl is not None:
+        labels[TTL] = _duration(ttl)
+    if mark.key is not None:
+        labels |= {KEY: mark.key.name, BODY: mark.key.body}
+    return labels
+
+
+def _duration(seconds: float) -> str:
+    """As Docker writes durations: ``1.5s``."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def _environment(env: Mapping[str, str]) -> list[str] | None:

@@ -12,20 +12,24 @@ import msgspec
 from . import facts, lifecycle
 from .errors import JournalUnwritable
 from .facts import Fact
-from .models import Node, Reserved, Service
+from .models import Node, Reserved, Result, Service
 
 Json = Mapping[str, Any]
 
 
 @dataclass
 class Entry:
-    """A service or container: ``shown`` is what it is, ``told`` the last of it that the journal holds."""
+    """A service or container: ``shown`` is what it is, ``told`` the last of it that the journal holds.
+
+    ``body`` is the digest of the request that a run under a key was started with, else "".
+    """
 
     shown: Service
     told: Service | None = None
     raw: Json | None = None
     tasks: dict[str, Json] = field(default_factory=dict)
     node_was_down: bool = False
+    body: str = ""
     seen: float = 0.0  # monotonic: when the listing began that it was last in
 
 
@@ -49,10 +53,12 @@ class View:
 
     # -- what the listings say -----------------------------------------------------------------------------------
 
-    def restore(self, service: Service) -> None:
+    def restore(self, service: Service, body: str) -> None:
         """An entry as the journal has it; the next listing says what has come of it."""
         entry = self.entries.setdefault(service.id, Entry(service))
-        entry.told = service
+        entry.told, entry.body = service, body
+        if entry.shown.result is None and lifecycle.has_ended(entry.shown):  # it was listed before this was read
+            entry.shown = msgspec.structs.replace(entry.shown, result=service.result)
         self.dirty.add(service.id)
 
     def restore_node(self, node: Node) -> None:
@@ -68,6 +74,7 @@ class View:
         if entry is None:
             entry = self.entries[shown.id] = Entry(shown)
         entry.raw, entry.tasks, entry.shown, entry.seen = slim, merged, shown, max(entry.seen, seen)
+        entry.body = (raw["Spec"].get("Labels") or {}).get(lifecycle.BODY, "")
         self.dirty.add(shown.id)
 
     def list_task(self, raw: Json) -> bool:
@@ -81,12 +88,25 @@ class View:
             self._show_again(entry)
         return True
 
-    def show_container(self, container: Service, seen: float) -> None:
+    def list_container(self, raw: Json, ending: str | None, seen: float) -> None:
         """A container, inspected by a call that began at ``seen``; an older answer that comes last is dropped."""
-        entry = self.entries.setdefault(container.id, Entry(container))
+        entry = self.entries.get(raw["Id"])
+        shown = lifecycle.container(raw, ending, entry.shown if entry else None)
+        if entry is None:
+            entry = self.entries[shown.id] = Entry(shown)
         if seen >= entry.seen:
-            entry.seen, entry.shown = seen, container
-            self.dirty.add(container.id)
+            entry.seen, entry.shown = seen, shown
+            entry.body = (raw["Config"].get("Labels") or {}).get(lifecycle.BODY, "")
+            self.dirty.add(shown.id)
+
+    def show_result(self, run_id: str, result: Result) -> bool:
+        """What a run has said was read; False where it is not there, or runs again."""
+        entry = self.entries.get(run_id)
+        if entry is None or not (lifecycle.has_ended(entry.shown) or entry.shown.status in ("stopping", "removed")):
+            return False
+        entry.shown = msgspec.structs.replace(entry.shown, result=result)
+        self.dirty.add(run_id)
+        return True
 
     def vanish(self, gone_id: str, at: str, stopped: bool) -> None:
         """It is there no longer.
@@ -99,8 +119,8 @@ class View:
         if entry is None or entry.shown.status == "removed":
             return
         labels = (entry.raw["Spec"].get("Labels") or {}) if entry.raw else {}
-        ended = labels.get(lifecycle.END)
-        reason = "timeout" if ended == "timeout" else "stopped" if stopped or ended else entry.shown.reason
+        stopped = stopped or labels.get(lifecycle.END) == "stopped"
+        reason = "stopped" if stopped and entry.shown.reason != "timeout" else entry.shown.reason
         entry.shown = msgspec.structs.replace(entry.shown, status="removed", reason=reason, removed_at=at)
         self.dirty.add(gone_id)
 
@@ -174,6 +194,11 @@ class View:
         named = [entry for entry in self.entries.values() if entry.shown.name == name_or_id]
         # A name may be taken again while the end of the one that had it is still to be told.
         return max(named, key=lambda e: (e.shown.status != "removed", e.shown.created_at or ""), default=None)
+
+    def body(self, run_id: str) -> str:
+        """The digest of the request that a run under a key was started with, else ""."""
+        entry = self.entries.get(run_id)
+        return entry.body if entry else ""
 
     def _show_again(self, entry: Entry) -> None:
         if entry.raw is not None:

@@ -20,7 +20,10 @@ from qmaster.errors import (
     RegistryRefused,
 )
 from qmaster.journal import Intent
+from qmaster.keyed import Keyed
 from qmaster.models import Node, RunRequest, Service
+from qmaster.spec import Defaults
+from qmaster.waits import Waits
 
 pytestmark = pytest.mark.gen_test
 
@@ -42,6 +45,8 @@ class FakeJournal(Fake):
         super().__init__()
         self.records: dict[str, Service] = {}
         self.intents: dict[str, Intent] = {}
+        self.outcomes: dict[str, bytes] = {}
+        self.keys: dict[str, tuple[str, str]] = {}
 
     async def intend(self, intent: Intent) -> None:
         self._note("intend", intent)
@@ -56,6 +61,14 @@ class FakeJournal(Fake):
         found = self.records.get(name_or_id)
         return msgspec.json.encode(found) if found else None
 
+    async def outcome(self, run_id: str) -> bytes | None:
+        self._note("outcome", run_id)
+        return self.outcomes.get(run_id)
+
+    async def keyed(self, name: str) -> tuple[str, str] | None:
+        self._note("keyed", name)
+        return self.keys.get(name)
+
     async def removed(self, limit: int) -> list[bytes]:
         self._note("removed", limit)
         return [msgspec.json.encode(view) for view in self.records.values()]
@@ -68,12 +81,17 @@ class FakeReconciler(Fake):
         super().__init__()
         self.views = list(views)
         self.young: dict[str, Service] = {}
+        self.bodies: dict[str, str] = {}  # id → digest of the request under a key
 
     def find(self, name_or_id: str) -> Service | None:
         return next((view for view in self.views if name_or_id in (view.id, view.name)), None)
 
     def services(self) -> list[Service]:
         return list(self.views)
+
+    def keyed(self, name: str) -> tuple[str, str] | None:
+        found = self.find(name)
+        return (found.id, self.bodies.get(found.id, "")) if found else None
 
     def nodes(self) -> list[Node]:
         return []
@@ -90,15 +108,16 @@ class FakeReconciler(Fake):
 
 
 class FakeKeeper(Fake):
+    async def stop(self, view: Service) -> None:
+        self._note("stop", view.id)
+
+
+class FakeSweeper:
     def __init__(self) -> None:
-        super().__init__()
         self.open: list[Intent] = []
 
     def look_for(self, intent: Intent) -> None:
         self.open.append(intent)
-
-    async def stop(self, view: Service) -> None:
-        self._note("stop", view.id)
 
 
 class House:
@@ -107,8 +126,18 @@ class House:
     def __init__(self, *views: Service, own: str | None = None) -> None:
         self.swarm, self.containers = FakeSwarm(), FakeContainers()
         self.journal, self.reconciler, self.keeper = FakeJournal(), FakeReconciler(*views), FakeKeeper()
+        self.sweeper, self.waits = FakeSweeper(), Waits()
         self.dispatch = Dispatch(
-            self.swarm, self.containers, self.journal, self.reconciler, self.keeper, memory=250, own_container=own
+            self.swarm,
+            self.containers,
+            self.journal,
+            self.reconciler,
+            self.keeper,
+            self.sweeper,
+            Keyed(self.journal, self.reconciler),
+            self.waits,
+            Defaults(250),
+            own,
         )
 
     def engine_calls(self) -> list[str]:
@@ -122,7 +151,7 @@ def run(**fields: Any) -> RunRequest:
 async def test_a_service_is_created_pinned_and_owned() -> None:
     """Its image with the registry's digest, the owner in a label; the answer is Swarm's id."""
     house = House()
-    assert await house.dispatch.run(run(name="one", networks=["a", "b"], secrets=["c"]), "alice") == "s-new"
+    assert (await house.dispatch.run(run(name="one", networks=["a", "b"], secrets=["c"]), "alice")).id == "s-new"
     (_, body, credentials) = house.swarm.calls[-1]
     assert credentials is None
     assert body["TaskTemplate"]["ContainerSpec"]["Image"] == f"busybox@{DIGEST}"
@@ -134,7 +163,7 @@ async def test_a_service_is_created_pinned_and_owned() -> None:
 async def test_a_containers_answer_is_its_id() -> None:
     """Created on this engine, not in the swarm."""
     house = House()
-    assert await house.dispatch.run(run(type="container", name="one"), "root") == "c-new"
+    assert (await house.dispatch.run(run(type="container", name="one"), "root")).id == "c-new"
     assert house.swarm.calls == []
     assert [call[2] for call in house.containers.calls if call[0] == "create"] == ["one"]
 
@@ -148,7 +177,7 @@ async def test_the_intent_is_written_before_the_engine_is_asked(kind: str) -> No
         await house.dispatch.run(run(type=kind), "root")
     assert "create" not in house.engine_calls()
     house.journal.fails.clear()
-    run_id = await house.dispatch.run(run(type=kind, name="one"), "root")
+    run_id = (await house.dispatch.run(run(type=kind, name="one"), "root")).id
     (intent,) = house.journal.intents.values()
     made = next(call[1] for fake in (house.swarm, house.containers) for call in fake.calls if call[0] == "create")
     assert (intent.name, intent.nonce) == ("one", made["Labels"]["io.qmaster.run"])
@@ -167,7 +196,7 @@ async def test_an_intent_stays_only_where_its_outcome_is_open(kind: str, error: 
     with pytest.raises(type(error)):
         await house.dispatch.run(run(type=kind), "root")
     assert (house.journal.intents == {}) is settled
-    assert house.keeper.open == list(house.journal.intents.values())
+    assert house.sweeper.open == list(house.journal.intents.values())
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])

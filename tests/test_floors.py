@@ -18,14 +18,15 @@ FLOORS: dict[float, set[str]] = {
     5: {"app"},
     4.5: {"handlers"},
     4: {"handlers.base"},
-    3: {"dispatch", "reconciler", "keeper", "feed"},
-    2: {"engine", "watcher", "journal", "hub", "auth", "policy"},
+    3: {"dispatch", "reconciler", "keeper", "feed", "keyed", "recorder", "sweeper"},
+    2: {"engine", "watcher", "journal", "hub", "auth", "policy", "waits"},
     1.5: {"view"},
     1: {"spec"},
     0.9: {"lifecycle"},
     0.8: {"facts", "frames", "results"},
     0.5: {"models"},
     0: {"config", "errors", "log", "metrics", "reference", "credentials"},
+    0.2: {"keys"},
 }
 ALLOWED = {
     ("__main__", "cli"),  # the door to it

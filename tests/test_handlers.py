@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import structlog
 from fakes import CONTAINER_ID, container, service, task
@@ -18,7 +19,8 @@ from tornado.web import Application
 from qmaster import errors, lifecycle
 from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator
-from qmaster.models import MAX_BODY, RunRequest, Service
+from qmaster.keys import Key, Started, digest
+from qmaster.models import MAX_BODY, Result, RunRequest, Service
 
 pytestmark = pytest.mark.gen_test
 
@@ -37,6 +39,8 @@ class FakeDispatch:
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.views: list[Service] = []
+        self.replays = False
+        self.left: asyncio.Future[None] | None = None
         self.logged_as: list[object] = []
 
     async def _note(self, *call: Any) -> None:
@@ -47,9 +51,9 @@ class FakeDispatch:
         if self.error:
             raise self.error
 
-    async def run(self, request: RunRequest, owner: str) -> str:
-        await self._note("run", request, owner)
-        return "s1"
+    async def run(self, request: RunRequest, owner: str, key: Key | None = None) -> Started:
+        await self._note("run", request, owner, *([key] if key else []))
+        return Started("s1", self.replays)
 
     async def stop(self, name_or_id: str) -> str:
         await self._note("stop", name_or_id)
@@ -57,6 +61,11 @@ class FakeDispatch:
 
     async def status(self, name_or_id: str) -> Service:
         await self._note("status", name_or_id)
+        return self.views[0]
+
+    async def when_over(self, name_or_id: str, seconds: float, left: asyncio.Future[None]) -> Service:
+        self.left = left
+        await self._note("when_over", name_or_id, seconds)
         return self.views[0]
 
     async def listing(self, removed: bool = False) -> list[Service]:
@@ -145,6 +154,100 @@ async def test_a_run_is_answered_with_its_id(ask: Ask, dispatch: FakeDispatch, p
     ((verb, request, owner),) = dispatch.calls
     assert (verb, owner) == ("run", "root")
     assert (request.image, request.command, request.type, request.memory) == ("busybox", "echo hi", "container", 64)
+
+
+RESULT = Result(exit_code=0, stdout="hi\n", stderr="", truncated=False, tasks=[])
+GOING_ON = lifecycle.service(service(), [task("running")], NODES, NOW)
+OVER = msgspec.structs.replace(
+    lifecycle.service(service(), [task("complete", code=0)], NODES, NOW), owner="root", result=RESULT
+)
+
+
+@pytest.mark.parametrize(
+    ("wait", "seconds", "view", "status"),
+    [(True, 60.0, OVER, 200), (2.5, 2.5, OVER, 200), (1, 1.0, GOING_ON, 202), (0, 0.0, GOING_ON, 202)],
+)
+async def test_a_run_that_waits_is_answered_with_its_end(
+    ask: Ask, dispatch: FakeDispatch, wait: object, seconds: float, view: Service, status: int
+) -> None:
+    """The status document, with the result; 202 where it has not ended by then."""
+    dispatch.views = [view]
+    answer = await ask("POST", "/run", {**IMAGE, "wait": wait})
+    assert answer.code == status
+    assert dispatch.calls[-1] == ("when_over", "s1", seconds)
+    assert document(answer) == {"success": True, **msgspec.to_builtins(view)}
+
+
+@pytest.mark.parametrize(("query", "seconds"), [("5", 5.0), ("0.5", 0.5), ("true", 60.0)])
+async def test_a_status_can_wait_too(ask: Ask, dispatch: FakeDispatch, query: str, seconds: float) -> None:
+    """`wait=S`; it is 200 whatever the run has come to."""
+    dispatch.views = [GOING_ON]
+    answer = await ask("GET", f"/status/one?wait={query}")
+    assert (answer.code, dispatch.calls) == (200, [("when_over", "one", seconds)])
+
+
+@pytest.mark.parametrize("query", ["", "-1", "1e3", "false", "soon", "86401", "1&wait=2"])
+async def test_a_wait_that_is_no_time_is_refused(ask: Ask, dispatch: FakeDispatch, query: str) -> None:
+    """It names the parameter."""
+    check_refused(await ask("GET", f"/status/one?wait={query}"), 400, "wait: expected seconds")
+    assert dispatch.calls == []
+
+
+async def test_who_hangs_up_waits_no_longer(http_client: AsyncHTTPClient, http_port: int, state: State) -> None:
+    """The wait is told, and the request is finished."""
+    dispatch = state.dispatch
+    dispatch.views, dispatch.gate = [OVER], asyncio.Event()
+    async with connection(http_port) as raw:
+        raw.send(head(path="/status/one?wait=9", method="GET"))
+        await until(lambda: dispatch.left is not None)
+        assert dispatch.left is not None
+        assert not dispatch.left.done()
+    await dispatch.left
+    dispatch.gate.set()
+    await until(lambda: not state.busy)
+
+
+async def test_a_key_names_the_run(ask: Ask, dispatch: FakeDispatch) -> None:
+    """By owner and key, with a digest of the body without `token`, `auth` and `wait`."""
+    dispatch.views = [OVER]
+    answer = await ask("POST", "/run", {**IMAGE, "wait": 1}, {**BEARER, "Idempotency-Key": "k-1"})
+    assert (answer.code, answer.headers.get("Idempotency-Replayed")) == (200, None)
+    key = dispatch.calls[0][3]
+    assert key.name.startswith("qm-")
+    assert key.body == digest(IMAGE)
+
+
+async def test_a_replayed_answer_says_so(ask: Ask, dispatch: FakeDispatch) -> None:
+    """In a header; the answer is the first one's."""
+    dispatch.replays = True
+    answer = await ask("POST", "/run", IMAGE, {**BEARER, "Idempotency-Key": "k-1"})
+    assert (document(answer), answer.headers["Idempotency-Replayed"]) == ({"success": True, "id": "s1"}, "true")
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "says"),
+    [
+        ("", IMAGE, "Idempotency-Key: expected"),
+        ("two words", IMAGE, "Idempotency-Key: expected"),
+        ("k" * 256, IMAGE, "Idempotency-Key: expected"),
+        ("k", {**IMAGE, "name": "one"}, "name: a run under an Idempotency-Key"),
+    ],
+)
+async def test_a_key_that_is_none_is_refused(
+    ask: Ask, dispatch: FakeDispatch, key: str, body: object, says: str
+) -> None:
+    """Nothing is started."""
+    check_refused(await ask("POST", "/run", body, {**BEARER, "Idempotency-Key": key}), 400, says)
+    assert dispatch.calls == []
+
+
+async def test_two_keys_are_refused(ask: Ask, dispatch: FakeDispatch) -> None:
+    """Which one is meant is not guessed."""
+    headers = HTTPHeaders(BEARER)
+    headers.add("Idempotency-Key", "a")
+    headers.add("Idempotency-Key", "b")
+    check_refused(await ask("POST", "/run", IMAGE, headers), 400, "twice")
+    assert dispatch.calls == []
 
 
 async def test_a_stop_is_answered_with_its_id(ask: Ask, dispatch: FakeDispatch) -> None:

@@ -76,17 +76,18 @@ async def test_what_is_open_is_kept_for_the_next_start(tmp_path: Path) -> None:
     """Intents until they are settled, containers that are being stopped until they are removed."""
     journal = await opened(tmp_path)
     for nonce in ("x", "y", "z"):
-        await journal.intend(Intent(f"name-{nonce}", nonce, "service"))
+        await journal.intend(Intent(f"name-{nonce}", nonce, "service", keyed=nonce == "z"))
     await journal.settle("x")
     await journal.append([fact(1)], [], settled=["y"])
-    await journal.end("c1")
-    await journal.end("c2")
-    await journal.end("c2")
+    await journal.end("c1", "stopped")
+    await journal.end("c2", "timeout")
+    await journal.end("c3", "timeout")
+    await journal.end("c3", "stopped")
     await journal.append([], [record("c1", removed=True)])
     await journal.close()
     journal = await opened(tmp_path)
-    assert journal.leftovers == [Intent("name-z", "z", "service")]
-    assert await journal.endings() == ["c2"]
+    assert journal.leftovers == [Intent("name-z", "z", "service", keyed=True)]
+    assert await journal.endings() == {"c2": "timeout", "c3": "stopped"}
     await journal.close()
 
 

@@ -60,8 +60,8 @@ class Journal:
             raise JournalUnwritable("torn")
         return [record for record in self.kept.values() if not record.removed]
 
-    async def endings(self) -> list[str]:
-        return []
+    async def endings(self) -> dict[str, str]:
+        return {}
 
 
 class World:

@@ -11,6 +11,7 @@ from qmaster.models import RunRequest
 
 Json = dict[str, Any]
 MARK = spec.Stamp("named", "alice", "nonce")
+DEFAULTS = spec.Defaults(250)
 PINNED = f"busybox@{DIGEST}"
 LABELS = {"io.qmaster.managed": "true", "io.qmaster.owner": "alice", "io.qmaster.run": "nonce"}
 
@@ -20,11 +21,11 @@ def run(**fields: Any) -> RunRequest:
 
 
 def service(objects: spec.Objects | None = None, **fields: Any) -> Json:
-    return spec.service(run(**fields), MARK, PINNED, 250, objects or spec.Objects())
+    return spec.service(run(**fields), MARK, PINNED, DEFAULTS, objects or spec.Objects())
 
 
 def container(**fields: Any) -> Json:
-    return spec.container(run(type="container", **fields), MARK, 250)
+    return spec.container(run(type="container", **fields), MARK, DEFAULTS)
 
 
 def test_the_least_service() -> None:
@@ -161,7 +162,9 @@ def test_credentials_are_in_neither_body() -> None:
 
 def test_a_caller_cannot_take_quartermasters_labels() -> None:
     """Should one ever get past the request's check, the stamp wins."""
-    assert spec._labels({"io.qmaster.owner": "root"}, MARK) == LABELS
+    forged = run()
+    forged.labels["io.qmaster.owner"] = "root"
+    assert spec._labels(forged, MARK, DEFAULTS) == LABELS
 
 
 def test_a_label_read_back_is_the_one_that_was_written() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..credentials import Credentials
 from ..errors import BadRequest, EngineRefused, NotFound
+from ..lifecycle import STOPPED
 from ..spec import RUN, ending_spec
 from .calls import Calls
 from .client import Client
@@ -73,17 +74,18 @@ class Swarm:
         """Tell Swarm to end a service's tasks and keep them, with their exit codes and logs; False where it is gone.
 
         One update asks for a node that there is not, for all tasks at once, and for no restart: Swarm has no kill,
-        and removing or scaling to 0 would take the exit codes away. A service that has the label is left alone.
+        and removing or scaling to 0 would take the exit codes away. A service that is being ended for this already, or
+        is being stopped, is left alone.
 
         Args:
             label: the label that says that it is being ended.
-            why: its value.
+            why: its value, ``stopped`` or ``timeout``.
         """
         for _ in range(UPDATE_TRIES):
             raw = await self._calls.inspect(lambda client: client.inspect_service(service_id))
             if raw is None:
                 return False
-            if label in (raw["Spec"].get("Labels") or {}):
+            if (raw["Spec"].get("Labels") or {}).get(label) in (why, STOPPED):
                 return True
             try:
                 await self._update(service_id, raw["Version"]["Index"], ending_spec(raw["Spec"], label, why))

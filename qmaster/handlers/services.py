@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import get_args
 
 import msgspec
 
-from .. import models
+from .. import keys, models
 from ..auth import Authenticator
 from ..dispatch import Dispatch
 from ..errors import BadRequest
 from ..models import RunRequest, Service, StopRequest
+from ..waits import is_over
 from .base import BaseHandler
 
 MAX_LIMIT = 10_000
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 FILTERS = ("status", "label", "name", "limit", "all")
 
 
@@ -25,9 +30,24 @@ class ServicesHandler(BaseHandler):
         self.cursor = cursor
         self.log_fields: dict[str, str] = {}
 
+        self._left: asyncio.Future[None] | None = None
+
     def _answer_id(self, run_id: str) -> None:
         self.log_fields["run"] = run_id
         self.answer({"success": True, "id": run_id})
+
+    def _answer_view(self, view: Service, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.log_fields["run"] = view.id
+        self.answer({"success": True, **msgspec.structs.asdict(view)}, status)
+
+    async def _when_over(self, run_id: str, seconds: float) -> Service:
+        self._left = asyncio.get_running_loop().create_future()
+        return await self.dispatch.when_over(run_id, seconds, self._left)
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
 
 
 class RunHandler(ServicesHandler):
@@ -35,8 +55,17 @@ class RunHandler(ServicesHandler):
         document = self.document()
         identity = self.identify(document)
         self.parameters()
+        key = keys.read(self.request.headers.get_list("Idempotency-Key"), identity.name, document)
         request = models.convert(document, RunRequest)
-        self._answer_id(await self.dispatch.run(request, identity.name))
+        run_id, replayed = await self.dispatch.run(request, identity.name, key)
+        if replayed:
+            self.set_header("Idempotency-Replayed", "true")
+        seconds = models.wait_seconds(request.wait)
+        if seconds is None:
+            self._answer_id(run_id)
+            return
+        view = await self._when_over(run_id, seconds)
+        self._answer_view(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED)
 
 
 class StopHandler(ServicesHandler):
@@ -51,10 +80,11 @@ class StopHandler(ServicesHandler):
 class StatusHandler(ServicesHandler):
     async def get(self, name_or_id: str) -> None:
         self.identify(self.document())
-        self.parameters()
-        view = await self.dispatch.status(name_or_id)
-        self.log_fields["run"] = view.id
-        self.answer({"success": True, **msgspec.structs.asdict(view)})
+        seconds = _wait(self.parameters("wait").get("wait"))
+        if seconds is None:
+            self._answer_view(await self.dispatch.status(name_or_id))
+        else:
+            self._answer_view(await self._when_over(name_or_id, seconds))
 
 
 class StatusListHandler(ServicesHandler):
@@ -97,6 +127,17 @@ def _limit(values: list[str] | None) -> int | None:
     if len(values) > 1 or not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
         raise BadRequest(f"limit: expected a whole number from 1 to {MAX_LIMIT}")
     return int(text)
+
+
+def _wait(values: list[str] | None) -> float | None:
+    """``wait`` in a query: seconds, or ``true``, as in a body."""
+    if values is None:
+        return None
+    if values == ["true"]:
+        return models.WAIT
+    if len(values) == 1 and _SECONDS.fullmatch(values[0]) and float(values[0]) <= models.MAX_WAIT:
+        return float(values[0])
+    raise BadRequest(f"wait: expected seconds, at most {models.MAX_WAIT}, or true")
 
 
 def _all(values: list[str] | None) -> bool:

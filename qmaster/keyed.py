@@ -1,0 +1,75 @@
+"""Runs under an ``Idempotency-Key``: each is started once, whoever asks again. Belongs to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from .errors import Conflict, KeyReused
+from .keys import Key, Started
+from .models import Service
+
+
+class Journal(Protocol):
+    """What it needs of the journal: the record outlives the run."""
+
+    async def keyed(self, name: str) -> tuple[str, str] | None: ...
+
+
+class Reconciler(Protocol):
+    """What it needs of the reconciler."""
+
+    def keyed(self, name: str) -> tuple[str, str] | None: ...
+    async def look_up(self, name_or_id: str) -> Service | None: ...
+
+
+class Keyed:
+    """Remembers the runs of keys: in the view, then in the journal; the swarm's names decide between two at once."""
+
+    def __init__(self, journal: Journal, reconciler: Reconciler) -> None:
+        self._journal = journal
+        self._reconciler = reconciler
+        self._flying: dict[str, tuple[Key, asyncio.Task[Started]]] = {}
+
+    async def once(self, key: Key, start: Callable[[], Awaitable[str]]) -> Started:
+        """Start a run, or find what an earlier call under its key has started; one that is in flight is waited for.
+
+        Raises:
+            KeyReused: that was another request.
+            HttpError: of ``start``, for all who wait for it.
+        """
+        flying = self._flying.get(key.name)
+        if flying is not None:
+            _require_same(key, flying[0].body)
+            return (await asyncio.shield(flying[1]))._replace(replayed=True)
+        task = asyncio.create_task(self._first(key, start))
+        self._flying[key.name] = key, task
+        task.add_done_callback(lambda _: self._flying.pop(key.name, None))
+        return await asyncio.shield(task)
+
+    async def _first(self, key: Key, start: Callable[[], Awaitable[str]]) -> Started:
+        known = self._reconciler.keyed(key.name) or await self._journal.keyed(key.name)
+        if known is not None:
+            return _replay(key, *known)
+        try:
+            return Started(await start(), False)
+        except Conflict:
+            # Another quartermaster was first, or an earlier call whose answer was lost.
+            found = await self._reconciler.look_up(key.name)
+            known = self._reconciler.keyed(key.name) if found else await self._journal.keyed(key.name)
+            if known is None:
+                raise
+            return _replay(key, *known)
+
+
+def _replay(key: Key, run_id: str, body: str) -> Started:
+    if not body:
+        raise Conflict(f"the name {key.name!r} of this Idempotency-Key is taken by something else: use another key")
+    _require_same(key, body)
+    return Started(run_id, True)
+
+
+def _require_same(key: Key, body: str) -> None:
+    if key.body != body:
+        raise KeyReused("this Idempotency-Key came with another request before: use a new key for a new request")

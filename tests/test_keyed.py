@@ -1,0 +1,161 @@
+"""keyed: a run under a key is started once, whoever asks again."""
+
+import asyncio
+
+import pytest
+from fakes import service
+from test_lifecycle import NODES, NOW
+
+from qmaster import lifecycle
+from qmaster.errors import Conflict, EngineAway, KeyReused
+from qmaster.keyed import Keyed
+from qmaster.keys import Key, Started
+from qmaster.models import Service
+
+pytestmark = pytest.mark.gen_test
+
+KEY, OTHER_BODY, OTHER_KEY = Key("qm-1", "body"), Key("qm-1", "other"), Key("qm-2", "body")
+Named = dict[str, tuple[str, str]]  # name → id and digest
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.kept: Named = {}
+
+    async def keyed(self, name: str) -> tuple[str, str] | None:
+        await asyncio.sleep(0)
+        return self.kept.get(name)
+
+
+class Reconciler:
+    """``viewed`` is what it knows, ``there`` what the engine has."""
+
+    def __init__(self) -> None:
+        self.viewed: Named = {}
+        self.there: Named = {}
+
+    def keyed(self, name: str) -> tuple[str, str] | None:
+        return self.viewed.get(name)
+
+    async def look_up(self, name_or_id: str) -> Service | None:
+        await asyncio.sleep(0)
+        if name_or_id not in self.there:
+            return None
+        self.viewed[name_or_id] = self.there[name_or_id]
+        return lifecycle.service(service(), [], NODES, NOW)
+
+
+class House:
+    """Starting takes a while; where ``error`` is set it comes to nothing."""
+
+    def __init__(self) -> None:
+        self.journal, self.reconciler = Journal(), Reconciler()
+        self.keyed = Keyed(self.journal, self.reconciler)
+        self.starts = 0
+        self.error: Exception | None = None
+
+    async def once(self, key: Key = KEY) -> Started:
+        async def start() -> str:
+            self.starts += 1
+            await asyncio.sleep(0.01)
+            if self.error:
+                raise self.error
+            self.reconciler.viewed[key.name] = (f"id-{key.name}", key.body)
+            return f"id-{key.name}"
+
+        return await self.keyed.once(key, start)
+
+
+async def test_the_first_call_starts_it_and_the_next_is_told_of_it() -> None:
+    """The same id; the second answer is a replay."""
+    house = House()
+    assert await house.once() == Started("id-qm-1", False)
+    assert await house.once() == Started("id-qm-1", True)
+    assert house.starts == 1
+
+
+async def test_calls_at_the_same_time_start_one() -> None:
+    """All get its id; one of them has started it."""
+    house = House()
+    answers = await asyncio.gather(*(house.once() for _ in range(20)))
+    assert {answer.id for answer in answers} == {"id-qm-1"}
+    assert sorted(answer.replayed for answer in answers) == [False, *[True] * 19]
+    assert house.starts == 1
+
+
+async def test_one_that_hangs_up_takes_nothing_along() -> None:
+    """What was begun is finished for those who still wait."""
+    house = House()
+    first = asyncio.create_task(house.once())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(house.once())
+    await asyncio.sleep(0.001)
+    first.cancel()
+    assert (await second).id == "id-qm-1"
+    assert house.starts == 1
+
+
+async def test_another_body_is_refused() -> None:
+    """Also while the first is in flight."""
+    house = House()
+    first = asyncio.create_task(house.once())
+    await asyncio.sleep(0)
+    with pytest.raises(KeyReused):
+        await house.once(OTHER_BODY)
+    await first
+    with pytest.raises(KeyReused):
+        await house.once(OTHER_BODY)
+    assert house.starts == 1
+
+
+async def test_other_keys_are_other_runs() -> None:
+    """Even with the same body."""
+    house = House()
+    assert {(await house.once(key)).id for key in (KEY, OTHER_KEY)} == {"id-qm-1", "id-qm-2"}
+
+
+async def test_the_journal_remembers_what_is_removed() -> None:
+    """A key lives as long as the record."""
+    house = House()
+    house.journal.kept["qm-1"] = ("old", "body")
+    assert await house.once() == Started("old", True)
+    with pytest.raises(KeyReused):
+        await house.once(OTHER_BODY)
+    assert house.starts == 0
+
+
+async def test_what_another_quartermaster_started_is_found_by_its_name() -> None:
+    """The swarm refuses the second of two equal names; then its labels say whether it was the same request."""
+    house = House()
+    house.error, house.reconciler.there["qm-1"] = Conflict("taken"), ("theirs", "body")
+    assert await house.once() == Started("theirs", True)
+    house.reconciler.viewed.clear()
+    with pytest.raises(KeyReused):
+        await house.once(OTHER_BODY)
+
+
+async def test_a_foreign_service_of_that_name_is_a_conflict() -> None:
+    """It has no digest: it is nobody's answer."""
+    house = House()
+    house.error, house.reconciler.there["qm-1"] = Conflict("taken"), ("foreign", "")
+    with pytest.raises(Conflict, match="taken by something else"):
+        await house.once()
+
+
+async def test_what_had_the_name_and_went_is_a_conflict() -> None:
+    """Nothing is known of it, so the caller may try again."""
+    house = House()
+    house.error = Conflict("taken")
+    with pytest.raises(Conflict):
+        await house.once()
+
+
+async def test_a_failure_is_everyones_and_is_not_kept() -> None:
+    """Those who waited for it are told; who comes later tries anew."""
+    house = House()
+    house.error = EngineAway("away")
+    answers = await asyncio.gather(house.once(), house.once(), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [EngineAway, EngineAway]
+    house.error = None
+    assert await house.once() == Started("id-qm-1", False)
+    assert house.starts == 2
