@@ -50,6 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "bed" in getattr(item, "fixturenames", ()):  # all of them build on it
             item.add_marker(pytest.mark.engine)
+    items.sort(key=lambda item: item.get_closest_marker("late") is not None)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,114 @@
+"""sweeper: what a run whose outcome was left open has made is found; under a key it stays, else it is removed."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fakes import FakeContainers, FakeSwarm, container, service
+
+from qmaster import sweeper
+from qmaster.errors import EngineAway
+from qmaster.journal import Intent
+from qmaster.sweeper import Sweeper
+
+pytestmark = pytest.mark.gen_test
+
+RUN = "io.qmaster.run"
+SERVICE, KEYED = Intent("one", "n1", "service"), Intent("one", "n1", "service", keyed=True)
+CONTAINER = Intent("box", "n1", "container")
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.settled: list[str] = []
+
+    async def settle(self, nonce: str) -> None:
+        self.settled.append(nonce)
+
+
+class House:
+    def __init__(self) -> None:
+        self.swarm, self.containers, self.journal = FakeSwarm(), FakeContainers(), Journal()
+        self.sweeper = Sweeper(self.swarm, self.containers, self.journal)
+
+    def made(self, nonce: str = "n1") -> None:
+        """The engine has both."""
+        self.swarm.there = [service(Labels={RUN: nonce})]
+        self.containers.there = [container(labels={RUN: nonce})]
+
+    async def until(self, predicate: Any) -> None:
+        async with asyncio.timeout(5):
+            while not predicate():  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.001)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.sweeper.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "SWEEP_EVERY", 0.001)
+    monkeypatch.setattr(sweeper, "SURE_AFTER", 0.05)
+
+
+@pytest.mark.parametrize("intent", [SERVICE, CONTAINER])
+async def test_what_nobody_was_told_of_is_removed(intent: Intent) -> None:
+    """And then the intent is settled."""
+    house = House()
+    house.made()
+    house.sweeper.resume([intent])
+    async with house.running():
+        await house.until(lambda: house.journal.settled == ["n1"])
+    removed = house.swarm if intent.type == "service" else house.containers
+    assert "remove" in removed.names()
+
+
+async def test_a_run_under_a_key_stays() -> None:
+    """Whoever asks again is told of it."""
+    house = House()
+    house.made()
+    house.sweeper.look_for(KEYED)
+    async with house.running():
+        await house.until(lambda: house.journal.settled == ["n1"])
+    assert "remove" not in house.swarm.names()
+
+
+async def test_what_has_only_the_name_is_left_alone() -> None:
+    """It is somebody else's: the nonce tells."""
+    house = House()
+    house.made("another")
+    house.sweeper.look_for(SERVICE)
+    async with house.running():
+        await house.until(lambda: house.journal.settled == ["n1"])
+    assert "remove" not in house.swarm.names()
+
+
+async def test_what_comes_true_late_is_removed_too() -> None:
+    """A create that timed out on a frozen engine may appear after the thaw."""
+    house = House()
+    house.sweeper.look_for(SERVICE)
+    async with house.running():
+        await house.until(lambda: house.swarm.names().count("service") > 2)
+        assert house.journal.settled == []
+        house.made()
+        await house.until(lambda: "remove" in house.swarm.names())
+
+
+async def test_nothing_is_given_up_while_the_engine_is_away() -> None:
+    """Only an engine that answers can say that something is not there."""
+    house = House()
+    house.swarm.fails["service"] = EngineAway("away")
+    house.sweeper.look_for(SERVICE)
+    async with house.running():
+        await asyncio.sleep(0.1)
+        assert house.journal.settled == []
+        del house.swarm.fails["service"]
+        await house.until(lambda: house.journal.settled == ["n1"])
