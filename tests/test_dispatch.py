@@ -1,5 +1,6 @@
 """dispatch: run, stop and status, over an engine, a journal, a view and a keeper that only note what they are asked."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -7,7 +8,7 @@ import pytest
 from fakes import AUTH, CONTAINER_ID, CREATED, DIGEST, LATER, Fake, FakeContainers, FakeSwarm, container, service, task
 from test_lifecycle import NODES, NOW
 
-from qmaster import lifecycle, models
+from qmaster import lifecycle, models, results
 from qmaster.dispatch import Dispatch
 from qmaster.errors import (
     BadRequest,
@@ -21,7 +22,9 @@ from qmaster.errors import (
 )
 from qmaster.journal import Intent
 from qmaster.keyed import Keyed
+from qmaster.keys import Key
 from qmaster.models import Node, RunRequest, Service
+from qmaster.results import Line, Outcome, Output, TaskOutput
 from qmaster.spec import Defaults
 from qmaster.waits import Waits
 
@@ -146,6 +149,87 @@ class House:
 
 def run(**fields: Any) -> RunRequest:
     return models.convert({"image": "busybox", **fields}, RunRequest)
+
+
+def outcome(text: bytes) -> bytes:
+    line = Line("2024-05-06T07:08:09Z", "stdout", text)
+    return results.encode(Outcome([TaskOutput("t1", 1, "host-1", 0, Output([line]))]))
+
+
+def brief(text: bytes) -> models.Result:
+    return results.result(results.decode(outcome(text)), results.BRIEF)
+
+
+async def test_one_status_has_all_that_is_kept_of_the_output() -> None:
+    """A listing has its end; where that is all, the journal is not asked."""
+    short = renamed(SEEN, status="complete", result=brief(b"short"))
+    house = House(short, renamed(SEEN, id="s2", name="two", status="complete", result=brief(b"x" * 5000)))
+    house.journal.outcomes = {"s2": outcome(b"x" * 5000)}
+    assert (await house.dispatch.status("s1")).result == short.result
+    assert "outcome" not in house.journal.names()
+    whole = (await house.dispatch.status("two")).result
+    assert whole
+    assert (whole.stdout, whole.truncated) == ("x" * 5000, False)
+
+
+async def test_what_was_read_after_the_end_was_told_is_shown() -> None:
+    """The service was removed by somebody else as its output was being read."""
+    house = House()
+    house.journal.records["s1"] = renamed(SEEN, status="removed")
+    house.journal.outcomes["s1"] = outcome(b"late")
+    found = (await house.dispatch.status("s1")).result
+    assert found
+    assert found.stdout == "late"
+
+
+async def test_a_journal_that_cannot_be_read_hides_no_status() -> None:
+    """What is known is shown."""
+    house = House(renamed(SEEN, status="complete", result=brief(b"x" * 5000)))
+    house.journal.fails["outcome"] = JournalUnwritable("torn")
+    shown = (await house.dispatch.status("s1")).result
+    assert shown
+    assert (len(shown.stdout), shown.truncated) == (results.BRIEF, True)
+
+
+async def test_who_waits_is_told_of_the_end() -> None:
+    """With the whole result; when the time has passed, of what there is."""
+    house = House(SEEN)
+    left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    assert await house.dispatch.when_over("s1", 0.01, left) == SEEN
+    waiting = asyncio.create_task(house.dispatch.when_over(SEEN.name, 60, left))
+    await asyncio.sleep(0.01)
+    over = renamed(SEEN, status="complete", result=brief(b"said"))
+    house.reconciler.views = [over]
+    house.waits.notice(over)
+    async with asyncio.timeout(5):
+        assert await waiting == over
+    with pytest.raises(NotFound):
+        await house.dispatch.when_over("nobody", 60, left)
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+async def test_a_run_under_a_key_is_named_by_it(kind: str) -> None:
+    """Its labels keep the key and the body's digest; the second call makes nothing."""
+    house, key = House(), Key("qm-1", "digest")
+    first = await house.dispatch.run(run(type=kind), "root", key)
+    made = house.swarm if kind == "service" else house.containers
+    (create,) = [call for call in made.calls if call[0] == "create"]
+    assert create[2 if kind == "container" else 1] == "qm-1" or create[1]["Name"] == "qm-1"
+    labels = create[1]["Labels"]
+    assert (labels["io.qmaster.key"], labels["io.qmaster.body"]) == ("qm-1", "digest")
+    house.journal.keys["qm-1"] = (first.id, "digest")
+    again = await house.dispatch.run(run(type=kind), "root", key)
+    assert (again, made.names().count("create")) == (first._replace(replayed=True), 1)
+
+
+async def test_a_keyed_run_whose_outcome_is_open_is_looked_for_by_its_key() -> None:
+    """So that it is adopted, not removed."""
+    house = House()
+    house.swarm.fails["create"] = EngineAway("away")
+    with pytest.raises(EngineAway):
+        await house.dispatch.run(run(), "root", Key("qm-1", "digest"))
+    (intent,) = house.sweeper.open
+    assert (intent.name, intent.keyed) == ("qm-1", True)
 
 
 async def test_a_service_is_created_pinned_and_owned() -> None:

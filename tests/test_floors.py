@@ -20,6 +20,7 @@ FLOORS: dict[float, set[str]] = {
     4: {"handlers.base"},
     3: {"dispatch", "reconciler", "keeper", "feed", "keyed", "recorder", "sweeper"},
     2: {"engine", "watcher", "journal", "hub", "auth", "policy", "waits"},
+    1.9: {"store"},
     1.5: {"view"},
     1: {"spec"},
     0.9: {"lifecycle"},

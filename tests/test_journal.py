@@ -16,8 +16,10 @@ from testbed.process import run as command
 from testbed.subscriber import Subscriber
 
 from qmaster import journal as room
+from qmaster import store
 from qmaster.errors import ConfigError, JournalUnwritable
-from qmaster.journal import FILE, Intent, Journal, Record
+from qmaster.journal import Intent, Journal, Record
+from qmaster.store import FILE
 
 Json = dict[str, Any]
 StartServer = Callable[..., Server]
@@ -161,7 +163,7 @@ async def test_a_crash_of_the_machine_begins_an_epoch(tmp_path: Path, monkeypatc
     epoch = await crashed(tmp_path)
     boot = tmp_path / "boot"
     boot.write_text("another")
-    monkeypatch.setattr(room, "BOOT_ID", boot)
+    monkeypatch.setattr(store, "BOOT_ID", boot)
     journal = await opened(tmp_path)
     assert journal.position.epoch != epoch
     assert journal.position[1:] == (1, 0)
@@ -211,7 +213,7 @@ async def test_a_file_put_back_in_place_begins_an_epoch(tmp_path: Path) -> None:
 @unit
 async def test_a_locked_file_is_waited_for_and_then_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program's lock: nothing is written, and it goes on when the lock is gone."""
-    monkeypatch.setattr(room, "BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr(store, "BUSY_TIMEOUT", 0.1)
     journal = await opened(tmp_path)
     other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -261,6 +263,104 @@ async def test_a_folder_that_cannot_be_made_is_said_until_it_can(
     await journal.close()
 
 
+VERSION_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE facts (seq INTEGER PRIMARY KEY, at REAL NOT NULL, type TEXT NOT NULL, event BLOB NOT NULL);
+CREATE TABLE records (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, removed INTEGER NOT NULL, at REAL NOT NULL,
+    view BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX records_by_name ON records (name, at);
+CREATE TABLE intents (
+    name TEXT NOT NULL, nonce TEXT PRIMARY KEY, type TEXT NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE endings (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+INSERT INTO records VALUES ('s1', 'service', 'one', 0, 1e12, x'7b7d');
+INSERT INTO intents VALUES ('two', 'n2', 'service', 1e12);
+INSERT INTO endings VALUES ('c1', 1e12);
+PRAGMA user_version = 1;
+"""
+
+
+@unit
+async def test_an_older_file_is_taken_over(tmp_path: Path) -> None:
+    """What it has stays, in a new epoch where it did not come with its mark; what is new can be kept."""
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.executescript(VERSION_1)
+    connection.close()
+    journal = await opened(tmp_path)
+    assert await journal.records() == [Record("s1", "service", "one", False, b"{}", "")]
+    await journal.keep_outcome("s1", b"said")
+    await journal.intend(Intent("three", "n3", "service", keyed=True))
+    assert await journal.outcome("s1") == b"said"
+    await journal.close()
+    assert await schema(tmp_path) == await schema(await new(tmp_path / "new"))
+
+
+async def new(folder: Path) -> Path:
+    await (await opened(folder)).close()
+    return folder
+
+
+async def schema(folder: Path) -> dict[str, list[Any]]:
+    """The columns of each table, by name."""
+    connection = sqlite3.connect(folder / FILE)
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    columns = {table: sorted(row[1:5] for row in connection.execute(f"PRAGMA table_info({table})")) for table in tables}
+    connection.close()
+    return columns
+
+
+@unit
+async def test_an_outcome_outlives_the_run(tmp_path: Path) -> None:
+    """It is replaced by a later one, and goes with the record."""
+    journal = await opened(tmp_path)
+    await journal.keep_outcome("a", b"first")
+    await journal.keep_outcome("a", b"second")
+    await journal.append([], [record("a", removed=True)])
+    await journal.close()
+    journal = await opened(tmp_path)
+    assert (await journal.outcome("a"), await journal.outcome("b")) == (b"second", None)
+    await journal.close()
+    age(tmp_path)
+    journal = await opened(tmp_path, keep_days=1)
+    assert (await journal.record("a"), await journal.outcome("a")) == (None, None)
+    await journal.close()
+
+
+@unit
+async def test_the_outcome_of_what_is_there_is_kept_however_old(tmp_path: Path) -> None:
+    """Only what is removed grows too old."""
+    journal = await opened(tmp_path)
+    await journal.append([], [record("a")])
+    await journal.keep_outcome("a", b"said")
+    await journal.close()
+    age(tmp_path)
+    journal = await opened(tmp_path, keep_days=1)
+    assert await journal.outcome("a") == b"said"
+    await journal.close()
+
+
+def age(folder: Path) -> None:
+    """Two days pass."""
+    connection = sqlite3.connect(folder / FILE)
+    for table in ("records", "outcomes"):
+        connection.execute(f"UPDATE {table} SET at = at - 2 * 86400")  # noqa: S608 - names of ours
+    connection.commit()
+    connection.close()
+
+
+@unit
+async def test_a_key_is_found_by_its_runs_name(tmp_path: Path) -> None:
+    """Also when the run is gone; what has no key has an empty digest."""
+    journal = await opened(tmp_path)
+    await journal.append([], [record("a", "qm-1", removed=True)._replace(body="digest"), record("b", "two")])
+    assert await journal.keyed("qm-1") == ("a", "digest")
+    assert await journal.keyed("two") == ("b", "")
+    assert await journal.keyed("three") is None
+    await journal.close()
+
+
 @unit
 async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     """Nothing in it is touched."""
@@ -274,7 +374,7 @@ async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
 @unit
 async def test_a_folder_is_one_processs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second would number its facts alike."""
-    monkeypatch.setattr(room, "LOCK_WITHIN", 0.1)
+    monkeypatch.setattr(store, "LOCK_WITHIN", 0.1)
     journal = await opened(tmp_path)
     with pytest.raises(ConfigError, match="another quartermaster"):
         await opened(tmp_path)

@@ -262,6 +262,7 @@ async def test_an_end_in_time_is_no_timeout() -> None:
 async def test_a_container_that_runs_too_long_is_stopped() -> None:
     """Its journal entry says why."""
     house = House()
+    house.after["stop"] = lambda: house.becomes(box("exited", ending="timeout", timeout=0.02))
     house.becomes(box("running", timeout=0.02))
     await house.until("keep", "ending", "stop")
     assert house.calls[:2] == [("keep", "timeout"), ("ending", "timeout")]

@@ -3,12 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from fakes import CONTAINER_ID, CREATED, LATER, container, node, service, steady, task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster import lifecycle
+from qmaster import lifecycle, results
 from qmaster.models import Service, Status
 
 Json = dict[str, Any]
@@ -23,6 +24,90 @@ COMPLETE, FAILED = task("complete", code=0), task("failed", 2, code=3, err="task
 
 def see(*tasks: Json, now: datetime = NOW, **spec: Any) -> Service:
     return lifecycle.service(service(**spec), tasks, NODES, now)
+
+
+def ending(*tasks: Json, why: str, updated: datetime = NOW, **spec: Any) -> Service:
+    """A service that quartermaster has told to end at that time."""
+    raw = {**service(Labels={"io.qmaster.end": why}, **spec), "UpdatedAt": updated.isoformat().replace("+00:00", "Z")}
+    return lifecycle.service(raw, tasks, NODES, NOW)
+
+
+SHUT = task("shutdown", code=143)
+SHUT_2 = task("shutdown", 2, code=143)
+MADE_UP = task("pending", ID="t-new", CreatedAt=LATER)  # what Swarm puts in the place of one that it shut down
+
+
+@pytest.mark.parametrize(
+    ("tasks", "why", "status", "reason", "code"),
+    [
+        ((RUNNING, MADE_UP), "stopped", "stopping", "stopped", None),
+        ((RUNNING, MADE_UP), "timeout", "stopping", "timeout", None),
+        ((SHUT, MADE_UP), "stopped", "stopping", "stopped", 143),
+        ((SHUT, MADE_UP), "timeout", "failed", "timeout", 143),
+        ((SHUT, FAILED), "timeout", "failed", "timeout", 143),
+        ((COMPLETE, SHUT_2), "timeout", "failed", "timeout", 143),
+        ((COMPLETE,), "timeout", "complete", "exit", 0),
+        ((FAILED,), "timeout", "failed", "exit", 3),
+        ((COMPLETE,), "stopped", "stopping", "stopped", 0),
+    ],
+)
+def test_what_is_being_ended(tasks: tuple[Json, ...], why: str, status: str, reason: str, code: int | None) -> None:
+    """A timeout is over when all have ended, a stop when it is removed; an end of its own comes first."""
+    view = ending(*tasks, why=why, **(REPLICAS_2 if len(tasks) > 1 and MADE_UP not in tasks else {}))
+    assert (view.status, view.reason, view.exit_code) == (status, reason, code)
+    assert lifecycle.has_ended(view) is all(t["Status"]["State"] in lifecycle.TERMINAL for t in tasks if t != MADE_UP)
+
+
+def test_what_is_out_of_reach_is_over_after_its_grace() -> None:
+    """Its node is down: nobody says that it has ended, nor when; a stop removes it then."""
+    early, late = NOW - timedelta(seconds=10), NOW - timedelta(seconds=20)
+    assert ending(DOWN, why="timeout", updated=early).status == "stopping"
+    view = ending(DOWN, why="timeout", updated=late)
+    assert (view.status, view.reason, view.exit_code) == ("failed", "timeout", None)
+    assert lifecycle.parse_time(view.finished_at) == late
+    assert ending(DOWN, why="stopped", updated=late).status == "stopping"
+
+
+@pytest.mark.parametrize(
+    ("why", "state", "status", "reason"),
+    [
+        ("stopped", "running", "stopping", "stopped"),
+        ("stopped", "exited", "stopping", "stopped"),
+        ("timeout", "running", "stopping", "timeout"),
+        ("timeout", "exited", "failed", "timeout"),
+    ],
+)
+def test_a_container_that_is_being_ended(why: str, state: str, status: str, reason: str) -> None:
+    """Docker keeps no label of that: the journal says why."""
+    view = lifecycle.container(container(state={"Status": state, "ExitCode": 137, "FinishedAt": LATER}), why)
+    assert (view.status, view.reason) == (status, reason)
+    assert lifecycle.has_ended(view) is (state == "exited")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2s", 2.0),
+        ("0.5s", 0.5),
+        ("86400s", 86400.0),
+        ("1m", None),
+        ("-1s", None),
+        ("s", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_duration_is_read_from_its_label(text: str | None, seconds: float | None) -> None:
+    """In seconds, as it was written; what is no duration of ours is none."""
+    assert lifecycle.duration(text) == seconds
+
+
+def test_a_result_stays_while_it_has_ended() -> None:
+    """The next listing does not tell of it; what runs again has none."""
+    result = results.result(results.Outcome([]))
+    before = msgspec.structs.replace(see(COMPLETE), result=result)
+    assert lifecycle.service(service(), [COMPLETE], NODES, NOW, before).result == result
+    assert lifecycle.service(service(), [RUNNING], NODES, NOW, before).result is None
 
 
 def restarting(condition: str, attempts: int = 0) -> Json:
