@@ -27,7 +27,7 @@ from .watcher import Hint
 
 Json = dict[str, Any]
 
-FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.6  # seconds between two looks at what is unsettled
+FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.3  # seconds between two looks at what is unsettled
 SWEEP_EVERY = 1.0
 SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time
 FULL_EVERY = 60.0
