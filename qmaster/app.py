@@ -11,8 +11,9 @@ from .auth import Authenticator
 from .dispatch import Dispatch
 from .errors import HttpError
 from .feed import Feed
-from .handlers import base, events, nodes, ops, services
+from .handlers import base, events, logs, nodes, ops, services
 from .hub import Hub
+from .spring import Spring
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,20 @@ class Parts:
     """What the handlers are made from.
 
     ``trouble`` tells why quartermaster is not ready, or None; ``origins`` are those of other pages that may read the
-    stream; ``busy`` holds the requests that are being answered, ``sockets`` the open event streams.
+    stream; ``busy`` holds the requests that are being answered, ``sockets`` the open event streams, ``logs`` the logs
+    that are being sent.
     """
 
     auth: Authenticator
     dispatch: Dispatch
     feed: Feed
     hub: Hub
+    spring: Spring
     trouble: Callable[[], HttpError | None]
     origins: Collection[str] = ()
     busy: set[object] = field(default_factory=set)
     sockets: events.Sockets = field(default_factory=events.Sockets)
+    logs: logs.OpenLogs = field(default_factory=logs.OpenLogs)
 
 
 def make_app(parts: Parts) -> web.Application:
@@ -46,6 +50,7 @@ def make_app(parts: Parts) -> web.Application:
             (r"/stop", services.StopHandler, verbs),
             (r"/status", services.StatusListHandler, verbs),
             (r"/status/([^/]+)", services.StatusHandler, verbs),
+            (r"/logs/([^/]+)", logs.LogsHandler, {**everyone, "spring": parts.spring, "logs": parts.logs}),
             (r"/nodes", nodes.NodesHandler, {**placed, "nodes": lambda: parts.dispatch.nodes()}),
             (r"/events", events.EventsHandler, stream),
             (r"/livez", ops.LiveHandler, everyone),

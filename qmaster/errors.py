@@ -12,6 +12,7 @@
         ├── PayloadTooLarge   413
         ├── KeyReused         422  an Idempotency-Key comes with another body
         ├── TooManySockets    429
+        ├── TooManyReaders    429
         ├── JournalUnwritable 507  what would be promised could not be kept
         ├── EngineRefused     502  Docker answered, and said no
         │   └── RegistryRefused    the registry said no, or said nothing although credentials were given
@@ -80,6 +81,11 @@ class KeyReused(HttpError):
 
 
 class TooManySockets(HttpError):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+
+
+class TooManyReaders(HttpError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
 

@@ -32,6 +32,7 @@ from .keyed import Keyed
 from .reconciler import Reconciler, now_text, service_tags
 from .recorder import Recorder
 from .spec import Defaults
+from .spring import Spring
 from .sweeper import Sweeper
 from .waits import Waits
 from .watcher import Hint, Watcher
@@ -84,6 +85,7 @@ async def serve(config: Config) -> None:
     house.waits.close()
     await _finish(house.parts.busy)
     house.parts.sockets.close()
+    await house.parts.logs.close()
     await server.close_all_connections()
     await house.stop()
     log.info("stopped")
@@ -134,6 +136,7 @@ class House:
             dispatch,
             self.feed,
             hub,
+            Spring(engine.swarm, engine.readers, journal, dispatch.status, reconciler.nodes),
             self._trouble,
             frozenset(config.allow_origin),
         )

@@ -29,9 +29,12 @@ def becomes(server: Server, run_id: str, status: str) -> Reply:
 
 
 def works(server: Server, engine: Engine) -> None:
-    """Run and stop a service and a container on that engine."""
+    """Run, follow and stop a service and a container on that engine."""
     eventually(lambda: server.call("GET", "/readyz", token=False).status == 200, 15, "it is ready")
     for kind in ("service", "container"):
+        reply = server.run(image=IMAGE, command="echo here", type=kind)
+        assert server.call("GET", f"/logs/{reply['id']}?follow=1").text == "here\n"
+        assert server.stop_service(reply["id"]).status == 200
         reply = server.run(**NAP, type=kind)
         assert reply.status == 200, reply.text
         becomes(server, reply["id"], "running")

@@ -5,14 +5,16 @@ The SDK's own methods take registry credentials from a shared configuration or f
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker
 import requests
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import ProtocolError
+
+from .chunked import Chunked
 
 CHUNK = 64 * 1024  # bytes at most
 
@@ -96,6 +98,37 @@ class Client(docker.APIClient):
         self._raise_for_status(response)  # type: ignore[attr-defined]
         return LongAnswer(response)
 
+    def dial(self) -> HTTPConnection:
+        """A connection of its own: its socket is known before the first answer comes, so another thread can end it."""
+        url = self._url("{0}", "/_ping")  # type: ignore[attr-defined]
+        adapter: Any = self.get_adapter(url)
+        request = requests.Request("GET", url).prepare()
+        pool = adapter.get_connection_with_tls_context(request, self.verify, cert=self.cert)
+        adapter.cert_verify(pool, url, self.verify, self.cert)
+        connection: HTTPConnection = pool._new_conn()
+        connection.timeout = self.timeout
+        connection.connect()
+        return connection
+
+    def get_on(
+        self, connection: HTTPConnection, path: str, params: Mapping[str, str], silence: float | None
+    ) -> LongAnswer:
+        """GET, on a connection that was dialled.
+
+        Args:
+            silence: seconds until the answer begins, and between two of its bytes; None: no bound.
+
+        Raises:
+            docker.errors.APIError: any status but 2xx.
+        """
+        url = self._url("{0}", path)  # type: ignore[attr-defined]
+        request = requests.Request("GET", url, params=dict(params)).prepare()
+        connection.sock.settimeout(silence)
+        connection.request("GET", request.path_url, preload_content=False)
+        response = self.get_adapter(url).build_response(request, connection.getresponse())  # type: ignore[attr-defined]
+        self._raise_for_status(response)  # type: ignore[attr-defined]
+        return LongAnswer(response)
+
     def _decode(self, response: requests.Response) -> Any:
         return self._result(response, json=True)  # type: ignore[attr-defined]
 
@@ -115,20 +148,30 @@ class LongAnswer:
         self._response.close()
 
     def chunks(self) -> Iterator[bytes]:
-        """Its body, in pieces as the engine sends them.
+        """Its body, in pieces as they come.
 
         Raises:
             urllib3.exceptions.HTTPError
         """
-        return iter(self._response.raw.stream(CHUNK))
+        raw = self._response.raw
+        body = getattr(raw._fp, "fp", None)
+        # Docker sends a chunk for each message, and urllib3 takes many times longer for each than to find its end here.
+        if raw.chunked and hasattr(body, "read1"):  # over ssh it has not
+            return _unchunked(body)
+        return iter(raw.stream(CHUNK))
 
     def wait_at_most(self, seconds: float | None) -> None:
         """Bound the wait for the next byte; None: wait for ever."""
         if self._socket is not None:
             self._socket.settimeout(seconds)
 
-    def abort(self) -> None:
-        """End it from another thread: whoever reads it finds it ended."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+
+def _unchunked(body: Any) -> Iterator[bytes]:
+    coding = Chunked()
+    while not coding.done:
+        data = body.read1(CHUNK)
+        if not data:
+            raise ProtocolError("the answer was cut off")
+        payload = coding.feed(data)
+        if payload:
+            yield payload

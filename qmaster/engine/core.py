@@ -10,6 +10,7 @@ from .health import Health
 from .images import Images
 from .logs import Logs
 from .pool import Pool
+from .reader import Readers
 from .registry import Registry
 from .swarm import Swarm
 
@@ -36,6 +37,7 @@ class Engine:
         self.swarm = Swarm(calls, registry)
         self.containers = Containers(calls, registry, Images(pulls))
         self.logs = Logs(captures)
+        self.readers = Readers(endpoint.connect)
         self._pools = (calls, ask, pulls, captures, self.health)
 
     def events(self, make: Make) -> EventStream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -19,15 +18,14 @@ from ..results import Line, Output, Stream
 from .client import Client
 from .endpoint import CONNECT_TIMEOUT
 from .failures import LATE, EngineTimeout
-from .multiplex import Message, Parser
+from .multiplex import UNREACHED, Message, Parser
 from .pool import CHANGE, Pool
 
 Kind = Literal["task", "container"]
 
 FEW = 5000  # messages asked for first: nearly always enough
 ALONE = 5.0  # seconds for the stream that had little among them
-# In swarmkit's words (manager/logbroker).
-UNREACHED = re.compile(r"node (\S+) (?:is not available|disconnected unexpectedly)")
+FIRST_WORD = 8.0  # seconds for the first byte: a node that was cut off is not refused, it is silent (measured on 20.10)
 SILENT = "the task's node says nothing of its log; try again"
 
 _PATHS: Mapping[Kind, str] = {"task": "/tasks/{}/logs", "container": "/containers/{}/logs"}
@@ -139,12 +137,12 @@ class _Capture:
         tail = Tail(self._limit)
         read = 0
         for message in self._messages(count, streams):
+            self._any = True
             if message.source == "engine":
                 self._told(message.data.decode(errors="replace").strip())
             else:
                 tail.add(Line(message.time, message.source, message.data))
                 read += 1
-        self._any = self._any or read > 0
         if self._late and not self._any:
             raise NodeUnreachable(SILENT) if self._kind == "task" else EngineTimeout(LATE)
         return tail, not self._late and read != count
@@ -169,7 +167,7 @@ class _Capture:
         left = self._until - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        return left
+        return left if self._any else min(left, FIRST_WORD)
 
     def _told(self, words: str) -> None:
         """The engine's own words; that a task was never on a node only says that it has no log."""

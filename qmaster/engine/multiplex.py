@@ -17,6 +17,8 @@ Source = Literal["stdout", "stderr", "engine"]
 
 PART = 16 * 1024  # bytes that Docker keeps as one message; a longer line comes in parts
 MAX_FRAME = 4 * 1024 * 1024  # bytes; a log driver's message may have 1 MB
+# In swarmkit's words (manager/logbroker): one of ``engine`` that says that a node is not there.
+UNREACHED = re.compile(r"node (\S+) (?:is not available|disconnected unexpectedly)")
 
 _SOURCES: tuple[Source, ...] = ("stdout", "stdout", "stderr", "engine")
 _HEADER = struct.Struct(">BxxxL")
@@ -96,18 +98,20 @@ class Parser:
         at = stamp.end()
         if not self._details:
             return Message(self._last, source, raw[at:])
-        details = _DETAIL.match(raw, at)
-        if details is None:
-            return Message(self._last, source, raw[at:])
-        return Message(self._last, source, raw[details.end() :], *self._origin(details[0]))
+        details, node, task = self._known  # nearly always those of the message before
+        if not details or not raw.startswith(details, at):
+            found = _DETAIL.match(raw, at)
+            if found is None:
+                return Message(self._last, source, raw[at:])
+            details, node, task = self._known = (found[0], *_origin(found[0]))
+        return Message(self._last, source, raw[at + len(details) :], node, task)
 
-    def _origin(self, details: bytes) -> tuple[str | None, str | None]:
-        """Node and task; nearly always those of the message before."""
-        if details != self._known[0]:
-            pairs = [pair.partition("=") for pair in details.decode(errors="replace").strip().split(",")]
-            found = {unquote_plus(key): unquote_plus(value) for key, _, value in pairs}
-            self._known = (details, found.get(_NODE), found.get(_TASK))
-        return self._known[1:]
+
+def _origin(details: bytes) -> tuple[str | None, str | None]:
+    """Node and task."""
+    pairs = [pair.partition("=") for pair in details.decode(errors="replace").strip().split(",")]
+    found = {unquote_plus(key): unquote_plus(value) for key, _, value in pairs}
+    return found.get(_NODE), found.get(_TASK)
 
 
 def _frame_size(data: bytes, at: int) -> int:

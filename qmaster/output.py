@@ -1,0 +1,136 @@
+"""Pure: pieces of output as plain text and as NDJSON (DESIGN 1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, Protocol
+
+import msgspec
+
+Source = Literal["stdout", "stderr", "qmaster"]
+
+MAX_LINE = 1024 * 1024  # bytes; a longer line is told in parts
+PREFIX = b"[qmaster] "
+
+_Key = tuple[str | None, Source]
+
+
+class Piece(NamedTuple):
+    """A line with its newline, or a part of one without; ``qmaster`` says what the job did not.
+
+    ``time`` is RFC 3339 with nanoseconds, "" where there is none; ``node`` a name, ``task`` an id.
+    """
+
+    time: str
+    source: Source
+    data: bytes
+    node: str | None = None
+    task: str | None = None
+
+
+def note(text: str, node: str | None = None, task: str | None = None) -> Piece:
+    """A word of our own."""
+    return Piece("", "qmaster", f"{text}\n".encode(), node, task)
+
+
+class Writer(Protocol):
+    """Turns pieces into what goes on the wire; ``end`` is what was held back."""
+
+    media_type: str
+
+    def write(self, pieces: Iterable[Piece]) -> bytes: ...
+    def end(self) -> bytes: ...
+
+
+class Plain:
+    """The bytes as they were written; words of our own are lines of their own.
+
+    Args:
+        timestamps: whether each line begins with its time.
+    """
+
+    media_type = "text/plain; charset=utf-8"
+
+    def __init__(self, timestamps: bool) -> None:
+        self._timestamps = timestamps
+        self._open: set[_Key] = set()  # whose last line is not finished
+        self._at_start = True
+
+    def write(self, pieces: Iterable[Piece]) -> bytes:
+        written: list[bytes] = []
+        for piece in pieces:
+            written += self._own(piece) if piece.source == "qmaster" else self._job_s(piece)
+            self._at_start = piece.data.endswith(b"\n") if piece.data else self._at_start
+        return b"".join(written)
+
+    def end(self) -> bytes:
+        return b""
+
+    def _own(self, piece: Piece) -> list[bytes]:
+        return [b"" if self._at_start else b"\n", PREFIX, piece.data]
+
+    def _job_s(self, piece: Piece) -> list[bytes]:
+        if not self._timestamps:
+            return [piece.data]
+        key = (piece.task, piece.source)
+        begins = key not in self._open
+        self._open.discard(key) if piece.data.endswith(b"\n") else self._open.add(key)
+        return [piece.time.encode() + b" " if begins else b"", piece.data]
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
+    time: str | None
+    stream: Source
+    node: str | None
+    task: str | None
+    line: str
+    partial: bool = False
+
+
+class Ndjson:
+    """A JSON object for each line; its parts are joined, up to ``MAX_LINE``."""
+
+    media_type = "application/x-ndjson"
+
+    def __init__(self) -> None:
+        self._held: dict[_Key, tuple[Piece, list[bytes], int]] = {}
+
+    def write(self, pieces: Iterable[Piece]) -> bytes:
+        return b"".join(line for piece in pieces for line in self._take(piece))
+
+    def end(self) -> bytes:
+        held, self._held = list(self._held.values()), {}
+        return b"".join(_encode(first, b"".join(parts)) for first, parts, size in held if size)
+
+    def _take(self, piece: Piece) -> Iterable[bytes]:
+        key = (piece.task, piece.source)
+        first, parts, size = self._held.pop(key, (piece, [], 0))
+        parts.append(piece.data)
+        size += len(piece.data)
+        if not piece.data.endswith(b"\n") and size < MAX_LINE:
+            self._held[key] = (first, parts, size)
+            return
+        data = b"".join(parts)
+        while len(data.removesuffix(b"\n")) > MAX_LINE or (len(data) >= MAX_LINE and not data.endswith(b"\n")):
+            at = _cut(data)
+            yield _encode(first, data[:at], partial=True)
+            data = data[at:]
+        if data.endswith(b"\n"):
+            yield _encode(first, data[:-1])
+        else:
+            self._held[key] = (first, [data], len(data))
+
+
+def _cut(data: bytes) -> int:
+    """Where to cut a line: not in the middle of a character."""
+    at = min(MAX_LINE, len(data))
+    for back in range(4):
+        if at - back < len(data) and data[at - back] & 0xC0 != 0x80:
+            return at - back
+    return at
+
+
+def _encode(piece: Piece, data: bytes, partial: bool = False) -> bytes:
+    text = data.removesuffix(b"\n").decode(errors="replace")
+    line = _Line(piece.time or None, piece.source, piece.node, piece.task, text, partial)
+    return msgspec.json.encode(line) + b"\n"

@@ -1,0 +1,90 @@
+"""output: pieces as plain text and as NDJSON."""
+
+import json
+from typing import Any
+
+from fakes import steady
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmaster.output import MAX_LINE, Ndjson, Piece, Plain, note
+
+TIME = "2026-11-24T19:10:31.732562160Z"
+
+
+def out(data: bytes, task: str | None = "t1") -> Piece:
+    return Piece(TIME, "stdout", data, "host-1", task)
+
+
+def objects(*pieces: Piece) -> list[dict[str, Any]]:
+    writer = Ndjson()
+    written = b"".join(writer.write([piece]) for piece in pieces) + writer.end()
+    return [json.loads(line) for line in written.splitlines()]
+
+
+@steady
+@given(st.lists(st.binary(max_size=20), max_size=10))
+def test_plain_text_is_the_bytes(parts: list[bytes]) -> None:
+    """Whatever they are, nothing is added."""
+    assert Plain(timestamps=False).write([out(part) for part in parts]) == b"".join(parts)
+
+
+def test_each_line_begins_with_its_time() -> None:
+    """But not the further parts of a line, also where another task speaks in between."""
+    plain = Plain(timestamps=True)
+    pieces = [out(b"a lo"), out(b"other\n", "t2"), out(b"ng line\n"), out(b"next")]
+    stamp = TIME.encode() + b" "
+    written = b"".join(plain.write([piece]) for piece in pieces)
+    assert written == stamp + b"a lo" + stamp + b"other\n" + b"ng line\n" + stamp + b"next"
+
+
+def test_our_own_words_are_lines_of_their_own() -> None:
+    """Also after a line that is not finished."""
+    written = Plain(timestamps=True).write([note("first"), out(b"half"), note("second")])
+    assert written == b"[qmaster] first\n" + TIME.encode() + b" half\n[qmaster] second\n"
+
+
+def test_a_line_is_an_object() -> None:
+    """Without its newline; parts are joined, and a last line needs no newline."""
+    assert objects(out(b"a lo"), out(b"ng line\n"), out(b"\n"), out(b"end\r")) == [
+        {"time": TIME, "stream": "stdout", "node": "host-1", "task": "t1", "line": line}
+        for line in ("a long line", "", "end\r")
+    ]
+
+
+def test_tasks_and_streams_are_joined_apart() -> None:
+    """Parts belong to the line of their own task and stream."""
+    err = Piece(TIME, "stderr", b"e\n", "host-1", "t1")
+    lines = [
+        (line["task"], line["stream"], line["line"]) for line in objects(out(b"a"), out(b"b\n", "t2"), err, out(b"c\n"))
+    ]
+    assert lines == [("t2", "stdout", "b"), ("t1", "stderr", "e"), ("t1", "stdout", "ac")]
+
+
+def test_our_own_words_have_a_stream_of_their_own() -> None:
+    """And no time."""
+    assert objects(note("why", "host-2")) == [
+        {"time": None, "stream": "qmaster", "node": "host-2", "task": None, "line": "why"}
+    ]
+
+
+def test_what_is_not_utf8_is_replaced() -> None:
+    """By U+FFFD, as JSON holds no bytes."""
+    assert objects(out(b"a\xffb\x1b[0m\n"))[0]["line"] == "a\N{REPLACEMENT CHARACTER}b\x1b[0m"
+
+
+def test_a_line_without_end_comes_in_parts() -> None:
+    """All but the last say so; no character is cut, and memory is bounded."""
+    writer = Ndjson()
+    text = "xä€😀" * 300_000
+    written = b""
+    data = text.encode()
+    for at in range(0, len(data), 16384):
+        written += writer.write([out(data[at : at + 16384])])
+        assert sum(size for _, _, size in writer._held.values()) < MAX_LINE + 16384
+    written += writer.write([out(b"\n")])
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert "".join(line["line"] for line in lines) == text
+    assert [line.get("partial", False) for line in lines] == [True] * (len(lines) - 1) + [False]
+    assert len(lines) == len(data) // MAX_LINE + 1
+    assert writer.end() == b""

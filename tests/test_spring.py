@@ -1,0 +1,374 @@
+"""spring: the engine's logs and the journal's as one, each line once. (The engine's own ways are in test_logs.)"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from fakes import CREATED, FakeSwarm, container, node, task
+
+from qmaster import lifecycle, results
+from qmaster.engine.failures import EngineTimeout
+from qmaster.engine.multiplex import Message
+from qmaster.engine.reader import Wish
+from qmaster.errors import EngineAway, HttpError, NotFound, TooManyReaders
+from qmaster.models import Node, Reserved, Service
+from qmaster.output import Piece, Source
+from qmaster.results import Line, Outcome, TaskOutput
+from qmaster.spring import Spring, Wanted
+
+Script = list[list[Message] | HttpError | Callable[[], None]]
+
+NODES = {"n1": node("n1"), "n2": node("n2", hostname="host-2")}
+T1, T2 = "t-running-1", "t-running-2"
+
+
+def at(second: int) -> str:
+    return f"2026-11-24T19:10:{second:02}.000000000Z"
+
+
+def said(second: int, text: str, source: Source = "stdout", task_id: str | None = None, node_id: str = "n1") -> Message:
+    """What the engine sends; with a task where a whole service is read."""
+    assert source != "qmaster"
+    return Message(at(second), source, text.encode(), node_id if task_id else None, task_id)
+
+
+class House:
+    """A run, its tasks as Docker lists them, and what each reading of it gives.
+
+    A script is the batches of one reading, errors that end it, and calls that change the world in between.
+    """
+
+    def __init__(self, *tasks: Any, kind: str = "service") -> None:
+        self.swarm = FakeSwarm(tasks=tasks)
+        self.kind = kind
+        self.scripts: dict[tuple[str, bool], list[Script]] = {}
+        self.wishes: list[Wish] = []
+        self.seats = 0
+        self.status = "running"
+        self.finished: str | None = None
+        self.known = True
+        self.kept: Outcome | None = None
+        self.down: set[str] = set()
+        self.closed = 0
+
+    def gives(self, target: str, *script: Any, follow: bool = False) -> None:
+        """The next reading of it."""
+        self.scripts.setdefault((target, follow), []).append(list(script))
+
+    @contextlib.contextmanager
+    def seat(self) -> Iterator[Callable[[Wish], "Reading"]]:
+        if self.seats < 0:
+            raise TooManyReaders("full")
+        self.seats += 1
+        try:
+            yield self.open
+        finally:
+            self.seats -= 1
+
+    def open(self, wish: Wish) -> "Reading":
+        self.wishes.append(wish)
+        scripts = self.scripts.get((wish.id, wish.follow), [])
+        return Reading(self, scripts.pop(0) if scripts else [], wish.follow)
+
+    async def outcome(self, run_id: str) -> bytes | None:
+        return results.encode(self.kept) if self.kept else None
+
+    async def find(self, name_or_id: str) -> Service:
+        if not self.known:
+            raise NotFound("nobody knows it")
+        shown = lifecycle.container(container("s1")) if self.kind == "container" else self._service()
+        over: dict[str, Any] = {"status": self.status, "finished_at": self.finished}
+        return Service(**{**{name: getattr(shown, name) for name in shown.__struct_fields__}, **over})
+
+    def _service(self) -> Service:
+        shown = lifecycle.container(container("s1"))
+        fields = {name: getattr(shown, name) for name in shown.__struct_fields__}
+        tasks = [lifecycle.task(raw, NODES) for raw in self.swarm.its_tasks]
+        return Service(**{**fields, "type": "service", "tasks": tasks})
+
+    def nodes(self) -> list[Node]:
+        raws = [{**raw, "Status": {"State": "down" if i in self.down else "ready"}} for i, raw in NODES.items()]
+        return [
+            Node(
+                id=raw["ID"], hostname=raw["Description"]["Hostname"], role="worker", state=raw["Status"]["State"],
+                availability="active", address=None, engine=None, memory=1, cpus=1.0, reserved=Reserved(0, 0.0),
+                leader=False,
+            )
+            for raw in raws
+        ]  # fmt: skip
+
+    def end(self, status: str = "complete") -> Callable[[], None]:
+        """Something that ends the run, as a step of a script."""
+
+        def step() -> None:
+            self.status, self.finished = status, CREATED
+
+        return step
+
+    def read(self, **wanted: Any) -> list[Piece]:
+        """All pieces of one flow."""
+
+        async def run() -> list[Piece]:
+            spring = Spring(self.swarm, self, self, self.find, self.nodes)
+            view = await spring.find("s1")
+            async with asyncio.timeout(20):
+                return [piece async for batch in spring.flow(view, Wanted(**wanted)) for piece in batch]
+
+        return asyncio.run(run())
+
+    def texts(self, **wanted: Any) -> list[str]:
+        return [piece.data.decode() for piece in self.read(**wanted)]
+
+
+class Reading:
+    def __init__(self, house: House, script: Script, follow: bool) -> None:
+        self._house, self._script, self._follow = house, script, follow
+
+    def __enter__(self) -> "Reading":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._house.closed += 1
+
+    async def take(self) -> list[Message]:
+        while self._script:
+            step = self._script.pop(0)
+            if isinstance(step, HttpError):
+                raise step
+            if isinstance(step, list):
+                return step
+            step()
+        if self._follow:
+            await asyncio.Event().wait()  # Docker's follow of a service never ends
+        return []
+
+
+def kept(*lines: Line, truncated: bool = False, task_id: str | None = T1, host: str | None = "host-1") -> TaskOutput:
+    return TaskOutput(task_id, 1, host, 0, results.Output(list(lines), truncated))
+
+
+def test_tasks_come_one_after_the_other_the_oldest_first() -> None:
+    """Each piece says which task it is of, and on which node; a task that never was on one is not asked."""
+    house = House(
+        task("running", 2, NodeID="n2", CreatedAt=at(9)),
+        task("running", 1, CreatedAt=at(1)),
+        task("pending", 3, NodeID=""),
+    )
+    house.gives(T1, [said(3, "a\n"), said(3, "e\n", "stderr")], [said(4, "b\n")])
+    house.gives(T2, [said(1, "c\n")])
+    assert house.read() == [
+        Piece(at(3), "stdout", b"a\n", "host-1", T1),
+        Piece(at(3), "stderr", b"e\n", "host-1", T1),
+        Piece(at(4), "stdout", b"b\n", "host-1", T1),
+        Piece(at(1), "stdout", b"c\n", "host-2", T2),
+    ]
+    assert [wish.id for wish in house.wishes] == [T1, T2]
+    assert house.seats == 0
+
+
+def test_following_tells_each_line_once() -> None:
+    """What was said so far, what is said now, and the rest after the end overlap."""
+    house = House(task("running"))
+    house.gives(T1, [said(1, "one\n"), said(2, "two\n")])
+    live = [said(s, text, task_id=T1) for s, text in ((1, "one\n"), (2, "two\n"), (3, "three\n"), (3, "3b\n"))]
+    house.gives("s1", live[:2], live[2:], house.end(), follow=True)
+    house.gives(T1, [said(2, "two\n"), said(3, "three\n"), said(3, "3b\n"), said(3, "3c\n"), said(4, "four")])
+    assert house.texts(follow=True) == ["one\n", "two\n", "three\n", "3b\n", "3c\n", "four"]
+    assert house.closed == len(house.wishes) == 3
+    assert [wish.follow for wish in house.wishes] == [False, True, False]
+
+
+def test_following_waits_for_what_has_not_begun() -> None:
+    """And takes in tasks that it did not know of."""
+    house = House()
+    house.status = "pending"
+
+    def begin() -> None:
+        house.swarm.its_tasks = [task("running", NodeID="n2")]
+        house.status = "running"
+
+    house.gives("s1", begin, [said(1, "one\n", task_id=T1, node_id="n2")], house.end(), follow=True)
+    house.gives(T1, [said(1, "one\n"), said(2, "two\n")])
+    assert house.read(follow=True) == [
+        Piece(at(1), "stdout", b"one\n", "host-2", T1),
+        Piece(at(2), "stdout", b"two\n", "host-2", T1),
+    ]
+
+
+def test_what_has_ended_is_not_followed() -> None:
+    """Nor what is being stopped, when its tasks have ended; but while one still runs it is."""
+    for status, finished in (("complete", CREATED), ("failed", CREATED), ("stopping", CREATED)):
+        house = House(task("complete"))
+        house.status, house.finished = status, finished
+        house.gives("t-complete-1", [said(1, "one\n")])
+        assert house.texts(follow=True) == ["one\n"]
+        assert len(house.wishes) == 1
+    house = House(task("running"))
+    house.status = "stopping"
+    house.gives("s1", [said(1, "last words\n", task_id=T1)], house.end("stopping"), follow=True)
+    assert house.texts(follow=True) == ["last words\n"]
+
+
+def test_a_container_is_one_origin() -> None:
+    """It has no task and no node, and a follow of it ends by itself."""
+    house = House(kind="container")
+    house.gives("s1", [said(1, "one\n")])
+    house.gives("s1", [said(2, "two\n")], house.end(), [], follow=True)
+    house.gives("s1", [said(2, "two\n"), said(3, "end")])
+    assert house.read(follow=True) == [
+        Piece(at(second), "stdout", text, None, None) for second, text in ((1, b"one\n"), (2, b"two\n"), (3, b"end"))
+    ]
+    assert {wish.kind for wish in house.wishes} == {"container"}
+
+
+def test_what_is_gone_comes_from_the_journal() -> None:
+    """No seat is needed for it; a result that was cut says so first."""
+    house = House()
+    house.status = "removed"
+    house.kept = Outcome([kept(Line(at(1), "stdout", b"a\n"), Line(at(2), "stderr", b"e\n"), truncated=True)])
+    house.seats = -1
+    words = Piece("", "qmaster", b"only the end of its output was kept\n", "host-1", T1)
+    assert house.read() == [
+        words,
+        Piece(at(1), "stdout", b"a\n", "host-1", T1),
+        Piece(at(2), "stderr", b"e\n", "host-1", T1),
+    ]
+    assert house.texts(streams=("stderr",))[1:] == ["e\n"]
+    assert house.texts(tail=1) == ["e\n"]
+    house.kept = None
+    assert house.texts(follow=True) == ["it is gone, and nothing of its output was kept\n"]
+
+
+def test_what_goes_while_it_is_followed_is_told_to_its_end() -> None:
+    """The rest comes from the journal, without what was told; where that has nothing, it says so."""
+    for outcome, rest in (
+        (Outcome([kept(*(Line(at(s), "stdout", b"%d\n" % s) for s in (1, 2)), truncated=True)]), "2\n"),
+        (None, "it is gone: the end of its output may be missing\n"),
+    ):
+        house = House(task("running"))
+        house.kept = outcome
+
+        def remove(house: House = house) -> None:
+            house.swarm.its_tasks = []
+            house.status = "removed"
+
+        house.gives(T1, [said(1, "1\n")])
+        house.gives("s1", remove, NotFound("no such service"), follow=True)
+        assert house.texts(follow=True) == ["1\n", rest]
+
+
+@pytest.mark.parametrize("words", [None, "Error grabbing logs: … node n1 is not available\n"])
+def test_a_node_out_of_reach_is_a_line(words: str | None) -> None:
+    """Whether it is silent or Swarm says so; what the journal has of the task comes instead of it."""
+    house = House(task("running", 1), task("running", 2, NodeID="n2"))
+
+    def script() -> None:
+        house.gives(
+            T1, [said(1, "a\n")], EngineTimeout("late") if words is None else [Message("", "engine", words.encode())]
+        )
+        house.gives(T2, [said(1, "b\n")])
+
+    script()
+    texts = house.texts()
+    assert (texts[0], texts[2:]) == ("a\n", ["b\n"])
+    assert texts[1].startswith("node host-1 cannot be reached: ")
+    house.kept = Outcome([kept(Line(at(1), "stdout", b"a\n"), Line(at(2), "stdout", b"kept\n"))])
+    script()
+    assert house.texts() == ["a\n", "kept\n", "b\n"]
+
+
+def test_a_node_that_goes_down_is_told_once_each_time() -> None:
+    """It is not asked while it is down; back again, it sends all again, and no line is told twice."""
+    house = House(task("running"))
+
+    def goes() -> None:
+        house.down = {"n1"}
+
+    def comes() -> None:
+        house.down = set()
+
+    async def later(call: Callable[[], None]) -> None:
+        await asyncio.sleep(0.5)
+        call()
+
+    tasks: list[Awaitable[None]] = []
+    one = said(1, "one\n", task_id=T1)
+    house.gives(
+        "s1",
+        [one],
+        goes,
+        lambda: tasks.append(asyncio.ensure_future(later(comes))),
+        lambda: tasks.append(asyncio.ensure_future(later(house.end()))),
+        follow=True,
+    )
+    texts = house.texts(follow=True)
+    assert texts == ["one\n", "node host-1 cannot be reached: what runs there is not heard until it is back\n"]
+    house = House(task("running"))
+    house.down = {"n1"}
+    assert house.texts() == ["node host-1 cannot be reached: it is down\n"]
+    assert house.wishes == []
+
+
+def test_an_engine_that_was_away_is_followed_again() -> None:
+    """From where it was."""
+    house = House(task("running"))
+    house.gives("s1", [said(1, "one\n", task_id=T1)], EngineAway("broken off"), follow=True)
+    house.gives("s1", [said(1, "one\n", task_id=T1), said(2, "two\n", task_id=T1)], house.end(), follow=True)
+    assert house.texts(follow=True) == ["one\n", "two\n"]
+    assert [wish.since is None for wish in house.wishes if wish.follow] == [True, False]
+
+
+def test_an_engine_that_is_away_is_an_error() -> None:
+    """Before anything was told, and after."""
+    house = House(task("running"))
+    house.swarm.fails["tasks"] = EngineAway("away")
+    with pytest.raises(EngineAway):
+        house.read()
+    house = House(task("running"))
+    house.gives(T1, [said(1, "one\n")], EngineAway("broken off"))
+    with pytest.raises(EngineAway):
+        house.read()
+    assert house.seats == 0
+
+
+def test_the_tail_of_one_stream_is_counted_here() -> None:
+    """Docker counts both streams, and then leaves one out."""
+    house = House(task("running"))
+    for _ in range(2):
+        house.gives(T1, [said(1, "a\n", "stderr")], [said(2, "b\n", "stderr"), said(3, "c\n", "stderr")])
+    assert house.texts(tail=2, streams=("stderr",)) == ["b\n", "c\n"]
+    assert [wish.tail for wish in house.wishes] == [None, None]
+    house.gives(T1, [said(3, "c\n")])
+    assert house.texts(tail=1) == ["c\n"]
+    assert house.wishes[-1].tail == 1
+
+
+def test_after_a_tail_of_nothing_only_what_is_new_comes() -> None:
+    """The last line is read, to know from where on it is new."""
+    house = House(task("running"))
+    house.gives(T1, [said(5, "old\n")])
+    house.gives("s1", [said(5, "old\n", task_id=T1), said(4, "older\n", "stderr", T1)], house.end(), follow=True)
+    house.gives(T1, [said(5, "old\n"), said(6, "new\n")])
+    assert house.texts(tail=0, follow=True) == ["new\n"]
+
+
+def test_a_flow_that_is_left_early_gives_its_seat_back() -> None:
+    """As when the client is gone."""
+    house = House(task("running"))
+    house.gives(T1, [said(1, "one\n")])
+
+    async def leave() -> None:
+        spring = Spring(house.swarm, house, house, house.find, house.nodes)
+        flow: Any = spring.flow(await spring.find("s1"), Wanted(follow=True))
+        async with contextlib.aclosing(flow):
+            async for batch in flow:
+                if batch:
+                    break
+        assert house.seats == 0
+
+    asyncio.run(leave())
+    house.seats = -1
+    with pytest.raises(TooManyReaders):
+        house.read()
