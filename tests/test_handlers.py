@@ -95,7 +95,7 @@ class FakeFeed:
 
 @pytest.fixture
 def app(state: State) -> Application:
-    parts: dict[str, Any] = {"dispatch": state.dispatch, "feed": FakeFeed(), "hub": None}
+    parts: dict[str, Any] = {"dispatch": state.dispatch, "feed": FakeFeed(), "hub": None, "spring": None}
     return make_app(
         Parts(
             Authenticator(TOKEN),

@@ -296,7 +296,7 @@ def test_a_cut_result_says_so(engine: Engine, start_server: StartServer) -> None
 
 def test_a_slow_reader_costs_no_memory_and_a_gone_one_no_thread(server: Server) -> None:
     """A job that writes without end, and nobody who reads on; then the read at the engine ends at once."""
-    job = shell(server, "yes 'a line that is written again and again, without an end'")
+    job = shell(server, f"yes {'again' * 800}", type="container")
     shows(server, job, "running")
     logs(server, "/logs/" + shell(server, "echo once") + "?follow=1")  # what is loaded at the first time is loaded
     before, at_rest = memory(server), threads(server)
