@@ -1,4 +1,4 @@
-"""A quartermaster without an engine, for the command line's quick tests: it speaks the contract, and does as it is told.
+"""A quartermaster without an engine, for the command line's quick tests: it speaks the contract and does as it is told.
 
 It lives on a thread and a loop of its own; the tests call it from theirs.
 """
