@@ -4,6 +4,7 @@ It lives on a thread and a loop of its own; the tests call it from theirs.
 """
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -270,11 +271,9 @@ class _Status(_Handler):
     async def get(self, name: str) -> None:
         job = self.job(name)
         wait = float(self.get_argument("wait", "0"))
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait), job.changed:
                 await job.changed.wait_for(lambda: job.ended)
-        except TimeoutError:
-            self.set_status(202 if wait and not job.ended else 200)
         self.finish({"success": True, **job.view})
 
 

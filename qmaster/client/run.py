@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import signal
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from . import events, output, tables
-from .api import Api
+from .api import ANSWER_WITHIN, Api
 from .failures import ClientError, Refused
 from .patience import Patience
 from .screen import OUT, Screen
@@ -173,12 +174,18 @@ class Run:
                     self._screen.progress(tables.progress(service))
 
     async def _end(self, job: str) -> Json:
-        """Its last status, once it has ended and its result was read."""
-        path, query = f"/status/{job}", [("wait", str(WAIT))]
+        """Its last status, once it has ended; to be shown as JSON, with its result, which comes a moment later."""
+        path = f"/status/{job}"
+        query: list[tuple[str, str]] = []
         while True:
-            answer = await self._patience.insist(lambda: self._api.ask("GET", path, query=query, within=WAIT + 30))
-            if answer.status == 200 and answer.document["status"] in output.ENDED:
-                return answer.document
+            asked = functools.partial(self._api.ask, "GET", path, query=query, within=WAIT + ANSWER_WITHIN)
+            document = (await self._patience.insist(asked)).document
+            read = document.get("result") is not None or document["status"] == "removed" or not self._as_json
+            if document["status"] in output.ENDED and (read or query):
+                return document
+            if query:
+                await asyncio.sleep(output.LOOK_AGAIN)  # a server that stops answers at once
+            query = [("wait", str(WAIT))]
 
     async def _conclude(self, ended: Json) -> None:
         said = remark(ended)
