@@ -331,6 +331,20 @@ def test_it_goes_on_where_the_connection_broke(fake: FakeServer, tmp_path: Path)
         assert begun.err.read_text() == "e\nf\n"
 
 
+def test_a_line_that_comes_in_other_parts_is_shown_once(fake: FakeServer, tmp_path: Path) -> None:
+    """A server that breaks off tells the part of a line that it has; the next one tells the whole line."""
+    with Begun(fake, tmp_path, "run", "busybox") as begun:
+        waits_for(fake, "/logs/job-1")
+        fake.write("job-1", line(1, "a"), line(2, "abc", partial=True))
+        begun.shows("abc")
+        fake.down()
+        fake.jobs["job-1"].lines = [line(1, "a"), line(2, "abcdef"), line(2, "g")]
+        fake.up()
+        fake.end()
+        assert begun.code() == 0
+        assert begun.out.read_text() == "a\nabcdef\ng\n"
+
+
 def test_a_server_that_is_away_for_longer_is_told(fake: FakeServer, tmp_path: Path) -> None:
     """On stderr, once, and when it is back."""
     with Begun(fake, tmp_path, "run", "busybox") as begun:

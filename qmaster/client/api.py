@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
 from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
@@ -174,7 +174,7 @@ class Api:
 
     def _start(self, method: str, path: str, query: Query) -> RequestStartLine:
         encoded = urlencode(list(query))
-        return RequestStartLine(method, self._path + quote(path) + (f"?{encoded}" if encoded else ""), "HTTP/1.1")
+        return RequestStartLine(method, self._path + path + (f"?{encoded}" if encoded else ""), "HTTP/1.1")
 
     def _headers(self, data: bytes | None, more: Mapping[str, str]) -> HTTPHeaders:
         headers = {"Host": self._authority, "Connection": "close", "User-Agent": f"qmaster/{__version__}"}

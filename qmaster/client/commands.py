@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -237,7 +238,7 @@ async def status(
     if id is not None:
         if statuses or names or labels or limit is not None or everything:
             raise ConfigError("status: an ID takes no filters")
-        return _show_one((await to.api.ask("GET", f"/status/{id}")).document, to.as_json, quiet)
+        return _show_one((await to.api.ask("GET", f"/status/{quote(id, safe='')}")).document, to.as_json, quiet)
     several = {"status": statuses, "name": names, "label": labels}
     query = [(name, value) for name, values in several.items() for value in values]
     query += [("limit", str(limit))] if limit is not None else []

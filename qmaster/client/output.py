@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from .api import Api, Query
 from .failures import ClientError
@@ -43,39 +44,41 @@ def parse(raw: bytes) -> Line:
 class Seen:
     """What has been shown, so that an output that is told again from its beginning goes on where it broke.
 
-    A task's stream is in the order of its times; several of its lines may have the same one.
+    A task's stream is in the order of its times. What has one time may be told in other parts than before: so what was
+    shown of the last time is counted in bytes.
     """
 
     def __init__(self) -> None:
-        self._last: dict[tuple[str, str], tuple[str, int]] = {}  # the last time, and how many lines had it
-        self._again: dict[tuple[str, str], int] = {}  # how many of those have come again
+        self._last: dict[tuple[str, str], tuple[str, int]] = {}
+        self._again: dict[tuple[str, str], int] = {}  # bytes of the last time that are still to be skipped
         self._remarks: set[bytes] = set()
         self._first = ""
 
+    def __bool__(self) -> bool:
+        return bool(self._last)
+
     def begin_again(self) -> None:
-        """The output is told once more."""
-        self._again = dict.fromkeys(self._last, 0)
+        """What comes now may have been shown already."""
+        self._again = {key: size for key, (_, size) in self._last.items()}
 
-    @property
-    def empty(self) -> bool:
-        return not self._last
-
-    def is_new(self, line: Line) -> bool:
-        """Whether to show it; it counts as shown then."""
+    def fresh(self, line: Line) -> bytes:
+        """What is new of a line; it counts as shown then."""
         if line.stream == "qmaster":
             known = line.data in self._remarks
             self._remarks.add(line.data)
-            return not known
+            return b"" if known else line.data
         key = (line.task, line.stream)
-        time, count = self._last.get(key, ("", 0))
+        time, size = self._last.get(key, ("", 0))
         if line.time < max(time, self._first):
-            return False
-        if line.time == time and self._again.get(key, count) < count:
-            self._again[key] += 1
-            return False
-        self._last[key] = (line.time, count + 1 if line.time == time else 1)
-        self._again.pop(key, None)
-        return True
+            return b""
+        if line.time > time:
+            self._last[key] = (line.time, len(line.data))
+            self._again.pop(key, None)
+            return line.data
+        skip = min(self._again.get(key, 0), len(line.data))
+        self._again[key] = self._again.get(key, 0) - skip
+        self._last[key] = (time, size + len(line.data) - skip)
+        return line.data[skip:]
 
     def from_here(self, line: Line) -> None:
         """Nothing from before the first line that was asked for (``tail``) is new later."""
@@ -93,38 +96,41 @@ async def lines(api: Api, job: str, query: dict[str, str], follow: bool, patienc
     Raises:
         ClientError: the server refuses it, or is away for too long.
     """
-    seen, asked = Seen(), {**query, **({"follow": "1"} if follow else {})}
+    seen, asked, told = Seen(), {**query, **({"follow": "1"} if follow else {})}, False
     while True:
         try:
-            async for line in _once(api, job, asked.items()):
-                patience.met()
+            async for line in _once(api, job, asked.items(), patience):
+                told = line.stream == "qmaster"
                 if "tail" in asked:
                     seen.from_here(line)
-                if seen.is_new(line):
-                    yield line
+                fresh = seen.fresh(line)
+                if fresh:
+                    yield line._replace(data=fresh)
             if not follow or await _has_ended(api, job):
                 return
             await asyncio.sleep(LOOK_AGAIN)
         except ClientError as error:
-            await patience.bear(error)
+            await patience.bear(error, told)
         seen.begin_again()
-        if not seen.empty:
+        if seen:
             asked.pop("tail", None)
 
 
-async def _once(api: Api, job: str, query: Query) -> AsyncIterator[Line]:
-    rest = b""
-    async with api.open("GET", f"/logs/{job}", query=query, headers=NDJSON) as response:
+async def _once(api: Api, job: str, query: Query, patience: Patience) -> AsyncIterator[Line]:
+    rest: list[bytes] = []
+    async with api.open("GET", f"/logs/{quote(job, safe='')}", query=query, headers=NDJSON) as response:
         await response.check()
+        patience.met()
         async for piece in response.pieces():
-            *whole, rest = (rest + piece).split(b"\n")
+            *whole, last = piece.split(b"\n")
             for raw in whole:
-                if raw.strip():
-                    yield parse(raw)
+                yield parse(b"".join([*rest, raw]))
+                rest = []
+            rest.append(last)
 
 
 async def _has_ended(api: Api, job: str) -> bool:
-    return (await api.ask("GET", f"/status/{job}")).document["status"] in ENDED
+    return (await api.ask("GET", f"/status/{quote(job, safe='')}")).document["status"] in ENDED
 
 
 class Writer:

@@ -37,8 +37,11 @@ class Patience:
             self._say("the server is back")
         self._met, self._away_since, self._pause, self._said = True, None, FIRST_PAUSE, False
 
-    async def bear(self, error: ClientError) -> None:
+    async def bear(self, error: ClientError, said: bool = False) -> None:
         """Wait a little before the next attempt.
+
+        Args:
+            said: the user knows of it already.
 
         Raises:
             ClientError: the same, where another attempt is no use: a server that never answered, or not for long.
@@ -47,9 +50,10 @@ class Patience:
         self._away_since = self._away_since or now
         if not (self._met and passes(error)) or now - self._away_since > GIVE_UP_AFTER:
             raise error
-        if not self._said and now - self._away_since > QUIET_FOR:
-            self._said = True
+        if not (self._said or said) and now - self._away_since > QUIET_FOR:
             self._say(f"{error}; trying again")
+            said = True
+        self._said = self._said or said
         await asyncio.sleep(self._pause * random.uniform(0.5, 1))  # noqa: S311 - only spreads the calls
         self._pause = min(LONGEST_PAUSE, self._pause * 2)
 
