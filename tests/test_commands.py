@@ -461,7 +461,7 @@ def test_ctrl_c_twice_says_that_it_runs_where_the_stop_got_nowhere(fake: FakeSer
         screen.until("stopping job-1")
         screen.press(CTRL_C)
         assert screen.code() == 130
-        assert "left job-1: it goes on" in screen.shown
+        assert "left job-1: the server did not take the stop" in screen.shown
         assert asked(fake, "/stop") == []
         fake.up()
 

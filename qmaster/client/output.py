@@ -81,8 +81,8 @@ class Seen:
         return line.data[skip:]
 
     def from_here(self, line: Line) -> None:
-        """Nothing from before the first line that was asked for (``tail``) is new later."""
-        self._first = self._first or line.time
+        """Nothing from before the first of the lines that were asked for (``tail``) is new later."""
+        self._first = min(self._first or line.time, line.time)
 
 
 async def lines(api: Api, job: str, query: dict[str, str], follow: bool, patience: Patience) -> AsyncIterator[Line]:

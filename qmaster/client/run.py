@@ -136,7 +136,7 @@ class Run:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        words = "it is being stopped" if self._stopped else "it goes on"
+        words = "it is being stopped" if self._stopped else "the server did not take the stop, so it may go on"
         self._screen.say(f"left {job}: {words}; qmaster status {job} shows it")
         return None
 
