@@ -90,7 +90,7 @@ def check_one_line(done: subprocess.CompletedProcess[bytes], code: int, *says: s
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
-CALLS: list[Sequence[str]] = [["status"], ["stop", "x"], ["nodes"], ["logs", "x"], ["events"]]
+CALLS: list[Sequence[str]] = [["status"], ["logs", "-f", "x"], ["events"]]
 
 
 @pytest.mark.parametrize(("args", "code"), [*((args, 1) for args in CALLS), (["run", "busybox"], 125)])

@@ -17,6 +17,8 @@ from testbed.terminal import CTRL_C, Terminal
 QMASTER = [sys.executable, "-m", "qmaster"]
 WITHIN = 90.0  # seconds: a loaded machine's bound, never waited for
 IMAGE = "busybox:local"
+GENTLE = "trap 'exit 0' TERM"
+NAP = "while :; do sleep 0.1; done"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_ctrl_c_ends_what_waits_for_a_node(shared: Server, tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["service", "container"])
 def test_ctrl_c_stops_a_job(kind: str, shared: Server, tmp_path: Path) -> None:
     """Its last words are shown; it is gone; 130."""
-    script = "trap 'echo last words; exit 3' TERM; echo ready; while :; do sleep 0.1; done"
+    script = f"trap 'echo last words; exit 3' TERM; echo ready; {NAP}"
     with terminal(shared, tmp_path, *shell(script, "--type", kind)) as screen:
         screen.until("ready\r\n", WITHIN)
         service = only(shared)["id"]
@@ -96,7 +98,7 @@ def test_ctrl_c_stops_a_job(kind: str, shared: Server, tmp_path: Path) -> None:
 
 def test_ctrl_c_twice_leaves_it(shared: Server, tmp_path: Path) -> None:
     """At once, though the job takes its time; it says which one."""
-    with terminal(shared, tmp_path, *shell("trap '' TERM; echo ready; while :; do sleep 0.1; done")) as screen:
+    with terminal(shared, tmp_path, *shell(f"trap '' TERM; echo ready; {NAP}")) as screen:
         screen.until("ready\r\n", WITHIN)
         service = only(shared)["id"]
         screen.press(CTRL_C)
@@ -112,7 +114,7 @@ def test_ctrl_c_twice_leaves_it_running_where_the_server_is_gone(bed: Bed, engin
     server = bed.server(engine.host)
     server.start()
     try:
-        with terminal(server, tmp_path, *shell("echo ready; exec sleep 600")) as screen:
+        with terminal(server, tmp_path, *shell(f"{GENTLE}; echo ready; {NAP}")) as screen:
             screen.until("ready\r\n", WITHIN)
             service = only(server)["id"]
             server.kill()
@@ -153,7 +155,7 @@ def test_a_run_goes_on_across_restarts_of_the_server(bed: Bed, engine: Engine, t
     server = bed.server(engine.host)
     server.start()
     script = (
-        "i=0; while [ $i -lt 150 ]; do echo $i; [ $((i % 10)) = 5 ] && echo $i >&2; i=$((i+1)); sleep 0.1; done; exit 9"
+        "i=0; while [ $i -lt 80 ]; do echo $i; [ $((i % 10)) = 5 ] && echo $i >&2; i=$((i+1)); sleep 0.1; done; exit 9"
     )
     try:
         out, err = tmp_path / "out", tmp_path / "err"
@@ -162,13 +164,13 @@ def test_a_run_goes_on_across_restarts_of_the_server(bed: Bed, engine: Engine, t
         with process:
             eventually(lambda: b"\n10\n" in out.read_bytes(), WITHIN)
             server.restart()
-            eventually(lambda: b"\n60\n" in out.read_bytes(), WITHIN)
+            eventually(lambda: b"\n40\n" in out.read_bytes(), WITHIN)
             server.kill()
             server.start()
             assert process.wait(WITHIN) == 9
-        assert out.read_text().split() == [str(i) for i in range(150)]
+        assert out.read_text().split() == [str(i) for i in range(80)]
         written = [text for text in err.read_text().splitlines() if not text.startswith("qmaster: ")]
-        assert written == [str(i) for i in range(150) if i % 10 == 5]
+        assert written == [str(i) for i in range(80) if i % 10 == 5]
     finally:
         server.kill()
 
@@ -176,7 +178,7 @@ def test_a_run_goes_on_across_restarts_of_the_server(bed: Bed, engine: Engine, t
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (shell("sleep 600", "--timeout", "1"), 124, b"longer than its timeout of 1 s"),
+        (shell(f"{GENTLE}; {NAP}", "--timeout", "1"), 124, b"longer than its timeout of 1 s"),
         (["run", "--memory", "16", "missing:1"], 125, b"missing:1"),
         (["run", "--memory", "5", IMAGE], 125, b"memory"),
         (shell("exit 255", "--type", "container"), 255, b""),
@@ -209,7 +211,7 @@ def test_the_other_commands(shared: Server, tmp_path: Path) -> None:
             [*QMASTER, "events", "--json", "--topic", "service"], env=environ(shared), stdout=out
         )
     with watching:
-        started = qmaster(shared, *shell("echo one; echo two; exec sleep 600", "-d", "--name", "nap"))
+        started = qmaster(shared, *shell(f"{GENTLE}; echo one; echo two; {NAP}", "-d", "--name", "nap"))
         service = started.stdout.decode().strip()
         eventually(lambda: qmaster(shared, "logs", "nap").stdout == b"one\ntwo\n", WITHIN)
         assert qmaster(shared, "logs", "nap", "--tail", "1").stdout == b"two\n"

@@ -22,10 +22,19 @@ class Patience:
 
     Args:
         say: tells the user a sentence.
+        clock: seconds.
+        pause: waits for seconds.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._say = say
+        self._clock = clock
+        self._wait = pause
         self._away_since: float | None = None
         self._pause = FIRST_PAUSE
         self._said = False
@@ -46,7 +55,7 @@ class Patience:
         Raises:
             ClientError: the same, where another attempt is no use: a server that never answered, or not for long.
         """
-        now = time.monotonic()
+        now = self._clock()
         self._away_since = self._away_since or now
         if not (self._met and passes(error)) or now - self._away_since > GIVE_UP_AFTER:
             raise error
@@ -54,7 +63,7 @@ class Patience:
             self._say(f"{error}; trying again")
             said = True
         self._said = self._said or said
-        await asyncio.sleep(self._pause * random.uniform(0.5, 1))  # noqa: S311 - only spreads the calls
+        await self._wait(self._pause * random.uniform(0.5, 1))  # noqa: S311 - only spreads the calls
         self._pause = min(LONGEST_PAUSE, self._pause * 2)
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
