@@ -6,6 +6,7 @@ It lives on a thread and a loop of its own; the tests call it from theirs.
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -88,7 +89,10 @@ class Job:
 
 
 class FakeServer:
-    """`asked` are the calls: method, path with query, body. `refuse` holds what the next calls of a path fail with."""
+    """`asked` are the calls: method, path with query, body. `refuse` holds what the next calls of a path fail with.
+
+    `begins` is of a job that is started, `stops_end` whether a stop ends it; `swallow` a start that gets no answer.
+    """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, Any]] = []
@@ -98,6 +102,8 @@ class FakeServer:
         self.events: list[Json] = []
         self.stops_end = True
         self.begins: Json = {}
+        self.swallow = False
+        self.tls: ssl.SSLContext | None = None
         self.loop = asyncio.new_event_loop()
         self.port = 0
         self.handlers: set[RequestHandler] = set()
@@ -108,7 +114,7 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     def _call(self, make: Callable[[], Any]) -> Any:
         async def call() -> Any:
@@ -134,7 +140,8 @@ class FakeServer:
                 "/events": _Events,
                 "/nodes": _Nodes,
             }
-            self._server = HTTPServer(Application([(path, kind, {"fake": self}) for path, kind in kinds.items()]))
+            application = Application([(path, kind, {"fake": self}) for path, kind in kinds.items()])
+            self._server = HTTPServer(application, ssl_options=self.tls)
             self._server.add_socket(socket)
 
         self._call(listen)
@@ -226,7 +233,9 @@ class _Handler(RequestHandler):
 
 
 class _Run(_Handler):
-    def post(self) -> None:
+    async def post(self) -> None:
+        if self.fake.swallow:
+            await asyncio.sleep(60)
         job = f"job-{len(self.fake.jobs) + 1}"
         self.fake.jobs[job] = Job(service(job, **self.fake.begins))
         self.finish({"success": True, "id": job})

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -11,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from click.testing import CliRunner
 from fake_server import EPOCH, TOKEN, FakeServer, line, service
 from testbed.terminal import CTRL_C, Terminal
 from testbed.wait import eventually
+
+from qmaster import cli
 
 ROOT = Path(__file__).parent.parent
 WITHIN = 60.0  # seconds: a loaded machine's bound, never waited for
@@ -34,15 +39,17 @@ def environ(fake: FakeServer, **more: str) -> dict[str, str]:
 
 
 def qmaster(fake: FakeServer, *args: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[bytes]:
-    """Run it to its end."""
-    return subprocess.run(
-        [*COMMAND, *args],
-        env=environ(fake, **more),
-        input=stdin.encode(),
-        capture_output=True,
-        timeout=WITHIN,
-        check=False,
-    )
+    """Run it to its end, in this process: a hundred of their own would take a minute."""
+    env = dict.fromkeys(("TOKEN_FILE", "QMASTER_AUTH", "NO_COLOR")) | environ(fake, **more)
+    env |= {name: "" for name, value in more.items() if not value}
+    done = CliRunner().invoke(cli.main, args, input=stdin, env=env)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return subprocess.CompletedProcess(args, done.exit_code, done.stdout_bytes, done.stderr_bytes)
+
+
+def process(fake: FakeServer, *args: str) -> subprocess.CompletedProcess[bytes]:
+    """Run it to its end, as a process of its own."""
+    return subprocess.run([*COMMAND, *args], env=environ(fake), capture_output=True, timeout=WITHIN, check=False)
 
 
 class Begun:
@@ -145,6 +152,19 @@ def test_a_wrong_use_is_shown(args: list[str], code: int, fake: FakeServer) -> N
     done = qmaster(fake, *args)
     assert done.returncode == code
     assert b"--nonsense" in done.stderr
+
+
+def test_a_certificate_that_nobody_vouches_for_is_one_line(fake: FakeServer, tmp_path: Path) -> None:
+    """It says how to trust it; and so it is trusted."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    fake.down()
+    fake.tls = context
+    fake.up()
+    check_one_line(qmaster(fake, "status"), 1, "certificate", "SSL_CERT_FILE")
+    assert qmaster(fake, "status", SSL_CERT_FILE=str(tmp_path / "ca.pem")).returncode == 0
 
 
 def test_the_options_for_serving_are_no_command_s(fake: FakeServer) -> None:
@@ -364,6 +384,30 @@ def test_a_server_that_is_away_for_longer_is_told(fake: FakeServer, tmp_path: Pa
         assert said[1] == "qmaster: the server is back"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_output_that_cannot_be_written_is_told(fake: FakeServer) -> None:
+    """A full disk: it ends with 125, and says that the job may go on."""
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen([*COMMAND, "run", "busybox"], env=environ(fake), stdout=full, stderr=subprocess.PIPE)
+    with process:
+        waits_for(fake, "/logs/job-1")
+        fake.write("job-1", line(1, "a"))
+        assert process.wait(WITHIN) == 125
+        assert process.stderr is not None
+        assert b"No space left on device; job-1 may go on" in process.stderr.read()
+
+
+def test_a_start_whose_answer_is_lost_is_not_sent_twice(fake: FakeServer, tmp_path: Path) -> None:
+    """It may have been started: that is said, with what to do."""
+    fake.swallow = True
+    with Begun(fake, tmp_path, "run", "busybox") as begun:
+        waits_for(fake, "/run")
+        fake.cut()
+        assert begun.code() == 125
+        assert "it may have been started" in begun.err.read_text()
+    assert len(asked(fake, "/run")) == 1
+
+
 def test_output_that_nobody_reads_stops_the_job(fake: FakeServer) -> None:
     """As a local program ends whose pipe is closed; it is not left running unseen."""
     command = [*COMMAND, "run", "busybox"]
@@ -411,9 +455,12 @@ def test_a_terminal_shows_what_it_waits_for(fake: FakeServer, tmp_path: Path) ->
 
 
 def test_progress_is_no_wider_than_the_terminal(fake: FakeServer, tmp_path: Path) -> None:
-    """A longer line would be left behind on the screen."""
+    """A longer line would be left behind on the screen; also where the output goes elsewhere."""
     fake.begins = {"status": "pending", "error": "no suitable node " * 20}
-    with terminal(fake, tmp_path, "run", "busybox", columns=40) as screen:
+    with (
+        (tmp_path / "out").open("wb") as out,
+        terminal(fake, tmp_path, "run", "busybox", columns=40, stdout=out) as screen,
+    ):
         screen.until("no suitable")
         fake.end()
         assert screen.code() == 0
@@ -579,17 +626,17 @@ def test_logs_is_what_it_wrote(fake: FakeServer) -> None:
     """Each stream to its own; without --follow it ends though the job goes on."""
     fake.add(service("job-1"))
     fake.write("job-1", line(1, "one"), line(2, "two", "stderr"), line(3, "three"))
-    done = qmaster(fake, "logs", "job-1")
+    done = process(fake, "logs", "job-1")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"one\nthree\n", b"two\n")
-    assert qmaster(fake, "logs", "job-1", "--tail", "1").stdout == b"three\n"
-    assert qmaster(fake, "logs", "job-1", "--stream", "stderr").stderr == b"two\n"
+    assert process(fake, "logs", "job-1", "--tail", "1").stdout == b"three\n"
+    assert process(fake, "logs", "job-1", "--stream", "stderr").stderr == b"two\n"
 
 
 def test_logs_has_times(fake: FakeServer) -> None:
     """In front of each line, but not within one."""
     fake.add(service("job-1"))
     fake.write("job-1", line(1, "one ", partial=True), line(2, "line"), line(3, "two"))
-    lines = qmaster(fake, "logs", "-t", "job-1").stdout.decode().splitlines()
+    lines = process(fake, "logs", "-t", "job-1").stdout.decode().splitlines()
     assert lines == ["2026-11-22T20:29:03.000000001Z one line", "2026-11-22T20:29:03.000000003Z two"]
 
 
@@ -598,7 +645,7 @@ def test_logs_as_json_is_a_document_a_line(fake: FakeServer) -> None:
     fake.add(service("job-1"))
     lines = [line(1, "one"), line(2, "two", "stderr")]
     fake.write("job-1", *lines)
-    assert [json.loads(text) for text in qmaster(fake, "logs", "job-1", "--json").stdout.splitlines()] == lines
+    assert [json.loads(text) for text in process(fake, "logs", "job-1", "--json").stdout.splitlines()] == lines
 
 
 def test_logs_follows_to_the_end_across_a_break(fake: FakeServer, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
 import json
 import logging
 import os
@@ -97,6 +98,8 @@ def _run(
 ) -> int:
     """The command's exit code; what went wrong is one line on standard error."""
     logging.getLogger("tornado").addHandler(logging.NullHandler())  # its words are not for users
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal has every letter
     view = Screen(lively=True)
     try:
         return asyncio.run(function(Connection(url, token_file, as_json, view), **options))

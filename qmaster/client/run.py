@@ -12,7 +12,7 @@ from typing import Any
 
 from . import events, output, tables
 from .api import ANSWER_WITHIN, Api
-from .failures import ClientError, Refused
+from .failures import ClientError, Lost, Refused
 from .patience import Patience
 from .screen import OUT, Screen
 from .signals import Signals, before
@@ -76,7 +76,11 @@ class Run:
         """
         if headers:
             self._patience.met()  # bears even the first call's failure
-        answer = await self._patience.insist(lambda: self._api.ask("POST", "/run", body, headers=headers))
+        try:
+            answer = await self._patience.insist(lambda: self._api.ask("POST", "/run", body, headers=headers))
+        except Lost as error:
+            hint = "it may have been started: qmaster status shows it, and --idempotency-key makes a retry safe"
+            raise ClientError(f"{error}; {hint}") from None
         return answer.document
 
     async def to_its_end(self, body: Json, headers: Mapping[str, str]) -> int:
@@ -172,6 +176,8 @@ class Run:
                 services = frame.data.get("services", []) if frame.kind == "snapshot" else [frame.data.get("data")]
                 for service in filter(None, services):
                     self._screen.progress(tables.progress(service))
+                if not self._screen.lively:
+                    return
 
     async def _end(self, job: str) -> Json:
         """Its last status, once it has ended; to be shown as JSON, with its result, which comes a moment later."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import select
-import shutil
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from .failures import ClientError
+
 OUT, ERR = 1, 2
 PIPE_BUF = 4096  # what a pipe that is ready takes without blocking (pipe(7))
+USUAL_WIDTH = 80
 EVERY = 0.1  # seconds between two pictures of the spinner
 CLEAR = "\r\x1b[K"
 BRAILLE, ASCII = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
@@ -38,16 +40,10 @@ def colours(environ: Mapping[str, str], descriptor: int = OUT) -> bool:
 
 def width(descriptor: int = OUT) -> int | None:
     """The terminal's columns; None where it is none."""
-    return shutil.get_terminal_size().columns if is_terminal(descriptor) else None
-
-
-def one_place() -> bool:
-    """Whether standard output and error go to the same terminal, pipe or file, so that their order shows."""
     try:
-        out, err = os.fstat(OUT), os.fstat(ERR)
+        return os.get_terminal_size(descriptor).columns or USUAL_WIDTH
     except OSError:
-        return False
-    return os.path.samestat(out, err) and not stat.S_ISREG(out.st_mode)
+        return None
 
 
 class Screen:
@@ -92,7 +88,7 @@ class Screen:
 
     async def _spin(self) -> None:
         while self._lively:
-            columns = shutil.get_terminal_size().columns
+            columns = width(ERR) or USUAL_WIDTH
             _print(CLEAR + f"{next(self._pictures)} {self._progress}"[: max(1, columns - 1)])
             self._drawn = True
             await asyncio.sleep(EVERY)
@@ -107,16 +103,21 @@ class Screen:
 
         Raises:
             BrokenPipeError: nobody reads any more.
+            ClientError: it cannot be written for another reason: the disk is full.
         """
         if self._lively:
             self.hush()
         view = memoryview(data)
         while view:
-            await _writable(descriptor)
             try:
+                await _writable(descriptor)
                 view = view[os.write(descriptor, view[:PIPE_BUF]) :]
             except BlockingIOError:  # somebody else has made it non-blocking, and was faster
                 await asyncio.sleep(0)
+            except OSError as error:
+                if error.errno in (errno.EPIPE, errno.EBADF):
+                    raise BrokenPipeError from error
+                raise ClientError(f"the output cannot be written: {error.strerror}") from None
 
 
 def _draws(text: str) -> bool:
