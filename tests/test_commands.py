@@ -420,16 +420,18 @@ def test_output_that_nobody_reads_stops_the_job(fake: FakeServer) -> None:
     assert asked(fake, "/stop")[0][2] == {"id": "job-1"}
 
 
-def test_a_slow_reader_loses_nothing(fake: FakeServer) -> None:
-    """A pipe that is full is waited for; what comes through is all of it."""
+def test_a_slow_reader_loses_nothing_and_holds_nothing_up(fake: FakeServer) -> None:
+    """A pipe that is full is waited for: what comes through is all of it, and Ctrl-C is heard meanwhile."""
     with subprocess.Popen([*COMMAND, "run", "busybox"], env=environ(fake), stdout=subprocess.PIPE) as process:
         waits_for(fake, "/logs/job-1")
         fake.write("job-1", *(line(at, f"{at} " + "x" * 990) for at in range(2000)))
-        fake.end()
         assert process.stdout is not None
-        read = process.stdout.read()
+        assert process.stdout.read(2) == b"0 "
+        process.send_signal(signal.SIGINT)
+        waits_for(fake, "/stop")
+        read = b"0 " + process.stdout.read()
         assert [int(text.split()[0]) for text in read.splitlines()] == list(range(2000))
-        assert process.wait(WITHIN) == 0
+        assert process.wait(WITHIN) == 130
 
 
 # --- run in a terminal ------------------------------------------------------------------------------------------------
