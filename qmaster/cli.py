@@ -1,8 +1,9 @@
-"""The command line: ``python -m qmaster`` serves."""
+"""The command line: without a command it serves, and its commands are a client's."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -10,10 +11,26 @@ from typing import Any
 
 import click
 
-from . import __version__, config, log, server
+from . import __version__, config
 from .errors import ConfigError
 
 USAGE_ERROR = 2
+COMMANDS = ("run", "stop", "status", "logs", "events", "nodes")
+# A command needs no server and no engine's SDK, whose imports take a second: each imports what it needs as it begins.
+CLIENT, SERVER, LOG = "qmaster.client.commands", "qmaster.server", "qmaster.log"
+
+
+class _Commands(click.Group):
+    """The commands in the order of ``COMMANDS``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = importlib.import_module(CLIENT).COMMANDS[cmd_name]
+        return found
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -25,24 +42,29 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="quartermaster")
 @click.pass_context
 @_with_options
 def main(context: click.Context, **flags: Any) -> None:
     """Run functions and jobs on Docker and Docker Swarm over HTTP, with a token.
 
-    Without a command it serves. Each option is a flag or an environment variable; the flag wins.
+    Without a command it serves. Each option is a flag or an environment variable; the flag wins. A command asks a
+    server, at QMASTER_URL and with the same TOKEN; it has options of its own.
     """
     if context.invoked_subcommand is None:
         _serve(flags)
+        return
+    given = [option.flag for option in config.OPTIONS if flags[option.name] is not None]
+    if given:
+        raise click.UsageError(f"{given[0]} is for serving: {context.invoked_subcommand} takes its options behind it")
 
 
 def _serve(flags: Mapping[str, str | None]) -> None:
     try:
         settings = config.load(flags, os.environ)
-        log.configure(settings.log_format, [settings.token])
-        asyncio.run(server.serve(settings))
+        importlib.import_module(LOG).configure(settings.log_format, [settings.token])
+        asyncio.run(importlib.import_module(SERVER).serve(settings))
     except ConfigError as error:
         click.echo(f"qmaster: {error}", err=True)
         sys.exit(USAGE_ERROR)

@@ -125,21 +125,31 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
     )
 
 
-def _token(flag: str | None, environ: Mapping[str, str]) -> str:
-    if flag is not None:
-        return _printable(flag, "--token")
+def given_token(environ: Mapping[str, str]) -> str | None:
+    """The token of the environment, from TOKEN or from the file that TOKEN_FILE names; None where neither is set.
+
+    Raises:
+        ConfigError: both are set, or it is none.
+    """
     variable, file = environ.get("TOKEN", ""), environ.get("TOKEN_FILE", "")
     if variable and file:
         raise ConfigError("TOKEN and TOKEN_FILE are both set: give one")
     if variable:
         return _printable(variable, "TOKEN")
-    if file:
-        try:
-            return _printable(Path(file).read_text(encoding="utf-8").strip(), "TOKEN_FILE")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise ConfigError(f"TOKEN_FILE: cannot read {file}: {reason}") from None
-    raise ConfigError("no token: set TOKEN (or TOKEN_FILE, or --token), for instance TOKEN=$(uuidgen)")
+    if not file:
+        return None
+    try:
+        return _printable(Path(file).read_text(encoding="utf-8").strip(), "TOKEN_FILE")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"TOKEN_FILE: cannot read {file}: {reason}") from None
+
+
+def _token(flag: str | None, environ: Mapping[str, str]) -> str:
+    token = _printable(flag, "--token") if flag is not None else given_token(environ)
+    if token is None:
+        raise ConfigError("no token: set TOKEN (or TOKEN_FILE, or --token), for instance TOKEN=$(uuidgen)")
+    return token
 
 
 def _printable(token: str, source: str) -> str:

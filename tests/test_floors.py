@@ -14,6 +14,7 @@ ROOT = Path(qmaster.__file__).parent
 # A room is a module, or a package: what is in a package may know its own. handlers/base is below the other handlers.
 FLOORS: dict[float, set[str]] = {
     7: {"__main__", "cli"},
+    6.5: {"client"},
     6: {"server"},
     5: {"app"},
     4.5: {"handlers"},
@@ -63,6 +64,8 @@ def imported(path: Path) -> Iterator[str]:
             base = package[: len(package) - statement.level + 1] if statement.level else []
             start = ".".join([*base, *([statement.module] if statement.module else [])])
             yield from (f"{start}.{alias.name}" for alias in statement.names)
+        elif isinstance(statement, ast.Constant) and str(statement.value).startswith("qmaster."):
+            yield str(statement.value)  # what `import_module` is told
 
 
 def rooms_of(path: Path) -> set[str]:

@@ -17,8 +17,11 @@ from tornado import web
 from tornado.routing import PathMatches
 
 import qmaster
-from qmaster import app, config, errors, models
+from qmaster import app, cli, config, errors, models
 from qmaster.auth import Authenticator
+from qmaster.client import commands as commands_of_client
+from qmaster.client import run
+from qmaster.client.signals import SIGNALS
 from qmaster.engine import failures
 from qmaster.handlers import services
 from qmaster.handlers.base import BaseHandler
@@ -187,6 +190,29 @@ def test_the_options_are_those_of_the_code() -> None:
         for option in config.OPTIONS
     ]
     assert documented == expected
+
+
+def test_the_commands_are_those_of_the_code() -> None:
+    """The table has each command with its options, in the order of ``--help``; those that all have are in the text."""
+    common = {"--url", "--token-file", "--json"}
+    documented = {code(row["command"])[0].split()[0]: code(row["options"]) for row in table("Command line", "command")}
+    expected = {
+        name: [
+            flag for option in command.params for flag in option.opts if flag.startswith("--") and flag not in common
+        ]
+        for name, command in commands_of_client.COMMANDS.items()
+    }
+    assert list(documented.items()) == list(expected.items())
+    assert list(documented) == list(cli.COMMANDS)
+    assert common <= set(code(" ".join(section("Command line"))))
+
+
+def test_the_exit_codes_are_those_of_the_code() -> None:
+    """The table has each exit code of the commands, and nothing else."""
+    documented = [int(row["code"]) for row in table("Command line", "code")]
+    ours = {commands_of_client.FAILED, commands_of_client.WRONG_USE, commands_of_client.INTERRUPTED}
+    of_run = {run.TIMED_OUT, run.OWN_FAILURE, run.OUTPUT_CLOSED, *(run.SIGNALLED + number for number in SIGNALS)}
+    assert documented == sorted({0} | ours | of_run)
 
 
 def test_the_routes_are_those_of_the_application() -> None:

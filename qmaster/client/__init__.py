@@ -1,0 +1,1 @@
+"""The command line's way to a quartermaster: the HTTP API alone, and a terminal."""
