@@ -85,6 +85,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
     task: str | None
     line: str
     partial: bool = False
+    base64: bytes | None = None  # the bytes themselves, where they are not UTF-8
 
 
 class Ndjson:
@@ -100,7 +101,7 @@ class Ndjson:
 
     def end(self) -> bytes:
         held, self._held = list(self._held.values()), {}
-        return b"".join(_encode(first, b"".join(parts)) for first, parts, size in held if size)
+        return b"".join(_encode(first, b"".join(parts), partial=True) for first, parts, size in held if size)
 
     def _take(self, piece: Piece) -> Iterable[bytes]:
         key = (piece.task, piece.source)
@@ -131,6 +132,8 @@ def _cut(data: bytes) -> int:
 
 
 def _encode(piece: Piece, data: bytes, partial: bool = False) -> bytes:
-    text = data.removesuffix(b"\n").decode(errors="replace")
-    line = _Line(piece.time or None, piece.source, piece.node, piece.task, text, partial)
+    data = data.removesuffix(b"\n")
+    text = data.decode(errors="replace")
+    exact = None if text.encode() == data else data
+    line = _Line(piece.time or None, piece.source, piece.node, piece.task, text, partial, exact)
     return msgspec.json.encode(line) + b"\n"

@@ -1,5 +1,6 @@
 """output: pieces as plain text and as NDJSON."""
 
+import base64
 import json
 from typing import Any
 
@@ -45,11 +46,17 @@ def test_our_own_words_are_lines_of_their_own() -> None:
 
 
 def test_a_line_is_an_object() -> None:
-    """Without its newline; parts are joined, and a last line needs no newline."""
-    assert objects(out(b"a lo"), out(b"ng line\n"), out(b"\n"), out(b"end\r")) == [
-        {"time": TIME, "stream": "stdout", "node": "host-1", "task": "t1", "line": line}
-        for line in ("a long line", "", "end\r")
-    ]
+    """Without its newline; parts are joined, and a last line that has none says so."""
+    lines = objects(out(b"a lo"), out(b"ng line\n"), out(b"\n"), out(b"end\r"))
+    of_task = {"time": TIME, "stream": "stdout", "node": "host-1", "task": "t1"}
+    assert lines[:2] == [{**of_task, "line": line} for line in ("a long line", "")]
+    assert lines[2:] == [{**of_task, "line": "end\r", "partial": True}]
+
+
+def test_what_is_not_utf_8_comes_as_bytes_too() -> None:
+    """The text is for people, the bytes are exact."""
+    (line,) = objects(out(b"\xff\x00a\n"))
+    assert (line["line"], base64.b64decode(line["base64"])) == ("\N{REPLACEMENT CHARACTER}\0a", b"\xff\x00a")
 
 
 def test_tasks_and_streams_are_joined_apart() -> None:
