@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from tornado import web
@@ -11,7 +11,7 @@ from .auth import Authenticator
 from .dispatch import Dispatch
 from .errors import HttpError
 from .feed import Feed
-from .handlers import base, events, nodes, ops, services
+from .handlers import base, events, nodes, ops, pages, services
 from .hub import Hub
 
 
@@ -20,7 +20,8 @@ class Parts:
     """What the handlers are made from.
 
     ``trouble`` tells why quartermaster is not ready, or None; ``origins`` are those of other pages that may read the
-    stream; ``busy`` holds the requests that are being answered, ``sockets`` the open event streams.
+    stream; ``page`` has the status page's files; ``busy`` holds the requests that are being answered, ``sockets`` the
+    open event streams.
     """
 
     auth: Authenticator
@@ -29,6 +30,7 @@ class Parts:
     hub: Hub
     trouble: Callable[[], HttpError | None]
     origins: Collection[str] = ()
+    page: Mapping[str, pages.File] = field(default_factory=lambda: pages.read(pages.folder()))
     busy: set[object] = field(default_factory=set)
     sockets: events.Sockets = field(default_factory=events.Sockets)
 
@@ -38,9 +40,12 @@ def make_app(parts: Parts) -> web.Application:
     everyone = {"auth": parts.auth, "busy": parts.busy}
     placed = {**everyone, "cursor": lambda: parts.feed.cursor}
     verbs = {**placed, "dispatch": parts.dispatch}
+    page = {**everyone, "files": parts.page}
     stream = {**everyone, "feed": parts.feed, "hub": parts.hub, "sockets": parts.sockets, "origins": parts.origins}
     return web.Application(
         [
+            (r"/", pages.PageHandler, page),
+            (r"/static/([^/]+)", pages.PageHandler, page),
             (r"/run", services.RunHandler, verbs),
             (r"/start", services.RunHandler, verbs),
             (r"/stop", services.StopHandler, verbs),
