@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from . import results
+from .auth import Identity
 from .engine.failures import EngineTimeout
 from .engine.multiplex import UNREACHED, Message
 from .engine.reader import Kind, Wish
@@ -99,7 +100,7 @@ class Spring:
         swarm: Swarm,
         readers: Readers,
         journal: Journal,
-        status: Callable[[str], Awaitable[Service]],
+        status: Callable[[str, Identity], Awaitable[Service]],
         nodes: Callable[[], list[Node]],
     ) -> None:
         self.swarm = swarm
@@ -108,12 +109,12 @@ class Spring:
         self.status = status
         self.nodes = nodes
 
-    async def find(self, name_or_id: str) -> Service:
+    async def find(self, name_or_id: str, by: Identity) -> Service:
         """
         Raises:
             NotFound
         """
-        return await self.status(name_or_id)
+        return await self.status(name_or_id, by)
 
     async def flow(self, view: Service, wanted: Wanted) -> Batches:
         """What a run has said, and with ``follow`` what it says until it has ended. Close it when it is left early.

@@ -18,7 +18,7 @@ from tornado.web import Application
 
 from qmaster import errors, lifecycle
 from qmaster.app import Parts, make_app
-from qmaster.auth import Authenticator
+from qmaster.auth import Authenticator, Identity
 from qmaster.keys import Key, Started, digest
 from qmaster.models import MAX_BODY, Result, RunRequest, Service
 
@@ -51,24 +51,24 @@ class FakeDispatch:
         if self.error:
             raise self.error
 
-    async def run(self, request: RunRequest, owner: str, key: Key | None = None) -> Started:
-        await self._note("run", request, owner, *([key] if key else []))
+    async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
+        await self._note("run", request, by.name, *([key] if key else []))
         return Started("s1", self.replays)
 
-    async def stop(self, name_or_id: str) -> str:
+    async def stop(self, name_or_id: str, by: Identity) -> str:
         await self._note("stop", name_or_id)
         return "s1"
 
-    async def status(self, name_or_id: str) -> Service:
+    async def status(self, name_or_id: str, by: Identity) -> Service:
         await self._note("status", name_or_id)
         return self.views[0]
 
-    async def when_over(self, name_or_id: str, seconds: float, left: asyncio.Future[None]) -> Service:
+    async def when_over(self, name_or_id: str, seconds: float, left: asyncio.Future[None], by: Identity) -> Service:
         self.left = left
         await self._note("when_over", name_or_id, seconds)
         return self.views[0]
 
-    async def listing(self, removed: bool = False) -> list[Service]:
+    async def listing(self, by: Identity, removed: bool = False) -> list[Service]:
         await self._note("listing", removed)
         return self.views
 

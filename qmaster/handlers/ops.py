@@ -10,11 +10,15 @@ from .base import BaseHandler
 
 
 class LiveHandler(BaseHandler):
+    ANY_HOST = True  # a probe asks by address
+
     def get(self) -> None:
         self.answer({"success": True, "status": "alive"})
 
 
 class ReadyHandler(BaseHandler):
+    ANY_HOST = True
+
     def initialize(self, auth: Authenticator, busy: set[object], trouble: Callable[[], HttpError | None]) -> None:
         super().initialize(auth, busy)
         self._trouble = trouble
