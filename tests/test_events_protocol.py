@@ -22,7 +22,8 @@ Measured = Callable[[str], None]
 
 SERVICE_KEYS = {
     "id", "type", "name", "image", "command", "labels", "owner", "status", "reason", "error", "exit_code", "replicas",
-    "created_at", "started_at", "finished_at", "removed_at", "memory", "cpus", "tasks",
+    "created_at", "started_at", "finished_at", "removed_at", "memory", "cpus", "timeout", "ttl", "tasks",
+    "result",
 }  # fmt: skip
 NODE_KEYS = {
     "id", "hostname", "role", "state", "availability", "address", "engine", "memory", "cpus", "reserved", "leader",
@@ -481,7 +482,7 @@ def all_unschedulable(subscriber: Subscriber, services: list[str]) -> bool:
 
 
 def test_a_client_that_never_reads_is_cut(start_server: StartServer, engine: Engine, measured: Measured) -> None:
-    """Within about six seconds of being behind; our memory grows by less than 2 MiB, and nobody else notices."""
+    """Within about six seconds of being behind; our memory grows by less than 4 MiB, and nobody else notices."""
     # One arena, which gives back what is free: else the allocator's own growth is all that is seen.
     server = start_server(engine.host, MALLOC_ARENA_MAX="1", MALLOC_TRIM_THRESHOLD_="65536")
     with Subscriber(server) as reader:
@@ -505,7 +506,7 @@ def test_a_client_that_never_reads_is_cut(start_server: StartServer, engine: Eng
 
         eventually(cut, 8, "it is cut")
         measured(f"cut after {time.monotonic() - behind:.1f} s, memory grew by {grown / 1024:.0f} KiB")
-        assert grown < 2 * 1024 * 1024
+        assert grown < 4 * 1024 * 1024  # the most that may ever wait for one reader (DESIGN 1.3)
         with pytest.raises(OSError, match=r"ended|reset"):
             read_all(lazy)
         assert reader.close_code is None
@@ -579,7 +580,7 @@ def put_services(server: Server, count: int) -> None:
         view = json.loads(row[0])
         views = [{**view, "id": f"copy-{i}", "name": f"copy-{i}"} for i in range(count)]
         rows = [(v["id"], "service", v["name"], 0, time.time(), json.dumps(v).encode()) for v in views]
-        connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, '')", rows)
 
 
 # --- heartbeats: last, as the witness has heard some by now -----------------------------------------------------------
