@@ -222,7 +222,7 @@ def test_the_query_says_what_is_wanted(server: Server) -> None:
 
 def test_a_tail_can_be_followed(server: Server) -> None:
     """What came before it is not told later either."""
-    job = shell(server, "echo a >&2; echo b; echo c; sleep 3; echo d >&2; echo e")
+    job = shell(server, "echo a >&2; sleep 0.3; echo b; sleep 0.3; echo c; sleep 3; echo d >&2; echo e")
     eventually(lambda: logs(server, f"/logs/{job}").count(b"\n") == 3, 30, "it has begun")
     with (
         following(server, f"/logs/{job}?follow=1&tail=1") as last,
@@ -365,7 +365,7 @@ def test_a_node_that_is_cut_off_is_told_in_the_log(swarm: Swarm, swarm_server: S
         assert objects(follow.got)[-1]["line"].startswith("node worker-1 cannot be reached")
         plain = logs(swarm_server, f"/logs/{job}")
         assert plain.count(b"here\n") == 1
-        assert b"[qmaster] node worker-1 cannot be reached: it is down\n" in plain
+        assert b"[qmaster] node worker-1 cannot be reached: it " in plain  # is silent, until Swarm takes it for down
         swarm.workers[0].bring_back()
         swarm.wait_ready()
 
