@@ -88,6 +88,7 @@ class Keeper:
         self._record = record
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._closed = False
 
     # -- what it is told -------------------------------------------------------------------------------------------
 
@@ -123,6 +124,7 @@ class Keeper:
 
     async def close(self) -> None:
         """Leave what is not done to the next start."""
+        self._closed = True
         for timer in self._timers.values():
             timer.cancel()
         pending = list(self._tasks.values())
@@ -236,12 +238,12 @@ class Keeper:
             await self._reconciler.look_at_container(run_id)
 
     async def _recorded(self, view: Service) -> None:
-        """What has ended was read; what has not begun has said nothing.
+        """What has ended was read, also one of several replicas; what has not begun has said nothing.
 
         Raises:
             JournalUnwritable: it could not be kept in time.
         """
-        if not has_ended(view):
+        if not has_ended(view) and not any(task.container_id for task in view.tasks):
             return
         try:
             async with asyncio.timeout(RECORD_WITHIN):
@@ -262,8 +264,12 @@ class Keeper:
 
     def _put_down(self, run_id: str, done: asyncio.Task[None]) -> None:
         self._tasks.pop(run_id, None)
+        if not done.cancelled():  # something may have become due while the other was carried
+            asyncio.get_running_loop().call_later(LOOK_EVERY, self._notice_again, run_id)
+
+    def _notice_again(self, run_id: str) -> None:
         view = self._current(run_id)
-        if view is not None and not done.cancelled():  # something may have become due while the other was carried
+        if view is not None and not self._closed:
             self.notice(view)
 
     async def _until_done(self, run_id: str, work: Work) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from .models import LABEL_PREFIX, Node, Reason, Replicas, Reserved, Service, Status, Task
+from .models import LABEL_PREFIX, MAX_SECONDS, Node, Reason, Replicas, Reserved, Service, Status, Task
 
 Json = Mapping[str, Any]
 
@@ -90,12 +90,14 @@ def service(
     labels = spec.get("Labels") or {}
     ending = labels.get(END)
     overdue = ending is not None and now - (parse_time(raw.get("UpdatedAt")) or now) > ENDED_WITHIN
+    replaced = any(t["Status"]["State"] in WAITING for t in tasks)
     # What replaces the tasks of a service that is being ended waits for a node that there is not.
     current = newest([t for t in tasks if t["Status"]["State"] not in WAITING] if ending else tasks)
     desired = _desired(spec, current)
     verdict = judge(current, spec, nodes, desired, now, _history(tasks))
     if ending:
-        verdict = _ending(current, ending, overdue, verdict)
+        out_of_reach = overdue and all(_phase(t, spec, nodes, now, {}) != "running" for t in current)
+        verdict = _ending(current, ending, out_of_reach, None if replaced else verdict)
     elif node_was_down and verdict.exit_code == NODE_LOST:
         verdict = verdict._replace(reason="node_down")
     ended = verdict.status in ("complete", "failed") or (verdict.status == "stopping" and _all_ended(current))
@@ -160,7 +162,8 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
             failed=int(verdict.status == "failed"),
         ),
         created_at=raw.get("Created"),
-        started_at=_time(state.get("StartedAt")),
+        # Of the first time that it ran: a restart moves it.
+        started_at=(before.started_at if before else None) or _time(state.get("StartedAt")),
         finished_at=_time(state.get("FinishedAt")) if ended else None,
         removed_at=None,
         memory=_mib(host.get("Memory")),
@@ -314,7 +317,8 @@ def nothing_runs(view: Service) -> bool:
 def duration(text: str | None) -> float | None:
     """Seconds, as a label of ours has them: ``1.5s``; None for anything else."""
     found = _DURATION.fullmatch(text or "")
-    return float(found[1]) if found else None
+    seconds = float(found[1]) if found else None
+    return None if seconds is None or seconds > MAX_SECONDS else seconds  # labels can be set past us
 
 
 def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
@@ -352,21 +356,21 @@ def _finished(raw: Json, current: list[Json], before: Service | None) -> str | N
     return known or (last["Status"].get("Timestamp") if last else None)
 
 
-def _ending(current: list[Json], ending: str, overdue: bool, otherwise: Verdict) -> Verdict:
+def _ending(current: list[Json], ending: str, out_of_reach: bool, otherwise: Verdict | None) -> Verdict:
     """The status of a service that quartermaster is ending, from its tasks that have run.
 
     Args:
-        overdue: whether its tasks have had the time to end.
-        otherwise: what it would be if nobody had ended it.
+        out_of_reach: whether what has not ended had the time to, and its node is down.
+        otherwise: what it would be if nobody had ended it; None where there was more to come.
     """
     reason: Reason = "timeout" if ending == "timeout" else "stopped"
     states = {t["Status"]["State"] for t in current}
     failures = [t for t in current if t["Status"]["State"] != "complete"]
     first = min(failures or current, key=_updated, default=None)
     code = _exit_code(first) if first else None
-    if reason == "stopped" or not (states <= TERMINAL or overdue):
+    if reason == "stopped" or not (states <= TERMINAL or out_of_reach):
         return Verdict("stopping", reason, None, code)
-    if states <= {"complete", "failed", "rejected"} and current:
+    if otherwise is not None and otherwise.status in ("complete", "failed") and not states & {"shutdown", "remove"}:
         return otherwise  # its end came before ours: what Swarm shuts down is ``shutdown``, whatever its exit code
     return Verdict("failed", reason, None, code)
 

@@ -198,6 +198,7 @@ class Reconciler:
             HttpError: the engine did not answer.
         """
         await self._list_service(service_id, time.monotonic())
+        self.look(service_id)  # what it found is told in the next turn
         view = self.find(service_id)
         return None if view is None or view.status == "removed" else view
 
@@ -294,7 +295,10 @@ class Reconciler:
         changed = {fact.subject: fact.view for fact in fresh if isinstance(fact.view, Service)}
         for view in changed.values():
             for listener in self.listeners:
-                listener(view)
+                try:
+                    listener(view)
+                except Exception:  # the facts are told: one that cannot take them in keeps nobody else from it
+                    log.exception("listener_failed", run=view.id)
 
     async def load(self) -> None:
         """Read what was told before; where the journal cannot be read, the view goes on without being told."""

@@ -32,6 +32,7 @@ class Containers(Protocol):
     """What the sweeper needs of this engine's containers."""
 
     async def container(self, name_or_id: str) -> Json | None: ...
+    async def start(self, container_id: str) -> None: ...
     async def remove(self, container_id: str) -> None: ...
 
 
@@ -94,6 +95,8 @@ class Sweeper:
             return False
         if intent.keyed:
             log.info("adopts_unacknowledged", name=intent.name, type=intent.type)
+            if intent.type == "container" and raw["State"]["Status"] == "created":  # the end came before its start
+                await self._containers.start(raw["Id"])
             return True
         log.warning("removes_unacknowledged", name=intent.name, type=intent.type)
         if intent.type == "service":

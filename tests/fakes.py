@@ -159,6 +159,9 @@ class FakeContainers(Fake):
         self._note("container", name_or_id)
         return next((raw for raw in self.there if name_or_id in (raw["Id"], raw["Name"][1:])), None)
 
+    async def start(self, container_id: str) -> None:
+        self._note("start", container_id)
+
     async def containers(self) -> list[Json]:
         self._note("containers")
         return [raw for raw in self.there if raw["Config"]["Labels"].get("io.qmaster.managed") == "true"]

@@ -177,6 +177,13 @@ async def test_what_waits_for_a_node_is_removed_at_once() -> None:
     assert house.names() == ["will_remove", "remove"]
 
 
+async def test_what_one_of_several_replicas_has_said_is_read_before_all_are_removed() -> None:
+    """It has ended, and another waits for a node."""
+    house = House(msgspec.structs.replace(view("complete"), status="pending", finished_at=None))
+    await house.keeper.stop(house.views["s1"])
+    assert house.names() == ["record", "will_remove", "remove"]
+
+
 async def test_a_foreign_service_is_removed_at_once() -> None:
     """As `docker service rm` does: how it is to be ended is not ours to say."""
     house = House(msgspec.structs.replace(view("running"), owner=None))

@@ -46,6 +46,7 @@ MADE_UP = task("pending", ID="t-new", CreatedAt=LATER)  # what Swarm puts in the
         ((SHUT, MADE_UP), "timeout", "failed", "timeout", 143),
         ((SHUT, FAILED), "timeout", "failed", "timeout", 143),
         ((COMPLETE, SHUT_2), "timeout", "failed", "timeout", 143),
+        ((COMPLETE, MADE_UP), "timeout", "failed", "timeout", 0),
         ((COMPLETE,), "timeout", "complete", "exit", 0),
         ((FAILED,), "timeout", "failed", "exit", 3),
         ((COMPLETE,), "stopped", "stopping", "stopped", 0),
@@ -66,6 +67,24 @@ def test_what_is_out_of_reach_is_over_after_its_grace() -> None:
     assert (view.status, view.reason, view.exit_code) == ("failed", "timeout", None)
     assert lifecycle.parse_time(view.finished_at) == late
     assert ending(DOWN, why="stopped", updated=late).status == "stopping"
+
+
+def test_what_never_had_a_node_ends_with_its_time_too() -> None:
+    """One replica has ended, the other was never placed: nothing more is to come."""
+    view = ending(COMPLETE, task("pending", 2), why="timeout", **REPLICAS_2)
+    assert (view.status, view.reason) == ("failed", "timeout")
+
+
+def test_what_still_runs_is_not_over_whatever_the_clocks_say() -> None:
+    """The manager's clock may be behind ours."""
+    assert ending(RUNNING, why="timeout", updated=NOW - timedelta(hours=1)).status == "stopping"
+
+
+def test_a_container_that_was_restarted_has_run_since_its_first_start() -> None:
+    """Its timeout counts from there."""
+    first = lifecycle.container(container())
+    again = lifecycle.container(container(state={"StartedAt": LATER}), None, first)
+    assert again.started_at == first.started_at == CREATED
 
 
 @pytest.mark.parametrize(
@@ -91,7 +110,7 @@ def test_a_container_that_is_being_ended(why: str, state: str, status: str, reas
         ("0.5s", 0.5),
         ("86400s", 86400.0),
         ("1m", None),
-        ("-1s", None),
+        ("999999999999s", None),
         ("s", None),
         ("", None),
         (None, None),

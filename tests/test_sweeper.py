@@ -81,6 +81,17 @@ async def test_a_run_under_a_key_stays() -> None:
     assert "remove" not in house.swarm.names()
 
 
+async def test_a_container_under_a_key_that_was_never_started_is_started() -> None:
+    """The process ended between Docker's two calls; whoever asks again is told of this one."""
+    house = House()
+    house.containers.there = [container(labels={RUN: "n1"}, state={"Status": "created"})]
+    house.sweeper.look_for(Intent("box", "n1", "container", keyed=True))
+    async with house.running():
+        await house.until(lambda: house.journal.settled == ["n1"])
+    assert "start" in house.containers.names()
+    assert "remove" not in house.containers.names()
+
+
 async def test_what_has_only_the_name_is_left_alone() -> None:
     """It is somebody else's: the nonce tells."""
     house = House()

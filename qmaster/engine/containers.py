@@ -45,8 +45,22 @@ class Containers:
         except NotFound:
             await self._images.pull(config["Image"], credentials)
             container_id = await self._create(config, name)
-        await self._start(container_id)
+        await self.start(container_id)
         return container_id
+
+    async def start(self, container_id: str) -> None:
+        """Start what was created; one that cannot start is removed.
+
+        Raises:
+            BadRequest: its command or working directory is not there.
+        """
+        try:
+            await self._calls.change(lambda client: client.start(container_id))
+        except HttpError as error:
+            await self.remove(container_id)
+            if isinstance(error, NotFound):  # of its command or working directory, not of the container
+                raise BadRequest(f"the container could not start: {error}") from error
+            raise
 
     async def container(self, name_or_id: str) -> Json | None:
         """The container of exactly this id or name, whoever started it; None where there is none."""
@@ -106,12 +120,3 @@ class Containers:
             return str(raw["Id"]) if raw and made else None
 
         return await self._calls.create(create, find)
-
-    async def _start(self, container_id: str) -> None:
-        try:
-            await self._calls.change(lambda client: client.start(container_id))
-        except HttpError as error:
-            await self.remove(container_id)
-            if isinstance(error, NotFound):  # of its command or working directory, not of the container
-                raise BadRequest(f"the container could not start: {error}") from error
-            raise
