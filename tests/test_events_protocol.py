@@ -481,6 +481,12 @@ def all_unschedulable(subscriber: Subscriber, services: list[str]) -> bool:
     return set(services) <= found
 
 
+def all_refused(engine: Engine, services: list[str]) -> bool:
+    """Whether Swarm itself says of each that no node suits it; it may take its time."""
+    tasks = engine.client().tasks({"service": services})
+    return len({task["ServiceID"] for task in tasks if task["Status"].get("Err")}) == len(services)
+
+
 def test_a_client_that_never_reads_is_cut(start_server: StartServer, engine: Engine, measured: Measured) -> None:
     """Within about six seconds of being behind; our memory grows by less than 4 MiB, and nobody else notices."""
     # One arena, which gives back what is free: else the allocator's own growth is all that is seen.
@@ -518,7 +524,8 @@ def heavy_load(engine: Engine, reader: Subscriber) -> list[str]:
     services, read = [], reader.size
     while reader.size - read < 1_400_000:
         services += flood(engine, 3, 6000)
-        eventually(partial(all_unschedulable, reader, services), 20)
+        eventually(partial(all_refused, engine, services), 60, "the scheduler has said so of all")
+        eventually(partial(all_unschedulable, reader, services), 20, "all are told")
     return services
 
 
