@@ -483,7 +483,8 @@ def all_unschedulable(subscriber: Subscriber, services: list[str]) -> bool:
 
 def all_refused(engine: Engine, services: list[str]) -> bool:
     """Whether Swarm itself says of each that no node suits it; it may take its time."""
-    tasks = engine.client().tasks({"service": services})
+    client: Any = engine.client()
+    tasks = client.tasks({"service": services})
     return len({task["ServiceID"] for task in tasks if task["Status"].get("Err")}) == len(services)
 
 
