@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 from tornado import web
 
+from . import openapi
 from .auth import Authenticator
 from .dispatch import Dispatch
 from .errors import HttpError
@@ -21,8 +23,9 @@ class Parts:
     """What the handlers are made from.
 
     ``trouble`` tells why quartermaster is not ready, or None; ``origins`` are those of other pages that may read the
-    stream; ``busy`` holds the requests that are being answered, ``sockets`` the open event streams, ``logs`` the logs
-    that are being sent.
+    stream; ``scrape`` makes the text of the metrics, and ``count`` is told of each request: its route, method, status
+    and seconds; ``busy`` holds the requests that are being answered, ``sockets`` the open event streams, ``logs`` the
+    logs that are being sent.
     """
 
     auth: Authenticator
@@ -31,6 +34,8 @@ class Parts:
     hub: Hub
     spring: Spring
     trouble: Callable[[], HttpError | None]
+    scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
+    count: Callable[[str, str, int, float], None] = lambda route, method, status, seconds: None
     origins: Collection[str] = ()
     busy: set[object] = field(default_factory=set)
     sockets: events.Sockets = field(default_factory=events.Sockets)
@@ -43,21 +48,42 @@ def make_app(parts: Parts) -> web.Application:
     placed = {**everyone, "cursor": lambda: parts.feed.cursor}
     verbs = {**placed, "dispatch": parts.dispatch}
     stream = {**everyone, "feed": parts.feed, "hub": parts.hub, "sockets": parts.sockets, "origins": parts.origins}
+    routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
+        (r"/run", services.RunHandler, verbs),
+        (r"/start", services.RunHandler, verbs),
+        (r"/stop", services.StopHandler, verbs),
+        (r"/status", services.StatusListHandler, verbs),
+        (r"/status/([^/]+)", services.StatusHandler, verbs),
+        (r"/logs/([^/]+)", logs.LogsHandler, {**everyone, "spring": parts.spring, "logs": parts.logs}),
+        (r"/nodes", nodes.NodesHandler, {**placed, "nodes": lambda: parts.dispatch.nodes()}),
+        (r"/events", events.EventsHandler, stream),
+        (r"/livez", ops.LiveHandler, everyone),
+        (r"/readyz", ops.ReadyHandler, {**everyone, "trouble": parts.trouble}),
+        (r"/metrics", ops.MetricsHandler, {**everyone, "scrape": parts.scrape}),
+        (r"/openapi.json", ops.OpenApiHandler, {**everyone, "description": openapi.encoded()}),
+    ]
+    route_of = _finder([pattern for pattern, _, _ in routes])
+
+    def log_request(handler: web.RequestHandler) -> None:
+        base.log_request(handler)
+        request = handler.request
+        method = request.method if request.method in handler.SUPPORTED_METHODS else "other"
+        parts.count(route_of(request.path), str(method), handler.get_status(), request.request_time())
+
     return web.Application(
-        [
-            (r"/run", services.RunHandler, verbs),
-            (r"/start", services.RunHandler, verbs),
-            (r"/stop", services.StopHandler, verbs),
-            (r"/status", services.StatusListHandler, verbs),
-            (r"/status/([^/]+)", services.StatusHandler, verbs),
-            (r"/logs/([^/]+)", logs.LogsHandler, {**everyone, "spring": parts.spring, "logs": parts.logs}),
-            (r"/nodes", nodes.NodesHandler, {**placed, "nodes": lambda: parts.dispatch.nodes()}),
-            (r"/events", events.EventsHandler, stream),
-            (r"/livez", ops.LiveHandler, everyone),
-            (r"/readyz", ops.ReadyHandler, {**everyone, "trouble": parts.trouble}),
-        ],
+        routes,
         default_handler_class=base.NotFoundHandler,
         default_handler_args=everyone,
-        log_function=base.log_request,
+        log_function=log_request,
         websocket_max_message_size=events.MAX_INBOUND,
     )
+
+
+def _finder(patterns: Collection[str]) -> Callable[[str], str]:
+    """What finds the route of a path, by the name that the metrics give it; ``none`` where there is none."""
+    names = [(re.compile(pattern), re.sub(r"\([^)]*\)", "{id}", pattern)) for pattern in patterns]
+
+    def route_of(path: str) -> str:
+        return next((name for pattern, name in names if pattern.fullmatch(path)), "none")
+
+    return route_of

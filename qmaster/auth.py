@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import BadRequest, Unauthorized
@@ -23,10 +24,12 @@ class Authenticator:
 
     Args:
         token: the root token.
+        refused: told of each call that is refused: ``missing`` or ``unknown`` is its token.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, refused: Callable[[str], None] = lambda reason: None) -> None:
         self._root = _digest(token.encode())
+        self._refused = refused
 
     def identify(self, header: str | None, body_token: object) -> Identity:
         """Find out who sent a request.
@@ -47,8 +50,10 @@ class Authenticator:
         if len(tokens) > 1:
             raise BadRequest("token: the header and the body hold different ones; send one")
         if not tokens:
+            self._refused("missing")
             raise Unauthorized("no token: send 'Authorization: Bearer …', or \"token\" in a JSON body")
         if not hmac.compare_digest(_digest(tokens.pop()), self._root):
+            self._refused("unknown")
             raise Unauthorized("nobody holds this token")
         return Identity(ROOT)
 

@@ -21,7 +21,8 @@ _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 class Fact(NamedTuple):
     """One change, before it has its place in the order.
 
-    ``subject`` is the service's or node's id, ``time`` the engine's own timestamp of the change (RFC 3339).
+    ``subject`` is the service's or node's id, ``time`` the engine's own timestamp of the change (RFC 3339), ``before``
+    the view that was told last.
     """
 
     topic: Topic
@@ -30,6 +31,7 @@ class Fact(NamedTuple):
     time: str
     view: Service | Node
     task: Task | None = None
+    before: Service | Node | None = None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -54,19 +56,19 @@ def of_service(before: Service | None, after: Service, now: str) -> Iterator[Fac
         now: the time (RFC 3339) for a change that the engine has no timestamp of.
     """
     if before is None:
-        yield _service_fact("created", after, after.created_at or now)
+        yield _service_fact("created", None, after, after.created_at or now)
     known = {task.id: task.state for task in before.tasks} if before else {}
     for task in sorted(after.tasks, key=lambda task: task.updated_at or ""):
         if known.get(task.id) != task.state:
-            yield Fact("task", f"{PREFIX}task.{task.state}", after.id, task.updated_at or now, after, task)
+            yield Fact("task", f"{PREFIX}task.{task.state}", after.id, task.updated_at or now, after, task, before)
     if before is None:
         if after.status in _OWN_EVENT:
-            yield _service_fact(after.status, after, _moment(after, now))
+            yield _service_fact(after.status, None, after, _moment(after, now))
     elif after.status != before.status:
         word = after.status if after.status in _OWN_EVENT else "updated"
-        yield _service_fact(word, after, _moment(after, now))
+        yield _service_fact(word, before, after, _moment(after, now))
     elif _shown(before) != _shown(after):
-        yield _service_fact("updated", after, _moment(after, now))
+        yield _service_fact("updated", before, after, _moment(after, now))
 
 
 def of_node(before: Node | None, after: Node | None, now: str) -> Iterator[Fact]:
@@ -109,8 +111,8 @@ def cursor(epoch: str, sequence: int) -> str:
     return f"{epoch}:{sequence}"
 
 
-def _service_fact(word: str, view: Service, time: str) -> Fact:
-    return Fact("service", f"{PREFIX}service.{word}", view.id, time, view)
+def _service_fact(word: str, before: Service | None, view: Service, time: str) -> Fact:
+    return Fact("service", f"{PREFIX}service.{word}", view.id, time, view, before=before)
 
 
 def _node_fact(word: str, view: Node, time: str) -> Fact:

@@ -82,11 +82,11 @@ class Feed:
         Raises:
             JournalUnwritable: what it missed cannot be read.
         """
-        await subscriber.deliver(frames.hello(__version__, self.cursor))
+        await self._deliver(subscriber, frames.hello(__version__, self.cursor))
         after = since.sequence if since and self._can_resume(since) else None
         if after is None:
             if since is not None:
-                await subscriber.deliver(self._gap(since))
+                await self._deliver(subscriber, self._gap(since))
             after = await self._send_snapshot(subscriber)
         await self._replay(subscriber, after)
 
@@ -96,6 +96,10 @@ class Feed:
 
     def publish(self, frame: Frame, tags: Tags, sequence: int) -> None:
         self._hub.publish(frame, tags, sequence)
+
+    async def _deliver(self, subscriber: Subscriber, frame: Frame) -> bool:
+        self._hub.sent += 1
+        return await subscriber.deliver(frame)
 
     def _can_resume(self, since: Since) -> bool:
         position = self._position()
@@ -109,7 +113,7 @@ class Feed:
 
     async def _send_snapshot(self, subscriber: Subscriber) -> int:
         last = self._position().last
-        await subscriber.deliver(self._snapshot_frame(subscriber.wants))
+        await self._deliver(subscriber, self._snapshot_frame(subscriber.wants))
         return last
 
     def _snapshot_frame(self, wants: Filter) -> Frame:
@@ -133,7 +137,7 @@ class Feed:
         epoch, until = self._position().epoch, self._position().last
         page = await self._journal.facts(after, PAGE)
         if not page or page[0].seq != after + 1:  # they were pruned while the reader was slow
-            await subscriber.deliver(self._gap(Since(epoch, after)))
+            await self._deliver(subscriber, self._gap(Since(epoch, after)))
             return await self._send_snapshot(subscriber)
         for fact in page:
             if fact.seq > until:
@@ -141,7 +145,7 @@ class Feed:
             after = fact.seq
             if _wanted(subscriber.wants, fact):
                 frame = frames.event(cursor(epoch, fact.seq), fact.type, fact.event)
-                if not await subscriber.deliver(frame):
+                if not await self._deliver(subscriber, frame):
                     break
         return after
 

@@ -165,6 +165,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._live: set[Subscriber] = set()
+        self.sent = 0  # frames, to any of them
 
     def __len__(self) -> int:
         return len(self._live)
@@ -181,12 +182,14 @@ class Hub:
         for subscriber in list(self._live):  # one that is cut leaves while this goes on
             if sequence > subscriber.after and subscriber.wants.lets_through(tags):
                 subscriber.send(frame)
+                self.sent += 1
         self._forget_gone()
 
     def broadcast(self, frame: Frame) -> None:
         """Send a frame to everyone."""
         for subscriber in list(self._live):
             subscriber.send(frame)
+            self.sent += 1
         self._forget_gone()
 
     def check(self) -> None:

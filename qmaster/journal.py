@@ -16,6 +16,7 @@ from typing import TypeVar
 import structlog
 
 from .errors import ConfigError, JournalUnwritable
+from .metrics import JournalSize
 from .store import FILE, NO_EPOCH, Intent, Position, Record, Store, StoredFact
 
 __all__ = ["NO_EPOCH", "Intent", "Journal", "Position", "Record", "StoredFact"]
@@ -154,6 +155,11 @@ class Journal:
     async def endings(self) -> dict[str, str]:
         """The containers that are being ended, and why."""
         return await self._read(self._file.endings)
+
+    async def size(self) -> JournalSize:
+        """How large it is."""
+        held, records = await self._read(self._file.size)
+        return JournalSize(held, self.position.last - self.position.oldest + 1, records)
 
     async def close(self) -> None:
         """Close it so that the next start need not doubt its tail."""

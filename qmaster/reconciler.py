@@ -69,6 +69,7 @@ class Journal(Protocol):
 
 Publish = Callable[[Frame, Tags, int], None]
 Listener = Callable[[Service], None]
+Count = Callable[[Fact], None]
 
 
 class Reconciler:
@@ -79,6 +80,7 @@ class Reconciler:
         journal: where a fact has its sequence before anyone hears of it.
         publish: sends a fact's frame, its tags and its sequence to who listens.
         stale_changed: told when ``stale_since`` changes.
+        count: told of each fact.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Reconciler:
         journal: Journal,
         publish: Publish,
         stale_changed: Callable[[], None] = lambda: None,
+        count: Count = lambda fact: None,
     ) -> None:
         self.view = View()
         self.stale_since: str | None = now_text()
@@ -97,6 +100,7 @@ class Reconciler:
         self._journal = journal
         self._publish = publish
         self._stale_changed = stale_changed
+        self._count = count
         self._commits = asyncio.Lock()
         self._settled: set[str] = set()
         self._endings: dict[str, str] = {}  # what is being ended, and why: of containers Docker keeps no label of that
@@ -289,6 +293,7 @@ class Reconciler:
             sequence = position.last + 1 + i
             frame = frames.event(facts.cursor(position.epoch, sequence), kind, event)
             self._publish(frame, tags(fact), sequence)
+            self._count(fact)
         self._tell_listeners(fresh)
 
     def _tell_listeners(self, fresh: list[Fact]) -> None:

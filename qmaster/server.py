@@ -29,11 +29,14 @@ from .hub import Filter, Hub, Tags
 from .journal import Journal
 from .keeper import Keeper
 from .keyed import Keyed
+from .metrics import Metrics
 from .reconciler import Reconciler, now_text, service_tags
 from .recorder import Recorder
+from .scrape import Scrape
 from .spec import Defaults
 from .spring import Spring
 from .sweeper import Sweeper
+from .tally import Tally
 from .waits import Waits
 from .watcher import Hint, Watcher
 
@@ -95,11 +98,12 @@ class House:
     """The parts, wired to each other."""
 
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
-        self.engine = engine = Engine(Endpoint.read(config.docker_host, os.environ))
+        metrics = Metrics(__version__)
+        self.engine = engine = Engine(Endpoint.read(config.docker_host, os.environ), metrics.engine_call)
         self.journal = journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days)
         hub = Hub()
         self.reconciler = reconciler = Reconciler(
-            engine.swarm, engine.containers, journal, hub.publish, lambda: self.feed.beat()
+            engine.swarm, engine.containers, journal, hub.publish, lambda: self.feed.beat(), Tally(metrics).count
         )
         self.feed = Feed(
             journal,
@@ -118,7 +122,7 @@ class House:
         def emit(hint: Hint) -> None:
             loop.call_soon_threadsafe(reconciler.hint, hint)
 
-        self.watcher = Watcher(lambda: engine.events(Hint), emit)
+        self.watcher = watcher = Watcher(lambda: engine.events(Hint), emit)
         dispatch = Dispatch(
             engine.swarm,
             engine.containers,
@@ -131,13 +135,27 @@ class House:
             Defaults(config.memory, config.timeout or None, config.ttl or None),
             own_container_id(),
         )
+        scrape = Scrape(
+            metrics,
+            journal,
+            reconciler,
+            self._trouble,
+            subscribers=lambda: len(self.parts.sockets.open),
+            frames_sent=lambda: hub.sent,
+            slow_consumers_cut=lambda: self.parts.sockets.cut,
+            waits=waits,
+            logs=lambda: len(self.parts.logs.open),
+            reconnects=lambda: watcher.reopened,
+        )
         self.parts = Parts(
-            Authenticator(config.token),
+            Authenticator(config.token, metrics.token_refused),
             dispatch,
             self.feed,
             hub,
             Spring(engine.swarm, engine.readers, journal, dispatch.status, reconciler.nodes),
             self._trouble,
+            scrape,
+            metrics.request,
             frozenset(config.allow_origin),
         )
         self._hub = hub

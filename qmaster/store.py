@@ -230,6 +230,11 @@ class Store:
         row: tuple[str, str] | None = self._reading().execute(query, (name,)).fetchone()
         return row
 
+    def size(self) -> tuple[int, int]:
+        """Bytes of the file and its write-ahead log, and how many records there are (counted in an index)."""
+        held = sum(path.stat().st_size for path in (self.path, Path(f"{self.path}-wal")) if path.exists())
+        return held, _scalar(self._reading(), "SELECT count(*) FROM records")
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         if self._write is None:

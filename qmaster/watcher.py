@@ -49,11 +49,17 @@ class Watcher:
         self._stopped = threading.Event()
         self._events: Events | None = None
         self._lock = threading.Lock()
+        self._reopened = {"age": 0, "lost": 0}  # the thread alone writes
         # A daemon: it may be in a connect that nothing can interrupt, and the process does not wait for it.
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def reopened(self) -> dict[str, int]:
+        """How often the stream was opened again: for its ``age``, or because it was ``lost``, or could not be had."""
+        return dict(self._reopened)
 
     def stop(self) -> None:
         """Hand over nothing more; returns at once, whatever the engine does."""
@@ -71,6 +77,7 @@ class Watcher:
             except Exception as error:  # the top of a thread: whatever ended the stream, it is opened again
                 log.info("events_lost", reason=f"{type(error).__name__}: {error}"[:300])
             lasted = time.monotonic() - began
+            self._reopened["lost" if lasted < MAX_AGE else "age"] += 1
             pause = FIRST_PAUSE if lasted > LAST_PAUSE else min(pause * 2, LAST_PAUSE)
             if lasted < MAX_AGE:  # one that ended of age is opened at once
                 self._stopped.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter

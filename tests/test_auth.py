@@ -1,5 +1,7 @@
 """auth: who is asking, by a token in the header or in the body."""
 
+import contextlib
+
 import pytest
 from fakes import steady
 from hypothesis import given
@@ -67,6 +69,16 @@ def test_a_token_is_a_string(body: object) -> None:
     """Anything else in the body is 400, also beside a right header."""
     with pytest.raises(BadRequest, match=r"^token: "):
         Authenticator(TOKEN).identify(f"Bearer {TOKEN}", body)
+
+
+def test_each_refusal_is_told() -> None:
+    """That there is no token, or that nobody holds it; a malformed call, and a right one, are none."""
+    told: list[str] = []
+    authenticator = Authenticator(TOKEN, told.append)
+    for header, body in ((None, None), ("Bearer another", None), (f"Bearer {TOKEN}", "another"), (None, TOKEN)):
+        with contextlib.suppress(BadRequest, Unauthorized):
+            authenticator.identify(header, body)
+    assert told == ["missing", "unknown"]
 
 
 def test_a_token_may_have_any_characters() -> None:

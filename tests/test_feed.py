@@ -92,6 +92,7 @@ async def test_without_a_cursor_there_is_a_snapshot() -> None:
     await stream.feed.bring_up(stream.subscriber, None)
     stream.publish()
     assert stream.kinds() == ["hello", "snapshot", "event"]
+    assert stream.hub.sent == 3
     assert stream.pipe.frames[0]["cursor"] == stream.pipe.frames[1]["cursor"] == f"{EPOCH}:7"
     assert stream.ids() == [8]
 

@@ -20,7 +20,7 @@ from qmaster import errors, lifecycle
 from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator
 from qmaster.keys import Key, Started, digest
-from qmaster.models import MAX_BODY, Result, RunRequest, Service
+from qmaster.models import MAX_BODY, Node, Result, RunRequest, Service
 
 pytestmark = pytest.mark.gen_test
 
@@ -72,16 +72,20 @@ class FakeDispatch:
         await self._note("listing", removed)
         return self.views
 
+    def nodes(self) -> list[Node]:
+        return []
+
 
 class State(NamedTuple):
     dispatch: FakeDispatch
     trouble: list[errors.HttpError]
     busy: set[object]
+    counted: list[tuple[str, str, int]]
 
 
 @pytest.fixture
 def state() -> State:
-    return State(FakeDispatch(), [], set())
+    return State(FakeDispatch(), [], set(), [])
 
 
 @pytest.fixture
@@ -93,6 +97,10 @@ class FakeFeed:
     cursor = "epoch:1"
 
 
+async def scrape(accept: str) -> tuple[bytes, str]:
+    return f"metrics for {accept}".encode(), "text/plain; version=0.0.4"
+
+
 @pytest.fixture
 def app(state: State) -> Application:
     parts: dict[str, Any] = {"dispatch": state.dispatch, "feed": FakeFeed(), "hub": None, "spring": None}
@@ -101,6 +109,8 @@ def app(state: State) -> Application:
             Authenticator(TOKEN),
             **parts,
             trouble=lambda: state.trouble[0] if state.trouble else None,
+            scrape=scrape,
+            count=lambda *request: state.counted.append(request[:3]),
             busy=state.busy,
         )
     )

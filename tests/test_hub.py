@@ -68,6 +68,17 @@ async def test_who_keeps_up_gets_each_frame_at_once() -> None:
     assert all(one is other for one, other in zip(readers[0].pipe.written, readers[1].pipe.written, strict=True))
 
 
+async def test_frames_are_counted_for_each_reader() -> None:
+    """Events that a filter lets through, and what all get."""
+    everyone, readers = Hub(), [Reader(), Reader(wants=Filter(service="another"))]
+    for reader in readers:
+        everyone.join(reader.subscriber)
+    everyone.publish(frame(1), ANY, 1)
+    assert everyone.sent == 1
+    everyone.broadcast(frame(2))
+    assert everyone.sent == 3
+
+
 async def test_who_lags_gets_all_in_order() -> None:
     """What waits goes out together as soon as it can."""
     reader = Reader()

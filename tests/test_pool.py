@@ -1,6 +1,7 @@
 """The engine's pool, health, failures, registry and calls, with clients that are not there."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -216,6 +217,42 @@ async def test_only_silence_is_a_suspicion() -> None:
         with pytest.raises(error):
             await calls.call(ping, 3.0)
     assert len(told) == 1
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [("pong", "ok"), (answered(404, "no"), "refused"), (answered(503, "busy"), "refused"), (TIMEOUT, "timeout"),
+     (BROKEN, "away")],
+)  # fmt: skip
+async def test_each_call_that_is_sent_is_counted(answer: object, outcome: str) -> None:
+    """By its kind, which is the pool's where none is given, its outcome and its seconds."""
+    counted: list[tuple[str, str, float]] = []
+    calls = pool(FakeClient(answer), count=lambda *call: counted.append(call))
+    for kind in ("", "list"):
+        with contextlib.suppress(HttpError):
+            await calls.call(ping, 3.0, kind=kind)
+    assert [call[:2] for call in counted] == [("test", outcome), ("list", outcome)]
+    assert all(0 <= seconds < 3 for _, _, seconds in counted)
+
+
+@pytest.mark.gen_test
+async def test_what_is_not_sent_or_not_waited_for() -> None:
+    """While the engine is known to be away nothing is counted; a caller who leaves is."""
+    counted: list[str] = []
+    gone = EngineAway("away")
+    calls = pool(FakeClient("pong"), away=lambda: gone, count=lambda kind, outcome, seconds: counted.append(outcome))
+    with pytest.raises(EngineAway):
+        await calls.call(ping, 3.0)
+    assert counted == []
+    release = threading.Event()
+    calls = pool(FakeClient("pong"), count=lambda kind, outcome, seconds: counted.append(outcome))
+    call = asyncio.create_task(calls.call(lambda client: release.wait(5), 3.0))
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait([call])
+    release.set()
+    assert counted == ["cancelled"]
 
 
 @pytest.mark.gen_test

@@ -95,6 +95,7 @@ def test_an_engine_that_is_away_is_asked_again(watch: Callable[..., Watched]) ->
     watched = watch(ConnectionRefusedError(), TimeoutError(), RuntimeError("constructor"), Stream(SERVICE))
     eventually(lambda: len(watched.hints) == 2)
     assert (watched.opened, watched.hints) == (4, [RELIST, SERVICE])
+    assert watched.watcher.reopened == {"age": 0, "lost": 3}
 
 
 def test_an_old_stream_is_left(watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +106,7 @@ def test_an_old_stream_is_left(watch: Callable[..., Watched], monkeypatch: pytes
     eventually(lambda: watched.opened == 2)
     assert watched.hints[:2] == [RELIST, SERVICE]
     assert first.closed.is_set()
+    assert watched.watcher.reopened["lost"] == 0 < watched.watcher.reopened["age"]
 
 
 def test_pauses_grow_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,18 +34,18 @@ class Calls:
         self._pool.close()
 
     async def listing(self, work: Callable[[Client], list[Json]]) -> list[Json]:
-        return _of_kind(list, await self._pool.call(work, LISTING, again=True))
+        return _of_kind(list, await self._pool.call(work, LISTING, again=True, kind="list"))
 
     async def inspect(self, work: Callable[[Client], Json]) -> Json | None:
         """What ``work`` finds, or None where Docker knows of no such thing."""
         try:
-            return _of_kind(dict, await self._pool.call(work, LISTING, again=True))
+            return _of_kind(dict, await self._pool.call(work, LISTING, again=True, kind="inspect"))
         except NotFound:
             return None
 
     async def change(self, work: Callable[[Client], object]) -> None:
         """A call that may be sent twice."""
-        await self._pool.call(work, CHANGE, again=True)
+        await self._pool.call(work, CHANGE, again=True, kind="change")
 
     async def remove(self, work: Callable[[Client], object]) -> None:
         """A call that ends something; that it is gone already is success."""
@@ -63,7 +63,7 @@ class Calls:
         """
         until = time.monotonic() + LOOK_UNTIL
         try:
-            return await self._pool.call(work, CHANGE)
+            return await self._pool.call(work, CHANGE, kind="create")
         except HttpError as error:
             if not outcome_open(error):
                 raise

@@ -9,7 +9,7 @@ from .events import EventStream, Make
 from .health import Health
 from .images import Images
 from .logs import Logs
-from .pool import Pool
+from .pool import Count, Pool
 from .reader import Readers
 from .registry import Registry
 from .swarm import Swarm
@@ -19,18 +19,22 @@ SLOW_THREADS = 4
 
 
 class Engine:
-    """The engine at one address; nothing connects before the first call."""
+    """The engine at one address; nothing connects before the first call.
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    Args:
+        count: told of each call: its kind, its outcome, its seconds.
+    """
+
+    def __init__(self, endpoint: Endpoint, count: Count = lambda kind, outcome, seconds: None) -> None:
         self._connect = endpoint.connect
-        self.health = Health(endpoint.connect)
+        self.health = Health(endpoint.connect, count)
 
         def pool(name: str, threads: int) -> Pool:
-            return Pool(endpoint.connect, threads, name, lambda: self.health.away, self.health.suspect)
+            return Pool(endpoint.connect, threads, name, lambda: self.health.away, self.health.suspect, count)
 
         calls = Calls(pool("engine", THREADS))
         # A registry that is away is not an engine that is: its silence is no suspicion.
-        ask = Pool(endpoint.connect, SLOW_THREADS, "engine-registry", lambda: self.health.away)
+        ask = Pool(endpoint.connect, SLOW_THREADS, "engine-registry", lambda: self.health.away, count=count)
         pulls = pool("engine-pull", SLOW_THREADS)
         captures = pool("engine-logs", SLOW_THREADS)
         registry = Registry(ask)

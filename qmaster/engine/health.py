@@ -11,7 +11,7 @@ import structlog
 from ..errors import EngineAway, HttpError, NotAManager
 from .client import Client
 from .failures import NO_SWARM, WORKER, EngineUnreached
-from .pool import LISTING, Connect, Pool
+from .pool import LISTING, Connect, Count, Pool
 
 PING_EVERY = 2.0
 PING_AWAY_EVERY = 0.3
@@ -23,10 +23,10 @@ log = structlog.get_logger(__name__)
 class Health:
     """Watches the engine. ``away`` is the error to answer with while it is away, else None."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, count: Count = lambda kind, outcome, seconds: None) -> None:
         self.away: EngineAway | None = None
         self.trouble: HttpError | None = EngineAway("the Docker engine has not answered yet")
-        self._pool = Pool(connect, 1, "engine-health")
+        self._pool = Pool(connect, 1, "engine-health", count=count)
         self._wake = asyncio.Event()
         self._informed = 0.0
 

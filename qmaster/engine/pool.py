@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -20,6 +21,7 @@ from .failures import LATE, EngineTimeout, EngineUnreached, broken_off, translat
 
 T = TypeVar("T")
 Connect = Callable[[], Client]
+Count = Callable[[str, str, float], None]
 
 LISTING = 3.0  # seconds: pings and listings
 CHANGE = 25.0  # seconds: the rest
@@ -37,6 +39,8 @@ class Pool:
         name: of the threads.
         away: the error to raise at once while the engine is known to be away, else None.
         failed: told of each call that the engine did not answer (on the event loop).
+        count: told of each call that was sent (on the event loop): its kind, its outcome (``ok``, ``refused``: the
+            engine said no, ``timeout``, ``away``, ``cancelled``: nobody waits for it any more), and its seconds.
     """
 
     def __init__(
@@ -46,21 +50,25 @@ class Pool:
         name: str,
         away: Callable[[], EngineAway | None] = lambda: None,
         failed: Callable[[EngineAway], None] = lambda error: None,
+        count: Count = lambda kind, outcome, seconds: None,
     ) -> None:
         self._connect = connect
         self._away = away
         self._failed = failed
+        self._count = count
+        self._kind = name.removeprefix("engine-")
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._local = threading.local()
         self._queued = 0
 
-    async def call(self, work: Callable[[Client], T], within: float, again: bool = False) -> T:
+    async def call(self, work: Callable[[Client], T], within: float, again: bool = False, kind: str = "") -> T:
         """Run ``work`` with a client in a thread.
 
         Args:
             work: the blocking call.
             within: seconds, for the wait for a thread and the call together.
             again: whether it may be sent a second time where the connection broke (it changes nothing).
+            kind: what it is counted as; left out, what the pool is for.
 
         Raises:
             HttpError: what the engine answered, or that it did not.
@@ -69,24 +77,34 @@ class Pool:
         if self._queued >= MAX_QUEUED:
             raise EngineUnreached("too many calls wait for the Docker engine; try again")
         self._queued += 1
+        began, outcome = time.monotonic(), "cancelled"
+        try:
+            answer = await self._send(work, within, again)
+            outcome = "ok"
+            return answer
+        except EngineAway as error:
+            outcome = "timeout" if isinstance(error, EngineTimeout) else "away"
+            self._failed(error)
+            raise
+        except HttpError:
+            outcome = "refused"
+            raise
+        finally:
+            self._queued -= 1
+            self._count(kind or self._kind, outcome, time.monotonic() - began)
+
+    def close(self) -> None:
+        """Take no more calls; those that run end by their own bounds."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _send(self, work: Callable[[Client], T], within: float, again: bool) -> T:
         context = contextvars.copy_context()  # else the request's id would be missing in the thread's log lines
         future = self._executor.submit(context.run, self._attempt, work, within, again)
         try:
             async with asyncio.timeout(within + 1):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
-            error = EngineTimeout(LATE)
-            self._failed(error)
-            raise error from None
-        except EngineAway as error:
-            self._failed(error)
-            raise
-        finally:
-            self._queued -= 1
-
-    def close(self) -> None:
-        """Take no more calls; those that run end by their own bounds."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+            raise EngineTimeout(LATE) from None
 
     def _refuse(self) -> None:
         """Raise at once where the call would not be sent."""

@@ -39,6 +39,7 @@ class Sockets:
     def __init__(self) -> None:
         self.open: set[EventsHandler] = set()
         self.unauthenticated = 0
+        self.cut = 0  # for reading too slowly
 
     def close(self) -> None:
         """Tell everyone that this quartermaster ends."""
@@ -176,6 +177,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             await self._stream.write(head.encode("latin-1"))
         except StreamClosedError:
             return
+        self._log()
         self._sockets.open.add(self)
         self._stream.set_close_callback(self._forget)
         self._begin("sse")
@@ -223,6 +225,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
 
     def _cut(self) -> None:
         log.warning("slow_consumer_cut", request=self.request_id, remote=self.request.remote_ip)
+        self._sockets.cut += 1
         stream = self._stream
         self._ended = True
         self._forget()

@@ -1,8 +1,8 @@
-"""For those who operate it: ``GET /livez`` and ``GET /readyz``; both open."""
+"""For those who operate it: ``/livez``, ``/readyz`` and ``/openapi.json``, which are open, and ``/metrics``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from ..auth import Authenticator
 from ..errors import HttpError
@@ -24,3 +24,30 @@ class ReadyHandler(BaseHandler):
         if trouble is not None:
             raise trouble
         self.answer({"success": True, "status": "ready"})
+
+
+class OpenApiHandler(BaseHandler):
+    def initialize(self, auth: Authenticator, busy: set[object], description: bytes) -> None:
+        super().initialize(auth, busy)
+        self._description = description
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.finish(self._description)
+
+
+class MetricsHandler(BaseHandler):
+    """Wants a token: what runs here, and how much of it, is not for everyone."""
+
+    def initialize(
+        self, auth: Authenticator, busy: set[object], scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
+    ) -> None:
+        super().initialize(auth, busy)
+        self._scrape = scrape
+
+    async def get(self) -> None:
+        self.identify(self.document())
+        self.parameters()
+        text, media_type = await self._scrape(self.request.headers.get("Accept", ""))
+        self.set_header("Content-Type", media_type)
+        self.finish(text)

@@ -1,0 +1,68 @@
+"""Counts runs, and how fast they and their news are, from the facts that are told. Belongs to the event loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+from .facts import PREFIX, Fact
+from .lifecycle import parse_time
+from .models import Service
+
+_ENDS = ("complete", "failed")
+# Others have no time of the engine's own: they are seen when they are looked for.
+_TIMED = tuple(f"{PREFIX}service.{word}" for word in ("running", *_ENDS))
+
+
+class Counts(Protocol):
+    """What the tally needs of the metrics."""
+
+    def run_started(self, kind: str) -> None: ...
+    def run_ended(self, kind: str, status: str, reason: str) -> None: ...
+    def queued(self, kind: str, seconds: float) -> None: ...
+    def event_lag(self, seconds: float) -> None: ...
+
+
+class Tally:
+    """Reads each fact as it is told.
+
+    Args:
+        clock: the time in seconds since 1970; what happened before this is made was not late, but seen late.
+    """
+
+    def __init__(self, counts: Counts, clock: Callable[[], float] = time.time) -> None:
+        self._counts = counts
+        self._clock = clock
+        self._since = clock()
+
+    def count(self, fact: Fact) -> None:
+        view = fact.view
+        if not isinstance(view, Service):
+            return
+        self._count_lag(fact)
+        if fact.topic == "service" and view.owner is not None:
+            self._count_run(fact, view)
+
+    def _count_run(self, fact: Fact, view: Service) -> None:
+        before = fact.before.status if isinstance(fact.before, Service) else None
+        word = fact.type.rpartition(".")[2]
+        if word == "created":
+            self._counts.run_started(view.type)
+        elif word in _ENDS or (word == "removed" and before not in _ENDS):
+            self._counts.run_ended(view.type, view.status, view.reason or "none")
+        elif word == "running":
+            self._count_queue(fact, view)
+
+    def _count_queue(self, fact: Fact, view: Service) -> None:
+        """Only of its first running: what runs again was waiting for its restart."""
+        created, started = parse_time(view.created_at), parse_time(view.started_at)
+        again = isinstance(fact.before, Service) and fact.before.started_at is not None
+        if created and started and not again:
+            self._counts.queued(view.type, max(0.0, (started - created).total_seconds()))
+
+    def _count_lag(self, fact: Fact) -> None:
+        at: datetime | None = parse_time(fact.time)
+        if at is not None and at.timestamp() >= self._since and (fact.topic == "task" or fact.type in _TIMED):
+            self._counts.event_lag(max(0.0, self._clock() - at.timestamp()))
