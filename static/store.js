@@ -103,7 +103,8 @@ function changed({ task, ...service }, topic, word, time) {
   services.set(id, service);
   if (status === 'removed') trim();
   if (task) note({ topic, id, name, is: task.state, time, task });
-  else note({ topic, id, name, is: word === 'updated' ? status : word, time, reason, code });
+  else if (word !== 'updated' || !service.result || before?.result)
+    note({ topic, id, name, is: word === 'updated' ? status : word, time, reason, code });
 }
 
 const onto = (id) => held.get(id) ?? [0, 0];
@@ -121,7 +122,7 @@ function note(change) {
   seen += 1;
 }
 
-// A page that was just opened has heard nothing yet, but a snapshot knows when things began and ended.
+// A page just opened has heard nothing, but a snapshot knows when things began and ended.
 function recall() {
   const known = [];
   for (const { id, name, status, reason, exit_code: code, ...at } of services.values()) {
