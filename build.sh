@@ -5,11 +5,11 @@ set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
-test_packages=(apache2-utils busybox-static curl docker-registry iproute2 openssh-server)
+test_packages=(apache2-utils busybox-static caddy curl debootstrap docker-registry iproute2 nginx-light openssh-server)
 
 usage() {
   cat <<'USAGE'
-./build.sh                          build the Docker image
+./build.sh                          build the Docker image; BASE names another base, IMAGE another name than quartermaster
 ./build.sh run [flags]              serve; the flags are those of python -m qmaster
 ./build.sh test [quick] [args]      lint, types, tests; quick: no engine; the arguments are pytest's
 ./build.sh lock [--upgrade]         pin what pyproject.toml wants; with --upgrade, the newest of it
@@ -413,9 +413,22 @@ compile() {
     --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file "$output" "$@"
 }
 
+# The engine gets a tar of what the Dockerfile copies: so no builder sees data/, and a checkout's owner does not matter.
+# With a folder wheels/ (pip download) it needs no package index; else PIP_INDEX_URL may name another than PyPI.
 build_image() {
-  [[ -e $root/Dockerfile ]] || die "there is no Dockerfile yet: ./build.sh run serves from the checkout"
-  exec docker build -t quartermaster "$root"
+  local image=${IMAGE:-quartermaster} files=(Dockerfile LICENSE requirements.txt qmaster static) version revision
+  command -v docker >/dev/null || die "an image wants docker: install it, or serve without one: ./build.sh run"
+  docker version >/dev/null 2>&1 || die "no engine answers: start Docker, or name an engine with DOCKER_HOST"
+  cd -- "$root"
+  version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' qmaster/__init__.py)
+  local flags=(--tag "$image" --label "org.opencontainers.image.version=$version" --build-arg PIP_INDEX_URL)
+  ! revision=$(git rev-parse HEAD 2>/dev/null) || flags+=(--label "org.opencontainers.image.revision=$revision")
+  [[ -z ${BASE-} ]] || flags+=(--build-arg "BASE=$BASE")
+  [[ ! -d wheels ]] || { files+=(wheels) && flags+=(--build-arg PIP_NO_INDEX=1); }
+  say "building the image $image of version $version${BASE:+ on $BASE}"
+  tar --create --exclude=__pycache__ --owner=0 --group=0 "${files[@]}" | docker build "${flags[@]}" - ||
+    die "the image was not built"
+  say "built $image: \"Running in Docker\" in README.md says how to start it"
 }
 
 main() {

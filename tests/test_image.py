@@ -1,0 +1,297 @@
+"""The image, built on a small Debian, and the stack: as a container of a real engine and on a three-node swarm."""
+
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed import Bed, Client, Engine, Swarm, eventually
+from testbed.debian import BASE, Debian, checkout
+from testbed.process import CommandFailed, run
+from testbed.server import ROOT
+from testbed.subscriber import Subscriber
+from testbed.tidy import tidy
+
+TOKEN = "a-token-for-tests-of-the-image"
+SOCKET = "/var/run/docker.sock"
+GROUP = 4242  # the socket's
+USER = 10001
+MOUNT = ("-v", f"{SOCKET}:{SOCKET}")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUN_LINE = "docker run -d -e TOKEN -p 9090:9090 -v /var/run/docker.sock:/var/run/docker.sock quartermaster"
+STACK = "quartermaster"
+pytestmark = pytest.mark.timeout(600)  # the first has the base made, and the image built
+Measured = Callable[[str], None]
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def host(bed: Bed) -> Iterator[Engine]:
+    """An engine as a user has one: with a bridge, its socket at the usual place and for a group."""
+    engine = bed.engine("machine", "--bridge=docker0", f"--host=unix://{SOCKET}", f"--group={GROUP}")
+    engine.start()
+    engine.swarm_init()
+    engine.load_busybox()
+    yield engine
+    tidy(engine, [engine])
+    engine.stop()
+
+
+@pytest.fixture(scope="module")
+def image(bed: Bed, host: Engine) -> str:
+    """The image on that engine, built by build.sh without a package index; its id."""
+    debian = Debian(bed.root / "debian")
+    debian.load(host)
+    clone = checkout(bed.root / "checkout")
+    debian.wheels(clone / "wheels")
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(bed.root), "DOCKER_HOST": host.host, "BASE": BASE}
+    run(str(clone / "build.sh"), env=env, timeout=300)
+    return str(inspect(host, "quartermaster")["Id"])
+
+
+@pytest.fixture
+def shell(host: Engine, image: str) -> Iterator[Callable[[str], str]]:
+    """`shell(text)`: runs it on that engine's machine; containers and volumes are removed after the test."""
+    folder = host.folder / "shell"
+    folder.mkdir(exist_ok=True)
+    env = ["env", "-C", str(folder), f"HOME={folder}", f"TOKEN={TOKEN}", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
+    yield lambda text: host.machine.run(*env, "bash", "-euo", "pipefail", "-c", text)
+    for container in host.cli("ps", "--all", "--quiet").split():
+        host.cli("rm", "--force", "--volumes", container)
+    for volume in host.cli("volume", "ls", "--quiet").split():
+        host.cli("volume", "rm", volume)
+
+
+def block(having: str) -> str:
+    """The shell commands of the README, the block that has this text."""
+    blocks: list[str] = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return next(text for text in blocks if having in text)
+
+
+def inspect(engine: Engine, name: str) -> Json:
+    client: Any = engine.client()
+    try:
+        found: Json = client.inspect_container(name) if len(name) == 64 else client.inspect_image(name)
+    finally:
+        client.close()
+    return found
+
+
+def at(engine: Engine, port: int = 9090) -> Client:
+    """The API of the quartermaster that has a port of that engine's host."""
+    return Client(engine.address, port, TOKEN)
+
+
+def ready(client: Client) -> bool:
+    return client.call("GET", "/readyz", token=False, timeout=2).status == 200
+
+
+def wait_ready(client: Client, timeout: float = 60) -> None:
+    eventually(lambda: ready(client), timeout, "it is ready", ignoring=OSError)
+
+
+def healthy(engine: Engine, container: str) -> bool:
+    return bool(inspect(engine, container)["State"]["Health"]["Status"] == "healthy")
+
+
+def process(engine: Engine, container: str) -> dict[str, str]:
+    """What the kernel says of the container's first process."""
+    lines = engine.cli("exec", container, "cat", "/proc/1/status").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def check_is_a_user(engine: Engine, container: str) -> None:
+    """Not root, of the socket's group, and without capabilities."""
+    found = process(engine, container)
+    assert set(found["Uid"].split()) == set(found["Gid"].split()) - {"0"} == {str(USER)}
+    assert str(GROUP) in found["Groups"].split()
+    assert {int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+
+
+def ends_as(client: Client, service: str) -> str:
+    """The status that a run ends with."""
+
+    def ended() -> str:
+        status = client.status(service)["status"]
+        return str(status) if status in ("complete", "failed") else ""
+
+    return eventually(ended, 60, "the run has ended")
+
+
+def refused(host: Engine, *flags: str) -> str:
+    """The one line that a quartermaster says which cannot start, ending with exit code 2."""
+    with pytest.raises(CommandFailed) as failed:
+        host.cli("run", "--rm", "-e", f"TOKEN={TOKEN}", *flags, "quartermaster")
+    text = str(failed.value).partition(" ended with 2: ")[2]
+    assert text.startswith("qmaster: "), str(failed.value)
+    assert text.count("\n") == 1, text
+    return text
+
+
+def test_the_run_line(host: Engine, shell: Callable[[str], str], measured: Measured) -> None:
+    """It is in the README; what it starts runs jobs, is a user, becomes healthy, and ends on SIGTERM within 10 s."""
+    assert RUN_LINE in README.splitlines()
+    begun = time.monotonic()
+    container = shell(RUN_LINE).strip()
+    client = at(host)
+    wait_ready(client)
+    measured(f"ready {time.monotonic() - begun:.1f} s after docker run, {size(host)} MB")
+    check_is_a_user(host, container)
+    assert process(host, container)["NoNewPrivs"] == "1"
+    assert ends_as(client, client.run(image="busybox:local", command="true", memory=16)["id"]) == "complete"
+    assert client.run(image="busybox:local", command="true", memory=16, type="container").status == 200
+    assert client.stop_service(container).status == 409
+    eventually(lambda: healthy(host, container), 60, "docker calls it healthy", every=0.2)
+    stopping = time.monotonic()
+    host.cli("stop", "--time", "30", container)
+    assert time.monotonic() - stopping < 10
+    assert inspect(host, container)["State"]["ExitCode"] == 0
+
+
+def test_a_stop_while_it_starts(host: Engine, shell: Callable[[str], str]) -> None:
+    """The first process of a container has no default for SIGTERM: it is heard from the first moment."""
+    container = shell(RUN_LINE).strip()
+    eventually(lambda: int(process(host, container)["SigCgt"], 16) & 1 << signal.SIGINT - 1, 20, "Python is up")
+    stopping = time.monotonic()
+    host.cli("stop", "--time", "30", container)
+    assert time.monotonic() - stopping < 10
+
+
+def size(engine: Engine) -> str:
+    """The size of the image and of its base."""
+    return " over a base of ".join(f"{inspect(engine, name)['Size'] / 1e6:.0f}" for name in ("quartermaster", BASE))
+
+
+@pytest.mark.parametrize("having", ["--user 10001", "--cap-add SETUID"])
+def test_a_read_only_container_without_capabilities(host: Engine, shell: Callable[[str], str], having: str) -> None:
+    """Started as the user, or as root that can do no more than become the user, it serves and keeps its journal."""
+    container = shell(block(having)).strip()
+    client = at(host)
+    wait_ready(client)
+    check_is_a_user(host, container)
+    assert inspect(host, container)["HostConfig"]["ReadonlyRootfs"]
+    assert ends_as(client, client.run(image="busybox:local", command="true", memory=16)["id"]) == "complete"
+    assert host.cli("exec", container, "python", "-m", "qmaster", "healthcheck") == "alive\n"
+
+
+def test_a_folder_of_the_host_holds_the_journal(host: Engine, shell: Callable[[str], str]) -> None:
+    """A folder that the engine made, so root's, becomes the user's, with the files that an earlier root left there."""
+    shell("mkdir journal && touch journal/journal.lock")
+    shell(RUN_LINE.replace("-d", '-d -v "$PWD/journal:/data"'))
+    wait_ready(at(host))
+    owners = shell("stat -c %u journal journal/journal.lock journal/journal.db")
+    assert set(owners.split()) == {str(USER)}
+
+
+def test_a_backup(host: Engine, shell: Callable[[str], str]) -> None:
+    """What was removed is known again after the journal's loss, and a cursor from before is refused with a gap."""
+    start, backup, restore = map(block, ("--restart unless-stopped", ">journal.tar", "<journal.tar"))
+    client = at(host)
+    shell(start)
+    wait_ready(client)
+    job = client.run(image="busybox:local", command="sh -c 'exit 3'", memory=16)["id"]
+    assert ends_as(client, job) == "failed"
+    client.stop_service(job)
+    eventually(lambda: client.status(job)["status"] == "removed", 30, "it is removed")
+    cursor = client.call("GET", "/status")["cursor"]
+    shell(backup)
+    wait_ready(client)
+    shell(f"docker rm -f quartermaster && docker volume rm quartermaster && {start}{restore}")
+    wait_ready(client)
+    assert (client.status(job)["status"], client.status(job)["exit_code"]) == ("removed", 3)
+    with Subscriber(client, cursor) as subscriber:
+        assert subscriber.until(lambda frame: frame["type"] != "hello")["type"] == "gap"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], f"mount it (-v {SOCKET}:{SOCKET})"),
+        (["-v", f"/nonesuch:{SOCKET}"], f"{SOCKET} is no socket"),
+        ([*MOUNT, "--user", str(USER)], f"--group-add {GROUP}"),
+        ([*MOUNT, "--cap-drop", "ALL"], f"--user {USER} --group-add {GROUP}"),
+        ([*MOUNT, "--user", "1000:1000", "--group-add", str(GROUP)], "cannot write to /data"),
+    ],
+    ids=["no-socket", "a-folder", "no-group", "no-capability", "no-folder"],
+)
+def test_what_is_missing_is_said(host: Engine, image: str, flags: list[str], says: str) -> None:
+    """A container that cannot work ends at once with the flag that it lacks."""
+    assert says in refused(host, *flags)
+
+
+def test_the_image_is_labelled_and_small(host: Engine, image: str) -> None:
+    """It has its version, brings no pip of its own, and nothing in it can be changed by the user it runs as."""
+    found = inspect(host, "quartermaster")["Config"]
+    assert found["Labels"]["org.opencontainers.image.version"]
+    assert list(found["Volumes"]) == ["/data"]
+    find = [
+        "find",
+        "/opt/quartermaster",
+        "!",
+        "-type",
+        "l",
+        "(",
+        "-writable",
+        "-o",
+        "-name",
+        "pip",
+        "-o",
+        "!",
+        "-perm",
+        "-o=r",
+        ")",
+    ]
+    assert host.cli("run", "--rm", "--user", str(USER), "--entrypoint", find[0], "quartermaster", *find[1:]) == ""
+
+
+@pytest.fixture
+def stack(host: Engine, image: str, swarm: Swarm) -> Iterator[Engine]:
+    """The stack on the swarm's manager, as the README deploys it; removed after the test."""
+    manager = swarm.manager
+    archive = Path(host.folder) / "image.tar"
+    if "quartermaster:latest" not in manager.cli("images", "--format", "{{.Repository}}:{{.Tag}}"):
+        host.cli("save", "--output", str(archive), "quartermaster")
+        manager.cli("load", "--input", str(archive))
+        archive.unlink()
+        manager.machine.run("ln", "-s", manager.socket, "/run/docker.sock")
+    env = ["env", "-C", str(ROOT), f"HOME={manager.folder}", f"TOKEN={TOKEN}", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
+    manager.machine.run(*env, "bash", "-euo", "pipefail", "-c", block("docker stack deploy"))
+    wait_ready(at(manager), 90)
+    yield manager
+    manager.cli("stack", "rm", STACK)
+
+
+def check_the_stacks_container(engine: Engine) -> None:
+    """Read-only, with two capabilities until it has become the user, which has none."""
+    filters = ["--filter", f"label=com.docker.swarm.service.name={STACK}_quartermaster", "--filter", "status=running"]
+    (container,) = engine.cli("ps", "--quiet", "--no-trunc", *filters).split()
+    status = process(engine, container)
+    assert (set(status["Uid"].split()), int(status["CapPrm"], 16)) == ({str(USER)}, 0)
+    config = inspect(engine, container)["HostConfig"]
+    assert (config["ReadonlyRootfs"], config["CapDrop"]) == (True, ["ALL"])
+
+
+def test_the_stack(stack: Engine, measured: Measured) -> None:
+    """It runs jobs on the swarm, and an update of it loses no fact: a subscriber resumes from its cursor."""
+    client = at(stack)
+    with Subscriber(client) as before:
+        done = client.run(image="busybox:local", command="true", memory=16, constraints=["node.role==worker"])["id"]
+        before.event(lambda event: event["type"].endswith("service.complete") and event["subject"] == done, 60)
+        running = client.run(image="busybox:local", command="nap 600", memory=16)["id"]
+        before.event(lambda event: event["type"].endswith("service.running") and event["subject"] == running, 60)
+        begun = time.monotonic()
+        stack.cli("service", "update", "--force", "--detach", f"{STACK}_quartermaster")
+        assert before.closed(60) == 1001
+    wait_ready(client, 90)
+    check_the_stacks_container(stack)
+    measured(f"away for {time.monotonic() - begun:.1f} s in an update of the stack")
+    with before.resume() as after:
+        client.stop_service(running)
+        after.event(lambda event: event["type"].endswith("service.removed") and event["subject"] == running, 60)
+        kinds = [frame["type"] for frame in after.frames]
+    assert kinds[0] == "hello"
+    assert not {"gap", "snapshot"} & set(kinds)
+    assert client.status(done)["status"] == "complete"
