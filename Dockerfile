@@ -11,19 +11,19 @@ ARG PIP_NO_INDEX
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 # "wheel[s]" is wheels where there is one: a pattern may match nothing.
 COPY requirements.txt wheel[s] /build/
-# pip has a place of its own, so that the one that ships is without it.
+# pip has a place of its own, so that what ships is without it.
 RUN python3 -m venv /build/pip \
     && python3 -m venv --without-pip /opt/quartermaster \
     && /build/pip/bin/python -m pip --python /opt/quartermaster/bin/python install \
         --quiet --no-compile --only-binary :all: --find-links /build \
         --require-hashes --requirement /build/requirements.txt
-COPY LICENSE /opt/quartermaster/
-COPY qmaster /opt/quartermaster/app/qmaster
-COPY static /opt/quartermaster/app/static
-# A start leaves what it imports compiled, also of the base's library, which the official images hold as source only.
+COPY . /opt/quartermaster/app
+# What is imported is compiled here, also of the base's library, which the official images hold as source only.
 # And the modes of a checkout (umask 077) would shut out a user.
-RUN PYTHONPATH=/opt/quartermaster/app PYTHONPYCACHEPREFIX=/opt/quartermaster/pycache \
-        /opt/quartermaster/bin/python -m qmaster --version \
+RUN cd /opt/quartermaster/app \
+    && rm -rf requirements.txt wheels \
+    && PYTHONPYCACHEPREFIX=/opt/quartermaster/pycache \
+        /opt/quartermaster/bin/python -c 'import qmaster.server, qmaster.healthcheck, qmaster.client.commands' \
     && chmod -R u=rwX,go=rX /opt/quartermaster
 
 FROM ${BASE}

@@ -413,10 +413,9 @@ compile() {
     --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file "$output" "$@"
 }
 
-# The engine gets a tar of what the Dockerfile copies: so no builder sees data/, and a checkout's owner does not matter.
 # With a folder wheels/ (pip download) it needs no package index; else PIP_INDEX_URL may name another than PyPI.
 build_image() {
-  local image=${IMAGE:-quartermaster} files=(Dockerfile LICENSE requirements.txt qmaster static) version revision
+  local image=${IMAGE:-quartermaster} version revision
   command -v docker >/dev/null || die "an image wants docker: install it, or serve without one: ./build.sh run"
   docker version >/dev/null 2>&1 || die "no engine answers: start Docker, or name an engine with DOCKER_HOST"
   cd -- "$root"
@@ -424,10 +423,9 @@ build_image() {
   local flags=(--tag "$image" --label "org.opencontainers.image.version=$version" --build-arg PIP_INDEX_URL)
   ! revision=$(git rev-parse HEAD 2>/dev/null) || flags+=(--label "org.opencontainers.image.revision=$revision")
   [[ -z ${BASE-} ]] || flags+=(--build-arg "BASE=$BASE")
-  [[ ! -d wheels ]] || { files+=(wheels) && flags+=(--build-arg PIP_NO_INDEX=1); }
+  [[ ! -d wheels ]] || flags+=(--build-arg PIP_NO_INDEX=1)
   say "building the image $image of version $version${BASE:+ on $BASE}"
-  tar --create --exclude=__pycache__ --owner=0 --group=0 "${files[@]}" | docker build "${flags[@]}" - ||
-    die "the image was not built"
+  docker build "${flags[@]}" . || die "the image was not built"
   say "built $image: \"Running in Docker\" in README.md says how to start it"
 }
 

@@ -33,7 +33,7 @@ def settle(user: str, socket: Path | None, folder: Path) -> None:
         _give(folder, account)
         _become(account, {status.st_gid} if status else set())
     if status and not os.access(str(socket), os.R_OK | os.W_OK):
-        raise ConfigError(_no_access(str(socket), status, user))
+        raise ConfigError(_no_access(str(socket), status))
     if not _writable(folder):
         raise ConfigError(
             f"--data-dir: {_who()} cannot write to {folder}: make it theirs (chown), or give another folder or volume"
@@ -92,11 +92,14 @@ def _added(groups: set[int]) -> str:
     return "".join(f" --group-add {group}" for group in groups)
 
 
-def _no_access(socket: str, status: os.stat_result, user: str) -> str:
-    mode = stat.filemode(status.st_mode)
-    if status.st_mode & stat.S_IRGRP and status.st_mode & stat.S_IWGRP:
-        return f"--docker-host: {_who()} may not use {socket} ({mode}): start with --group-add {status.st_gid}"
-    return f"--docker-host: {socket} ({mode}) is not open to its group: start as user {status.st_uid}, which has it"
+def _no_access(socket: str, status: os.stat_result) -> str:
+    wrong = f"--docker-host: {_who()} may not use {socket} ({stat.filemode(status.st_mode)})"
+    if not (status.st_mode & stat.S_IRGRP and status.st_mode & stat.S_IWGRP):
+        owner = f"--user {status.st_uid}" if status.st_uid else "-e QMASTER_USER=root"
+        return f"{wrong}: it is open to its owner alone: start with {owner}"
+    if status.st_gid not in {os.getegid(), *os.getgroups()}:
+        return f"{wrong}: start with --group-add {status.st_gid}"
+    return f"{wrong}, though it has its group: with SELinux, start with --security-opt label=disable"
 
 
 def _writable(folder: Path) -> bool:

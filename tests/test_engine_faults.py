@@ -314,8 +314,8 @@ def test_a_silent_engine_does_not_hold_the_end(proxy: Proxy, start_server: Start
     in_background(server, **NAP)
     eventually(lambda: rule.hits, 10)
     began = time.monotonic()
-    assert server.terminate(40) == 0
-    assert time.monotonic() - began < 20
+    assert server.terminate() == 0
+    assert time.monotonic() - began < 10
 
 
 def killed_in(server: Server, proxy: Proxy, fault: Fault, made_first: Callable[[], object], kind: str) -> None:

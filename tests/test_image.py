@@ -1,9 +1,11 @@
 """The image, built on a small Debian, and the stack: as a container of a real engine and on a three-node swarm."""
 
+import contextlib
 import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ USER = 10001
 MOUNT = ("-v", f"{SOCKET}:{SOCKET}")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUN_LINE = "docker run -d -e TOKEN -p 9090:9090 -v /var/run/docker.sock:/var/run/docker.sock quartermaster"
-STACK = "quartermaster"
+STACK, SERVICE = "quartermaster", "quartermaster_quartermaster"
+NEXT = "quartermaster:2"  # as the README calls an update
 pytestmark = pytest.mark.timeout(600)  # the first has the base made, and the image built
 Measured = Callable[[str], None]
 Json = dict[str, Any]
@@ -247,51 +250,109 @@ def test_the_image_is_labelled_and_small(host: Engine, image: str) -> None:
     assert host.cli("run", "--rm", "--user", str(USER), "--entrypoint", find[0], "quartermaster", *find[1:]) == ""
 
 
+class Stack:
+    """The stack on the swarm's managers, deployed as the README says but with a quicker pulse."""
+
+    def __init__(self, managers: list[Engine], folder: Path) -> None:
+        self.managers = managers
+        self._folder = folder
+        text = (ROOT / "stack.yml").read_text(encoding="utf-8")
+        for slow, quick in (("interval: 10s", "interval: 1s"), ("delay: 5s", "delay: 1s")):
+            assert slow in text
+            text = text.replace(slow, quick)
+        folder.mkdir()
+        (folder / "stack.yml").write_text(text, encoding="utf-8")
+
+    def shell(self, text: str) -> None:
+        env = {"HOME": self._folder, "TOKEN": TOKEN, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        words = [f"{name}={value}" for name, value in env.items()]
+        self.managers[0].machine.run("env", "-C", str(self._folder), *words, "bash", "-euo", "pipefail", "-c", text)
+
+    def updates(self) -> str:
+        """How the newest update goes, in Docker's words."""
+        return self.managers[0].cli("service", "inspect", "--format", "{{.UpdateStatus.State}}", SERVICE).strip()
+
+    def containers(self) -> list[tuple[Engine, str]]:
+        """Those that run, on each manager."""
+        filters = ["--filter", f"label=com.docker.swarm.service.name={SERVICE}", "--filter", "status=running"]
+        found = ((node, node.cli("ps", "--quiet", "--no-trunc", *filters)) for node in self.managers)
+        return [(node, container) for node, lines in found for container in lines.split()]
+
+    def remove(self) -> None:
+        self.managers[0].cli("stack", "rm", STACK)
+        for node in self.managers:
+            eventually(partial(node.cli, "volume", "rm", f"{STACK}_journal"), 60, ignoring=CommandFailed)
+
+
 @pytest.fixture
-def stack(host: Engine, image: str, swarm: Swarm) -> Iterator[Engine]:
-    """The stack on the swarm's manager, as the README deploys it; removed after the test."""
-    manager = swarm.manager
+def stack(host: Engine, image: str, swarm: Swarm) -> Iterator[Stack]:
+    """Deployed on two managers, each with the image in two versions; removed after the test."""
     archive = Path(host.folder) / "image.tar"
-    if "quartermaster:latest" not in manager.cli("images", "--format", "{{.Repository}}:{{.Tag}}"):
-        host.cli("save", "--output", str(archive), "quartermaster")
-        manager.cli("load", "--input", str(archive))
-        archive.unlink()
-        manager.machine.run("ln", "-s", manager.socket, "/run/docker.sock")
-    env = ["env", "-C", str(ROOT), f"HOME={manager.folder}", f"TOKEN={TOKEN}", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
-    manager.machine.run(*env, "bash", "-euo", "pipefail", "-c", block("docker stack deploy"))
-    wait_ready(at(manager), 90)
-    yield manager
-    manager.cli("stack", "rm", STACK)
+    host.cli("tag", "quartermaster", NEXT)
+    host.cli("save", "--output", str(archive), "quartermaster", NEXT)
+    managers = [swarm.manager, swarm.workers[0]]
+    swarm.promote(swarm.workers[0])
+    for node in managers:
+        node.cli("load", "--input", str(archive))
+        node.machine.run("ln", "-sf", node.socket, "/run/docker.sock")
+    archive.unlink()
+    stack = Stack(managers, Path(host.folder) / "stack")
+    stack.shell(block("docker secret create"))
+    yield stack
+    stack.remove()
 
 
-def check_the_stacks_container(engine: Engine) -> None:
-    """Read-only, with two capabilities until it has become the user, which has none."""
-    filters = ["--filter", f"label=com.docker.swarm.service.name={STACK}_quartermaster", "--filter", "status=running"]
-    (container,) = engine.cli("ps", "--quiet", "--no-trunc", *filters).split()
+def check_the_stacks_container(engine: Engine, container: str, image: str) -> None:
+    """Of that image; read-only, with two capabilities until it has become the user, which has none."""
     status = process(engine, container)
     assert (set(status["Uid"].split()), int(status["CapPrm"], 16)) == ({str(USER)}, 0)
-    config = inspect(engine, container)["HostConfig"]
-    assert (config["ReadonlyRootfs"], config["CapDrop"]) == (True, ["ALL"])
+    found = inspect(engine, container)
+    assert (found["HostConfig"]["ReadonlyRootfs"], found["HostConfig"]["CapDrop"]) == (True, ["ALL"])
+    assert found["Config"]["Image"] == image
 
 
-def test_the_stack(stack: Engine, measured: Measured) -> None:
-    """It runs jobs on the swarm, and an update of it loses no fact: a subscriber resumes from its cursor."""
-    client = at(stack)
-    with Subscriber(client) as before:
-        done = client.run(image="busybox:local", command="true", memory=16, constraints=["node.role==worker"])["id"]
-        before.event(lambda event: event["type"].endswith("service.complete") and event["subject"] == done, 60)
-        running = client.run(image="busybox:local", command="nap 600", memory=16)["id"]
-        before.event(lambda event: event["type"].endswith("service.running") and event["subject"] == running, 60)
-        begun = time.monotonic()
-        stack.cli("service", "update", "--force", "--detach", f"{STACK}_quartermaster")
-        assert before.closed(60) == 1001
-    wait_ready(client, 90)
-    check_the_stacks_container(stack)
-    measured(f"away for {time.monotonic() - begun:.1f} s in an update of the stack")
-    with before.resume() as after:
-        client.stop_service(running)
-        after.event(lambda event: event["type"].endswith("service.removed") and event["subject"] == running, 60)
-        kinds = [frame["type"] for frame in after.frames]
-    assert kinds[0] == "hello"
-    assert not {"gap", "snapshot"} & set(kinds)
-    assert client.status(done)["status"] == "complete"
+def test_the_stack(stack: Stack, measured: Measured) -> None:
+    """One on each manager. An update, and one that fails, leave always one that answers; subscribers miss no fact."""
+    clients = [at(node) for node in stack.managers]
+    for client in clients:
+        wait_ready(client, 90)
+    done = clients[0].run(image="busybox:local", command="true", memory=16, constraints=["node.role==worker"])["id"]
+    running = clients[0].run(image="busybox:local", command="nap 600", memory=16)["id"]
+    subscribers = [Subscriber(client) for client in clients]
+    for client, subscriber in zip(clients, subscribers, strict=True):
+        subscriber.until(lambda frame: frame["type"] == "snapshot")
+        assert ends_as(client, done) == "complete"
+        eventually(partial(has_status, client, running, "running"), 30)
+
+    begun = time.monotonic()
+    stack.shell(block("QMASTER_IMAGE="))
+    while stack.updates() != "completed":
+        assert any(map(answers, clients)), "both are away at once"
+        assert time.monotonic() - begun < 120, stack.updates()
+    measured(f"both are updated after {time.monotonic() - begun:.1f} s")
+    assert [subscriber.closed() for subscriber in subscribers] == [1001, 1001]
+    assert len(stack.containers()) == 2
+    for node, container in stack.containers():
+        check_the_stacks_container(node, container, NEXT)
+
+    stack.shell("QMASTER_IMAGE=busybox:local docker stack deploy --compose-file stack.yml quartermaster")
+    eventually(lambda: stack.updates() == "rollback_completed", 120, "a bad update is undone")
+    for client, subscriber in zip(clients, subscribers, strict=True):
+        wait_ready(client)
+        with subscriber.resume() as after:
+            clients[0].stop_service(running)
+            after.event(lambda event: event["type"].endswith("service.removed") and event["subject"] == running, 60)
+            kinds = [frame["type"] for frame in after.frames]
+        assert kinds[0] == "hello"
+        assert not {"gap", "snapshot"} & set(kinds)
+    assert {inspect(node, container)["Config"]["Image"] for node, container in stack.containers()} == {NEXT}
+
+
+def has_status(client: Client, service: str, status: str) -> bool:
+    return bool(client.status(service)["status"] == status)
+
+
+def answers(client: Client) -> bool:
+    with contextlib.suppress(OSError):
+        return ready(client)
+    return False

@@ -55,11 +55,22 @@ def test_what_is_no_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("a_user")
-@pytest.mark.parametrize(("mode", "says"), [(0o660, "start with --group-add "), (0o600, "not open to its group")])
-def test_a_socket_of_others(listening: Path, monkeypatch: pytest.MonkeyPatch, mode: int, says: str) -> None:
-    """The group is named where it has the right, else the owner."""
+@pytest.mark.parametrize(
+    ("mode", "groups", "says"),
+    [
+        (0o660, set(), "start with --group-add "),
+        (0o600, set(), "open to its owner alone: start with -"),
+        (0o660, {os.getegid()}, "label=disable"),
+    ],
+)
+def test_a_socket_of_others(
+    listening: Path, monkeypatch: pytest.MonkeyPatch, mode: int, groups: set[int], says: str
+) -> None:
+    """The group is named where it has the right, else the owner; with the group, something else forbids it."""
     listening.chmod(mode)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "getegid", lambda: 1 << 20)
+    monkeypatch.setattr(os, "getgroups", lambda: sorted(groups))
     with pytest.raises(ConfigError, match=says):
         privileges.settle("quartermaster", listening, listening.parent)
 

@@ -10,15 +10,15 @@ from testbed.process import run
 from testbed.server import ROOT
 
 BASE = "debian-python:local"
-PACKAGES = "python3,python3-venv,ca-certificates"
+PACKAGES = "python3,python3-venv"
 # What an engine gives its containers itself, and what nobody reads in one.
 LEFT_OUT = ("dev", "proc", "sys", "var/cache", "var/lib/apt", "usr/share/doc", "usr/share/locale", "usr/share/man")
-SHIPPED = ("build.sh", "Dockerfile", "LICENSE", "requirements.txt", "qmaster", "static")
+SHIPPED = ("build.sh", "Dockerfile", "LICENSE", "requirements.txt", "qmaster", "static", ".dockerignore")
 
 
 # In memory, as packages are synced to the disk one by one; it is gone with the mount namespace.
 MAKE = """
-mount -t tmpfs -o mode=755 none "$1" && debootstrap --variant=minbase --include="$2" "$3" "$1" >&2 && shift 3 &&
+mount -t tmpfs -o mode=755 none "$1" && debootstrap --variant=minbase --include="$2" "$3" "$1" $4 >&2 && shift 4 &&
 chroot "$0" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' && exec tar -C "$0" -c "$@" .
 """
 
@@ -32,8 +32,8 @@ class Debian:
         self.archive = folder.with_suffix(".tar")
         folder.mkdir()
         flags = [f"--file={self.archive}", *(f"--exclude=./{name}/*" for name in LEFT_OUT)]
-        argv = ["unshare", "--mount", "sh", "-c", MAKE, str(folder), str(folder), PACKAGES, release[1], *flags]
-        self.python = run(*argv, timeout=400).strip()
+        make = ["unshare", "--mount", "sh", "-c", MAKE, str(folder), str(folder), PACKAGES, release[1]]
+        self.python = run(*make, mirror(release[1]), *flags, timeout=400).strip()
         """The version of its Python, as "3.11"."""
 
     def load(self, engine: Engine) -> None:
@@ -48,10 +48,16 @@ class Debian:
         run(*argv, f"--requirement={ROOT}/requirements.txt", timeout=120)
 
 
+def mirror(release: str) -> str:
+    """The archive that this machine's packages come from; "" where its sources do not say."""
+    named = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", f"Codename: {release}")
+    return next(iter(named.split()), "")
+
+
 def checkout(folder: Path) -> Path:
     """A folder with what an image is built from, as in a clone whose umask shuts out all others."""
     folder.mkdir()
-    for name in SHIPPED:
+    for name in filter(lambda name: (ROOT / name).exists(), SHIPPED):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     run("chmod", "-R", "go=", str(folder))
