@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 from testbed import Bed, Client, Engine, Swarm, eventually
-from testbed.debian import BASE, Debian, checkout
+from testbed.debian import BASE, Debian, checkout, download
 from testbed.process import CommandFailed, run
 from testbed.server import ROOT
 from testbed.subscriber import Subscriber
 from testbed.tidy import tidy
+
+from qmaster import __version__
 
 TOKEN = "a-token-for-tests-of-the-image"
 SOCKET = "/var/run/docker.sock"
@@ -44,19 +47,34 @@ def host(bed: Bed) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def image(bed: Bed, host: Engine) -> str:
-    """The image on that engine, built by build.sh without a package index; its id."""
-    debian = Debian(bed.root / "debian")
-    debian.load(host)
+def clone(bed: Bed, host: Engine, debian: Debian) -> Path:
+    """A checkout on that engine's machine, with the packages as for a builder that cannot reach PyPI."""
     clone = checkout(bed.root / "checkout")
-    debian.wheels(clone / "wheels")
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(bed.root), "DOCKER_HOST": host.host, "BASE": BASE}
+    debian.load(host)
+    download(host, clone / "wheels")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def image(host: Engine, clone: Path) -> None:
+    """The image `quartermaster` on that engine."""
+    build(host, clone)
+
+
+def build(engine: Engine, clone: Path, **more: str) -> None:
+    """`./build.sh` in that clone, on the testbed's base."""
+    env = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(clone),
+        "DOCKER_HOST": engine.host,
+        "BASE": BASE,
+        **more,
+    }
     run(str(clone / "build.sh"), env=env, timeout=300)
-    return str(inspect(host, "quartermaster")["Id"])
 
 
 @pytest.fixture
-def shell(host: Engine, image: str) -> Iterator[Callable[[str], str]]:
+def shell(host: Engine, image: None) -> Iterator[Callable[[str], str]]:
     """`shell(text)`: runs it on that engine's machine; containers and volumes are removed after the test."""
     folder = host.folder / "shell"
     folder.mkdir(exist_ok=True)
@@ -142,6 +160,7 @@ def test_the_run_line(host: Engine, shell: Callable[[str], str], measured: Measu
     client = at(host)
     wait_ready(client)
     measured(f"ready {time.monotonic() - begun:.1f} s after docker run, {size(host)} MB")
+    assert client.call("GET", "/", token=False).status == (200 if (ROOT / "static").is_dir() else 404)
     check_is_a_user(host, container)
     assert process(host, container)["NoNewPrivs"] == "1"
     assert ends_as(client, client.run(image="busybox:local", command="true", memory=16)["id"]) == "complete"
@@ -220,34 +239,38 @@ def test_a_backup(host: Engine, shell: Callable[[str], str]) -> None:
     ],
     ids=["no-socket", "a-folder", "no-group", "no-capability", "no-folder"],
 )
-def test_what_is_missing_is_said(host: Engine, image: str, flags: list[str], says: str) -> None:
+def test_what_is_missing_is_said(host: Engine, image: None, flags: list[str], says: str) -> None:
     """A container that cannot work ends at once with the flag that it lacks."""
     assert says in refused(host, *flags)
 
 
-def test_the_image_is_labelled_and_small(host: Engine, image: str) -> None:
-    """It has its version, brings no pip of its own, and nothing in it can be changed by the user it runs as."""
+def in_image(engine: Engine, image: str, command: str) -> str:
+    """What a command says in a container of that image, as the user."""
+    program, *args = shlex.split(command)
+    return engine.cli("run", "--rm", "--user", str(USER), "--entrypoint", program, image, *args)
+
+
+def test_what_is_in_the_image(host: Engine, image: None) -> None:
+    """Its version, and what it runs, alone: no pip of its own, and nothing that the user may change or not read."""
     found = inspect(host, "quartermaster")["Config"]
-    assert found["Labels"]["org.opencontainers.image.version"]
+    assert found["Labels"]["org.opencontainers.image.version"] == __version__
     assert list(found["Volumes"]) == ["/data"]
-    find = [
-        "find",
-        "/opt/quartermaster",
-        "!",
-        "-type",
-        "l",
-        "(",
-        "-writable",
-        "-o",
-        "-name",
-        "pip",
-        "-o",
-        "!",
-        "-perm",
-        "-o=r",
-        ")",
-    ]
-    assert host.cli("run", "--rm", "--user", str(USER), "--entrypoint", find[0], "quartermaster", *find[1:]) == ""
+    wrong = r"find /opt/quartermaster ! -type l ( -writable -o -name pip -o ! -perm -o=r )"
+    assert in_image(host, "quartermaster", wrong) == ""
+    ours = {"LICENSE", "qmaster", "static"}
+    assert set(in_image(host, "quartermaster", "ls -A /opt/quartermaster/app").split()) <= ours
+
+
+def test_buildkit_builds_the_same(host: Engine, clone: Path, image: None) -> None:
+    """Docker's newer builder takes the same Dockerfile, without one of its own from a registry."""
+    build(host, clone, IMAGE="quartermaster:buildkit", DOCKER_BUILDKIT="1")
+    listings, configs = [], []
+    for name in ("quartermaster", "quartermaster:buildkit"):
+        listings.append(in_image(host, name, "find /opt/quartermaster /data -printf '%M %u %s %P\\n'").split("\n"))
+        configs.append(inspect(host, name)["Config"])
+    assert sorted(listings[0]) == sorted(listings[1])
+    for key in ("Env", "Entrypoint", "Healthcheck", "Volumes", "ExposedPorts", "User", "Labels"):
+        assert configs[0].get(key) == configs[1].get(key), key
 
 
 class Stack:
@@ -257,7 +280,11 @@ class Stack:
         self.managers = managers
         self._folder = folder
         text = (ROOT / "stack.yml").read_text(encoding="utf-8")
-        for slow, quick in (("interval: 10s", "interval: 1s"), ("delay: 5s", "delay: 1s")):
+        for slow, quick in (
+            ("interval: 10s", "interval: 1s"),
+            ("delay: 5s", "delay: 1s"),
+            ("monitor: 30s", "monitor: 1s"),
+        ):
             assert slow in text
             text = text.replace(slow, quick)
         folder.mkdir()
@@ -285,7 +312,7 @@ class Stack:
 
 
 @pytest.fixture
-def stack(host: Engine, image: str, swarm: Swarm) -> Iterator[Stack]:
+def stack(host: Engine, image: None, swarm: Swarm) -> Iterator[Stack]:
     """Deployed on two managers, each with the image in two versions; removed after the test."""
     archive = Path(host.folder) / "image.tar"
     host.cli("tag", "quartermaster", NEXT)
