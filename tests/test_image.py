@@ -21,6 +21,7 @@ from testbed.tidy import tidy
 from qmaster import __version__
 
 TOKEN = "a-token-for-tests-of-the-image"
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SOCKET = "/var/run/docker.sock"
 GROUP = 4242  # the socket's
 USER = 10001
@@ -63,13 +64,7 @@ def image(host: Engine, clone: Path) -> None:
 
 def build(engine: Engine, clone: Path, **more: str) -> None:
     """`./build.sh` in that clone, on the testbed's base."""
-    env = {
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": str(clone),
-        "DOCKER_HOST": engine.host,
-        "BASE": BASE,
-        **more,
-    }
+    env = {"PATH": PATH, "HOME": str(clone), "DOCKER_HOST": engine.host, "BASE": BASE, **more}
     run(str(clone / "build.sh"), env=env, timeout=300)
 
 
@@ -78,7 +73,7 @@ def shell(host: Engine, image: None) -> Iterator[Callable[[str], str]]:
     """`shell(text)`: runs it on that engine's machine; containers and volumes are removed after the test."""
     folder = host.folder / "shell"
     folder.mkdir(exist_ok=True)
-    env = ["env", "-C", str(folder), f"HOME={folder}", f"TOKEN={TOKEN}", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
+    env = ["env", "-C", str(folder), f"HOME={folder}", f"TOKEN={TOKEN}", f"PATH={PATH}"]
     yield lambda text: host.machine.run(*env, "bash", "-euo", "pipefail", "-c", text)
     for container in host.cli("ps", "--all", "--quiet").split():
         host.cli("rm", "--force", "--volumes", container)
@@ -280,18 +275,14 @@ class Stack:
         self.managers = managers
         self._folder = folder
         text = (ROOT / "stack.yml").read_text(encoding="utf-8")
-        for slow, quick in (
-            ("interval: 10s", "interval: 1s"),
-            ("delay: 5s", "delay: 1s"),
-            ("monitor: 30s", "monitor: 1s"),
-        ):
+        for slow in ("interval: 10s", "delay: 5s", "monitor: 30s"):
             assert slow in text
-            text = text.replace(slow, quick)
+            text = text.replace(slow, slow.partition(" ")[0] + " 1s")
         folder.mkdir()
         (folder / "stack.yml").write_text(text, encoding="utf-8")
 
     def shell(self, text: str) -> None:
-        env = {"HOME": self._folder, "TOKEN": TOKEN, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        env = {"HOME": self._folder, "TOKEN": TOKEN, "PATH": PATH}
         words = [f"{name}={value}" for name, value in env.items()]
         self.managers[0].machine.run("env", "-C", str(self._folder), *words, "bash", "-euo", "pipefail", "-c", text)
 
