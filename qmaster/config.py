@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigError
 
@@ -53,6 +53,9 @@ OPTIONS = (
         "--docker-host", "DOCKER_HOST", "", "The engine; empty: this platform's socket. A remote one as with docker."
     ),
     Option("--data-dir", "QMASTER_DATA_DIR", "./data", "Where the journal lives."),
+    Option(
+        "--user", "QMASTER_USER", "", "The user to become when started as root, with the group of the engine's socket."
+    ),
     Option("--keep-facts", "QMASTER_KEEP_FACTS", "100000", "How many facts the journal keeps."),
     Option(
         "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps facts, and records of what is removed."
@@ -77,6 +80,7 @@ class Config:
     output_limit: int
     docker_host: str
     data_dir: str
+    user: str
     keep_facts: int
     keep_days: int
     allow_origin: tuple[str, ...]
@@ -86,6 +90,28 @@ class Config:
 
     def __repr__(self) -> str:
         return f"Config(port={self.port}, address={self.address!r}, docker_host={self.docker_host!r})"
+
+
+DOOR = ("address", "port", "tls_cert")  # the options that say where a server is found
+
+
+class Door(NamedTuple):
+    """Where a server is found from its own machine."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+def door(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Door:
+    """Where a server with these options answers; they are read as ``load`` does.
+
+    Raises:
+        ConfigError: the port is wrong, or any free one.
+    """
+    raw = _read(flags, environ)
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(raw["address"], raw["address"])  # noqa: S104
+    return Door(host, _integer("--port", raw["port"], 1, 65535), bool(raw["tls_cert"]))
 
 
 def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
@@ -98,12 +124,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: an option is missing or wrong.
     """
-
-    def value(option: Option) -> str:
-        flag = flags.get(option.name)
-        return flag if flag is not None else environ.get(option.env, "") or option.default
-
-    raw = {option.name: value(option) for option in OPTIONS}
+    raw = _read(flags, environ)
     if bool(raw["tls_cert"]) != bool(raw["tls_key"]):
         raise ConfigError("--tls-cert and --tls-key go together: give both or neither")
     return Config(
@@ -116,6 +137,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         output_limit=_integer("--output-limit", raw["output_limit"], 0, MAX_OUTPUT),
         docker_host=raw["docker_host"],
         data_dir=raw["data_dir"],
+        user=raw["user"],
         keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
         keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500),
         allow_origin=tuple(origin.strip().lower() for origin in raw["allow_origin"].split(",") if origin.strip()),
@@ -123,6 +145,16 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         tls_key=_readable("--tls-key", raw["tls_key"]),
         log_format=_log_format(raw["log_format"], sys.stderr.isatty),
     )
+
+
+def _read(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> dict[str, str]:
+    """Each option's name with its text."""
+
+    def value(option: Option) -> str:
+        flag = flags.get(option.name)
+        return flag if flag is not None else environ.get(option.env, "") or option.default
+
+    return {option.name: value(option) for option in OPTIONS}
 
 
 def given_token(environ: Mapping[str, str]) -> str | None:

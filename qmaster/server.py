@@ -15,7 +15,7 @@ import structlog
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from . import __version__
+from . import __version__, privileges
 from .app import Parts, make_app
 from .auth import Authenticator
 from .config import SHORT_TOKEN, Config
@@ -44,7 +44,7 @@ MAX_HEADERS = 16 * 1024
 MAX_READ = 1024 * 1024  # the handlers' own bound is lower, and answers 413
 BODY_TIMEOUT = 10.0
 IDLE_TIMEOUT = 75.0
-STOP_WITHIN = 25.0
+STOP_WITHIN = 7.0  # docker stop kills after ten, and the followed logs have two for their last words
 CHECK_EVERY = 1.0
 RESUME_EVERY = 0.1
 NODE = Tags("node", "", frozenset(), None)
@@ -58,6 +58,10 @@ async def serve(config: Config) -> None:
     Raises:
         ConfigError: an option cannot be used: an address in use, a certificate that is none.
     """
+    tls = _tls(config)  # before the step from root: the key may be root's alone
+    if config.user:
+        socket = Endpoint.read(config.docker_host, os.environ).socket
+        privileges.settle(config.user, socket, Path(config.data_dir))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,7 +69,7 @@ async def serve(config: Config) -> None:
     house = House(config, loop)
     server = HTTPServer(
         make_app(house.parts),
-        ssl_options=_tls(config),
+        ssl_options=tls,
         max_header_size=MAX_HEADERS,
         max_body_size=MAX_READ,
         body_timeout=BODY_TIMEOUT,

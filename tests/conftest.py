@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from testbed import Bed, Engine, Proxy, Registry, Server, Ssh, Swarm, TlsEngine
 from testbed.browser import Chromium, Visit
+from testbed.debian import Debian
 from testbed.tidy import tidy, tidy_plain
 
 StartServer = Callable[..., Server]
@@ -76,6 +77,21 @@ def bed() -> Iterator[Bed]:
     """The testbed of this run."""
     with Bed() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def debian(bed: Bed) -> Iterator[Debian]:
+    """A small Debian with Python, as a base of images."""
+    made = Debian(bed.root / "debian")
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _begin_what_takes_long(request: pytest.FixtureRequest) -> None:
+    """The Debian, as soon as it is known that a test will ask for it."""
+    if any("debian" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("debian")
 
 
 @pytest.fixture(scope="session")

@@ -345,3 +345,12 @@ def test_open_connections_do_not_hold_its_end_up(own: Callable[..., Server]) -> 
         begun = time.monotonic()
         assert server.end() == 0
         assert time.monotonic() - begun < 5
+
+
+def test_a_server_without_an_engine_is_alive(server: Server, tmp_path: Path) -> None:
+    """`healthcheck` finds the server where its options say, or the environment."""
+    by_variable = qmaster(tmp_path, "healthcheck", PORT=str(server.port))
+    by_flag = qmaster(tmp_path, "healthcheck", "--port", str(server.port))
+    for done in (by_variable, by_flag):
+        assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
+    assert qmaster(tmp_path, "healthcheck", PORT="1").returncode == 1

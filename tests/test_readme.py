@@ -200,7 +200,7 @@ def test_the_commands_are_those_of_the_code() -> None:
         name: [
             flag for option in command.params for flag in option.opts if flag.startswith("--") and flag not in common
         ]
-        for name, command in commands_of_client.COMMANDS.items()
+        for name, command in {**commands_of_client.COMMANDS, **cli.main.commands}.items()
     }
     assert list(documented.items()) == list(expected.items())
     assert list(documented) == list(cli.COMMANDS)
