@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import BadRequest, ConfigError
-from .models import CONSTRAINT, Names, convert, quote
+from .models import CONSTRAINT, HOST_NETWORK, Names, convert, quote
 from .patterns import Pattern
 
 Scope = Literal["run", "stop", "read"]
@@ -108,6 +108,8 @@ def _grant(name: str, table: Any) -> Grant:
 
 
 def _checked(name: str, table: _Table) -> Grant:
+    if HOST_NETWORK in table.networks:
+        raise ValueError(f"networks: the network {HOST_NETWORK} is not allowed, to nobody")
     fields = msgspec.structs.asdict(table)
     del fields["sha256"]
     return Grant(

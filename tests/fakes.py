@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from qmaster.credentials import Credentials
+from qmaster.tokens import Grant, digest
 
 Json = dict[str, Any]
 
@@ -80,6 +81,11 @@ def container(container_id: str = CONTAINER_ID, name: str = "box", *, ours: bool
         "HostConfig": {"Memory": 64 * 1024 * 1024, "NanoCpus": 500_000_000},
         **over,
     }
+
+
+def grant(name: str = "alice", token: str = "", **limits: Any) -> Grant:
+    """What a token may do: all but what a limit says, of what it started. Its name is its token where none is given."""
+    return Grant(name=name, digest=digest((token or name).encode()), **limits)
 
 
 class Fake:
