@@ -88,12 +88,7 @@ async def serve(config: Config) -> None:
         port=sockets[0].getsockname()[1],
         engine=config.docker_host or "socket",
     )
-    if not config.tls_cert and _beyond_this_machine(sockets):
-        log.warning(
-            "token_in_clear", address=config.address or "*", advice="--tls-cert and --tls-key, or TLS of a proxy"
-        )
-    if len(config.token) < SHORT_TOKEN:
-        log.warning("token_short", characters=len(config.token), advice=f"{SHORT_TOKEN} or more, for instance uuidgen")
+    _warn(config, sockets)
 
     await stop.wait()
 
@@ -279,6 +274,16 @@ def _listen(server: HTTPServer, config: Config) -> list[socket.socket]:
         raise ConfigError(f"--address, --port: cannot listen on {where}: {getattr(error, 'strerror', error)}") from None
     server.add_sockets(sockets)
     return sockets
+
+
+def _warn(config: Config, sockets: Iterable[socket.socket]) -> None:
+    """Of how the token could become known to others."""
+    if not config.tls_cert and _beyond_this_machine(sockets):
+        log.warning(
+            "token_in_clear", address=config.address or "*", advice="--tls-cert and --tls-key, or TLS of a proxy"
+        )
+    if len(config.token) < SHORT_TOKEN:
+        log.warning("token_short", characters=len(config.token), advice=f"{SHORT_TOKEN} or more, for instance uuidgen")
 
 
 def _beyond_this_machine(sockets: Iterable[socket.socket]) -> bool:

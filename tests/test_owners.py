@@ -273,7 +273,7 @@ async def test_the_stream_says_what_is_missing(connect: Connect, ask: Ask, home:
 # --- when the tokens change -------------------------------------------------------------------------------------------
 
 
-async def until(condition: Callable[[], bool], seconds: float = WITHIN) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for knows of no event
             await asyncio.sleep(0.01)
