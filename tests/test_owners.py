@@ -293,16 +293,19 @@ def scopes(home: Home, name: str) -> frozenset[str]:
 
 
 class Speaker:
-    """Output that never ends: a line, and then silence."""
+    """Output that never ends: a line, and then silence; or with ``loud`` more and more."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, *, loud: bool = False) -> None:
         self.closed = 0
+        self._loud = loud
         spring: Any = home.house.parts.spring
         spring.flow = self.flow
 
     async def flow(self, view: Service, wanted: Wanted, by: Identity) -> AsyncIterator[list[Piece]]:
         try:
             yield [Piece(CREATED, "stdout", b"first\n")]
+            while self._loud:
+                yield [Piece(CREATED, "stdout", b"x" * 65_535 + b"\n")] * 256  # more than all buffers on the way hold
             await asyncio.Event().wait()
         finally:
             self.closed += 1
@@ -403,6 +406,18 @@ async def test_open_streams_end_with_their_token(
     await waiting.read("snapshot")
     for path in (f"/status/{alices}", f"/logs/{alices}"):
         assert (await ask("alice", "GET", path)).code == then
+
+
+async def test_a_log_that_nobody_reads_ends_too(ask: Ask, http_port: int, home: Home) -> None:
+    """Its last words are not waited for."""
+    speaker = Speaker(home, loud=True)
+    await run(ask, "alice", name="alices")
+    async with streaming(http_port, "/logs/alices?follow=1", "alice") as log:
+        await log.until("first\n")
+        home.write(BOB)
+        await until(lambda: speaker.closed == 1)
+        await until(lambda: not home.house.parts.logs.open)
+    await until(lambda: home.house.parts.held._all.total() == 0)
 
 
 async def test_what_is_not_taken_away_goes_on(connect: Connect, ask: Ask, http_port: int, home: Home) -> None:
