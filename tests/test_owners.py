@@ -32,6 +32,7 @@ from qmaster.auth import Identity
 from qmaster.models import Service
 from qmaster.output import Piece
 from qmaster.spring import Wanted
+from qmaster.throttle import BURST
 
 __all__ = ["app", "ask", "home", "options"]  # the fixtures
 
@@ -557,6 +558,31 @@ async def test_the_refusal_of_a_socket_is_logged(connect: Connect, home: Home) -
         None,
         "/events",
     )
+
+
+async def test_a_socket_s_token_is_named_too(connect: Connect, home: Home) -> None:
+    """Where it is known, and may not."""
+    home.write(ONLY_RUN)
+    await until(lambda: named(home) == {"alice"})
+    with capture_logs() as logs:
+        socket = await connect()
+        socket.say(type="auth", token="alice")
+        assert await socket.end() == 4403
+    (line,) = [line for line in logs if line["event"] == "refused"]
+    assert (line["code"], line["by"]) == (4403, "alice")
+
+
+async def test_wrong_tokens_of_sockets_are_counted_too(connect: Connect, ask: Ask) -> None:
+    """Guessing is no quicker over a websocket; a right one is let in."""
+    for number in range(BURST + 1):
+        socket = await connect()
+        socket.say(type="auth", token=f"guess-{number}")
+        assert await socket.end() == (4401 if number < BURST else 4429)
+    answer = await ask("another guess", "GET", "/status")
+    assert (answer.code, answer.headers["Retry-After"]) == (429, "3")
+    socket = await connect()
+    socket.say(type="auth", token="alice")
+    await socket.read("snapshot")
 
 
 async def test_no_token_is_in_the_log(ask: Ask, connect: Connect, home: Home) -> None:
