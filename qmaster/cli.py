@@ -15,9 +15,9 @@ from . import __version__, config
 from .errors import ConfigError
 
 USAGE_ERROR = 2
-COMMANDS = ("run", "stop", "status", "logs", "events", "nodes", "healthcheck")
+COMMANDS = ("run", "stop", "status", "logs", "events", "nodes", "token", "healthcheck")
 # A command needs no server and no engine's SDK, whose imports take a second: each imports what it needs as it begins.
-CLIENT, SERVER, LOG = "qmaster.client.commands", "qmaster.server", "qmaster.log"
+CLIENT, TOKENS, SERVER, LOG = "qmaster.client.commands", "qmaster.newtoken", "qmaster.server", "qmaster.log"
 HEALTHCHECK = "qmaster.healthcheck"
 
 
@@ -30,7 +30,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return super().get_command(ctx, cmd_name) or importlib.import_module(CLIENT).COMMANDS[cmd_name]
+        room = TOKENS if cmd_name == "token" else CLIENT
+        return super().get_command(ctx, cmd_name) or importlib.import_module(room).COMMANDS[cmd_name]
 
 
 def _with_options(*options: config.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -52,7 +53,7 @@ def main(context: click.Context, **flags: Any) -> None:
     """Run functions and jobs on Docker and Docker Swarm over HTTP, with a token.
 
     Without a command it serves. Each option is a flag or an environment variable; the flag wins. A command asks a
-    server, at QMASTER_URL and with the same TOKEN; it has options of its own.
+    server, at QMASTER_URL and with the same TOKEN; it has options of its own. Only token asks nobody.
     """
     if context.invoked_subcommand is None:
         _serve(flags)
