@@ -15,9 +15,9 @@ from . import __version__, config
 from .errors import ConfigError
 
 USAGE_ERROR = 2
-COMMANDS = ("run", "stop", "status", "logs", "events", "nodes")
+COMMANDS = ("run", "stop", "status", "logs", "events", "nodes", "token")
 # A command needs no server and no engine's SDK, whose imports take a second: each imports what it needs as it begins.
-CLIENT, SERVER, LOG = "qmaster.client.commands", "qmaster.server", "qmaster.log"
+CLIENT, TOKENS, SERVER, LOG = "qmaster.client.commands", "qmaster.newtoken", "qmaster.server", "qmaster.log"
 
 
 class _Commands(click.Group):
@@ -29,7 +29,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = importlib.import_module(CLIENT).COMMANDS[cmd_name]
+        room = importlib.import_module(TOKENS if cmd_name == "token" else CLIENT)
+        found: click.Command = room.COMMANDS[cmd_name]
         return found
 
 
@@ -50,7 +51,7 @@ def main(context: click.Context, **flags: Any) -> None:
     """Run functions and jobs on Docker and Docker Swarm over HTTP, with a token.
 
     Without a command it serves. Each option is a flag or an environment variable; the flag wins. A command asks a
-    server, at QMASTER_URL and with the same TOKEN; it has options of its own.
+    server, at QMASTER_URL and with the same TOKEN; it has options of its own. Only token asks nobody.
     """
     if context.invoked_subcommand is None:
         _serve(flags)

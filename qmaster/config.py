@@ -17,6 +17,7 @@ SHORT_TOKEN = 16
 MAX_DIGITS = 20
 MAX_SECONDS = 3650 * 86_400
 MAX_OUTPUT = 16 * 1024 * 1024
+_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 
@@ -58,6 +59,14 @@ OPTIONS = (
         "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps facts, and records of what is removed."
     ),
     Option("--allow-origin", "QMASTER_ALLOW_ORIGIN", "", "Origins of other pages that may read /events, with commas."),
+    Option(
+        "--allow-host",
+        "QMASTER_ALLOW_HOST",
+        "",
+        "Host names that requests may come under, with commas; empty: any. Guards pages against DNS rebinding.",
+    ),
+    Option("--registries", "QMASTER_REGISTRIES", "", "Registries that images may come from, with commas; empty: any."),
+    Option("--tokens-file", "QMASTER_TOKENS_FILE", "", "A file (TOML) of further tokens and what they may do."),
     Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
     Option("--tls-key", "QMASTER_TLS_KEY", "", "The certificate's private key (PEM)."),
     Option("--log-format", "QMASTER_LOG_FORMAT", "", "json or console; empty: console on a terminal, else json."),
@@ -80,6 +89,9 @@ class Config:
     keep_facts: int
     keep_days: int
     allow_origin: tuple[str, ...]
+    allow_host: tuple[str, ...]
+    registries: tuple[str, ...]
+    tokens_file: str
     tls_cert: str
     tls_key: str
     log_format: str
@@ -118,7 +130,10 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         data_dir=raw["data_dir"],
         keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
         keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500),
-        allow_origin=tuple(origin.strip().lower() for origin in raw["allow_origin"].split(",") if origin.strip()),
+        allow_origin=tuple(one.lower() for one in _listed(raw["allow_origin"])),
+        allow_host=_hosts(raw["allow_host"]),
+        registries=_listed(raw["registries"]),
+        tokens_file=raw["tokens_file"],
         tls_cert=_readable("--tls-cert", raw["tls_cert"]),
         tls_key=_readable("--tls-key", raw["tls_key"]),
         log_format=_log_format(raw["log_format"], sys.stderr.isatty),
@@ -170,6 +185,17 @@ def _seconds(flag: str, text: str) -> float:
     if not (_DECIMAL.fullmatch(text) and float(text) <= MAX_SECONDS):
         raise ConfigError(f"{flag}: expected seconds from 0 to {MAX_SECONDS}")
     return float(text)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(one.strip() for one in text.split(",") if one.strip())
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(one.lower() for one in _listed(text))
+    if not all(_HOST.fullmatch(host) for host in hosts):
+        raise ConfigError("--allow-host: expected names or addresses, without port, as 'qm.example.com,10.0.0.5'")
+    return hosts
 
 
 def _readable(flag: str, path: str) -> str:

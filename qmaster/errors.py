@@ -4,15 +4,17 @@
     ├── ConfigError           the process cannot start (exit code 2)
     └── HttpError             has a status
         ├── BadRequest        400  what was sent is wrong; names the field
-        ├── Unauthorized      401  no token, or one that nobody holds
+        ├── Unauthorized      401  no token
+        │   └── WrongToken             one that nobody holds
         ├── Forbidden         403  known, but not allowed
         ├── NotFound          404
         ├── MethodNotAllowed  405
         ├── Conflict          409  a name is taken, or it would end quartermaster itself
         ├── PayloadTooLarge   413
         ├── KeyReused         422  an Idempotency-Key comes with another body
-        ├── TooManySockets    429
+        ├── TooManyHeld       429  connections that stay open
         ├── TooManyReaders    429
+        ├── TooManyWrongTokens 429  from one address
         ├── JournalUnwritable 507  what would be promised could not be kept
         ├── EngineRefused     502  Docker answered, and said no
         │   └── RegistryRefused    the registry said no, or said nothing although credentials were given
@@ -55,6 +57,10 @@ class Unauthorized(HttpError):
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="quartermaster"'}
 
 
+class WrongToken(Unauthorized):
+    pass
+
+
 class Forbidden(HttpError):
     status = HTTPStatus.FORBIDDEN
 
@@ -80,7 +86,7 @@ class KeyReused(HttpError):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-class TooManySockets(HttpError):
+class TooManyHeld(HttpError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
 
@@ -88,6 +94,11 @@ class TooManySockets(HttpError):
 class TooManyReaders(HttpError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+
+
+class TooManyWrongTokens(HttpError):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "3"}
 
 
 class JournalUnwritable(HttpError):

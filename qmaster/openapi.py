@@ -12,7 +12,7 @@ from typing import Any, get_args
 import msgspec
 
 from . import __version__
-from .errors import EngineUnavailable, TooManySockets, Unauthorized, problem
+from .errors import EngineUnavailable, TooManyHeld, Unauthorized, problem
 from .models import MAX_BODY, MAX_WAIT, Node, RunRequest, Service, Status, StopRequest
 from .results import Stream
 
@@ -63,7 +63,7 @@ ERRORS: Mapping[int, str] = {
 ALWAYS = (400, 413, 500)
 _HEADERS: Mapping[int, Mapping[str, str]] = {
     401: Unauthorized.headers,
-    429: TooManySockets.headers,
+    429: TooManyHeld.headers,
     503: EngineUnavailable.headers,
 }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import signal
+import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import structlog
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from . import __version__
+from . import __version__, held
 from .app import Parts, make_app
 from .auth import Authenticator
 from .config import SHORT_TOKEN, Config
@@ -25,11 +27,14 @@ from .engine.identity import own_container_id
 from .errors import ConfigError, EngineUnavailable, HttpError
 from .feed import Feed
 from .frames import HEARTBEAT_EVERY
+from .held import Held
 from .hub import Filter, Hub, Tags
 from .journal import Journal
 from .keeper import Keeper
 from .keyed import Keyed
+from .keyring import Keyring
 from .metrics import Metrics
+from .patterns import check_registry
 from .reconciler import Reconciler, now_text, service_tags
 from .recorder import Recorder
 from .scrape import Scrape
@@ -37,6 +42,7 @@ from .spec import Defaults
 from .spring import Spring
 from .sweeper import Sweeper
 from .tally import Tally
+from .tokens import Grant
 from .waits import Waits
 from .watcher import Hint, Watcher
 
@@ -73,11 +79,19 @@ async def serve(config: Config) -> None:
     )
     await house.journal.open()
     await house.reconciler.load()
-    port = _listen(server, config)
+    sockets = _listen(server, config)
     house.start()
     log.info(
-        "started", version=__version__, address=config.address or "*", port=port, engine=config.docker_host or "socket"
+        "started",
+        version=__version__,
+        address=config.address or "*",
+        port=sockets[0].getsockname()[1],
+        engine=config.docker_host or "socket",
     )
+    if not config.tls_cert and _beyond_this_machine(sockets):
+        log.warning(
+            "token_in_clear", address=config.address or "*", advice="--tls-cert and --tls-key, or TLS of a proxy"
+        )
     if len(config.token) < SHORT_TOKEN:
         log.warning("token_short", characters=len(config.token), advice=f"{SHORT_TOKEN} or more, for instance uuidgen")
 
@@ -134,6 +148,7 @@ class House:
             waits,
             Defaults(config.memory, config.timeout or None, config.ttl or None),
             own_container_id(),
+            _registries(config.registries),
         )
         scrape = Scrape(
             metrics,
@@ -148,7 +163,7 @@ class House:
             reconnects=lambda: watcher.reopened,
         )
         self.parts = Parts(
-            Authenticator(config.token, metrics.token_refused),
+            Authenticator(config.token, refused=metrics.token_refused),
             dispatch,
             self.feed,
             hub,
@@ -157,7 +172,10 @@ class House:
             scrape,
             metrics.request,
             frozenset(config.allow_origin),
+            hosts=frozenset(config.allow_host),
+            held=Held(held.descriptors()),
         )
+        self.keyring = self._keyring(config.tokens_file)
         self._hub = hub
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -173,6 +191,8 @@ class House:
             self._check_readers(),
         )
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
+        if self.keyring is not None:
+            self._tasks.append(asyncio.create_task(self.keyring.run()))
         for task in self._tasks:
             task.add_done_callback(_report)
 
@@ -186,6 +206,19 @@ class House:
         await self.recorder.close()
         await self.journal.close()
         self.engine.close()
+
+    def _keyring(self, path: str) -> Keyring | None:
+        if not path:
+            return None
+        keyring = Keyring(Path(path), {self.parts.auth.root}, self._take_grants)
+        keyring.load()
+        return keyring
+
+    def _take_grants(self, grants: Sequence[Grant]) -> None:
+        """These are the tokens from now on, also for what is open."""
+        self.parts.auth.replace(grants)
+        self.parts.sockets.recheck()
+        self.parts.logs.recheck()
 
     def _trouble(self) -> HttpError | None:
         stale = self.reconciler.stale_since
@@ -238,14 +271,25 @@ async def _finish(busy: set[object]) -> None:
         log.warning("stopped_with_open_requests", open=len(busy), waited_s=STOP_WITHIN)
 
 
-def _listen(server: HTTPServer, config: Config) -> int:
+def _listen(server: HTTPServer, config: Config) -> list[socket.socket]:
     try:
         sockets = bind_sockets(config.port, config.address or None, reuse_port=False)
     except (OSError, UnicodeError) as error:
         where = f"{config.address or '*'}:{config.port}"
         raise ConfigError(f"--address, --port: cannot listen on {where}: {getattr(error, 'strerror', error)}") from None
     server.add_sockets(sockets)
-    return int(sockets[0].getsockname()[1])
+    return sockets
+
+
+def _beyond_this_machine(sockets: Iterable[socket.socket]) -> bool:
+    return not all(ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback for one in sockets)
+
+
+def _registries(names: Iterable[str]) -> frozenset[str]:
+    try:
+        return frozenset(map(check_registry, names))
+    except ValueError as error:
+        raise ConfigError(f"--registries: {error}") from None
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:

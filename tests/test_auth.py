@@ -7,8 +7,9 @@ from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.auth import ROOT, Authenticator, Identity
+from qmaster.auth import Authenticator, Identity
 from qmaster.errors import BadRequest, Unauthorized
+from qmaster.tokens import ROOT
 
 TOKEN = "a-token-for-tests"
 
@@ -74,7 +75,7 @@ def test_a_token_is_a_string(body: object) -> None:
 def test_each_refusal_is_told() -> None:
     """That there is no token, or that nobody holds it; a malformed call, and a right one, are none."""
     told: list[str] = []
-    authenticator = Authenticator(TOKEN, told.append)
+    authenticator = Authenticator(TOKEN, refused=told.append)
     for header, body in ((None, None), ("Bearer another", None), (f"Bearer {TOKEN}", "another"), (None, TOKEN)):
         with contextlib.suppress(BadRequest, Unauthorized):
             authenticator.identify(header, body)

@@ -17,7 +17,7 @@ from tornado import web
 from tornado.routing import PathMatches
 
 import qmaster
-from qmaster import app, cli, config, errors, models
+from qmaster import app, cli, config, errors, models, newtoken
 from qmaster.auth import Authenticator
 from qmaster.client import commands as commands_of_client
 from qmaster.client import run
@@ -200,7 +200,7 @@ def test_the_commands_are_those_of_the_code() -> None:
         name: [
             flag for option in command.params for flag in option.opts if flag.startswith("--") and flag not in common
         ]
-        for name, command in commands_of_client.COMMANDS.items()
+        for name, command in (commands_of_client.COMMANDS | newtoken.COMMANDS).items()
     }
     assert list(documented.items()) == list(expected.items())
     assert list(documented) == list(cli.COMMANDS)

@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -14,9 +14,10 @@ import structlog
 from tornado import web
 from tornado.http1connection import HTTP1Connection
 
-from .. import models
+from .. import models, policy
 from ..auth import Authenticator, Identity
-from ..errors import BadRequest, HttpError, MethodNotAllowed, NotFound, PayloadTooLarge, problem
+from ..errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, PayloadTooLarge, problem
+from ..tokens import Scope
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"})
@@ -24,6 +25,9 @@ _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"}
 _DRAINED = 4 * 1024 * 1024
 
 MAX_DIGITS = 18
+REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
+
+Needs = Scope | Literal["root"]
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +36,7 @@ log = structlog.get_logger(__name__)
 class BaseHandler(web.RequestHandler):
     """A handler whose body is bounded, and whose errors all look the same."""
 
+    ANY_HOST = False  # whether it answers under names that --allow-host does not have
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
     def _set_up(self, auth: Authenticator, busy: set[object]) -> None:
@@ -40,6 +45,7 @@ class BaseHandler(web.RequestHandler):
         self._begun = False
         self._chunks: list[bytes] = []
         self._received = 0
+        self.by: str | None = None  # whose token it is, once that is known
 
     initialize: Callable[..., None] = _set_up
 
@@ -54,7 +60,8 @@ class BaseHandler(web.RequestHandler):
     def prepare(self) -> None:
         self._busy.add(self)
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request=self.request_id)
+        structlog.contextvars.bind_contextvars(request=self.request_id, remote=self.request.remote_ip)
+        self._refuse_host()
         self._refuse_large()
         if self._token_in_url():
             raise BadRequest("a token does not belong in a URL, where it is logged: send 'Authorization: Bearer …'")
@@ -83,16 +90,33 @@ class BaseHandler(web.RequestHandler):
         body = b"".join(self._chunks)
         return models.decode_object(body) if body else {}
 
-    def identify(self, document: dict[str, Any]) -> Identity:
+    def identify(self, document: dict[str, Any], needs: Needs) -> Identity:
         """Who is asking; takes ``token`` out of the body.
 
+        Args:
+            needs: the scope that it takes, or ``root`` for the root token's alone.
+
         Raises:
-            BadRequest, Unauthorized
+            BadRequest, Unauthorized, TooManyWrongTokens
+            Forbidden: the token does not have it.
         """
         headers = self.request.headers.get_list("Authorization")
         if len(headers) > 1:
             raise BadRequest("the header Authorization is there twice")
-        return self._auth.identify(headers[0] if headers else None, document.pop("token", None))
+        return self._admit(headers[0] if headers else None, document.pop("token", None), needs)
+
+    def still(self, identity: Identity, needs: Needs) -> Identity:
+        """The same after a while, in which the tokens may have changed.
+
+        Raises:
+            Unauthorized, Forbidden
+        """
+        return _entitled(self._auth.current(identity), needs)
+
+    def _admit(self, header: str | None, body_token: object, needs: Needs) -> Identity:
+        identity = self._auth.identify(header, body_token, self.request.remote_ip or "")
+        self.by = identity.name
+        return _entitled(identity, needs)
 
     def parameters(self, *known: str) -> dict[str, list[str]]:
         """The query's parameters.
@@ -123,10 +147,25 @@ class BaseHandler(web.RequestHandler):
         self.set_status(status)
         for name, value in headers.items():
             self.set_header(name, value)
+        if status in REFUSALS:
+            self.log_refusal(status, detail)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._allowed()))
         self.set_header("Content-Type", "application/problem+json")
         self.finish(msgspec.json.encode(problem(status, detail, self.request_id)) + b"\n")
+
+    def log_refusal(self, code: int, reason: str) -> None:
+        """Who was refused what; ``code`` is the HTTP status or the close code."""
+        log.warning(
+            "refused",
+            request=self.request_id,
+            remote=self.request.remote_ip,
+            by=self.by,
+            method=self.request.method,
+            path=_shown_path(self),
+            code=code,
+            reason=reason,
+        )
 
     def _handle_request_exception(self, e: BaseException) -> None:
         # Tornado knows the status of its own errors only; this gives ours theirs before it is logged.
@@ -158,6 +197,12 @@ class BaseHandler(web.RequestHandler):
         given = self.request.headers.get("X-Request-ID", "")
         return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
+    def _refuse_host(self) -> None:
+        """A page whose name was made to point here (DNS rebinding) asks under its own name."""
+        allowed = self.settings.get("hosts")
+        if allowed and not self.ANY_HOST and self.request.host_name.lower() not in allowed:
+            raise Forbidden("this host name is not served; see --allow-host")
+
     def _refuse_large(self) -> None:
         length = self.request.headers.get("Content-Length", "")
         if length.isascii() and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > models.MAX_BODY):
@@ -186,12 +231,26 @@ def log_request(handler: web.RequestHandler) -> None:
         "request",
         request=getattr(handler, "request_id", None),
         method=handler.request.method,
-        path=unquote(handler.request.path, errors="replace"),  # so that no token hides in it from the redaction
+        path=_shown_path(handler),
         status=status,
         duration_ms=round(handler.request.request_time() * 1000, 2),
         remote=handler.request.remote_ip,
+        by=getattr(handler, "by", None),
         **getattr(handler, "log_fields", {}),
     )
+
+
+def _shown_path(handler: web.RequestHandler) -> str:
+    """So that no token hides in it from the redaction."""
+    return unquote(handler.request.path, errors="replace")
+
+
+def _entitled(identity: Identity, needs: Needs) -> Identity:
+    if needs == "root":
+        policy.require_root(identity.grant, "this is")
+    else:
+        policy.require(identity.grant, needs)
+    return identity
 
 
 def _too_large() -> PayloadTooLarge:
