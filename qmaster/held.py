@@ -1,22 +1,27 @@
-"""How many connections may be held open at once, by kind, in all and by one token. The event loop owns it.
+"""How many connections may be held open at once, by kind, in all and by one holder. The event loop owns it.
 
 A request is soon over; a wait, a followed log and a socket may last for days, and each is a descriptor. The rest is for
-short calls, ``/stop`` among them, and for the engine.
+short calls, ``/stop`` among them.
 """
 
 from __future__ import annotations
 
-import resource
 from collections import Counter
 from typing import Literal
 
 from .errors import TooManyHeld
 
-Kind = Literal["socket", "wait", "log"]
-MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64}
-SHARE = 4  # one token has one part in so many
-SPARE = 256  # descriptors that are never held: 40 for the engine, the journal's few, the rest for short calls
-WANTED = sum(MOST.values()) + SPARE
+Kind = Literal["socket", "wait", "log", "newcomer"]
+MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64, "newcomer": 256}
+SHARE = 4  # one holder has one part in so many
+SHORT = 256  # connections that are never held
+WANTED = sum(MOST.values()) + SHORT
+WORDS: dict[Kind, str] = {
+    "socket": "open event streams",
+    "wait": "callers who wait",
+    "log": "open logs",
+    "newcomer": "open event streams that have not said who they are",
+}
 
 
 class Lease:
@@ -43,28 +48,30 @@ class Held:
     """Counts them.
 
     Args:
-        descriptors: how many the process may have open.
+        connections: how many there may be, those of short calls among them.
     """
 
-    def __init__(self, descriptors: int = WANTED) -> None:
-        self._room = max(descriptors - SPARE, descriptors // 2)
+    def __init__(self, connections: int = WANTED) -> None:
+        self._room = connections - min(SHORT, connections // 2)
         self._all: Counter[str] = Counter()
         self._by: Counter[tuple[str, str]] = Counter()
 
     def take(self, kind: Kind, owner: str, limited: bool) -> Lease:
         """
         Args:
-            owner: whose token it is.
-            limited: whether the token has only its share.
+            owner: whose token it is; of a newcomer, the address that it comes from.
+            limited: whether the owner has only its share.
 
         Raises:
             TooManyHeld
         """
         most = min(MOST[kind], self._room)
-        if self._all[kind] >= most or self._all.total() >= self._room:
-            raise TooManyHeld(f"too many open {kind}s: close some, or come back later")
+        # A newcomer's connection is ended where another needs its place (see the door), so it takes none of the room.
+        full = kind != "newcomer" and self._all.total() - self._all["newcomer"] >= self._room
+        if full or self._all[kind] >= most:
+            raise TooManyHeld(f"too many {WORDS[kind]}: close some, or come back later")
         if limited and self._by[kind, owner] >= max(1, most // SHARE):
-            raise TooManyHeld(f"too many open {kind}s of this token: close some")
+            raise TooManyHeld(f"too many {WORDS[kind]}, all yours: close some")
         self._all[kind] += 1
         self._by[kind, owner] += 1
         return Lease(self, kind, owner)
@@ -74,13 +81,3 @@ class Held:
         self._by[kind, owner] -= 1
         if not self._by[kind, owner]:
             del self._by[kind, owner]
-
-
-def descriptors() -> int:
-    """How many this process may have open, once it has asked for as many as it has use for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    return WANTED if soft == resource.RLIM_INFINITY else soft

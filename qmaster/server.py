@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from . import __version__, held
+from . import __version__, door, held
 from .app import Parts, make_app
 from .auth import Authenticator
 from .config import SHORT_TOKEN, Config
@@ -46,10 +45,6 @@ from .tokens import Grant
 from .waits import Waits
 from .watcher import Hint, Watcher
 
-MAX_HEADERS = 16 * 1024
-MAX_READ = 1024 * 1024  # the handlers' own bound is lower, and answers 413
-BODY_TIMEOUT = 10.0
-IDLE_TIMEOUT = 75.0
 STOP_WITHIN = 25.0
 CHECK_EVERY = 1.0
 RESUME_EVERY = 0.1
@@ -68,18 +63,13 @@ async def serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    house = House(config, loop)
-    server = HTTPServer(
-        make_app(house.parts),
-        ssl_options=_tls(config),
-        max_header_size=MAX_HEADERS,
-        max_body_size=MAX_READ,
-        body_timeout=BODY_TIMEOUT,
-        idle_connection_timeout=IDLE_TIMEOUT,
-    )
+    most = door.most_connections(held.WANTED)
+    house = House(config, loop, most)
+    entrance = door.Door(make_app(house.parts), most, _tls(config))
     await house.journal.open()
     await house.reconciler.load()
-    sockets = _listen(server, config)
+    sockets = _bind(config)
+    entrance.listen(sockets)
     house.start()
     log.info(
         "started",
@@ -98,20 +88,20 @@ async def serve(config: Config) -> None:
     await stop.wait()
 
     log.info("stopping")
-    server.stop()
+    entrance.stop()
     house.waits.close()
     await _finish(house.parts.busy)
     house.parts.sockets.close()
     await house.parts.logs.close()
-    await server.close_all_connections()
+    await entrance.close()
     await house.stop()
     log.info("stopped")
 
 
 class House:
-    """The parts, wired to each other."""
+    """The parts, wired to each other; ``connections``: how many there may be."""
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, connections: int) -> None:
         metrics = Metrics(__version__)
         self.engine = engine = Engine(Endpoint.read(config.docker_host, os.environ), metrics.engine_call)
         self.journal = journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days)
@@ -173,7 +163,7 @@ class House:
             metrics.request,
             frozenset(config.allow_origin),
             hosts=frozenset(config.allow_host),
-            held=Held(held.descriptors()),
+            held=Held(connections),
         )
         self.keyring = self._keyring(config.tokens_file)
         self._hub = hub
@@ -271,14 +261,12 @@ async def _finish(busy: set[object]) -> None:
         log.warning("stopped_with_open_requests", open=len(busy), waited_s=STOP_WITHIN)
 
 
-def _listen(server: HTTPServer, config: Config) -> list[socket.socket]:
+def _bind(config: Config) -> list[socket.socket]:
     try:
-        sockets = bind_sockets(config.port, config.address or None, reuse_port=False)
+        return bind_sockets(config.port, config.address or None, backlog=door.BACKLOG, reuse_port=False)
     except (OSError, UnicodeError) as error:
         where = f"{config.address or '*'}:{config.port}"
         raise ConfigError(f"--address, --port: cannot listen on {where}: {getattr(error, 'strerror', error)}") from None
-    server.add_sockets(sockets)
-    return sockets
 
 
 def _beyond_this_machine(sockets: Iterable[socket.socket]) -> bool:

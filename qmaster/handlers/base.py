@@ -14,9 +14,18 @@ import structlog
 from tornado import web
 from tornado.http1connection import HTTP1Connection
 
-from .. import models, policy
+from .. import models, policy, strict
 from ..auth import Authenticator, Identity
-from ..errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, PayloadTooLarge, problem
+from ..errors import (
+    BadRequest,
+    Forbidden,
+    HttpError,
+    MethodNotAllowed,
+    Misframed,
+    NotFound,
+    PayloadTooLarge,
+    problem,
+)
 from ..tokens import Scope
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -28,6 +37,18 @@ MAX_DIGITS = 18
 REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 
 Needs = Scope | Literal["root"]
+
+# What every answer tells a browser: keep it nowhere, guess no type, run and load nothing that is in it, and show it in
+# no other page.
+HEADERS = {
+    "Server": "quartermaster",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -53,14 +74,14 @@ class BaseHandler(web.RequestHandler):
         if not hasattr(self, "request_id"):  # an error sets the headers anew, but not the id
             self.request_id = self._request_id()
         self.set_header("X-Request-ID", self.request_id)
-        self.set_header("Server", "quartermaster")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
+        for name, value in HEADERS.items():
+            self.set_header(name, value)
 
     def prepare(self) -> None:
         self._busy.add(self)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request=self.request_id, remote=self.request.remote_ip)
+        self._refuse_misframed()
         self._refuse_host()
         self._refuse_large()
         if self._token_in_url():
@@ -202,6 +223,13 @@ class BaseHandler(web.RequestHandler):
         allowed = self.settings.get("hosts")
         if allowed and not self.ANY_HOST and self.request.host_name.lower() not in allowed:
             raise Forbidden("this host name is not served; see --allow-host")
+
+    def _refuse_misframed(self) -> None:
+        flaw = strict.flaw(self.request.version, self.request.headers)
+        if flaw:
+            raise Misframed(flaw)
+        if strict.is_encoded(self.request.headers):
+            raise BadRequest("the header Content-Encoding is not taken: send the body as it is, not compressed")
 
     def _refuse_large(self) -> None:
         length = self.request.headers.get("Content-Length", "")
