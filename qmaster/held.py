@@ -1,11 +1,12 @@
-"""How many connections may be held open at once, by kind, in all and by one holder. The event loop owns it.
+"""How many connections may be held open at once, by kind, in all and by one token. The event loop owns it.
 
 A request is soon over; a wait, a followed log and a socket may last for days, and each is a descriptor. The rest is for
-short calls, ``/stop`` among them.
+short calls, ``/stop`` among them, and for the engine.
 """
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
 from typing import Literal
 
@@ -13,15 +14,11 @@ from .errors import TooManyHeld
 
 Kind = Literal["socket", "wait", "log", "newcomer"]
 MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64, "newcomer": 256}
-SHARE = 4  # one holder has one part in so many
-SHORT = 256  # connections that are never held
-WANTED = sum(MOST.values()) + SHORT
-WORDS: dict[Kind, str] = {
-    "socket": "open event streams",
-    "wait": "callers who wait",
-    "log": "open logs",
-    "newcomer": "open event streams that have not said who they are",
-}
+SHARE = 4  # one token has one part in so many; of newcomers, one address
+SPARE = 256  # connections that are never held: for short calls
+RESERVED = 256  # descriptors for the rest: 64 for logs that are read, 40 for the engine, the journal's few
+WANTED = sum(MOST.values()) + SPARE + RESERVED
+_WORDS: dict[Kind, str] = {"newcomer": "open event streams that have not said who they are"}
 
 
 class Lease:
@@ -48,11 +45,11 @@ class Held:
     """Counts them.
 
     Args:
-        connections: how many there may be, those of short calls among them.
+        connections: how many there may be, held or not.
     """
 
     def __init__(self, connections: int = WANTED) -> None:
-        self._room = connections - min(SHORT, connections // 2)
+        self._room = max(connections - SPARE, connections // 2)
         self._all: Counter[str] = Counter()
         self._by: Counter[tuple[str, str]] = Counter()
 
@@ -65,13 +62,13 @@ class Held:
         Raises:
             TooManyHeld
         """
-        most = min(MOST[kind], self._room)
-        # A newcomer's connection is ended where another needs its place (see the door), so it takes none of the room.
+        most, words = min(MOST[kind], self._room), _WORDS.get(kind, f"open {kind}s")
+        # A newcomer is ended where another needs its place (see entrance), so it takes none of the room.
         full = kind != "newcomer" and self._all.total() - self._all["newcomer"] >= self._room
         if full or self._all[kind] >= most:
-            raise TooManyHeld(f"too many {WORDS[kind]}: close some, or come back later")
+            raise TooManyHeld(f"too many {words}: close some, or come back later")
         if limited and self._by[kind, owner] >= max(1, most // SHARE):
-            raise TooManyHeld(f"too many {WORDS[kind]}, all yours: close some")
+            raise TooManyHeld(f"too many {words} of this {'address' if kind == 'newcomer' else 'token'}: close some")
         self._all[kind] += 1
         self._by[kind, owner] += 1
         return Lease(self, kind, owner)
@@ -81,3 +78,18 @@ class Held:
         self._by[kind, owner] -= 1
         if not self._by[kind, owner]:
             del self._by[kind, owner]
+
+
+def connections(descriptors: int) -> int:
+    """How many of so many descriptors may be connections."""
+    return max(descriptors - RESERVED, descriptors // 2)
+
+
+def descriptors() -> int:
+    """How many this process may have open, once it has asked for as many as it has use for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return WANTED if soft == resource.RLIM_INFINITY else soft

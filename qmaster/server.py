@@ -16,13 +16,14 @@ from typing import Any
 import structlog
 from tornado.netutil import bind_sockets
 
-from . import __version__, door, held
+from . import __version__, held
 from .app import Parts, make_app
 from .auth import Authenticator
 from .config import SHORT_TOKEN, Config
 from .dispatch import Dispatch
 from .engine import Endpoint, Engine
 from .engine.identity import own_container_id
+from .entrance import BACKLOG, Entrance
 from .errors import ConfigError, EngineUnavailable, HttpError
 from .feed import Feed
 from .frames import HEARTBEAT_EVERY
@@ -63,9 +64,9 @@ async def serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    most = door.most_connections(held.WANTED)
+    most = held.connections(held.descriptors())
     house = House(config, loop, most)
-    entrance = door.Door(make_app(house.parts), most, _tls(config))
+    entrance = Entrance(make_app(house.parts), most, _tls(config))
     await house.journal.open()
     await house.reconciler.load()
     sockets = _bind(config)
@@ -263,7 +264,7 @@ async def _finish(busy: set[object]) -> None:
 
 def _bind(config: Config) -> list[socket.socket]:
     try:
-        return bind_sockets(config.port, config.address or None, backlog=door.BACKLOG, reuse_port=False)
+        return bind_sockets(config.port, config.address or None, backlog=BACKLOG, reuse_port=False)
     except (OSError, UnicodeError) as error:
         where = f"{config.address or '*'}:{config.port}"
         raise ConfigError(f"--address, --port: cannot listen on {where}: {getattr(error, 'strerror', error)}") from None

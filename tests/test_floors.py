@@ -20,7 +20,7 @@ FLOORS: dict[float, set[str]] = {
     4.5: {"handlers"},
     4: {"handlers.base"},
     3: {"dispatch", "reconciler", "keeper", "feed", "keyed", "recorder", "scrape", "spring", "sweeper"},
-    2: {"engine", "watcher", "journal", "hub", "auth", "policy", "tally", "waits", "held", "keyring", "door"},
+    2: {"engine", "watcher", "journal", "hub", "auth", "policy", "tally", "waits", "held", "keyring", "entrance"},
     1.9: {"store", "throttle"},
     1.8: {"stream"},
     1.5: {"view"},

@@ -64,6 +64,7 @@ class BaseHandler(web.RequestHandler):
         self._auth = auth
         self._busy = busy
         self._begun = False
+        self._prepared = False
         self._chunks: list[bytes] = []
         self._received = 0
         self.by: str | None = None  # whose token it is, once that is known
@@ -86,6 +87,7 @@ class BaseHandler(web.RequestHandler):
         self._refuse_large()
         if self._token_in_url():
             raise BadRequest("a token does not belong in a URL, where it is logged: send 'Authorization: Bearer …'")
+        self._prepared = True
 
     def data_received(self, chunk: bytes) -> None:
         self._received += len(chunk)
@@ -96,6 +98,8 @@ class BaseHandler(web.RequestHandler):
         self._busy.discard(self)
 
     def on_connection_close(self) -> None:
+        # Ends the wait for a body that will never be whole; a websocket's own way leaves this out.
+        web.RequestHandler.on_connection_close(self)
         if not self._begun:  # what has begun goes on without its client, and finishes
             self._busy.discard(self)
 
@@ -168,6 +172,8 @@ class BaseHandler(web.RequestHandler):
         self.set_status(status)
         for name, value in headers.items():
             self.set_header(name, value)
+        if not self._prepared:  # Tornado reads no body behind an answer: it closes the connection, without a word
+            self.set_header("Connection", "close")
         if status in REFUSALS:
             self.log_refusal(status, detail)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -246,9 +252,10 @@ class BaseHandler(web.RequestHandler):
 class NotFoundHandler(BaseHandler):
     """Every path that is no route."""
 
-    def prepare(self) -> None:
-        super().prepare()
+    def _nothing(self, *args: str, **kwargs: str) -> None:
         raise NotFound("there is nothing at this path; the routes are in the README")
+
+    head = get = post = delete = patch = put = options = _nothing
 
 
 def log_request(handler: web.RequestHandler) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Collection, Mapping
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -121,7 +120,8 @@ class EventsHandler(BaseHandler, WebSocketHandler):
 
     def check_origin(self, origin: str) -> bool:
         """A page may read the stream if it came from here, or from an origin that was allowed by name."""
-        own = urlsplit(origin).netloc.lower() == self.request.headers.get("Host", "").lower()
+        scheme, _, host = origin.lower().partition("://")
+        own = scheme in ("http", "https") and host == self.request.headers.get("Host", "").lower()
         return own or origin.lower() in self._origins
 
     def recheck(self) -> None:
@@ -134,7 +134,8 @@ class EventsHandler(BaseHandler, WebSocketHandler):
 
     def _check_origin(self) -> None:
         origin = self.request.headers.get("Origin") or self.request.headers.get("Sec-Websocket-Origin")
-        if origin is not None and not self.check_origin(origin):
+        elsewhere = self.request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
+        if not self.check_origin(origin) if origin is not None else elsewhere:
             raise Forbidden("this origin may not read the stream; see --allow-origin")
 
     # -- websocket -------------------------------------------------------------------------------------------------
@@ -320,6 +321,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             self._hub.leave(self._subscriber)
 
     def on_connection_close(self) -> None:
+        BaseHandler.on_connection_close(self)
         self._busy.discard(self)
         WebSocketHandler.on_connection_close(self)
 

@@ -8,7 +8,6 @@ longest goes.
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 import ssl
 from collections.abc import Awaitable, Iterable
@@ -36,8 +35,6 @@ HEAD_WITHIN = 10.0  # from its first byte; of a new connection from its beginnin
 BODY_WITHIN = 10.0
 IDLE = 75.0  # between two requests
 UNTAKEN = 60.0  # that an answer may wait for its reader
-RESERVED = 128  # descriptors that are not for connections: 64 logs that are read, 23 for calls, the journal's and ours
-
 CHUNK = 16 * 1024  # bytes read at once
 BACKLOG = 1024
 AT_ONCE = 64  # connections taken in one turn of the loop
@@ -55,19 +52,7 @@ _OPTIONS = (
 log = structlog.get_logger(__name__)
 
 
-def most_connections(wanted: int) -> int:
-    """How many connections this process may have, once it has asked for as many descriptors as it has use for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted += RESERVED
-    granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < granted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-        soft = granted
-    limit = wanted if soft == resource.RLIM_INFINITY else min(soft, wanted)
-    return max(limit - RESERVED, limit // 2)
-
-
-class Door(HTTPServerConnectionDelegate):
+class Entrance(HTTPServerConnectionDelegate):
     """Takes connections for an application.
 
     Args:
@@ -229,24 +214,24 @@ class Door(HTTPServerConnectionDelegate):
 
 
 class _Coming(HTTPMessageDelegate):
-    """A request that is coming: tells the door how far it is."""
+    """A request that is coming: tells the entrance how far it is."""
 
-    def __init__(self, door: Door, stream: Watched, inner: HTTPMessageDelegate) -> None:
-        self._door = door
+    def __init__(self, entrance: Entrance, stream: Watched, inner: HTTPMessageDelegate) -> None:
+        self._entrance = entrance
         self._stream = stream
         self._inner = inner
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        self._door.has_head(self._stream)
+        self._entrance.has_head(self._stream)
         return self._inner.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         return self._inner.data_received(chunk)
 
     def finish(self) -> None:
-        self._door.has_all(self._stream)
+        self._entrance.has_all(self._stream)
         self._inner.finish()
 
     def on_connection_close(self) -> None:
