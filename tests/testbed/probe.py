@@ -42,11 +42,11 @@ print(json.dumps(waits))
 
 
 class Waits(NamedTuple):
-    """In seconds: the longest that the loop kept others waiting; the longest wait for an answer; how many there were."""
+    """In seconds: the longest that the loop kept others waiting, and the longest wait for an answer of so many."""
 
     longest: float
     with_machine: float
-    count: int
+    answers: int
 
 
 class Probe:
