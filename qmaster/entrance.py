@@ -1,8 +1,8 @@
 """The way in: takes connections, and ends those that keep a place without saying what they want. The loop owns it.
 
 Tornado bounds the size of a head and of a body, and how long a body may take. Here is what it leaves open: how long a
-head may take, and how many connections there are. There is always room for one more: the one that has waited for the
-longest goes.
+head may take, and how many connections there are. There is always room for one more: one goes that has not said what it
+wants.
 """
 
 from __future__ import annotations
@@ -181,8 +181,11 @@ class Entrance(HTTPServerConnectionDelegate):
         return Encrypted(wrapped, read_chunk_size=CHUNK)
 
     def _turn_one_out(self) -> bool:
-        """End the connection that has waited for the longest; whether there was one."""
-        stream = next(iter(self._waiting), None)
+        """End a connection that keeps no one's work: whether there was one.
+
+        First the one that owes its head for the longest time: who was answered before has shown to be of use.
+        """
+        stream = next(iter(self._due), None) or next(iter(self._waiting), None)
         if stream is None:
             return False
         self._turned_out += 1

@@ -200,17 +200,22 @@ async def test_who_is_gone_without_a_word_is_noticed() -> None:
 # --- in number --------------------------------------------------------------------------------------------------------
 
 
-async def test_the_one_that_has_waited_for_the_longest_makes_room() -> None:
-    """Whether it has said nothing, or was answered and is idle; the new one is served."""
-    async with house(most=2) as made:
-        silent, idle = await made.call(), await made.call(HELLO)
+async def test_one_that_has_not_said_what_it_wants_makes_room() -> None:
+    """First the one that owes its head for the longest time, then the one that is idle for the longest."""
+    async with house(most=4) as made:
+        idle, later = await made.call(HELLO), await made.call(HELLO)
         assert await idle.hears()
-        newest = await made.call(HELLO)
-        assert await newest.hears()
-        assert await silent.ended()
-        assert await (await made.call(HELLO)).hears()
-        assert await idle.ended()
-        assert made.entrance.open == 2
+        assert await later.hears()
+        silent, half = await made.call(), await made.call(HELLO[:9])
+        newer = []
+        for turned_out in (silent, half, idle, later):
+            newer.append(await made.call(SLOW))
+            await until(lambda: len(made.streams) == 2 + len(newer))
+            assert await turned_out.ended()
+            assert made.entrance.open == 4
+        made.gate.set()
+        for caller in newer:
+            assert await caller.hears()
 
 
 async def test_half_a_request_makes_room_too() -> None:
