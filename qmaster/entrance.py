@@ -11,6 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Iterable
+from itertools import islice
 from typing import Any, cast
 
 import structlog
@@ -39,6 +40,7 @@ CHUNK = 16 * 1024  # bytes read at once
 BACKLOG = 1024
 AT_ONCE = 64  # connections taken in one turn of the loop
 SWEEP_EVERY = 1.0
+SWEPT_AT_ONCE, SWEEP_ON_AFTER = 50, 0.02  # connections ended in one turn, and then others have one
 PAUSE = 1.0  # where the machine gives no more descriptors
 
 # A reader that is gone without a word is noticed within two minutes; accepted connections inherit this (Linux).
@@ -205,15 +207,14 @@ class Entrance(HTTPServerConnectionDelegate):
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        while self._due:
-            stream, until = next(iter(self._due.items()))
-            if until > now:
-                break
+        late = [stream for stream, until in islice(self._due.items(), SWEPT_AT_ONCE) if until <= now]
+        for stream in late:
             stream.close()
         if self._turned_out:
             log.warning("connections_full", most=self._most, turned_out=self._turned_out)
             self._turned_out = 0
-        self._sweeping = self._loop.call_later(SWEEP_EVERY, self._sweep)
+        again = SWEEP_ON_AFTER if len(late) == SWEPT_AT_ONCE else SWEEP_EVERY
+        self._sweeping = self._loop.call_later(again, self._sweep)
 
 
 class _Coming(HTTPMessageDelegate):

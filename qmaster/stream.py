@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import time
 from asyncio import Future
@@ -10,9 +11,11 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
 from tornado.httputil import HTTPInputError
-from tornado.iostream import BaseIOStream, IOStream, SSLIOStream
+from tornado.iostream import BaseIOStream, IOStream, SSLIOStream, StreamClosedError
 
 from . import strict
+
+MORSEL = 512  # bytes read at once of who should say little
 
 
 class Watch(Protocol):
@@ -40,6 +43,7 @@ class Watched(BaseIOStream):
     watch: Watch
     idle = False
     _allowance: Allowance | None = None
+    _waits_for_its_turn = False
 
     def stand_by(self) -> None:
         """From now on it may be ended where another needs its place."""
@@ -51,8 +55,9 @@ class Watched(BaseIOStream):
         self.watch.has_all(self)
 
     def listen_little(self, burst: int, each_second: float) -> None:
-        """From now on end it when it says more bytes than that."""
+        """From now on end it when it says more bytes than that, and read few at a time, so that others have a turn."""
         self._allowance = Allowance(burst, each_second)
+        self.read_chunk_size = MORSEL
 
     def be_patient(self) -> None:
         """From now on its reader may take its time, as long as it is there."""
@@ -60,16 +65,32 @@ class Watched(BaseIOStream):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
-        """The head of a request: nothing else is read like this, and it ends in only one way."""
+        """The head of a request: nothing else is read like this, and it ends in only one way.
+
+        Raises:
+            StreamClosedError: also where the next head came before the end: nobody would have the answer.
+        """
+        if self.closed():
+            raise StreamClosedError
         return _checked(cast("Future[bytes]", super().read_until_regex(strict.HEAD_END, max_bytes)))
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        if self._waits_for_its_turn:
+            return None
         count = super().read_from_fd(buf)
         if count and self.idle:
             self.watch.heard(self)
-        if count and self._allowance and not self._allowance.take(count):
-            raise ConnectionResetError("it said more than it may")
+        if count and self._allowance:
+            if not self._allowance.take(count):
+                raise ConnectionResetError(errno.ECONNRESET, "it said more than it may")  # as if it had hung up
+            self._let_others_go_first()
         return count
+
+    def _let_others_go_first(self) -> None:
+        """Read nothing more in this turn of the loop: many small frames take it longer than their bytes tell."""
+
+    def _have_a_turn(self) -> None:
+        self._waits_for_its_turn = False
 
     def close_fd(self) -> None:
         self.watch.left(self)
@@ -79,9 +100,13 @@ class Watched(BaseIOStream):
 class Plain(Watched, IOStream):
     """A TCP connection."""
 
+    def _let_others_go_first(self) -> None:
+        self._waits_for_its_turn = True
+        asyncio.get_running_loop().call_soon(self._have_a_turn)
+
 
 class Encrypted(Watched, SSLIOStream):
-    """A TLS connection."""
+    """A TLS connection. What it has read ahead wakes nobody, so it never waits for a turn."""
 
 
 class Allowance:

@@ -29,7 +29,7 @@ SEED = 20_240_506
 THREADS = 6
 BATCH = 16  # requests sent at once
 STALL = 0.1  # seconds
-GROWTH = 4 * 1024  # KiB
+GROWTH = 6 * 1024  # KiB
 BARE = b"HTTP/1.1 400 Bad Request\r\n\r\n"  # what is no HTTP is answered with
 
 METHODS = ["GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "FOO", "M" * 200]

@@ -31,7 +31,7 @@ from .base import HEADERS, BaseHandler
 AUTH_WITHIN = 5.0  # seconds
 MAX_INBOUND = 4096  # bytes of a client's frame
 # Bytes that a client may say on its websocket: at once, and each second. Its token, and then it pings.
-SAID_AT_ONCE, SAID_EACH_SECOND = 16 * 1024, 1024
+SAID_AT_ONCE, SAID_EACH_SECOND = 8 * 1024, 1024
 SEND_BUFFER = 128 * 1024  # of the kernel: small, so that a reader's pace is seen here
 TOPICS = frozenset({"service", "task", "node"})
 PARAMETERS = ("since", "service", "label", "topic")

@@ -23,7 +23,7 @@ def used_and_waited():
     ]
     return server[0], server[1] + own[1]
 waits = []
-while not select.select([sys.stdin], [], [], 0.004)[0]:
+while not waits or not select.select([sys.stdin], [], [], 0.004)[0]:
     used, waited = used_and_waited()
     began = time.monotonic()
     wire.sendall(b"GET /livez HTTP/1.1\\r\\nHost: probe\\r\\n\\r\\n")
