@@ -174,6 +174,29 @@ def test_nothing_is_written_into_an_answer_or_the_log(server: Server, request_id
 # --- slow ------------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def idle(server: Server, count: int) -> Iterator[list[socket.socket]]:
+    """So many connections that say nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    crowd: list[socket.socket] = []
+    try:
+        for _ in range(min(count, hard - 1000)):
+            crowd += [socket.create_connection((ADDRESS, server.port), timeout=30)]
+        yield crowd
+    finally:
+        for each in crowd:
+            each.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def asks_the_engine(server: Server, stub: Stub) -> bool:
+    """Whether a stop is let in and gets as far as the engine."""
+    stub.asked.clear()
+    reply = server.stop_service("nobody")
+    return reply.status == 404 and len(stub.asked) > 0
+
+
 def trickle(port: int, first: bytes, more: bytes) -> float:
     """Send a byte now and then; after how many seconds the connection was ended."""
     began = time.monotonic()
@@ -189,8 +212,8 @@ def trickle(port: int, first: bytes, more: bytes) -> float:
     return time.monotonic() - began
 
 
-def test_the_slow_are_ended_in_time(server: Server, measured: Measured) -> None:
-    """In the head, in the body, or saying nothing at all; each is ended on time, and nobody else waits meanwhile."""
+def test_the_slow_and_the_idle_are_ended_in_time(server: Server, stub: Stub, measured: Measured) -> None:
+    """In the head, in the body, or saying nothing at all, which 5,000 do: each is ended, and nobody else waits."""
     half = request("POST", "/run", [bearer(server), ("Content-Length", "1000")])
     chunks = request("POST", "/run", [bearer(server), ("Transfer-Encoding", "chunked")])
     handshake = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
@@ -208,13 +231,20 @@ def test_the_slow_are_ended_in_time(server: Server, measured: Measured) -> None:
         "a websocket without a token": (request("GET", "/events", [*handshake, ("Sec-WebSocket-Key", "eA==")]), b""),
         "a slow frame": (request("GET", "/events", [*handshake, ("Sec-WebSocket-Key", "eA==")]) + b"\x81", b""),
     }
-    with Probe(server) as probe, ThreadPoolExecutor(len(slow) * 4) as pool:
+    before, lean = descriptors(server.pid), resident(server.pid)
+    with Probe(server) as probe, ThreadPoolExecutor(len(slow) * 4) as pool, idle(server, 5000) as crowd:
         ended = {(name, n): pool.submit(trickle, server.port, *said) for name, said in slow.items() for n in range(4)}
+        assert eventually(lambda: descriptors(server.pid) >= before + len(crowd) - 10, 10)
+        assert asks_the_engine(server, stub)
+        cost = (resident(server.pid) - lean) / len(crowd)
         took = {name: future.result() for (name, _), future in ended.items()}
-    measured(f"{ {name: round(seconds, 1) for name, seconds in took.items()} }; {probe.waits}")
+        eventually(lambda: descriptors(server.pid) <= before + 10, 10, "the idle ones are ended")
+    measured(f"{ {name: round(seconds, 1) for name, seconds in took.items()} }")
+    measured(f"{len(crowd)} idle connections of {cost:.1f} KiB; {probe.waits}")
     for name, seconds in took.items():
         bound = events.AUTH_WITHIN + 5 if "socket" in name or "frame" in name else entrance.HEAD_WITHIN
-        assert bound - 6 < seconds < bound + 3, name
+        assert bound - 6 < seconds < bound + 4, name
+    assert cost < 30
     assert probe.waits.longest < 0.1
 
 
@@ -410,42 +440,6 @@ def test_a_subscriber_that_ends_without_a_word_leaves_nothing(server: Server) ->
 
 
 # --- very many -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def idle(server: Server, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections that say nothing."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    crowd: list[socket.socket] = []
-    try:
-        for _ in range(min(count, hard - 1000)):
-            crowd += [socket.create_connection((ADDRESS, server.port), timeout=30)]
-        yield crowd
-    finally:
-        for each in crowd:
-            each.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def asks_the_engine(server: Server, stub: Stub) -> bool:
-    """Whether a stop is let in and gets as far as the engine."""
-    stub.asked.clear()
-    reply = server.stop_service("nobody")
-    return reply.status == 404 and len(stub.asked) > 0
-
-
-def test_five_thousand_idle_connections_hold_nobody_up(server: Server, stub: Stub, measured: Measured) -> None:
-    """All of them are kept, at little cost, and ended when they have been silent for too long."""
-    before, lean = descriptors(server.pid), resident(server.pid)
-    with Probe(server) as probe, idle(server, 5000) as crowd:
-        assert eventually(lambda: descriptors(server.pid) >= before + len(crowd) - 10, 10)
-        assert asks_the_engine(server, stub)
-        fat = resident(server.pid)
-        eventually(lambda: descriptors(server.pid) <= before + 10, entrance.HEAD_WITHIN + 10, "they are ended")
-    measured(f"{len(crowd)} idle connections: {(fat - lean) / len(crowd):.1f} KiB each; {probe.waits}")
-    assert (fat - lean) / len(crowd) < 30
-    assert probe.waits.longest < 0.1
 
 
 def test_with_few_descriptors_the_next_one_is_let_in(start: Start, stub: Stub, measured: Measured) -> None:
