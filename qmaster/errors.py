@@ -4,6 +4,7 @@
     ├── ConfigError           the process cannot start (exit code 2)
     └── HttpError             has a status
         ├── BadRequest        400  what was sent is wrong; names the field
+        │   └── Misframed              it is not certain where its body ends
         ├── Unauthorized      401  no token
         │   └── WrongToken             one that nobody holds
         ├── Forbidden         403  known, but not allowed
@@ -50,6 +51,12 @@ class HttpError(QmasterError):
 
 class BadRequest(HttpError):
     status = HTTPStatus.BAD_REQUEST
+
+
+class Misframed(BadRequest):
+    """What follows on the connection could be anything, so it is closed."""
+
+    headers: ClassVar[Mapping[str, str]] = {"Connection": "close"}
 
 
 class Unauthorized(HttpError):

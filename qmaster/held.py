@@ -12,11 +12,13 @@ from typing import Literal
 
 from .errors import TooManyHeld
 
-Kind = Literal["socket", "wait", "log"]
-MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64}
-SHARE = 4  # one token has one part in so many
-SPARE = 256  # descriptors that are never held: 40 for the engine, the journal's few, the rest for short calls
-WANTED = sum(MOST.values()) + SPARE
+Kind = Literal["socket", "wait", "log", "newcomer"]
+MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64, "newcomer": 256}
+SHARE = 4  # one token has one part in so many; of newcomers, one address
+SPARE = 256  # connections that are never held: for short calls
+RESERVED = 256  # descriptors for the rest: 64 for logs that are read, 40 for the engine, the journal's few
+WANTED = sum(MOST.values()) + SPARE + RESERVED
+_WORDS: dict[Kind, str] = {"newcomer": "open event streams that have not said who they are"}
 
 
 class Lease:
@@ -43,28 +45,30 @@ class Held:
     """Counts them.
 
     Args:
-        descriptors: how many the process may have open.
+        connections: how many there may be, held or not.
     """
 
-    def __init__(self, descriptors: int = WANTED) -> None:
-        self._room = max(descriptors - SPARE, descriptors // 2)
+    def __init__(self, connections: int = WANTED) -> None:
+        self._room = max(connections - SPARE, connections // 2)
         self._all: Counter[str] = Counter()
         self._by: Counter[tuple[str, str]] = Counter()
 
     def take(self, kind: Kind, owner: str, limited: bool) -> Lease:
         """
         Args:
-            owner: whose token it is.
-            limited: whether the token has only its share.
+            owner: whose token it is; of a newcomer, the address that it comes from.
+            limited: whether the owner has only its share.
 
         Raises:
             TooManyHeld
         """
-        most = min(MOST[kind], self._room)
-        if self._all[kind] >= most or self._all.total() >= self._room:
-            raise TooManyHeld(f"too many open {kind}s: close some, or come back later")
+        most, words = min(MOST[kind], self._room), _WORDS.get(kind, f"open {kind}s")
+        # A newcomer is ended where another needs its place (see entrance), so it takes none of the room.
+        full = kind != "newcomer" and self._all.total() - self._all["newcomer"] >= self._room
+        if full or self._all[kind] >= most:
+            raise TooManyHeld(f"too many {words}: close some, or come back later")
         if limited and self._by[kind, owner] >= max(1, most // SHARE):
-            raise TooManyHeld(f"too many open {kind}s of this token: close some")
+            raise TooManyHeld(f"too many {words} of this {'address' if kind == 'newcomer' else 'token'}: close some")
         self._all[kind] += 1
         self._by[kind, owner] += 1
         return Lease(self, kind, owner)
@@ -74,6 +78,11 @@ class Held:
         self._by[kind, owner] -= 1
         if not self._by[kind, owner]:
             del self._by[kind, owner]
+
+
+def connections(descriptors: int) -> int:
+    """How many of so many descriptors may be connections."""
+    return max(descriptors - RESERVED, descriptors // 2)
 
 
 def descriptors() -> int:

@@ -74,7 +74,8 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for noisy in ("urllib3", "docker", "paramiko", "asyncio"):
+    # Tornado shows what it could not read, and that may hold a token.
+    for noisy in ("urllib3", "docker", "paramiko", "asyncio", "tornado.general"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -96,7 +96,7 @@ class Home:
         self.tokens = folder / "tokens.toml"
         self.write(ALICE, BOB)
         flags = {"token": TOKEN, "data_dir": str(folder), "tokens_file": str(self.tokens), **options}
-        self.house = server.House(config.load(flags, {}), loop)
+        self.house = server.House(config.load(flags, {}), loop, connections=1000)
         self.engine: Any = self.house.engine
         self._tasks: list[asyncio.Task[None]] = []
 

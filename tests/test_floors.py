@@ -20,8 +20,9 @@ FLOORS: dict[float, set[str]] = {
     4.5: {"handlers"},
     4: {"handlers.base"},
     3: {"dispatch", "reconciler", "keeper", "feed", "keyed", "recorder", "scrape", "spring", "sweeper"},
-    2: {"engine", "watcher", "journal", "hub", "auth", "policy", "tally", "waits", "held", "keyring"},
+    2: {"engine", "watcher", "journal", "hub", "auth", "policy", "tally", "waits", "held", "keyring", "entrance"},
     1.9: {"store", "throttle"},
+    1.8: {"stream"},
     1.5: {"view"},
     1.2: {"openapi"},
     1: {"spec", "tokens"},
@@ -29,7 +30,7 @@ FLOORS: dict[float, set[str]] = {
     0.8: {"facts", "frames", "marks", "output", "results"},
     0.5: {"models"},
     0.4: {"patterns"},
-    0: {"config", "errors", "log", "metrics", "reference", "credentials"},
+    0: {"config", "errors", "log", "metrics", "reference", "credentials", "strict"},
     0.2: {"keys", "privileges"},
 }
 ALLOWED = {

@@ -402,7 +402,7 @@ async def test_open_streams_end_with_their_token(
         await beat(home, bobs)
         bobs_log.close()
         await until(lambda: not parts.logs.open)
-    assert parts.held._all.total() == 1
+    assert +parts.held._all == {"socket": 1, "newcomer": 1}
     waiting.say(type="auth", token="bob")
     await waiting.read("snapshot")
     for path in (f"/status/{alices}", f"/logs/{alices}"):

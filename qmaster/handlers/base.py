@@ -14,9 +14,18 @@ import structlog
 from tornado import web
 from tornado.http1connection import HTTP1Connection
 
-from .. import models, policy
+from .. import models, policy, strict
 from ..auth import Authenticator, Identity
-from ..errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, NotFound, PayloadTooLarge, problem
+from ..errors import (
+    BadRequest,
+    Forbidden,
+    HttpError,
+    MethodNotAllowed,
+    Misframed,
+    NotFound,
+    PayloadTooLarge,
+    problem,
+)
 from ..tokens import Scope
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -28,6 +37,18 @@ MAX_DIGITS = 18
 REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 
 Needs = Scope | Literal["root"]
+
+# What every answer tells a browser: keep it nowhere, guess no type, run and load nothing that is in it, and show it in
+# no other page.
+HEADERS = {
+    "Server": "quartermaster",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +64,7 @@ class BaseHandler(web.RequestHandler):
         self._auth = auth
         self._busy = busy
         self._begun = False
+        self._prepared = False
         self._chunks: list[bytes] = []
         self._received = 0
         self.by: str | None = None  # whose token it is, once that is known
@@ -53,18 +75,19 @@ class BaseHandler(web.RequestHandler):
         if not hasattr(self, "request_id"):  # an error sets the headers anew, but not the id
             self.request_id = self._request_id()
         self.set_header("X-Request-ID", self.request_id)
-        self.set_header("Server", "quartermaster")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
+        for name, value in HEADERS.items():
+            self.set_header(name, value)
 
     def prepare(self) -> None:
         self._busy.add(self)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request=self.request_id, remote=self.request.remote_ip)
+        self._refuse_misframed()
         self._refuse_host()
         self._refuse_large()
         if self._token_in_url():
             raise BadRequest("a token does not belong in a URL, where it is logged: send 'Authorization: Bearer …'")
+        self._prepared = True
 
     def data_received(self, chunk: bytes) -> None:
         self._received += len(chunk)
@@ -75,6 +98,8 @@ class BaseHandler(web.RequestHandler):
         self._busy.discard(self)
 
     def on_connection_close(self) -> None:
+        # Ends the wait for a body that will never be whole; a websocket's own way leaves this out.
+        web.RequestHandler.on_connection_close(self)
         if not self._begun:  # what has begun goes on without its client, and finishes
             self._busy.discard(self)
 
@@ -147,6 +172,8 @@ class BaseHandler(web.RequestHandler):
         self.set_status(status)
         for name, value in headers.items():
             self.set_header(name, value)
+        if not self._prepared:  # Tornado reads no body behind an answer: it closes the connection, without a word
+            self.set_header("Connection", "close")
         if status in REFUSALS:
             self.log_refusal(status, detail)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -203,6 +230,13 @@ class BaseHandler(web.RequestHandler):
         if allowed and not self.ANY_HOST and self.request.host_name.lower() not in allowed:
             raise Forbidden("this host name is not served; see --allow-host")
 
+    def _refuse_misframed(self) -> None:
+        flaw = strict.flaw(self.request.version, self.request.headers)
+        if flaw:
+            raise Misframed(flaw)
+        if strict.is_encoded(self.request.headers):
+            raise BadRequest("the header Content-Encoding is not taken: send the body as it is, not compressed")
+
     def _refuse_large(self) -> None:
         length = self.request.headers.get("Content-Length", "")
         if length.isascii() and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > models.MAX_BODY):
@@ -218,9 +252,10 @@ class BaseHandler(web.RequestHandler):
 class NotFoundHandler(BaseHandler):
     """Every path that is no route."""
 
-    def prepare(self) -> None:
-        super().prepare()
+    def _nothing(self, *args: str, **kwargs: str) -> None:
         raise NotFound("there is nothing at this path; the routes are in the README")
+
+    head = get = post = delete = patch = put = options = _nothing
 
 
 def log_request(handler: web.RequestHandler) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Collection, Mapping
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -26,11 +25,13 @@ from ..errors import (
 from ..feed import Feed, Since
 from ..held import Held, Lease
 from ..hub import Filter, Hub, Subscriber, Wire
-from .base import BaseHandler
+from ..stream import Watched
+from .base import HEADERS, BaseHandler
 
 AUTH_WITHIN = 5.0  # seconds
-MAX_UNAUTHENTICATED = 256
 MAX_INBOUND = 4096  # bytes of a client's frame
+# Bytes that a client may say on its websocket: at once, and each second. Its token, and then it pings.
+SAID_AT_ONCE, SAID_EACH_SECOND = 8 * 1024, 1024
 SEND_BUFFER = 128 * 1024  # of the kernel: small, so that a reader's pace is seen here
 TOPICS = frozenset({"service", "task", "node"})
 PARAMETERS = ("since", "service", "label", "topic")
@@ -53,7 +54,6 @@ class Sockets:
 
     def __init__(self) -> None:
         self.open: set[EventsHandler] = set()
-        self.unauthenticated = 0
         self.cut = 0  # for reading too slowly
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         self._origins = origins
         self._subscriber: Subscriber | None = None
         self._identity: Identity | None = None
-        self._waits_for_auth = False
+        self._newcomer: Lease | None = None  # until it has said who it is
         self._auth_timeout: asyncio.TimerHandle | None = None
         self._stream: IOStream | None = None
         self._task: asyncio.Task[None] | None = None
@@ -115,11 +115,13 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             return
         if self.request.headers.get("Authorization"):
             self._identity = self.identify({}, "read")
+        self._check_handshake()
         await WebSocketHandler.get(self)
 
     def check_origin(self, origin: str) -> bool:
         """A page may read the stream if it came from here, or from an origin that was allowed by name."""
-        own = urlsplit(origin).netloc.lower() == self.request.headers.get("Host", "").lower()
+        scheme, _, host = origin.lower().partition("://")
+        own = scheme in ("http", "https") and host == self.request.headers.get("Host", "").lower()
         return own or origin.lower() in self._origins
 
     def recheck(self) -> None:
@@ -132,31 +134,48 @@ class EventsHandler(BaseHandler, WebSocketHandler):
 
     def _check_origin(self) -> None:
         origin = self.request.headers.get("Origin") or self.request.headers.get("Sec-Websocket-Origin")
-        if origin is not None and not self.check_origin(origin):
+        elsewhere = self.request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
+        if not self.check_origin(origin) if origin is not None else elsewhere:
             raise Forbidden("this origin may not read the stream; see --allow-origin")
 
     # -- websocket -------------------------------------------------------------------------------------------------
+
+    def _check_handshake(self) -> None:
+        """Tornado asks the same, but answers in plain text.
+
+        Raises:
+            BadRequest
+        """
+        headers = self.request.headers
+        if "upgrade" not in (word.strip().lower() for word in headers.get("Connection", "").split(",")):
+            raise BadRequest("a websocket wants the header 'Connection: Upgrade'")
+        if headers.get("Sec-WebSocket-Version") != "13" or not headers.get("Sec-WebSocket-Key"):
+            raise BadRequest("a websocket wants the headers Sec-WebSocket-Key and 'Sec-WebSocket-Version: 13'")
 
     def open(self, *args: str, **kwargs: str) -> None:
         self._busy.discard(self)
         if self.ws_connection is None:
             return
         self._stream = self.ws_connection.stream
-        if self._identity is None and self._sockets.unauthenticated >= MAX_UNAUTHENTICATED:
-            self._refuse(TooManyHeld("too many open event streams that have not said who they are"))
-            return
+        if isinstance(self._stream, Watched):
+            self._stream.listen_little(SAID_AT_ONCE, SAID_EACH_SECOND)
         self._sockets.open.add(self)
         if self._identity is not None:
             self._begin("websocket")
             return
-        self._waits_for_auth = True
-        self._sockets.unauthenticated += 1
+        try:
+            self._newcomer = self._held.take("newcomer", self.request.remote_ip or "", limited=True)
+        except TooManyHeld as error:
+            self._refuse(error)
+            return
+        if isinstance(self._stream, Watched):
+            self._stream.stand_by()
         self._auth_timeout = asyncio.get_running_loop().call_later(
             AUTH_WITHIN, self.end, NO_AUTH_IN_TIME, "no auth frame within 5 s"
         )
 
     def on_message(self, message: str | bytes) -> None:
-        if not self._waits_for_auth:
+        if self._newcomer is None:
             return  # the stream goes one way; what a client says on it later means nothing
         self._stop_waiting()
         try:
@@ -181,6 +200,8 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             else:
                 self._stream.close()
         self._forget()
+        if isinstance(self._stream, Watched):
+            self._stream.stand_by()  # the client has 5 s to close it too
 
     def _refuse(self, error: HttpError) -> None:
         code = next(code for kind, code in CLOSES.items() if isinstance(error, kind))
@@ -206,10 +227,11 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         self._busy.discard(self)
         self._stream = self.detach()
         self._finished = True
-        head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n"
-        head += f"X-Request-ID: {self.request_id}\r\nServer: quartermaster\r\nX-Accel-Buffering: no\r\n\r\n"
+        fields = {**HEADERS, "Content-Type": "text/event-stream", "Connection": "close", "X-Accel-Buffering": "no"}
+        fields["X-Request-ID"] = self.request_id
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         try:
-            await self._stream.write(head.encode("latin-1"))
+            await self._stream.write(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode("latin-1"))
         except StreamClosedError:
             self._forget()
             return
@@ -280,9 +302,11 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             stream.close()  # what waits in its buffer would never be read, nor would a word about it
 
     def _stop_waiting(self) -> None:
-        if self._waits_for_auth:
-            self._waits_for_auth = False
-            self._sockets.unauthenticated -= 1
+        if self._newcomer is not None:
+            self._newcomer.release()
+            self._newcomer = None
+            if isinstance(self._stream, Watched):
+                self._stream.settle()
         if self._auth_timeout is not None:
             self._auth_timeout.cancel()
             self._auth_timeout = None
@@ -297,6 +321,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             self._hub.leave(self._subscriber)
 
     def on_connection_close(self) -> None:
+        BaseHandler.on_connection_close(self)
         self._busy.discard(self)
         WebSocketHandler.on_connection_close(self)
 

@@ -18,6 +18,7 @@ from ..models import Service
 from ..output import Ndjson, Piece, Plain, Writer, note
 from ..results import Stream
 from ..spring import Wanted
+from ..stream import Watched
 from .base import BaseHandler
 
 PARAMETERS = ("follow", "tail", "timestamps", "stream")
@@ -121,6 +122,10 @@ class LogsHandler(BaseHandler):
         self._logs.open.add(self)
         self.set_header("Content-Type", writer.media_type)
         self.set_header("X-Accel-Buffering", "no")
+        if isinstance(self.request.connection, HTTP1Connection):
+            stream = self.request.connection.stream
+            if isinstance(stream, Watched):
+                stream.be_patient()
         try:
             self.still(identity, "read")  # the tokens may have changed since it came
             async with contextlib.aclosing(cast(Any, flow)):
