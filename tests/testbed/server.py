@@ -59,6 +59,8 @@ class Server:
         self.port = free_port()
         self.url = f"http://{ADDRESS}:{self.port}"
         self.args = list(args)
+        self.wrapper: list[str] = []
+        """A program that becomes the server, with its arguments: `prlimit …`."""
         self.env = self._environment(host, env or {})
         self.token = self.env.get("TOKEN", "")
         self._started = started
@@ -87,8 +89,19 @@ class Server:
 
     def start(self, timeout: float = 15) -> None:
         """Start it and wait until it is alive."""
-        process = self._process = start([sys.executable, "-m", "qmaster", *self.args], self.log, self.folder, self.env)
-        self._started(process.pid)
+        self.launch()
+        self.wait_alive(timeout)
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
+        argv = [*self.wrapper, sys.executable, "-m", "qmaster", *self.args]
+        self._process = start(argv, self.log, self.folder, self.env)
+        self._started(self._process.pid)
+
+    def wait_alive(self, timeout: float = 15) -> None:
+        """Wait until it answers."""
+        process = self._process
+        assert process, "the server is not running"
 
         def live() -> bool:
             if not process.alive:
