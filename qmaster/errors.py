@@ -13,6 +13,7 @@
         ├── KeyReused         422  an Idempotency-Key comes with another body
         ├── TooManySockets    429
         ├── TooManyReaders    429
+        ├── TooManyConnections 503 they use up what the process may have open
         ├── JournalUnwritable 507  what would be promised could not be kept
         ├── EngineRefused     502  Docker answered, and said no
         │   └── RegistryRefused    the registry said no, or said nothing although credentials were given
@@ -88,6 +89,11 @@ class TooManySockets(HttpError):
 class TooManyReaders(HttpError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+
+
+class TooManyConnections(HttpError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
 
 
 class JournalUnwritable(HttpError):

@@ -20,6 +20,7 @@ from .app import Parts, make_app
 from .auth import Authenticator
 from .config import SHORT_TOKEN, Config
 from .dispatch import Dispatch
+from .door import Door
 from .engine import Endpoint, Engine
 from .engine.identity import own_container_id
 from .errors import ConfigError, EngineUnavailable, HttpError
@@ -244,8 +245,9 @@ def _listen(server: HTTPServer, config: Config) -> int:
     except (OSError, UnicodeError) as error:
         where = f"{config.address or '*'}:{config.port}"
         raise ConfigError(f"--address, --port: cannot listen on {where}: {getattr(error, 'strerror', error)}") from None
-    server.add_sockets(sockets)
-    return int(sockets[0].getsockname()[1])
+    port = int(sockets[0].getsockname()[1])
+    server.add_sockets([Door(each, plain=not config.tls_cert) for each in sockets])
+    return port
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:

@@ -24,6 +24,7 @@ def _all(kind: type[errors.QmasterError]) -> Iterator[type[errors.QmasterError]]
         (errors.PayloadTooLarge, 413),
         (errors.EngineRefused, 502),
         (errors.RegistryRefused, 502),
+        (errors.TooManyConnections, 503),
         (errors.EngineAway, 503),
         (errors.NodeUnreachable, 503),
         (errors.NotAManager, 503),
@@ -35,7 +36,9 @@ def test_an_error_has_the_status_of_the_contract(kind: type[errors.HttpError], s
     assert str(kind("why")) == "why"
 
 
-@pytest.mark.parametrize("kind", [errors.EngineAway, errors.NodeUnreachable, errors.NotAManager])
+@pytest.mark.parametrize(
+    "kind", [errors.EngineAway, errors.NodeUnreachable, errors.NotAManager, errors.TooManyConnections]
+)
 def test_what_is_worth_another_try_says_when(kind: type[errors.HttpError]) -> None:
     """503 carries Retry-After, in seconds."""
     assert int(kind.headers["Retry-After"]) > 0

@@ -20,7 +20,7 @@ FLOORS: dict[float, set[str]] = {
     4.5: {"handlers"},
     4: {"handlers.base"},
     3: {"dispatch", "reconciler", "keeper", "feed", "keyed", "recorder", "scrape", "spring", "sweeper"},
-    2: {"engine", "watcher", "journal", "hub", "auth", "policy", "tally", "waits"},
+    2: {"engine", "watcher", "journal", "hub", "door", "auth", "policy", "tally", "waits"},
     1.9: {"store"},
     1.5: {"view"},
     1: {"openapi", "spec"},
