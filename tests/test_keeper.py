@@ -313,10 +313,49 @@ async def test_what_is_not_old_enough_stays(shown: Service) -> None:
     await house.keeper.close()
 
 
-async def test_what_is_due_in_the_far_future_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clocks are set: no timer runs longer than an hour."""
-    monkeypatch.setattr(keeper, "LONGEST", 0.02)
+# Clocks
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
+    """From now on the clock of the day is so many seconds ahead of the engine's."""
+    monkeypatch.setattr(keeper, "_now", lambda: datetime.now(UTC) + timedelta(seconds=ahead))
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+async def test_a_clock_that_is_set_ends_nothing_early_and_nothing_late(
+    monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """A timeout and a time to live go on as they were."""
     house = House()
-    house.becomes(view("complete", read=True, ttl=0.3))
+    running = view("running", timeout=0.4)
+    house.becomes(running)
+    set_clock(monkeypatch, ahead)
+    house.becomes(msgspec.structs.replace(running, error="news of it"))
     await house.stays()
-    await house.until("remove")
+    await house.until("end")
+    await house.keeper.close()
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+async def test_another_clock_than_the_engines_is_not_believed_where_it_began_before_our_eyes(
+    monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """A run that was seen before it ran, or before it ended, has its whole time."""
+    set_clock(monkeypatch, ahead)
+    house = House()
+    house.becomes(view("pending", timeout=0.4))
+    house.becomes(view("running", timeout=0.4))
+    await house.stays()
+    await house.until("end")
+    house.becomes(view("shutdown", ending="timeout", timeout=0.4, read=True, ttl=0.3))
+    await house.stays("end")
+    await house.until("end", "remove")
+
+
+async def test_what_is_removed_is_forgotten() -> None:
+    """With its timer."""
+    house = House()
+    house.becomes(view("running", timeout=0.05))
+    house.becomes(None, "s1")
+    assert not house.keeper._known
+    await house.stays()
