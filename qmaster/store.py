@@ -104,6 +104,7 @@ class Store:
         self._lock = _Lock(path.with_suffix(".lock"))
         self._mark = _Mark(path.with_suffix(".mark"))
         self._epoch = NO_EPOCH
+        self._inode = 0
         self._write: sqlite3.Connection | None = None
         self._read: sqlite3.Connection | None = None
 
@@ -124,7 +125,7 @@ class Store:
             write.close()
             raise
         self._mark.write(position)
-        self._epoch = position.epoch
+        self._epoch, self._inode = position.epoch, self.path.stat().st_ino
         self._write, self._read = write, _connect(self.path)
         oldest = self.prune()  # what has grown too old while nobody wrote
         return position._replace(oldest=oldest if position.last else position.oldest), leftovers
@@ -239,8 +240,18 @@ class Store:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         if self._write is None:
             raise sqlite3.OperationalError("the journal is not open")
+        self._require_the_file()
         with _transaction(self._write):
             yield self._write
+
+    def _require_the_file(self) -> None:
+        """What is written to a file that has no name any more is lost with this process, and SQLite does not notice."""
+        try:
+            there = self.path.stat().st_ino == self._inode
+        except OSError:
+            there = False
+        if not there:
+            raise sqlite3.OperationalError(f"{self.path} was deleted or replaced while it was open: restart quartermaster")
 
     def _reading(self) -> sqlite3.Connection:
         if self._read is None:

@@ -179,15 +179,22 @@ def test_a_locked_journal(engine: Engine, start_server: StartServer) -> None:
 
 
 def test_a_journal_that_is_deleted_under_it(engine: Engine, start_server: StartServer) -> None:
-    """It is said, nothing new is started, and a new journal is begun with all that there is."""
+    """Nothing more is acknowledged, /stop and reads go on; the next start begins a new one with all that there is."""
     server = start_server(engine.host)
-    service = started(server.run(**NAP, memory=16))
-    becomes(server, service, "running")
+    service, other = (started(server.run(**NAP, memory=16)) for _ in range(2))
+    for each in (service, other):
+        becomes(server, each, "running")
     shutil.rmtree(journal(server).parent)
-    server.run(**NAP, memory=16)
-    server.kill()
-    server.start()
+    assert "deleted" in refuses(server)["error"]
+    assert sorted(made(engine)) == sorted([service, other])
+    eventually(lambda: not ready(server), 10)
+    assert server.stop_service(other).status == 200
+    assert server.status(service)["status"] == "running"
+    server.restart()
     becomes(server, service, "running")
+    eventually(lambda: ready(server), 10)
+    eventually(lambda: service in made(engine) and other not in made(engine), 20)
+    started(server.run(**NAP, memory=16))
 
 
 # Descriptors
