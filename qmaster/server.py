@@ -45,7 +45,8 @@ MAX_HEADERS = 16 * 1024
 MAX_READ = 1024 * 1024  # the handlers' own bound is lower, and answers 413
 BODY_TIMEOUT = 10.0
 IDLE_TIMEOUT = 75.0
-STOP_WITHIN = 25.0
+STOP_WITHIN = 25.0  # seconds for what was begun, of which the last few are for saying that it is not done
+GIVE_UP_BEFORE = 2.0
 CHECK_EVERY = 1.0
 RESUME_EVERY = 0.1
 NODE = Tags("node", "", frozenset(), None)
@@ -87,7 +88,7 @@ async def serve(config: Config) -> None:
     log.info("stopping")
     server.stop()
     house.waits.close()
-    await _finish(house.parts.busy)
+    await _finish(house)
     house.parts.sockets.close()
     await house.parts.logs.close()
     await server.close_all_connections()
@@ -230,13 +231,22 @@ def _snapshot_of(reconciler: Reconciler) -> Callable[[Filter], tuple[list[Any], 
     return snapshot
 
 
-async def _finish(busy: set[object]) -> None:
-    """Wait for the requests that are being answered."""
-    until = time.monotonic() + STOP_WITHIN
+async def _finish(house: House) -> None:
+    """Let the requests that are being answered come to their end; the engine is not waited for until the last."""
+    busy = house.parts.busy
+    if await _empties(busy, STOP_WITHIN - GIVE_UP_BEFORE):
+        return
+    log.warning("gives_up", open=len(busy), waited_s=STOP_WITHIN - GIVE_UP_BEFORE)
+    house.engine.give_up()
+    if not await _empties(busy, GIVE_UP_BEFORE):
+        log.warning("stopped_with_open_requests", open=len(busy), waited_s=STOP_WITHIN)
+
+
+async def _empties(busy: set[object], within: float) -> bool:
+    until = time.monotonic() + within
     while busy and time.monotonic() < until:  # noqa: ASYNC110 - handlers only leave the set, and know of no event
         await asyncio.sleep(0.02)
-    if busy:
-        log.warning("stopped_with_open_requests", open=len(busy), waited_s=STOP_WITHIN)
+    return not busy
 
 
 def _listen(server: HTTPServer, config: Config) -> int:

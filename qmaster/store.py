@@ -251,7 +251,9 @@ class Store:
         except OSError:
             there = False
         if not there:
-            raise sqlite3.OperationalError(f"{self.path} was deleted or replaced while it was open: restart quartermaster")
+            raise sqlite3.OperationalError(
+                f"{self.path} was deleted or replaced while it was open: restart quartermaster"
+            )
 
     def _reading(self) -> sqlite3.Connection:
         if self._read is None:

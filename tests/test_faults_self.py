@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import sqlite3
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 
 import pytest
 from conftest import StartServer
-from test_engine_faults import CREATE, NAP, becomes, in_background, made, ready, started
+from test_engine_faults import CREATE, NAP, away, becomes, in_background, made, ready, started
 from test_faults import has, shell
 from testbed import Engine, Proxy, Reply, Server, eventually
-from testbed.faults import delay
+from testbed.faults import delay, forward_then, hang
 from testbed.server import ADDRESS
 from testbed.subscriber import Connection, Subscriber
 
@@ -306,6 +307,25 @@ def test_a_stop_signal_again_and_again(engine: Engine, proxy: Proxy, start_serve
         time.sleep(0.1)
     assert server.terminate() == 0
     assert made(engine) == [started(reply.result(1))]
+
+
+# The command line, with 4 s instead of 25 for what was begun.
+HURRIED = "import sys; from qmaster import cli, server; server.STOP_WITHIN = 4.0; cli.main(sys.argv[4:])"
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+def test_an_end_while_the_engine_is_silent(engine: Engine, proxy: Proxy, start_server: StartServer, kind: str) -> None:
+    """A run that is not done in time is 503, and it ends; what the engine made is removed at the next start."""
+    server = start_server(proxy.host, wrapper=[sys.executable, "-c", HURRIED])
+    rule = proxy.on(CREATE, forward_then(hang()), "POST", times=1)
+    reply = in_background(server, **NAP, type=kind)
+    eventually(lambda: rule.hits and made(engine), 10)
+    began = time.monotonic()
+    assert server.terminate() == 0
+    assert time.monotonic() - began < 5.5
+    assert "stopping" in away(reply.result(1))
+    server.start()
+    eventually(lambda: made(engine) == [], 20, "it is removed")
 
 
 def test_a_clean_stop_tells_everybody(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
