@@ -112,13 +112,13 @@ class Journal:
         """
         await self._write(lambda: self._file.settle([nonce]))
 
-    async def end(self, container_id: str, why: str) -> None:
-        """Keep that a container is being ended, and why: ``stopped`` or ``timeout``.
+    async def end(self, run_id: str, why: str) -> None:
+        """Keep that a run is being ended, and why: ``stopped`` or ``timeout``.
 
         Raises:
             JournalUnwritable
         """
-        await self._write(lambda: self._file.end(container_id, why))
+        await self._write(lambda: self._file.end(run_id, why))
 
     async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
         """Keep how a run ended and what it said.
@@ -153,7 +153,7 @@ class Journal:
         return await self._read(lambda: self._file.removed(limit))
 
     async def endings(self) -> dict[str, str]:
-        """The containers that are being ended, and why."""
+        """What is being ended, and why: containers, and services that are being removed at once."""
         return await self._read(self._file.endings)
 
     async def size(self) -> JournalSize:

@@ -50,7 +50,7 @@ class Containers(Protocol):
 class Journal(Protocol):
     """What the keeper needs of the journal."""
 
-    async def end(self, container_id: str, why: str) -> None: ...
+    async def end(self, run_id: str, why: str) -> None: ...
 
 
 class Reconciler(Protocol):
@@ -69,7 +69,7 @@ class Keeper:
 
     Args:
         swarm, containers: the engine.
-        journal: which containers are being ended.
+        journal: what is being ended, and why, where the engine keeps no word of that.
         record: puts what a run has said into the journal; nothing is removed before.
     """
 
@@ -108,6 +108,7 @@ class Keeper:
             return
         if fresh.owner is None or nothing_runs(fresh):
             await self._recorded(fresh)
+            await self._keep_end(fresh.id, STOPPED)  # the service itself, which could tell, is about to go
             self._reconciler.will_remove(fresh.id)
             await self._remove_service(fresh.id)
         elif await self._swarm.end(view.id, END, STOPPED):
@@ -204,8 +205,7 @@ class Keeper:
     # -- containers ------------------------------------------------------------------------------------------------
 
     async def _end_container(self, container_id: str, why: str) -> None:
-        with contextlib.suppress(JournalUnwritable):  # then a crash would leave it half ended: it can be asked again
-            await self._journal.end(container_id, why)
+        await self._keep_end(container_id, why)
         await self._reconciler.ending_container(container_id, why)
 
     async def _finish_container(self, container_id: str) -> None:
@@ -255,6 +255,10 @@ class Keeper:
                 await self._record(view)
         except TimeoutError:
             raise JournalUnwritable("what it said could not be read and kept in time; try again") from None
+
+    async def _keep_end(self, run_id: str, why: str) -> None:
+        with contextlib.suppress(JournalUnwritable):  # then a crash would leave it half ended: it can be asked again
+            await self._journal.end(run_id, why)
 
     def _current(self, run_id: str) -> Service | None:
         view = self._reconciler.find(run_id)

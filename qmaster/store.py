@@ -170,9 +170,9 @@ class Store:
         with self._transaction() as write:
             write.executemany("DELETE FROM intents WHERE nonce = ?", [(nonce,) for nonce in nonces])
 
-    def end(self, container_id: str, why: str) -> None:
+    def end(self, run_id: str, why: str) -> None:
         with self._transaction() as write:
-            write.execute("INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", (container_id, time.time(), why))
+            write.execute("INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", (run_id, time.time(), why))
 
     def keep_outcome(self, run_id: str, outcome: bytes) -> None:
         with self._transaction() as write:
@@ -188,6 +188,7 @@ class Store:
             kept_from = int(write.execute(fresh, (last, too_old)).fetchone()[0])
             write.execute("DELETE FROM facts WHERE seq < ?", (max(kept_from, last - self._keep_facts + 1),))
             write.execute("DELETE FROM records WHERE removed AND at < ?", (too_old,))
+            write.execute("DELETE FROM endings WHERE at < ?", (too_old,))
             write.execute("DELETE FROM outcomes WHERE at < ? AND id NOT IN (SELECT id FROM records)", (too_old,))
             return _scalar(write, "SELECT coalesce(min(seq), 1) FROM facts")
 

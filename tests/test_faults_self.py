@@ -296,6 +296,20 @@ def test_an_end_in_the_middle_of_a_stop(engine: Engine, server: Server, end: str
     eventually(lambda: made(engine) == [], 10)
 
 
+def test_a_kill_as_what_waits_is_stopped(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
+    """Removed at once, as nothing runs: the next start tells who did it, though nothing of it is left."""
+    server = start_server(proxy.host)
+    run_id = started(server.run(**NAP, constraints=["node.labels.there==yes"]))
+    becomes(server, run_id, "pending")
+    rule = proxy.on(f"/services/{run_id}", forward_then(hang()), "DELETE", times=1)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(server.stop_service, run_id)
+        eventually(lambda: rule.hits and made(engine) == [], 10)
+        server.kill()
+    server.start()
+    has(server, run_id, "removed", reason="stopped")
+
+
 def test_a_stop_signal_again_and_again(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
     """It is heard once: what was begun is finished, and the exit code is 0."""
     server = start_server(proxy.host)

@@ -153,7 +153,7 @@ async def test_what_has_ended_is_removed_at_once_when_it_was_read() -> None:
     """The call returns when it is gone."""
     house = House(view("complete"))
     await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["record", "will_remove", "remove"]
+    assert house.names() == ["record", "keep", "will_remove", "remove"]
 
 
 async def test_what_cannot_be_recorded_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,21 +174,21 @@ async def test_what_waits_for_a_node_is_removed_at_once() -> None:
     """It has said nothing."""
     house = House(view("pending"))
     await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["will_remove", "remove"]
+    assert house.names() == ["keep", "will_remove", "remove"]
 
 
 async def test_what_one_of_several_replicas_has_said_is_read_before_all_are_removed() -> None:
     """It has ended, and another waits for a node."""
     house = House(msgspec.structs.replace(view("complete"), status="pending", finished_at=None))
     await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["record", "will_remove", "remove"]
+    assert house.names() == ["record", "keep", "will_remove", "remove"]
 
 
 async def test_a_foreign_service_is_removed_at_once() -> None:
     """As `docker service rm` does: how it is to be ended is not ours to say."""
     house = House(msgspec.structs.replace(view("running"), owner=None))
     await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["will_remove", "remove"]
+    assert house.names() == ["keep", "will_remove", "remove"]
 
 
 async def test_a_container_is_stopped_recorded_and_removed() -> None:
