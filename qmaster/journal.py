@@ -6,6 +6,7 @@ One thread writes to its file and one reads; all else belongs to the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -76,6 +77,12 @@ class Journal:
             await self.open()
         if not self._file.is_open:
             raise JournalUnwritable(f"the journal cannot be opened: {self.trouble}")
+
+    async def recheck(self) -> None:
+        """Where it could not be written, see whether it can be by now; to be called every few seconds."""
+        if self.trouble is not None:
+            with contextlib.suppress(JournalUnwritable):
+                await self._write(self._file.probe)
 
     async def append(
         self,

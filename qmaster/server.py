@@ -173,6 +173,7 @@ class House:
             self._resume(),
             self._beat(),
             self._check_readers(),
+            self._check_journal(),
         )
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
         for task in self._tasks:
@@ -192,7 +193,9 @@ class House:
     def _trouble(self) -> HttpError | None:
         stale = self.reconciler.stale_since
         behind = EngineUnavailable(f"stale since {stale}: the view may be behind the engine") if stale else None
-        return self.engine.health.trouble or behind
+        journal = self.journal.trouble
+        unkept = EngineUnavailable(f"the journal cannot be written: {journal}") if journal else None
+        return self.engine.health.trouble or behind or unkept
 
     async def _resume(self) -> None:
         """Once the view is there, take up what an earlier process has left undone."""
@@ -212,6 +215,11 @@ class House:
         while True:
             await asyncio.sleep(CHECK_EVERY)
             self._hub.check()
+
+    async def _check_journal(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            await self.journal.recheck()
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -140,6 +140,11 @@ class Store:
         self._write = self._read = None
         self._lock.release()
 
+    def probe(self) -> None:
+        """Write what is there already."""
+        with self._transaction() as write:
+            _set(write, clean="0")
+
     def append(
         self, first: int, facts: Iterable[tuple[str, bytes]], records: Iterable[Record], settled: Iterable[str]
     ) -> None:

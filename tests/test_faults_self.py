@@ -65,19 +65,19 @@ def test_a_clock_that_jumps(engine: Engine, start_server: StartServer, tmp_path:
     clock = Clock(tmp_path)
     server = start_server(engine.host, **clock.env)
     with Subscriber(server) as subscriber:
-        nap = shell(server, "exec nap", timeout=600)
-        done = shell(server, "echo kept", ttl=600)
+        nap, done = shell(server, "exec nap", timeout=600), shell(server, "echo kept", ttl=600)
+        old = shell(server, "exit 3", ttl=5)
         becomes(server, nap, "running")
-        eventually(lambda: server.status(done)["result"], 20)
+        for each in (done, old):
+            eventually(lambda each=each: server.status(each)["result"], 20)  # type: ignore[misc]
         for ahead in (3600, -3600):
             clock.set(ahead)
             late = shell(server, OBEDIENT, timeout=2)
-            old = shell(server, "exit 3", ttl=1)
             becomes(server, late, "running")
             began = time.monotonic()
-            has(server, old, "removed", reason="exit", exit_code=3)
             has(server, late, "failed", reason="timeout", exit_code=7)
-            assert 1 < time.monotonic() - began < 15
+            assert 1 < time.monotonic() - began < 10
+        has(server, old, "removed", reason="exit", exit_code=3)
         assert ready(server)
         assert server.status(nap)["status"] == "running"
         assert server.status(done)["status"] == "complete"
@@ -167,6 +167,7 @@ def test_a_locked_journal(engine: Engine, start_server: StartServer) -> None:
         other = sqlite3.connect(journal(server), isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         refuses(server)
+        assert not ready(server)
         assert made(engine) == [service]
         assert server.status(service)["status"] == "running"
         assert server.stop_service(service).status == 200
@@ -280,9 +281,8 @@ def test_no_descriptor_at_all(engine: Engine, start_server: StartServer) -> None
 # Its own end
 
 
-@pytest.mark.parametrize("end", ["terminate", "kill"])
-@pytest.mark.parametrize("kind", ["service", "container"])
-def test_an_end_in_the_middle_of_a_stop(engine: Engine, server: Server, end: str, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "end"), [("service", "kill"), ("container", "terminate")])
+def test_an_end_in_the_middle_of_a_stop(engine: Engine, server: Server, kind: str, end: str) -> None:
     """The stop was accepted: the next start finishes it, with the last words and the exit code."""
     run_id = shell(server, SLOWLY, type=kind)
     becomes(server, run_id, "running")
@@ -375,12 +375,12 @@ def refused(server: Server) -> bool:
 
 
 def test_a_server_that_is_frozen(server: Server, engine: Engine) -> None:
-    """SIGSTOP, as a debugger or a full machine does: thawed, it has missed nothing and cut nobody."""
+    """SIGSTOP, as a debugger does: thawed, it has missed nothing and cut nobody."""
     with Subscriber(server) as subscriber:
         job = shell(server, "sleep 1; echo meanwhile; exit 6")
         becomes(server, job, "running")
         server.freeze()
-        time.sleep(7)
+        time.sleep(3)
         server.thaw()
         subscriber.event(lambda e: e["subject"] == job and e["type"] == "io.qmaster.service.failed", 10)
         assert subscriber.close_code is None

@@ -220,9 +220,12 @@ async def test_a_locked_file_is_waited_for_and_then_said(tmp_path: Path, monkeyp
     with pytest.raises(JournalUnwritable, match="locked"):
         await journal.append([fact(1)], [])
     assert (journal.position.last, await journal.facts(0, 10)) == (0, [])
+    await journal.recheck()
     assert journal.trouble
     other.execute("COMMIT")
     other.close()
+    await journal.recheck()
+    assert not journal.trouble
     await journal.append([fact(1)], [])
     assert journal.position.last == 1
     assert not journal.trouble
