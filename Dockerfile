@@ -31,12 +31,14 @@ FROM ${BASE}
 RUN useradd --no-log-init --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin quartermaster \
     && install -d -o quartermaster -g 0 -m 0770 /data
 COPY --from=build /opt/quartermaster /opt/quartermaster
+# docker stop kills after ten seconds, and followed logs have two for their last words.
 ENV PATH=/opt/quartermaster/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/opt/quartermaster/app \
     PYTHONPYCACHEPREFIX=/opt/quartermaster/pycache \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONSAFEPATH=1 \
     QMASTER_DATA_DIR=/data \
+    QMASTER_SHUTDOWN_TIMEOUT=7 \
     QMASTER_USER=quartermaster
 VOLUME /data
 EXPOSE 9090

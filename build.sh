@@ -6,8 +6,8 @@ set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
 test_packages=(
-  apache2-utils busybox-static caddy chromium curl debootstrap docker-registry fonts-inter iproute2 nginx-light
-  openssh-server
+  apache2-utils busybox-static caddy chromium curl debootstrap docker-registry fonts-inter iproute2 libfaketime
+  nginx-light openssh-server
 )
 
 usage() {

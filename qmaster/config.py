@@ -72,6 +72,12 @@ OPTIONS = (
     Option("--tokens-file", "QMASTER_TOKENS_FILE", "", "A file (TOML) of further tokens and what they may do."),
     Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
     Option("--tls-key", "QMASTER_TLS_KEY", "", "The certificate's private key (PEM)."),
+    Option(
+        "--shutdown-timeout",
+        "QMASTER_SHUTDOWN_TIMEOUT",
+        "25",
+        "Seconds that the requests being answered have to come to their end, on SIGTERM.",
+    ),
     Option("--log-format", "QMASTER_LOG_FORMAT", "", "json or console; empty: console on a terminal, else json."),
 )
 
@@ -98,6 +104,7 @@ class Config:
     tokens_file: str
     tls_cert: str
     tls_key: str
+    shutdown_timeout: float
     log_format: str
 
     def __repr__(self) -> str:
@@ -158,6 +165,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         tokens_file=raw["tokens_file"],
         tls_cert=_readable("--tls-cert", raw["tls_cert"]),
         tls_key=_readable("--tls-key", raw["tls_key"]),
+        shutdown_timeout=_seconds("--shutdown-timeout", raw["shutdown_timeout"]),
         log_format=_log_format(raw["log_format"], sys.stderr.isatty),
     )
 

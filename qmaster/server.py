@@ -47,7 +47,7 @@ from .tokens import Grant
 from .waits import Waits
 from .watcher import Hint, Watcher
 
-STOP_WITHIN = 7.0  # docker stop kills after ten, and the followed logs have two for their last words
+GIVE_UP_BEFORE = 2.0  # seconds, the last of --shutdown-timeout: for saying what is not done
 # A full collection holds the loop up for as long as it takes to look at every object: 0.15 s with 5,000 connections.
 # So those of the start are left out, and the young are looked at often enough (but not every 700) to make it rare.
 COLLECT_AT = (10_000, 20, 50)
@@ -97,7 +97,7 @@ async def serve(config: Config) -> None:
     log.info("stopping")
     entrance.stop()
     house.waits.close()
-    await _finish(house.parts.busy)
+    await _finish(house, config.shutdown_timeout)
     house.parts.sockets.close()
     await house.parts.logs.close()
     await entrance.close()
@@ -186,6 +186,7 @@ class House:
             self._resume(),
             self._beat(),
             self._check_readers(),
+            self._check_journal(),
         )
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
         if self.keyring is not None:
@@ -220,7 +221,9 @@ class House:
     def _trouble(self) -> HttpError | None:
         stale = self.reconciler.stale_since
         behind = EngineUnavailable(f"stale since {stale}: the view may be behind the engine") if stale else None
-        return self.engine.health.trouble or behind
+        journal = self.journal.trouble
+        unkept = EngineUnavailable(f"the journal cannot be written: {journal}") if journal else None
+        return self.engine.health.trouble or behind or unkept
 
     async def _resume(self) -> None:
         """Once the view is there, take up what an earlier process has left undone."""
@@ -241,6 +244,11 @@ class House:
             await asyncio.sleep(CHECK_EVERY)
             self._hub.check()
 
+    async def _check_journal(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            await self.journal.recheck()
+
 
 def _report(task: asyncio.Task[None]) -> None:
     """What goes on in the background ends with the process; if one ends before, that is a mistake of ours."""
@@ -259,13 +267,23 @@ def _snapshot_of(reconciler: Reconciler) -> Callable[[Filter], tuple[list[Any], 
     return snapshot
 
 
-async def _finish(busy: set[object]) -> None:
-    """Wait for the requests that are being answered."""
-    until = time.monotonic() + STOP_WITHIN
+async def _finish(house: House, within: float) -> None:
+    """Let the requests that are being answered come to their end; the engine is not waited for until the last."""
+    busy = house.parts.busy
+    last = min(GIVE_UP_BEFORE, within / 2)
+    if await _empties(busy, within - last):
+        return
+    log.warning("gives_up", open=len(busy), waited_s=within - last)
+    house.engine.give_up()
+    if not await _empties(busy, last):
+        log.warning("stopped_with_open_requests", open=len(busy), waited_s=within)
+
+
+async def _empties(busy: set[object], within: float) -> bool:
+    until = time.monotonic() + within
     while busy and time.monotonic() < until:  # noqa: ASYNC110 - handlers only leave the set, and know of no event
         await asyncio.sleep(0.02)
-    if busy:
-        log.warning("stopped_with_open_requests", open=len(busy), waited_s=STOP_WITHIN)
+    return not busy
 
 
 def _bind(config: Config) -> list[socket.socket]:

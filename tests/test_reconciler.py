@@ -36,6 +36,7 @@ class Journal:
         self.facts: list[Json] = []
         self.kept: dict[str, Record] = {}
         self.settled: list[str] = []
+        self.ending: dict[str, str] = {}
         self.full = self.unreadable = False
 
     async def append(self, facts: Any, records: Any, settled: Any = ()) -> None:
@@ -53,7 +54,7 @@ class Journal:
         return [record for record in self.kept.values() if not record.removed]
 
     async def endings(self) -> dict[str, str]:
-        return {}
+        return self.ending
 
 
 class World:
@@ -218,6 +219,19 @@ async def test_what_happened_while_it_was_away_is_told_once() -> None:
         *["task.complete", "service.complete"],
     ]
     assert after.words("n1") == ["node.joined"]
+
+
+async def test_what_was_stopped_and_went_while_it_was_away_is_told_as_stopped() -> None:
+    """The engine has no word of it any more, the journal has."""
+    before = World()
+    before.put(task("pending", ID="t1", DesiredState="running"))
+    async with before.running():
+        pass
+    before.journal.ending["s1"] = "stopped"
+    after = World(before.journal)
+    async with after.running():
+        await after.until(lambda: "service.removed" in after.words())
+    assert after.journal.facts[-1]["data"]["reason"] == "stopped"
 
 
 async def test_nothing_is_told_that_the_journal_does_not_have() -> None:

@@ -246,6 +246,51 @@ class Subscriber:
         return Subscriber(self._server, self.cursor, query=self._query)
 
 
+class Resuming:
+    """A subscriber that comes back each time with its cursor; what it was told, in order."""
+
+    def __init__(self, server: Client) -> None:
+        self._server = server
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._cursor: str | None = None
+        self._thread = threading.Thread(target=self._run)
+        self.frames: list[Json] = []
+        self.connects = 0
+
+    def __enter__(self) -> "Resuming":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
+        self._thread.join(20)
+
+    @property
+    def events(self) -> list[Json]:
+        with self._lock:
+            return [frame["event"] for frame in self.frames if frame["type"] == "event"]
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(OSError), Subscriber(self._server, self._cursor) as subscriber:
+                self.connects += 1
+                while not self._stopped.is_set():
+                    try:
+                        self._take(subscriber.next(0.2))
+                    except TimeoutError:
+                        continue
+                    except EOFError:
+                        break
+            self._stopped.wait(0.1)
+
+    def _take(self, frame: Json) -> None:
+        with self._lock:
+            self.frames.append(frame)
+        if frame["type"] in ("snapshot", "event", "heartbeat"):
+            self._cursor = frame["cursor"]
+
+
 class SseEvent(NamedTuple):
     id: str
     name: str
