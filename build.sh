@@ -5,7 +5,7 @@ set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
-test_packages=(apache2-utils busybox-static curl docker-registry iproute2 openssh-server)
+test_packages=(apache2-utils busybox-static chromium curl docker-registry fonts-inter iproute2 openssh-server)
 
 usage() {
   cat <<'USAGE'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from tornado import web
@@ -13,7 +13,7 @@ from .auth import Authenticator
 from .dispatch import Dispatch
 from .errors import HttpError
 from .feed import Feed
-from .handlers import base, events, logs, nodes, ops, services
+from .handlers import base, events, logs, nodes, ops, pages, services
 from .hub import Hub
 from .spring import Spring
 
@@ -23,9 +23,9 @@ class Parts:
     """What the handlers are made from.
 
     ``trouble`` tells why quartermaster is not ready, or None; ``origins`` are those of other pages that may read the
-    stream; ``scrape`` makes the text of the metrics, and ``count`` is told of each request: its route, method, status
-    and seconds; ``busy`` holds the requests that are being answered, ``sockets`` the open event streams, ``logs`` the
-    logs that are being sent.
+    stream; ``page`` has the status page's files; ``scrape`` makes the text of the metrics, and ``count`` is told of
+    each request: its route, method, status and seconds; ``busy`` holds the requests that are being answered,
+    ``sockets`` the open event streams, ``logs`` the logs that are being sent.
     """
 
     auth: Authenticator
@@ -37,6 +37,7 @@ class Parts:
     scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
     count: Callable[[str, str, int, float], None] = lambda route, method, status, seconds: None
     origins: Collection[str] = ()
+    page: Mapping[str, pages.File] = field(default_factory=lambda: pages.read(pages.folder()))
     busy: set[object] = field(default_factory=set)
     sockets: events.Sockets = field(default_factory=events.Sockets)
     logs: logs.OpenLogs = field(default_factory=logs.OpenLogs)
@@ -47,8 +48,11 @@ def make_app(parts: Parts) -> web.Application:
     everyone = {"auth": parts.auth, "busy": parts.busy}
     placed = {**everyone, "cursor": lambda: parts.feed.cursor}
     verbs = {**placed, "dispatch": parts.dispatch}
+    page = {**everyone, "files": parts.page}
     stream = {**everyone, "feed": parts.feed, "hub": parts.hub, "sockets": parts.sockets, "origins": parts.origins}
     routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
+        (r"/", pages.PageHandler, page),
+        (r"/static/([^/]+)", pages.PageHandler, page),
         (r"/run", services.RunHandler, verbs),
         (r"/start", services.RunHandler, verbs),
         (r"/stop", services.StopHandler, verbs),

@@ -160,6 +160,7 @@ def document() -> Json:
         "tags": [
             {"name": "runs", "description": "Services and containers."},
             {"name": "swarm", "description": "What there is, and what changes."},
+            {"name": "page", "description": "The status page."},
             {"name": "operation", "description": "For those who operate quartermaster."},
         ],
         "paths": {path: {"parameters": [_ref("parameters", "RequestId")], **item} for path, item in _paths().items()},
@@ -184,6 +185,8 @@ def document() -> Json:
 
 def _paths() -> dict[str, Json]:
     return {
+        "/": {"get": _page()},
+        "/static/{file}": {"get": _page_file()},
         "/run": {"post": _run("run", "Start a service or a container")},
         "/start": {"post": _run("start", "The same as /run")},
         "/stop": {"post": _stop()},
@@ -322,6 +325,36 @@ def _events() -> Json:
         parameters=parameters,
         description="The frames and close codes are in the README. A browser's websocket sends its token in a first "
         'frame, `{"type": "auth", "token": "…"}`.',
+    )
+
+
+def _page() -> Json:
+    html = _answer("HTML; it asks for the token itself.", {})
+    html["content"] = {"text/html": {"schema": _string()}}
+    return _operation("page", "page", "The status page", {200: html}, (404,), security=[])
+
+
+def _page_file() -> Json:
+    file = _answer("A script, a style sheet or a picture.", {})
+    file["content"] = {
+        kind: {"schema": _string()} for kind in ("text/css", "text/html", "text/javascript", "image/svg+xml")
+    }
+    return _operation(
+        "pageFile",
+        "page",
+        "What the status page is made of",
+        {200: file},
+        (404,),
+        parameters=[
+            {
+                "name": "file",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "minLength": 1},
+                "example": "style.css",
+            }
+        ],
+        security=[],
     )
 
 

@@ -1,15 +1,19 @@
 """The fixtures that give tests real engines. Each thing is made once per run, when a test first asks for it."""
 
+import inspect
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 from testbed import Bed, Engine, Proxy, Registry, Server, Ssh, Swarm, TlsEngine
+from testbed.browser import Chromium, Visit
 from testbed.tidy import tidy, tidy_plain
 
 StartServer = Callable[..., Server]
+Browse = Callable[..., Visit]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,6 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-jobs", type=int, default=100, help="jobs in test_stream_chaos: 500 is the full run")
     parser.addoption("--speed-rounds", type=int, default=5, help="rounds in test_call_speed: 15 is a measurement")
+    parser.addoption("--page-seconds", type=float, default=10, help="how long the page is watched: 300 is the full run")
+    parser.addoption("--screenshots", type=Path, default=None, help="a folder for the README's picture of the page")
 
 
 MEASURED = pytest.StashKey[list[str]]()
@@ -49,9 +55,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "bed" in getattr(item, "fixturenames", ()):  # all of them build on it
+        if {"bed", "chromium"} & set(getattr(item, "fixturenames", ())):  # all of them build on these
             item.add_marker(pytest.mark.engine)
     items.sort(key=lambda item: item.get_closest_marker("late") is not None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run what uses the browser on the browser's thread."""
+    chromium = pyfuncitem.funcargs.get("chromium")
+    if not isinstance(chromium, Chromium):
+        return None
+    asked = inspect.signature(pyfuncitem.obj).parameters
+    chromium.do(lambda: pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in asked}))
+    return True
 
 
 @pytest.fixture(scope="session")
@@ -144,6 +161,32 @@ def server(start_server: StartServer, engine: Engine) -> Server:
 def swarm_server(start_server: StartServer, swarm: Swarm) -> Server:
     """A quartermaster on the manager of `swarm`."""
     return start_server(swarm.manager.host)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """A browser. Who asks for it runs on its thread."""
+    chromium = Chromium()
+    chromium.start()
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture
+def browse(chromium: Chromium) -> Iterator[Browse]:
+    """`browse(url, **options)`: the page there, in a profile of its own; the options are those of Playwright's context.
+
+    The test fails where something went wrong in the page, or it asked another origin.
+    """
+    visits: list[Visit] = []
+
+    def visit(url: str, **options: Any) -> Visit:
+        visits.append(Visit(chromium, url, **options))
+        return visits[-1]
+
+    yield visit
+    for one in visits:
+        chromium.do(one.close)
 
 
 @pytest.fixture(autouse=True)

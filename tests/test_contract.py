@@ -23,7 +23,7 @@ OPERATIONS = {
     (each.path, each.method.upper()): each for each in (cast(Any, one).ok() for one in SCHEMA.get_all_operations())
 }
 BOTH = list(GenerationMode)
-PLAIN = {"/livez", "/readyz", "/openapi.json"}  # take nothing that could be wrong
+PLAIN = {"/", "/static/{file}", "/livez", "/readyz", "/openapi.json"}  # take nothing that could be wrong
 READS = [(p, mode) for p, method in OPERATIONS if method == "GET" for mode in (BOTH[:1] if p in PLAIN else BOTH)]
 
 # No shrinking: each call is made once, and the first answer that is wrong says enough.

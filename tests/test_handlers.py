@@ -621,7 +621,9 @@ async def test_an_answered_request_is_not_busy(ask: Ask, state: State, method: s
 # --- routes, methods, headers -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/run/", "/status/", "/status/a/b", "/stop/s1", "//run", "/RUN"])
+@pytest.mark.parametrize(
+    "path", ["/static/", "/nothing", "/run/", "/status/", "/status/a/b", "/stop/s1", "//run", "/RUN"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 async def test_a_path_that_is_no_route_is_404(ask: Ask, method: str, path: str) -> None:
     """In the one shape, by any method, with a token and without."""
@@ -630,7 +632,8 @@ async def test_a_path_that_is_no_route_is_404(ask: Ask, method: str, path: str) 
 
 
 @pytest.mark.parametrize(
-    ("path", "right"), [("/run", "POST"), ("/start", "POST"), ("/stop", "POST"), ("/status", "GET"), ("/livez", "GET")]
+    ("path", "right"),
+    [("/run", "POST"), ("/start", "POST"), ("/stop", "POST"), ("/status", "GET"), ("/livez", "GET"), ("/", "GET")],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 async def test_another_method_is_405(ask: Ask, dispatch: FakeDispatch, method: str, path: str, right: str) -> None:

@@ -41,9 +41,10 @@ def run(installed: Path, folder: Path, *command: str) -> subprocess.CompletedPro
 
 
 def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
-    """Every module of it, and nothing else of the checkout."""
+    """Every module of it and the status page, and nothing else of the checkout."""
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "qmaster").rglob("*.py")} <= names
+    assert {f"qmaster/{path.relative_to(ROOT)}" for path in (ROOT / "static").iterdir()} <= names
     assert {name.partition("/")[0] for name in names} == {"qmaster"}
 
 

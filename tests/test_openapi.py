@@ -83,10 +83,10 @@ def test_the_errors_are_those_of_the_code() -> None:
     assert set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]) == set(errors.problem(400, "", ""))
 
 
-def test_only_the_probes_and_the_document_are_open() -> None:
+def test_only_the_page_the_probes_and_the_document_are_open() -> None:
     """All else wants the token: in the header, or where there is a body in it."""
     open_ = {path for path, _, operation in OPERATIONS if operation.get("security") == []}
-    assert open_ == {"/livez", "/readyz", "/openapi.json"}
+    assert open_ == {"/", "/static/{file}", "/livez", "/readyz", "/openapi.json"}
     body = {path for path, _, operation in OPERATIONS if {} in operation.get("security", ())}
     assert body == {"/run", "/start", "/stop"}
     assert all(("401" in operation["responses"]) == (path not in open_) for path, _, operation in OPERATIONS)
@@ -137,7 +137,7 @@ async def test_each_query_is_taken(ask: Ask, dispatch: FakeDispatch, path: str) 
         if parameter["in"] == "query" and "example" in parameter:
             values = parameter["example"] if isinstance(parameter["example"], list) else [parameter["example"]]
             query += [f"{parameter['name']}={value}" for value in values]
-    answer = await ask("GET", path.replace("{id}", "nap") + "?" + "&".join(query))
+    answer = await ask("GET", path.replace("{id}", "nap").replace("{file}", "style.css") + "?" + "&".join(query))
     assert answer.code == 200, answer.body
     contract.check_answer(path, "get", 200, answer.headers, answer.body)
 

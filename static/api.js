@@ -1,0 +1,41 @@
+// The few calls that are no stream: run, stop, the output. The token goes into a header.
+
+let token = '';
+
+export const hold = (given) => (token = given);
+export const held = () => token;
+export const run = (body) => call('run', body);
+export const stop = (id) => call('stop', { id });
+
+/** Calls take({stream, line}) for each line of output, until it ends or the signal aborts. */
+export async function follow(id, tail, signal, take) {
+  const headers = { Accept: 'application/x-ndjson' };
+  const answer = await ask(`logs/${encodeURIComponent(id)}?follow=1&tail=${tail}`, { headers, signal });
+  const isJson = (answer.headers.get('Content-Type') ?? '').includes('json');
+  const read = (text) => take(isJson ? JSON.parse(text) : { line: text });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const lines = (rest + part.value).split('\n');
+    rest = lines.pop();
+    lines.forEach(read);
+  }
+  if (rest) read(rest);
+}
+
+async function call(path, body) {
+  const answer = await ask(path, { method: 'POST', body: JSON.stringify(body) });
+  return answer.json();
+}
+
+/** Throws an Error with quartermaster's own words, and its `status`: 0 where nothing answered. */
+async function ask(path, { headers, ...options }) {
+  const fail = (status, text) => Object.assign(new Error(text), { status });
+  const authorized = { ...headers, Authorization: `Bearer ${token}` };
+  const answer = await fetch(new URL(path, document.baseURI), { ...options, headers: authorized }).catch((error) => {
+    throw error.name === 'AbortError' ? error : fail(0, 'quartermaster does not answer: try again');
+  });
+  if (answer.ok) return answer;
+  const problem = await answer.json().catch(() => ({}));
+  throw fail(answer.status, problem.error ?? `quartermaster answered ${answer.status}`);
+}

@@ -1,0 +1,150 @@
+// The page: who is here, what the link is, and one drawing of everything for all that came in between.
+
+import * as api from './api.js';
+import * as detail from './detail.js';
+import { $, mark, say, shape } from './dom.js';
+import * as form from './form.js';
+import * as log from './log.js';
+import * as map from './map.js';
+import * as store from './store.js';
+import * as stream from './stream.js';
+import * as table from './table.js';
+import * as timeline from './timeline.js';
+import { clock, duration, why } from './words.js';
+
+const KEPT = 'quartermaster.token'; // of the tab: sessionStorage
+const BETWEEN = 300; // milliseconds from one drawing to the next; the first change is drawn at once
+const TICK = 5000; // ages and rates move without an event
+
+const all = (selector) => document.querySelectorAll(selector);
+let link = { is: 'off' };
+let heard = '';
+let drawn = 0;
+let due = 0;
+
+function take(frame) {
+  heard = new Date().toISOString();
+  store.take(frame);
+  if (frame.type === 'gap') notice(`Changes were missed (${why(frame.reason)}). What you see is up to date.`);
+  draw();
+}
+
+function draw() {
+  if (due) return;
+  const wait = drawn + BETWEEN - performance.now();
+  const ask = () => requestAnimationFrame(paint);
+  due = wait > 0 ? setTimeout(ask, wait) : ask();
+}
+
+function paint() {
+  due = 0;
+  drawn = performance.now();
+  showLink();
+  if (!store.synced) return;
+  for (const view of [table, map, timeline, detail]) view.show();
+  document.title = `${store.counts().running} running · quartermaster`;
+}
+
+function linked(now) {
+  link = now;
+  if (now.is === 'live') {
+    sessionStorage.setItem(KEPT, api.held());
+    enter(true);
+    log.retry();
+  }
+  if (now.is === 'refused') leave(now, 'Wrong token: nobody holds this one. Check it, and try again.');
+  showLink();
+}
+
+function showLink() {
+  const [is, text, title] = words();
+  mark($('link'), 'data-link', is);
+  mark($('link'), 'data-is', shape(is));
+  mark($('link'), 'title', title);
+  say($('link').lastChild, text);
+}
+
+function words() {
+  const seen = heard ? ` What you see is from ${clock(heard)}.` : '';
+  const next = link.wait ? ` Next try in ${duration(link.wait / 1000 + 1)}.` : '';
+  if (link.is === 'live' && store.stale) {
+    return ['stale', `Stale since ${clock(store.stale)}`, 'The engine or the journal is away.'];
+  }
+  const said = {
+    live: ['Live'],
+    connecting: ['Connecting…'],
+    reconnecting: ['Reconnecting…', `${link.detail || 'The connection was lost.'}${seen}${next}`],
+    refused: ['Wrong token'],
+    off: ['Not connected'],
+  };
+  return [link.is, ...said[link.is]];
+}
+
+function notice(text) {
+  $('notice').hidden = !text;
+  say($('notice').firstChild, text);
+}
+
+function enter(inside) {
+  document.body.dataset.page = inside ? 'in' : 'login';
+  if (!inside) $('token').focus();
+}
+
+function connect(token) {
+  api.hold(token);
+  say($('login-error'), '');
+  stream.open(token);
+}
+
+function leave(as = { is: 'off' }, text = '') {
+  stream.close();
+  sessionStorage.removeItem(KEPT);
+  for (const dialog of all('dialog[open]')) dialog.close();
+  store.forget();
+  api.hold('');
+  [link, heard] = [as, ''];
+  notice('');
+  document.title = 'quartermaster';
+  enter(false);
+  say($('login-error'), text);
+  showLink();
+}
+
+const clicked = (node, action) => node.addEventListener('click', action);
+
+function start() {
+  stream.start(take, linked);
+  detail.start();
+  form.start(detail.open);
+  table.start(detail.open, form.open);
+  map.start(detail.open);
+  timeline.start(detail.open);
+  $('login').addEventListener('submit', (event) => {
+    event.preventDefault();
+    const token = $('token').value.trim();
+    $('login').reset();
+    if (token) connect(token);
+  });
+  clicked($('leave'), () => leave());
+  clicked($('notice').lastChild, () => notice(''));
+  for (const button of all('[data-close]')) clicked(button, () => button.closest('dialog').close());
+  for (const button of all('[data-to]')) clicked(button, () => view(button.dataset.to));
+  addEventListener('keydown', (event) => {
+    if (event.key !== '/' || event.ctrlKey || event.metaKey || event.target.closest('input, textarea, select, dialog')) return;
+    event.preventDefault();
+    $('search').focus();
+  });
+  view('services');
+  setInterval(draw, TICK);
+  const kept = sessionStorage.getItem(KEPT);
+  enter(kept);
+  if (kept) connect(kept);
+}
+
+function view(name) {
+  document.body.dataset.view = name;
+  for (const button of all('[data-to]')) mark(button, 'aria-pressed', button.dataset.to === name);
+  draw();
+}
+
+start();

@@ -1,0 +1,116 @@
+// One service, opened: what it is, its tasks, its result, its output as it comes, and the way to stop it.
+
+import * as api from './api.js';
+import { $, announce, badge, el, say } from './dom.js';
+import * as log from './log.js';
+import * as store from './store.js';
+import { age, duration, memory, moment, quote, why } from './words.js';
+
+const dialog = $('detail');
+let id, shown;
+
+export function start() {
+  log.start(() => id);
+  dialog.addEventListener('close', () => {
+    id = null;
+    log.stop();
+  });
+  $('stop').addEventListener('click', ask);
+  $('confirm-yes').addEventListener('click', stop);
+}
+
+export function open(opened) {
+  id = opened;
+  shown = null;
+  say($('detail-name'), '…');
+  say($('detail-note'), '');
+  $('stop').disabled = false;
+  if (!dialog.open) dialog.showModal();
+  dialog.querySelector('.body').scrollTop = 0;
+  show();
+  log.read();
+}
+
+export function show() {
+  const service = id && store.services.get(id);
+  if (!service || service === shown) return;
+  const before = shown?.status;
+  shown = service;
+  say($('detail-name'), service.name);
+  $('detail-status').replaceChildren(badge(service.status), ' ', why(service.reason));
+  say($('detail-error'), service.error ?? '');
+  $('detail-facts').replaceChildren(...facts(service));
+  $('detail-tasks').replaceChildren(...tasks(service));
+  $('detail-result').replaceChildren(...result(service));
+  $('stop').hidden = service.status === 'removed';
+  say($('stop'), `${verb()}…`);
+  if (!before || before === service.status) return;
+  announce(`${service.name} is ${service.status}`);
+  log.retry();
+}
+
+const verb = () => (['complete', 'failed'].includes(shown.status) ? 'Remove' : 'Stop');
+
+function ask() {
+  say($('confirm-title'), `${verb()} ${shown.name}?`);
+  const how = verb() === 'Stop' ? 'It gets SIGTERM, SIGKILL ten seconds later, and is removed.' : 'It has ended, and is taken off the swarm.';
+  say($('confirm-text'), `${how} Its record stays.`);
+  say($('confirm-error'), '');
+  say($('confirm-yes'), `${verb()} it`);
+  $('confirm-yes').disabled = false;
+  $('confirm').showModal();
+}
+
+async function stop() {
+  const asked = id;
+  $('confirm-yes').disabled = true;
+  try {
+    await api.stop(asked);
+    $('confirm').close();
+    if (asked === id) say($('detail-note'), 'Stop was accepted.');
+  } catch (error) {
+    $('confirm-yes').disabled = error.status === 403;
+    $('stop').disabled = error.status === 403; // this token may not
+    say($('confirm-error'), error.message);
+  }
+}
+
+const row = (tag, cells) => el('tr', {}, ...cells.map((cell) => el(tag, {}, cell ?? '–')));
+
+function tasks({ tasks: all }) {
+  if (!all.length) return [];
+  const rows = all.map(({ slot, state, node, exit_code: code, updated_at: at, error }) =>
+    row('td', [slot, badge(state), node, code, age(at), error ?? '']));
+  const head = el('thead', {}, row('th', ['Slot', 'State', 'Node', 'Exit', 'Since', 'Error']));
+  return [el('h3', {}, 'Tasks'), el('table', {}, head, el('tbody', {}, ...rows))];
+}
+
+function facts(service) {
+  const { command, replicas, cpus, timeout, ttl } = service;
+  const tags = Object.entries(service.labels).map((pair) => el('span', { class: 'tag' }, pair.join('=')));
+  const all = [
+    ['Id', el('code', {}, service.id)],
+    ['Type', service.type],
+    ['Image', el('code', {}, service.image)],
+    ['Command', command ? el('code', {}, command.map(quote).join(' ')) : 'the image’s own'],
+    ['Labels', tags],
+    ['Owner', service.owner],
+    ['Replicas', `${replicas.running} of ${replicas.desired} running, ${replicas.failed} failed`],
+    ['Memory', service.memory && memory(service.memory)],
+    ['Cores', cpus],
+    ['Timeout', timeout && duration(timeout)],
+    ['Kept for', ttl && duration(ttl)],
+    ['Exit code', service.exit_code],
+    ...['Created', 'Started', 'Finished', 'Removed'].map((what) => [what, moment(service[`${what.toLowerCase()}_at`])]),
+  ];
+  const told = all.map(([title, value]) => [title, [value ?? []].flat()]).filter(([, value]) => value.length);
+  return told.flatMap(([title, value]) => [el('dt', {}, title), el('dd', {}, ...value)]);
+}
+
+function result({ result: said }) {
+  if (!said) return [];
+  const part = (title, text) => (text ? [el('h4', {}, title), el('pre', { tabindex: 0, 'aria-label': title }, text)] : []);
+  const cut = said.truncated ? '; the output is cut, GET /status/{id} has more' : '';
+  const code = el('p', {}, `exit code ${said.exit_code ?? '–'}${cut}`);
+  return [el('h3', {}, 'Result'), code, ...part('Standard output', said.stdout), ...part('Standard error', said.stderr)];
+}

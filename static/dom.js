@@ -1,0 +1,54 @@
+// Elements, made by calls only: what comes from the swarm ends up as text or in an attribute, never as markup.
+
+export const $ = (id) => document.getElementById(id);
+
+/** el('p', {class: 'hint', onclick: f}, 'text', node): attributes that are null, undefined or false are left out. */
+export const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+
+export const svg = (tag, attributes, ...children) =>
+  fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
+
+function fill(node, attributes = {}, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
+    else if (value !== false) mark(node, name, value === true ? '' : value);
+  }
+  node.append(...children);
+  return node;
+}
+
+/** Touches the document only where something changes; so does `mark`. */
+export function say(node, text) {
+  if (node.textContent !== String(text)) node.textContent = text;
+}
+
+export function mark(node, name, value) {
+  if (value === null || value === undefined) node.removeAttribute(name);
+  else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+}
+
+/** Puts these nodes into `parent`, in this order, with the fewest moves; `first` stays in front of them. */
+export function arrange(parent, nodes, first = null) {
+  for (const node of nodes) {
+    const next = first ? first.nextSibling : parent.firstChild;
+    if (next !== node) parent.insertBefore(node, next);
+    first = node;
+  }
+}
+
+// The shape, one of eight, of every other word.
+const SHAPES = {
+  created: 'pending', new: 'pending', updated: 'pending', joined: 'running', ready: 'running', active: 'running',
+  rejected: 'failed', down: 'failed', disconnected: 'failed', orphaned: 'unknown', gap: 'unknown',
+  shutdown: 'removed', remove: 'removed', drain: 'stopping', pause: 'stopping',
+  assigned: 'preparing', accepted: 'preparing', starting: 'preparing',
+  live: 'running', stale: 'stopping', reconnecting: 'pending', connecting: 'preparing', refused: 'failed', off: 'removed',
+};
+
+export const shape = (word) => SHAPES[word] ?? word;
+
+/** A status or state: its shape and its word. */
+export const badge = (word, is = word) =>
+  el('span', { class: 'status', 'data-is': shape(is) }, el('i', { 'aria-hidden': 'true' }), el('span', {}, word));
+
+export const announce = (text) => say($('announcer'), text);

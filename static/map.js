@@ -1,0 +1,113 @@
+// The swarm as a map: a column for each node, a box for each task. A box tells its state by shape as well as colour.
+
+import { $, arrange, badge, el, mark, say, shape } from './dom.js';
+import * as store from './store.js';
+import { memory, plural } from './words.js';
+
+const MAX_ENDED = 40; // boxes of ended tasks in a column; the rest is a number
+const EXTRA = [
+  { id: 'waiting', title: 'Waiting for a node', hint: 'none fits now' },
+  { id: 'here', title: 'This engine', hint: 'plain containers' },
+];
+const rank = (node) => (node.leader ? 0 : node.role === 'manager' ? 1 : 2);
+let columns = new Map();
+
+export function start(open) {
+  $('map').addEventListener('click', ({ target }) => target.dataset.service && open(target.dataset.service));
+  $('map').addEventListener('keydown', walk);
+  const told = ['running', 'preparing', 'pending', 'complete', 'failed', 'unknown'];
+  $('legend').append(...told.map((status) => el('li', {}, badge(status))));
+}
+
+export function show() {
+  const boxes = gather();
+  const nodes = [...store.nodes.values()].sort((a, b) => rank(a) - rank(b) || (a.hostname < b.hostname ? -1 : 1));
+  const had = columns;
+  columns = new Map();
+  for (const node of [...nodes, ...EXTRA.filter(({ id }) => boxes.has(id))]) {
+    const column = had.get(node.id) ?? makeColumn(node);
+    had.delete(node.id);
+    columns.set(node.id, column);
+    if (node.hostname) showNode(column, node);
+    showBoxes(column, boxes.get(node.id) ?? [], node.state === 'down');
+  }
+  for (const { root } of had.values()) root.remove();
+  arrange($('map'), [...columns.values()].map(({ root }) => root));
+  const away = nodes.filter((node) => node.state !== 'ready').length;
+  say($('nodes-sum'), `${plural(nodes.length, 'node')}, ${away ? `${away} not ready` : 'all ready'}`);
+}
+
+/** Node id → [service, task] of what is shown in its column. */
+function gather() {
+  const boxes = new Map();
+  const put = (id, ...box) => (boxes.get(id) ?? boxes.set(id, []).get(id)).push(box);
+  for (const service of store.services.values()) {
+    if (service.status === 'removed') continue;
+    if (service.type === 'container') put('here', service, { id: service.id, state: service.status });
+    for (const task of service.tasks) if (task.node_id || store.isActive(task)) put(task.node_id ?? 'waiting', service, task);
+  }
+  return boxes;
+}
+
+function makeColumn({ hostname, title, hint }) {
+  const make = (tag, name) => el(tag, { class: name });
+  const [is, role, numbers, more] = ['is', 'hint', 'numbers', 'hint'].map((name) => make('p', name));
+  const fill = make('div', '');
+  const bar = el('div', { class: 'bar', role: 'meter', 'aria-label': `Memory of ${hostname}` }, fill);
+  const list = el('div', { class: 'boxes', role: 'group', 'aria-label': `Tasks: ${hostname ?? title}` });
+  numbers.append(el('span'), el('span'), el('span'));
+  const root = el('article', { class: 'card machine' }, el('header', {}, el('h3', {}, hostname ?? title), is), role);
+  say(role, hint ?? '');
+  root.append(...(hostname ? [bar, numbers] : []), list, more);
+  return { root, is, role, bar, fill, numbers, list, more, boxes: new Map() };
+}
+
+function showNode({ root, is, role, bar, fill, numbers }, node) {
+  const [mib, cores] = store.reserved(node);
+  const word = node.state === 'ready' && node.availability !== 'active' ? node.availability : node.state;
+  if (root.dataset.is !== word) is.replaceChildren(badge(word));
+  root.dataset.is = word;
+  say(role, `${node.leader ? 'manager, leads' : node.role} · ${node.address ?? ''}`);
+  const part = node.memory ? Math.min(1, mib / node.memory) : 0;
+  fill.style.width = `${(100 * part).toFixed(1)}%`;
+  mark(bar, 'data-full', part > 0.9 ? '' : null);
+  const told = [`${memory(mib)} reserved`, `${memory(Math.max(0, node.memory - mib))} free`];
+  for (const [name, value] of [['max', node.memory], ['now', Math.round(mib)], ['text', told.join(', ')]]) {
+    mark(bar, `aria-value${name}`, value);
+  }
+  [...told, `${Number(cores.toFixed(2))} of ${node.cpus} cores`].forEach((text, i) => say(numbers.children[i], text));
+}
+
+function showBoxes(column, tasks, down) {
+  const ended = tasks.filter(([, task]) => !store.isActive(task));
+  const cut = Math.max(0, ended.length - MAX_ENDED);
+  ended.sort(([, a], [, b]) => (a.updated_at < b.updated_at ? -1 : 1)).splice(0, cut);
+  const had = column.boxes;
+  column.boxes = new Map();
+  for (const [service, task] of tasks.filter(([, one]) => store.isActive(one)).concat(ended)) {
+    const box = had.get(task.id) ?? column.list.appendChild(el('button', { class: 'box', tabindex: -1, 'data-service': service.id }));
+    had.delete(task.id);
+    column.boxes.set(task.id, box);
+    const word = down && task.state === 'running' ? 'unknown' : task.state;
+    if (box.word === word) continue;
+    box.word = word;
+    box.dataset.is = shape(word);
+    box.title = `${service.name} ${task.slot ?? ''}: ${word}`;
+    mark(box, 'aria-label', box.title);
+  }
+  for (const box of had.values()) box.remove();
+  const first = column.list.firstChild;
+  if (first && !column.list.querySelector('[tabindex="0"]')) first.tabIndex = 0;
+  say(column.more, cut ? `and ${cut} more that have ended` : first ? '' : 'no tasks');
+}
+
+// One stop for the Tab key in each column; the arrows go from box to box.
+function walk(event) {
+  const to = { ArrowRight: 'nextSibling', ArrowLeft: 'previousSibling' };
+  const next = event.target.matches('.box') && event.target[to[event.key]];
+  if (!next) return;
+  event.preventDefault();
+  event.target.tabIndex = -1;
+  next.tabIndex = 0;
+  next.focus();
+}

@@ -1,0 +1,145 @@
+// What the stream has told: services, nodes, the last changes, events per minute.
+
+export const STATUSES = ['pending', 'preparing', 'running', 'complete', 'failed', 'stopping', 'unknown', 'removed'];
+export const MINUTES = 30;
+const SLOT = 10_000; // milliseconds: a sixth of a minute
+const MAX_CHANGES = 200;
+const MAX_REMOVED = 500;
+const MANY_TASKS = 20; // an event of a task of a service with more of them lists that task alone
+const ENDED = new Set(['complete', 'failed', 'shutdown', 'rejected', 'orphaned', 'remove']);
+
+export const services = new Map();
+export const nodes = new Map();
+export const changes = []; // the newest first
+export let seen = 0; // changes so far
+export let stale = null; // since when the engine or the journal is away
+export let synced = false; // whether a snapshot has come
+const held = new Map(); // node id → MiB and cores of its active tasks
+const told = new Map(); // the same, when the node's own numbers were told
+const read = new Set(); // cursors
+const rate = new Map(); // slot → events
+
+/** Whether a task still holds its memory. */
+export const isActive = (task) => !ENDED.has(task.state);
+
+/** Keeps what a frame of the stream says. */
+export function take(frame) {
+  if (frame.type === 'snapshot') snapshot(frame);
+  if (frame.type === 'event') happened(frame.event);
+  if (frame.type === 'gap') note({ topic: 'gap', is: 'gap', time: new Date().toISOString() });
+  if (frame.type === 'heartbeat') stale = frame.stale_since ?? null;
+}
+
+export function forget() {
+  for (const each of [services, nodes, read, rate]) each.clear();
+  changes.length = 0;
+  stale = null;
+  synced = false;
+}
+
+/** MiB and cores reserved on a node: what it said, and what has come and gone since. */
+export function reserved({ id, reserved: said }) {
+  const now = onto(id);
+  const then = told.get(id) ?? now;
+  return [said.memory, said.cpus].map((number, i) => Math.max(0, number + now[i] - then[i]));
+}
+
+/** Events in each of the last minutes; the newest, last, is the sixty seconds that end now. */
+export function perMinute() {
+  const first = Math.floor(Date.now() / SLOT) - 6 * MINUTES;
+  const counts = new Array(MINUTES).fill(0);
+  for (const [slot, count] of rate) {
+    if (slot <= first) rate.delete(slot);
+    else counts[Math.floor((slot - first - 1) / 6)] += count;
+  }
+  return counts;
+}
+
+/** How many services have each status. */
+export function counts() {
+  const found = Object.fromEntries(STATUSES.map((status) => [status, 0]));
+  for (const { status } of services.values()) found[status] += 1;
+  return found;
+}
+
+function snapshot(frame) {
+  for (const each of [services, nodes, held]) each.clear();
+  for (const service of frame.services) {
+    services.set(service.id, service);
+    hold(service, 1);
+  }
+  for (const node of frame.nodes) putNode(node);
+  if (!changes.length) recall();
+  synced = true;
+  trim();
+}
+
+function happened({ id, type, subject, time, data }) {
+  if (read.has(id)) return;
+  read.add(id);
+  if (read.size > 2 * MAX_CHANGES) read.delete(read.values().next().value);
+  const slot = Math.floor(Date.now() / SLOT);
+  rate.set(slot, (rate.get(slot) ?? 0) + 1);
+  const [, , topic, word] = type.split('.');
+  if (topic !== 'node') return changed(data, topic, word, time);
+  putNode(data);
+  if (word === 'removed') nodes.delete(subject);
+  note({ topic, is: word === 'updated' ? data.availability : word, name: data.hostname, time });
+}
+
+function putNode(node) {
+  nodes.set(node.id, node);
+  told.set(node.id, onto(node.id));
+}
+
+function changed({ task, ...service }, topic, word, time) {
+  const { id, name, status, reason, exit_code: code } = service;
+  const before = services.get(id);
+  if (before && task && service.replicas.desired > MANY_TASKS && service.tasks.length === 1) {
+    service.tasks = [...before.tasks.filter((one) => one.id !== task.id && one.slot !== task.slot), task];
+  }
+  if (before) hold(before, -1);
+  hold(service, 1);
+  services.set(id, service);
+  if (status === 'removed') trim();
+  if (task) note({ topic, id, name, is: task.state, time, task });
+  else if (word !== 'updated' || !service.result || before?.result)
+    note({ topic, id, name, is: word === 'updated' ? status : word, time, reason, code });
+}
+
+const onto = (id) => held.get(id) ?? [0, 0];
+
+function hold({ status, tasks, memory, cpus }, sign) {
+  for (const task of status === 'removed' ? [] : tasks) {
+    const [mib, cores] = onto(task.node_id);
+    if (isActive(task)) held.set(task.node_id, [mib + sign * memory, cores + sign * cpus]);
+  }
+}
+
+function note(change) {
+  changes.unshift(change);
+  changes.length = Math.min(changes.length, MAX_CHANGES);
+  seen += 1;
+}
+
+// A page just opened has heard nothing, but a snapshot knows when things began and ended.
+function recall() {
+  const known = [];
+  for (const { id, name, status, reason, exit_code: code, ...at } of services.values()) {
+    const add = (is, time, more) => time && known.push({ topic: 'service', id, name, is, time, ...more });
+    add('created', at.created_at);
+    add('running', at.started_at);
+    if (ENDED.has(status)) add(status, at.finished_at, { reason, code });
+    add('removed', at.removed_at);
+  }
+  known.sort((a, b) => Date.parse(a.time) - Date.parse(b.time));
+  known.slice(-MAX_CHANGES).forEach(note);
+}
+
+// What was removed is remembered for days by the journal; a page that stays open keeps the newest.
+function trim() {
+  const removed = [...services.values()].filter(({ status }) => status === 'removed');
+  if (removed.length <= MAX_REMOVED) return;
+  removed.sort((a, b) => Date.parse(b.removed_at) - Date.parse(a.removed_at));
+  for (const { id } of removed.slice(MAX_REMOVED * 0.9)) services.delete(id);
+}
