@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from testbed import Bed
+
 from bench.figures import Row
 from bench.table import document, table
 from bench.world import World
-from testbed import Bed
 
-GROUPS = ("stream",)
+GROUPS = ("rest", "runs", "calls", "reads", "stream", "thousands", "growth")
 
 
 def take(world: World, groups: list[str]) -> list[Row]:

@@ -4,13 +4,13 @@ import asyncio
 import base64
 from typing import Any
 
+from testbed.server import ADDRESS
 from tornado import web
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.websocket import WebSocketHandler
 
 from bench.child import obey
-from testbed.server import ADDRESS
 
 HELLO = '{"type":"hello"}'
 

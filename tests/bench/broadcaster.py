@@ -4,11 +4,11 @@ import asyncio
 import time
 from typing import Any
 
+from testbed.server import ADDRESS
 from websockets.asyncio.server import Server, ServerConnection, broadcast, serve
 
 from bench.child import obey
 from bench.frames import frame
-from testbed.server import ADDRESS
 
 HELLO = '{"type":"hello"}'
 

@@ -9,8 +9,9 @@ import sys
 import time
 from collections.abc import Mapping
 
-from bench.child import reply, said
 from testbed.server import ADDRESS
+
+from bench.child import reply, said
 
 AT_ONCE = 100  # handshakes; a listener's queue holds 128
 SIZE = 256 * 1024

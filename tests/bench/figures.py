@@ -68,9 +68,7 @@ def alone(figure: str, values: Sequence[float], reach: Reach) -> Row:
     return Row(figure, ours, reach, ours.median)
 
 
-def beside(
-    figure: str, ours: Sequence[float], reference: Sequence[float], unit: str, reach: Reach, name: str
-) -> Row:
+def beside(figure: str, ours: Sequence[float], reference: Sequence[float], unit: str, reach: Reach, name: str) -> Row:
     """A figure and its reference, a number each a round: the value is the median of the rounds' ratios.
 
     So a machine whose speed drifts over the rounds moves both.

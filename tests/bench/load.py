@@ -7,8 +7,9 @@ import sys
 import time
 from typing import Any
 
-from bench.child import reply, said
 from testbed.server import ADDRESS
+
+from bench.child import reply, said
 
 SIZE = 1 << 20
 END = b"\r\n\r\n"

@@ -4,18 +4,20 @@ The handlers, the hub, the journal on disk and the sockets are the product's own
 """
 
 import asyncio
+import logging
 import tempfile
 import time
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
+from fakes import service, task
+from testbed.server import ADDRESS
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from bench.child import obey
-from bench.frames import KIND, frame
-from fakes import service, task
+from bench.frames import frame
 from qmaster import log
 from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator
@@ -23,7 +25,6 @@ from qmaster.feed import Feed
 from qmaster.hub import Hub, Tags
 from qmaster.journal import Journal
 from qmaster.reconciler import Reconciler, now_text
-from testbed.server import ADDRESS
 
 Json = dict[str, Any]
 
@@ -88,6 +89,7 @@ def _task(of: str, state: str) -> Json:
 
 async def main() -> None:
     log.configure("json")
+    logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
         await obey(Stage(Path(folder)))
 

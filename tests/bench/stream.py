@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.child import Child
-from bench.frames import MARK
 from bench.figures import Reach, Row, alone, beside, interleave
+from bench.frames import MARK
 from bench.world import World
 
 HELLO = '"type":"hello"'
@@ -50,7 +50,9 @@ def deliveries(world: World) -> Iterator[Row]:
     ours, reference = Sending(world, "stage", crowd), Sending(world, "broadcaster", crowd)
     for how, frames, pause, bound in (("steady", 50, PAUSE, 0.6), (f"a burst of {BURST}", BURST, 0.0, 0.15)):
         taken = interleave(
-            world.size(9, 3), lambda: ours.cost(frames, pause), lambda: reference.cost(frames, pause)  # noqa: B023
+            world.size(9, 3),
+            lambda: ours.cost(frames, pause),
+            lambda: reference.cost(frames, pause),  # noqa: B023
         )
         name = f"CPU per delivery, {crowd:,} subscribers, {EVENT_BYTES} bytes, {how}"
         yield beside(name, *taken, "µs", Reach(bound), "`websockets` broadcast")

@@ -10,9 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bench.child import Child
 from testbed import Bed, Engine, Server, Swarm, eventually
 from testbed.tidy import tidy
+
+from bench.child import Child
 
 IMAGE = "busybox:local"
 NOWHERE = "node.labels.there-is==none"
@@ -27,6 +28,7 @@ class World:
         self.bed = bed
         self.quick = quick
         self._given = engine, swarm
+        self._settled: Engine | None = None
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> "World":
@@ -48,6 +50,13 @@ class World:
     def swarm(self) -> Swarm:
         """A manager and two workers."""
         return self._given[1] or self.bed.three()
+
+    def settled(self, services: int) -> Engine:
+        """An engine on which so many services are settled, and stay."""
+        if self._settled is None:
+            self._settled = self.bed.single("settled")
+            settle(self._settled, range(services))
+        return self._settled
 
     @contextlib.contextmanager
     def server(self, engine: Engine, *args: str) -> Iterator[Server]:
@@ -81,12 +90,16 @@ def wait_ready(server: Server) -> None:
     eventually(lambda: server.call("GET", "/readyz").status == 200, 30, "quartermaster is ready", every=0.005)
 
 
-def settle(engine: Engine, names: range) -> None:
-    """Make services whose only task has failed, and which stay as they are: the cheapest there is."""
+def settle_one(client: Any, number: int) -> None:
     limits = {"Limits": {"MemoryBytes": TOO_SMALL}}
     container = {"Image": IMAGE, "Args": ["true"]}
     template = {"ContainerSpec": container, "RestartPolicy": {"Condition": "none"}, "Resources": limits}
-    in_threads(engine, names, lambda client, number: client.create_service(template, name=f"settled-{number}"))
+    client.create_service(template, name=f"settled-{number}")
+
+
+def settle(engine: Engine, names: range) -> None:
+    """Make services whose only task has failed, and which stay as they are: the cheapest there is."""
+    in_threads(engine, names, settle_one)
     client: Any = engine.client(timeout=60)
 
     def all_settled() -> bool:
