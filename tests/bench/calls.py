@@ -43,7 +43,7 @@ def call(engine: Engine, server: Server, kind: str, rounds: int) -> Row:
         taken = interleave(rounds, ours, docker)
     finally:
         caller.close()
-    return beside(f"sync call, {kind}", *taken, "ms", Reach(REACH[kind]), "Docker's own steps")
+    return beside(f"sync call, {kind}", taken, "ms", Reach(REACH[kind]), "Docker's own steps")
 
 
 class Sdk:

@@ -20,6 +20,7 @@ class Child:
 
     def __init__(self, module: str, *args: str) -> None:
         path = os.pathsep.join(filter(None, [str(ROOT), str(TESTS), os.environ.get("PYTHONPATH")]))
+        self.module = module
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"bench.{module}", *args],
             stdin=subprocess.PIPE,
@@ -49,7 +50,7 @@ class Child:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a child of the benchmark has ended: {self._process.args}")
+            raise RuntimeError(f"a child of the benchmark has ended: {self.module}")
         return json.loads(line)
 
     def close(self) -> None:

@@ -5,15 +5,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+Taken = tuple[list[float], list[float]]
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+DASH = "\N{EN DASH}"
 FAR_OFF = 3.0  # times the reach: what fails the tests
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What is to be reached: at most so much, or at least. ``unit`` is that of the value; × is a ratio."""
+    """What is to be reached: at most so much, or at least. ``unit`` is that of the value; `TIMES` is a ratio's."""
 
     bound: float
-    unit: str = "×"
+    unit: str = TIMES
     at_least: bool = False
 
     def met(self, value: float) -> bool:
@@ -39,7 +43,7 @@ class Samples:
 
     def __str__(self) -> str:
         low, high = min(self.values), max(self.values)
-        spread = f" ({number(low)}–{number(high)})" if low != high else ""
+        spread = f" ({number(low)}{DASH}{number(high)})" if low != high else ""
         return shown(self.median, self.unit) + spread
 
 
@@ -59,7 +63,7 @@ class Row:
         return self.reach.met(self.value)
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "met": self.met, "ratio": self.reference is not None}
+        return {**asdict(self), "met": self.met}
 
 
 def alone(figure: str, values: Sequence[float], reach: Reach) -> Row:
@@ -68,22 +72,22 @@ def alone(figure: str, values: Sequence[float], reach: Reach) -> Row:
     return Row(figure, ours, reach, ours.median)
 
 
-def beside(figure: str, ours: Sequence[float], reference: Sequence[float], unit: str, reach: Reach, name: str) -> Row:
-    """A figure and its reference, a number each a round: the value is the median of the rounds' ratios.
+def beside(figure: str, taken: Taken, unit: str, reach: Reach, name: str) -> Row:
+    """A figure and its reference, as `interleave` takes them: the value is the median of the rounds' ratios.
 
     So a machine whose speed drifts over the rounds moves both.
     """
+    ours, reference = taken
     ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, reference, strict=True))
     return Row(figure, Samples(tuple(ours), unit), reach, ratio, Samples(tuple(reference), unit), name)
 
 
-def interleave(rounds: int, *measures: Callable[[], float]) -> list[list[float]]:
-    """Take each measure once a round, the other one first in every second round."""
-    taken: list[list[float]] = [[] for _ in measures]
+def interleave(rounds: int, ours: Callable[[], float], reference: Callable[[], float]) -> Taken:
+    """Take both once a round, the other one first in every second round."""
+    taken: Taken = ([], [])
     for at in range(rounds):
-        order = range(len(measures)) if at % 2 == 0 else reversed(range(len(measures)))
-        for which in order:
-            taken[which].append(measures[which]())
+        for which, measure in sorted(enumerate((ours, reference)), reverse=at % 2 == 1, key=lambda one: one[0]):
+            taken[which].append(measure())
     return taken
 
 
@@ -95,4 +99,4 @@ def number(value: float) -> str:
 
 
 def shown(value: float, unit: str) -> str:
-    return f"{number(value) if unit != '×' else f'{value:.2f}'} {unit}"
+    return f"{f'{value:.2f}' if unit == TIMES else number(value)} {unit}"

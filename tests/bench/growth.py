@@ -26,7 +26,7 @@ def measure(world: World) -> Iterator[Row]:
             there = size + changes
     engine.stop()
     name = f"CPU per change at {sizes[2]:,} services"
-    yield beside(name, costs[2:], costs[:1], "ms", Reach(1.5), f"at {sizes[0]:,} services")
+    yield beside(name, (costs[2:], costs[:1]), "ms", Reach(1.5), f"at {sizes[0]:,} services")
     yield alone("memory per service", [(used[2] - used[1]) / (sizes[2] - sizes[1]) / 1024], Reach(4, "KB"))
 
 

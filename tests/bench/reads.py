@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from functools import partial
 
 from bench.child import Child
 from bench.figures import Reach, Row, beside, interleave
@@ -24,10 +25,10 @@ def measure(world: World) -> Iterator[Row]:
             bare.ask("body", path=path, body=base64.b64encode(body).decode())
             taken = interleave(
                 world.size(7, 3),
-                lambda: rate(world, load, server.port, path, server.token),  # noqa: B023
-                lambda: rate(world, load, port, path, server.token),  # noqa: B023
+                partial(rate, world, load, server.port, path, server.token),
+                partial(rate, world, load, port, path, server.token),
             )
-            yield beside(name, *taken, "/s", Reach(bound, at_least=True), "a bare Tornado handler, the same bytes")
+            yield beside(name, taken, "/s", Reach(bound, at_least=True), "a bare Tornado handler, the same bytes")
 
 
 def rate(world: World, load: Child, port: int, path: str, token: str) -> float:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from bench.figures import Reach, Row, alone, beside
+from bench.figures import Reach, Row, Samples, alone
 from bench.world import World, cpu, memory, wait_ready
 
 LISTED = 60.0  # seconds between two full listings
@@ -40,11 +40,10 @@ def duty(world: World) -> Row:
         busy = used(engine.pid, world.size(int(LISTED), 4))
     time.sleep(1)
     idle.append(used(engine.pid, world.size(15, 2)))
-    caused = busy - sum(idle) / len(idle)
-    row = beside("", [busy], [sum(idle) / len(idle) or 0.01], "%", Reach(2, "% of a core"), "the engine without it")
-    return Row(
-        f"engine CPU while {services:,} services are settled", row.ours, row.reach, caused, row.reference, row.beside
-    )
+    without = sum(idle) / len(idle)
+    name = f"engine CPU while {services:,} services are settled"
+    samples = Samples((busy,), "%"), Samples(tuple(idle), "%")
+    return Row(name, samples[0], Reach(2, "% of a core"), busy - without, samples[1], "the engine without it")
 
 
 def used(pid: int, seconds: float) -> float:

@@ -66,7 +66,7 @@ def latency(world: World, server: Server) -> Row:
 
     taken = interleave(world.size(9, 3), ours, docker)
     caller.close()
-    return beside("`/run` p50, one client", *taken, "ms", Reach(1.5), "the SDK's create")
+    return beside("`/run` p50, one client", taken, "ms", Reach(1.5), "the SDK's create")
 
 
 def throughput(world: World, server: Server) -> Row:
@@ -86,13 +86,14 @@ def throughput(world: World, server: Server) -> Row:
 
     taken = interleave(world.size(7, 3), ours, docker)
     return beside(
-        f"`/run` throughput, {CLIENTS} clients", *taken, "/s", Reach(0.75, at_least=True), f"the SDK, {THREADS} threads"
+        f"`/run` throughput, {CLIENTS} clients", taken, "/s", Reach(0.75, at_least=True), f"the SDK, {THREADS} threads"
     )
 
 
 def running(world: World, server: Server) -> Row:
     """From the request until a subscriber has heard of `running`."""
-    caller, client = Caller(server), world.swarm.manager.client(timeout=60)
+    caller = Caller(server)
+    client: Any = world.swarm.manager.client(timeout=60)
 
     def ours() -> float:
         began = time.time()
@@ -110,7 +111,7 @@ def running(world: World, server: Server) -> Row:
     with Subscriber(server) as subscriber:
         taken = interleave(world.size(15, 3), ours, docker)
     caller.close()
-    return beside("`/run` → a subscriber hears `running` (worker)", *taken, "ms", Reach(1.15), "polling every 10 ms")
+    return beside("`/run` → a subscriber hears `running` (worker)", taken, "ms", Reach(1.15), "polling every 10 ms")
 
 
 def heard(frame: Any, run_id: str) -> bool:

@@ -1,6 +1,7 @@
 """The stream: what a delivery costs, 5,000 subscribers at once, and facts from the journal to a subscriber."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from bench.child import Child
@@ -36,7 +37,7 @@ class Sending:
         self.server.ask("publish", frames=frames, size=EVENT_BYTES, pause=pause)
         came = self.crowd.ask("arrived", within=30)
         assert (came["least"], came["most"], came["lost"]) == (frames, frames, 0), came
-        return (self.server.ask("cpu") - before) / (frames * self.members) * 1e6
+        return float(self.server.ask("cpu") - before) / (frames * self.members) * 1e6
 
 
 def join(crowd: Child, port: int, token: str, count: int, first: str, path: str = "/events") -> None:
@@ -51,11 +52,11 @@ def deliveries(world: World) -> Iterator[Row]:
     for how, frames, pause, bound in (("steady", 50, PAUSE, 0.6), (f"a burst of {BURST}", BURST, 0.0, 0.15)):
         taken = interleave(
             world.size(9, 3),
-            lambda: ours.cost(frames, pause),
-            lambda: reference.cost(frames, pause),  # noqa: B023
+            partial(ours.cost, frames, pause),
+            partial(reference.cost, frames, pause),
         )
         name = f"CPU per delivery, {crowd:,} subscribers, {EVENT_BYTES} bytes, {how}"
-        yield beside(name, *taken, "µs", Reach(bound), "`websockets` broadcast")
+        yield beside(name, taken, "µs", Reach(bound), "`websockets` broadcast")
 
 
 def journal(world: World) -> Row:

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bench.figures import Row, shown
+from bench.figures import DASH, Row, shown
 
 HEAD = ("figure", "quartermaster", "reference", "", "value", "reach", "")
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    reference = str(row.reference) if row.reference else "–"
-    value = shown(row.value, "×" if row.reference else row.reach.unit)
-    return (row.figure, str(row.ours), reference, row.beside, value, str(row.reach), "" if row.met else "not reached")
+    reference = str(row.reference) if row.reference else DASH
+    met = "" if row.met else "not reached"
+    return (row.figure, str(row.ours), reference, row.beside, shown(row.value, row.reach.unit), str(row.reach), met)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ from testbed import Server
 
 from bench.calls import Caller, timed
 from bench.child import Child
-from bench.figures import Reach, Row, alone, beside
+from bench.figures import Reach, Row, Taken, alone, beside
 from bench.runs import body
 from bench.stream import HELLO, SNAPSHOT, join
 from bench.world import World, memory, remove_services
@@ -19,14 +19,14 @@ def measure(world: World) -> Iterator[Row]:
     count = world.size(5000, 500)
     rounds = world.size(3, 1)
     who = f"{count:,} subscribers"
-    costs: list[tuple[float, float]] = []
+    costs: Taken = ([], [])
     for _ in range(rounds - 1):
         with world.server(world.engine) as server, Child("crowd") as crowd:
-            costs.append((joined(crowd, server.port, server.token, server.pid, count, SNAPSHOT), bare(count)))
+            take(costs, crowd, server, count)
     with world.server(world.engine) as server, world.clean(world.engine), Child("crowd") as crowd:
         before = asked(server, world.size(20, 5))
-        costs.append((joined(crowd, server.port, server.token, server.pid, count, SNAPSHOT), bare(count)))
-        yield beside(f"{who}: memory of each", *zip(*costs, strict=True), "KB", Reach(1.3), "a bare Tornado websocket")
+        take(costs, crowd, server, count)
+        yield beside(f"{who}: memory of each", costs, "KB", Reach(1.3), "a bare Tornado websocket")
         meanwhile = asked(server, world.size(20, 5))
         reached = [reach(world, server, crowd, number) for number in range(world.size(10, 3))]
         came = crowd.ask("arrived", within=0)
@@ -35,7 +35,7 @@ def measure(world: World) -> Iterator[Row]:
         after = asked(server, world.size(20, 5))
     yield alone(f"{who}: all reached by a `/run`'s first event", reached, Reach(REACHED, "s"))
     yield alone(f"{who}: lost", [came["lost"]], Reach(0, "lost"))
-    yield beside(f"{who}: `/run` p50 meanwhile", [meanwhile], [(before + after) / 2], "ms", Reach(2), "without them")
+    yield beside(f"{who}: `/run` p50 meanwhile", ([meanwhile], [(before + after) / 2]), "ms", Reach(2), "without them")
 
 
 def asked(server: Server, times: int) -> float:
@@ -43,6 +43,11 @@ def asked(server: Server, times: int) -> float:
     took = statistics.median(timed(lambda: caller.ask("/run", **body())["id"])[0] for _ in range(times))
     caller.close()
     return took
+
+
+def take(costs: Taken, crowd: Child, server: Server, count: int) -> None:
+    costs[0].append(joined(crowd, server.port, server.token, server.pid, count, SNAPSHOT))
+    costs[1].append(bare(count))
 
 
 def joined(crowd: Child, port: int, token: str, pid: int, count: int, first: str) -> float:

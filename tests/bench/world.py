@@ -103,7 +103,7 @@ def settle(engine: Engine, names: range) -> None:
     client: Any = engine.client(timeout=60)
 
     def all_settled() -> bool:
-        return sum(task["Status"]["State"] == "rejected" for task in client.tasks()) >= names.stop
+        return len([task for task in client.tasks() if task["Status"]["State"] == "rejected"]) >= names.stop
 
     eventually(all_settled, 120, "all tasks are rejected", every=0.5)
 
