@@ -94,9 +94,6 @@ class Feed:
         """Tell everyone how far the stream has come."""
         self._hub.broadcast(frames.heartbeat(self.cursor, self._now(), self._stale_since()))
 
-    def publish(self, frame: Frame, tags: Tags, sequence: int) -> None:
-        self._hub.publish(frame, tags, sequence)
-
     async def _deliver(self, subscriber: Subscriber, frame: Frame) -> bool:
         self._hub.sent += 1
         return await subscriber.deliver(frame)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from .frames import Frame
@@ -54,17 +54,26 @@ class Filter(NamedTuple):
         return self._replace(topics=frozenset()).lets_through(tags) and self.topics != {"node"}
 
 
+class News(NamedTuple):
+    """An event, for those who asked for such and have not read it from the journal."""
+
+    frame: Frame
+    tags: Tags
+    sequence: int
+
+
 class Pipe(Protocol):
     """Where a subscriber's bytes go."""
 
-    def write(self, data: bytes) -> asyncio.Future[None]: ...
+    def write(self, data: bytes) -> asyncio.Future[None] | None:
+        """Send all of it; None where it has left already, else what is done when it has."""
 
 
 class Subscriber:
     """One reader: frames go straight out while it keeps up, and wait in order while it does not.
 
     Args:
-        pipe: where to; ``write`` returns a future that is done when the bytes have left.
+        pipe: where to.
         wire: which form of a frame it reads.
         wants: its filter.
         cut: called once when it is too slow.
@@ -72,36 +81,38 @@ class Subscriber:
 
     def __init__(self, pipe: Pipe, wire: Wire, wants: Filter, cut: Callable[[], None]) -> None:
         self._pipe = pipe
-        self._wire = wire
         self._cut = cut
+        self.wire = wire
         self.wants = wants
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
+        self._waiting: deque[tuple[bytes, int]] = deque()
+        self._waiting_bytes = self._waiting_frames = 0
         self._flying = 0
         self._behind_since: float | None = None
         self.gone = False
         self.after = 0  # the last sequence that it has been brought up to
 
-    def send(self, frame: Frame) -> None:
-        """Send a live frame, or keep it until those before it have left."""
+    def send(self, data: bytes, frames: int = 1) -> None:
+        """Send live frames, or keep them until those before them have left."""
         if self.gone:
             return
-        data: bytes = getattr(frame, self._wire)
         if self._flying or self._waiting:
-            self._waiting.append(data)
+            self._waiting.append((data, frames))
             self._waiting_bytes += len(data)
+            self._waiting_frames += frames
             self.check()
         else:
             self._fly(data)
 
     async def deliver(self, frame: Frame) -> bool:
         """Send a frame at the reader's pace; False where it made no progress and was cut."""
-        data = memoryview(getattr(frame, self._wire))
+        data = memoryview(getattr(frame, self.wire))
         for start in range(0, len(data), JOINED):
             if self.gone:
                 return False
             try:
-                await asyncio.wait_for(asyncio.shield(self._pipe.write(bytes(data[start : start + JOINED]))), PATIENCE)
+                flight = self._pipe.write(bytes(data[start : start + JOINED]))
+                if flight is not None:
+                    await asyncio.wait_for(asyncio.shield(flight), PATIENCE)
             except TimeoutError:
                 self.drop()
                 return False
@@ -117,7 +128,7 @@ class Subscriber:
         behind = self._waiting_bytes + self._flying
         if behind > MAX_BYTES:
             self.drop()
-        elif behind > MAX_BEHIND_BYTES or len(self._waiting) > MAX_BEHIND_FRAMES:
+        elif behind > MAX_BEHIND_BYTES or self._waiting_frames > MAX_BEHIND_FRAMES:
             now = time.monotonic()
             self._behind_since = self._behind_since or now
             if now - self._behind_since > MAX_BEHIND_SECONDS:
@@ -126,78 +137,112 @@ class Subscriber:
             self._behind_since = None
 
     def drop(self) -> None:
-        self.gone = True
-        self._waiting.clear()
+        self._lose()
         self._cut()
 
     def _fly(self, data: bytes) -> None:
         try:
-            future = self._pipe.write(data)
+            flight = self._pipe.write(data)
         except OSError:
-            self.gone = True
+            self._lose()
             return
-        if future.done():
-            self._landed(future)
+        if flight is None:
+            return
+        if flight.done():
+            self._landed(flight)
         else:
             self._flying = len(data)
-            future.add_done_callback(self._landed)
+            flight.add_done_callback(self._landed)
 
-    def _landed(self, future: asyncio.Future[None]) -> None:
+    def _landed(self, flight: asyncio.Future[None]) -> None:
         self._flying = 0
-        if future.cancelled() or future.exception() is not None:
-            self.gone = True
-            self._waiting.clear()
-        elif self._waiting:
+        if flight.cancelled() or flight.exception() is not None:
+            self._lose()
+        while self._waiting and not self._flying:
             self._fly(self._next_batch())
+
+    def _lose(self) -> None:
+        self.gone = True
+        self._waiting.clear()
 
     def _next_batch(self) -> bytes:
         batch, size = [], 0
         while self._waiting and size < JOINED:
-            data = self._waiting.popleft()
+            data, frames = self._waiting.popleft()
             batch.append(data)
             size += len(data)
+            self._waiting_frames -= frames
         self._waiting_bytes -= size
         return b"".join(batch)
 
 
 class Hub:
-    """Everyone who is listening live."""
+    """Everyone who is listening live, by what they get: one encoding and one look at a filter serve all of a kind."""
 
     def __init__(self) -> None:
-        self._live: set[Subscriber] = set()
+        self._live: dict[tuple[Wire, Filter], set[Subscriber]] = {}
         self.sent = 0  # frames, to any of them
 
     def __len__(self) -> int:
-        return len(self._live)
+        return sum(map(len, self._live.values()))
 
     def join(self, subscriber: Subscriber) -> None:
         """From now on it gets every frame that is published, in the same order as all."""
-        self._live.add(subscriber)
+        self._live.setdefault((subscriber.wire, subscriber.wants), set()).add(subscriber)
 
     def leave(self, subscriber: Subscriber) -> None:
-        self._live.discard(subscriber)
+        kind = subscriber.wire, subscriber.wants
+        alike = self._live.get(kind)
+        if alike is not None:
+            alike.discard(subscriber)
+            if not alike:
+                del self._live[kind]
 
-    def publish(self, frame: Frame, tags: Tags, sequence: int) -> None:
-        """Send an event to those who asked for such and have not read it from the journal."""
-        for subscriber in list(self._live):  # one that is cut leaves while this goes on
-            if sequence > subscriber.after and subscriber.wants.lets_through(tags):
-                subscriber.send(frame)
-                self.sent += 1
-        self._forget_gone()
+    def publish(self, news: Sequence[News]) -> None:
+        """Send events, in their order, to those who want them: what comes together leaves together."""
+        for (wire, wants), alike in list(self._live.items()):
+            wanted = [one for one in news if wants.lets_through(one.tags)]
+            if wanted:
+                self._publish(wire, wanted, list(alike))
 
     def broadcast(self, frame: Frame) -> None:
         """Send a frame to everyone."""
-        for subscriber in list(self._live):
-            subscriber.send(frame)
-            self.sent += 1
-        self._forget_gone()
+        for (wire, _), alike in list(self._live.items()):
+            self._send([(getattr(frame, wire), 1)], list(alike))
 
     def check(self) -> None:
         """Cut those who have been behind for too long; to be called every second."""
-        for subscriber in list(self._live):
+        for subscriber in [one for alike in self._live.values() for one in alike]:
             subscriber.check()
-        self._forget_gone()
+            if subscriber.gone:
+                self.leave(subscriber)
 
-    def _forget_gone(self) -> None:
-        gone = [subscriber for subscriber in self._live if subscriber.gone]
-        self._live.difference_update(gone)
+    def _publish(self, wire: Wire, wanted: Sequence[News], alike: Iterable[Subscriber]) -> None:
+        first = wanted[0].sequence
+        late = [subscriber for subscriber in alike if subscriber.after >= first]  # it came while these were written
+        self._send(list(_joined(wire, wanted)), [one for one in alike if one.after < first] if late else alike)
+        for subscriber in late:
+            rest = [one for one in wanted if one.sequence > subscriber.after]
+            self._send(list(_joined(wire, rest)), [subscriber])
+
+    def _send(self, parcels: Sequence[tuple[bytes, int]], to: Iterable[Subscriber]) -> None:
+        for subscriber in to:  # a copy: one that is cut leaves while this goes on
+            for data, frames in parcels:
+                subscriber.send(data, frames)
+                self.sent += frames
+            if subscriber.gone:
+                self.leave(subscriber)
+
+
+def _joined(wire: Wire, news: Iterable[News]) -> Iterator[tuple[bytes, int]]:
+    """Their frames joined to parcels of about ``JOINED`` bytes, and how many are in each."""
+    batch: list[bytes] = []
+    size = 0
+    for one in news:
+        batch.append(getattr(one.frame, wire))
+        size += len(batch[-1])
+        if size >= JOINED:
+            yield b"".join(batch), len(batch)
+            batch, size = [], 0
+    if batch:
+        yield b"".join(batch), len(batch)

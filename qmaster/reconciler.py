@@ -18,8 +18,7 @@ import structlog
 from . import facts, frames, lifecycle
 from .errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from .facts import Fact
-from .frames import Frame
-from .hub import Tags
+from .hub import News, Tags
 from .journal import NO_EPOCH, Position, Record
 from .models import Node, Result, Service
 from .view import View
@@ -67,7 +66,7 @@ class Journal(Protocol):
     async def endings(self) -> dict[str, str]: ...
 
 
-Publish = Callable[[Frame, Tags, int], None]
+Publish = Callable[[list[News]], None]
 Listener = Callable[[Service], None]
 Count = Callable[[Fact], None]
 
@@ -78,7 +77,7 @@ class Reconciler:
     Args:
         swarm, containers: the engine.
         journal: where a fact has its sequence before anyone hears of it.
-        publish: sends a fact's frame, its tags and its sequence to who listens.
+        publish: sends facts to who listens.
         stale_changed: told when ``stale_since`` changes.
         count: told of each fact.
     """
@@ -289,10 +288,13 @@ class Reconciler:
         # From here on in one tick: the view, the position and what subscribers hear are never apart.
         self.view.tell(fresh)
         self._told = position.last + len(fresh)
-        for i, (fact, (kind, event)) in enumerate(zip(fresh, encoded, strict=True)):
-            sequence = position.last + 1 + i
-            frame = frames.event(facts.cursor(position.epoch, sequence), kind, event)
-            self._publish(frame, tags(fact), sequence)
+        self._publish(
+            [
+                News(frames.event(facts.cursor(position.epoch, sequence), kind, event), tags(fact), sequence)
+                for sequence, (fact, (kind, event)) in enumerate(zip(fresh, encoded, strict=True), position.last + 1)
+            ]
+        )
+        for fact in fresh:
             self._count(fact)
         self._tell_listeners(fresh)
 

@@ -22,7 +22,7 @@ from qmaster import log
 from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator
 from qmaster.feed import Feed
-from qmaster.hub import Hub, Tags
+from qmaster.hub import Hub, News, Tags
 from qmaster.journal import Journal
 from qmaster.reconciler import Reconciler, now_text
 
@@ -63,10 +63,10 @@ class Stage:
 
     async def publish(self, frames: int, size: int, pause: float) -> None:
         """So many frames, with a pause after each; without one, all in one turn of the loop."""
-        for number in range(frames):
-            self._hub.publish(frame(number, size), TAGS, next(self._numbers))
-            if pause:
-                await asyncio.sleep(pause)
+        news = [News(frame(number, size), TAGS, next(self._numbers)) for number in range(frames)]
+        for some in [[one] for one in news] if pause else [news]:
+            self._hub.publish(some)
+            await asyncio.sleep(pause)
 
     async def live(self, services: int, times: int) -> int:
         """Let so many services go through their lives together, so many times: a commit a state; how many facts."""
