@@ -16,6 +16,8 @@ MAX_BEHIND_SECONDS = 5.0
 MAX_BYTES = 4 * 1024 * 1024
 PATIENCE = 5.0  # seconds that a reader of a snapshot or a replay may make no progress
 JOINED = 64 * 1024  # bytes of frames written at once
+SLICE = 0.0003  # seconds of sending, after which the loop serves others
+AT_ONCE = 20  # subscribers that are sent to between two looks at the clock
 
 Wire = Literal["websocket", "sse"]
 
@@ -55,10 +57,10 @@ class Filter(NamedTuple):
 
 
 class News(NamedTuple):
-    """An event, for those who asked for such and have not read it from the journal."""
+    """A frame for those who have not read as far as ``sequence`` and want such; without tags everyone does."""
 
     frame: Frame
-    tags: Tags
+    tags: Tags | None
     sequence: int
 
 
@@ -177,10 +179,17 @@ class Subscriber:
 
 
 class Hub:
-    """Everyone who is listening live, by what they get: one encoding and one look at a filter serve all of a kind."""
+    """Everyone who is listening live, by what they get: one encoding and one look at a filter serve all of a kind.
+
+    News goes out in rounds, in slices where there are many subscribers, so that the loop serves others in between.
+    What comes during a round is in the next one, together. After a round of several slices there is a pause as long as
+    it took.
+    """
 
     def __init__(self) -> None:
         self._live: dict[tuple[Wire, Filter], set[Subscriber]] = {}
+        self._news: list[News] = []
+        self._round: Iterator[None] | None = None
         self.sent = 0  # frames, to any of them
 
     def __len__(self) -> int:
@@ -198,17 +207,11 @@ class Hub:
             if not alike:
                 del self._live[kind]
 
-    def publish(self, news: Sequence[News]) -> None:
-        """Send events, in their order, to those who want them: what comes together leaves together."""
-        for (wire, wants), alike in list(self._live.items()):
-            wanted = [one for one in news if wants.lets_through(one.tags)]
-            if wanted:
-                self._publish(wire, wanted, list(alike))
-
-    def broadcast(self, frame: Frame) -> None:
-        """Send a frame to everyone."""
-        for (wire, _), alike in list(self._live.items()):
-            self._send([(getattr(frame, wire), 1)], list(alike))
+    def publish(self, news: Iterable[News]) -> None:
+        """Send news, in its order, to those who want it."""
+        self._news += news
+        if self._round is None:
+            self._begin_round()
 
     def check(self) -> None:
         """Cut those who have been behind for too long; to be called every second."""
@@ -217,21 +220,48 @@ class Hub:
             if subscriber.gone:
                 self.leave(subscriber)
 
-    def _publish(self, wire: Wire, wanted: Sequence[News], alike: Iterable[Subscriber]) -> None:
-        first = wanted[0].sequence
-        late = [subscriber for subscriber in alike if subscriber.after >= first]  # it came while these were written
-        self._send(list(_joined(wire, wanted)), [one for one in alike if one.after < first] if late else alike)
-        for subscriber in late:
-            rest = [one for one in wanted if one.sequence > subscriber.after]
-            self._send(list(_joined(wire, rest)), [subscriber])
+    def _begin_round(self) -> None:
+        news, self._news = self._news, []
+        self._round = self._sending(news) if news else None
+        self._go_on(time.monotonic(), first=True)
 
-    def _send(self, parcels: Sequence[tuple[bytes, int]], to: Iterable[Subscriber]) -> None:
-        for subscriber in to:  # a copy: one that is cut leaves while this goes on
-            for data, frames in parcels:
-                subscriber.send(data, frames)
-                self.sent += frames
-            if subscriber.gone:
-                self.leave(subscriber)
+    def _go_on(self, began: float, first: bool = False) -> None:
+        if self._round is None:
+            return
+        until = time.monotonic() + SLICE
+        try:
+            for _ in self._round:
+                if time.monotonic() > until:
+                    asyncio.get_running_loop().call_soon(self._go_on, began)
+                    return
+        except BaseException:  # a mistake of ours must not end all rounds
+            self._round = None
+            raise
+        if first:
+            self._round = None
+        else:
+            asyncio.get_running_loop().call_later(time.monotonic() - began, self._begin_round)
+
+    def _sending(self, news: Sequence[News]) -> Iterator[None]:
+        """Send to one after the other, with a stop after some."""
+        for (wire, wants), alike in list(self._live.items()):
+            wanted = [one for one in news if one.tags is None or wants.lets_through(one.tags)]
+            parcels = list(_joined(wire, wanted))
+            for number, subscriber in enumerate(list(alike), 1):  # a copy: one that is cut leaves while this goes on
+                if wanted and subscriber.after < wanted[0].sequence:
+                    self._send(parcels, subscriber)
+                else:  # it came while these were written to the journal, and has read some of them there
+                    rest = [one for one in wanted if subscriber.after < one.sequence]
+                    self._send(_joined(wire, rest), subscriber)
+                if number % AT_ONCE == 0:
+                    yield
+
+    def _send(self, parcels: Iterable[tuple[bytes, int]], to: Subscriber) -> None:
+        for data, frames in parcels:
+            to.send(data, frames)
+            self.sent += frames
+        if to.gone:
+            self.leave(to)
 
 
 def _joined(wire: Wire, news: Iterable[News]) -> Iterator[tuple[bytes, int]]:

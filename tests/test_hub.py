@@ -87,6 +87,31 @@ async def test_what_comes_together_leaves_together() -> None:
     assert (other.pipe.written, everyone.sent) == ([], 10)
 
 
+async def test_many_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop does other work in between; what comes meanwhile goes out together, after all before it."""
+    monkeypatch.setattr(hub, "SLICE", 0.0)
+    everyone, readers = Hub(), [Reader() for _ in range(3 * hub.AT_ONCE)]
+    for reader in readers:
+        everyone.join(reader.subscriber)
+    sent = [frame(number) for number in range(1, 5)]
+    everyone.publish([News(sent[0], ANY, 1)])
+    assert sum(len(reader.pipe.written) for reader in readers) == hub.AT_ONCE
+    late, gone = Reader(), readers.pop()
+    late.subscriber.after = 2
+    everyone.publish([News(sent[1], ANY, 2)])
+    everyone.join(late.subscriber)
+    everyone.leave(gone.subscriber)
+    gone.subscriber.gone = True
+    for number in (3, 4):
+        everyone.publish([News(sent[number - 1], ANY, number)])
+    async with asyncio.timeout(5):
+        while everyone._round is not None:  # noqa: ASYNC110 - the hub tells nobody
+            await asyncio.sleep(0)
+    rest = b"".join(each.websocket for each in sent[1:])
+    assert all(reader.pipe.written == [sent[0].websocket, rest] for reader in readers)
+    assert late.pipe.written == [b"".join(each.websocket for each in sent[2:])]
+
+
 async def test_who_takes_all_at_once_is_not_waited_for() -> None:
     """A pipe that answers None has sent it."""
     reader = Reader()
@@ -104,7 +129,7 @@ async def test_frames_are_counted_for_each_reader() -> None:
         everyone.join(reader.subscriber)
     everyone.publish([News(frame(1), ANY, 1)])
     assert everyone.sent == 1
-    everyone.broadcast(frame(2))
+    everyone.publish([News(frame(2), None, 2)])
     assert everyone.sent == 3
 
 
@@ -179,7 +204,7 @@ async def test_who_has_left_is_forgotten() -> None:
     everyone.publish([News(frame(1), ANY, 1)])
     failing.pipe.flying[0].set_exception(OSError("reset"))
     await asyncio.sleep(0)
-    everyone.broadcast(frames.heartbeat("0a0b0c0d:1", "now", None))
+    everyone.publish([News(frames.heartbeat("0a0b0c0d:1", "now", None), None, 2)])
     assert (len(everyone), closed.cuts + failing.cuts) == (0, 0)
 
 

@@ -137,7 +137,7 @@ async def test_a_fact_is_published_as_it_is_in_the_journal() -> None:
     frames = [json.loads(one.frame.payload) for one in world.published]
     assert [frame["event"] for frame in frames] == world.journal.facts
     assert [frame["cursor"] for frame in frames] == [f"{EPOCH}:{n + 1}" for n in range(len(frames))]
-    by_subject = {one.tags.subject: one.tags for one in world.published if one.tags.topic != "task"}
+    by_subject = {tags.subject: tags for _, tags, _ in world.published if tags and tags.topic != "task"}
     assert by_subject["s1"] == Tags("service", "s1", frozenset({"team=data"}), "alice")
     assert by_subject["n1"] == Tags("node", "n1", frozenset(), None)
 
