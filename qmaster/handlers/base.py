@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -100,6 +100,8 @@ class BaseHandler(web.RequestHandler):
         Raises:
             BadRequest: there is one that is not in ``known``.
         """
+        if not self.request.query:
+            return {}
         try:
             parameters = parse_qs(self.request.query, keep_blank_values=True, errors="strict", max_num_fields=50)
         except ValueError:
@@ -107,6 +109,10 @@ class BaseHandler(web.RequestHandler):
         for name in parameters.keys() - set(known):
             raise BadRequest(f"unknown query parameter {models.quote(name)}; known: {', '.join(known) or 'none'}")
         return parameters
+
+    def compute_etag(self) -> str | None:
+        """None: nobody keeps an answer, so a digest of it would be made in vain."""
+        return None
 
     def answer(self, document: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> None:
         self.set_status(int(status))
@@ -155,8 +161,8 @@ class BaseHandler(web.RequestHandler):
     options: Callable[..., Awaitable[None] | None] = _not_allowed
 
     def _request_id(self) -> str:
-        given = self.request.headers.get("X-Request-ID", "")
-        return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        given = self.request.headers.get("X-Request-ID")
+        return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
     def _refuse_large(self) -> None:
         length = self.request.headers.get("Content-Length", "")
@@ -166,6 +172,8 @@ class BaseHandler(web.RequestHandler):
             raise _too_large()
 
     def _token_in_url(self) -> bool:
+        if not self.request.query:
+            return False
         names = parse_qs(self.request.query, keep_blank_values=True, errors="replace")
         return any(name.lower() in _TOKEN_PARAMETERS for name in names)
 

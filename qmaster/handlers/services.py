@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from itertools import islice
 from typing import get_args
 
 import msgspec
@@ -93,18 +94,20 @@ class StatusListHandler(ServicesHandler):
         query = self.parameters(*FILTERS)
         keep, limit = _filters(query), _limit(query.get("limit"))
         views = await self.dispatch.listing(removed=_all(query.get("all")))
-        services = [view for view in views if keep(view)][:limit]
-        self.answer({"success": True, "cursor": self.cursor(), "services": services})
+        services = views if keep is None else filter(keep, views)
+        self.answer({"success": True, "cursor": self.cursor(), "services": list(islice(services, limit))})
 
 
-def _filters(query: dict[str, list[str]]) -> Callable[[Service], bool]:
-    """What ``status``, ``name`` and ``label`` let through; several of one widen, but of ``label`` narrow."""
+def _filters(query: dict[str, list[str]]) -> Callable[[Service], bool] | None:
+    """What ``status``, ``name`` and ``label`` let through, None for all; several of one widen, of ``label`` narrow."""
     statuses, names = set(query.get("status", ())), set(query.get("name", ()))
     if not statuses <= set(get_args(models.Status)):
         raise BadRequest(f"status: expected one of {', '.join(get_args(models.Status))}")
     labels = [label.partition("=") for label in query.get("label", ())]
     if any(not key for key, _, _ in labels):
         raise BadRequest("label: expected key=value, or key")
+    if not (statuses or names or labels):
+        return None
 
     def keep(view: Service) -> bool:
         return (
