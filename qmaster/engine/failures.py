@@ -94,6 +94,8 @@ def _disconnected(error: BaseException) -> EngineAway:
         return EngineTimeout(LATE)  # in the middle of an answer: requests says ConnectionError of that
     if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in _causes(error)):
         return EngineUnreached("the Docker engine is away: its address cannot be reached; see --docker-host")
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+        return EngineTimeout(LATE)
     return EngineAway("the Docker engine broke the connection off; try again")
 
 

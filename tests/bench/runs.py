@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import statistics
 import time
 from collections.abc import Iterator
@@ -42,7 +43,8 @@ def create(client: Any, constraint: str = NOWHERE, command: str = "true") -> str
         "Resources": {"Limits": limits, "Reservations": limits},
         "Placement": {"Constraints": [constraint]},
     }
-    return str(client.create_service(template)["ID"])
+    name = f"by-the-sdk-{secrets.token_hex(8)}"  # of the names that Docker makes up, some collide
+    return str(client.create_service(template, name=name)["ID"])
 
 
 def emptied(engine: Engine, server: Server) -> None:

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
+import structlog
 from fakes import service, task
 from testbed.server import ADDRESS
 from tornado.httpserver import HTTPServer
@@ -89,7 +90,7 @@ def _task(of: str, state: str) -> Json:
 
 async def main() -> None:
     log.configure("json")
-    logging.disable(logging.INFO)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder:
         await obey(Stage(Path(folder)))
 
