@@ -60,6 +60,9 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     connections = 0
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is no news."""
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[_Server]:

@@ -44,8 +44,9 @@ def main() -> None:
     began = time.monotonic()
     with Bed() as bed, World(bed, chosen.quick) as world:
         rows = take(world, chosen.groups)
+        engine = str(world.engine.client().version()["Version"])
     seconds = time.monotonic() - began
-    chosen.json.write_text(document(rows, "", seconds, chosen.quick), encoding="utf-8")
+    chosen.json.write_text(document(rows, engine, seconds, chosen.quick), encoding="utf-8")
     print(table(rows))  # noqa: T201
     tell(f"{len(rows)} figures in {seconds:.0f} s; {sum(not row.met for row in rows)} not reached; {chosen.json}")
 
