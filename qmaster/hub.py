@@ -81,12 +81,17 @@ class Subscriber:
         cut: called once when it is too slow.
     """
 
+    __slots__ = (
+        "_behind_since", "_cut", "_flying", "_pipe", "_waiting", "_waiting_bytes", "_waiting_frames",
+        "after", "gone", "wants", "wire",
+    )  # fmt: skip
+
     def __init__(self, pipe: Pipe, wire: Wire, wants: Filter, cut: Callable[[], None]) -> None:
         self._pipe = pipe
         self._cut = cut
         self.wire = wire
         self.wants = wants
-        self._waiting: deque[tuple[bytes, int]] = deque()
+        self._waiting: deque[tuple[bytes, int]] | None = None  # an empty deque takes 0.7 KB
         self._waiting_bytes = self._waiting_frames = 0
         self._flying = 0
         self._behind_since: float | None = None
@@ -98,6 +103,8 @@ class Subscriber:
         if self.gone:
             return
         if self._flying or self._waiting:
+            if self._waiting is None:
+                self._waiting = deque()
             self._waiting.append((data, frames))
             self._waiting_bytes += len(data)
             self._waiting_frames += frames
@@ -161,16 +168,16 @@ class Subscriber:
         if flight.cancelled() or flight.exception() is not None:
             self._lose()
         while self._waiting and not self._flying:
-            self._fly(self._next_batch())
+            self._fly(self._next_batch(self._waiting))
 
     def _lose(self) -> None:
         self.gone = True
-        self._waiting.clear()
+        self._waiting = None
 
-    def _next_batch(self) -> bytes:
+    def _next_batch(self, waiting: deque[tuple[bytes, int]]) -> bytes:
         batch, size = [], 0
-        while self._waiting and size < JOINED:
-            data, frames = self._waiting.popleft()
+        while waiting and size < JOINED:
+            data, frames = waiting.popleft()
             batch.append(data)
             size += len(data)
             self._waiting_frames -= frames

@@ -50,6 +50,8 @@ class Sockets:
 class _Pipe:
     """The stream under a websocket or an SSE answer."""
 
+    __slots__ = ("_socket", "_straight", "_stream")
+
     def __init__(self, stream: IOStream) -> None:
         self._stream = stream
         self._socket = stream.socket
@@ -214,6 +216,8 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         except Exception:  # the top of a task
             log.exception("events_failed", request=self.request_id)
             self.end(1011, "quartermaster failed: its log has the reason")
+        finally:
+            self._task = None  # it was kept so that it is not collected before its end
 
     def _wishes(self) -> tuple[Since | None, Filter]:
         """What the query and ``Last-Event-ID`` ask for.
