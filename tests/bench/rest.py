@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 from bench.figures import Reach, Row, Samples, alone
 from bench.world import World, cpu, memory, wait_ready
+from testbed import eventually
 
 LISTED = 60.0  # seconds between two full listings
+QUIET = 3.0  # percent of a core
 
 
 def measure(world: World) -> Iterator[Row]:
@@ -34,6 +36,7 @@ def duty(world: World) -> Row:
     """Over a whole round of its listings, with the same engine left alone before and after."""
     services = world.size(1000, 100)
     engine = world.settled(services)
+    eventually(lambda: used(engine.pid, 1) < QUIET, 60, "the engine is done with what was made")
     idle = [used(engine.pid, world.size(15, 2))]
     with world.server(engine):
         time.sleep(2)
