@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterator
 
+from testbed import eventually
+
 from bench.figures import Reach, Row, Samples, alone
 from bench.world import World, cpu, memory, wait_ready
-from testbed import eventually
 
 LISTED = 60.0  # seconds between two full listings
 QUIET = 3.0  # percent of a core
