@@ -129,7 +129,9 @@ class Reconciler:
             self._nodes_hinted = True
         elif hint.kind == "container":
             self._hinted_containers.add(hint.id)
-        else:
+        elif hint.id not in self.view.entries and not hint.gone:
+            self._look_soon(hint.id)
+        elif hint.gone or not self._is_young(hint.id):
             self._hinted.add(hint.id)
             # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
             self._hot.pop(hint.id, None)
@@ -151,7 +153,7 @@ class Reconciler:
         if service_id not in self.view.entries:
             raw = {"ID": service_id, "CreatedAt": now_text(), "Spec": spec}
             self.view.list_service(raw, [], time.monotonic())
-        self.look(service_id)
+        self._look_soon(service_id)
         await self.commit([nonce])
 
     async def adopt_container(self, container_id: str, nonce: str) -> None:
@@ -469,6 +471,16 @@ class Reconciler:
             return
         self.view.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
         self._hot.pop(gone_id, None)
+
+    def _look_soon(self, service_id: str) -> None:
+        """It was created a moment ago: a look at once would tell nothing, and be in the way of who creates more."""
+        self._hot.setdefault(service_id, (time.monotonic() + FIRST_LOOK, FIRST_LOOK))
+        self._wake.set()
+
+    def _is_young(self, service_id: str) -> bool:
+        """Whether the first look at it is still to come."""
+        due, pause = self._hot.get(service_id, (0.0, 0.0))
+        return pause == FIRST_LOOK and due > time.monotonic()
 
     def _cool(self, service_id: str) -> None:
         """Look again after a growing pause, while it is unsettled and the pause is short; then sweeps will do."""
