@@ -450,6 +450,7 @@ class Reconciler:
         left = {
             service_id
             for service_id, entry in self.view.entries.items()
+            if not entry.is_over
             for task_id, task in entry.tasks.items()
             if task_id not in there and task["Status"]["State"] not in lifecycle.TERMINAL
         }

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import ssl
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ BODY_TIMEOUT = 10.0
 IDLE_TIMEOUT = 75.0
 STOP_WITHIN = 25.0
 CHECK_EVERY = 1.0
+SWITCH_EVERY = 0.0005  # seconds that a thread may keep the others from running: ten times less than Python's own
 RESUME_EVERY = 0.1
 NODE = Tags("node", "", frozenset(), None)
 
@@ -58,6 +60,7 @@ async def serve(config: Config) -> None:
     Raises:
         ConfigError: an option cannot be used: an address in use, a certificate that is none.
     """
+    sys.setswitchinterval(SWITCH_EVERY)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

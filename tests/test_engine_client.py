@@ -13,7 +13,9 @@ from typing import Any
 
 import docker
 import pytest
+import requests
 
+from qmaster.engine import listed
 from qmaster.engine.client import Client
 from qmaster.engine.failures import EngineTimeout, EngineUnreached, broken_off, outcome_open, translate
 from qmaster.errors import Conflict, EngineRefused
@@ -112,6 +114,21 @@ def test_a_connection_that_was_closed_meanwhile_is_opened_again(client: Client, 
     time.sleep(0.05)
     assert asked(client, "/next")["path"] == "/v1.41/next"
     assert server.connections == 2
+
+
+def test_of_a_listing_only_what_is_used_is_read(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all of it, should a part be of another kind than expected."""
+    known = {"ID": "t1", "Status": {"State": "running", "ContainerStatus": None}}
+    answers = [[{**known, "Spec": {"much": "more"}}], [{**known, "Status": "odd"}]]
+    monkeypatch.setattr(client, "_get", lambda url, params: _reply(answers.pop(0)))
+    assert client.list_parts("/tasks", {}, listed.TASKS) == [known]
+    assert client.list_parts("/tasks", {}, listed.TASKS) == [{**known, "Status": "odd"}]
+
+
+def _reply(document: Any) -> requests.Response:
+    response = requests.Response()
+    response.status_code, response._content = 200, json.dumps(document).encode()
+    return response
 
 
 def test_an_error_is_the_sdks(client: Client) -> None:

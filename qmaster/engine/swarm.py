@@ -8,6 +8,7 @@ from ..credentials import Credentials
 from ..errors import BadRequest, EngineRefused, NotFound
 from ..lifecycle import STOPPED
 from ..spec import RUN, ending_spec
+from . import listed
 from .calls import Calls
 from .client import Client
 from .registry import Registry
@@ -55,20 +56,23 @@ class Swarm:
         return found if name_or_id in names else None
 
     async def services(self) -> list[Json]:
-        return await self._calls.listing(lambda client: client.services())
+        """All services, as far as ``listed`` knows them."""
+        return await self._calls.listing(lambda client: client.list_parts("/services", {}, listed.SERVICES))
 
     async def tasks(self, service_id: str | None = None) -> list[Json]:
         """The tasks of one service, by its id, or of all; of a service that is gone there are none."""
+        filters = {"service": service_id} if service_id else {}
         try:
-            return await self._calls.listing(
-                lambda client: client.tasks({"service": service_id} if service_id else None)
-            )
+            return await self._list_tasks(filters)
         except NotFound:
             return []
 
     async def wanted_tasks(self) -> list[Json]:
         """The tasks that Swarm wants to run: those that ended are not among them."""
-        return await self._calls.listing(lambda client: client.tasks({"desired-state": "running"}))
+        return await self._list_tasks({"desired-state": "running"})
+
+    async def _list_tasks(self, filters: dict[str, str]) -> list[Json]:
+        return await self._calls.listing(lambda client: client.list_parts("/tasks", filters, listed.TASKS))
 
     async def end(self, service_id: str, label: str, why: str) -> bool:
         """Tell Swarm to end a service's tasks and keep them, with their exit codes and logs; False where it is gone.
