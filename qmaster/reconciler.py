@@ -41,17 +41,17 @@ class Swarm(Protocol):
     """What the reconciler needs of the swarm."""
 
     async def service(self, name_or_id: str) -> Json | None: ...
-    async def services(self) -> list[Json]: ...
-    async def tasks(self, service_id: str | None = None) -> list[Json]: ...
-    async def wanted_tasks(self) -> list[Json]: ...
-    async def nodes(self) -> list[Json]: ...
+    async def services(self) -> Sequence[Json]: ...
+    async def tasks(self, service_id: str | None = None) -> Sequence[Json]: ...
+    async def wanted_tasks(self) -> Sequence[Json]: ...
+    async def nodes(self) -> Sequence[Json]: ...
 
 
 class Containers(Protocol):
     """What the reconciler needs of this engine's containers."""
 
     async def container(self, name_or_id: str) -> Json | None: ...
-    async def containers(self) -> list[Json]: ...
+    async def containers(self) -> Sequence[Json]: ...
 
 
 class Journal(Protocol):
@@ -402,12 +402,14 @@ class Reconciler:
     async def _list_services(self, began: float) -> None:
         tasks = await self._swarm.tasks()
         services = await self._swarm.services()
-        of_service: dict[str, list[Json]] = {}
-        for task in tasks:
-            of_service.setdefault(task["ServiceID"], []).append(task)
+        of_service: dict[str, list[int]] = {}  # not the tasks themselves: they are decoded as they are needed
+        for place, task in enumerate(tasks):
+            of_service.setdefault(task["ServiceID"], []).append(place)
+        there = set()
         for raw in services:
-            self._show_service(raw, of_service.get(raw["ID"], []), began)
-        self._vanish("service", {raw["ID"] for raw in services}, began)
+            there.add(raw["ID"])
+            self._show_service(raw, [tasks[place] for place in of_service.get(raw["ID"], ())], began)
+        self._vanish("service", there, began)
 
     async def _list_service(self, service_id: str, began: float) -> None:
         tasks = await self._swarm.tasks(service_id)
@@ -417,7 +419,7 @@ class Reconciler:
         else:
             self._gone(service_id, began)
 
-    def _show_service(self, raw: Json, tasks: list[Json], began: float) -> None:
+    def _show_service(self, raw: Json, tasks: Sequence[Json], began: float) -> None:
         """One that cannot be understood does not hide the others."""
         try:
             self.view.list_service(raw, tasks, began)
@@ -444,9 +446,11 @@ class Reconciler:
 
     async def _sweep(self, began: float) -> None:
         """List the tasks that should run; what has left that list has ended, and is looked at."""
-        listed = await self._swarm.wanted_tasks()
-        there = {raw["ID"] for raw in listed}
-        unknown = {raw["ServiceID"] for raw in listed if not self.view.list_task(raw)}
+        there, unknown = set(), set()
+        for raw in await self._swarm.wanted_tasks():
+            there.add(raw["ID"])
+            if not self.view.list_task(raw):
+                unknown.add(raw["ServiceID"])
         left = {
             service_id
             for service_id, entry in self.view.entries.items()

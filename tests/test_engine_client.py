@@ -119,10 +119,12 @@ def test_a_connection_that_was_closed_meanwhile_is_opened_again(client: Client, 
 def test_of_a_listing_only_what_is_used_is_read(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """And all of it, should a part be of another kind than expected."""
     known = {"ID": "t1", "Status": {"State": "running", "ContainerStatus": None}}
-    answers = [[{**known, "Spec": {"much": "more"}}], [{**known, "Status": "odd"}]]
+    answers: list[Any] = [[{**known, "Spec": {"much": "more"}}], [{**known, "Status": "odd"}], {"message": "no"}]
     monkeypatch.setattr(client, "_get", lambda url, params: _reply(answers.pop(0)))
-    assert client.list_parts("/tasks", {}, listed.TASKS) == [known]
-    assert client.list_parts("/tasks", {}, listed.TASKS) == [{**known, "Status": "odd"}]
+    assert list(client.list_parts("/tasks", {}, listed.TASK)) == [known]
+    assert list(client.list_parts("/tasks", {}, listed.TASK)) == [{**known, "Status": "odd"}]
+    with pytest.raises(ValueError, match="Expected `array`"):
+        client.list_parts("/tasks", {}, listed.TASK)
 
 
 def _reply(document: Any) -> requests.Response:

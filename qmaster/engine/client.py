@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 import docker
@@ -20,8 +20,7 @@ from urllib3.exceptions import ProtocolError
 from urllib3.response import BaseHTTPResponse
 
 from .chunked import Chunked
-
-T = TypeVar("T")
+from .listed import Listing
 
 CHUNK = 64 * 1024  # bytes at most
 _PLAIN = frozenset({"params", "data", "json", "headers", "timeout", "allow_redirects"})
@@ -90,7 +89,7 @@ class Client(docker.APIClient):
         """
         return self._decode(self._get(self._url("{0}", path), headers=dict(headers)))  # type: ignore[attr-defined]
 
-    def list_parts(self, path: str, filters: Mapping[str, Any], decoder: msgspec.json.Decoder[list[T]]) -> list[T]:
+    def list_parts(self, path: str, filters: Mapping[str, Any], decoder: msgspec.json.Decoder[Any]) -> Listing:
         """GET a listing, of which the decoder takes what is used.
 
         Args:
@@ -98,15 +97,15 @@ class Client(docker.APIClient):
 
         Raises:
             docker.errors.APIError: any status but 2xx.
+            ValueError: it is no listing.
         """
         params = {"filters": docker.utils.convert_filters(filters)} if filters else None
         response = self._get(self._url(path), params=params)  # type: ignore[attr-defined]
         self._raise_for_status(response)  # type: ignore[attr-defined]
         try:
-            return decoder.decode(response.content)
-        except msgspec.DecodeError:  # a part is not what it was in all engines so far: who reads it may do without
-            found: list[T] = response.json()
-            return found
+            return Listing(response.content, decoder)
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from error
 
     def submit(
         self, path: str, body: Mapping[str, Any], headers: Mapping[str, str], params: Mapping[str, str] | None = None

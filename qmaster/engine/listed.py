@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, cast
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import msgspec
+
+Json = dict[str, Any]
 
 # What is told in a few words stays ``Any``: a listing is not refused for one of its values.
 
@@ -59,6 +62,34 @@ class _Service(TypedDict, total=False):
     Spec: _Spec
 
 
-# Plain dictionaries, like all that Docker answers.
-TASKS = cast(msgspec.json.Decoder[list[dict[str, Any]]], msgspec.json.Decoder(list[_Task]))
-SERVICES = cast(msgspec.json.Decoder[list[dict[str, Any]]], msgspec.json.Decoder(list[_Service]))
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Listing(Sequence[Json]):
+    """What Docker answered, decoded one by one as it is asked for: together it would take more than all that is kept.
+
+    Args:
+        body: Docker's answer.
+        decoder: takes what is used of an item.
+
+    Raises:
+        msgspec.DecodeError: it is no list.
+    """
+
+    def __init__(self, body: bytes, decoder: msgspec.json.Decoder[Any]) -> None:
+        self._items = _ITEMS.decode(body)
+        self._decoder = decoder
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, at: Any) -> Any:
+        item = self._items[at]
+        try:
+            return self._decoder.decode(item)
+        except msgspec.ValidationError:  # a part is not what it was in all engines so far: who reads it may do without
+            return msgspec.json.decode(item)
+
+
+TASK = msgspec.json.Decoder(_Task)
+SERVICE = msgspec.json.Decoder(_Service)
