@@ -28,7 +28,8 @@ Json = dict[str, Any]
 
 FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.3  # seconds between two looks at what is unsettled
 SWEEP_EVERY = 1.0
-SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time
+SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time,
+LAST_SWEEP = 5.0  # but there are never more seconds than these without one: a single slow one says little
 FULL_EVERY = 60.0
 MANY = 8  # with more services than this to look at, one listing of all is cheaper
 MANY_SHARE = 4
@@ -459,7 +460,8 @@ class Reconciler:
             if task_id not in there and task["Status"]["State"] not in lifecycle.TERMINAL
         }
         self._hinted |= unknown | left
-        self._sweep_due = began + max(SWEEP_EVERY, (time.monotonic() - began) * SWEEP_SHARE)
+        took = time.monotonic() - began
+        self._sweep_due = began + took + min(max(SWEEP_EVERY, took * SWEEP_SHARE), LAST_SWEEP)
 
     def _vanish(self, kind: str, there: set[str], began: float) -> None:
         known = [i for i, entry in self.view.entries.items() if entry.shown.type == kind]

@@ -7,7 +7,7 @@ from testbed import Engine, Server, eventually
 from testbed.subscriber import Subscriber
 
 from bench.figures import Reach, Row, alone, beside
-from bench.world import World, cpu, memory, settle, settle_one
+from bench.world import QUIET, World, cpu, memory, quiet, settle, settle_one, used
 
 PAUSE = 0.1  # seconds between two changes
 
@@ -20,6 +20,7 @@ def measure(world: World) -> Iterator[Row]:
     with world.server(engine) as server:
         for size in sizes:
             settle(engine, range(there, size))
+            quiet(engine)
             told(server, size)
             used.append(memory(server.pid))
             costs.append(cost(engine, server, range(size, size + changes)))
@@ -37,7 +38,7 @@ def told(server: Server, services: int) -> None:
         return len(server.call("GET", "/status?status=failed")["services"]) >= services
 
     eventually(shown, 60, "all are shown as failed", every=0.5)
-    time.sleep(3)  # for its looks at what is new to have ended
+    eventually(lambda: used(server.pid, 1) < QUIET, 60, "its looks at what is new have ended")
 
 
 def cost(engine: Engine, server: Server, names: range) -> float:

@@ -3,13 +3,10 @@
 import time
 from collections.abc import Iterator
 
-from testbed import eventually
-
 from bench.figures import Reach, Row, Samples, alone
-from bench.world import World, cpu, memory, wait_ready
+from bench.world import World, memory, quiet, used, wait_ready
 
 LISTED = 60.0  # seconds between two full listings
-QUIET = 3.0  # percent of a core
 
 
 def measure(world: World) -> Iterator[Row]:
@@ -37,7 +34,7 @@ def duty(world: World) -> Row:
     """Over a whole round of its listings, with the same engine left alone before and after."""
     services = world.size(1000, 100)
     engine = world.settled(services)
-    eventually(lambda: used(engine.pid, 1) < QUIET, 60, "the engine is done with what was made")
+    quiet(engine)
     idle = [used(engine.pid, world.size(15, 2))]
     with world.server(engine):
         time.sleep(2)
@@ -48,10 +45,3 @@ def duty(world: World) -> Row:
     name = f"engine CPU while {services:,} services are settled"
     samples = Samples((busy,), "%"), Samples(tuple(idle), "%")
     return Row(name, samples[0], Reach(2, "% of a core"), busy - without, samples[1], "the engine without it")
-
-
-def used(pid: int, seconds: float) -> float:
-    """Percent of a core that a process uses."""
-    before, began = cpu(pid), time.monotonic()
-    time.sleep(seconds)
-    return (cpu(pid) - before) / (time.monotonic() - began) * 100

@@ -18,6 +18,7 @@ from bench.child import Child
 IMAGE = "busybox:local"
 NOWHERE = "node.labels.there-is==none"
 TICKS = os.sysconf("SC_CLK_TCK")
+QUIET = 5.0  # percent of a core
 TOO_SMALL = 4 * 1024 * 1024  # bytes of memory: the engine takes such a service, and its node rejects the task at once
 
 
@@ -134,6 +135,18 @@ def cpu(pid: int) -> float:
     """Seconds of processor that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def used(pid: int, seconds: float) -> float:
+    """Percent of a core that a process uses."""
+    before, began = cpu(pid), time.monotonic()
+    time.sleep(seconds)
+    return (cpu(pid) - before) / (time.monotonic() - began) * 100
+
+
+def quiet(engine: Engine) -> None:
+    """Wait until the engine is done with what was made on it."""
+    eventually(lambda: used(engine.pid, 1) < QUIET, 120, f"{engine.name} is quiet")
 
 
 def memory(pid: int) -> int:
