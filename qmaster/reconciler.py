@@ -32,7 +32,7 @@ SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time,
 LAST_SWEEP = 5.0  # but there are never more seconds than these without one: a single slow one says little
 FULL_EVERY = 60.0
 MANY = 8  # with more services than this to look at, one listing of all is cheaper
-MANY_SHARE = 4
+MANY_SHARE = 5  # such listings take at most one part in so many of the time
 RETRY_EVERY = 0.5
 
 log = structlog.get_logger(__name__)
@@ -110,6 +110,7 @@ class Reconciler:
         self._nodes_hinted = False
         self._hot: dict[str, tuple[float, float]] = {}  # service id → when to look, and the pause that comes then
         self._wake = asyncio.Event()
+        self._sleeps_until = 0.0
         self._full_due = self._sweep_due = self._many_due = 0.0
         self._told = 0
 
@@ -333,24 +334,28 @@ class Reconciler:
         """Until there is something to look at."""
         while not self._due():
             self._wake.clear()
-            pause = max(0.001, self._next_due() - time.monotonic())
+            self._sleeps_until = self._next_due()
+            pause = max(0.001, self._sleeps_until - time.monotonic())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
 
     def _next_due(self) -> float:
+        if self._are_many() and self._many_due > time.monotonic():
+            return self._many_due
+        if self._hinted:
+            return 0.0
         due = [self._full_due, *(when for when, _ in self._hot.values())]
         if self._anything_runs():
             due.append(self._sweep_due)
-        soonest = min(due)
-        return max(soonest, self._many_due) if len(self._hinted) + len(self._hot) > MANY else soonest
+        return min(due)
 
     def _due(self) -> bool:
-        if self._hinted_containers or self._nodes_hinted:
-            return True
-        if self._hinted and (len(self._hinted) <= MANY or time.monotonic() >= self._many_due):
-            return True
-        return self._next_due() <= time.monotonic()
+        return bool(self._hinted_containers or self._nodes_hinted) or self._next_due() <= time.monotonic()
+
+    def _are_many(self) -> bool:
+        """Whether so many services are to be looked at that all are listed, and not too often."""
+        return len(self._hinted) + len(self._hot) > MANY
 
     def _anything_runs(self) -> bool:
         """Whether a sweep can tell anything: it lists Swarm's tasks, and without a swarm there are none."""
@@ -373,6 +378,8 @@ class Reconciler:
             self.view.list_nodes(await self._swarm.nodes())
         for container_id in self._take(self._hinted_containers):
             await self._list_container(container_id)
+        if self._are_many() and self._many_due > began:
+            return
         due = {service_id for service_id, (when, _) in self._hot.items() if when <= began}
         wanted = self._take(self._hinted) | due
         if len(wanted) > MANY:
@@ -481,8 +488,9 @@ class Reconciler:
 
     def _look_soon(self, service_id: str) -> None:
         """It was created a moment ago: a look at once would tell nothing, and be in the way of who creates more."""
-        self._hot.setdefault(service_id, (time.monotonic() + FIRST_LOOK, FIRST_LOOK))
-        self._wake.set()
+        due, _ = self._hot.setdefault(service_id, (time.monotonic() + FIRST_LOOK, FIRST_LOOK))
+        if due < self._sleeps_until and not self._are_many():
+            self._wake.set()
 
     def _is_young(self, service_id: str) -> bool:
         """Whether the first look at it is still to come."""

@@ -100,7 +100,7 @@ class View:
         """A service with all its tasks, from a listing that began at ``seen``."""
         entry = self.entries.get(raw["ID"])
         state = _state_of(raw, tasks)
-        if entry is not None and entry.is_over and entry.state == state is not None:
+        if entry is not None and entry.state == state is not None and (entry.is_over or _is_timeless(entry.raw)):
             entry.seen = max(entry.seen, seen)
             return
         known = entry.tasks if entry else {}
@@ -283,6 +283,15 @@ class View:
 
 def _is_terminal(raw: Json) -> bool:
     return raw["Status"]["State"] in lifecycle.TERMINAL
+
+
+def _is_timeless(raw: Json | None) -> bool:
+    """Whether time alone changes nothing in how it is shown: no task of it is due again, and it is not being ended."""
+    if raw is None:
+        return False
+    spec = raw["Spec"]
+    policy = spec["TaskTemplate"].get("RestartPolicy") or {}
+    return policy.get("Condition") == "none" and lifecycle.END not in (spec.get("Labels") or {})
 
 
 def _state_of(raw: Json, tasks: Iterable[Json]) -> int | None:
