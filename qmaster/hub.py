@@ -17,6 +17,8 @@ MAX_BYTES = 4 * 1024 * 1024
 PATIENCE = 5.0  # seconds that a reader of a snapshot or a replay may make no progress
 JOINED = 64 * 1024  # bytes of frames written at once
 SLICE = 0.0003  # seconds of sending, after which the loop serves others
+PAUSE = 4  # times as long as a round of several slices took
+LONGEST_PAUSE = 0.1  # seconds
 AT_ONCE = 20  # subscribers that are sent to between two looks at the clock
 
 Wire = Literal["websocket", "sse"]
@@ -189,8 +191,8 @@ class Hub:
     """Everyone who is listening live, by what they get: one encoding and one look at a filter serve all of a kind.
 
     News goes out in rounds, in slices where there are many subscribers, so that the loop serves others in between.
-    What comes during a round is in the next one, together. After a round of several slices there is a pause as long as
-    it took.
+    After a round of several slices there is a pause, so that rounds take a fifth of the time; what comes meanwhile is
+    in the next one, together.
     """
 
     def __init__(self) -> None:
@@ -247,7 +249,8 @@ class Hub:
         if first:
             self._round = None
         else:
-            asyncio.get_running_loop().call_later(time.monotonic() - began, self._begin_round)
+            pause = min((time.monotonic() - began) * PAUSE, LONGEST_PAUSE)
+            asyncio.get_running_loop().call_later(pause, self._begin_round)
 
     def _sending(self, news: Sequence[News]) -> Iterator[None]:
         """Send to one after the other, with a stop after some."""
