@@ -14,6 +14,7 @@ from .dispatch import Dispatch
 from .errors import HttpError
 from .feed import Feed
 from .handlers import base, events, logs, nodes, ops, pages, services
+from .held import Held
 from .hub import Hub
 from .spring import Spring
 
@@ -23,9 +24,10 @@ class Parts:
     """What the handlers are made from.
 
     ``trouble`` tells why quartermaster is not ready, or None; ``origins`` are those of other pages that may read the
-    stream; ``page`` has the status page's files; ``scrape`` makes the text of the metrics, and ``count`` is told of
-    each request: its route, method, status and seconds; ``busy`` holds the requests that are being answered,
-    ``sockets`` the open event streams, ``logs`` the logs that are being sent.
+    stream, ``hosts`` the names that it answers under (none: any); ``page`` has the status page's files; ``scrape``
+    makes the text of the metrics, and ``count`` is told of each request: its route, method, status and seconds;
+    ``busy`` holds the requests that are being answered, ``sockets`` the open event streams, ``logs`` the logs that are
+    being sent; ``held`` counts what stays open.
     """
 
     auth: Authenticator
@@ -38,18 +40,22 @@ class Parts:
     count: Callable[[str, str, int, float], None] = lambda route, method, status, seconds: None
     origins: Collection[str] = ()
     page: Mapping[str, pages.File] = field(default_factory=lambda: pages.read(pages.folder()))
+    hosts: Collection[str] = ()
     busy: set[object] = field(default_factory=set)
     sockets: events.Sockets = field(default_factory=events.Sockets)
     logs: logs.OpenLogs = field(default_factory=logs.OpenLogs)
+    held: Held = field(default_factory=Held)
 
 
 def make_app(parts: Parts) -> web.Application:
     """Put the routes together."""
     everyone = {"auth": parts.auth, "busy": parts.busy}
     placed = {**everyone, "cursor": lambda: parts.feed.cursor}
-    verbs = {**placed, "dispatch": parts.dispatch}
+    verbs = {**placed, "dispatch": parts.dispatch, "held": parts.held}
     page = {**everyone, "files": parts.page}
     stream = {**everyone, "feed": parts.feed, "hub": parts.hub, "sockets": parts.sockets, "origins": parts.origins}
+    stream["held"] = parts.held
+    speech = {**everyone, "spring": parts.spring, "logs": parts.logs, "held": parts.held}
     routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
         (r"/", pages.PageHandler, page),
         (r"/static/([^/]+)", pages.PageHandler, page),
@@ -58,7 +64,7 @@ def make_app(parts: Parts) -> web.Application:
         (r"/stop", services.StopHandler, verbs),
         (r"/status", services.StatusListHandler, verbs),
         (r"/status/([^/]+)", services.StatusHandler, verbs),
-        (r"/logs/([^/]+)", logs.LogsHandler, {**everyone, "spring": parts.spring, "logs": parts.logs}),
+        (r"/logs/([^/]+)", logs.LogsHandler, speech),
         (r"/nodes", nodes.NodesHandler, {**placed, "nodes": lambda: parts.dispatch.nodes()}),
         (r"/events", events.EventsHandler, stream),
         (r"/livez", ops.LiveHandler, everyone),
@@ -80,6 +86,7 @@ def make_app(parts: Parts) -> web.Application:
         default_handler_args=everyone,
         log_function=log_request,
         websocket_max_message_size=events.MAX_INBOUND,
+        hosts=parts.hosts,
     )
 
 

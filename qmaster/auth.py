@@ -1,22 +1,28 @@
-"""Who is asking: a token → the name it belongs to. Compared as digests in constant time."""
+"""Who is asking: a token → the name it belongs to, and what it may do. Compared as digests in constant time."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .errors import BadRequest, Unauthorized
-
-ROOT = "root"
+from .errors import BadRequest, TooManyWrongTokens, Unauthorized, WrongToken
+from .throttle import Throttle
+from .tokens import ROOT, Grant, digest
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose token it is; ``name`` is the owner of what it starts."""
+    """Whose token it is; ``name`` is the owner of what it starts; ``grant`` is None for the root token: it may all."""
 
     name: str
+    grant: Grant | None = None
+
+    @property
+    def sees(self) -> str | None:
+        """The owner of all that it sees; None: it sees everything."""
+        return None if self.grant is None else self.name
 
 
 class Authenticator:
@@ -24,23 +30,45 @@ class Authenticator:
 
     Args:
         token: the root token.
+        grants: of the other tokens.
         refused: told of each call that is refused: ``missing`` or ``unknown`` is its token.
+        throttle: of the addresses that wrong ones come from.
     """
 
-    def __init__(self, token: str, refused: Callable[[str], None] = lambda reason: None) -> None:
-        self._root = _digest(token.encode())
+    def __init__(
+        self,
+        token: str,
+        grants: Iterable[Grant] = (),
+        refused: Callable[[str], None] = lambda reason: None,
+        throttle: Throttle | None = None,
+    ) -> None:
         self._refused = refused
+        self._throttle = throttle or Throttle()
+        self.root = digest(token.encode())
+        # Looked up by a hash that nobody else can compute, so that the time of it says nothing of the digests, nor
+        # of how many there are.
+        self._key = secrets.token_bytes(32)
+        self._known: dict[bytes, tuple[bytes, Identity]] = {}
+        self.replace(grants)
 
-    def identify(self, header: str | None, body_token: object) -> Identity:
+    def replace(self, grants: Iterable[Grant]) -> None:
+        """From now on these are the tokens beside the root token."""
+        identities = [(self.root, Identity(ROOT)), *((g.digest, Identity(g.name, g)) for g in grants)]
+        self._known = {self._mark(known): (known, identity) for known, identity in identities}
+
+    def identify(self, header: str | None, body_token: object, address: str = "") -> Identity:
         """Find out who sent a request.
 
         Args:
             header: the value of ``Authorization``, as Tornado decodes it (Latin-1), or None.
             body_token: the body's ``token``, None where it has none.
+            address: where it comes from, "" where that is not known.
 
         Raises:
             BadRequest: the body's token is not a string, or the two differ.
-            Unauthorized: there is none, or nobody holds it.
+            Unauthorized: there is none.
+            WrongToken: nobody holds it.
+            TooManyWrongTokens: nor did any hold the many that came from there before.
         """
         if body_token is not None and not isinstance(body_token, str):
             raise BadRequest("token: expected a string")
@@ -52,16 +80,33 @@ class Authenticator:
         if not tokens:
             self._refused("missing")
             raise Unauthorized("no token: send 'Authorization: Bearer …', or \"token\" in a JSON body")
-        if not hmac.compare_digest(_digest(tokens.pop()), self._root):
-            self._refused("unknown")
-            raise Unauthorized("nobody holds this token")
-        return Identity(ROOT)
+        found = self._find(digest(tokens.pop()))
+        if found is not None:
+            return found
+        self._refused("unknown")
+        if address and self._throttle.fail(address):
+            raise TooManyWrongTokens("too many wrong tokens from this address: a right one is taken all the same")
+        raise WrongToken("nobody holds this token")
+
+    def current(self, identity: Identity) -> Identity:
+        """What has become of who was identified before.
+
+        Raises:
+            Unauthorized: the token is gone, or belongs to another name.
+        """
+        now = identity if identity.grant is None else self._find(identity.grant.digest)
+        if now is None or now.name != identity.name:
+            raise Unauthorized("this token is no longer known")
+        return now
+
+    def _find(self, sent: bytes) -> Identity | None:
+        known, identity = self._known.get(self._mark(sent), (b"", None))
+        return identity if hmac.compare_digest(known, sent) else None
+
+    def _mark(self, known: bytes) -> bytes:
+        return hmac.digest(self._key, known, "sha256")
 
 
 def _bearer(header: str | None) -> bytes | None:
     scheme, _, token = (header or "").strip().partition(" ")
     return token.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else None
-
-
-def _digest(token: bytes) -> bytes:
-    return hashlib.sha256(token).digest()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigError
 
@@ -17,6 +17,7 @@ SHORT_TOKEN = 16
 MAX_DIGITS = 20
 MAX_SECONDS = 3650 * 86_400
 MAX_OUTPUT = 16 * 1024 * 1024
+_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 
@@ -53,11 +54,22 @@ OPTIONS = (
         "--docker-host", "DOCKER_HOST", "", "The engine; empty: this platform's socket. A remote one as with docker."
     ),
     Option("--data-dir", "QMASTER_DATA_DIR", "./data", "Where the journal lives."),
+    Option(
+        "--user", "QMASTER_USER", "", "The user to become when started as root, with the group of the engine's socket."
+    ),
     Option("--keep-facts", "QMASTER_KEEP_FACTS", "100000", "How many facts the journal keeps."),
     Option(
         "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps facts, and records of what is removed."
     ),
     Option("--allow-origin", "QMASTER_ALLOW_ORIGIN", "", "Origins of other pages that may read /events, with commas."),
+    Option(
+        "--allow-host",
+        "QMASTER_ALLOW_HOST",
+        "",
+        "Host names that requests may come under, with commas; empty: any. Guards pages against DNS rebinding.",
+    ),
+    Option("--registries", "QMASTER_REGISTRIES", "", "Registries that images may come from, with commas; empty: any."),
+    Option("--tokens-file", "QMASTER_TOKENS_FILE", "", "A file (TOML) of further tokens and what they may do."),
     Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
     Option("--tls-key", "QMASTER_TLS_KEY", "", "The certificate's private key (PEM)."),
     Option("--log-format", "QMASTER_LOG_FORMAT", "", "json or console; empty: console on a terminal, else json."),
@@ -77,15 +89,41 @@ class Config:
     output_limit: int
     docker_host: str
     data_dir: str
+    user: str
     keep_facts: int
     keep_days: int
     allow_origin: tuple[str, ...]
+    allow_host: tuple[str, ...]
+    registries: tuple[str, ...]
+    tokens_file: str
     tls_cert: str
     tls_key: str
     log_format: str
 
     def __repr__(self) -> str:
         return f"Config(port={self.port}, address={self.address!r}, docker_host={self.docker_host!r})"
+
+
+DOOR = ("address", "port", "tls_cert")  # the options that say where a server is found
+
+
+class Door(NamedTuple):
+    """Where a server is found from its own machine."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+def door(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Door:
+    """Where a server with these options answers; they are read as ``load`` does.
+
+    Raises:
+        ConfigError: the port is wrong, or any free one.
+    """
+    raw = _read(flags, environ)
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(raw["address"], raw["address"])  # noqa: S104
+    return Door(host, _integer("--port", raw["port"], 1, 65535), bool(raw["tls_cert"]))
 
 
 def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
@@ -98,12 +136,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: an option is missing or wrong.
     """
-
-    def value(option: Option) -> str:
-        flag = flags.get(option.name)
-        return flag if flag is not None else environ.get(option.env, "") or option.default
-
-    raw = {option.name: value(option) for option in OPTIONS}
+    raw = _read(flags, environ)
     if bool(raw["tls_cert"]) != bool(raw["tls_key"]):
         raise ConfigError("--tls-cert and --tls-key go together: give both or neither")
     return Config(
@@ -116,13 +149,27 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         output_limit=_integer("--output-limit", raw["output_limit"], 0, MAX_OUTPUT),
         docker_host=raw["docker_host"],
         data_dir=raw["data_dir"],
+        user=raw["user"],
         keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
         keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500),
-        allow_origin=tuple(origin.strip().lower() for origin in raw["allow_origin"].split(",") if origin.strip()),
+        allow_origin=tuple(one.lower() for one in _listed(raw["allow_origin"])),
+        allow_host=_hosts(raw["allow_host"]),
+        registries=_listed(raw["registries"]),
+        tokens_file=raw["tokens_file"],
         tls_cert=_readable("--tls-cert", raw["tls_cert"]),
         tls_key=_readable("--tls-key", raw["tls_key"]),
         log_format=_log_format(raw["log_format"], sys.stderr.isatty),
     )
+
+
+def _read(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> dict[str, str]:
+    """Each option's name with its text."""
+
+    def value(option: Option) -> str:
+        flag = flags.get(option.name)
+        return flag if flag is not None else environ.get(option.env, "") or option.default
+
+    return {option.name: value(option) for option in OPTIONS}
 
 
 def given_token(environ: Mapping[str, str]) -> str | None:
@@ -170,6 +217,17 @@ def _seconds(flag: str, text: str) -> float:
     if not (_DECIMAL.fullmatch(text) and float(text) <= MAX_SECONDS):
         raise ConfigError(f"{flag}: expected seconds from 0 to {MAX_SECONDS}")
     return float(text)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(one.strip() for one in text.split(",") if one.strip())
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(one.lower() for one in _listed(text))
+    if not all(_HOST.fullmatch(host) for host in hosts):
+        raise ConfigError("--allow-host: expected names or addresses, without port, as 'qm.example.com,10.0.0.5'")
+    return hosts
 
 
 def _readable(flag: str, path: str) -> str:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 import msgspec
+
+HIDDEN = "[redacted]"
+SHORTEST = 4  # characters; to look for less would hide half of every word
+_STANDARD = str.maketrans("-_", "+/")
 
 
 class _Shape(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,6 +60,30 @@ class Credentials:
         else:
             document = {"username": self.username, "password": self.password, "email": self.email}
         return base64.urlsafe_b64encode(msgspec.json.encode(document)).decode()
+
+
+def hide(text: str, header: str) -> str:
+    """The words of an engine or a registry, without the credentials that they were asked with: some say them back.
+
+    Args:
+        header: the ``X-Registry-Auth`` that was sent; "" where none was.
+    """
+    for secret in _forms(header) if header else ():
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def _forms(header: str) -> list[str]:
+    """What gives the credentials away: as they were sent, alone, and as registries are sent them; the longest first."""
+    forms = {header, header.translate(_STANDARD), header.rstrip("="), header.translate(_STANDARD).rstrip("=")}
+    try:
+        sent = msgspec.json.decode(_from_base64(header), type=_Shape)
+    except (binascii.Error, msgspec.MsgspecError, ValueError):
+        return sorted(forms, key=len, reverse=True)
+    login = base64.b64encode(f"{sent.username}:{sent.password}".encode()).decode()
+    secrets = {secret for secret in (sent.password, sent.identitytoken) if len(secret) >= SHORTEST}
+    written = {json.dumps(secret)[1:-1] for secret in secrets} | {quote(secret, safe="") for secret in secrets}
+    return sorted(forms | {login, login.rstrip("=")} | secrets | written, key=len, reverse=True)
 
 
 def _from_base64(text: str) -> bytes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from . import results, spec
+from . import policy, results, spec
+from .auth import Identity
 from .credentials import Credentials
 from .errors import (
     Conflict,
@@ -24,12 +25,13 @@ from .errors import (
 )
 from .journal import Intent
 from .keys import Key, Started
-from .models import Node, RunRequest, Service
+from .models import Kind, Node, RunRequest, Service
 from .spec import Defaults
 
 Json = dict[str, Any]
 
 MAX_LISTED = 10_000
+ENDED = frozenset({"complete", "failed", "removed"})
 _PLAUSIBLE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 log = structlog.get_logger(__name__)
@@ -59,15 +61,15 @@ class Journal(Protocol):
 
     async def intend(self, intent: Intent) -> None: ...
     async def settle(self, nonce: str) -> None: ...
-    async def record(self, name_or_id: str) -> bytes | None: ...
-    async def removed(self, limit: int) -> list[bytes]: ...
+    async def record(self, name_or_id: str, owner: str | None) -> bytes | None: ...
+    async def removed(self, limit: int, owner: str | None) -> list[bytes]: ...
     async def outcome(self, run_id: str) -> bytes | None: ...
 
 
 class Reconciler(Protocol):
     """What dispatch needs of the reconciler: the view, and that it takes in what was made."""
 
-    def find(self, name_or_id: str) -> Service | None: ...
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None: ...
     def services(self) -> list[Service]: ...
     def nodes(self) -> list[Node]: ...
     async def look_up(self, name_or_id: str) -> Service | None: ...
@@ -106,6 +108,7 @@ class Dispatch:
         swarm, containers: the engine.
         defaults: for what a run does not name.
         own_container: the id of the container that this process runs in, or None.
+        registries: those that images may come from; empty: any.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Dispatch:
         waits: Waits,
         defaults: Defaults,
         own_container: str | None,
+        registries: Collection[str] = (),
     ) -> None:
         self._swarm = swarm
         self._containers = containers
@@ -131,33 +135,37 @@ class Dispatch:
         self._waits = waits
         self._defaults = defaults
         self._own_container = own_container
+        self._registries = registries
+        self._starting: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
 
-    async def run(self, request: RunRequest, owner: str, key: Key | None = None) -> Started:
+    async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
         """Start a service or a container, once for each key, and tell its id, which ``status`` knows from then on.
 
         Raises:
+            Forbidden: the token may not run this.
             HttpError: nothing was started, or its outcome is open: then it is looked for, and removed unless it has
                 a key.
         """
+        request = policy.allow(request, by.grant, self._registries, self._defaults.memory)
         if key is None:
-            return Started(await self._start(request, owner, None), False)
-        return await self._keyed.once(key, lambda: self._start(request, owner, key))
+            return Started(await self._start(request, by, None), False)
+        return await self._keyed.once(key, lambda: self._start(request, by, key))
 
-    async def stop(self, name_or_id: str) -> str:
+    async def stop(self, name_or_id: str, by: Identity) -> str:
         """Stop and remove a service or a container of ours, and return its id; one that is removed is success too.
 
         Returns when the engine has accepted it; the end itself is told by the stream.
 
         Raises:
-            NotFound: nobody knows it.
+            NotFound: nobody knows it, or another token's owner has it.
             Conflict: it is quartermaster itself.
         """
-        if name_or_id == self._own_container:
+        if name_or_id == self._own_container and by.sees is None:
             raise _itself()
         try:
-            view = await self._find(name_or_id)
+            view = await self._find(name_or_id, by)
         except NotFound:  # containers that somebody else started are not shown, and we may be one of them
-            if name_or_id in await self._own_ids():
+            if by.sees is None and name_or_id in await self._own_ids():
                 raise _itself() from None
             raise
         if view.status == "removed":
@@ -165,16 +173,16 @@ class Dispatch:
         if view.id in await self._own_ids():
             raise _itself()
         await self._keeper.stop(view)
-        log.info("stop", run=view.id, name=view.name, type=view.type)
+        log.info("stop", run=view.id, name=view.name, type=view.type, owner=view.owner, by=by.name)
         return view.id
 
-    async def status(self, name_or_id: str) -> Service:
+    async def status(self, name_or_id: str, by: Identity) -> Service:
         """One service or container, also when it was removed, with all that is kept of its output.
 
         Raises:
-            NotFound: nobody knows it.
+            NotFound: nobody knows it, or it is another's.
         """
-        view = await self._find(name_or_id)
+        view = await self._find(name_or_id, by)
         whole = view.result is not None and not view.result.truncated
         if whole or not (view.result or view.status == "removed"):
             return view
@@ -184,49 +192,87 @@ class Dispatch:
                 return msgspec.structs.replace(view, result=results.result(results.decode(outcome)))
         return view
 
-    async def when_over(self, name_or_id: str, seconds: float, left: asyncio.Future[None]) -> Service:
+    async def when_over(self, name_or_id: str, seconds: float, left: asyncio.Future[None], by: Identity) -> Service:
         """As ``status``, when the run is over, or after so many seconds, or when its caller has left.
 
         Raises:
-            NotFound: nobody knows it.
+            NotFound: nobody knows it, or it is another's.
         """
-        view = await self._find(name_or_id)
+        view = await self._find(name_or_id, by)
         await self._waits.until_over(view, seconds, left)
-        return await self.status(view.id)
+        return await self.status(view.id, by)
 
-    async def listing(self, removed: bool = False) -> list[Service]:
-        """All services of the swarm and the containers that quartermaster started here, the newest first."""
-        views = self._reconciler.services()
+    async def listing(self, by: Identity, removed: bool = False) -> list[Service]:
+        """All services of the swarm and the containers that quartermaster started here, the newest first.
+
+        Of another token than root's, only what it started.
+        """
+        views = [view for view in self._reconciler.services() if by.sees in (None, view.owner)]
         if removed:
             there = {view.id for view in views}
-            stored = [msgspec.json.decode(view, type=Service) for view in await self._journal.removed(MAX_LISTED)]
+            stored = [
+                msgspec.json.decode(view, type=Service) for view in await self._journal.removed(MAX_LISTED, by.sees)
+            ]
             views += [view for view in stored if view.id not in there]
         return sorted(views, key=lambda view: view.created_at or "", reverse=True)
 
     def nodes(self) -> list[Node]:
         return self._reconciler.nodes()
 
-    async def _find(self, name_or_id: str) -> Service:
+    async def _find(self, name_or_id: str, by: Identity) -> Service:
         if not _PLAUSIBLE.fullmatch(name_or_id):
             raise NotFound("no service or container has this id or name")
-        there = self._reconciler.find(name_or_id)
+        there = self._reconciler.find(name_or_id, by.sees)
         if there is not None:
             return there
         with contextlib.suppress(JournalUnwritable):
-            stored = await self._journal.record(name_or_id)
+            stored = await self._journal.record(name_or_id, by.sees)
             if stored is not None:
                 return msgspec.json.decode(stored, type=Service)
-        found = await self._reconciler.look_up(name_or_id)  # it may be too young for the view
-        if found is None:
-            raise NotFound(f"no service or container has the id or name {name_or_id!r}")
-        return found
+        # It may be too young for the view.
+        found = self._reconciler.find(name_or_id) or await self._reconciler.look_up(name_or_id)
+        if found is not None and by.sees in (None, found.owner):
+            return found
+        if found is not None:
+            log.warning("refused", by=by.name, code=404, run=found.id, owner=found.owner, reason="it is another's")
+        raise NotFound(f"no service or container has the id or name {name_or_id!r}")
 
-    async def _start(self, request: RunRequest, owner: str, key: Key | None) -> str:
-        mark = spec.stamp(request, owner, key)
+    async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> str:
+        mark = spec.stamp(request, by.name, key)
+        with self._counted(request, mark, by):
+            run_id = await self._make(request, mark, key)
+        log.info("run", run=run_id, name=mark.name, type=request.type, image=request.image, owner=by.name, by=by.name)
+        return run_id
+
+    @contextlib.contextmanager
+    def _counted(self, request: RunRequest, mark: spec.Stamp, by: Identity) -> Iterator[None]:
+        """Count a run from before it is begun until the view has it.
+
+        No other call comes between the count and its entry: of many at once no more are started than may.
+        """
+        if by.grant is not None and by.grant.max_running is not None:
+            policy.check_running(by.grant, self._running(by.name))
+        self._starting[mark.nonce] = (by.name, request.type, mark.name)
+        try:
+            yield
+        finally:
+            del self._starting[mark.nonce]
+
+    def _running(self, owner: str) -> int:
+        """How many runs of an owner have not ended: those in the view, and those that are being started."""
+        starting = {(kind, name) for who, kind, name in self._starting.values() if who == owner}
+        there = {
+            (view.type, view.name)
+            for view in self._reconciler.services()
+            if view.owner == owner and view.status not in ENDED
+        }
+        return len(starting | there)
+
+    async def _make(self, request: RunRequest, mark: spec.Stamp, key: Key | None) -> str:
         intent = Intent(mark.name, mark.nonce, request.type, key is not None)
         start = self._run_container if request.type == "container" else self._run_service
         try:
-            run_id = await start(request, mark, intent)
+            return await start(request, mark, intent)
         except Conflict:
             await self._forget(mark.nonce)
             raise Conflict(f"the name {mark.name!r} is taken: choose another, or stop what has it") from None
@@ -236,8 +282,6 @@ class Dispatch:
             else:
                 await self._forget(mark.nonce)
             raise
-        log.info("run", run=run_id, name=mark.name, type=request.type, image=request.image, owner=owner)
-        return run_id
 
     async def _run_service(self, request: RunRequest, mark: spec.Stamp, intent: Intent) -> str:
         credentials = request.credentials()

@@ -4,15 +4,18 @@
     ├── ConfigError           the process cannot start (exit code 2)
     └── HttpError             has a status
         ├── BadRequest        400  what was sent is wrong; names the field
-        ├── Unauthorized      401  no token, or one that nobody holds
+        │   └── Misframed              it is not certain where its body ends
+        ├── Unauthorized      401  no token
+        │   └── WrongToken             one that nobody holds
         ├── Forbidden         403  known, but not allowed
         ├── NotFound          404
         ├── MethodNotAllowed  405
         ├── Conflict          409  a name is taken, or it would end quartermaster itself
         ├── PayloadTooLarge   413
         ├── KeyReused         422  an Idempotency-Key comes with another body
-        ├── TooManySockets    429
+        ├── TooManyHeld       429  connections that stay open
         ├── TooManyReaders    429
+        ├── TooManyWrongTokens 429  from one address
         ├── JournalUnwritable 507  what would be promised could not be kept
         ├── EngineRefused     502  Docker answered, and said no
         │   └── RegistryRefused    the registry said no, or said nothing although credentials were given
@@ -50,9 +53,19 @@ class BadRequest(HttpError):
     status = HTTPStatus.BAD_REQUEST
 
 
+class Misframed(BadRequest):
+    """What follows on the connection could be anything, so it is closed."""
+
+    headers: ClassVar[Mapping[str, str]] = {"Connection": "close"}
+
+
 class Unauthorized(HttpError):
     status = HTTPStatus.UNAUTHORIZED
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="quartermaster"'}
+
+
+class WrongToken(Unauthorized):
+    pass
 
 
 class Forbidden(HttpError):
@@ -80,7 +93,7 @@ class KeyReused(HttpError):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-class TooManySockets(HttpError):
+class TooManyHeld(HttpError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
 
@@ -88,6 +101,11 @@ class TooManySockets(HttpError):
 class TooManyReaders(HttpError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+
+
+class TooManyWrongTokens(HttpError):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "3"}
 
 
 class JournalUnwritable(HttpError):

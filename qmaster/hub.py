@@ -34,7 +34,7 @@ class Tags(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """What a subscriber asked for; empty is everything."""
+    """What a subscriber asked for; empty is everything. ``owner`` is not asked for: it is whose token it is."""
 
     topics: frozenset[str] = frozenset()
     service: str = ""
@@ -45,6 +45,8 @@ class Filter(NamedTuple):
         if self.topics and tags.topic not in self.topics:
             return False
         if tags.topic == "node":
+            if self.owner is not None:  # the nodes belong to everyone, and tell what others run there
+                return False
             # Who narrows to services gets nodes only by asking for them.
             return bool(self.topics) or not (self.service or self.labels)
         return (

@@ -140,17 +140,17 @@ class Journal:
         """Facts after a sequence, at most ``limit``."""
         return await self._read(lambda: self._file.facts(after, limit))
 
-    async def record(self, name_or_id: str) -> bytes | None:
-        """The last view of a service or container by id, or else by name, the newest first."""
-        return await self._read(lambda: self._file.record(name_or_id))
+    async def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
+        """The last view of a service or container by id, or else by name, the newest first; with owner, of theirs."""
+        return await self._read(lambda: self._file.record(name_or_id, owner))
 
     async def records(self) -> list[Record]:
         """Those of what was there when last seen."""
         return await self._read(self._file.records)
 
-    async def removed(self, limit: int) -> list[bytes]:
-        """The last views of what is removed, the newest first."""
-        return await self._read(lambda: self._file.removed(limit))
+    async def removed(self, limit: int, owner: str | None = None) -> list[bytes]:
+        """The last views of what is removed, the newest first; with an owner, of theirs."""
+        return await self._read(lambda: self._file.removed(limit, owner))
 
     async def endings(self) -> dict[str, str]:
         """The containers that are being ended, and why."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import sys
 import threading
 from collections.abc import Iterable
@@ -14,10 +15,14 @@ import msgspec
 import structlog
 
 REDACTED = "[redacted]"
+MADE = re.compile(r"qm_[A-Za-z0-9_-]{43}")  # a token that the command ``token`` has made: only its digest is known
 
 
 class Redactor:
-    """Replaces each secret in a rendered line: the last step, so that no path to the log can carry one."""
+    """Replaces each secret in a rendered line: the last step, so that no path to the log can carry one.
+
+    Of the tokens file's tokens only digests are known; those that the command ``token`` made are known by their form.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         # As it is, and as JSON and the console write it.
@@ -27,7 +32,7 @@ class Redactor:
     def __call__(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
-        return text
+        return MADE.sub(REDACTED, text)
 
 
 def _written(secret: str) -> tuple[str, ...]:
@@ -90,7 +95,8 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    for noisy in ("urllib3", "docker", "paramiko", "asyncio"):
+    # Tornado shows what it could not read, and that may hold a token.
+    for noisy in ("urllib3", "docker", "paramiko", "asyncio", "tornado.general"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, *render],

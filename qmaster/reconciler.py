@@ -209,9 +209,9 @@ class Reconciler:
         view = self.find(service_id)
         return None if view is None or view.status == "removed" else view
 
-    def find(self, name_or_id: str) -> Service | None:
-        """What there is of exactly this id or name."""
-        entry = self.view.find(name_or_id)
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
+        """What there is of exactly this id or name; with an owner, of theirs."""
+        entry = self.view.find(name_or_id, owner)
         return entry.shown if entry else None
 
     def services(self) -> list[Service]:

@@ -7,6 +7,8 @@ from functools import lru_cache
 
 from docker_image import reference as grammar
 
+DOCKER_HUB = "docker.io"
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -32,3 +34,16 @@ class Reference:
         except (grammar.InvalidReference, grammar.digest_.InvalidDigest, ValueError) as error:
             raise ValueError(f"image: {error or 'invalid reference'}") from None
         return cls(parsed["name"], parsed.domain(), parsed["tag"], parsed["digest"])
+
+    @property
+    def path(self) -> str:
+        """The repository without its domain."""
+        return self.name.removeprefix(f"{self.domain}/")
+
+    @property
+    def canonical(self) -> str:
+        """The one reference that no engine reads as anything else, as the id of an image for instance.
+
+        A digest decides alone, so a tag beside it is left out.
+        """
+        return f"{self.name}@{self.digest}" if self.digest else f"{self.name}:{self.tag or 'latest'}"

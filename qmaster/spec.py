@@ -20,6 +20,8 @@ KEY = LABEL_PREFIX + "key"
 MAX_NAME = 63
 NOWHERE = "node.id==none"
 
+# A container has its image's labels too, but for those that it has itself: an image must not speak in our name.
+_NOT_OF_THE_IMAGE = dict.fromkeys((KEY, BODY, TIMEOUT, TTL), "")
 _CONTAINER_RESTART = {"none": "no", "on-failure": "on-failure", "any": "always"}
 
 
@@ -117,7 +119,7 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
             "Env": _environment(request.env),
             "WorkingDir": request.workdir,
             "User": request.user,
-            "Labels": _labels(request, mark, defaults),
+            "Labels": _NOT_OF_THE_IMAGE | _labels(request, mark, defaults),
             "HostConfig": _drop_none(host),
         }
     )

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from . import results
+from .auth import Identity
 from .engine.failures import EngineTimeout
 from .engine.multiplex import UNREACHED, Message
 from .engine.reader import Kind, Wish
@@ -99,7 +100,7 @@ class Spring:
         swarm: Swarm,
         readers: Readers,
         journal: Journal,
-        status: Callable[[str], Awaitable[Service]],
+        status: Callable[[str, Identity], Awaitable[Service]],
         nodes: Callable[[], list[Node]],
     ) -> None:
         self.swarm = swarm
@@ -108,14 +109,14 @@ class Spring:
         self.status = status
         self.nodes = nodes
 
-    async def find(self, name_or_id: str) -> Service:
+    async def find(self, name_or_id: str, by: Identity) -> Service:
         """
         Raises:
             NotFound
         """
-        return await self.status(name_or_id)
+        return await self.status(name_or_id, by)
 
-    async def flow(self, view: Service, wanted: Wanted) -> Batches:
+    async def flow(self, view: Service, wanted: Wanted, by: Identity) -> Batches:
         """What a run has said, and with ``follow`` what it says until it has ended. Close it when it is left early.
 
         Raises:
@@ -123,21 +124,22 @@ class Spring:
             HttpError: the engine does not answer.
         """
         if view.status == "removed":
-            async for batch in _Flow(self, view, wanted, _nothing_to_open).kept_only():
+            async for batch in _Flow(self, view, wanted, by, _nothing_to_open).kept_only():
                 yield batch
             return
         with self.readers.seat() as open_log:
-            async for batch in _Flow(self, view, wanted, open_log).all():
+            async for batch in _Flow(self, view, wanted, by, open_log).all():
                 yield batch
 
 
 class _Flow:
     """One reading of one run's output."""
 
-    def __init__(self, spring: Spring, view: Service, wanted: Wanted, open_log: Open) -> None:
+    def __init__(self, spring: Spring, view: Service, wanted: Wanted, by: Identity, open_log: Open) -> None:
         self._spring = spring
         self._view = view
         self._wanted = wanted
+        self._by = by
         self._open = open_log
         self._marks = Marks()
         self._began = time.time()
@@ -317,7 +319,7 @@ class _Flow:
 
     async def _look(self) -> None:
         try:
-            self._view = await self._spring.status(self._view.id)
+            self._view = await self._spring.status(self._view.id, self._by)
         except NotFound:
             self._view = msgspec.structs.replace(self._view, status="removed")
 

@@ -196,13 +196,14 @@ class Store:
         )
         return [StoredFact(*row) for row in rows]
 
-    def record(self, name_or_id: str) -> bytes | None:
+    def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
         row = (
             self._reading()
             .execute(
                 "SELECT view FROM records WHERE (id = ?1 OR name = ?1) AND kind = 'service'"
+                " AND (?2 IS NULL OR json_extract(CAST(view AS TEXT), '$.owner') = ?2)"
                 " ORDER BY id = ?1 DESC, removed, at DESC LIMIT 1",
-                (name_or_id,),
+                (name_or_id, owner),
             )
             .fetchone()
         )
@@ -212,9 +213,11 @@ class Store:
         rows = self._reading().execute("SELECT id, kind, name, removed, view, body FROM records WHERE NOT removed")
         return [Record(*row) for row in rows]
 
-    def removed(self, limit: int) -> list[bytes]:
+    def removed(self, limit: int, owner: str | None = None) -> list[bytes]:
         rows = self._reading().execute(
-            "SELECT view FROM records WHERE removed AND kind = 'service' ORDER BY at DESC LIMIT ?", (limit,)
+            "SELECT view FROM records WHERE removed AND kind = 'service'"
+            " AND (?2 IS NULL OR json_extract(CAST(view AS TEXT), '$.owner') = ?2) ORDER BY at DESC LIMIT ?1",
+            (limit, owner),
         )
         return [row[0] for row in rows]
 

@@ -226,12 +226,16 @@ class View:
         reserved = self._reserved()
         return [lifecycle.node(raw, reserved.get(i, Reserved(0, 0.0))) for i, raw in self.nodes.items()]
 
-    def find(self, name_or_id: str) -> Entry | None:
-        """The entry of exactly this id or name."""
+    def find(self, name_or_id: str, owner: str | None = None) -> Entry | None:
+        """The entry of exactly this id or name; with an owner, of theirs."""
         entry = self.entries.get(name_or_id)
-        if entry is not None:
+        if entry is not None and owner in (None, entry.shown.owner):
             return entry
-        named = [entry for entry in self.entries.values() if entry.shown.name == name_or_id]
+        named = [
+            entry
+            for entry in self.entries.values()
+            if entry.shown.name == name_or_id and owner in (None, entry.shown.owner)
+        ]
         # A name may be taken again while the end of the one that had it is still to be told.
         return max(named, key=lambda e: (e.shown.status != "removed", e.shown.created_at or ""), default=None)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from testbed import Bed, Engine, Proxy, Registry, Server, Ssh, Swarm, TlsEngine
 from testbed.browser import Chromium, Visit
+from testbed.debian import Debian
 from testbed.tidy import tidy, tidy_plain
 
 StartServer = Callable[..., Server]
@@ -24,6 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-jobs", type=int, default=100, help="jobs in test_stream_chaos: 500 is the full run")
     parser.addoption("--speed-rounds", type=int, default=5, help="rounds in test_call_speed: 15 is a measurement")
     parser.addoption("--page-seconds", type=float, default=10, help="how long the page is watched: 300 is the full run")
+    parser.addoption("--canary-requests", type=int, default=2_000, help="in test_canary: 10000 is the full run")
+    parser.addoption("--hostile-requests", type=int, default=20_000, help="in test_hostile: 100000 is the full run")
     parser.addoption("--screenshots", type=Path, default=None, help="a folder for the README's picture of the page")
 
 
@@ -76,6 +79,21 @@ def bed() -> Iterator[Bed]:
     """The testbed of this run."""
     with Bed() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def debian(bed: Bed) -> Iterator[Debian]:
+    """A small Debian with Python, as a base of images."""
+    made = Debian(bed.root / "debian")
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _begin_what_takes_long(request: pytest.FixtureRequest) -> None:
+    """The Debian, as soon as it is known that a test will ask for it."""
+    if any("debian" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("debian")
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,14 @@
 import base64
 import contextlib
 import json
+from urllib.parse import quote
 
 import pytest
 from fakes import encoded, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.credentials import Credentials
+from qmaster.credentials import HIDDEN, Credentials, hide
 
 PASSWORD = "p?>~ä\u00ff-secret"  # its base64 has characters in which the two alphabets differ
 DOCUMENT = {"username": "someone", "password": PASSWORD, "email": "someone@example.com"}
@@ -118,3 +119,46 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     """No text makes it fail in another way."""
     with contextlib.suppress(ValueError):
         Credentials.decode(text)
+
+
+HEADER = Credentials("someone", PASSWORD, "someone@example.com").header()
+LOGIN = base64.b64encode(f"someone:{PASSWORD}".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"wrong password {PASSWORD}!",
+        f"X-Registry-Auth: {HEADER}",
+        f"X-Registry-Auth: {HEADER.rstrip('=')}",
+        HEADER.replace("-", "+").replace("_", "/"),
+        f"Authorization: Basic {LOGIN}",
+        f"Authorization: Basic {LOGIN.rstrip('=')}",
+        json.dumps({"password": PASSWORD}),
+        f"https://registry/token?password={quote(PASSWORD, safe='')}",
+        f"{PASSWORD} {PASSWORD} {HEADER}",
+    ],
+)
+def test_who_says_them_back_is_not_quoted(said: str) -> None:
+    """In whatever form an engine, a proxy or a registry would show what it was asked with."""
+    shown = hide(said, HEADER)
+    assert HIDDEN in shown
+    for form in (PASSWORD, json.dumps(PASSWORD)[1:-1], quote(PASSWORD, safe=""), HEADER.rstrip("="), LOGIN.rstrip("=")):
+        assert form not in shown
+
+
+def test_an_identity_token_is_not_quoted_either() -> None:
+    """It is as good as a password."""
+    header = Credentials(identitytoken="the-identity-token").header()
+    assert hide("refused: the-identity-token", header) == f"refused: {HIDDEN}"
+
+
+@pytest.mark.parametrize("header", ["", "not base64!", "e30="])
+def test_words_without_credentials_are_as_they_were(header: str) -> None:
+    """Also where what was sent was none."""
+    assert hide("manifest unknown", header) == "manifest unknown"
+
+
+def test_a_very_short_password_hides_no_words() -> None:
+    """Of every word with that letter, only a hole would be left."""
+    assert hide("unauthorized", Credentials("someone", "a").header()) == "unauthorized"

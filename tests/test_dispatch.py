@@ -5,10 +5,24 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import AUTH, CONTAINER_ID, CREATED, DIGEST, LATER, Fake, FakeContainers, FakeSwarm, container, service, task
+from fakes import (
+    AUTH,
+    CONTAINER_ID,
+    CREATED,
+    DIGEST,
+    LATER,
+    Fake,
+    FakeContainers,
+    FakeSwarm,
+    container,
+    grant,
+    service,
+    task,
+)
 from test_lifecycle import NODES, NOW
 
 from qmaster import lifecycle, models, results
+from qmaster.auth import Identity
 from qmaster.dispatch import Dispatch
 from qmaster.errors import (
     BadRequest,
@@ -33,6 +47,8 @@ pytestmark = pytest.mark.gen_test
 Json = dict[str, Any]
 
 OWN = "f" * 64
+ROOT = Identity("root")
+ALICE = Identity("alice", grant(networks=frozenset({"a", "b"}), secrets=frozenset({"c"})))
 SEEN = lifecycle.service(service(), [task("running")], NODES, NOW)
 BOX = lifecycle.container(container())
 
@@ -59,9 +75,11 @@ class FakeJournal(Fake):
         self._note("settle", nonce)
         self.intents.pop(nonce, None)
 
-    async def record(self, name_or_id: str) -> bytes | None:
+    async def record(self, name_or_id: str, owner: str | None) -> bytes | None:
         self._note("record", name_or_id)
         found = self.records.get(name_or_id)
+        if found and owner not in (None, found.owner):
+            return None
         return msgspec.json.encode(found) if found else None
 
     async def outcome(self, run_id: str) -> bytes | None:
@@ -72,9 +90,9 @@ class FakeJournal(Fake):
         self._note("keyed", name)
         return self.keys.get(name)
 
-    async def removed(self, limit: int) -> list[bytes]:
+    async def removed(self, limit: int, owner: str | None) -> list[bytes]:
         self._note("removed", limit)
-        return [msgspec.json.encode(view) for view in self.records.values()]
+        return [msgspec.json.encode(view) for view in self.records.values() if owner in (None, view.owner)]
 
 
 class FakeReconciler(Fake):
@@ -86,8 +104,9 @@ class FakeReconciler(Fake):
         self.young: dict[str, Service] = {}
         self.bodies: dict[str, str] = {}  # id → digest of the request under a key
 
-    def find(self, name_or_id: str) -> Service | None:
-        return next((view for view in self.views if name_or_id in (view.id, view.name)), None)
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
+        found = (view for view in self.views if name_or_id in (view.id, view.name) and owner in (None, view.owner))
+        return next(found, None)
 
     def services(self) -> list[Service]:
         return list(self.views)
@@ -165,9 +184,9 @@ async def test_one_status_has_all_that_is_kept_of_the_output() -> None:
     short = renamed(SEEN, status="complete", result=brief(b"short"))
     house = House(short, renamed(SEEN, id="s2", name="two", status="complete", result=brief(b"x" * 5000)))
     house.journal.outcomes = {"s2": outcome(b"x" * 5000)}
-    assert (await house.dispatch.status("s1")).result == short.result
+    assert (await house.dispatch.status("s1", ROOT)).result == short.result
     assert "outcome" not in house.journal.names()
-    whole = (await house.dispatch.status("two")).result
+    whole = (await house.dispatch.status("two", ROOT)).result
     assert whole
     assert (whole.stdout, whole.truncated) == ("x" * 5000, False)
 
@@ -177,7 +196,7 @@ async def test_what_was_read_after_the_end_was_told_is_shown() -> None:
     house = House()
     house.journal.records["s1"] = renamed(SEEN, status="removed")
     house.journal.outcomes["s1"] = outcome(b"late")
-    found = (await house.dispatch.status("s1")).result
+    found = (await house.dispatch.status("s1", ROOT)).result
     assert found
     assert found.stdout == "late"
 
@@ -186,7 +205,7 @@ async def test_a_journal_that_cannot_be_read_hides_no_status() -> None:
     """What is known is shown."""
     house = House(renamed(SEEN, status="complete", result=brief(b"x" * 5000)))
     house.journal.fails["outcome"] = JournalUnwritable("torn")
-    shown = (await house.dispatch.status("s1")).result
+    shown = (await house.dispatch.status("s1", ROOT)).result
     assert shown
     assert (len(shown.stdout), shown.truncated) == (results.BRIEF, True)
 
@@ -195,8 +214,8 @@ async def test_who_waits_is_told_of_the_end() -> None:
     """With the whole result; when the time has passed, of what there is."""
     house = House(SEEN)
     left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    assert await house.dispatch.when_over("s1", 0.01, left) == SEEN
-    waiting = asyncio.create_task(house.dispatch.when_over(SEEN.name, 60, left))
+    assert await house.dispatch.when_over("s1", 0.01, left, ROOT) == SEEN
+    waiting = asyncio.create_task(house.dispatch.when_over(SEEN.name, 60, left, ROOT))
     await asyncio.sleep(0.01)
     over = renamed(SEEN, status="complete", result=brief(b"said"))
     house.reconciler.views = [over]
@@ -204,21 +223,21 @@ async def test_who_waits_is_told_of_the_end() -> None:
     async with asyncio.timeout(5):
         assert await waiting == over
     with pytest.raises(NotFound):
-        await house.dispatch.when_over("nobody", 60, left)
+        await house.dispatch.when_over("nobody", 60, left, ROOT)
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
 async def test_a_run_under_a_key_is_named_by_it(kind: str) -> None:
     """Its labels keep the key and the body's digest; the second call makes nothing."""
     house, key = House(), Key("qm-1", "digest")
-    first = await house.dispatch.run(run(type=kind), "root", key)
+    first = await house.dispatch.run(run(type=kind), ROOT, key)
     made = house.swarm if kind == "service" else house.containers
     (create,) = [call for call in made.calls if call[0] == "create"]
     assert create[2 if kind == "container" else 1] == "qm-1" or create[1]["Name"] == "qm-1"
     labels = create[1]["Labels"]
     assert (labels["io.qmaster.key"], labels["io.qmaster.body"]) == ("qm-1", "digest")
     house.journal.keys["qm-1"] = (first.id, "digest")
-    again = await house.dispatch.run(run(type=kind), "root", key)
+    again = await house.dispatch.run(run(type=kind), ROOT, key)
     assert (again, made.names().count("create")) == (first._replace(replayed=True), 1)
 
 
@@ -227,7 +246,7 @@ async def test_a_keyed_run_whose_outcome_is_open_is_looked_for_by_its_key() -> N
     house = House()
     house.swarm.fails["create"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        await house.dispatch.run(run(), "root", Key("qm-1", "digest"))
+        await house.dispatch.run(run(), ROOT, Key("qm-1", "digest"))
     (intent,) = house.sweeper.open
     assert (intent.name, intent.keyed) == ("qm-1", True)
 
@@ -235,10 +254,10 @@ async def test_a_keyed_run_whose_outcome_is_open_is_looked_for_by_its_key() -> N
 async def test_a_service_is_created_pinned_and_owned() -> None:
     """Its image with the registry's digest, the owner in a label; the answer is Swarm's id."""
     house = House()
-    assert (await house.dispatch.run(run(name="one", networks=["a", "b"], secrets=["c"]), "alice")).id == "s-new"
+    assert (await house.dispatch.run(run(name="one", networks=["a", "b"], secrets=["c"]), ALICE)).id == "s-new"
     (_, body, credentials) = house.swarm.calls[-1]
     assert credentials is None
-    assert body["TaskTemplate"]["ContainerSpec"]["Image"] == f"busybox@{DIGEST}"
+    assert body["TaskTemplate"]["ContainerSpec"]["Image"] == f"docker.io/library/busybox:latest@{DIGEST}"
     assert body["Labels"]["io.qmaster.owner"] == "alice"
     assert [network["Target"] for network in body["TaskTemplate"]["Networks"]] == ["id-a", "id-b"]
     assert body["TaskTemplate"]["ContainerSpec"]["Secrets"][0]["SecretID"] == "id-c"
@@ -247,7 +266,7 @@ async def test_a_service_is_created_pinned_and_owned() -> None:
 async def test_a_containers_answer_is_its_id() -> None:
     """Created on this engine, not in the swarm."""
     house = House()
-    assert (await house.dispatch.run(run(type="container", name="one"), "root")).id == "c-new"
+    assert (await house.dispatch.run(run(type="container", name="one"), ROOT)).id == "c-new"
     assert house.swarm.calls == []
     assert [call[2] for call in house.containers.calls if call[0] == "create"] == ["one"]
 
@@ -258,10 +277,10 @@ async def test_the_intent_is_written_before_the_engine_is_asked(kind: str) -> No
     house = House()
     house.journal.fails["intend"] = JournalUnwritable("full")
     with pytest.raises(JournalUnwritable):
-        await house.dispatch.run(run(type=kind), "root")
+        await house.dispatch.run(run(type=kind), ROOT)
     assert "create" not in house.engine_calls()
     house.journal.fails.clear()
-    run_id = (await house.dispatch.run(run(type=kind, name="one"), "root")).id
+    run_id = (await house.dispatch.run(run(type=kind, name="one"), ROOT)).id
     (intent,) = house.journal.intents.values()
     made = next(call[1] for fake in (house.swarm, house.containers) for call in fake.calls if call[0] == "create")
     assert (intent.name, intent.nonce) == ("one", made["Labels"]["io.qmaster.run"])
@@ -278,7 +297,7 @@ async def test_an_intent_stays_only_where_its_outcome_is_open(kind: str, error: 
     house = House()
     house.swarm.fails["create"] = house.containers.fails["create"] = error
     with pytest.raises(type(error)):
-        await house.dispatch.run(run(type=kind), "root")
+        await house.dispatch.run(run(type=kind), ROOT)
     assert (house.journal.intents == {}) is settled
     assert house.sweeper.open == list(house.journal.intents.values())
 
@@ -289,7 +308,7 @@ async def test_what_cannot_be_journalled_is_removed(kind: str) -> None:
     house = House()
     house.reconciler.fails[f"adopt_{kind}"] = JournalUnwritable("full")
     with pytest.raises(JournalUnwritable):
-        await house.dispatch.run(run(type=kind), "root")
+        await house.dispatch.run(run(type=kind), ROOT)
     assert house.engine_calls()[-1] == "remove"
 
 
@@ -297,7 +316,7 @@ async def test_what_cannot_be_journalled_is_removed(kind: str) -> None:
 async def test_credentials_go_along_with_each_call(kind: str) -> None:
     """To whoever pulls, and to nothing else."""
     house = House()
-    await house.dispatch.run(run(type=kind, auth=AUTH), "root")
+    await house.dispatch.run(run(type=kind, auth=AUTH), ROOT)
     calls = house.swarm.calls + house.containers.calls
     sent = [call[-1] for call in calls if call[0] in ("pin", "create")]
     assert sent
@@ -317,7 +336,7 @@ async def test_what_is_wrong_fails_before_the_service_exists(where: str, error: 
     house = House()
     house.swarm.fails[where] = error
     with pytest.raises(type(error)):
-        await house.dispatch.run(run(auth=AUTH), "root")
+        await house.dispatch.run(run(auth=AUTH), ROOT)
     assert "create" not in house.swarm.names()
 
 
@@ -328,14 +347,14 @@ async def test_a_name_that_is_taken_is_named(kind: str) -> None:
     taken = Conflict("rpc error: name conflicts with an existing object")
     house.swarm.fails["create"] = house.containers.fails["create"] = taken
     with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
-        await house.dispatch.run(run(type=kind, name="mine"), "root")
+        await house.dispatch.run(run(type=kind, name="mine"), ROOT)
 
 
 @pytest.mark.parametrize("asked", ["s1", "one"])
 async def test_what_is_in_the_view_is_not_asked_of_the_engine(asked: str) -> None:
     """By id and by name."""
     house = House(SEEN)
-    assert await house.dispatch.status(asked) == SEEN
+    assert await house.dispatch.status(asked, ROOT) == SEEN
     assert house.engine_calls() == []
     assert house.journal.calls == house.reconciler.calls == []
 
@@ -345,19 +364,19 @@ async def test_what_is_removed_is_shown_from_its_record() -> None:
     house = House()
     gone = renamed(SEEN, status="removed", reason="stopped", removed_at=LATER)
     house.journal.records = {"s1": gone, "one": gone}
-    assert await house.dispatch.status("s1") == await house.dispatch.status("one") == gone
+    assert await house.dispatch.status("s1", ROOT) == await house.dispatch.status("one", ROOT) == gone
     house.reconciler.views.append(renamed(SEEN, id="s9"))
-    assert (await house.dispatch.status("one")).id == "s9"
-    assert (await house.dispatch.status("s1")).status == "removed"
+    assert (await house.dispatch.status("one", ROOT)).id == "s9"
+    assert (await house.dispatch.status("s1", ROOT)).status == "removed"
 
 
 async def test_what_is_too_young_for_the_view_is_looked_up_once() -> None:
     """An id that is nowhere else is asked of the engine, and is a 404 only then."""
     house = House()
     house.reconciler.young["s7"] = renamed(SEEN, id="s7")
-    assert (await house.dispatch.status("s7")).id == "s7"
+    assert (await house.dispatch.status("s7", ROOT)).id == "s7"
     with pytest.raises(NotFound, match="'s8'"):
-        await house.dispatch.status("s8")
+        await house.dispatch.status("s8", ROOT)
     assert house.reconciler.names() == ["look_up", "look_up"]
 
 
@@ -366,7 +385,7 @@ async def test_an_engine_that_is_away_makes_nothing_unknown() -> None:
     house = House()
     house.reconciler.fails["look_up"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        await house.dispatch.status("s1")
+        await house.dispatch.status("s1", ROOT)
 
 
 async def test_a_journal_that_cannot_be_read_hides_nothing_that_is_there() -> None:
@@ -374,7 +393,7 @@ async def test_a_journal_that_cannot_be_read_hides_nothing_that_is_there() -> No
     house = House()
     house.journal.fails["record"] = JournalUnwritable("broken")
     house.reconciler.young["s1"] = SEEN
-    assert await house.dispatch.status("s1") == SEEN
+    assert await house.dispatch.status("s1", ROOT) == SEEN
 
 
 @pytest.mark.parametrize("asked", ["", "..", "a/b", "a b", "a\n", "ä", "a?force=1", "-a", "x" * 256])
@@ -383,7 +402,7 @@ async def test_what_can_be_no_name_is_not_asked_of_anyone(asked: str) -> None:
     house = House()
     for verb in (house.dispatch.status, house.dispatch.stop):
         with pytest.raises(NotFound):
-            await verb(asked)
+            await verb(asked, ROOT)
     assert house.engine_calls() == []
     assert house.reconciler.calls == house.journal.calls == []
 
@@ -392,7 +411,7 @@ async def test_what_can_be_no_name_is_not_asked_of_anyone(asked: str) -> None:
 async def test_a_stop_is_handed_to_the_keeper(asked: str, run_id: str) -> None:
     """By id or by name; only that one."""
     house = House(renamed(SEEN, id="s2", name="two"), SEEN, BOX)
-    assert await house.dispatch.stop(asked) == run_id
+    assert await house.dispatch.stop(asked, ROOT) == run_id
     assert house.keeper.calls == [("stop", run_id)]
 
 
@@ -400,7 +419,7 @@ async def test_a_stop_of_what_is_removed_is_success_too() -> None:
     """And nothing is asked of the engine."""
     house = House()
     house.journal.records["one"] = renamed(SEEN, status="removed")
-    assert await house.dispatch.stop("one") == "s1"
+    assert await house.dispatch.stop("one", ROOT) == "s1"
     assert house.keeper.calls == house.swarm.calls == []
 
 
@@ -408,7 +427,7 @@ async def test_a_stop_of_what_nobody_knows_is_a_404() -> None:
     """It is not taken for one that is removed."""
     house = House()
     with pytest.raises(NotFound):
-        await house.dispatch.stop("one")
+        await house.dispatch.stop("one", ROOT)
 
 
 async def test_a_stop_that_failed_is_told() -> None:
@@ -416,9 +435,9 @@ async def test_a_stop_that_failed_is_told() -> None:
     house = House(SEEN)
     house.keeper.fails["stop"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        await house.dispatch.stop("s1")
+        await house.dispatch.stop("s1", ROOT)
     house.keeper.fails.clear()
-    assert await house.dispatch.stop("s1") == "s1"
+    assert await house.dispatch.stop("s1", ROOT) == "s1"
     assert house.keeper.names() == ["stop", "stop"]
 
 
@@ -428,7 +447,7 @@ async def test_it_does_not_stop_its_own_service(asked: str) -> None:
     house = House(SEEN, own=OWN)
     house.containers.there = [container(OWN, "me.1", ours=False, labels={"com.docker.swarm.service.id": "s1"})]
     with pytest.raises(Conflict, match="itself"):
-        await house.dispatch.stop(asked)
+        await house.dispatch.stop(asked, ROOT)
     assert house.keeper.calls == []
 
 
@@ -439,7 +458,7 @@ async def test_it_does_not_stop_its_own_container() -> None:
         house.containers.there = [container(OWN, "me", ours=bool(views))]
         for asked in (OWN, "me")[: 1 + len(views)]:
             with pytest.raises(Conflict, match="itself"):
-                await house.dispatch.stop(asked)
+                await house.dispatch.stop(asked, ROOT)
         assert house.keeper.calls == []
 
 
@@ -447,7 +466,7 @@ async def test_it_stops_others_when_it_is_in_a_container() -> None:
     """Only itself is safe from it."""
     house = House(SEEN, own=OWN)
     house.containers.there = [container(OWN, "me", ours=False)]
-    assert await house.dispatch.stop("s1") == "s1"
+    assert await house.dispatch.stop("s1", ROOT) == "s1"
 
 
 async def test_a_listing_is_the_newest_first() -> None:
@@ -457,6 +476,6 @@ async def test_a_listing_is_the_newest_first() -> None:
     house = House(SEEN, new)
     house.journal.records = {"s0": gone, "s1": renamed(SEEN, status="removed")}
     assert CREATED < LATER
-    assert await house.dispatch.listing() == [new, SEEN]
-    assert await house.dispatch.listing(removed=True) == [new, SEEN, gone]
+    assert await house.dispatch.listing(ROOT) == [new, SEEN]
+    assert await house.dispatch.listing(ROOT, removed=True) == [new, SEEN, gone]
     assert house.engine_calls() == []

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import structlog
-from fakes import CONTAINER_ID, container, service, task
+from fakes import CONTAINER_ID, container, grant, service, task
 from test_lifecycle import NODES, NOW
 from test_models import WRONG
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
@@ -18,7 +18,7 @@ from tornado.web import Application
 
 from qmaster import errors, lifecycle
 from qmaster.app import Parts, make_app
-from qmaster.auth import Authenticator
+from qmaster.auth import Authenticator, Identity
 from qmaster.keys import Key, Started, digest
 from qmaster.models import MAX_BODY, Node, Result, RunRequest, Service
 
@@ -51,24 +51,24 @@ class FakeDispatch:
         if self.error:
             raise self.error
 
-    async def run(self, request: RunRequest, owner: str, key: Key | None = None) -> Started:
-        await self._note("run", request, owner, *([key] if key else []))
+    async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
+        await self._note("run", request, by.name, *([key] if key else []))
         return Started("s1", self.replays)
 
-    async def stop(self, name_or_id: str) -> str:
+    async def stop(self, name_or_id: str, by: Identity) -> str:
         await self._note("stop", name_or_id)
         return "s1"
 
-    async def status(self, name_or_id: str) -> Service:
+    async def status(self, name_or_id: str, by: Identity) -> Service:
         await self._note("status", name_or_id)
         return self.views[0]
 
-    async def when_over(self, name_or_id: str, seconds: float, left: asyncio.Future[None]) -> Service:
+    async def when_over(self, name_or_id: str, seconds: float, left: asyncio.Future[None], by: Identity) -> Service:
         self.left = left
         await self._note("when_over", name_or_id, seconds)
         return self.views[0]
 
-    async def listing(self, removed: bool = False) -> list[Service]:
+    async def listing(self, by: Identity, removed: bool = False) -> list[Service]:
         await self._note("listing", removed)
         return self.views
 
@@ -79,13 +79,14 @@ class FakeDispatch:
 class State(NamedTuple):
     dispatch: FakeDispatch
     trouble: list[errors.HttpError]
+    auth: Authenticator
     busy: set[object]
     counted: list[tuple[str, str, int]]
 
 
 @pytest.fixture
 def state() -> State:
-    return State(FakeDispatch(), [], set(), [])
+    return State(FakeDispatch(), [], Authenticator(TOKEN), set(), [])
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def app(state: State) -> Application:
     parts: dict[str, Any] = {"dispatch": state.dispatch, "feed": FakeFeed(), "hub": None, "spring": None}
     return make_app(
         Parts(
-            Authenticator(TOKEN),
+            state.auth,
             **parts,
             trouble=lambda: state.trouble[0] if state.trouble else None,
             scrape=scrape,
@@ -567,10 +568,10 @@ async def test_a_small_chunked_body_is_read(
 
 
 async def test_a_token_may_have_any_characters_in_a_header(
-    http_client: AsyncHTTPClient, app: Application, http_port: int
+    http_client: AsyncHTTPClient, state: State, http_port: int
 ) -> None:
     """curl sends what the terminal gave it: UTF-8."""
-    app.wildcard_router.rules[0].target_kwargs["auth"]._root = Authenticator("ключ-ä")._root
+    state.auth.replace([grant("alice", "ключ-ä")])
     body = json.dumps(IMAGE)
     async with connection(http_port) as raw:
         raw.send(

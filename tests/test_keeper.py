@@ -172,9 +172,17 @@ async def test_what_cannot_be_recorded_is_not_removed(monkeypatch: pytest.Monkey
 
 async def test_what_waits_for_a_node_is_removed_at_once() -> None:
     """It has said nothing."""
-    house = House(view("pending"))
+    waits = view("pending")
+    house = House(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
     await house.keeper.stop(house.views["s1"])
     assert house.names() == ["will_remove", "remove"]
+
+
+async def test_what_was_given_to_a_node_may_run_already() -> None:
+    """Swarm learns a moment later that it does, and what it said by then is not to be lost."""
+    house = House(view("assigned"))
+    await house.keeper.stop(house.views["s1"])
+    assert house.names() == ["end"]
 
 
 async def test_what_one_of_several_replicas_has_said_is_read_before_all_are_removed() -> None:

@@ -27,14 +27,6 @@ def node(node_id: str = "n1", state: str = "ready") -> Json:
     return {"ID": node_id, "Spec": {"Role": "worker", "Availability": "active"}, "Status": {"State": state}}
 
 
-class Swarm(FakeSwarm):
-    """Its tasks are wanted until they have ended."""
-
-    async def wanted_tasks(self) -> list[Json]:
-        self._note("wanted_tasks")
-        return [raw for raw in self.its_tasks if raw["DesiredState"] == "running"]
-
-
 class Journal:
     """Keeps what is appended, in a list."""
 
@@ -67,7 +59,7 @@ class World:
     """A reconciler with all that it needs."""
 
     def __init__(self, journal: Journal | None = None) -> None:
-        self.swarm, self.containers = Swarm(nodes=(node(),)), FakeContainers()
+        self.swarm, self.containers = FakeSwarm(nodes=(node(),)), FakeContainers()
         self.journal = journal or Journal()
         self.published: list[News] = []
         self.stale_changes = 0

@@ -13,6 +13,7 @@ Json = dict[str, Any]
 MARK = spec.Stamp("named", "alice", "nonce")
 DEFAULTS = spec.Defaults(250)
 PINNED = f"busybox@{DIGEST}"
+NOT_OF_THE_IMAGE = {f"io.qmaster.{name}": "" for name in ("key", "body", "timeout", "ttl")}
 LABELS = {"io.qmaster.managed": "true", "io.qmaster.owner": "alice", "io.qmaster.run": "nonce"}
 
 
@@ -49,7 +50,7 @@ def test_the_least_container() -> None:
     octets = 250 * 1024 * 1024
     assert container() == {
         "Image": "busybox",
-        "Labels": LABELS,
+        "Labels": NOT_OF_THE_IMAGE | LABELS,
         "HostConfig": {
             "Memory": octets,
             "MemoryReservation": octets,
@@ -123,7 +124,7 @@ def test_a_full_container() -> None:
         "Env": ["A=1=2", "B="],
         "WorkingDir": "/srv",
         "User": "1000:1000",
-        "Labels": {"team": "data", **LABELS},
+        "Labels": {"team": "data", **NOT_OF_THE_IMAGE, **LABELS},
         "HostConfig": {
             "Memory": octets,
             "MemoryReservation": octets,

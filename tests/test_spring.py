@@ -9,6 +9,7 @@ import pytest
 from fakes import CREATED, FakeSwarm, container, node, task
 
 from qmaster import lifecycle, results
+from qmaster.auth import Identity
 from qmaster.engine.failures import EngineTimeout
 from qmaster.engine.multiplex import Message
 from qmaster.engine.reader import Wish
@@ -21,6 +22,7 @@ from qmaster.spring import Spring, Wanted
 Script = list[list[Message] | HttpError | Callable[[], None]]
 
 NODES = {"n1": node("n1"), "n2": node("n2", hostname="host-2")}
+ROOT = Identity("root")
 T1, T2 = "t-running-1", "t-running-2"
 
 
@@ -75,7 +77,7 @@ class House:
     async def outcome(self, run_id: str) -> bytes | None:
         return results.encode(self.kept) if self.kept else None
 
-    async def find(self, name_or_id: str) -> Service:
+    async def find(self, name_or_id: str, by: Identity) -> Service:
         if not self.known:
             raise NotFound("nobody knows it")
         shown = lifecycle.container(container("s1")) if self.kind == "container" else self._service()
@@ -112,9 +114,9 @@ class House:
 
         async def run() -> list[Piece]:
             spring = Spring(self.swarm, self, self, self.find, self.nodes)
-            view = await spring.find("s1")
+            view = await spring.find("s1", ROOT)
             async with asyncio.timeout(20):
-                return [piece async for batch in spring.flow(view, Wanted(**wanted)) for piece in batch]
+                return [piece async for batch in spring.flow(view, Wanted(**wanted), ROOT) for piece in batch]
 
         return asyncio.run(run())
 
@@ -361,7 +363,7 @@ def test_a_flow_that_is_left_early_gives_its_seat_back() -> None:
 
     async def leave() -> None:
         spring = Spring(house.swarm, house, house, house.find, house.nodes)
-        flow: Any = spring.flow(await spring.find("s1"), Wanted(follow=True))
+        flow: Any = spring.flow(await spring.find("s1", ROOT), Wanted(follow=True), ROOT)
         async with contextlib.aclosing(flow):
             async for batch in flow:
                 if batch:

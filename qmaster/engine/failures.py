@@ -10,6 +10,7 @@ import requests
 import structlog
 import urllib3.exceptions
 
+from ..credentials import hide
 from ..errors import (
     BadRequest,
     Conflict,
@@ -136,7 +137,8 @@ def explanation(error: docker.errors.APIError) -> str:
     """Docker's own words, in one line."""
     words = error.explanation
     text = words.decode(errors="replace") if isinstance(words, bytes) else str(words or error)
-    return " ".join(text.split())[:MAX_DETAIL]
+    asked_with = getattr(getattr(error.response, "request", None), "headers", None) or {}
+    return hide(" ".join(text.split()), asked_with.get("X-Registry-Auth", ""))[:MAX_DETAIL]
 
 
 def _manager_hint(said: str) -> str:

@@ -7,7 +7,7 @@ import json
 
 import docker.errors
 
-from ..credentials import Credentials
+from ..credentials import Credentials, hide
 from ..errors import RegistryRefused
 from ..reference import Reference
 from .client import Client
@@ -63,7 +63,7 @@ def _pull(client: Client, image: str, header: str) -> None:
             for line in response.iter_lines():
                 progress = json.loads(line) if line.strip() else {}
                 if "error" in progress:
-                    raise _refused(image, str(progress["error"]))
+                    raise _refused(image, hide(str(progress["error"]), header))
     except docker.errors.APIError as error:
         raise _refused(image, explanation(error)) from error
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -14,9 +14,19 @@ import structlog
 from tornado import web
 from tornado.http1connection import HTTP1Connection
 
-from .. import models
+from .. import models, policy, strict
 from ..auth import Authenticator, Identity
-from ..errors import BadRequest, HttpError, MethodNotAllowed, NotFound, PayloadTooLarge, problem
+from ..errors import (
+    BadRequest,
+    Forbidden,
+    HttpError,
+    MethodNotAllowed,
+    Misframed,
+    NotFound,
+    PayloadTooLarge,
+    problem,
+)
+from ..tokens import Scope
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"})
@@ -24,6 +34,21 @@ _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"}
 _DRAINED = 4 * 1024 * 1024
 
 MAX_DIGITS = 18
+REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
+
+Needs = Scope | Literal["root"]
+
+# What every answer tells a browser: keep it nowhere, guess no type, run and load nothing that is in it, and show it in
+# no other page.
+HEADERS = {
+    "Server": "quartermaster",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -32,14 +57,17 @@ log = structlog.get_logger(__name__)
 class BaseHandler(web.RequestHandler):
     """A handler whose body is bounded, and whose errors all look the same."""
 
+    ANY_HOST = False  # whether it answers under names that --allow-host does not have
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
     def _set_up(self, auth: Authenticator, busy: set[object]) -> None:
         self._auth = auth
         self._busy = busy
         self._begun = False
+        self._prepared = False
         self._chunks: list[bytes] = []
         self._received = 0
+        self.by: str | None = None  # whose token it is, once that is known
 
     initialize: Callable[..., None] = _set_up
 
@@ -47,17 +75,19 @@ class BaseHandler(web.RequestHandler):
         if not hasattr(self, "request_id"):  # an error sets the headers anew, but not the id
             self.request_id = self._request_id()
         self.set_header("X-Request-ID", self.request_id)
-        self.set_header("Server", "quartermaster")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
+        for name, value in HEADERS.items():
+            self.set_header(name, value)
 
     def prepare(self) -> None:
         self._busy.add(self)
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request=self.request_id)
+        structlog.contextvars.bind_contextvars(request=self.request_id, remote=self.request.remote_ip)
+        self._refuse_misframed()
+        self._refuse_host()
         self._refuse_large()
         if self._token_in_url():
             raise BadRequest("a token does not belong in a URL, where it is logged: send 'Authorization: Bearer …'")
+        self._prepared = True
 
     def data_received(self, chunk: bytes) -> None:
         self._received += len(chunk)
@@ -68,6 +98,8 @@ class BaseHandler(web.RequestHandler):
         self._busy.discard(self)
 
     def on_connection_close(self) -> None:
+        # Ends the wait for a body that will never be whole; a websocket's own way leaves this out.
+        web.RequestHandler.on_connection_close(self)
         if not self._begun:  # what has begun goes on without its client, and finishes
             self._busy.discard(self)
 
@@ -83,16 +115,33 @@ class BaseHandler(web.RequestHandler):
         self._begun = True
         return models.decode_object(body) if body else {}
 
-    def identify(self, document: dict[str, Any]) -> Identity:
+    def identify(self, document: dict[str, Any], needs: Needs) -> Identity:
         """Who is asking; takes ``token`` out of the body.
 
+        Args:
+            needs: the scope that it takes, or ``root`` for the root token's alone.
+
         Raises:
-            BadRequest, Unauthorized
+            BadRequest, Unauthorized, TooManyWrongTokens
+            Forbidden: the token does not have it.
         """
         headers = self.request.headers.get_list("Authorization")
         if len(headers) > 1:
             raise BadRequest("the header Authorization is there twice")
-        return self._auth.identify(headers[0] if headers else None, document.pop("token", None))
+        return self._admit(headers[0] if headers else None, document.pop("token", None), needs)
+
+    def still(self, identity: Identity, needs: Needs) -> Identity:
+        """The same after a while, in which the tokens may have changed.
+
+        Raises:
+            Unauthorized, Forbidden
+        """
+        return _entitled(self._auth.current(identity), needs)
+
+    def _admit(self, header: str | None, body_token: object, needs: Needs) -> Identity:
+        identity = self._auth.identify(header, body_token, self.request.remote_ip or "")
+        self.by = identity.name
+        return _entitled(identity, needs)
 
     def parameters(self, *known: str) -> dict[str, list[str]]:
         """The query's parameters.
@@ -129,10 +178,27 @@ class BaseHandler(web.RequestHandler):
         self.set_status(status)
         for name, value in headers.items():
             self.set_header(name, value)
+        if not self._prepared:  # Tornado reads no body behind an answer: it closes the connection, without a word
+            self.set_header("Connection", "close")
+        if status in REFUSALS:
+            self.log_refusal(status, detail)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._allowed()))
         self.set_header("Content-Type", "application/problem+json")
         self.finish(msgspec.json.encode(problem(status, detail, self.request_id)) + b"\n")
+
+    def log_refusal(self, code: int, reason: str) -> None:
+        """Who was refused what; ``code`` is the HTTP status or the close code."""
+        log.warning(
+            "refused",
+            request=self.request_id,
+            remote=self.request.remote_ip,
+            by=self.by,
+            method=self.request.method,
+            path=_shown_path(self),
+            code=code,
+            reason=reason,
+        )
 
     def _handle_request_exception(self, e: BaseException) -> None:
         # Tornado knows the status of its own errors only; this gives ours theirs before it is logged.
@@ -164,6 +230,19 @@ class BaseHandler(web.RequestHandler):
         given = self.request.headers.get("X-Request-ID")
         return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
+    def _refuse_host(self) -> None:
+        """A page whose name was made to point here (DNS rebinding) asks under its own name."""
+        allowed = self.settings.get("hosts")
+        if allowed and not self.ANY_HOST and self.request.host_name.lower() not in allowed:
+            raise Forbidden("this host name is not served; see --allow-host")
+
+    def _refuse_misframed(self) -> None:
+        flaw = strict.flaw(self.request.version, self.request.headers)
+        if flaw:
+            raise Misframed(flaw)
+        if strict.is_encoded(self.request.headers):
+            raise BadRequest("the header Content-Encoding is not taken: send the body as it is, not compressed")
+
     def _refuse_large(self) -> None:
         length = self.request.headers.get("Content-Length", "")
         if length.isascii() and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > models.MAX_BODY):
@@ -181,9 +260,10 @@ class BaseHandler(web.RequestHandler):
 class NotFoundHandler(BaseHandler):
     """Every path that is no route."""
 
-    def prepare(self) -> None:
-        super().prepare()
+    def _nothing(self, *args: str, **kwargs: str) -> None:
         raise NotFound("there is nothing at this path; the routes are in the README")
+
+    head = get = post = delete = patch = put = options = _nothing
 
 
 def log_request(handler: web.RequestHandler) -> None:
@@ -194,12 +274,26 @@ def log_request(handler: web.RequestHandler) -> None:
         "request",
         request=getattr(handler, "request_id", None),
         method=handler.request.method,
-        path=unquote(handler.request.path, errors="replace"),  # so that no token hides in it from the redaction
+        path=_shown_path(handler),
         status=status,
         duration_ms=round(handler.request.request_time() * 1000, 2),
         remote=handler.request.remote_ip,
+        by=getattr(handler, "by", None),
         **getattr(handler, "log_fields", {}),
     )
+
+
+def _shown_path(handler: web.RequestHandler) -> str:
+    """So that no token hides in it from the redaction."""
+    return unquote(handler.request.path, errors="replace")
+
+
+def _entitled(identity: Identity, needs: Needs) -> Identity:
+    if needs == "root":
+        policy.require_root(identity.grant, "this is")
+    else:
+        policy.require(identity.grant, needs)
+    return identity
 
 
 def _too_large() -> PayloadTooLarge:

@@ -4,47 +4,67 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Collection
-from urllib.parse import urlsplit
+from collections.abc import Collection, Mapping
 
 import msgspec
 import structlog
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler
 
-from .. import frames
+from .. import frames, policy
 from ..auth import Authenticator, Identity
-from ..errors import BadRequest, Forbidden, JournalUnwritable, TooManySockets, Unauthorized
+from ..errors import (
+    BadRequest,
+    Forbidden,
+    HttpError,
+    JournalUnwritable,
+    TooManyHeld,
+    TooManyWrongTokens,
+    Unauthorized,
+)
 from ..feed import Feed, Since
+from ..held import Held, Lease
 from ..hub import Filter, Hub, Subscriber, Wire
-from .base import BaseHandler
+from ..stream import Watched
+from .base import HEADERS, BaseHandler
 
 AUTH_WITHIN = 5.0  # seconds
-MAX_SOCKETS = 8192
-MAX_UNAUTHENTICATED = 256
 MAX_INBOUND = 4096  # bytes of a client's frame
+# Bytes that a client may say on its websocket: at once, and each second. Its token, and then it pings.
+SAID_AT_ONCE, SAID_EACH_SECOND = 8 * 1024, 1024
 SEND_BUFFER = 128 * 1024  # of the kernel: small, so that a reader's pace is seen here
 TOPICS = frozenset({"service", "task", "node"})
 PARAMETERS = ("since", "service", "label", "topic")
 
 GOING_AWAY, SLOW_CONSUMER = 1001, 1013
-MALFORMED, BAD_TOKEN, NO_AUTH_IN_TIME, TOO_MANY = 4400, 4401, 4408, 4429
+MALFORMED, BAD_TOKEN, FORBIDDEN, NO_AUTH_IN_TIME, TOO_MANY = 4400, 4401, 4403, 4408, 4429
+CLOSES: Mapping[type[HttpError], int] = {
+    BadRequest: MALFORMED,
+    Unauthorized: BAD_TOKEN,
+    Forbidden: FORBIDDEN,
+    TooManyHeld: TOO_MANY,
+    TooManyWrongTokens: TOO_MANY,
+}
 
 log = structlog.get_logger(__name__)
 
 
 class Sockets:
-    """All open event streams, and how many there may be."""
+    """All open event streams."""
 
     def __init__(self) -> None:
         self.open: set[EventsHandler] = set()
-        self.unauthenticated = 0
         self.cut = 0  # for reading too slowly
 
     def close(self) -> None:
         """Tell everyone that this quartermaster ends."""
         for handler in list(self.open):
             handler.end(GOING_AWAY, "quartermaster is stopping; connect again and resume")
+
+    def recheck(self) -> None:
+        """The tokens have changed: close those of who may no longer read."""
+        for handler in list(self.open):
+            handler.recheck()
 
 
 class _Pipe:
@@ -83,15 +103,18 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         hub: Hub,
         sockets: Sockets,
         origins: Collection[str],
+        held: Held,
     ) -> None:
         super().initialize(auth, busy)
+        self._held = held
+        self._lease: Lease | None = None
         self._feed = feed
         self._hub = hub
         self._sockets = sockets
         self._origins = origins
         self._subscriber: Subscriber | None = None
         self._identity: Identity | None = None
-        self._waits_for_auth = False
+        self._newcomer: Lease | None = None  # until it has said who it is
         self._auth_timeout: asyncio.TimerHandle | None = None
         self._stream: IOStream | None = None
         self._task: asyncio.Task[None] | None = None
@@ -99,50 +122,79 @@ class EventsHandler(BaseHandler, WebSocketHandler):
 
     async def get(self) -> None:
         self.document()  # a body, if any, is JSON
+        self._check_origin()
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             await self._serve_sse()
             return
         if self.request.headers.get("Authorization"):
-            self._identity = self.identify({})
+            self._identity = self.identify({}, "read")
+        self._check_handshake()
         await WebSocketHandler.get(self)
 
     def check_origin(self, origin: str) -> bool:
         """A page may read the stream if it came from here, or from an origin that was allowed by name."""
-        own = urlsplit(origin).netloc.lower() == self.request.headers.get("Host", "").lower()
+        scheme, _, host = origin.lower().partition("://")
+        own = scheme in ("http", "https") and host == self.request.headers.get("Host", "").lower()
         return own or origin.lower() in self._origins
 
+    def recheck(self) -> None:
+        """Close it if its token is gone, or may no longer read."""
+        if self._identity is not None:
+            try:
+                self._identity = self.still(self._identity, "read")
+            except HttpError as error:
+                self._refuse(error)
+
+    def _check_origin(self) -> None:
+        origin = self.request.headers.get("Origin") or self.request.headers.get("Sec-Websocket-Origin")
+        elsewhere = self.request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
+        if not self.check_origin(origin) if origin is not None else elsewhere:
+            raise Forbidden("this origin may not read the stream; see --allow-origin")
+
     # -- websocket -------------------------------------------------------------------------------------------------
+
+    def _check_handshake(self) -> None:
+        """Tornado asks the same, but answers in plain text.
+
+        Raises:
+            BadRequest
+        """
+        headers = self.request.headers
+        if "upgrade" not in (word.strip().lower() for word in headers.get("Connection", "").split(",")):
+            raise BadRequest("a websocket wants the header 'Connection: Upgrade'")
+        if headers.get("Sec-WebSocket-Version") != "13" or not headers.get("Sec-WebSocket-Key"):
+            raise BadRequest("a websocket wants the headers Sec-WebSocket-Key and 'Sec-WebSocket-Version: 13'")
 
     def open(self, *args: str, **kwargs: str) -> None:
         self._busy.discard(self)
         if self.ws_connection is None:
             return
         self._stream = self.ws_connection.stream
-        if len(self._sockets.open) >= MAX_SOCKETS or (
-            self._identity is None and self._sockets.unauthenticated >= MAX_UNAUTHENTICATED
-        ):
-            self.end(TOO_MANY, "too many open event streams")
-            return
+        if isinstance(self._stream, Watched):
+            self._stream.listen_little(SAID_AT_ONCE, SAID_EACH_SECOND)
         self._sockets.open.add(self)
         if self._identity is not None:
             self._begin("websocket")
             return
-        self._waits_for_auth = True
-        self._sockets.unauthenticated += 1
+        try:
+            self._newcomer = self._held.take("newcomer", self.request.remote_ip or "", limited=True)
+        except TooManyHeld as error:
+            self._refuse(error)
+            return
+        if isinstance(self._stream, Watched):
+            self._stream.stand_by()
         self._auth_timeout = asyncio.get_running_loop().call_later(
             AUTH_WITHIN, self.end, NO_AUTH_IN_TIME, "no auth frame within 5 s"
         )
 
     def on_message(self, message: str | bytes) -> None:
-        if not self._waits_for_auth:
+        if self._newcomer is None:
             return  # the stream goes one way; what a client says on it later means nothing
         self._stop_waiting()
         try:
-            self._identity = self._auth.identify(None, _token_of(message))
-        except BadRequest as error:
-            self.end(MALFORMED, str(error))
-        except Unauthorized as error:
-            self.end(BAD_TOKEN, str(error))
+            self._identity = self._admit(None, _token_of(message), "read")
+        except HttpError as error:
+            self._refuse(error)
         else:
             self._begin("websocket")
 
@@ -161,6 +213,14 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             else:
                 self._stream.close()
         self._forget()
+        if isinstance(self._stream, Watched):
+            self._stream.stand_by()  # the client has 5 s to close it too
+
+    def _refuse(self, error: HttpError) -> None:
+        code = next(code for kind, code in CLOSES.items() if isinstance(error, kind))
+        if code != MALFORMED and not self._ended:
+            self.log_refusal(code, str(error))
+        self.end(code, str(error))
 
     def _say_last(self, frame: frames.Frame) -> None:
         wire = "websocket" if self.ws_connection is not None else "sse"
@@ -173,22 +233,20 @@ class EventsHandler(BaseHandler, WebSocketHandler):
     # -- Server-Sent Events ----------------------------------------------------------------------------------------
 
     async def _serve_sse(self) -> None:
-        origin = self.request.headers.get("Origin")
-        if origin is not None and not self.check_origin(origin):
-            raise Forbidden("this origin may not read the stream; see --allow-origin")
-        self._identity = self.identify({})
-        self._wishes()  # a wrong one is an answer of its own
-        if len(self._sockets.open) >= MAX_SOCKETS:
-            raise TooManySockets("too many open event streams")
+        self._identity = self.identify({}, "read")
+        self._wishes(self._identity)  # a wrong one is an answer of its own
+        self._lease = self._take_lease(self._identity)
         self._auto_finish = False
         self._busy.discard(self)
         self._stream = self.detach()
         self._finished = True
-        head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n"
-        head += f"X-Request-ID: {self.request_id}\r\nServer: quartermaster\r\nX-Accel-Buffering: no\r\n\r\n"
+        fields = {**HEADERS, "Content-Type": "text/event-stream", "Connection": "close", "X-Accel-Buffering": "no"}
+        fields["X-Request-ID"] = self.request_id
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         try:
-            await self._stream.write(head.encode("latin-1"))
+            await self._stream.write(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode("latin-1"))
         except StreamClosedError:
+            self._forget()
             return
         self._log()
         self._sockets.open.add(self)
@@ -198,12 +256,14 @@ class EventsHandler(BaseHandler, WebSocketHandler):
     # -- both ------------------------------------------------------------------------------------------------------
 
     def _begin(self, wire: Wire) -> None:
-        try:
-            since, wants = self._wishes()
-        except BadRequest as error:
-            self.end(MALFORMED, str(error))
+        self.recheck()  # the tokens may have changed since it came
+        if self._stream is None or self._identity is None or self._ended:
             return
-        if self._stream is None:
+        try:
+            since, wants = self._wishes(self._identity)
+            self._lease = self._lease or self._take_lease(self._identity)
+        except HttpError as error:
+            self._refuse(error)
             return
         self._subscriber = Subscriber(_Pipe(self._stream), wire, wants, self._cut)
         self._task = asyncio.create_task(self._bring_up(self._subscriber, since))
@@ -218,12 +278,18 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             self.end(1011, "quartermaster failed: its log has the reason")
         finally:
             self._task = None  # it was kept so that it is not collected before its end
+            if subscriber.gone:
+                self._forget()
 
-    def _wishes(self) -> tuple[Since | None, Filter]:
-        """What the query and ``Last-Event-ID`` ask for.
+    def _take_lease(self, identity: Identity) -> Lease:
+        return self._held.take("socket", identity.name, identity.grant is not None)
+
+    def _wishes(self, identity: Identity) -> tuple[Since | None, Filter]:
+        """What the query and ``Last-Event-ID`` ask for, as far as the token sees it.
 
         Raises:
             BadRequest
+            Forbidden: another than the root token asks for nodes.
         """
         query = self.parameters(*PARAMETERS)
         for name in ("since", "service"):
@@ -232,10 +298,12 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         topics = frozenset(topic for value in query.get("topic", ()) for topic in value.split(","))
         if not topics <= TOPICS:
             raise BadRequest(f"topic: expected some of {', '.join(sorted(TOPICS))}")
+        if "node" in topics:
+            policy.require_root(identity.grant, "the topic node is")
         labels = frozenset(query.get("label", ()))
         if not all(label.partition("=")[0] and "=" in label for label in labels):
             raise BadRequest("label: expected key=value")
-        wants = Filter(topics, query.get("service", [""])[0], labels)
+        wants = Filter(topics, query.get("service", [""])[0], labels, identity.sees)
         return _since(query.get("since", [self.request.headers.get("Last-Event-ID", "")])[0]), wants
 
     def _cut(self) -> None:
@@ -248,9 +316,11 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             stream.close()  # what waits in its buffer would never be read, nor would a word about it
 
     def _stop_waiting(self) -> None:
-        if self._waits_for_auth:
-            self._waits_for_auth = False
-            self._sockets.unauthenticated -= 1
+        if self._newcomer is not None:
+            self._newcomer.release()
+            self._newcomer = None
+            if isinstance(self._stream, Watched):
+                self._stream.settle()
         if self._auth_timeout is not None:
             self._auth_timeout.cancel()
             self._auth_timeout = None
@@ -258,11 +328,14 @@ class EventsHandler(BaseHandler, WebSocketHandler):
     def _forget(self) -> None:
         self._stop_waiting()
         self._sockets.open.discard(self)
+        if self._lease is not None:
+            self._lease.release()
         if self._subscriber is not None:
             self._subscriber.gone = True
             self._hub.leave(self._subscriber)
 
     def on_connection_close(self) -> None:
+        BaseHandler.on_connection_close(self)
         self._busy.discard(self)
         WebSocketHandler.on_connection_close(self)
 

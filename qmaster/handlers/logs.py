@@ -11,12 +11,14 @@ import structlog
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
-from ..auth import Authenticator
+from ..auth import Authenticator, Identity
 from ..errors import BadRequest, HttpError
+from ..held import Held
 from ..models import Service
 from ..output import Ndjson, Piece, Plain, Writer, note
 from ..results import Stream
 from ..spring import Wanted
+from ..stream import Watched
 from .base import BaseHandler
 
 PARAMETERS = ("follow", "tail", "timestamps", "stream")
@@ -30,8 +32,8 @@ log = structlog.get_logger(__name__)
 class Spring(Protocol):
     """What this handler needs of where the output comes from."""
 
-    async def find(self, name_or_id: str) -> Service: ...
-    def flow(self, view: Service, wanted: Wanted) -> AsyncIterator[list[Piece]]: ...
+    async def find(self, name_or_id: str, by: Identity) -> Service: ...
+    def flow(self, view: Service, wanted: Wanted, by: Identity) -> AsyncIterator[list[Piece]]: ...
 
 
 class OpenLogs:
@@ -46,10 +48,18 @@ class OpenLogs:
         if tasks:
             await asyncio.wait(tasks, timeout=STOP_WITHIN)
 
+    def recheck(self) -> None:
+        """The tokens have changed: end what goes to those who may no longer read."""
+        for handler in list(self.open):
+            handler.recheck()
+
 
 class LogsHandler(BaseHandler):
-    def initialize(self, auth: Authenticator, busy: set[object], spring: Spring, logs: OpenLogs) -> None:
+    def initialize(self, auth: Authenticator, busy: set[object], spring: Spring, logs: OpenLogs, held: Held) -> None:
         super().initialize(auth, busy)
+        self._held = held
+        self._identity: Identity | None = None
+        self._why = "quartermaster is stopping"
         self._spring = spring
         self._logs = logs
         self._task: asyncio.Task[None] | None = None
@@ -58,14 +68,15 @@ class LogsHandler(BaseHandler):
         self.log_fields: dict[str, str] = {}
 
     async def get(self, name_or_id: str) -> None:
-        self.identify(self.document())
+        self._identity = identity = self.identify(self.document(), "read")
         wanted, writer = self._wishes()
-        view = await self._spring.find(name_or_id)
+        view = await self._spring.find(name_or_id, identity)
         self.log_fields["run"] = view.id
         if self._gone:
             return
-        self._task = asyncio.create_task(self._send(view, wanted, writer))
-        await self._task
+        with self._held.take("log", identity.name, identity.grant is not None):
+            self._task = asyncio.create_task(self._send(self._spring.flow(view, wanted, identity), writer, identity))
+            await self._task
 
     def stop(self) -> list[asyncio.Task[None]]:
         """End it from our side; what to wait for."""
@@ -74,6 +85,16 @@ class LogsHandler(BaseHandler):
         self._stopping = True
         self._task.cancel()
         return [self._task]
+
+    def recheck(self) -> None:
+        """End it if its token is gone, or may no longer read."""
+        if self._identity is not None and not self._stopping:
+            try:
+                self.still(self._identity, "read")
+            except HttpError as error:
+                self.log_refusal(int(error.status), str(error))
+                self._why = str(error)
+                self.stop()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
@@ -96,13 +117,18 @@ class LogsHandler(BaseHandler):
         ndjson = NDJSON in (one.partition(";")[0].strip() for one in accepted)
         return wanted, Ndjson() if ndjson else Plain(timestamps)
 
-    async def _send(self, view: Service, wanted: Wanted, writer: Writer) -> None:
+    async def _send(self, flow: AsyncIterator[list[Piece]], writer: Writer, identity: Identity) -> None:
         """At the reader's pace: what it has not taken yet is not read on."""
         self._logs.open.add(self)
         self.set_header("Content-Type", writer.media_type)
         self.set_header("X-Accel-Buffering", "no")
+        if isinstance(self.request.connection, HTTP1Connection):
+            stream = self.request.connection.stream
+            if isinstance(stream, Watched):
+                stream.be_patient()
         try:
-            async with contextlib.aclosing(cast(Any, self._spring.flow(view, wanted))) as flow:
+            self.still(identity, "read")  # the tokens may have changed since it came
+            async with contextlib.aclosing(cast(Any, flow)):
                 async for batch in flow:
                     await self._pass_on(writer, batch)
             self.write(writer.end())
@@ -113,7 +139,7 @@ class LogsHandler(BaseHandler):
             if not self._stopping:  # the client is gone
                 self._leave()
                 return
-            await self._break_off(writer, "quartermaster is stopping: the log is cut off here")
+            await self._break_off(writer, f"{self._why}: the log is cut off here")
         except HttpError as error:
             if not self._headers_written:
                 raise
@@ -128,9 +154,10 @@ class LogsHandler(BaseHandler):
 
     async def _break_off(self, writer: Writer, why: str) -> None:
         """Say why, and leave the answer unfinished: so that nobody takes it for whole."""
-        with contextlib.suppress(StreamClosedError):
+        with contextlib.suppress(StreamClosedError, TimeoutError):
             self.write(writer.end() + writer.write([note(why)]))
-            await self.flush()
+            async with asyncio.timeout(STOP_WITHIN):  # who does not read is not waited for
+                await self.flush()
         self._leave()
         if isinstance(self.request.connection, HTTP1Connection):
             self.request.connection.close()

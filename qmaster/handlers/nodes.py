@@ -18,6 +18,6 @@ class NodesHandler(BaseHandler):
         self._cursor = cursor
 
     def get(self) -> None:
-        self.identify(self.document())
+        self.identify(self.document(), "root")
         self.parameters()
         self.answer({"success": True, "cursor": self._cursor(), "nodes": self._nodes()})

@@ -10,11 +10,15 @@ from .base import BaseHandler
 
 
 class LiveHandler(BaseHandler):
+    ANY_HOST = True  # a probe asks by address
+
     def get(self) -> None:
         self.answer({"success": True, "status": "alive"})
 
 
 class ReadyHandler(BaseHandler):
+    ANY_HOST = True
+
     def initialize(self, auth: Authenticator, busy: set[object], trouble: Callable[[], HttpError | None]) -> None:
         super().initialize(auth, busy)
         self._trouble = trouble
@@ -37,7 +41,7 @@ class OpenApiHandler(BaseHandler):
 
 
 class MetricsHandler(BaseHandler):
-    """Wants a token: what runs here, and how much of it, is not for everyone."""
+    """For the root token: it tells what everyone runs here, and how much of it."""
 
     def initialize(
         self, auth: Authenticator, busy: set[object], scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
@@ -46,7 +50,7 @@ class MetricsHandler(BaseHandler):
         self._scrape = scrape
 
     async def get(self) -> None:
-        self.identify(self.document())
+        self.identify(self.document(), "root")
         self.parameters()
         text, media_type = await self._scrape(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", media_type)

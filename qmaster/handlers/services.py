@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -12,9 +13,10 @@ from typing import get_args
 import msgspec
 
 from .. import keys, models
-from ..auth import Authenticator
+from ..auth import Authenticator, Identity
 from ..dispatch import Dispatch
 from ..errors import BadRequest
+from ..held import Held
 from ..models import RunRequest, Service, StopRequest
 from ..waits import is_over
 from .base import BaseHandler
@@ -25,8 +27,11 @@ FILTERS = ("status", "label", "name", "limit", "all")
 
 
 class ServicesHandler(BaseHandler):
-    def initialize(self, auth: Authenticator, busy: set[object], dispatch: Dispatch, cursor: Callable[[], str]) -> None:
+    def initialize(
+        self, auth: Authenticator, busy: set[object], dispatch: Dispatch, cursor: Callable[[], str], held: Held
+    ) -> None:
         super().initialize(auth, busy)
+        self.held = held
         self.dispatch = dispatch
         self.cursor = cursor
         self.log_fields: dict[str, str] = {}
@@ -41,9 +46,19 @@ class ServicesHandler(BaseHandler):
         self.log_fields["run"] = view.id
         self.answer({"success": True, **msgspec.structs.asdict(view)}, status)
 
-    async def _when_over(self, run_id: str, seconds: float) -> Service:
+    async def _when_over(self, run_id: str, seconds: float, identity: Identity) -> Service:
         self._left = asyncio.get_running_loop().create_future()
-        return await self.dispatch.when_over(run_id, seconds, self._left)
+        return await self.dispatch.when_over(run_id, seconds, self._left, identity)
+
+    def _hold(self, seconds: float | None, identity: Identity) -> contextlib.AbstractContextManager[object]:
+        """A place among those who wait.
+
+        Raises:
+            TooManyHeld
+        """
+        if seconds is None:
+            return contextlib.nullcontext()
+        return self.held.take("wait", identity.name, identity.grant is not None)
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
@@ -54,50 +69,55 @@ class ServicesHandler(BaseHandler):
 class RunHandler(ServicesHandler):
     async def post(self) -> None:
         document = self.document()
-        identity = self.identify(document)
+        identity = self.identify(document, "run")
         self.parameters()
         key = keys.read(self.request.headers.get_list("Idempotency-Key"), identity.name, document)
         request = models.convert(document, RunRequest)
-        run_id, replayed = await self.dispatch.run(request, identity.name, key)
-        if replayed:
-            self.set_header("Idempotency-Replayed", "true")
         seconds = models.wait_seconds(request.wait)
-        if seconds is None:
-            self._answer_id(run_id)
-            return
-        view = await self._when_over(run_id, seconds)
+        with self._hold(seconds, identity):  # before anything is started
+            run_id, replayed = await self.dispatch.run(request, identity, key)
+            if replayed:
+                self.set_header("Idempotency-Replayed", "true")
+            if seconds is None:
+                self._answer_id(run_id)
+                return
+            view = await self._when_over(run_id, seconds, identity)
+        self.still(identity, "run")
         self._answer_view(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED)
 
 
 class StopHandler(ServicesHandler):
     async def post(self) -> None:
         document = self.document()
-        self.identify(document)
+        identity = self.identify(document, "stop")
         self.parameters()
         request = models.convert(document, StopRequest)
-        self._answer_id(await self.dispatch.stop(request.id))
+        self._answer_id(await self.dispatch.stop(request.id, identity))
 
 
 class StatusHandler(ServicesHandler):
     _stream_request_body = False  # a body of none comes in one piece: that is two turns of the loop less
 
     async def get(self, name_or_id: str) -> None:
-        self.identify(self.document())
+        identity = self.identify(self.document(), "read")
         seconds = _wait(self.parameters("wait").get("wait"))
         if seconds is None:
-            self._answer_view(await self.dispatch.status(name_or_id))
-        else:
-            self._answer_view(await self._when_over(name_or_id, seconds))
+            self._answer_view(await self.dispatch.status(name_or_id, identity))
+            return
+        with self._hold(seconds, identity):
+            view = await self._when_over(name_or_id, seconds, identity)
+        self.still(identity, "read")
+        self._answer_view(view)
 
 
 class StatusListHandler(ServicesHandler):
     _stream_request_body = False  # a body of none comes in one piece: that is two turns of the loop less
 
     async def get(self) -> None:
-        self.identify(self.document())
+        identity = self.identify(self.document(), "read")
         query = self.parameters(*FILTERS)
         keep, limit = _filters(query), _limit(query.get("limit"))
-        views = await self.dispatch.listing(removed=_all(query.get("all")))
+        views = await self.dispatch.listing(identity, removed=_all(query.get("all")))
         services = views if keep is None else filter(keep, views)
         self.answer({"success": True, "cursor": self.cursor(), "services": list(islice(services, limit))})
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from testbed.wire import SIZE
+from testbed.wire import SIZE, Head
 
 
 class Exchange(Protocol):
@@ -18,6 +18,9 @@ class Exchange(Protocol):
 
     client: socket.socket
     closed: threading.Event
+
+    @property
+    def head(self) -> Head: ...
 
     def drain(self) -> None:
         """Take the rest of the request and forget it."""
@@ -38,6 +41,16 @@ def answer(status: int, body: Any = None) -> Fault:
         exchange.drain()
         head = f"HTTP/1.1 {status} Fault\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
         exchange.client.sendall(f"{head}Connection: close\r\n\r\n".encode() + data)
+
+    return play
+
+
+def echo(status: int) -> Fault:
+    """Say back what was asked, headers and all, as a verbose proxy or registry does."""
+
+    def play(exchange: Exchange) -> bool | None:
+        said = exchange.head.raw.decode("latin-1")
+        return answer(status, {"message": f"unauthorized: cannot do {said}"})(exchange)
 
     return play
 

@@ -164,6 +164,11 @@ class _Connection:
             self._body = self._reader.body(self._head)
         return self._head
 
+    @property
+    def head(self) -> Head:
+        assert self._head
+        return self._head
+
     def _connect(self) -> socket.socket:
         engine = socket.socket(socket.AF_UNIX)
         self._open.add(engine)
