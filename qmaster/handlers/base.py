@@ -58,6 +58,7 @@ class BaseHandler(web.RequestHandler):
     """A handler whose body is bounded, and whose errors all look the same."""
 
     ANY_HOST = False  # whether it answers under names that --allow-host does not have
+    IS_KEPT = False  # by clients
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
     def _set_up(self, auth: Authenticator, busy: set[object]) -> None:
@@ -160,8 +161,8 @@ class BaseHandler(web.RequestHandler):
         return parameters
 
     def compute_etag(self) -> str | None:
-        """None: nobody keeps an answer, so a digest of it would be made in vain."""
-        return None
+        """Tornado answers 304 to who has it; most answers nobody keeps, so that a digest would be made in vain."""
+        return super().compute_etag() if self.IS_KEPT else None
 
     def answer(self, document: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> None:
         self.set_status(int(status))

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tornado import web
-
 from ..auth import Authenticator
 from ..errors import NotFound
 from .base import BaseHandler
@@ -57,6 +55,8 @@ def read(static: Path) -> dict[str, File]:
 class PageHandler(BaseHandler):
     """Files that were read at the start, so that no path in a request ever reaches the disk."""
 
+    IS_KEPT = True
+
     def initialize(self, auth: Authenticator, busy: set[object], files: Mapping[str, File]) -> None:
         super().initialize(auth, busy)
         self._files = files
@@ -65,10 +65,6 @@ class PageHandler(BaseHandler):
         super().set_default_headers()
         for name, value in HEADERS.items():
             self.set_header(name, value)
-
-    def compute_etag(self) -> str | None:
-        """Of the file: Tornado answers 304 to who has it."""
-        return web.RequestHandler.compute_etag(self)
 
     def get(self, name: str = INDEX) -> None:
         file = self._files.get(name)
