@@ -15,6 +15,7 @@ usage() {
 ./build.sh                          build the Docker image; BASE names another base, IMAGE another name than quartermaster
 ./build.sh run [flags]              serve; the flags are those of python -m qmaster
 ./build.sh test [quick] [args]      lint, types, tests; quick: no engine; the arguments are pytest's
+./build.sh bench [args]             measure each figure beside its reference: a table, and bench.json; --help: more
 ./build.sh lock [--upgrade]         pin what pyproject.toml wants; with --upgrade, the newest of it
 USAGE
 }
@@ -357,7 +358,7 @@ run() {
   exec "${server[@]}"
 }
 
-# --- test, lock, build ----------------------------------------------------------------------------------------------
+# --- test, bench, lock, build ---------------------------------------------------------------------------------------
 
 # stage NAME COMMAND…: says how long it took; the first that fails ends the script.
 stage() {
@@ -389,6 +390,12 @@ run_tests() {
   stage format "$venv/bin/python" -m ruff format --check
   stage types "$venv/bin/python" -m mypy
   stage tests "$venv/bin/python" -m pytest "${select[@]}" "$@"
+}
+
+run_bench() {
+  set_up_tests full
+  cd -- "$root"
+  PYTHONPATH=$root:$root/tests exec "$venv/bin/python" -m bench "$@"
 }
 
 # The oldest Python that is supported sees every dependency that a newer one may not need.
@@ -439,6 +446,7 @@ main() {
     '') build_image ;;
     run) run "$@" ;;
     test) run_tests "$@" ;;
+    bench) run_bench "$@" ;;
     lock) lock "$@" ;;
     engine-main) engine_main "$@" ;; # of run's own
     *)

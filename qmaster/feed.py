@@ -10,7 +10,7 @@ import msgspec
 from . import __version__, frames
 from .facts import cursor
 from .frames import Frame
-from .hub import Filter, Hub, Subscriber, Tags
+from .hub import Filter, Hub, News, Subscriber, Tags
 from .journal import Position, StoredFact
 
 PAGE = 200  # facts read at once
@@ -92,10 +92,9 @@ class Feed:
 
     def beat(self) -> None:
         """Tell everyone how far the stream has come."""
-        self._hub.broadcast(frames.heartbeat(self.cursor, self._now(), self._stale_since()))
-
-    def publish(self, frame: Frame, tags: Tags, sequence: int) -> None:
-        self._hub.publish(frame, tags, sequence)
+        beat = frames.heartbeat(self.cursor, self._now(), self._stale_since())
+        # As the next event would go: who comes meanwhile, and has read more than the heartbeat's cursor, needs none.
+        self._hub.publish([News(beat, None, self._position().last + 1)])
 
     async def _deliver(self, subscriber: Subscriber, frame: Frame) -> bool:
         self._hub.sent += 1

@@ -10,6 +10,8 @@ from .errors import Conflict, KeyReused
 from .keys import Key, Started
 from .models import Service
 
+LOOK_AGAIN = (0.0, 0.03, 0.1, 0.3, 1.0)  # seconds; Docker takes a container's name some time before it shows it
+
 
 class Journal(Protocol):
     """What it needs of the journal: the record outlives the run."""
@@ -56,11 +58,13 @@ class Keyed:
             return Started(await start(), False)
         except Conflict:
             # Another quartermaster was first, or an earlier call whose answer was lost.
-            found = await self._reconciler.look_up(key.name)
-            known = self._reconciler.keyed(key.name) if found else await self._journal.keyed(key.name)
-            if known is None:
-                raise
-            return _replay(key, *known)
+            for pause in LOOK_AGAIN:
+                await asyncio.sleep(pause)
+                found = await self._reconciler.look_up(key.name)
+                known = self._reconciler.keyed(key.name) if found else await self._journal.keyed(key.name)
+                if known is not None:
+                    return _replay(key, *known)
+            raise
 
 
 def _replay(key: Key, run_id: str, body: str) -> Started:

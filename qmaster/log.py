@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import structlog
 
 REDACTED = "[redacted]"
@@ -36,6 +39,23 @@ def _written(secret: str) -> tuple[str, ...]:
     return json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)
 
 
+class _Lines:
+    """The logger under structlog's: it writes what is rendered already, as the standard library would take long to."""
+
+    def __init__(self, redact: Redactor, lock: threading.Lock, name: str) -> None:
+        self.name = name
+        self._redact = redact
+        self._lock = lock
+
+    def _write(self, line: str) -> None:
+        text = self._redact(line) + "\n"
+        with self._lock, contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+    debug = info = warning = error = critical = exception = _write
+
+
 class _Formatter(structlog.stdlib.ProcessorFormatter):
     def __init__(self, redact: Redactor, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -61,14 +81,15 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
     ]
     render: list[Any] = (
         # The plain traceback: the structured one would show locals, and a local may be a secret.
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
         if log_format == "json"
         else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
+    redact, lock = Redactor(secrets), threading.Lock()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         _Formatter(
-            Redactor(secrets),
+            redact,
             foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
@@ -78,8 +99,15 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
     for noisy in ("urllib3", "docker", "paramiko", "asyncio", "tornado.general"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=[*shared, *render],
+        logger_factory=lambda *names: _Lines(redact, lock, *names),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
+
+
+def _json(event: dict[str, Any], default: Any) -> str:
+    try:
+        return msgspec.json.encode(event, enc_hook=default).decode()
+    except (TypeError, ValueError):  # half of a surrogate pair, for instance
+        return json.dumps(event, default=default)

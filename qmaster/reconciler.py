@@ -18,8 +18,7 @@ import structlog
 from . import facts, frames, lifecycle
 from .errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from .facts import Fact
-from .frames import Frame
-from .hub import Tags
+from .hub import News, Tags
 from .journal import NO_EPOCH, Position, Record
 from .models import Node, Result, Service
 from .view import View
@@ -29,10 +28,11 @@ Json = dict[str, Any]
 
 FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.3  # seconds between two looks at what is unsettled
 SWEEP_EVERY = 1.0
-SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time
+SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time,
+LAST_SWEEP = 5.0  # but there are never more seconds than these without one: a single slow one says little
 FULL_EVERY = 60.0
 MANY = 8  # with more services than this to look at, one listing of all is cheaper
-MANY_SHARE = 4
+MANY_SHARE = 5  # such listings take at most one part in so many of the time
 RETRY_EVERY = 0.5
 
 log = structlog.get_logger(__name__)
@@ -42,17 +42,17 @@ class Swarm(Protocol):
     """What the reconciler needs of the swarm."""
 
     async def service(self, name_or_id: str) -> Json | None: ...
-    async def services(self) -> list[Json]: ...
-    async def tasks(self, service_id: str | None = None) -> list[Json]: ...
-    async def wanted_tasks(self) -> list[Json]: ...
-    async def nodes(self) -> list[Json]: ...
+    async def services(self) -> Sequence[Json]: ...
+    async def tasks(self, service_id: str | None = None) -> Sequence[Json]: ...
+    async def wanted_tasks(self) -> Sequence[Json]: ...
+    async def nodes(self) -> Sequence[Json]: ...
 
 
 class Containers(Protocol):
     """What the reconciler needs of this engine's containers."""
 
     async def container(self, name_or_id: str) -> Json | None: ...
-    async def containers(self) -> list[Json]: ...
+    async def containers(self) -> Sequence[Json]: ...
 
 
 class Journal(Protocol):
@@ -67,7 +67,7 @@ class Journal(Protocol):
     async def endings(self) -> dict[str, str]: ...
 
 
-Publish = Callable[[Frame, Tags, int], None]
+Publish = Callable[[list[News]], None]
 Listener = Callable[[Service], None]
 Count = Callable[[Fact], None]
 
@@ -78,7 +78,7 @@ class Reconciler:
     Args:
         swarm, containers: the engine.
         journal: where a fact has its sequence before anyone hears of it.
-        publish: sends a fact's frame, its tags and its sequence to who listens.
+        publish: sends facts to who listens.
         stale_changed: told when ``stale_since`` changes.
         count: told of each fact.
     """
@@ -110,6 +110,7 @@ class Reconciler:
         self._nodes_hinted = False
         self._hot: dict[str, tuple[float, float]] = {}  # service id → when to look, and the pause that comes then
         self._wake = asyncio.Event()
+        self._sleeps_until = 0.0
         self._full_due = self._sweep_due = self._many_due = 0.0
         self._told = 0
 
@@ -130,7 +131,9 @@ class Reconciler:
             self._nodes_hinted = True
         elif hint.kind == "container":
             self._hinted_containers.add(hint.id)
-        else:
+        elif hint.id not in self.view.entries and not hint.gone:
+            self._look_soon(hint.id)
+        elif hint.gone or not self._is_young(hint.id):
             self._hinted.add(hint.id)
             # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
             self._hot.pop(hint.id, None)
@@ -152,7 +155,7 @@ class Reconciler:
         if service_id not in self.view.entries:
             raw = {"ID": service_id, "CreatedAt": now_text(), "Spec": spec}
             self.view.list_service(raw, [], time.monotonic())
-        self.look(service_id)
+        self._look_soon(service_id)
         await self.commit([nonce])
 
     async def adopt_container(self, container_id: str, nonce: str) -> None:
@@ -289,10 +292,13 @@ class Reconciler:
         # From here on in one tick: the view, the position and what subscribers hear are never apart.
         self.view.tell(fresh)
         self._told = position.last + len(fresh)
-        for i, (fact, (kind, event)) in enumerate(zip(fresh, encoded, strict=True)):
-            sequence = position.last + 1 + i
-            frame = frames.event(facts.cursor(position.epoch, sequence), kind, event)
-            self._publish(frame, tags(fact), sequence)
+        self._publish(
+            [
+                News(frames.event(facts.cursor(position.epoch, sequence), kind, event), tags(fact), sequence)
+                for sequence, (fact, (kind, event)) in enumerate(zip(fresh, encoded, strict=True), position.last + 1)
+            ]
+        )
+        for fact in fresh:
             self._count(fact)
         self._tell_listeners(fresh)
 
@@ -328,24 +334,28 @@ class Reconciler:
         """Until there is something to look at."""
         while not self._due():
             self._wake.clear()
-            pause = max(0.001, self._next_due() - time.monotonic())
+            self._sleeps_until = self._next_due()
+            pause = max(0.001, self._sleeps_until - time.monotonic())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
 
     def _next_due(self) -> float:
+        if self._are_many() and self._many_due > time.monotonic():
+            return self._many_due
+        if self._hinted:
+            return 0.0
         due = [self._full_due, *(when for when, _ in self._hot.values())]
         if self._anything_runs():
             due.append(self._sweep_due)
-        soonest = min(due)
-        return max(soonest, self._many_due) if len(self._hinted) + len(self._hot) > MANY else soonest
+        return min(due)
 
     def _due(self) -> bool:
-        if self._hinted_containers or self._nodes_hinted:
-            return True
-        if self._hinted and (len(self._hinted) <= MANY or time.monotonic() >= self._many_due):
-            return True
-        return self._next_due() <= time.monotonic()
+        return bool(self._hinted_containers or self._nodes_hinted) or self._next_due() <= time.monotonic()
+
+    def _are_many(self) -> bool:
+        """Whether so many services are to be looked at that all are listed, and not too often."""
+        return len(self._hinted) + len(self._hot) > MANY
 
     def _anything_runs(self) -> bool:
         """Whether a sweep can tell anything: it lists Swarm's tasks, and without a swarm there are none."""
@@ -368,6 +378,8 @@ class Reconciler:
             self.view.list_nodes(await self._swarm.nodes())
         for container_id in self._take(self._hinted_containers):
             await self._list_container(container_id)
+        if self._are_many() and self._many_due > began:
+            return
         due = {service_id for service_id, (when, _) in self._hot.items() if when <= began}
         wanted = self._take(self._hinted) | due
         if len(wanted) > MANY:
@@ -398,12 +410,14 @@ class Reconciler:
     async def _list_services(self, began: float) -> None:
         tasks = await self._swarm.tasks()
         services = await self._swarm.services()
-        of_service: dict[str, list[Json]] = {}
-        for task in tasks:
-            of_service.setdefault(task["ServiceID"], []).append(task)
+        of_service: dict[str, list[int]] = {}  # not the tasks themselves: they are decoded as they are needed
+        for place, task in enumerate(tasks):
+            of_service.setdefault(task["ServiceID"], []).append(place)
+        there = set()
         for raw in services:
-            self._show_service(raw, of_service.get(raw["ID"], []), began)
-        self._vanish("service", {raw["ID"] for raw in services}, began)
+            there.add(raw["ID"])
+            self._show_service(raw, [tasks[place] for place in of_service.get(raw["ID"], ())], began)
+        self._vanish("service", there, began)
 
     async def _list_service(self, service_id: str, began: float) -> None:
         tasks = await self._swarm.tasks(service_id)
@@ -413,7 +427,7 @@ class Reconciler:
         else:
             self._gone(service_id, began)
 
-    def _show_service(self, raw: Json, tasks: list[Json], began: float) -> None:
+    def _show_service(self, raw: Json, tasks: Sequence[Json], began: float) -> None:
         """One that cannot be understood does not hide the others."""
         try:
             self.view.list_service(raw, tasks, began)
@@ -440,17 +454,21 @@ class Reconciler:
 
     async def _sweep(self, began: float) -> None:
         """List the tasks that should run; what has left that list has ended, and is looked at."""
-        listed = await self._swarm.wanted_tasks()
-        there = {raw["ID"] for raw in listed}
-        unknown = {raw["ServiceID"] for raw in listed if not self.view.list_task(raw)}
+        there, unknown = set(), set()
+        for raw in await self._swarm.wanted_tasks():
+            there.add(raw["ID"])
+            if not self.view.list_task(raw):
+                unknown.add(raw["ServiceID"])
         left = {
             service_id
             for service_id, entry in self.view.entries.items()
+            if not entry.is_over
             for task_id, task in entry.tasks.items()
             if task_id not in there and task["Status"]["State"] not in lifecycle.TERMINAL
         }
         self._hinted |= unknown | left
-        self._sweep_due = began + max(SWEEP_EVERY, (time.monotonic() - began) * SWEEP_SHARE)
+        took = time.monotonic() - began
+        self._sweep_due = began + took + min(max(SWEEP_EVERY, took * SWEEP_SHARE), LAST_SWEEP)
 
     def _vanish(self, kind: str, there: set[str], began: float) -> None:
         known = [i for i, entry in self.view.entries.items() if entry.shown.type == kind]
@@ -467,6 +485,17 @@ class Reconciler:
             return
         self.view.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
         self._hot.pop(gone_id, None)
+
+    def _look_soon(self, service_id: str) -> None:
+        """It was created a moment ago: a look at once would tell nothing, and be in the way of who creates more."""
+        due, _ = self._hot.setdefault(service_id, (time.monotonic() + FIRST_LOOK, FIRST_LOOK))
+        if due < self._sleeps_until and not self._are_many():
+            self._wake.set()
+
+    def _is_young(self, service_id: str) -> bool:
+        """Whether the first look at it is still to come."""
+        due, pause = self._hot.get(service_id, (0.0, 0.0))
+        return pause == FIRST_LOOK and due > time.monotonic()
 
     def _cool(self, service_id: str) -> None:
         """Look again after a growing pause, while it is unsettled and the pause is short; then sweeps will do."""

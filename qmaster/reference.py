@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from docker_image import reference as grammar
 
@@ -19,6 +20,7 @@ class Reference:
     digest: str | None
 
     @classmethod
+    @lru_cache(maxsize=1024)  # the grammar is one large expression, and the images of a swarm are few
     def parse(cls, text: str) -> Reference:
         """Read a reference with Docker's normalisation.
 

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ GIVE_UP_BEFORE = 2.0  # seconds, the last of --shutdown-timeout: for saying what
 # So those of the start are left out, and the young are looked at often enough (but not every 700) to make it rare.
 COLLECT_AT = (10_000, 20, 50)
 CHECK_EVERY = 1.0
+SWITCH_EVERY = 0.0005  # seconds that a thread may keep the others from running: ten times less than Python's own
 RESUME_EVERY = 0.1
 NODE = Tags("node", "", frozenset(), None)
 
@@ -64,6 +66,7 @@ async def serve(config: Config) -> None:
     Raises:
         ConfigError: an option cannot be used: an address in use, a certificate that is none.
     """
+    sys.setswitchinterval(SWITCH_EVERY)
     tls = _tls(config)  # before the step from root: the key may be root's alone
     if config.user:
         socket = Endpoint.read(config.docker_host, os.environ).socket

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 class Swarm(Protocol):
     """What this room needs of the swarm."""
 
-    async def tasks(self, service_id: str | None = None) -> list[Json]: ...
+    async def tasks(self, service_id: str | None = None) -> Sequence[Json]: ...
 
 
 class Reading(Protocol):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -16,21 +15,54 @@ from .models import Node, Reserved, Result, Service
 
 Json = Mapping[str, Any]
 
+_NO_TASKS: dict[str, Json] = {}
 
-@dataclass
+
 class Entry:
     """A service or container: ``shown`` is what it is, ``told`` the last of it that the journal holds.
 
     ``body`` is the digest of the request that a run under a key was started with, else "".
     """
 
-    shown: Service
-    told: Service | None = None
-    raw: Json | None = None
-    tasks: dict[str, Json] = field(default_factory=dict)
-    node_was_down: bool = False
-    body: str = ""
-    seen: float = 0.0  # monotonic: when the listing began that it was last in
+    __slots__ = ("_packed", "_raw", "_tasks", "body", "node_was_down", "seen", "shown", "state", "told")
+
+    def __init__(self, shown: Service) -> None:
+        self.shown = shown
+        self.told: Service | None = None
+        self.node_was_down = False
+        self.body = ""
+        self.seen = 0.0  # monotonic: when the listing began that it was last in
+        self.state: int | None = None  # of the listing that it was last in; None where that says nothing
+        self._raw: Json | None = None
+        self._tasks: dict[str, Json] = {}
+        self._packed: bytes | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it and all of its tasks have ended."""
+        return self._packed is not None
+
+    @property
+    def raw(self) -> Json | None:
+        """The service as it was listed, None of a container."""
+        return self._unpacked()[0]
+
+    @property
+    def tasks(self) -> Mapping[str, Json]:
+        """Its tasks as they were listed, by id."""
+        return self._unpacked()[1]
+
+    def keep(self, raw: Json | None, tasks: dict[str, Json]) -> None:
+        """What ``shown`` was made of. Of what is over it is packed: that takes a fifth of the memory."""
+        over = self.shown.status in ("complete", "failed") and all(map(_is_terminal, tasks.values()))
+        self._packed = msgspec.msgpack.encode((raw, tasks)) if over else None
+        self._raw, self._tasks = (None, _NO_TASKS) if over else (raw, tasks)
+
+    def _unpacked(self) -> tuple[Json | None, dict[str, Json]]:
+        if self._packed is None:
+            return self._raw, self._tasks
+        raw, tasks = msgspec.msgpack.decode(self._packed)
+        return raw, tasks
 
 
 class Untold(NamedTuple):
@@ -55,7 +87,7 @@ class View:
 
     def restore(self, service: Service, body: str) -> None:
         """An entry as the journal has it; the next listing says what has come of it."""
-        entry = self.entries.setdefault(service.id, Entry(service))
+        entry = self.entries.get(service.id) or self.entries.setdefault(service.id, Entry(service))
         entry.told, entry.body = service, body
         if entry.shown.result is None and lifecycle.has_ended(entry.shown):  # it was listed before this was read
             entry.shown = msgspec.structs.replace(entry.shown, result=service.result)
@@ -64,16 +96,22 @@ class View:
     def restore_node(self, node: Node) -> None:
         self._told_nodes[node.id] = node
 
-    def list_service(self, raw: Json, tasks: Iterable[Json], seen: float) -> None:
+    def list_service(self, raw: Json, tasks: Collection[Json], seen: float) -> None:
         """A service with all its tasks, from a listing that began at ``seen``."""
         entry = self.entries.get(raw["ID"])
+        state = _state_of(raw, tasks)
+        if entry is not None and entry.state == state is not None and (entry.is_over or _is_timeless(entry.raw)):
+            entry.seen = max(entry.seen, seen)
+            return
         known = entry.tasks if entry else {}
         slim = lifecycle.slim_service(raw)
         merged = {t["ID"]: lifecycle.grown(known.get(t["ID"]), lifecycle.slim_task(t)) for t in tasks}
         shown = self._view(slim, merged, entry)
         if entry is None:
             entry = self.entries[shown.id] = Entry(shown)
-        entry.raw, entry.tasks, entry.shown, entry.seen = slim, merged, shown, max(entry.seen, seen)
+        entry.shown = entry.told if entry.told == shown else shown  # one of two equal ones is enough
+        entry.state, entry.seen = state, max(entry.seen, seen)
+        entry.keep(slim, merged)
         entry.body = (raw["Spec"].get("Labels") or {}).get(lifecycle.BODY, "")
         self.dirty.add(shown.id)
 
@@ -84,8 +122,9 @@ class View:
             return False
         known = entry.tasks.get(raw["ID"])
         if known is None or _moved(known, raw):
-            entry.tasks[raw["ID"]] = lifecycle.grown(known, lifecycle.slim_task(raw))
-            self._show_again(entry)
+            entry.state = None
+            grown = {raw["ID"]: lifecycle.grown(known, lifecycle.slim_task(raw))}
+            self._show_again(entry, {**entry.tasks, **grown})
         return True
 
     def list_container(self, raw: Json, ending: str | None, seen: float) -> None:
@@ -118,7 +157,8 @@ class View:
         entry = self.entries.get(gone_id)
         if entry is None or entry.shown.status == "removed":
             return
-        labels = (entry.raw["Spec"].get("Labels") or {}) if entry.raw else {}
+        raw = entry.raw
+        labels = (raw["Spec"].get("Labels") or {}) if raw else {}
         stopped = stopped or labels.get(lifecycle.END) == "stopped"
         reason = "stopped" if stopped and entry.shown.reason != "timeout" else entry.shown.reason
         entry.shown = msgspec.structs.replace(entry.shown, status="removed", reason=reason, removed_at=at)
@@ -132,8 +172,8 @@ class View:
         self._nodes_dirty = True
         if changed:
             for entry in self.entries.values():
-                if entry.raw and any(t.get("NodeID") in changed for t in entry.tasks.values()):
-                    self._show_again(entry)
+                if any(t.get("NodeID") in changed for t in entry.tasks.values()):
+                    self._show_again(entry, dict(entry.tasks))
 
     # -- what there is to tell -----------------------------------------------------------------------------------
 
@@ -204,9 +244,11 @@ class View:
         entry = self.entries.get(run_id)
         return entry.body if entry else ""
 
-    def _show_again(self, entry: Entry) -> None:
-        if entry.raw is not None:
-            entry.shown = self._view(entry.raw, entry.tasks, entry)
+    def _show_again(self, entry: Entry, tasks: dict[str, Json]) -> None:
+        raw = entry.raw
+        if raw is not None:
+            entry.shown = self._view(raw, tasks, entry)
+            entry.keep(raw, tasks)
             self.dirty.add(entry.shown.id)
 
     def _view(self, raw: Json, tasks: Mapping[str, Json], entry: Entry | None) -> Service:
@@ -232,7 +274,7 @@ class View:
     def _reserved(self) -> dict[str, Reserved]:
         totals: dict[str, Reserved] = {}
         for entry in self.entries.values():
-            if entry.raw is None:
+            if entry.is_over or entry.raw is None:
                 continue
             memory, cpus = lifecycle.reservation(entry.raw)
             for task in entry.tasks.values():
@@ -241,6 +283,28 @@ class View:
                     had = totals.get(node_id, Reserved(0, 0.0))
                     totals[node_id] = Reserved(had.memory + memory, had.cpus + cpus)
         return totals
+
+
+def _is_terminal(raw: Json) -> bool:
+    return raw["Status"]["State"] in lifecycle.TERMINAL
+
+
+def _is_timeless(raw: Json | None) -> bool:
+    """Whether time alone changes nothing in how it is shown: no task of it is due again, and it is not being ended."""
+    if raw is None:
+        return False
+    spec = raw["Spec"]
+    policy = spec["TaskTemplate"].get("RestartPolicy") or {}
+    return policy.get("Condition") == "none" and lifecycle.END not in (spec.get("Labels") or {})
+
+
+def _state_of(raw: Json, tasks: Iterable[Json]) -> int | None:
+    """A digest of the versions that Swarm gives a service and its tasks, which change with all that changes in them."""
+    version = raw.get("Version")
+    if not version:
+        return None
+    moves = ((task["ID"], task["Version"]["Index"], task["Status"]["State"]) for task in tasks)
+    return hash((version["Index"], frozenset(moves)))
 
 
 def _moved(known: Json, raw: Json) -> bool:

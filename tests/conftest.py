@@ -100,11 +100,7 @@ def _begin_what_takes_long(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def engine(bed: Bed) -> Engine:
     """An engine that is a swarm of one node, with `busybox:local`."""
-    engine = bed.engine("single")
-    engine.start()
-    engine.swarm_init()
-    engine.load_busybox()
-    return engine
+    return bed.single("single")
 
 
 @pytest.fixture(scope="session")
@@ -139,9 +135,7 @@ def ssh(engine: Engine) -> Ssh:
 @pytest.fixture(scope="session")
 def swarm(bed: Bed) -> Swarm:
     """A manager and two workers, each with `busybox:local`."""
-    swarm = bed.swarm("manager", "worker-1", "worker-2")
-    swarm.form()
-    return swarm
+    return bed.three()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from qmaster import frames
 from qmaster.errors import JournalUnwritable
 from qmaster.feed import Feed, Since
-from qmaster.hub import Filter, Hub, Subscriber, Tags
+from qmaster.hub import Filter, Hub, News, Subscriber, Tags
 from qmaster.journal import Position, StoredFact
 
 pytestmark = pytest.mark.gen_test
@@ -77,7 +77,8 @@ class Stream:
         stored = fact(number)
         frame = frames.event(f"{EPOCH}:{number}", stored.type, stored.event)
         subject = "s1" if number % 2 else "s2"
-        self.hub.publish(frame, Tags("service", subject, frozenset({f"of={subject}"}), "root"), number)
+        tags = Tags("service", subject, frozenset({f"of={subject}"}), "root")
+        self.hub.publish([News(frame, tags, number)])
 
     def kinds(self) -> list[str]:
         return [frame.get("type", "event") for frame in self.pipe.frames]

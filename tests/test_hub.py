@@ -6,7 +6,7 @@ import pytest
 
 from qmaster import frames, hub
 from qmaster.frames import Frame
-from qmaster.hub import MAX_BEHIND_BYTES, MAX_BEHIND_FRAMES, MAX_BYTES, Filter, Hub, Subscriber, Tags, Wire
+from qmaster.hub import MAX_BEHIND_BYTES, MAX_BEHIND_FRAMES, MAX_BYTES, Filter, Hub, News, Subscriber, Tags, Wire
 
 pytestmark = pytest.mark.gen_test
 
@@ -20,12 +20,14 @@ class Pipe:
         self.stuck = False
         self.written: list[bytes] = []
         self.flying: list[asyncio.Future[None]] = []
-        self.closed = False
+        self.closed = self.straight = False
 
-    def write(self, data: bytes) -> asyncio.Future[None]:
+    def write(self, data: bytes) -> asyncio.Future[None] | None:
         if self.closed:
             raise OSError("closed")
         self.written.append(data)
+        if self.straight:
+            return None
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.flying.append(future)
         if not self.stuck:
@@ -62,10 +64,62 @@ async def test_who_keeps_up_gets_each_frame_at_once() -> None:
         everyone.join(reader.subscriber)
     sent = [frame(number) for number in range(1, 4)]
     for number, each in enumerate(sent, 1):
-        everyone.publish(each, ANY, number)
+        everyone.publish([News(each, ANY, number)])
     assert readers[0].pipe.written == [each.websocket for each in sent]
     assert readers[2].pipe.written == [each.sse for each in sent]
     assert all(one is other for one, other in zip(readers[0].pipe.written, readers[1].pipe.written, strict=True))
+
+
+async def test_what_comes_together_leaves_together() -> None:
+    """In parcels of some size, in order: each reader gets what it wants of them, and nothing that it has read."""
+    everyone = Hub()
+    whole, other, late = Reader(), Reader(wants=Filter(service="another")), Reader()
+    late.subscriber.after = 2
+    for reader in (whole, other, late):
+        everyone.join(reader.subscriber)
+    sent = [frame(number, hub.JOINED // 4) for number in range(1, 7)]
+    everyone.publish([News(each, ANY, number) for number, each in enumerate(sent, 1)])
+    assert whole.pipe.written == [
+        b"".join(each.websocket for each in sent[:4]),
+        b"".join(each.websocket for each in sent[4:]),
+    ]
+    assert late.pipe.written == [b"".join(each.websocket for each in sent[2:])]
+    assert (other.pipe.written, everyone.sent) == ([], 10)
+
+
+async def test_many_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop does other work in between; what comes meanwhile goes out together, after all before it."""
+    monkeypatch.setattr(hub, "SLICE", 0.0)
+    everyone, readers = Hub(), [Reader() for _ in range(3 * hub.AT_ONCE)]
+    for reader in readers:
+        everyone.join(reader.subscriber)
+    sent = [frame(number) for number in range(1, 5)]
+    everyone.publish([News(sent[0], ANY, 1)])
+    assert sum(len(reader.pipe.written) for reader in readers) == hub.AT_ONCE
+    late, gone = Reader(), readers.pop()
+    late.subscriber.after = 2
+    everyone.publish([News(sent[1], ANY, 2)])
+    everyone.join(late.subscriber)
+    everyone.leave(gone.subscriber)
+    gone.subscriber.gone = True
+    for number in (3, 4):
+        everyone.publish([News(sent[number - 1], ANY, number)])
+    async with asyncio.timeout(5):
+        while everyone._round is not None:  # noqa: ASYNC110 - the hub tells nobody
+            await asyncio.sleep(0)
+    rest = b"".join(each.websocket for each in sent[1:])
+    assert all(reader.pipe.written == [sent[0].websocket, rest] for reader in readers)
+    assert late.pipe.written == [b"".join(each.websocket for each in sent[2:])]
+
+
+async def test_who_takes_all_at_once_is_not_waited_for() -> None:
+    """A pipe that answers None has sent it."""
+    reader = Reader()
+    reader.pipe.straight = True
+    for number in (1, 2):
+        reader.subscriber.send(frame(number).websocket)
+    assert await reader.subscriber.deliver(frame(3))
+    assert reader.pipe.written == [frame(number).websocket for number in (1, 2, 3)]
 
 
 async def test_frames_are_counted_for_each_reader() -> None:
@@ -73,9 +127,9 @@ async def test_frames_are_counted_for_each_reader() -> None:
     everyone, readers = Hub(), [Reader(), Reader(wants=Filter(service="another"))]
     for reader in readers:
         everyone.join(reader.subscriber)
-    everyone.publish(frame(1), ANY, 1)
+    everyone.publish([News(frame(1), ANY, 1)])
     assert everyone.sent == 1
-    everyone.broadcast(frame(2))
+    everyone.publish([News(frame(2), None, 2)])
     assert everyone.sent == 3
 
 
@@ -85,12 +139,12 @@ async def test_who_lags_gets_all_in_order() -> None:
     reader.pipe.stuck = True
     sent = [frame(number) for number in range(5)]
     for each in sent:
-        reader.subscriber.send(each)
+        reader.subscriber.send(each.websocket)
     assert reader.pipe.written == [sent[0].websocket]
     await reader.pipe.flow()
     assert b"".join(reader.pipe.written) == b"".join(each.websocket for each in sent)
     assert len(reader.pipe.written) == 2
-    reader.subscriber.send(sent[0])
+    reader.subscriber.send(sent[0].websocket)
     assert len(reader.pipe.written) == 3
 
 
@@ -105,13 +159,13 @@ async def test_who_is_behind_for_too_long_is_cut(monkeypatch: pytest.MonkeyPatch
     everyone.join(reader.subscriber)
     reader.pipe.stuck = True
     for number in range(1, count + 1):
-        everyone.publish(frame(number, size), ANY, number)
+        everyone.publish([News(frame(number, size), ANY, number)])
     now[0] += 4.9
     everyone.check()
     assert (reader.cuts, len(everyone)) == (0, 1)
     now[0] += 0.2
     everyone.check()
-    assert (reader.cuts, len(everyone), len(reader.subscriber._waiting)) == (1, 0, 0)
+    assert (reader.cuts, len(everyone), reader.subscriber._waiting) == (1, 0, None)
 
 
 async def test_who_catches_up_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +176,7 @@ async def test_who_catches_up_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> No
     for _ in range(2):
         reader.pipe.stuck = True
         for number in range(12):
-            reader.subscriber.send(frame(number, MAX_BEHIND_BYTES // 10))
+            reader.subscriber.send(frame(number, MAX_BEHIND_BYTES // 10).websocket)
         now[0] += 4.0
         reader.subscriber.check()
         while reader.subscriber._waiting or reader.subscriber._flying:
@@ -137,7 +191,7 @@ async def test_who_is_far_behind_is_cut_at_once() -> None:
     reader.pipe.stuck = True
     for number in range(4):
         assert reader.cuts == 0
-        reader.subscriber.send(frame(number, MAX_BYTES // 4))
+        reader.subscriber.send(frame(number, MAX_BYTES // 4).websocket)
     assert (reader.cuts, reader.subscriber.gone) == (1, True)
 
 
@@ -147,10 +201,10 @@ async def test_who_has_left_is_forgotten() -> None:
     for reader in (closed, failing):
         everyone.join(reader.subscriber)
     closed.pipe.closed, failing.pipe.stuck = True, True
-    everyone.publish(frame(1), ANY, 1)
+    everyone.publish([News(frame(1), ANY, 1)])
     failing.pipe.flying[0].set_exception(OSError("reset"))
     await asyncio.sleep(0)
-    everyone.broadcast(frames.heartbeat("0a0b0c0d:1", "now", None))
+    everyone.publish([News(frames.heartbeat("0a0b0c0d:1", "now", None), None, 2)])
     assert (len(everyone), closed.cuts + failing.cuts) == (0, 0)
 
 
@@ -160,7 +214,7 @@ async def test_what_was_replayed_is_not_sent_again() -> None:
     reader.subscriber.after = 5
     everyone.join(reader.subscriber)
     for number in (4, 5, 6):
-        everyone.publish(frame(number), ANY, number)
+        everyone.publish([News(frame(number), ANY, number)])
     assert reader.pipe.written == [frame(6).websocket]
 
 

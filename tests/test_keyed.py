@@ -142,8 +142,19 @@ async def test_a_foreign_service_of_that_name_is_a_conflict() -> None:
         await house.once()
 
 
-async def test_what_had_the_name_and_went_is_a_conflict() -> None:
+async def test_what_another_quartermaster_is_starting_shows_a_little_later() -> None:
+    """Docker takes a container's name before it shows the container."""
+    house = House()
+    house.error = Conflict("taken")
+    asking = asyncio.create_task(house.once())
+    await asyncio.sleep(0.01)
+    house.reconciler.there["qm-1"] = ("theirs", "body")
+    assert await asking == Started("theirs", True)
+
+
+async def test_what_had_the_name_and_went_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known of it, so the caller may try again."""
+    monkeypatch.setattr("qmaster.keyed.LOOK_AGAIN", (0.0, 0.01))
     house = House()
     house.error = Conflict("taken")
     with pytest.raises(Conflict):

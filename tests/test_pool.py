@@ -40,6 +40,7 @@ from qmaster.errors import (
 BROKEN = requests.exceptions.ConnectionError("Connection aborted.", ConnectionResetError(104, "reset"))
 REFUSED = requests.exceptions.ConnectionError("Connection aborted.", ConnectionRefusedError(111, "refused"))
 TIMEOUT = requests.exceptions.ReadTimeout("read timed out")
+POOL: Any = urllib3.connectionpool.HTTPConnectionPool("localhost")
 CREDENTIALS = Credentials.decode(AUTH)
 
 Work = Callable[[Any], Any]
@@ -366,6 +367,9 @@ def _caused(outer: Exception, cause: Exception) -> Exception:
         (answered(500, "rpc error: code = Unavailable desc = connection closed"), EngineBusy),
         (TIMEOUT, EngineTimeout),
         (requests.exceptions.ConnectTimeout("no"), EngineTimeout),
+        (urllib3.exceptions.ConnectTimeoutError("no"), EngineTimeout),
+        (urllib3.exceptions.ReadTimeoutError(POOL, "/", "no"), EngineTimeout),
+        (urllib3.exceptions.NewConnectionError(POOL, "no route"), EngineUnreached),
         (TimeoutError(), EngineTimeout),
         (BROKEN, EngineAway),
         (requests.exceptions.ChunkedEncodingError("broken"), EngineAway),

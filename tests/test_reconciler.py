@@ -11,8 +11,7 @@ from fakes import CREATED, FakeContainers, FakeSwarm, container, service, task
 
 from qmaster import reconciler as room
 from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
-from qmaster.frames import Frame
-from qmaster.hub import Tags
+from qmaster.hub import News, Tags
 from qmaster.journal import Position, Record
 from qmaster.models import Service
 from qmaster.reconciler import Reconciler
@@ -63,14 +62,14 @@ class World:
     def __init__(self, journal: Journal | None = None) -> None:
         self.swarm, self.containers = FakeSwarm(nodes=(node(),)), FakeContainers()
         self.journal = journal or Journal()
-        self.published: list[tuple[int, Tags, Frame]] = []
+        self.published: list[News] = []
         self.stale_changes = 0
         self.reconciler = Reconciler(self.swarm, self.containers, self.journal, self._publish, self._stale_changed)
         self.told: list[Service] = []
         self.reconciler.listeners.append(self.told.append)
 
-    def _publish(self, frame: Frame, tags: Tags, sequence: int) -> None:
-        self.published.append((sequence, tags, frame))
+    def _publish(self, news: list[News]) -> None:
+        self.published += news
 
     def _stale_changed(self) -> None:
         self.stale_changes += 1
@@ -127,11 +126,11 @@ async def test_a_fact_is_published_as_it_is_in_the_journal() -> None:
     world.put(live("running"), Labels={"team": "data", "io.qmaster.owner": "alice"})
     async with world.running():
         pass
-    assert [sequence for sequence, _, _ in world.published] == list(range(1, len(world.journal.facts) + 1))
-    frames = [json.loads(frame.payload) for _, _, frame in world.published]
+    assert [one.sequence for one in world.published] == list(range(1, len(world.journal.facts) + 1))
+    frames = [json.loads(one.frame.payload) for one in world.published]
     assert [frame["event"] for frame in frames] == world.journal.facts
     assert [frame["cursor"] for frame in frames] == [f"{EPOCH}:{n + 1}" for n in range(len(frames))]
-    by_subject = {tags.subject: tags for _, tags, _ in world.published if tags.topic != "task"}
+    by_subject = {tags.subject: tags for _, tags, _ in world.published if tags and tags.topic != "task"}
     assert by_subject["s1"] == Tags("service", "s1", frozenset({"team=data"}), "alice")
     assert by_subject["n1"] == Tags("node", "n1", frozenset(), None)
 

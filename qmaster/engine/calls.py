@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -12,6 +12,7 @@ import structlog
 from ..errors import EngineRefused, EngineUnavailable, HttpError, NotFound
 from .client import Client
 from .failures import NO_API, EngineStopping, outcome_open
+from .listed import Listing
 from .pool import CHANGE, LISTING, Pool
 
 T = TypeVar("T")
@@ -36,8 +37,9 @@ class Calls:
     def close(self) -> None:
         self._pool.close()
 
-    async def listing(self, work: Callable[[Client], list[Json]]) -> list[Json]:
-        return _of_kind(list, await self._pool.call(work, LISTING, again=True, kind="list"))
+    async def listing(self, work: Callable[[Client], Sequence[Json]]) -> Sequence[Json]:
+        found = await self._pool.call(work, LISTING, again=True, kind="list")
+        return found if isinstance(found, Listing) else _of_kind(list, found)
 
     async def inspect(self, work: Callable[[Client], Json]) -> Json | None:
         """What ``work`` finds, or None where Docker knows of no such thing."""

@@ -7,27 +7,79 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlencode, urlsplit
 
 import docker
+import docker.utils
+import msgspec
 import requests
 from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ProtocolError
+from urllib3.response import BaseHTTPResponse
 
 from .chunked import Chunked
+from .listed import Listing
 
 CHUNK = 64 * 1024  # bytes at most
+_PLAIN = frozenset({"params", "data", "json", "headers", "timeout", "allow_redirects"})
 
 
 class Client(docker.APIClient):
     """For one thread alone; ``timeout`` (seconds) bounds the next call's every read."""
 
     timeout: float  # type: ignore[assignment]  # the stubs say int; requests takes both
+    _connections: HTTPConnectionPool | None = None
 
     def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
         # REQUESTS_CA_BUNDLE and its like would win over the ca.pem of DOCKER_CERT_PATH.
         self.trust_env = False
         return super().merge_environment_settings(*args, **kwargs)
+
+    def request(self, method: str, url: str, **given: Any) -> requests.Response:  # type: ignore[override]
+        """What is sent and read whole goes over one connection, without what an engine has no use for.
+
+        That is cookies, hooks, redirects, and, on a unix socket, a connection for each URL: half the time of a call.
+        All else goes the SDK's way.
+        """
+        if given.keys() <= _PLAIN and isinstance(given.get("data"), str | bytes | None) and given.get("json") is None:
+            answer = self._pool(url).urlopen(
+                method,
+                _target(url, given.get("params")),
+                body=given.get("data"),
+                headers={**cast(dict[str, str], self.headers), **(given.get("headers") or {})},
+                timeout=given.get("timeout", self.timeout),
+                retries=False,
+                redirect=False,
+            )
+            if not 300 <= answer.status < 400:
+                return _response(answer, url)
+        return super().request(method, url, **given)
+
+    def _result(self, response: requests.Response, json: bool = False, binary: bool = False) -> Any:
+        if json:
+            self._raise_for_status(response)  # type: ignore[attr-defined]
+            try:
+                return msgspec.json.decode(response.content)  # a listing of many takes a third of the time
+            except msgspec.DecodeError:
+                return response.json()
+        return super()._result(response, json, binary)  # type: ignore[misc]
+
+    def _pool(self, url: str) -> HTTPConnectionPool:
+        """The connections to the engine; one is in it, as one thread has this client."""
+        if self._connections is None:
+            adapter: Any = self.get_adapter(url)
+            request = requests.Request("GET", url).prepare()
+            self._connections = adapter.get_connection_with_tls_context(request, self.verify, cert=self.cert)
+            adapter.cert_verify(self._connections, url, self.verify, self.cert)
+        return self._connections
+
+    def close(self) -> None:
+        if self._connections is not None:
+            self._connections.close()
+            self._connections = None
+        super().close()
 
     def fetch(self, path: str, headers: Mapping[str, str]) -> Any:
         """GET and decode.
@@ -36,6 +88,24 @@ class Client(docker.APIClient):
             docker.errors.APIError: any status but 2xx.
         """
         return self._decode(self._get(self._url("{0}", path), headers=dict(headers)))  # type: ignore[attr-defined]
+
+    def list_parts(self, path: str, filters: Mapping[str, Any], decoder: msgspec.json.Decoder[Any]) -> Listing:
+        """GET a listing, of which the decoder takes what is used.
+
+        Args:
+            filters: Docker's own.
+
+        Raises:
+            docker.errors.APIError: any status but 2xx.
+            ValueError: it is no listing.
+        """
+        params = {"filters": docker.utils.convert_filters(filters)} if filters else None
+        response = self._get(self._url(path), params=params)  # type: ignore[attr-defined]
+        self._raise_for_status(response)  # type: ignore[attr-defined]
+        try:
+            return Listing(response.content, decoder)
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from error
 
     def submit(
         self, path: str, body: Mapping[str, Any], headers: Mapping[str, str], params: Mapping[str, str] | None = None
@@ -101,11 +171,7 @@ class Client(docker.APIClient):
     def dial(self) -> HTTPConnection:
         """A connection of its own: its socket is known before the first answer comes, so another thread can end it."""
         url = self._url("{0}", "/_ping")  # type: ignore[attr-defined]
-        adapter: Any = self.get_adapter(url)
-        request = requests.Request("GET", url).prepare()
-        pool = adapter.get_connection_with_tls_context(request, self.verify, cert=self.cert)
-        adapter.cert_verify(pool, url, self.verify, self.cert)
-        connection: HTTPConnection = pool._new_conn()
+        connection = cast(HTTPConnection, self._pool(url)._new_conn())
         connection.timeout = self.timeout
         connection.connect()
         return connection
@@ -130,7 +196,24 @@ class Client(docker.APIClient):
         return LongAnswer(response)
 
     def _decode(self, response: requests.Response) -> Any:
-        return self._result(response, json=True)  # type: ignore[attr-defined]
+        return self._result(response, json=True)
+
+
+def _target(url: str, params: Mapping[str, Any] | None) -> str:
+    """The path and query of a request; a parameter that is None is left out."""
+    path = urlsplit(url).path
+    given = {name: value for name, value in (params or {}).items() if value is not None}
+    return f"{path}?{urlencode(given, doseq=True)}" if given else path
+
+
+def _response(answer: BaseHTTPResponse, url: str) -> requests.Response:
+    """An answer that was read, as the SDK knows it."""
+    response = requests.Response()
+    response.status_code, response.reason, response.url = answer.status, answer.reason or "", url
+    response.headers = requests.structures.CaseInsensitiveDict(answer.headers)
+    response.encoding = "utf-8"
+    response._content = answer.data
+    return response
 
 
 class LongAnswer:

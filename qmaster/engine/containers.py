@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ..credentials import Credentials
@@ -69,7 +70,7 @@ class Containers:
         names = (found.get("Id"), found.get("Name", "").removeprefix("/")) if found else ()
         return found if name_or_id in names else None
 
-    async def containers(self) -> list[Json]:
+    async def containers(self) -> Sequence[Json]:
         """Those that quartermaster started, as Docker lists them: ``Id`` and ``State`` among what it says."""
 
         def ours(client: Client) -> list[Json]:

@@ -11,6 +11,7 @@ import docker.tls
 import docker.utils
 
 from ..errors import ConfigError
+from . import ssh
 from .client import Client
 
 CONNECT_TIMEOUT = 3  # seconds
@@ -33,6 +34,8 @@ class Endpoint:
         try:
             verify = bool(environ.get("DOCKER_TLS_VERIFY")) and docker_host.startswith("tcp://")
             docker.utils.parse_host(docker_host or None, tls=verify)
+            if docker_host.startswith("ssh://"):
+                ssh.prepare()
             return cls(docker_host or None, _tls(environ) if verify else None)
         except (docker.errors.DockerException, ValueError) as error:
             raise ConfigError(f"--docker-host: {error}") from None

@@ -11,7 +11,7 @@ from docker.errors import DockerException
 from docker.types import CancellableStream
 
 from ..lifecycle import MANAGED
-from .client import Client
+from .client import Client, LongAnswer
 from .endpoint import CONNECT_TIMEOUT
 
 SILENCE = 60.0  # seconds without an event after which the stream is taken for dead
@@ -37,7 +37,7 @@ class EventStream:
         self._client = client
         self._make = make
         response = client.open_events(FILTERS, (CONNECT_TIMEOUT, SILENCE))
-        self._lines: Iterator[bytes] = CancellableStream(response.iter_lines(), response)
+        self._lines: Iterator[bytes] = CancellableStream(_lines(LongAnswer(response).chunks()), response)
 
     def __iter__(self) -> Iterator[Any]:
         for line in self._lines:
@@ -58,3 +58,11 @@ class EventStream:
             yield self._make("service", attributes[SERVICE_LABEL], at, False)
         elif kind != "container" or MANAGED in attributes:
             yield self._make(kind, actor["ID"], at, event["Action"] in ("remove", "destroy"))
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    yield rest

@@ -9,7 +9,6 @@ import docker.errors
 import requests
 import structlog
 import urllib3.exceptions
-from paramiko.ssh_exception import SSHException
 
 from ..credentials import hide
 from ..errors import (
@@ -22,6 +21,7 @@ from ..errors import (
     NotAManager,
     NotFound,
 )
+from . import ssh
 
 log = structlog.get_logger(__name__)
 
@@ -70,11 +70,14 @@ def translate(error: Exception) -> HttpError:
         return _not_understood(error)
     if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ConnectionError | OSError):
         return _disconnected(error)
-    if isinstance(
-        error, urllib3.exceptions.HTTPError | SSHException | EOFError
-    ):  # the last two of an ssh way that ended
+    if isinstance(error, urllib3.exceptions.HTTPError | EOFError) or _of_ssh(error):
         return _disconnected(error)
     return _not_understood(error)
+
+
+def _of_ssh(error: Exception) -> bool:
+    """Whether paramiko raised it, which is not imported where nobody needs it; it raises ``EOFError`` too."""
+    return any(kind.__module__.partition(".")[0] == ssh.LIBRARY for kind in type(error).__mro__)
 
 
 def _not_understood(error: Exception) -> EngineRefused:
@@ -101,6 +104,8 @@ def _disconnected(error: BaseException) -> EngineAway:
         return EngineTimeout(LATE)  # in the middle of an answer: requests says ConnectionError of that
     if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in _causes(error)):
         return EngineUnreached("the Docker engine is away: its address cannot be reached; see --docker-host")
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+        return EngineTimeout(LATE)
     return EngineAway("the Docker engine broke the connection off; try again")
 
 

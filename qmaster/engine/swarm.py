@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..credentials import Credentials
 from ..errors import BadRequest, EngineRefused, NotFound
 from ..lifecycle import STOPPED
 from ..spec import RUN, ending_spec
+from . import listed
 from .calls import Calls
 from .client import Client
 from .registry import Registry
@@ -54,21 +56,24 @@ class Swarm:
         names = (found.get("ID"), (found.get("Spec") or {}).get("Name")) if found else ()
         return found if name_or_id in names else None
 
-    async def services(self) -> list[Json]:
-        return await self._calls.listing(lambda client: client.services())
+    async def services(self) -> Sequence[Json]:
+        """All services, as far as ``listed`` knows them."""
+        return await self._calls.listing(lambda client: client.list_parts("/services", {}, listed.SERVICE))
 
-    async def tasks(self, service_id: str | None = None) -> list[Json]:
+    async def tasks(self, service_id: str | None = None) -> Sequence[Json]:
         """The tasks of one service, by its id, or of all; of a service that is gone there are none."""
+        filters = {"service": service_id} if service_id else {}
         try:
-            return await self._calls.listing(
-                lambda client: client.tasks({"service": service_id} if service_id else None)
-            )
+            return await self._list_tasks(filters)
         except NotFound:
             return []
 
-    async def wanted_tasks(self) -> list[Json]:
+    async def wanted_tasks(self) -> Sequence[Json]:
         """The tasks that Swarm wants to run: those that ended are not among them."""
-        return await self._calls.listing(lambda client: client.tasks({"desired-state": "running"}))
+        return await self._list_tasks({"desired-state": "running"})
+
+    async def _list_tasks(self, filters: dict[str, str]) -> Sequence[Json]:
+        return await self._calls.listing(lambda client: client.list_parts("/tasks", filters, listed.TASK))
 
     async def end(self, service_id: str, label: str, why: str) -> bool:
         """Tell Swarm to end a service's tasks and keep them, with their exit codes and logs; False where it is gone.
@@ -97,7 +102,7 @@ class Swarm:
                     raise
         raise EngineRefused("the service is being updated by somebody else all the time; try again")
 
-    async def nodes(self) -> list[Json]:
+    async def nodes(self) -> Sequence[Json]:
         return await self._calls.listing(lambda client: client.nodes())
 
     async def remove(self, service_id: str) -> None:
@@ -134,7 +139,7 @@ class Swarm:
         raise BadRequest(f"networks: the swarm has no network {name!r} that a service can join")
 
     async def _secret_id(self, name: str) -> str:
-        def named(client: Client) -> list[Json]:
+        def named(client: Client) -> Sequence[Json]:
             return list(client.secrets(filters={"name": name}))
 
         for secret in await self._calls.listing(named):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Literal
@@ -58,6 +58,7 @@ class BaseHandler(web.RequestHandler):
     """A handler whose body is bounded, and whose errors all look the same."""
 
     ANY_HOST = False  # whether it answers under names that --allow-host does not have
+    IS_KEPT = False  # by clients
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
     def _set_up(self, auth: Authenticator, busy: set[object]) -> None:
@@ -109,10 +110,10 @@ class BaseHandler(web.RequestHandler):
         Raises:
             BadRequest, PayloadTooLarge
         """
-        if self._received > models.MAX_BODY:
+        body = b"".join(self._chunks) or self.request.body  # in one piece where it is not read as a stream
+        if max(self._received, len(body)) > models.MAX_BODY:
             raise _too_large()
         self._begun = True
-        body = b"".join(self._chunks)
         return models.decode_object(body) if body else {}
 
     def identify(self, document: dict[str, Any], needs: Needs) -> Identity:
@@ -149,6 +150,8 @@ class BaseHandler(web.RequestHandler):
         Raises:
             BadRequest: there is one that is not in ``known``.
         """
+        if not self.request.query:
+            return {}
         try:
             parameters = parse_qs(self.request.query, keep_blank_values=True, errors="strict", max_num_fields=50)
         except ValueError:
@@ -156,6 +159,10 @@ class BaseHandler(web.RequestHandler):
         for name in parameters.keys() - set(known):
             raise BadRequest(f"unknown query parameter {models.quote(name)}; known: {', '.join(known) or 'none'}")
         return parameters
+
+    def compute_etag(self) -> str | None:
+        """Tornado answers 304 to who has it; most answers nobody keeps, so that a digest would be made in vain."""
+        return super().compute_etag() if self.IS_KEPT else None
 
     def answer(self, document: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> None:
         self.set_status(int(status))
@@ -221,8 +228,8 @@ class BaseHandler(web.RequestHandler):
     options: Callable[..., Awaitable[None] | None] = _not_allowed
 
     def _request_id(self) -> str:
-        given = self.request.headers.get("X-Request-ID", "")
-        return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        given = self.request.headers.get("X-Request-ID")
+        return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
     def _refuse_host(self) -> None:
         """A page whose name was made to point here (DNS rebinding) asks under its own name."""
@@ -245,6 +252,8 @@ class BaseHandler(web.RequestHandler):
             raise _too_large()
 
     def _token_in_url(self) -> bool:
+        if not self.request.query:
+            return False
         names = parse_qs(self.request.query, keep_blank_values=True, errors="replace")
         return any(name.lower() in _TOKEN_PARAMETERS for name in names)
 

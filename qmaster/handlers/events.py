@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 import structlog
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler
 
 from .. import frames, policy
@@ -70,13 +70,26 @@ class Sockets:
 class _Pipe:
     """The stream under a websocket or an SSE answer."""
 
+    __slots__ = ("_socket", "_straight", "_stream")
+
     def __init__(self, stream: IOStream) -> None:
         self._stream = stream
-        if isinstance(stream.socket, socket.socket):
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self._socket = stream.socket
+        self._straight = not isinstance(stream, SSLIOStream)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
-    def write(self, data: bytes) -> asyncio.Future[None]:
-        return self._stream.write(data)
+    def write(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
+        """Straight to the socket while nothing waits in the stream: that costs a fifth of a write to the stream."""
+        stream = self._stream
+        if self._straight and not stream.writing() and not stream.closed():
+            try:
+                sent = self._socket.send(data)
+            except OSError:  # it is full, or broken: the stream finds out which
+                sent = 0
+            if sent == len(data):
+                return None
+            data = memoryview(data)[sent:]
+        return stream.write(data)
 
 
 class EventsHandler(BaseHandler, WebSocketHandler):
@@ -264,6 +277,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             log.exception("events_failed", request=self.request_id)
             self.end(1011, "quartermaster failed: its log has the reason")
         finally:
+            self._task = None  # it was kept so that it is not collected before its end
             if subscriber.gone:
                 self._forget()
 

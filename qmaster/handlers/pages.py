@@ -55,6 +55,8 @@ def read(static: Path) -> dict[str, File]:
 class PageHandler(BaseHandler):
     """Files that were read at the start, so that no path in a request ever reaches the disk."""
 
+    IS_KEPT = True
+
     def initialize(self, auth: Authenticator, busy: set[object], files: Mapping[str, File]) -> None:
         super().initialize(auth, busy)
         self._files = files
@@ -70,4 +72,4 @@ class PageHandler(BaseHandler):
             raise NotFound("there is no such file of the status page")
         self.set_header("Content-Type", file.type)
         self.set_header("Last-Modified", email.utils.formatdate(file.modified, usegmt=True))
-        self.finish(file.body)  # Tornado adds the ETag, and answers 304 to who has it
+        self.finish(file.body)

@@ -77,6 +77,20 @@ class Bed:
         """A new swarm of one manager and some workers, not formed."""
         return Swarm([self.engine(name) for name in names], self.registry_address)
 
+    def single(self, name: str) -> Engine:
+        """A new engine, started: a swarm of one node, with `busybox:local`."""
+        engine = self.engine(name)
+        engine.start()
+        engine.swarm_init()
+        engine.load_busybox()
+        return engine
+
+    def three(self) -> Swarm:
+        """A new swarm, formed: a manager and two workers, each with `busybox:local`."""
+        swarm = self.swarm("manager", "worker-1", "worker-2")
+        swarm.form()
+        return swarm
+
     def registry(self) -> Registry:
         """The registry, not started; one per bed."""
         return Registry(self._machine(HUB, self.network.gateway))

@@ -65,6 +65,12 @@ class Engine:
         """The id of this engine's swarm node."""
         return str(self.client().info()["Swarm"]["NodeID"])
 
+    @property
+    def pid(self) -> int:
+        """dockerd's."""
+        assert self._dockerd, f"{self.name} is not started"
+        return self._dockerd.pid
+
     def client(self, timeout: float = 10) -> docker.APIClient:
         """A new client of the engine, independent of all others."""
         client = docker.APIClient(base_url=self.host, version="auto", timeout=timeout)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""How fast quartermaster is, each figure beside its reference in the same run. ``./build.sh bench``; see `__main__`."""

@@ -1,0 +1,99 @@
+"""A child: quartermaster's stream from the reconciler on, with the swarm's listings made up.
+
+The handlers, the hub, the journal on disk and the sockets are the product's own.
+"""
+
+import asyncio
+import logging
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+from fakes import service, task
+from testbed.server import ADDRESS
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from bench.child import obey
+from bench.frames import frame
+from qmaster import log
+from qmaster.app import Parts, make_app
+from qmaster.auth import Authenticator
+from qmaster.feed import Feed
+from qmaster.hub import Hub, News, Tags
+from qmaster.journal import Journal
+from qmaster.reconciler import Reconciler, now_text
+
+Json = dict[str, Any]
+
+TOKEN = "token-of-the-stage"
+TAGS = Tags("service", "s1", frozenset(), "root")
+STATES = ("pending", "running", "complete")
+
+
+class Stage:
+    """The verbs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._hub = Hub()
+        self._journal = Journal(folder, 100_000, 30)
+        nobody = cast(Any, None)
+        self._reconciler = Reconciler(nobody, nobody, self._journal, self._hub.publish)
+        self._feed = Feed(
+            self._journal,
+            self._hub,
+            lambda: self._reconciler.position,
+            lambda wants: ([], []),
+            now_text,
+            lambda: None,
+        )
+        self._numbers = count(1)
+
+    async def listen(self) -> Any:
+        await self._journal.open()
+        await self._reconciler.load()
+        nobody = cast(Any, None)
+        parts = Parts(Authenticator(TOKEN), nobody, self._feed, self._hub, nobody, lambda: None, nobody)
+        server = HTTPServer(make_app(parts))
+        (listener,) = bind_sockets(0, ADDRESS)
+        server.add_sockets([listener])
+        return {"port": listener.getsockname()[1], "token": TOKEN}
+
+    async def publish(self, frames: int, size: int, pause: float) -> None:
+        """So many frames, with a pause after each; without one, all in one turn of the loop."""
+        news = [News(frame(number, size), TAGS, next(self._numbers)) for number in range(frames)]
+        for some in [[one] for one in news] if pause else [news]:
+            self._hub.publish(some)
+            await asyncio.sleep(pause)
+
+    async def live(self, services: int, times: int) -> int:
+        """Let so many services go through their lives together, so many times: a commit a state; how many facts."""
+        before = self._reconciler.position.last
+        for _ in range(times):
+            names = [f"s{next(self._numbers)}" for _ in range(services)]
+            for state in STATES:
+                for name in names:
+                    self._reconciler.view.list_service(service(name, name), [_task(name, state)], time.monotonic())
+                await self._reconciler.commit()
+        return self._reconciler.position.last - before
+
+    def cpu(self) -> float:
+        return time.process_time()
+
+
+def _task(of: str, state: str) -> Json:
+    return task(state, ServiceID=of, ID=f"t-{of}")
+
+
+async def main() -> None:
+    log.configure("json")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    with tempfile.TemporaryDirectory() as folder:
+        await obey(Stage(Path(folder)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,183 @@
+"""The engine's client: one connection for what is read whole, and every failure known for what it is."""
+
+import gc
+import json
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import requests
+
+from qmaster.engine import listed
+from qmaster.engine.client import Client
+from qmaster.engine.failures import EngineTimeout, EngineUnreached, broken_off, outcome_open, translate
+from qmaster.errors import Conflict, EngineRefused
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers with what it was asked; the path says how."""
+
+    protocol_version = "HTTP/1.1"
+    server: "_Server"
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
+
+    def _answer(self) -> None:
+        size = int(self.headers.get("Content-Length", 0))
+        asked = {"method": self.command, "path": self.path, "body": self.rfile.read(size).decode(), "length": size}
+        if "slow" in self.path:
+            time.sleep(0.3)
+        if "hang-up" in self.path:
+            self.close_connection = True
+            return
+        status = 409 if "taken" in self.path else 200
+        body = (
+            b"<html>" if "html" in self.path else json.dumps({"message": "the name is taken", "asked": asked}).encode()
+        )
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = "last" in self.path
+
+    do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - the base class's names
+
+    def address_string(self) -> str:
+        return "a unix socket"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        pass
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    connections = 0
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is no news."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[_Server]:
+    with _Server(str(tmp_path / "engine.sock"), _Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def client(server: _Server) -> Iterator[Client]:
+    client = connect(str(server.server_address))
+    yield client
+    client.close()
+
+
+def connect(path: str) -> Client:
+    return Client(f"unix://{path}", version="1.41", timeout=5, max_pool_size=1)
+
+
+def asked(client: Client, path: str) -> Any:
+    return client.fetch(path, {})["asked"]
+
+
+def test_one_connection_serves_all_urls(client: Any, server: _Server) -> None:
+    """Whatever is asked, by us or by the SDK's own methods."""
+    for path in ("/one", "/two", "/three"):
+        assert asked(client, path)["path"] == f"/v1.41{path}"
+    client.services()
+    client.submit("/services/create", {"Name": "x"}, {})
+    assert server.connections == 1
+
+
+def test_what_is_sent_is_what_the_sdk_would_send(client: Any) -> None:
+    """Parameters as a query, without those that are None; a body as JSON; a POST without one says so."""
+    assert client.tasks({"service": "s 1"})["asked"]["path"] == (
+        "/v1.41/tasks?filters=%7B%22service%22%3A+%5B%22s+1%22%5D%7D"
+    )
+    body = client.submit("/services/create", {"Name": "ключ"}, {}, {"version": "7"})["asked"]
+    assert (json.loads(body["body"]), body["path"]) == ({"Name": "ключ"}, "/v1.41/services/create?version=7")
+    assert client.remove_service("s1") is True
+
+
+def test_a_connection_that_was_closed_meanwhile_is_opened_again(client: Client, server: _Server) -> None:
+    """An engine closes what is idle; that is found before anything is sent."""
+    asked(client, "/last")
+    time.sleep(0.05)
+    assert asked(client, "/next")["path"] == "/v1.41/next"
+    assert server.connections == 2
+
+
+def test_of_a_listing_only_what_is_used_is_read(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all of it, should a part be of another kind than expected."""
+    known = {"ID": "t1", "Status": {"State": "running", "ContainerStatus": None}}
+    answers: list[Any] = [[{**known, "Spec": {"much": "more"}}], [{**known, "Status": "odd"}], {"message": "no"}]
+    monkeypatch.setattr(client, "_get", lambda url, params: _reply(answers.pop(0)))
+    assert list(client.list_parts("/tasks", {}, listed.TASK)) == [known]
+    assert list(client.list_parts("/tasks", {}, listed.TASK)) == [{**known, "Status": "odd"}]
+    with pytest.raises(ValueError, match="Expected `array`"):
+        client.list_parts("/tasks", {}, listed.TASK)
+
+
+def _reply(document: Any) -> requests.Response:
+    response = requests.Response()
+    response.status_code, response._content = 200, json.dumps(document).encode()
+    return response
+
+
+def test_an_error_is_the_sdks(client: Client) -> None:
+    """With Docker's words."""
+    with pytest.raises(docker.errors.APIError) as raised:
+        client.fetch("/taken", {})
+    assert isinstance(translate(raised.value), Conflict)
+    assert str(translate(raised.value)) == "the name is taken"
+
+
+def test_what_is_no_json_is_not_understood(client: Client) -> None:
+    """Something else answers there."""
+    with pytest.raises(ValueError, match="Expecting value") as raised:
+        client.fetch("/html", {})
+    assert isinstance(translate(raised.value), EngineRefused)
+
+
+def test_silence_is_a_timeout(client: Client) -> None:
+    """What was asked may have been done."""
+    client.timeout = 0.05
+    with pytest.raises(Exception, match="timed out") as raised:
+        client.fetch("/slow", {})
+    known = translate(raised.value)
+    assert isinstance(known, EngineTimeout)
+    assert outcome_open(known)
+
+
+def test_a_connection_that_breaks_leaves_the_outcome_open(client: Client) -> None:
+    """It may be sent again where that is safe."""
+    with pytest.raises(Exception, match="Connection") as raised:
+        client.fetch("/hang-up", {})
+    known = translate(raised.value)
+    assert broken_off(known)
+    assert outcome_open(known)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_where_nothing_listens_nothing_was_sent(tmp_path: Path) -> None:
+    """No socket, or nobody behind it."""
+    dead = tmp_path / "dead.sock"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(dead))
+    for path in (dead, tmp_path / "none.sock"):
+        client = connect(str(path))
+        with pytest.raises(Exception, match="Connection aborted") as raised:
+            client.fetch("/one", {})
+        assert isinstance(translate(raised.value), EngineUnreached)
+        client.close()
+        del raised
+    gc.collect()  # the SDK leaves the socket that it could not connect unclosed

@@ -1,0 +1,84 @@
+"""view: what was listed, kept small where nothing more is to come of it."""
+
+from typing import Any
+
+import pytest
+from fakes import node, service, task
+
+from qmaster.view import View
+
+Json = dict[str, Any]
+
+
+def versioned(raw: Json, index: int = 1) -> Json:
+    return {**raw, "Version": {"Index": index}}
+
+
+def listed(*tasks: Json, index: int = 1) -> View:
+    view = View()
+    view.list_nodes([node()])
+    view.list_service(versioned(service(), index), tasks, 1.0)
+    return view
+
+
+def test_what_is_over_is_kept_as_it_was_listed() -> None:
+    """Packed, which shows nowhere."""
+    over = listed(task("complete", code=0))
+    entry = over.entries["s1"]
+    assert entry.is_over
+    assert (entry.raw or {})["Spec"]["Name"] == "one"
+    assert entry.tasks["t-complete-1"]["Status"]["State"] == "complete"
+    assert not listed(task("running", DesiredState="running")).entries["s1"].is_over
+
+
+def test_a_task_that_still_runs_somewhere_keeps_it_from_being_over() -> None:
+    """Its newest task has failed, and an older one is on a node that is down: it may be heard of yet."""
+    old = task("running", ID="old", CreatedAt="2024-05-06T07:00:00Z")
+    view = listed(old, task("failed", code=1))
+    assert view.entries["s1"].shown.status == "failed"
+    assert not view.entries["s1"].is_over
+
+
+def test_what_has_not_moved_is_not_looked_at_again() -> None:
+    """By the versions that Swarm gives it and its tasks; it was seen all the same."""
+    view = listed(task("complete", code=0))
+    view.dirty.clear()
+    view.list_service(versioned(service()), [task("complete", code=0)], 2.0)
+    assert (view.dirty, view.entries["s1"].seen) == (set(), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "tasks"),
+    [
+        (versioned(service(), 2), [task("complete", code=0)]),
+        (versioned(service()), [task("complete", code=0, Version={"Index": 2})]),
+        (versioned(service()), [task("complete", code=0), task("pending", slot=2)]),
+        (service(), [task("complete", code=0)]),
+    ],
+    ids=["service", "task", "another task", "no version"],
+)
+def test_what_has_moved_is_looked_at(raw: Json, tasks: list[Json]) -> None:
+    """A label, a state, one more task; or where the versions are not told."""
+    view = listed(task("complete", code=0))
+    view.dirty.clear()
+    view.list_service(raw, tasks, 2.0)
+    assert view.dirty == {"s1"}
+
+
+def test_what_is_over_may_begin_again() -> None:
+    """One of its tasks is wanted after all: it is told by that one."""
+    view = listed(task("failed", code=1))
+    assert view.list_task(task("running", ID="t2", CreatedAt="2024-05-06T08:00:00Z", DesiredState="running"))
+    assert view.entries["s1"].shown.status == "running"
+    assert set(view.entries["s1"].tasks) == {"t-failed-1", "t2"}
+
+
+def test_what_was_told_is_not_kept_twice() -> None:
+    """A listing makes it anew, equal."""
+    running = task("running", DesiredState="running")
+    view = View()
+    for _ in range(2):
+        view.list_service(versioned(service()), [running], 1.0)
+        fresh, _ = view.take_untold("now")
+        view.tell(fresh)
+    assert view.entries["s1"].told is view.entries["s1"].shown
