@@ -162,6 +162,7 @@ class View:
         stopped = stopped or labels.get(lifecycle.END) == "stopped"
         reason = "stopped" if stopped and entry.shown.reason != "timeout" else entry.shown.reason
         entry.shown = msgspec.structs.replace(entry.shown, status="removed", reason=reason, removed_at=at)
+        entry.state = None  # where it comes back after all, it is looked at anew
         self.dirty.add(gone_id)
 
     def list_nodes(self, nodes: Iterable[Json]) -> None:

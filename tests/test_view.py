@@ -73,6 +73,15 @@ def test_what_is_over_may_begin_again() -> None:
     assert set(view.entries["s1"].tasks) == {"t-failed-1", "t2"}
 
 
+def test_what_was_gone_and_is_there_again_is_looked_at() -> None:
+    """A manager that was behind may leave it out of one listing: nothing of it has moved in the next."""
+    view = listed(task("complete", code=0))
+    view.vanish("s1", "2024-05-06T08:00:00Z", stopped=False)
+    assert view.entries["s1"].shown.status == "removed"
+    view.list_service(versioned(service()), [task("complete", code=0)], 2.0)
+    assert view.entries["s1"].shown.status == "complete"
+
+
 def test_what_was_told_is_not_kept_twice() -> None:
     """A listing makes it anew, equal."""
     running = task("running", DesiredState="running")
