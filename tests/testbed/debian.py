@@ -69,7 +69,7 @@ def download(engine: Engine, folder: Path) -> None:
 def checkout(folder: Path) -> Path:
     """A folder with what an image is built from, as in a clone whose umask shuts out all others."""
     folder.mkdir()
-    for name in filter(lambda name: (ROOT / name).exists(), SHIPPED):
+    for name in SHIPPED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     for name in ("data", ".venv"):  # as a clone has that is used
