@@ -330,7 +330,7 @@ def test_an_end_while_the_engine_is_silent(engine: Engine, proxy: Proxy, start_s
 
 
 def test_a_clean_stop_tells_everybody(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
-    """A run is answered its id, a wait 200, a socket 1001, and nobody new is let in, however often it is told to end."""
+    """A run is answered its id, a wait 200, a socket 1001; nobody new is let in, however often it is told to end."""
     server = start_server(proxy.host)
     with Subscriber(server) as subscriber, ThreadPoolExecutor(1) as pool:
         nap = started(server.run(**NAP, memory=16))
