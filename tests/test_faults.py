@@ -14,7 +14,7 @@ import pytest
 from conftest import StartServer
 from test_engine_faults import CREATE, IMAGE, NAP, away, becomes, made, ready, runs_again, sdk, started
 from testbed import Engine, Proxy, Registry, Server, eventually
-from testbed.faults import Fault, answer, cut, delay, hang
+from testbed.faults import answer, cut, delay, hang
 from testbed.subscriber import Subscriber
 
 Json = dict[str, Any]
@@ -39,9 +39,8 @@ def has(server: Server, run_id: str, status: str, **keys: Any) -> Json:
 def test_a_busy_engine_is_tried_again_by_the_caller(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
     """503 to a create is 503 with Retry-After once it is known that nothing was made; to all, readyz says so too."""
     server = start_server(proxy.host)
-    for kind in ("service", "container"):
-        proxy.on(CREATE, answer(503), "POST", times=1)
-        assert "not available" in away(server.run(**NAP, type=kind))
+    proxy.on(CREATE, answer(503), "POST", times=1)
+    assert "not available" in away(server.run(**NAP))
     assert made(engine) == []
     proxy.on("", answer(503))
     eventually(lambda: not ready(server), 15, "it is noticed")
@@ -63,12 +62,10 @@ def test_a_slow_engine_is_waited_for(engine: Engine, proxy: Proxy, start_server:
     assert "engine_away" not in server.logs()
 
 
-@pytest.mark.parametrize("fault", [hang(300), cut(300)], ids=["silent", "cut off"])
-def test_ends_are_found_without_the_event_stream(
-    engine: Engine, proxy: Proxy, start_server: StartServer, fault: Fault
-) -> None:
+def test_ends_are_found_without_the_event_stream(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
     """It is only a hint: what happens is told within seconds all the same."""
-    proxy.on("/events", fault)
+    proxy.on("/events", hang(300))
+    proxy.on("/events", cut(300), times=1)
     server = start_server(proxy.host)
     with Subscriber(server) as subscriber:
         job = shell(server, "sleep 1; exit 5")
@@ -151,24 +148,25 @@ def test_a_client_that_leaves_in_the_middle_of_a_run(engine: Engine, proxy: Prox
 def test_many_stops_at_once(engine: Engine, server: Server) -> None:
     """By id and by name, of a service and of a container: each is success, and the exit code is that of one SIGTERM."""
     script = "trap 'echo once; sleep 0.5; exit 9' TERM; while :; do sleep 0.1; done"
-    for kind in ("service", "container"):
-        run_id = shell(server, script, type=kind, name=f"many-{kind}")
+    runs = {name: shell(server, script, type=name, name=name) for name in ("service", "container")}
+    for run_id in runs.values():
         becomes(server, run_id, "running")
-        with ThreadPoolExecutor(16) as pool:
-            replies = list(pool.map(server.stop_service, [run_id, f"many-{kind}"] * 8))
-        assert {(reply.status, reply["id"]) for reply in replies} == {(200, run_id)}
+    with ThreadPoolExecutor(32) as pool:
+        replies = list(pool.map(server.stop_service, [*runs.values(), *runs] * 8))
+    assert {(reply.status, reply["id"]) for reply in replies} == {(200, run_id) for run_id in runs.values()}
+    for run_id in runs.values():
         gone = has(server, run_id, "removed", reason="stopped", exit_code=9)
         assert gone["result"]["stdout"] == "once\n"
     eventually(lambda: made(engine) == [], 10)
 
 
-@pytest.mark.parametrize("kind", ["service", "container"])
-def test_a_stop_that_races_the_end(engine: Engine, server: Server, kind: str) -> None:
+def test_a_stop_that_races_the_end(engine: Engine, server: Server) -> None:
     """Before, at and after it: success, gone, and with the exit code that it had, or that SIGTERM gave it."""
     began = time.monotonic()
-    jobs = [shell(server, f"trap 'exit 9' TERM; sleep 1.{n}; echo done; exit 4", type=kind) for n in range(8)]
-    time.sleep(max(0.0, 1.3 - (time.monotonic() - began)))
-    with ThreadPoolExecutor(8) as pool:
+    script = "trap 'exit 9' TERM; sleep 1.{}; echo done; exit 4"
+    jobs = [shell(server, script.format(n % 8), type=("service", "container")[n // 8]) for n in range(16)]
+    time.sleep(max(0.0, 1.4 - (time.monotonic() - began)))
+    with ThreadPoolExecutor(16) as pool:
         assert {reply.status for reply in pool.map(server.stop_service, jobs)} == {200}
     for job in jobs:
         gone = has(server, job, "removed")

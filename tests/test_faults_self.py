@@ -71,11 +71,11 @@ def test_a_clock_that_jumps(engine: Engine, start_server: StartServer, tmp_path:
             eventually(lambda each=each: server.status(each)["result"], 20)  # type: ignore[misc]
         for ahead in (3600, -3600):
             clock.set(ahead)
-            late = shell(server, OBEDIENT, timeout=2)
+            late = shell(server, OBEDIENT, timeout=1)
             becomes(server, late, "running")
             began = time.monotonic()
             has(server, late, "failed", reason="timeout", exit_code=7)
-            assert 1 < time.monotonic() - began < 10
+            assert 0.5 < time.monotonic() - began < 10
         has(server, old, "removed", reason="exit", exit_code=3)
         assert ready(server)
         assert server.status(nap)["status"] == "running"
@@ -261,7 +261,7 @@ def test_no_descriptor_at_all(engine: Engine, start_server: StartServer) -> None
         soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
         used = max(int(each.name) for each in Path(f"/proc/{server.pid}/fd").iterdir()) + 1
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used, hard))
-        for _ in range(5):
+        for _ in range(2):
             assert kept.ask("POST", "/run", **NAP, memory=16)[0] in (200, 503)
             assert kept.ask("GET", f"/status/{service}")[0] == 200
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))
@@ -305,19 +305,6 @@ def test_a_kill_as_what_waits_is_stopped(engine: Engine, proxy: Proxy, start_ser
     has(server, run_id, "removed", reason="stopped")
 
 
-def test_a_stop_signal_again_and_again(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
-    """It is heard once: what was begun is finished, and the exit code is 0."""
-    server = start_server(proxy.host)
-    rule = proxy.on(CREATE, delay(1.5), "POST", times=1)
-    reply = in_background(server, **NAP)
-    eventually(lambda: rule.hits, 10)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-        os.kill(server.pid, number)
-        time.sleep(0.1)
-    assert server.terminate() == 0
-    assert made(engine) == [started(reply.result(1))]
-
-
 @pytest.mark.parametrize("kind", ["service", "container"])
 def test_an_end_while_the_engine_is_silent(engine: Engine, proxy: Proxy, start_server: StartServer, kind: str) -> None:
     """A run that is not done in time is 503, and it ends; what the engine made is removed at the next start."""
@@ -334,7 +321,7 @@ def test_an_end_while_the_engine_is_silent(engine: Engine, proxy: Proxy, start_s
 
 
 def test_a_clean_stop_tells_everybody(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
-    """All at once: a run is answered its id, a wait 202, a socket 1001, and nobody new is let in."""
+    """A run is answered its id, a wait 200, a socket 1001; nobody new is let in, however often it is told to end."""
     server = start_server(proxy.host)
     with Subscriber(server) as subscriber, ThreadPoolExecutor(1) as pool:
         nap = started(server.run(**NAP, memory=16))
@@ -343,8 +330,9 @@ def test_a_clean_stop_tells_everybody(engine: Engine, proxy: Proxy, start_server
         rule = proxy.on(CREATE, delay(1.5), "POST", times=1)
         reply = in_background(server, **NAP, memory=16)
         eventually(lambda: rule.hits, 10)
-        os.kill(server.pid, signal.SIGTERM)
-        eventually(lambda: refused(server), 5, "nobody is let in")
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            os.kill(server.pid, number)
+            eventually(lambda: refused(server), 5, "nobody is let in")
         assert server.terminate() == 0
         run_id = started(reply.result(1))
         assert waiting.result(5).status == 200
@@ -371,7 +359,7 @@ def test_a_server_that_is_frozen(server: Server, engine: Engine) -> None:
         job = shell(server, "sleep 1; echo meanwhile; exit 6")
         becomes(server, job, "running")
         server.freeze()
-        time.sleep(3)
+        time.sleep(2)
         server.thaw()
         subscriber.event(lambda e: e["subject"] == job and e["type"] == "io.qmaster.service.failed", 10)
         assert subscriber.close_code is None
