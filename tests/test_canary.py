@@ -138,9 +138,7 @@ class Traffic:
                 request("GET", "/status", [("Authorization", f"Bearer {token}"), ("Authorization", f"Bearer {token}")]),
                 request("GET", "/status", [("Authorization", f"Bearer {token} ")]),
                 request("GET", "/status", [("Authorization", f"Bearer {token}x"), ("Cookie", f"token={token}")]),
-                request(
-                    "POST", "/run", [("Authorization", f"Bearer {token}")], json.dumps({"token": f"{token}x"}).encode()
-                ),
+                request("POST", "/run", [("Authorization", f"Bearer {token}")], body),
                 request("POST", "/run", [], json.dumps({"token": [token]}).encode()),
                 request("POST", "/run", [("Referer", f"http://x/?{token}"), ("X-Token", token)], b"{}"),
             ]
@@ -159,11 +157,9 @@ class Traffic:
                 request("GET", "/status", [(f"Authorization: Bearer {token}\r\nbroken header", "x")]),
                 request("GET", "/status", [("Content-Length", token)]),
                 request("GET", "/status", [("Transfer-Encoding", token)]),
-                request("POST", "/run", [], b'{"token": "' + token.encode() + b'", "image": '),
-                request(
-                    "POST", "/run", [], b'{"token": "' + token.encode() + b'", "token": "' + token.encode() + b'"}'
-                ),
-                request("POST", "/run", [], b'{"token": "' + token.encode() + b'", "auth": "\xff"}'),
+                request("POST", "/run", [], b"{" + member + b', "image": '),
+                request("POST", "/run", [], b"{" + member + b", " + member + b"}"),
+                request("POST", "/run", [], b"{" + member + b', "auth": "\xff"}'),
                 request("POST", "/run", [("Content-Encoding", "gzip")], json.dumps({"token": token}).encode()),
                 request("POST", "/run", [], b"token=" + token.encode() + b"&image=busybox"),
             ]
@@ -210,8 +206,8 @@ class Weather:
             "/containers/.*/start",
             "",
         ]
-        while not self._over.wait(0.1):
-            rule = self._proxy.on(chance.choice(paths), chance.choice(kinds), times=chance.choice([1, 3, 10]))
+        while not self._over.wait(0.05):
+            rule = self._proxy.on(chance.choice(paths), chance.choice(kinds))
             self._over.wait(0.3)
             self._proxy.off(rule)
             self.faults += rule.hits
