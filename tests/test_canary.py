@@ -206,8 +206,8 @@ class Weather:
             "/containers/.*/start",
             "",
         ]
-        while not self._over.wait(0.1):
-            rule = self._proxy.on(chance.choice(paths), chance.choice(kinds), times=chance.choice([1, 3, 10]))
+        while not self._over.wait(0.05):
+            rule = self._proxy.on(chance.choice(paths), chance.choice(kinds))
             self._over.wait(0.3)
             self._proxy.off(rule)
             self.faults += rule.hits
