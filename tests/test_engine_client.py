@@ -15,6 +15,7 @@ import docker
 import pytest
 import requests
 
+from qmaster.credentials import Credentials
 from qmaster.engine import listed
 from qmaster.engine.client import Client
 from qmaster.engine.failures import EngineTimeout, EngineUnreached, broken_off, outcome_open, translate
@@ -40,9 +41,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         status = 409 if "taken" in self.path else 200
-        body = (
-            b"<html>" if "html" in self.path else json.dumps({"message": "the name is taken", "asked": asked}).encode()
-        )
+        said = self.headers["X-Registry-Auth"] if "quotes" in self.path else "the name is taken"
+        body = b"<html>" if "html" in self.path else json.dumps({"message": said, "asked": asked}).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -139,6 +139,14 @@ def test_an_error_is_the_sdks(client: Client) -> None:
         client.fetch("/taken", {})
     assert isinstance(translate(raised.value), Conflict)
     assert str(translate(raised.value)) == "the name is taken"
+
+
+def test_no_credentials_are_quoted_from_a_refusal(client: Client) -> None:
+    """An engine, or what is in front of it, may say back what it was sent."""
+    header = Credentials("someone", "a password of theirs").header()
+    with pytest.raises(docker.errors.APIError) as raised:
+        client.submit("/taken/quotes", {}, {"X-Registry-Auth": header})
+    assert header not in str(translate(raised.value))
 
 
 def test_what_is_no_json_is_not_understood(client: Client) -> None:

@@ -44,17 +44,18 @@ class Client(docker.APIClient):
         All else goes the SDK's way.
         """
         if given.keys() <= _PLAIN and isinstance(given.get("data"), str | bytes | None) and given.get("json") is None:
+            headers = {**cast(dict[str, str], self.headers), **(given.get("headers") or {})}
             answer = self._pool(url).urlopen(
                 method,
                 _target(url, given.get("params")),
                 body=given.get("data"),
-                headers={**cast(dict[str, str], self.headers), **(given.get("headers") or {})},
+                headers=headers,
                 timeout=given.get("timeout", self.timeout),
                 retries=False,
                 redirect=False,
             )
             if not 300 <= answer.status < 400:
-                return _response(answer, url)
+                return _response(answer, url, headers)
         return super().request(method, url, **given)
 
     def _result(self, response: requests.Response, json: bool = False, binary: bool = False) -> Any:
@@ -206,9 +207,11 @@ def _target(url: str, params: Mapping[str, Any] | None) -> str:
     return f"{path}?{urlencode(given, doseq=True)}" if given else path
 
 
-def _response(answer: BaseHTTPResponse, url: str) -> requests.Response:
+def _response(answer: BaseHTTPResponse, url: str, asked_with: Mapping[str, str]) -> requests.Response:
     """An answer that was read, as the SDK knows it."""
     response = requests.Response()
+    response.request = requests.PreparedRequest()
+    response.request.headers = requests.structures.CaseInsensitiveDict(asked_with)  # what is not to be quoted from it
     response.status_code, response.reason, response.url = answer.status, answer.reason or "", url
     response.headers = requests.structures.CaseInsensitiveDict(answer.headers)
     response.encoding = "utf-8"
