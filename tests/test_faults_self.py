@@ -249,7 +249,7 @@ def test_connections_that_use_up_all_descriptors(engine: Engine, start_server: S
     assert cpu_seconds(server.pid) - before < 0.4
     for each in crowd:
         each.close()
-    assert eventually(lambda: server.stop_service(document["id"]), 10, ignoring=OSError).status == 200
+    eventually(lambda: server.stop_service(document["id"]).status == 200, 10, ignoring=OSError)
     assert ready(server)
     kept.close()
     assert 1 <= server.logs().count("descriptors_exhausted") < 5
