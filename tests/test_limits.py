@@ -16,8 +16,11 @@ from tornado.web import Application, RequestHandler
 
 from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator
+from qmaster.errors import TooManyHeld
 from qmaster.handlers.base import HEADERS
 from qmaster.handlers.pages import POLICY
+from qmaster.held import MOST, RESERVED, SHARE, WANTED, Held
+from qmaster.held import connections as held_connections
 
 pytestmark = pytest.mark.gen_test
 
@@ -230,3 +233,42 @@ async def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_no_failure
         raw.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     dispatch.gate.set()
     await until(lambda: not handlers())
+
+
+# --- how many newcomers -----------------------------------------------------------------------------------------------
+
+
+def newcomers(held: Held, address: str) -> int:
+    for number in range(MOST["newcomer"] + 1):
+        try:
+            held.take("newcomer", address, limited=True)
+        except TooManyHeld:
+            return number
+    raise AssertionError("there is no end of them")
+
+
+async def test_one_address_has_a_share_of_the_newcomers() -> None:
+    """So that strangers in one place keep nobody out who comes from another."""
+    held = Held()
+    assert [newcomers(held, each) for each in ("a", "b", "c", "d", "e")] == [MOST["newcomer"] // SHARE] * SHARE + [0]
+    with pytest.raises(TooManyHeld, match="have not said who they are: close some, or come back later"):
+        held.take("newcomer", "e", limited=True)
+
+
+async def test_newcomers_take_no_room_from_who_has_a_token() -> None:
+    """They are ended where it is needed."""
+    held = Held(20)
+    assert newcomers(held, "a") == 2
+    for _ in range(10):
+        held.take("socket", "root", limited=False)
+    with pytest.raises(TooManyHeld, match="too many open sockets"):
+        held.take("socket", "root", limited=False)
+    held.take("newcomer", "b", limited=True)
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "connections"), [(WANTED, WANTED - RESERVED), (1024, 768), (256, 128), (10, 5)]
+)
+async def test_some_descriptors_are_not_for_connections(descriptors: int, connections: int) -> None:
+    """The engine and the journal need theirs; of few, that is half."""
+    assert held_connections(descriptors) == connections
