@@ -5,21 +5,25 @@ import gc
 import gzip
 import json
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+import weakref
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from test_handlers import BEARER, FakeDispatch, FakeFeed, check_refused, connection, head, scrape, until
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders
-from tornado.web import Application, RequestHandler
+from tornado.web import Application
 
 from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator
-from qmaster.handlers.base import HEADERS
+from qmaster.errors import TooManyHeld
+from qmaster.handlers.base import HEADERS, BaseHandler
 from qmaster.handlers.pages import POLICY
+from qmaster.held import MOST, RESERVED, SHARE, WANTED, Held
+from qmaster.held import connections as held_connections
 
-pytestmark = pytest.mark.gen_test
+pytestmark = pytest.mark.gen_test(timeout=20)
 
 Ask = Callable[..., Awaitable[HTTPResponse]]
 
@@ -139,32 +143,36 @@ async def test_an_answer_says_when_it_is_the_last(
     assert (answer.headers.get("Connection") == "close") is closes
 
 
-@pytest.mark.usefixtures("only_new")
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[BaseHandler]:
+    """The handlers that have begun, and are not forgotten."""
+    begun: weakref.WeakSet[BaseHandler] = weakref.WeakSet()
+    prepare = BaseHandler.prepare
+
+    def noting(handler: BaseHandler) -> None:
+        begun.add(handler)
+        prepare(handler)
+
+    monkeypatch.setattr(BaseHandler, "prepare", noting)
+    return begun
+
+
+async def forgotten(handlers: weakref.WeakSet[BaseHandler]) -> None:
+    while handlers:
+        await asyncio.sleep(0.02)
+        gc.collect()
+
+
 @pytest.mark.parametrize("path", ["/run", "/events"])
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(
-    http_client: AsyncHTTPClient, http_port: int, path: str
+    http_client: AsyncHTTPClient, http_port: int, alive: weakref.WeakSet[BaseHandler], path: str
 ) -> None:
     """Else anybody could fill the memory by leaving, again and again."""
-    for _ in range(5):
+    for _ in range(3):
         async with connection(http_port) as raw:
             raw.send(f"POST {path} HTTP/1.1\r\nHost: 10.0.0.5\r\nContent-Length: 100\r\n\r\n", '{"image": ')
-            await until(lambda: len(handlers()) > 0)
-    await until(lambda: not handlers())
-
-
-@pytest.fixture
-def only_new() -> Iterator[None]:
-    """The garbage collector leaves alone what is there already: it is much, and no matter of the test."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-def handlers() -> list[RequestHandler]:
-    """Those that the test has made and that are not gone."""
-    gc.collect()
-    return [each for each in gc.get_objects() if isinstance(each, RequestHandler)]
+            await until(lambda: len(alive) > 0)
+    await forgotten(alive)
 
 
 # --- from which page --------------------------------------------------------------------------------------------------
@@ -229,9 +237,8 @@ async def test_every_answer_tells_browsers_to_trust_nothing(
     assert (answer.code, told) == (status, expected)
 
 
-@pytest.mark.usefixtures("only_new")
 async def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_no_failure(
-    http_client: AsyncHTTPClient, http_port: int, dispatch: FakeDispatch
+    http_client: AsyncHTTPClient, http_port: int, dispatch: FakeDispatch, alive: weakref.WeakSet[BaseHandler]
 ) -> None:
     """Reset, as by a client that was killed: what was begun goes on."""
     dispatch.gate = asyncio.Event()
@@ -241,4 +248,43 @@ async def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_no_failure
         await until(lambda: bool(dispatch.calls))
         raw.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     dispatch.gate.set()
-    await until(lambda: not handlers())
+    await forgotten(alive)
+
+
+# --- how many newcomers -----------------------------------------------------------------------------------------------
+
+
+def newcomers(held: Held, address: str) -> int:
+    for number in range(MOST["newcomer"] + 1):
+        try:
+            held.take("newcomer", address, limited=True)
+        except TooManyHeld:
+            return number
+    raise AssertionError("there is no end of them")
+
+
+async def test_one_address_has_a_share_of_the_newcomers() -> None:
+    """So that strangers in one place keep nobody out who comes from another."""
+    held = Held()
+    assert [newcomers(held, each) for each in ("a", "b", "c", "d", "e")] == [MOST["newcomer"] // SHARE] * SHARE + [0]
+    with pytest.raises(TooManyHeld, match="have not said who they are: close some, or come back later"):
+        held.take("newcomer", "e", limited=True)
+
+
+async def test_newcomers_take_no_room_from_who_has_a_token() -> None:
+    """They are ended where it is needed."""
+    held = Held(20)
+    assert newcomers(held, "a") == 2
+    for _ in range(10):
+        held.take("socket", "root", limited=False)
+    with pytest.raises(TooManyHeld, match="too many open sockets"):
+        held.take("socket", "root", limited=False)
+    held.take("newcomer", "b", limited=True)
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "connections"), [(WANTED, WANTED - RESERVED), (1024, 768), (256, 128), (10, 5)]
+)
+async def test_some_descriptors_are_not_for_connections(descriptors: int, connections: int) -> None:
+    """The engine and the journal need theirs; of few, that is half."""
+    assert held_connections(descriptors) == connections

@@ -17,13 +17,13 @@ from tornado import web
 from tornado.routing import PathMatches
 
 import qmaster
-from qmaster import app, cli, config, errors, models, newtoken, openapi, tokens
+from qmaster import app, cli, config, entrance, errors, held, models, newtoken, openapi, strict, throttle, tokens
 from qmaster.auth import Authenticator
 from qmaster.client import commands as commands_of_client
 from qmaster.client import run
 from qmaster.client.signals import SIGNALS
-from qmaster.engine import failures
-from qmaster.handlers import events, services
+from qmaster.engine import failures, reader
+from qmaster.handlers import base, events, services
 from qmaster.handlers.base import BaseHandler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -295,6 +295,38 @@ def test_the_errors_are_those_of_the_code() -> None:
     """The table has the status of each error, and nothing else."""
     documented = [int(row["status"]) for row in table("Errors")]
     assert documented == sorted(statuses(errors.HttpError))
+
+
+def kib(size: int) -> str:
+    assert size % 1024 == 0
+    return f"{size // 1024} KiB"
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    """The table has each bound as the code has it."""
+    said_first, said_later = kib(events.SAID_AT_ONCE), kib(events.SAID_EACH_SECOND)
+    expected = {
+        "body of a request": kib(models.MAX_BODY),
+        "head of a request": f"{kib(entrance.MAX_HEAD)}, {strict.MAX_LINES} lines",
+        "time for a head": f"{entrance.HEAD_WITHIN:g} s from its first byte, or from the connection's beginning",
+        "time for a body": f"{entrance.BODY_WITHIN:g} s",
+        "time between two requests": f"{entrance.IDLE:g} s",
+        "time in which nothing of an answer is taken": f"{entrance.UNTAKEN:g} s; of a log, any",
+        "query parameters": str(base.MAX_PARAMETERS),
+        "frame from a client": kib(events.MAX_INBOUND),
+        "what a client says on a websocket": f"{said_first} at once, then {said_later} a second",
+        "time until a websocket shows its token": f"{events.AUTH_WITHIN:g} s",
+        "wrong tokens from one address": f"{throttle.BURST} at once, then one in {throttle.REGAINED_IN:g} s",
+        "open event streams": str(held.MOST["socket"]),
+        "open websockets that have shown no token": str(held.MOST["newcomer"]),
+        "calls that wait for an end": str(held.MOST["wait"]),
+        "logs that are sent": str(held.MOST["log"]),
+        "connections": f"the descriptors of the process (`ulimit -n`) less {held.RESERVED}",
+    }
+    assert {row["limit"]: row["value"] for row in table("Limits")} == expected
+    prose = " ".join(section("Limits"))
+    assert (f"the last {held.SPARE} connections" in prose, held.SHARE, "a quarter" in prose) == (True, 4, True)
+    assert held.MOST["log"] == reader.MAX_READERS
 
 
 def test_the_rooms_are_the_modules() -> None:

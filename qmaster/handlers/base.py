@@ -34,6 +34,7 @@ _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"}
 _DRAINED = 4 * 1024 * 1024
 
 MAX_DIGITS = 18
+MAX_PARAMETERS = 50  # of a query
 REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 
 Needs = Scope | Literal["root"]
@@ -153,7 +154,9 @@ class BaseHandler(web.RequestHandler):
         if not self.request.query:
             return {}
         try:
-            parameters = parse_qs(self.request.query, keep_blank_values=True, errors="strict", max_num_fields=50)
+            parameters = parse_qs(
+                self.request.query, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
+            )
         except ValueError:
             raise BadRequest("the query is not valid") from None
         for name in parameters.keys() - set(known):
