@@ -51,7 +51,7 @@ def make_app(parts: Parts) -> web.Application:
     """Put the routes together."""
     everyone = {"auth": parts.auth, "busy": parts.busy}
     placed = {**everyone, "cursor": lambda: parts.feed.cursor}
-    verbs = {**placed, "dispatch": parts.dispatch, "held": parts.held}
+    verbs = {**placed, "dispatch": parts.dispatch, "held": parts.held, "encoded": services.Encoded()}
     page = {**everyone, "files": parts.page}
     stream = {**everyone, "feed": parts.feed, "hub": parts.hub, "sockets": parts.sockets, "origins": parts.origins}
     stream["held"] = parts.held
