@@ -51,19 +51,19 @@ def make_app(parts: Parts) -> web.Application:
     """Put the routes together."""
     everyone = {"auth": parts.auth, "busy": parts.busy}
     placed = {**everyone, "cursor": lambda: parts.feed.cursor}
-    verbs = {**placed, "dispatch": parts.dispatch, "held": parts.held}
+    verbs = {**placed, "dispatch": parts.dispatch, "held": parts.held, "encoded": services.Encoded()}
     page = {**everyone, "files": parts.page}
     stream = {**everyone, "feed": parts.feed, "hub": parts.hub, "sockets": parts.sockets, "origins": parts.origins}
     stream["held"] = parts.held
     speech = {**everyone, "spring": parts.spring, "logs": parts.logs, "held": parts.held}
     routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
+        (r"/status/([^/]+)", services.StatusHandler, verbs),  # the patterns are tried in this order
         (r"/", pages.PageHandler, page),
         (r"/static/([^/]+)", pages.PageHandler, page),
         (r"/run", services.RunHandler, verbs),
         (r"/start", services.RunHandler, verbs),
         (r"/stop", services.StopHandler, verbs),
         (r"/status", services.StatusListHandler, verbs),
-        (r"/status/([^/]+)", services.StatusHandler, verbs),
         (r"/logs/([^/]+)", logs.LogsHandler, speech),
         (r"/nodes", nodes.NodesHandler, {**placed, "nodes": lambda: parts.dispatch.nodes()}),
         (r"/events", events.EventsHandler, stream),

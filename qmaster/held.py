@@ -24,6 +24,8 @@ _WORDS: dict[Kind, str] = {"newcomer": "open event streams that have not said wh
 class Lease:
     """One connection that is held; ``release`` gives it back, once."""
 
+    __slots__ = ("_held", "_kind", "_owner")
+
     def __init__(self, held: Held, kind: Kind, owner: str) -> None:
         self._held: Held | None = held
         self._kind: Kind = kind

@@ -112,6 +112,8 @@ class Encrypted(Watched, SSLIOStream):
 class Allowance:
     """So much at once, and so much more each second."""
 
+    __slots__ = ("_burst", "_clock", "_each_second", "_left", "_since")
+
     def __init__(self, burst: int, each_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._burst = burst
         self._each_second = each_second

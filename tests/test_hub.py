@@ -90,11 +90,15 @@ async def test_what_comes_together_leaves_together() -> None:
 async def test_many_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop does other work in between; what comes meanwhile goes out together, after all before it."""
     monkeypatch.setattr(hub, "SLICE", 0.0)
+    monkeypatch.setattr(hub, "FEW", 0)
     everyone, readers = Hub(), [Reader() for _ in range(3 * hub.AT_ONCE)]
     for reader in readers:
         everyone.join(reader.subscriber)
     sent = [frame(number) for number in range(1, 5)]
     everyone.publish([News(sent[0], ANY, 1)])
+    assert not any(reader.pipe.written for reader in readers)
+    while not any(reader.pipe.written for reader in readers):  # noqa: ASYNC110
+        await asyncio.sleep(0)
     assert sum(len(reader.pipe.written) for reader in readers) == hub.AT_ONCE
     late, gone = Reader(), readers.pop()
     late.subscriber.after = 2

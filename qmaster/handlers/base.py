@@ -289,7 +289,8 @@ def log_request(handler: web.RequestHandler) -> None:
 
 def _shown_path(handler: web.RequestHandler) -> str:
     """So that no token hides in it from the redaction."""
-    return unquote(handler.request.path, errors="replace")
+    path: str = handler.request.path
+    return unquote(path, errors="replace") if "%" in path else path
 
 
 def _entitled(identity: Identity, needs: Needs) -> Identity:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 import structlog
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler
 
@@ -47,6 +48,7 @@ CLOSES: Mapping[type[HttpError], int] = {
 }
 
 log = structlog.get_logger(__name__)
+_SENT = HTTPHeaders()
 
 
 class Sockets:
@@ -265,6 +267,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         except HttpError as error:
             self._refuse(error)
             return
+        self._headers = _SENT  # each of 5,000 would keep its own
         self._subscriber = Subscriber(_Pipe(self._stream), wire, wants, self._cut)
         self._task = asyncio.create_task(self._bring_up(self._subscriber, since))
 

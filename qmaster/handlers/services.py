@@ -22,15 +22,39 @@ from ..waits import is_over
 from .base import BaseHandler
 
 MAX_LIMIT = 10_000
+MAX_KEPT = 1024 * 1024  # bytes of an encoded listing
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 FILTERS = ("status", "label", "name", "limit", "all")
 
 
+class Encoded:
+    """The listing that was encoded last, as JSON: while nothing changes the next one is the same."""
+
+    def __init__(self) -> None:
+        self._views: list[Service] = []
+        self._json = msgspec.Raw(b"[]")
+
+    def of(self, views: list[Service]) -> msgspec.Raw:
+        if views != self._views:  # a view that has not changed is the very same one, so this takes no time
+            encoded = msgspec.json.encode(views)
+            if len(encoded) > MAX_KEPT:
+                return msgspec.Raw(encoded)
+            self._views, self._json = views, msgspec.Raw(encoded)
+        return self._json
+
+
 class ServicesHandler(BaseHandler):
     def initialize(
-        self, auth: Authenticator, busy: set[object], dispatch: Dispatch, cursor: Callable[[], str], held: Held
+        self,
+        auth: Authenticator,
+        busy: set[object],
+        dispatch: Dispatch,
+        cursor: Callable[[], str],
+        held: Held,
+        encoded: Encoded,
     ) -> None:
         super().initialize(auth, busy)
+        self.encoded = encoded
         self.held = held
         self.dispatch = dispatch
         self.cursor = cursor
@@ -118,8 +142,8 @@ class StatusListHandler(ServicesHandler):
         query = self.parameters(*FILTERS)
         keep, limit = _filters(query), _limit(query.get("limit"))
         views = await self.dispatch.listing(identity, removed=_all(query.get("all")))
-        services = views if keep is None else filter(keep, views)
-        self.answer({"success": True, "cursor": self.cursor(), "services": list(islice(services, limit))})
+        services = list(islice(views if keep is None else filter(keep, views), limit))
+        self.answer({"success": True, "cursor": self.cursor(), "services": self.encoded.of(services)})
 
 
 def _filters(query: dict[str, list[str]]) -> Callable[[Service], bool] | None:
