@@ -310,6 +310,17 @@ def test_the_troubles_are_told_in_the_code_s_words() -> None:
     assert {str(failures.translate(FileNotFoundError())), failures.NO_SWARM, failures.WORKER} <= set(shown)
 
 
+def test_what_to_watch_is_there() -> None:
+    """Each metric that the README advises to watch is in its table of metrics, and each line of the log in the code."""
+    source = "".join(path.read_text(encoding="utf-8") for path in CODE.rglob("*.py"))
+    metrics = set(column(table("Metrics"), "metric"))
+    watched = [word for row in table("Disk, log, and what to watch") for word in code(row["watch"])]
+    assert {word for word in watched if word.startswith("qmaster_")} <= metrics
+    named = [word for row in table("Disk, log, and what to watch") for word in code(row["it means"]) if "_" in word]
+    assert named
+    assert all(f'"{word}"' in source for word in named)
+
+
 def test_each_dependency_has_its_reason() -> None:
     """The table has each package that pyproject.toml asks for, and nothing else."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
