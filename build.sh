@@ -120,9 +120,10 @@ say_how() {
   [[ -n ${made_token-} ]] && printf 'Token: %s (kept in %s)\n' "$made_token" "$TOKEN_FILE"
   cat <<HOW
 From another terminal:
-  $curl $url/run -d '{"image": "$image", "command": "echo hello from the swarm", "type": "$type"}'
+  $curl $url/run -d '{"image": "$image", "command": "echo hello", "type": "$type", "wait": true}'
   $curl $url/status
   $curl $url/stop -d '{"id": "THE-ID-FROM-RUN"}'
+Or open $url/ in a browser, and give it the token.
 HOW
 }
 
@@ -340,7 +341,7 @@ run() {
   server=("$venv/bin/python" -P -m qmaster "$@")
   case " $* " in *' --help '*) exec "${server[@]}" ;; esac
   data=$(option --data-dir QMASTER_DATA_DIR "$root/data" "$@")
-  mkdir -p -- "$data"
+  mkdir -p -m 700 -- "$data" # the journal holds what jobs wrote
   data=$(cd -- "$data" && pwd -P)
   export QMASTER_DATA_DIR=$data
   provide_token "$@"

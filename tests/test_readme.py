@@ -179,6 +179,11 @@ def imported(module: Path) -> Iterator[str]:
                 yield name.partition(".")[0]
 
 
+def as_json(value: object) -> str:
+    """A value as a body has it; a string without its quotes."""
+    return msgspec.json.encode(value).decode().strip('"')
+
+
 # The tests
 
 
@@ -229,7 +234,7 @@ def test_the_fields_are_those_of_the_request(title: str, request_type: type[msgs
         (code(row["field"])[0], default(row["default"]), row["default"] == "required") for row in table(title)
     ]
     expected = [
-        (field.name, "" if field.default in (None, msgspec.NODEFAULT) else str(field.default), field.required)
+        (field.name, "" if field.default in (None, msgspec.NODEFAULT) else as_json(field.default), field.required)
         for field in msgspec.structs.fields(request_type)
     ]
     assert documented == expected
@@ -370,6 +375,17 @@ def test_the_troubles_are_told_in_the_code_s_words() -> None:
             Authenticator("this").identify(header, None)
         assert str(unauthorized.value) in shown
     assert {str(failures.translate(FileNotFoundError())), failures.NO_SWARM, failures.WORKER} <= set(shown)
+
+
+def test_what_to_watch_is_there() -> None:
+    """Each metric that the README advises to watch is in its table of metrics, and each line of the log in the code."""
+    source = "".join(path.read_text(encoding="utf-8") for path in CODE.rglob("*.py"))
+    metrics = set(column(table("Metrics"), "metric"))
+    watched = [word for row in table("Disk, log, and what to watch") for word in code(row["watch"])]
+    assert {word for word in watched if word.startswith("qmaster_")} <= metrics
+    named = [word for row in table("Disk, log, and what to watch") for word in code(row["it means"]) if "_" in word]
+    assert named
+    assert all(f'"{word}"' in source for word in named)
 
 
 def test_each_dependency_has_its_reason() -> None:

@@ -1,4 +1,4 @@
-"""A private registry with two users, on the bridge's address."""
+"""A private registry with three users, on the bridge's address."""
 
 import base64
 import http.client
@@ -63,12 +63,14 @@ class Registry:
         self.repository = f"{self.address}/private"
         self.alice = User("alice", secrets.token_hex(12))
         self.bob = User("bob", secrets.token_hex(12))
+        self.sample = User("user", "password")  # of the README
         self._process: Process | None = None
         folder = machine.folder
         config = CONFIG.format(folder=folder, address=self.address, secret=secrets.token_hex(8))
         (folder / "config.yml").write_text(config)
         # Cost 4: each request of an engine is checked anew.
-        accounts = [run("htpasswd", "-Bbn", "-C", "4", each.username, each.password) for each in (self.alice, self.bob)]
+        users = (self.alice, self.bob, self.sample)
+        accounts = [run("htpasswd", "-Bbn", "-C", "4", each.username, each.password) for each in users]
         (folder / "htpasswd").write_text("\n".join(line.strip() for line in accounts) + "\n")
 
     def start(self) -> None:
