@@ -43,7 +43,7 @@ SWEEP_EVERY = 1.0
 SWEPT_AT_ONCE, SWEEP_ON_AFTER = 50, 0.02  # connections ended in one turn, and then others have one
 PAUSE = 1.0  # where the machine gives no more descriptors
 
-# A client that is gone without a word is noticed within two minutes; accepted connections inherit this (Linux). The last
+# A client that is gone without a word is noticed within two minutes; accepted connections inherit it (Linux). The last
 # bound replaces the count of probes: it leaves time for all four, so that one which is lost ends nothing (tcp(7)).
 _OPTIONS = (
     ("TCP_KEEPIDLE", 60),
