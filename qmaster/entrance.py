@@ -35,7 +35,7 @@ MAX_READ = 1024 * 1024  # bytes of a body; the handlers' own bound is lower, and
 HEAD_WITHIN = 10.0  # from its first byte; of a new connection from its beginning
 BODY_WITHIN = 10.0
 IDLE = 75.0  # between two requests
-UNTAKEN = 60.0  # that an answer may wait for its reader
+UNTAKEN = 120.0  # that an answer may wait for its reader
 CHUNK = 16 * 1024  # bytes read at once
 BACKLOG = 1024
 AT_ONCE = 64  # connections taken in one turn of the loop
@@ -43,7 +43,8 @@ SWEEP_EVERY = 1.0
 SWEPT_AT_ONCE, SWEEP_ON_AFTER = 50, 0.02  # connections ended in one turn, and then others have one
 PAUSE = 1.0  # where the machine gives no more descriptors
 
-# A reader that is gone without a word is noticed within two minutes; accepted connections inherit this (Linux).
+# A client that is gone without a word is noticed within two minutes; accepted connections inherit it (Linux). The last
+# bound replaces the count of probes: it leaves time for all four, so that one which is lost ends nothing (tcp(7)).
 _OPTIONS = (
     ("TCP_KEEPIDLE", 60),
     ("TCP_KEEPINTVL", 15),

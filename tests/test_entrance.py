@@ -376,3 +376,13 @@ async def test_a_head_that_is_not_well_formed_is_refused(pieces: int) -> None:
             await asyncio.sleep(0.02)
         assert await caller.reader.read() == b"HTTP/1.1 400 Bad Request\r\n\r\n"
         assert made.streams == []
+
+
+async def test_what_comes_behind_the_last_request_is_not_begun() -> None:
+    """The connection ends with an answer: nobody would have that of the next one."""
+    async with house() as made:
+        caller = await made.call(HELLO.replace(b"Host: x", b"Host: x\r\nConnection: close") + HELLO)
+        assert await caller.hears()
+        assert await caller.ended()
+        await asyncio.sleep(0.05)
+        assert len(made.streams) == 1
