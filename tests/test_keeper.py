@@ -337,8 +337,10 @@ async def test_a_clock_that_is_set_ends_nothing_early_and_nothing_late(
     house = House()
     running = view("running", timeout=0.4)
     house.becomes(running)
+    timer = house.keeper._known["s1"].timer
     set_clock(monkeypatch, ahead)
     house.becomes(msgspec.structs.replace(running, error="news of it"))
+    assert house.keeper._known["s1"].timer is timer
     await house.stays()
     await house.until("end")
     await house.keeper.close()
