@@ -5,11 +5,14 @@ set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
-test_packages=(apache2-utils busybox-static chromium curl docker-registry fonts-inter iproute2 openssh-server)
+test_packages=(
+  apache2-utils busybox-static caddy chromium curl debootstrap docker-registry fonts-inter iproute2 libfaketime
+  nginx-light openssh-server
+)
 
 usage() {
   cat <<'USAGE'
-./build.sh                          build the Docker image
+./build.sh                          build the Docker image; BASE names another base, IMAGE another name than quartermaster
 ./build.sh run [flags]              serve; the flags are those of python -m qmaster
 ./build.sh test [quick] [args]      lint, types, tests; quick: no engine; the arguments are pytest's
 ./build.sh lock [--upgrade]         pin what pyproject.toml wants; with --upgrade, the newest of it
@@ -413,9 +416,20 @@ compile() {
     --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file "$output" "$@"
 }
 
+# With a folder wheels/ (pip download) it needs no package index; else PIP_INDEX_URL may name another than PyPI.
 build_image() {
-  [[ -e $root/Dockerfile ]] || die "there is no Dockerfile yet: ./build.sh run serves from the checkout"
-  exec docker build -t quartermaster "$root"
+  local image=${IMAGE:-quartermaster} version revision
+  command -v docker >/dev/null || die "an image wants docker: install it, or serve without one: ./build.sh run"
+  docker version >/dev/null 2>&1 || die "no engine answers: start Docker, or name an engine with DOCKER_HOST"
+  cd -- "$root"
+  version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' qmaster/__init__.py)
+  local flags=(--tag "$image" --label "org.opencontainers.image.version=$version" --build-arg PIP_INDEX_URL)
+  ! revision=$(git rev-parse HEAD 2>/dev/null) || flags+=(--label "org.opencontainers.image.revision=$revision")
+  [[ -z ${BASE-} ]] || flags+=(--build-arg "BASE=$BASE")
+  [[ ! -d wheels ]] || flags+=(--build-arg PIP_NO_INDEX=1)
+  say "building the image $image of version $version${BASE:+ on $BASE}"
+  docker build "${flags[@]}" . || die "the image was not built"
+  say "built $image: \"Running in Docker\" in README.md says how to start it"
 }
 
 main() {

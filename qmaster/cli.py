@@ -15,9 +15,10 @@ from . import __version__, config
 from .errors import ConfigError
 
 USAGE_ERROR = 2
-COMMANDS = ("run", "stop", "status", "logs", "events", "nodes", "token")
+COMMANDS = ("run", "stop", "status", "logs", "events", "nodes", "token", "healthcheck")
 # A command needs no server and no engine's SDK, whose imports take a second: each imports what it needs as it begins.
 CLIENT, TOKENS, SERVER, LOG = "qmaster.client.commands", "qmaster.newtoken", "qmaster.server", "qmaster.log"
+HEALTHCHECK = "qmaster.healthcheck"
 
 
 class _Commands(click.Group):
@@ -29,24 +30,25 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        room = importlib.import_module(TOKENS if cmd_name == "token" else CLIENT)
-        found: click.Command = room.COMMANDS[cmd_name]
-        return found
+        room = TOKENS if cmd_name == "token" else CLIENT
+        return super().get_command(ctx, cmd_name) or importlib.import_module(room).COMMANDS[cmd_name]
 
 
-def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(config.OPTIONS):
-        default = f" [default: {option.default}]" if option.default else ""
-        command = click.option(option.flag, option.name, default=None, help=f"{option.help} [{option.env}]{default}")(
-            command
-        )
-    return command
+def _with_options(*options: config.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            default = f" [default: {option.default}]" if option.default else ""
+            text = f"{option.help} [{option.env}]{default}"
+            command = click.option(option.flag, option.name, default=None, help=text)(command)
+        return command
+
+    return decorate
 
 
 @click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="quartermaster")
 @click.pass_context
-@_with_options
+@_with_options(*config.OPTIONS)
 def main(context: click.Context, **flags: Any) -> None:
     """Run functions and jobs on Docker and Docker Swarm over HTTP, with a token.
 
@@ -66,6 +68,21 @@ def _serve(flags: Mapping[str, str | None]) -> None:
         settings = config.load(flags, os.environ)
         importlib.import_module(LOG).configure(settings.log_format, [settings.token])
         asyncio.run(importlib.import_module(SERVER).serve(settings))
+        _leave()
     except ConfigError as error:
         click.echo(f"qmaster: {error}", err=True)
         sys.exit(USAGE_ERROR)
+
+
+def _leave() -> None:
+    """End without a wait for the threads: nothing is open any more, but a silent engine would hold one for 25 s."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+@main.command("healthcheck")
+@_with_options(*(option for option in config.OPTIONS if option.name in config.DOOR))
+def check_health(**flags: Any) -> None:
+    """Ask the server on this machine whether it is alive: the exit code is 0 or 1. Its options are the server's."""
+    sys.exit(importlib.import_module(HEALTHCHECK).check(flags))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import ConfigError
 
@@ -54,6 +54,9 @@ OPTIONS = (
         "--docker-host", "DOCKER_HOST", "", "The engine; empty: this platform's socket. A remote one as with docker."
     ),
     Option("--data-dir", "QMASTER_DATA_DIR", "./data", "Where the journal lives."),
+    Option(
+        "--user", "QMASTER_USER", "", "The user to become when started as root, with the group of the engine's socket."
+    ),
     Option("--keep-facts", "QMASTER_KEEP_FACTS", "100000", "How many facts the journal keeps."),
     Option(
         "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps facts, and records of what is removed."
@@ -69,6 +72,12 @@ OPTIONS = (
     Option("--tokens-file", "QMASTER_TOKENS_FILE", "", "A file (TOML) of further tokens and what they may do."),
     Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
     Option("--tls-key", "QMASTER_TLS_KEY", "", "The certificate's private key (PEM)."),
+    Option(
+        "--shutdown-timeout",
+        "QMASTER_SHUTDOWN_TIMEOUT",
+        "25",
+        "Seconds that the requests being answered have to come to their end, on SIGTERM.",
+    ),
     Option("--log-format", "QMASTER_LOG_FORMAT", "", "json or console; empty: console on a terminal, else json."),
 )
 
@@ -86,6 +95,7 @@ class Config:
     output_limit: int
     docker_host: str
     data_dir: str
+    user: str
     keep_facts: int
     keep_days: int
     allow_origin: tuple[str, ...]
@@ -94,10 +104,33 @@ class Config:
     tokens_file: str
     tls_cert: str
     tls_key: str
+    shutdown_timeout: float
     log_format: str
 
     def __repr__(self) -> str:
         return f"Config(port={self.port}, address={self.address!r}, docker_host={self.docker_host!r})"
+
+
+DOOR = ("address", "port", "tls_cert")  # the options that say where a server is found
+
+
+class Door(NamedTuple):
+    """Where a server is found from its own machine."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+def door(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Door:
+    """Where a server with these options answers; they are read as ``load`` does.
+
+    Raises:
+        ConfigError: the port is wrong, or any free one.
+    """
+    raw = _read(flags, environ)
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(raw["address"], raw["address"])  # noqa: S104
+    return Door(host, _integer("--port", raw["port"], 1, 65535), bool(raw["tls_cert"]))
 
 
 def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
@@ -110,12 +143,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: an option is missing or wrong.
     """
-
-    def value(option: Option) -> str:
-        flag = flags.get(option.name)
-        return flag if flag is not None else environ.get(option.env, "") or option.default
-
-    raw = {option.name: value(option) for option in OPTIONS}
+    raw = _read(flags, environ)
     if bool(raw["tls_cert"]) != bool(raw["tls_key"]):
         raise ConfigError("--tls-cert and --tls-key go together: give both or neither")
     return Config(
@@ -128,6 +156,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         output_limit=_integer("--output-limit", raw["output_limit"], 0, MAX_OUTPUT),
         docker_host=raw["docker_host"],
         data_dir=raw["data_dir"],
+        user=raw["user"],
         keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
         keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500),
         allow_origin=tuple(one.lower() for one in _listed(raw["allow_origin"])),
@@ -136,8 +165,19 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         tokens_file=raw["tokens_file"],
         tls_cert=_readable("--tls-cert", raw["tls_cert"]),
         tls_key=_readable("--tls-key", raw["tls_key"]),
+        shutdown_timeout=_seconds("--shutdown-timeout", raw["shutdown_timeout"]),
         log_format=_log_format(raw["log_format"], sys.stderr.isatty),
     )
+
+
+def _read(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> dict[str, str]:
+    """Each option's name with its text."""
+
+    def value(option: Option) -> str:
+        flag = flags.get(option.name)
+        return flag if flag is not None else environ.get(option.env, "") or option.default
+
+    return {option.name: value(option) for option in OPTIONS}
 
 
 def given_token(environ: Mapping[str, str]) -> str | None:

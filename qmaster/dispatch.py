@@ -229,10 +229,13 @@ class Dispatch:
             stored = await self._journal.record(name_or_id, by.sees)
             if stored is not None:
                 return msgspec.json.decode(stored, type=Service)
-        found = await self._reconciler.look_up(name_or_id)  # it may be too young for the view
-        if found is None or by.sees not in (None, found.owner):
-            raise NotFound(f"no service or container has the id or name {name_or_id!r}")
-        return found
+        # It may be too young for the view.
+        found = self._reconciler.find(name_or_id) or await self._reconciler.look_up(name_or_id)
+        if found is not None and by.sees in (None, found.owner):
+            return found
+        if found is not None:
+            log.warning("refused", by=by.name, code=404, run=found.id, owner=found.owner, reason="it is another's")
+        raise NotFound(f"no service or container has the id or name {name_or_id!r}")
 
     async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> str:
         mark = spec.stamp(request, by.name, key)

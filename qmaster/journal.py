@@ -6,6 +6,7 @@ One thread writes to its file and one reads; all else belongs to the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -77,6 +78,12 @@ class Journal:
         if not self._file.is_open:
             raise JournalUnwritable(f"the journal cannot be opened: {self.trouble}")
 
+    async def recheck(self) -> None:
+        """Where it could not be written, see whether it can be by now; to be called every few seconds."""
+        if self.trouble is not None:
+            with contextlib.suppress(JournalUnwritable):
+                await self._write(self._file.probe)
+
     async def append(
         self,
         facts: Sequence[tuple[str, bytes]],
@@ -112,13 +119,13 @@ class Journal:
         """
         await self._write(lambda: self._file.settle([nonce]))
 
-    async def end(self, container_id: str, why: str) -> None:
-        """Keep that a container is being ended, and why: ``stopped`` or ``timeout``.
+    async def end(self, run_id: str, why: str) -> None:
+        """Keep that a run is being ended, and why: ``stopped`` or ``timeout``.
 
         Raises:
             JournalUnwritable
         """
-        await self._write(lambda: self._file.end(container_id, why))
+        await self._write(lambda: self._file.end(run_id, why))
 
     async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
         """Keep how a run ended and what it said.
@@ -153,7 +160,7 @@ class Journal:
         return await self._read(lambda: self._file.removed(limit, owner))
 
     async def endings(self) -> dict[str, str]:
-        """The containers that are being ended, and why."""
+        """What is being ended, and why: containers, and services that are being removed at once."""
         return await self._read(self._file.endings)
 
     async def size(self) -> JournalSize:

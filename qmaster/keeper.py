@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -26,7 +27,6 @@ GRACE = ENDED_WITHIN.total_seconds()
 LOOK_EVERY = 0.25
 AGAIN_EVERY = 1.0
 RECORD_WITHIN = 20.0  # seconds that a stop waits for the output of what has ended
-LONGEST = 3600.0  # seconds of one timer: clocks are set, so what is due later is looked at again
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class Containers(Protocol):
 class Journal(Protocol):
     """What the keeper needs of the journal."""
 
-    async def end(self, container_id: str, why: str) -> None: ...
+    async def end(self, run_id: str, why: str) -> None: ...
 
 
 class Reconciler(Protocol):
@@ -69,7 +69,7 @@ class Keeper:
 
     Args:
         swarm, containers: the engine.
-        journal: which containers are being ended.
+        journal: what is being ended, and why, where the engine keeps no word of that.
         record: puts what a run has said into the journal; nothing is removed before.
     """
 
@@ -87,7 +87,7 @@ class Keeper:
         self._reconciler = reconciler
         self._record = record
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._known: dict[str, _Known] = {}
         self._closed = False
 
     # -- what it is told -------------------------------------------------------------------------------------------
@@ -108,6 +108,7 @@ class Keeper:
             return
         if fresh.owner is None or nothing_runs(fresh):
             await self._recorded(fresh)
+            await self._keep_end(fresh.id, STOPPED)  # the service itself, which could tell, is about to go
             self._reconciler.will_remove(fresh.id)
             await self._remove_service(fresh.id)
         elif await self._swarm.end(view.id, END, STOPPED):
@@ -125,8 +126,8 @@ class Keeper:
     async def close(self) -> None:
         """Leave what is not done to the next start."""
         self._closed = True
-        for timer in self._timers.values():
-            timer.cancel()
+        for known in self._known.values():
+            known.cancel()
         pending = list(self._tasks.values())
         for task in pending:
             task.cancel()
@@ -134,24 +135,29 @@ class Keeper:
 
     # -- what is due when ------------------------------------------------------------------------------------------
 
+    # The clock of the day can be set, or be another than the engine's: it only says how long something has lasted
+    # that was not seen to begin. From then on the loop's clock counts.
+
     def _set_timer(self, view: Service) -> None:
-        timer = self._timers.pop(view.id, None)
-        if timer is not None:
-            timer.cancel()
-        due = _due(view)
-        if due is not None:
-            pause = min(max(0.0, (due - datetime.now(UTC)).total_seconds()), LONGEST)
-            self._timers[view.id] = asyncio.get_running_loop().call_later(pause, self._ring, view.id)
+        loop = asyncio.get_running_loop()
+        known = self._known.pop(view.id, _Known(-math.inf, None, None))
+        now, due, timer = loop.time(), _due(view), known.timer
+        if due != known.due:
+            known.cancel()
+            # An end that is noticed late makes no harm: what has ended stays a little longer.
+            unseen = 0.0 if has_ended(view) and known.at > -math.inf else now - known.at
+            timer = loop.call_later(due.left(unseen), self._ring, view.id) if due else None
+        elif due is not None and timer is None:  # it has rung while something else was being done
+            timer = loop.call_later(0, self._ring, view.id)
+        if view.status != "removed":
+            self._known[view.id] = _Known(now, due, timer)
 
     def _ring(self, run_id: str) -> None:
-        self._timers.pop(run_id, None)
+        known = self._known[run_id] = self._known[run_id]._replace(timer=None)
         view = self._reconciler.find(run_id)
-        due = _due(view) if view else None
-        if view is None or due is None:
+        if view is None or _due(view) != known.due:  # there is news of it, which will be noticed
             return
-        if due > datetime.now(UTC):
-            self._set_timer(view)
-        elif has_ended(view):
+        if has_ended(view):
             self._carry(run_id, self._retire)
         else:
             self._carry(run_id, self._time_out_service if view.type == "service" else self._time_out_container)
@@ -199,8 +205,7 @@ class Keeper:
     # -- containers ------------------------------------------------------------------------------------------------
 
     async def _end_container(self, container_id: str, why: str) -> None:
-        with contextlib.suppress(JournalUnwritable):  # then a crash would leave it half ended: it can be asked again
-            await self._journal.end(container_id, why)
+        await self._keep_end(container_id, why)
         await self._reconciler.ending_container(container_id, why)
 
     async def _finish_container(self, container_id: str) -> None:
@@ -251,6 +256,10 @@ class Keeper:
         except TimeoutError:
             raise JournalUnwritable("what it said could not be read and kept in time; try again") from None
 
+    async def _keep_end(self, run_id: str, why: str) -> None:
+        with contextlib.suppress(JournalUnwritable):  # then a crash would leave it half ended: it can be asked again
+            await self._journal.end(run_id, why)
+
     def _current(self, run_id: str) -> Service | None:
         view = self._reconciler.find(run_id)
         return None if view is None or view.status == "removed" else view
@@ -284,18 +293,43 @@ class Keeper:
             await asyncio.sleep(AGAIN_EVERY)
 
 
-def _due(view: Service) -> datetime | None:
-    """When something is to be done about a run that is left to itself: the end of its time, or of its time to live."""
+class _Due(NamedTuple):
+    """Something is to be done so many ``seconds`` after a ``moment`` of the engine's clock (RFC 3339)."""
+
+    moment: str | None
+    seconds: float
+
+    def left(self, at_most: float) -> float:
+        """Seconds from now, where that moment is not longer ago than ``at_most``."""
+        moment = parse_time(self.moment)
+        passed = max(0.0, (_now() - moment).total_seconds()) if moment else 0.0
+        return max(0.0, self.seconds - min(passed, at_most))
+
+
+class _Known(NamedTuple):
+    """When a run was last noticed (by the loop's clock), what was due then, and its timer while that has not rung."""
+
+    at: float
+    due: _Due | None
+    timer: asyncio.TimerHandle | None
+
+    def cancel(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+def _due(view: Service) -> _Due | None:
+    """What is to be done about a run that is left to itself: at the end of its time, or of its time to live."""
     if view.owner is None or view.status == "removed":
         return None
     if has_ended(view):
         if view.status == "stopping" or view.ttl is None or view.result is None:
             return None
-        return _after(view.finished_at, max(view.ttl, KEPT))
+        return _Due(view.finished_at, max(view.ttl, KEPT))
     if view.timeout is None or view.status == "stopping" or view.started_at is None:
         return None
-    return _after(view.started_at, view.timeout)
+    return _Due(view.started_at, view.timeout)
 
 
-def _after(moment: str | None, seconds: float) -> datetime:
-    return (parse_time(moment) or datetime.now(UTC)) + timedelta(seconds=seconds)
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -73,12 +73,14 @@ class Keyring:
             raise ConfigError(f"--tokens-file: {self._path}: {error}") from None
         self._changed(grants)
         log.info("tokens", names=[grant.name for grant in grants])
-        _warn_if_open(self._path)
+        _warn_if_writable(self._path)
 
 
 def _look(path: Path) -> bytes | str:
     """The content, or why there is none."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "it is not a file"  # a pipe might never end
         with path.open("rb") as file:
             content = file.read(MAX_SIZE + 1)
     except OSError as error:
@@ -86,10 +88,11 @@ def _look(path: Path) -> bytes | str:
     return content if len(content) <= MAX_SIZE else f"it has more than {MAX_SIZE} bytes"
 
 
-def _warn_if_open(path: Path) -> None:
+def _warn_if_writable(path: Path) -> None:
+    """It holds no secret, as digests of long random tokens are none; but who can write it gives themselves a token."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
         return
-    if mode & 0o077:
-        log.warning("tokens_file_open_to_others", mode=f"{mode:04o}", advice=f"chmod 600 {path}")
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        log.warning("tokens_file_writable_by_others", mode=f"{mode:04o}", advice=f"chmod go-w {path}")

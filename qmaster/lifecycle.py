@@ -310,8 +310,11 @@ def has_ended(view: Service) -> bool:
 
 
 def nothing_runs(view: Service) -> bool:
-    """Whether all its tasks have ended, or none has begun."""
-    return all(task.state in TERMINAL for task in view.tasks) or view.status == "pending"
+    """Whether all its tasks have ended, or are on no node.
+
+    One that has a node may run already: its agent tells of it a tenth of a second later.
+    """
+    return all(task.state in TERMINAL or task.node_id is None for task in view.tasks)
 
 
 def duration(text: str | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 import structlog
 
 REDACTED = "[redacted]"
+MADE = re.compile(r"qm_[A-Za-z0-9_-]{43}")  # a token that the command ``token`` has made: only its digest is known
 
 
 class Redactor:
-    """Replaces each secret in a rendered line: the last step, so that no path to the log can carry one."""
+    """Replaces each secret in a rendered line: the last step, so that no path to the log can carry one.
+
+    Of the tokens file's tokens only digests are known; those that the command ``token`` made are known by their form.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         # As it is, and as JSON and the console write it.
@@ -24,7 +29,7 @@ class Redactor:
     def __call__(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
-        return text
+        return MADE.sub(REDACTED, text)
 
 
 def _written(secret: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 LABEL_PREFIX = "io.qmaster."
 DOCKER_PREFIX = "com.docker."
+HOST_NETWORK = "host"
 MAX_BODY = 64 * 1024
 # Seconds.
 WAIT = 60.0  # what ``"wait": true`` stands for
@@ -89,8 +90,8 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         _check_ports(self.ports)
         for field in ("networks", "secrets", "ports"):
             _check_unique(field, getattr(self, field))
-        if "host" in self.networks:
-            raise ValueError("networks: the network host is not allowed")
+        if HOST_NETWORK in self.networks:
+            raise ValueError(f"networks: the network {HOST_NETWORK} is not allowed")
         if self.type == "container":
             self._check_container()
 

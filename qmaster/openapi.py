@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -15,6 +15,7 @@ from . import __version__
 from .errors import EngineUnavailable, TooManyHeld, Unauthorized, problem
 from .models import MAX_BODY, MAX_WAIT, Node, RunRequest, Service, Status, StopRequest
 from .results import Stream
+from .tokens import Scope
 
 Json = dict[str, Any]
 
@@ -49,18 +50,19 @@ FIELDS: Mapping[str, str] = {
 ERRORS: Mapping[int, str] = {
     400: "The request is wrong, or the engine cannot start what it asks for; names the field.",
     401: "No token, or a wrong one.",
-    403: "A page of another origin asks for the stream.",
-    404: "No service or container has this id or name.",
+    403: "The token may not: the error names the rule. Or `--allow-host` or `--allow-origin` lets no such page in.",
+    404: "No service or container has this id or name, or it is another token's.",
     409: "The name is taken, or quartermaster would stop itself.",
     413: f"The body is over {MAX_BODY // 1024} KiB.",
     422: "This `Idempotency-Key` came with another request before.",
-    429: "Too many open event streams, or logs that are read at once.",
+    429: "Too many open event streams, waits or logs; or too many wrong tokens from this address.",
     500: "quartermaster failed; its log has the reason under the request's id.",
     502: "The registry or the engine refused.",
     503: "The engine is away, or is not a swarm manager.",
     507: "The journal cannot be written or read; the log says why.",
 }
 ALWAYS = (400, 413, 500)
+GUARDED = (401, 403, 429)  # of all that wants a token
 _HEADERS: Mapping[int, Mapping[str, str]] = {
     401: Unauthorized.headers,
     429: TooManyHeld.headers,
@@ -173,7 +175,8 @@ def document() -> Json:
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "A body may hold it as `token` instead. Never in a URL.",
+                    "description": "A body may hold it as `token` instead. Never in a URL. The root token may all; "
+                    "beside each call stands the scope that another token needs for it, or `root` where none does.",
                 }
             },
         },
@@ -221,10 +224,10 @@ def _run(name: str, summary: str) -> Json:
         "runs",
         summary,
         {200: ended, 202: going_on},
-        (401, 409, 422, 502, 503, 507),
+        "run",
+        (409, 422, 502, 503, 507),
         parameters=[_ref("parameters", "IdempotencyKey")],
         requestBody=_body("RunRequest", body),
-        security=[{"bearer": []}, {}],
     )
 
 
@@ -234,9 +237,9 @@ def _stop() -> Json:
         "runs",
         "Stop and remove a service or a container",
         {200: _answer("The engine has accepted it.", _schema("Started"), {"success": True, "id": ID})},
-        (401, 404, 409, 502, 503, 507),
+        "stop",
+        (404, 409, 502, 503, 507),
         requestBody=_body("StopRequest", {"name": {"value": {"id": "nap"}}, "id": {"value": {"id": ID}}}),
-        security=[{"bearer": []}, {}],
     )
 
 
@@ -252,7 +255,9 @@ def _listing() -> Json:
     example = {"success": True, "cursor": CURSOR, "services": [SERVICE]}
     schema = _object(success=_success(), cursor=_string(), services={"type": "array", "items": _schema("Service")})
     answer = _answer("The newest first.", schema, example)
-    return _operation("list", "runs", "List services and containers", {200: answer}, (401, 507), parameters=parameters)
+    return _operation(
+        "list", "runs", "List services and containers", {200: answer}, "read", (507,), parameters=parameters
+    )
 
 
 def _status() -> Json:
@@ -262,7 +267,8 @@ def _status() -> Json:
         "runs",
         "Show one, also when it was removed",
         {200: _answer("What it has come to.", _schema("Run"), {"success": True, **SERVICE})},
-        (401, 404, 502, 503),
+        "read",
+        (404, 502, 503),
         parameters=[
             _ref("parameters", "Id"),
             _query("wait", wait, "Seconds, to the microsecond, or `true` (60): until it has ended."),
@@ -281,7 +287,8 @@ def _logs() -> Json:
         "runs",
         "Read its output, also as it comes, and when it is gone",
         {200: text},
-        (401, 404, 429, 502, 503, 507),
+        "read",
+        (404, 502, 503, 507),
         parameters=[
             _ref("parameters", "Id"),
             _query("follow", flag, "`1`: go on as it is written, until all its tasks have ended."),
@@ -297,7 +304,7 @@ def _logs() -> Json:
 def _nodes() -> Json:
     schema = _object(success=_success(), cursor=_string(), nodes={"type": "array", "items": _schema("Node")})
     answer = _answer("The nodes.", schema, {"success": True, "cursor": CURSOR, "nodes": [NODE]})
-    return _operation("nodes", "swarm", "List the nodes, with what is reserved on each", {200: answer}, (401,))
+    return _operation("nodes", "swarm", "List the nodes, with what is reserved on each", {200: answer}, "root")
 
 
 def _events() -> Json:
@@ -321,7 +328,7 @@ def _events() -> Json:
         "swarm",
         "Stream every change, as Server-Sent Events or over a websocket",
         {101: upgraded, 200: stream},
-        (401, 403, 429),
+        "read",
         parameters=parameters,
         description="The frames and close codes are in the README. A browser's websocket sends its token in a first "
         'frame, `{"type": "auth", "token": "…"}`.',
@@ -331,7 +338,7 @@ def _events() -> Json:
 def _page() -> Json:
     html = _answer("HTML; it asks for the token itself.", {})
     html["content"] = {"text/html": {"schema": _string()}}
-    return _operation("page", "page", "The status page", {200: html}, (404,), security=[])
+    return _operation("page", "page", "The status page", {200: html}, None, (403, 404))
 
 
 def _page_file() -> Json:
@@ -344,7 +351,8 @@ def _page_file() -> Json:
         "page",
         "What the status page is made of",
         {200: file},
-        (404,),
+        None,
+        (403, 404),
         parameters=[
             {
                 "name": "file",
@@ -354,34 +362,49 @@ def _page_file() -> Json:
                 "example": "style.css",
             }
         ],
-        security=[],
     )
 
 
 def _probe(name: str, summary: str, word: str, *errors: int) -> Json:
     schema = _object(success=_success(), status={"const": word})
     answer = _answer("It is.", schema, {"success": True, "status": word})
-    return _operation(name, "operation", summary, {200: answer}, errors, security=[])
+    return _operation(name, "operation", summary, {200: answer}, None, errors)
 
 
 def _metrics() -> Json:
     text = _answer("In Prometheus' text format, or OpenMetrics', as `Accept` asks for.", {})
     kinds = ("text/plain", "application/openmetrics-text")
     text["content"] = {kind: {"schema": _string()} for kind in kinds}
-    return _operation("metrics", "operation", "The metrics", {200: text}, (401,))
+    return _operation("metrics", "operation", "The metrics", {200: text}, "root")
 
 
 def _itself() -> Json:
     answer = _answer("OpenAPI 3.1.", {"type": "object"})
-    return _operation("openapi", "operation", "This document", {200: answer}, security=[])
+    return _operation("openapi", "operation", "This document", {200: answer}, None, (403,))
 
 
 def _operation(
-    name: str, tag: str, summary: str, answers: Mapping[int, Json], errors: Collection[int] = (), **more: Any
+    name: str,
+    tag: str,
+    summary: str,
+    answers: Mapping[int, Json],
+    needs: Scope | Literal["root"] | None,
+    errors: Collection[int] = (),
+    **more: Any,
 ) -> Json:
+    """
+    Args:
+        needs: the scope that its token has; ``root``: the root token alone; None: it is open.
+    """
+    # OpenAPI 3.1: the names beside a scheme are the roles that the call takes.
+    guard: list[Json] = [] if needs is None else [{"bearer": [needs]}]
+    if guard and "requestBody" in more:
+        guard.append({})  # the token may be in it
+    if guard:
+        errors = {*errors, *GUARDED}
     responses = {str(status): answer for status, answer in answers.items()}
     responses |= {str(status): _ref("responses", f"Error{status}") for status in sorted({*errors, *ALWAYS})}
-    return {"operationId": name, "tags": [tag], "summary": summary, **more, "responses": responses}
+    return {"operationId": name, "tags": [tag], "summary": summary, **more, "security": guard, "responses": responses}
 
 
 # -- the messages ------------------------------------------------------------------------------------------------------

@@ -88,6 +88,8 @@ def _split(name: str) -> tuple[str, tuple[str, ...]]:
         domain, parts = DOCKER_HUB, name.split("/")
         if parts in (["*"], [REST]):
             raise ValueError("says no registry: leave images out for any image, or write 'docker.io/library/*'")
+        if len(parts) == 1 and (name == "localhost" or "." in name):
+            raise ValueError("seems to be a registry: write 'registry.example.com/**' for all of its images")
     if any(not _PART.fullmatch(part) or REST in part for part in parts[:-1]):
         raise ValueError("the parts of a name are lower case; ** is the last part, or none")
     if parts[-1] != REST and (not _PART.fullmatch(parts[-1]) or REST in parts[-1]):

@@ -89,7 +89,7 @@ def _check_image(image: Reference, grant: Grant) -> None:
 
 
 def _check_name(name: str | None) -> None:
-    if name is not None and name.startswith(NAME_PREFIX):
+    if name is not None and name.lower().startswith(NAME_PREFIX):  # to Swarm a name's case does not matter
         raise Forbidden(f"name: {NAME_PREFIX}… is taken for runs under an Idempotency-Key")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from tornado.netutil import bind_sockets
 
-from . import __version__, held
+from . import __version__, held, privileges
 from .app import Parts, make_app
 from .auth import Authenticator
 from .config import SHORT_TOKEN, Config
@@ -47,7 +47,7 @@ from .tokens import Grant
 from .waits import Waits
 from .watcher import Hint, Watcher
 
-STOP_WITHIN = 25.0
+GIVE_UP_BEFORE = 2.0  # seconds, the last of --shutdown-timeout: for saying what is not done
 # A full collection holds the loop up for as long as it takes to look at every object: 0.15 s with 5,000 connections.
 # So those of the start are left out, and the young are looked at often enough (but not every 700) to make it rare.
 COLLECT_AT = (10_000, 20, 50)
@@ -64,13 +64,17 @@ async def serve(config: Config) -> None:
     Raises:
         ConfigError: an option cannot be used: an address in use, a certificate that is none.
     """
+    tls = _tls(config)  # before the step from root: the key may be root's alone
+    if config.user:
+        socket = Endpoint.read(config.docker_host, os.environ).socket
+        privileges.settle(config.user, socket, Path(config.data_dir))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     most = held.connections(held.descriptors())
     house = House(config, loop, most)
-    entrance = Entrance(make_app(house.parts), most, _tls(config))
+    entrance = Entrance(make_app(house.parts), most, tls)
     await house.journal.open()
     await house.reconciler.load()
     sockets = _bind(config)
@@ -86,19 +90,14 @@ async def serve(config: Config) -> None:
         port=sockets[0].getsockname()[1],
         engine=config.docker_host or "socket",
     )
-    if not config.tls_cert and _beyond_this_machine(sockets):
-        log.warning(
-            "token_in_clear", address=config.address or "*", advice="--tls-cert and --tls-key, or TLS of a proxy"
-        )
-    if len(config.token) < SHORT_TOKEN:
-        log.warning("token_short", characters=len(config.token), advice=f"{SHORT_TOKEN} or more, for instance uuidgen")
+    _warn(config, sockets)
 
     await stop.wait()
 
     log.info("stopping")
     entrance.stop()
     house.waits.close()
-    await _finish(house.parts.busy)
+    await _finish(house, config.shutdown_timeout)
     house.parts.sockets.close()
     await house.parts.logs.close()
     await entrance.close()
@@ -187,6 +186,7 @@ class House:
             self._resume(),
             self._beat(),
             self._check_readers(),
+            self._check_journal(),
         )
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
         if self.keyring is not None:
@@ -221,7 +221,9 @@ class House:
     def _trouble(self) -> HttpError | None:
         stale = self.reconciler.stale_since
         behind = EngineUnavailable(f"stale since {stale}: the view may be behind the engine") if stale else None
-        return self.engine.health.trouble or behind
+        journal = self.journal.trouble
+        unkept = EngineUnavailable(f"the journal cannot be written: {journal}") if journal else None
+        return self.engine.health.trouble or behind or unkept
 
     async def _resume(self) -> None:
         """Once the view is there, take up what an earlier process has left undone."""
@@ -242,6 +244,11 @@ class House:
             await asyncio.sleep(CHECK_EVERY)
             self._hub.check()
 
+    async def _check_journal(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            await self.journal.recheck()
+
 
 def _report(task: asyncio.Task[None]) -> None:
     """What goes on in the background ends with the process; if one ends before, that is a mistake of ours."""
@@ -260,13 +267,23 @@ def _snapshot_of(reconciler: Reconciler) -> Callable[[Filter], tuple[list[Any], 
     return snapshot
 
 
-async def _finish(busy: set[object]) -> None:
-    """Wait for the requests that are being answered."""
-    until = time.monotonic() + STOP_WITHIN
+async def _finish(house: House, within: float) -> None:
+    """Let the requests that are being answered come to their end; the engine is not waited for until the last."""
+    busy = house.parts.busy
+    last = min(GIVE_UP_BEFORE, within / 2)
+    if await _empties(busy, within - last):
+        return
+    log.warning("gives_up", open=len(busy), waited_s=within - last)
+    house.engine.give_up()
+    if not await _empties(busy, last):
+        log.warning("stopped_with_open_requests", open=len(busy), waited_s=within)
+
+
+async def _empties(busy: set[object], within: float) -> bool:
+    until = time.monotonic() + within
     while busy and time.monotonic() < until:  # noqa: ASYNC110 - handlers only leave the set, and know of no event
         await asyncio.sleep(0.02)
-    if busy:
-        log.warning("stopped_with_open_requests", open=len(busy), waited_s=STOP_WITHIN)
+    return not busy
 
 
 def _bind(config: Config) -> list[socket.socket]:
@@ -275,6 +292,16 @@ def _bind(config: Config) -> list[socket.socket]:
     except (OSError, UnicodeError) as error:
         where = f"{config.address or '*'}:{config.port}"
         raise ConfigError(f"--address, --port: cannot listen on {where}: {getattr(error, 'strerror', error)}") from None
+
+
+def _warn(config: Config, sockets: Iterable[socket.socket]) -> None:
+    """Of how the token could become known to others."""
+    if not config.tls_cert and _beyond_this_machine(sockets):
+        log.warning(
+            "token_in_clear", address=config.address or "*", advice="--tls-cert and --tls-key, or TLS of a proxy"
+        )
+    if len(config.token) < SHORT_TOKEN:
+        log.warning("token_short", characters=len(config.token), advice=f"{SHORT_TOKEN} or more, for instance uuidgen")
 
 
 def _beyond_this_machine(sockets: Iterable[socket.socket]) -> bool:

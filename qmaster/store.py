@@ -104,6 +104,7 @@ class Store:
         self._lock = _Lock(path.with_suffix(".lock"))
         self._mark = _Mark(path.with_suffix(".mark"))
         self._epoch = NO_EPOCH
+        self._inode = 0
         self._write: sqlite3.Connection | None = None
         self._read: sqlite3.Connection | None = None
 
@@ -124,7 +125,7 @@ class Store:
             write.close()
             raise
         self._mark.write(position)
-        self._epoch = position.epoch
+        self._epoch, self._inode = position.epoch, self.path.stat().st_ino
         self._write, self._read = write, _connect(self.path)
         oldest = self.prune()  # what has grown too old while nobody wrote
         return position._replace(oldest=oldest if position.last else position.oldest), leftovers
@@ -138,6 +139,11 @@ class Store:
         self._write.close()
         self._write = self._read = None
         self._lock.release()
+
+    def probe(self) -> None:
+        """Write what is there already."""
+        with self._transaction() as write:
+            _set(write, clean="0")
 
     def append(
         self, first: int, facts: Iterable[tuple[str, bytes]], records: Iterable[Record], settled: Iterable[str]
@@ -169,9 +175,9 @@ class Store:
         with self._transaction() as write:
             write.executemany("DELETE FROM intents WHERE nonce = ?", [(nonce,) for nonce in nonces])
 
-    def end(self, container_id: str, why: str) -> None:
+    def end(self, run_id: str, why: str) -> None:
         with self._transaction() as write:
-            write.execute("INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", (container_id, time.time(), why))
+            write.execute("INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", (run_id, time.time(), why))
 
     def keep_outcome(self, run_id: str, outcome: bytes) -> None:
         with self._transaction() as write:
@@ -187,6 +193,7 @@ class Store:
             kept_from = int(write.execute(fresh, (last, too_old)).fetchone()[0])
             write.execute("DELETE FROM facts WHERE seq < ?", (max(kept_from, last - self._keep_facts + 1),))
             write.execute("DELETE FROM records WHERE removed AND at < ?", (too_old,))
+            write.execute("DELETE FROM endings WHERE at < ?", (too_old,))
             write.execute("DELETE FROM outcomes WHERE at < ? AND id NOT IN (SELECT id FROM records)", (too_old,))
             return _scalar(write, "SELECT coalesce(min(seq), 1) FROM facts")
 
@@ -242,8 +249,20 @@ class Store:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         if self._write is None:
             raise sqlite3.OperationalError("the journal is not open")
+        self._require_the_file()
         with _transaction(self._write):
             yield self._write
+
+    def _require_the_file(self) -> None:
+        """What is written to a file that has no name any more is lost with this process, and SQLite does not notice."""
+        try:
+            there = self.path.stat().st_ino == self._inode
+        except OSError:
+            there = False
+        if not there:
+            raise sqlite3.OperationalError(
+                f"{self.path} was deleted or replaced while it was open: restart quartermaster"
+            )
 
     def _reading(self) -> sqlite3.Connection:
         if self._read is None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import BadRequest, ConfigError
-from .models import CONSTRAINT, Names, convert, quote
+from .models import CONSTRAINT, HOST_NETWORK, Names, convert, quote
 from .patterns import Pattern
 
 Scope = Literal["run", "stop", "read"]
@@ -26,7 +26,7 @@ _NOTHING = hashlib.sha256(b"").digest()
 Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | str
 
 
-class _Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """What a table of the file may hold."""
 
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$(?!\n)")]
@@ -101,13 +101,15 @@ def _grant(name: str, table: Any) -> Grant:
     if name == ROOT:
         raise ConfigError(f"[{name}]: is the name of the root token; choose another")
     try:
-        return _checked(name, convert(table, _Table))
+        return _checked(name, convert(table, Table))
     except (BadRequest, ValueError) as error:
         text = re.sub(r"^unknown field", "unknown key", str(error))
         raise ConfigError(f"[{name}] {text}") from None
 
 
-def _checked(name: str, table: _Table) -> Grant:
+def _checked(name: str, table: Table) -> Grant:
+    if HOST_NETWORK in table.networks:
+        raise ValueError(f"networks: the network {HOST_NETWORK} is not allowed, to nobody")
     fields = msgspec.structs.asdict(table)
     del fields["sha256"]
     return Grant(

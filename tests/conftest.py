@@ -2,7 +2,7 @@
 
 import inspect
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from testbed import Bed, Engine, Proxy, Registry, Server, Ssh, Swarm, TlsEngine
 from testbed.browser import Chromium, Visit
+from testbed.debian import Debian
 from testbed.tidy import tidy, tidy_plain
 
 StartServer = Callable[..., Server]
@@ -22,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-jobs", type=int, default=100, help="jobs in test_stream_chaos: 500 is the full run")
+    parser.addoption("--kills", type=int, default=12, help="kills in test_kills: 100 is the full run")
     parser.addoption("--speed-rounds", type=int, default=5, help="rounds in test_call_speed: 15 is a measurement")
     parser.addoption("--page-seconds", type=float, default=10, help="how long the page is watched: 300 is the full run")
     parser.addoption("--canary-requests", type=int, default=3_000, help="in test_canary: 10000 is the full run")
@@ -78,6 +80,21 @@ def bed() -> Iterator[Bed]:
     """The testbed of this run."""
     with Bed() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def debian(bed: Bed) -> Iterator[Debian]:
+    """A small Debian with Python, as a base of images."""
+    made = Debian(bed.root / "debian")
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _begin_what_takes_long(request: pytest.FixtureRequest) -> None:
+    """The Debian, as soon as it is known that a test will ask for it."""
+    if any("debian" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("debian")
 
 
 @pytest.fixture(scope="session")
@@ -145,11 +162,15 @@ def proxy(bed: Bed, engine: Engine) -> Iterator[Proxy]:
 
 @pytest.fixture
 def start_server(bed: Bed) -> Iterator[StartServer]:
-    """`start_server(host, *args, **env)`: a quartermaster on the engine at `host`, ended after the test."""
+    """`start_server(host, *args, **env)`: a quartermaster on the engine at `host`, ended after the test.
+
+    `wrapper` is a program that becomes it, with its arguments.
+    """
     servers: list[Server] = []
 
-    def start(host: str, *args: str, **env: str) -> Server:
+    def start(host: str, *args: str, wrapper: Sequence[str] = (), **env: str) -> Server:
         server = bed.server(host, args, env)
+        server.wrapper += wrapper
         servers.append(server)
         server.start()
         return server

@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from qmaster.credentials import Credentials
+from qmaster.tokens import Grant, digest
 
 Json = dict[str, Any]
 
@@ -82,6 +83,11 @@ def container(container_id: str = CONTAINER_ID, name: str = "box", *, ours: bool
     }
 
 
+def grant(name: str = "alice", token: str = "", **limits: Any) -> Grant:
+    """What a token may do: all but what a limit says, of what it started. Its name is its token where none is given."""
+    return Grant(name=name, digest=digest((token or name).encode()), **limits)
+
+
 class Fake:
     """Keeps what it was asked in ``calls``; a name in ``fails`` raises its error."""
 
@@ -96,6 +102,12 @@ class Fake:
         self.calls.append((name, *args))
         if name in self.fails:
             raise self.fails[name]
+
+
+def _fresh(stem: str, calls: list[str]) -> str:
+    """The first is the stem itself."""
+    number = calls.count("create")
+    return stem if number == 1 else f"{stem}-{number}"
 
 
 class FakeSwarm(Fake):
@@ -119,8 +131,9 @@ class FakeSwarm(Fake):
 
     async def create(self, spec: Json, credentials: Credentials | None) -> str:
         self._note("create", spec, credentials)
-        self.there.append({**service("s-new", spec["Name"]), "Spec": spec})
-        return "s-new"
+        service_id = _fresh("s-new", self.names())
+        self.there.append({**service(service_id, spec["Name"]), "Spec": spec})
+        return service_id
 
     async def service(self, name_or_id: str) -> Json | None:
         self._note("service", name_or_id)
@@ -133,6 +146,14 @@ class FakeSwarm(Fake):
     async def tasks(self, service_id: str | None = None) -> list[Json]:
         self._note("tasks", service_id)
         return [raw for raw in self.its_tasks if service_id in (None, raw["ServiceID"])]
+
+    async def wanted_tasks(self) -> list[Json]:
+        self._note("wanted_tasks")
+        return [raw for raw in self.its_tasks if raw["DesiredState"] == "running"]
+
+    async def end(self, service_id: str, label: str, why: str) -> bool:
+        self._note("end", service_id)
+        return True
 
     async def nodes(self) -> list[Json]:
         self._note("nodes")
@@ -152,8 +173,9 @@ class FakeContainers(Fake):
 
     async def create(self, config: Json, name: str, credentials: Credentials | None) -> str:
         self._note("create", config, name, credentials)
-        self.there.append(container("c-new", name, ours=False, labels=config["Labels"]))
-        return "c-new"
+        container_id = _fresh("c-new", self.names())
+        self.there.append(container(container_id, name, ours=False, labels=config["Labels"]))
+        return container_id
 
     async def container(self, name_or_id: str) -> Json | None:
         self._note("container", name_or_id)
@@ -165,6 +187,9 @@ class FakeContainers(Fake):
     async def containers(self) -> list[Json]:
         self._note("containers")
         return [raw for raw in self.there if raw["Config"]["Labels"].get("io.qmaster.managed") == "true"]
+
+    async def stop(self, container_id: str) -> None:
+        self._note("stop", container_id)
 
     async def remove(self, container_id: str) -> None:
         self._note("remove", container_id)

@@ -3,12 +3,13 @@
 import contextlib
 
 import pytest
-from fakes import steady
+from fakes import grant, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qmaster.auth import Authenticator, Identity
-from qmaster.errors import BadRequest, Unauthorized
+from qmaster.errors import BadRequest, TooManyWrongTokens, Unauthorized, WrongToken
+from qmaster.throttle import BURST
 from qmaster.tokens import ROOT
 
 TOKEN = "a-token-for-tests"
@@ -100,3 +101,95 @@ def test_only_the_token_opens(header: str, body: str) -> None:
     """No other pair of texts does."""
     with pytest.raises((BadRequest, Unauthorized)):
         Authenticator(TOKEN).identify(header, body)
+
+
+# --- further tokens ---------------------------------------------------------------------------------------------------
+
+ALICE, BOB = grant("alice", "alice's-token"), grant("bob", "bob's-token", scopes=frozenset({"read"}))
+
+
+def holder(token: str) -> str:
+    return f"Bearer {token}"
+
+
+def test_a_token_is_known_by_its_digest() -> None:
+    """It tells its name, and what it may do; the root token may all."""
+    authenticator = Authenticator(TOKEN, [ALICE, BOB])
+    assert authenticator.identify(holder("alice's-token"), None) == Identity("alice", ALICE)
+    assert authenticator.identify(None, "bob's-token") == Identity("bob", BOB)
+    assert authenticator.identify(None, TOKEN) == Identity(ROOT)
+
+
+def test_a_digest_is_no_token() -> None:
+    """Whoever has read the file has nothing to send."""
+    authenticator = Authenticator(TOKEN, [ALICE])
+    for text in (ALICE.digest.hex(), ALICE.digest.hex().upper(), ALICE.digest.decode("latin-1"), "alice", ROOT):
+        with pytest.raises(WrongToken):
+            authenticator.identify(None, text)
+
+
+def test_who_has_a_limited_token_sees_what_is_its_own() -> None:
+    """The root token sees all."""
+    assert Identity("alice", ALICE).sees == "alice"
+    assert Identity(ROOT).sees is None
+
+
+def test_the_tokens_can_be_replaced() -> None:
+    """At once; the root token stays."""
+    authenticator = Authenticator(TOKEN, [ALICE])
+    authenticator.replace([BOB])
+    assert authenticator.identify(None, "bob's-token").name == "bob"
+    assert authenticator.identify(None, TOKEN).name == ROOT
+    with pytest.raises(WrongToken):
+        authenticator.identify(None, "alice's-token")
+
+
+def test_what_has_become_of_a_token_is_told() -> None:
+    """It has other rights, or is gone; one that belongs to another name now is gone as well."""
+    authenticator = Authenticator(TOKEN, [ALICE])
+    before, root = authenticator.identify(None, "alice's-token"), authenticator.identify(None, TOKEN)
+    assert authenticator.current(before) == before
+    less = grant("alice", "alice's-token", scopes=frozenset({"run"}))
+    authenticator.replace([less])
+    assert authenticator.current(before) == Identity("alice", less)
+    for others in ([], [BOB], [grant("alice", "a new one")], [grant("carol", "alice's-token")]):
+        authenticator.replace(others)
+        with pytest.raises(Unauthorized, match="no longer known"):
+            authenticator.current(before)
+        assert authenticator.current(root) == root
+
+
+def test_no_token_is_kept() -> None:
+    """Nor its digest where a look at it could be timed: what is looked up is a hash under a key of this process."""
+    one, other = Authenticator(TOKEN, [ALICE]), Authenticator(TOKEN, [ALICE])
+    assert not set(one._known) & set(other._known)
+    assert not {ALICE.digest, one.root} & set(one._known)
+
+
+# --- wrong ones -------------------------------------------------------------------------------------------------------
+
+
+def test_many_wrong_tokens_from_an_address_are_too_many() -> None:
+    """A right one is taken from there all the same, and another address is not hurt."""
+    authenticator = Authenticator(TOKEN, [ALICE])
+    for _ in range(BURST):
+        with pytest.raises(WrongToken):
+            authenticator.identify(None, "wrong", "10.0.0.1")
+    with pytest.raises(TooManyWrongTokens) as caught:
+        authenticator.identify(None, "wrong", "10.0.0.1")
+    assert "wrong tokens" in str(caught.value)
+    assert authenticator.identify(None, "alice's-token", "10.0.0.1").name == "alice"
+    assert authenticator.identify(None, TOKEN, "10.0.0.1").name == ROOT
+    with pytest.raises(WrongToken):
+        authenticator.identify(None, "wrong", "10.0.0.2")
+
+
+def test_only_wrong_tokens_are_counted() -> None:
+    """None at all is a mistake of another kind, as is a right one of old."""
+    authenticator = Authenticator(TOKEN)
+    for _ in range(2 * BURST):
+        with pytest.raises(Unauthorized, match="no token"):
+            authenticator.identify(None, None, "10.0.0.1")
+        authenticator.identify(None, TOKEN, "10.0.0.1")
+    with pytest.raises(WrongToken):
+        authenticator.identify(None, "wrong", "10.0.0.1")

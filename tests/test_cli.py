@@ -1,6 +1,7 @@
 """The command line and the server's lifetime: the process as a user starts it, without an engine."""
 
 import base64
+import dataclasses
 import http.client
 import json
 import os
@@ -17,8 +18,10 @@ from typing import Any, NamedTuple
 import pytest
 import trustme
 from fakes import AUTH
+from structlog.testing import capture_logs
 
 from qmaster import __version__, config
+from qmaster import server as server_room
 
 TOKEN = "a-token-for-tests-of-the-command-line"
 ROOT = Path(__file__).parent.parent
@@ -297,6 +300,51 @@ def test_a_short_token_is_warned_of(own: Callable[..., Server]) -> None:
     assert line["level"] == "warning"
 
 
+class Listening(NamedTuple):
+    """A socket's name is all that is asked of it."""
+
+    address: str
+
+    def getsockname(self) -> tuple[str, int]:
+        return self.address, 9090
+
+
+@pytest.mark.parametrize(
+    ("addresses", "tls", "warns"),
+    [
+        (["127.0.0.1", "::1"], False, False),
+        (["127.0.0.2"], False, False),
+        (["0.0.0.0"], False, True),
+        (["::"], False, True),
+        (["127.0.0.1", "10.0.0.5"], False, True),
+        (["fe80::1%eth0"], False, True),
+        (["0.0.0.0"], True, False),
+    ],
+)
+def test_a_token_in_the_clear_is_warned_of(addresses: list[str], tls: bool, warns: bool) -> None:
+    """Where it may leave this machine, and nothing encrypts it."""
+    settings = config.load({"token": TOKEN}, {})
+    settings = dataclasses.replace(settings, tls_cert="cert.pem" if tls else "")
+    sockets: Any = [Listening(address) for address in addresses]
+    with capture_logs() as logs:
+        server_room._warn(settings, sockets)
+    assert [(line["event"], line["log_level"]) for line in logs] == [("token_in_clear", "warning")] * warns
+
+
+def test_a_tokens_file_that_cannot_be_used_ends_it(tmp_path: Path) -> None:
+    """Before it serves: there is no last good one. The line names the table and the key."""
+    file = tmp_path / "tokens.toml"
+    file.write_text('[alice]\nscopes = ["run"]\n')
+    done = qmaster(tmp_path, TOKEN=TOKEN, QMASTER_TOKENS_FILE=str(file))
+    check_refused(done, f"--tokens-file: {file}: [alice] sha256: is required")
+
+
+def test_a_registry_that_is_none_ends_it(tmp_path: Path) -> None:
+    """It would never match, and so forbid all."""
+    done = qmaster(tmp_path, "--registries", "docker.io,https://registry.example.com", TOKEN=TOKEN)
+    check_refused(done, "--registries: a registry is a name in lower case")
+
+
 def test_it_serves_tls(own: Callable[..., Server], tmp_path: Path) -> None:
     """With a certificate and its key; plain HTTP is not answered there."""
     authority = trustme.CA()
@@ -345,3 +393,12 @@ def test_open_connections_do_not_hold_its_end_up(own: Callable[..., Server]) -> 
         begun = time.monotonic()
         assert server.end() == 0
         assert time.monotonic() - begun < 5
+
+
+def test_a_server_without_an_engine_is_alive(server: Server, tmp_path: Path) -> None:
+    """`healthcheck` finds the server where its options say, or the environment."""
+    by_variable = qmaster(tmp_path, "healthcheck", PORT=str(server.port))
+    by_flag = qmaster(tmp_path, "healthcheck", "--port", str(server.port))
+    for done in (by_variable, by_flag):
+        assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
+    assert qmaster(tmp_path, "healthcheck", PORT="1").returncode == 1

@@ -172,3 +172,23 @@ def test_every_option_has_a_flag_a_variable_and_help() -> None:
     assert all(option.help and option.flag.startswith("--") and option.env for option in config.OPTIONS)
     assert len(set(flags)) == len(flags)
     assert len(set(variables)) == len(variables)
+
+
+def test_lists_are_given_with_commas() -> None:
+    """Space around them does not count; origins and hosts are in lower case."""
+    settings = load(
+        {"registries": "docker.io, registry.example.com:5000,"},
+        QMASTER_ALLOW_ORIGIN="https://Page.example,http://localhost:8000",
+        QMASTER_ALLOW_HOST="QM.example.com, 10.0.0.5,[::1]",
+    )
+    assert settings.registries == ("docker.io", "registry.example.com:5000")
+    assert settings.allow_origin == ("https://page.example", "http://localhost:8000")
+    assert settings.allow_host == ("qm.example.com", "10.0.0.5", "[::1]")
+    assert load().registries == load().allow_origin == load().allow_host == ()
+
+
+@pytest.mark.parametrize("text", ["qm.example.com:9090", "https://qm.example.com", "qm example.com", "*", "qm/x"])
+def test_a_host_is_a_name_without_its_port(text: str) -> None:
+    """As it is compared."""
+    with pytest.raises(ConfigError, match=r"^--allow-host: expected names or addresses, without port"):
+        load({"allow_host": text})

@@ -5,7 +5,20 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import AUTH, CONTAINER_ID, CREATED, DIGEST, LATER, Fake, FakeContainers, FakeSwarm, container, service, task
+from fakes import (
+    AUTH,
+    CONTAINER_ID,
+    CREATED,
+    DIGEST,
+    LATER,
+    Fake,
+    FakeContainers,
+    FakeSwarm,
+    container,
+    grant,
+    service,
+    task,
+)
 from test_lifecycle import NODES, NOW
 
 from qmaster import lifecycle, models, results
@@ -27,7 +40,6 @@ from qmaster.keys import Key
 from qmaster.models import Node, RunRequest, Service
 from qmaster.results import Line, Outcome, Output, TaskOutput
 from qmaster.spec import Defaults
-from qmaster.tokens import Grant
 from qmaster.waits import Waits
 
 pytestmark = pytest.mark.gen_test
@@ -36,7 +48,7 @@ Json = dict[str, Any]
 
 OWN = "f" * 64
 ROOT = Identity("root")
-ALICE = Identity("alice", Grant(name="alice", digest=b"", networks=frozenset({"a", "b"}), secrets=frozenset({"c"})))
+ALICE = Identity("alice", grant(networks=frozenset({"a", "b"}), secrets=frozenset({"c"})))
 SEEN = lifecycle.service(service(), [task("running")], NODES, NOW)
 BOX = lifecycle.container(container())
 

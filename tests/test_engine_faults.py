@@ -307,6 +307,17 @@ def test_a_run_is_finished_before_the_server_ends(
     assert made(engine) == [run_id]
 
 
+def test_a_silent_engine_does_not_hold_the_end(proxy: Proxy, start_server: StartServer) -> None:
+    """A call may take 25 s, and `docker stop` kills after ten: the caller is cut off, and the next start sees to it."""
+    server = start_server(proxy.host)
+    rule = proxy.on(CREATE, delay(20), "POST", times=1)
+    in_background(server, **NAP)
+    eventually(lambda: rule.hits, 10)
+    began = time.monotonic()
+    assert server.terminate() == 0
+    assert time.monotonic() - began < 10
+
+
 def killed_in(server: Server, proxy: Proxy, fault: Fault, made_first: Callable[[], object], kind: str) -> None:
     """Kill the server in the middle of a run, and start it again."""
     rule = proxy.on(CREATE, fault, "POST", times=1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import structlog
-from fakes import CONTAINER_ID, container, service, task
+from fakes import CONTAINER_ID, container, grant, service, task
 from test_lifecycle import NODES, NOW
 from test_models import WRONG
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
@@ -21,8 +21,6 @@ from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator, Identity
 from qmaster.keys import Key, Started, digest
 from qmaster.models import MAX_BODY, Node, Result, RunRequest, Service
-from qmaster.tokens import Grant
-from qmaster.tokens import digest as digest_of
 
 pytestmark = pytest.mark.gen_test
 
@@ -81,13 +79,14 @@ class FakeDispatch:
 class State(NamedTuple):
     dispatch: FakeDispatch
     trouble: list[errors.HttpError]
+    auth: Authenticator
     busy: set[object]
     counted: list[tuple[str, str, int]]
 
 
 @pytest.fixture
 def state() -> State:
-    return State(FakeDispatch(), [], set(), [])
+    return State(FakeDispatch(), [], Authenticator(TOKEN), set(), [])
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def app(state: State) -> Application:
     parts: dict[str, Any] = {"dispatch": state.dispatch, "feed": FakeFeed(), "hub": None, "spring": None}
     return make_app(
         Parts(
-            Authenticator(TOKEN),
+            state.auth,
             **parts,
             trouble=lambda: state.trouble[0] if state.trouble else None,
             scrape=scrape,
@@ -569,11 +568,10 @@ async def test_a_small_chunked_body_is_read(
 
 
 async def test_a_token_may_have_any_characters_in_a_header(
-    http_client: AsyncHTTPClient, app: Application, http_port: int
+    http_client: AsyncHTTPClient, state: State, http_port: int
 ) -> None:
     """curl sends what the terminal gave it: UTF-8."""
-    grants = [Grant(name="alice", digest=digest_of("ключ-ä".encode()))]
-    app.wildcard_router.rules[0].target_kwargs["auth"].replace(grants)
+    state.auth.replace([grant("alice", "ключ-ä")])
     body = json.dumps(IMAGE)
     async with connection(http_port) as raw:
         raw.send(

@@ -220,9 +220,12 @@ async def test_a_locked_file_is_waited_for_and_then_said(tmp_path: Path, monkeyp
     with pytest.raises(JournalUnwritable, match="locked"):
         await journal.append([fact(1)], [])
     assert (journal.position.last, await journal.facts(0, 10)) == (0, [])
+    await journal.recheck()
     assert journal.trouble
     other.execute("COMMIT")
     other.close()
+    await journal.recheck()
+    assert not journal.trouble
     await journal.append([fact(1)], [])
     assert journal.position.last == 1
     assert not journal.trouble
@@ -244,6 +247,30 @@ async def test_a_torn_file_is_said_until_it_is_replaced(tmp_path: Path, monkeypa
     (tmp_path / FILE).rename(tmp_path / "torn")
     await journal.append([fact(1)], [])
     assert journal.position.last == 1
+    await journal.close()
+
+
+@unit
+@pytest.mark.parametrize("put_back", [False, True])
+async def test_a_file_that_is_deleted_or_replaced_takes_no_more(tmp_path: Path, put_back: bool) -> None:
+    """What is written then would be lost with the process; the next one begins anew."""
+    journal = await opened(tmp_path)
+    await journal.append([fact(1)], [])
+    epoch = journal.position.epoch
+    if put_back:
+        shutil.copy(tmp_path / FILE, tmp_path / "copy")
+        (tmp_path / "copy").replace(tmp_path / FILE)
+    else:
+        (tmp_path / FILE).unlink()
+    for call in (journal.append([fact(2)], []), journal.intend(Intent("name", "x", "service"))):
+        with pytest.raises(JournalUnwritable, match="deleted or replaced"):
+            await call
+    assert journal.position.last == 1
+    await journal.close()
+    journal._file._lock.release()  # as the end of the process does
+    journal = await opened(tmp_path)
+    assert journal.position.epoch != epoch
+    await journal.append([fact(1)], [])
     await journal.close()
 
 

@@ -153,7 +153,7 @@ async def test_what_has_ended_is_removed_at_once_when_it_was_read() -> None:
     """The call returns when it is gone."""
     house = House(view("complete"))
     await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["record", "will_remove", "remove"]
+    assert house.names() == ["record", "keep", "will_remove", "remove"]
 
 
 async def test_what_cannot_be_recorded_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,23 +172,31 @@ async def test_what_cannot_be_recorded_is_not_removed(monkeypatch: pytest.Monkey
 
 async def test_what_waits_for_a_node_is_removed_at_once() -> None:
     """It has said nothing."""
-    house = House(view("pending"))
+    waits = view("pending")
+    house = House(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
     await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["will_remove", "remove"]
+    assert house.names() == ["keep", "will_remove", "remove"]
+
+
+async def test_what_was_given_to_a_node_may_run_already() -> None:
+    """Swarm learns a moment later that it does, and what it said by then is not to be lost."""
+    house = House(view("assigned"))
+    await house.keeper.stop(house.views["s1"])
+    assert house.names() == ["end"]
 
 
 async def test_what_one_of_several_replicas_has_said_is_read_before_all_are_removed() -> None:
     """It has ended, and another waits for a node."""
     house = House(msgspec.structs.replace(view("complete"), status="pending", finished_at=None))
     await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["record", "will_remove", "remove"]
+    assert house.names() == ["record", "keep", "will_remove", "remove"]
 
 
 async def test_a_foreign_service_is_removed_at_once() -> None:
     """As `docker service rm` does: how it is to be ended is not ours to say."""
     house = House(msgspec.structs.replace(view("running"), owner=None))
     await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["will_remove", "remove"]
+    assert house.names() == ["keep", "will_remove", "remove"]
 
 
 async def test_a_container_is_stopped_recorded_and_removed() -> None:
@@ -313,10 +321,49 @@ async def test_what_is_not_old_enough_stays(shown: Service) -> None:
     await house.keeper.close()
 
 
-async def test_what_is_due_in_the_far_future_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clocks are set: no timer runs longer than an hour."""
-    monkeypatch.setattr(keeper, "LONGEST", 0.02)
+# Clocks
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
+    """From now on the clock of the day is so many seconds ahead of the engine's."""
+    monkeypatch.setattr(keeper, "_now", lambda: datetime.now(UTC) + timedelta(seconds=ahead))
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+async def test_a_clock_that_is_set_ends_nothing_early_and_nothing_late(
+    monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """A timeout and a time to live go on as they were."""
     house = House()
-    house.becomes(view("complete", read=True, ttl=0.3))
+    running = view("running", timeout=0.4)
+    house.becomes(running)
+    set_clock(monkeypatch, ahead)
+    house.becomes(msgspec.structs.replace(running, error="news of it"))
     await house.stays()
-    await house.until("remove")
+    await house.until("end")
+    await house.keeper.close()
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+async def test_another_clock_than_the_engines_is_not_believed_where_it_began_before_our_eyes(
+    monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """A run that was seen before it ran, or before it ended, has its whole time."""
+    set_clock(monkeypatch, ahead)
+    house = House()
+    house.becomes(view("pending", timeout=0.4))
+    house.becomes(view("running", timeout=0.4))
+    await house.stays()
+    await house.until("end")
+    house.becomes(view("shutdown", ending="timeout", timeout=0.4, read=True, ttl=0.3))
+    await house.stays("end")
+    await house.until("end", "remove")
+
+
+async def test_what_is_removed_is_forgotten() -> None:
+    """With its timer."""
+    house = House()
+    house.becomes(view("running", timeout=0.05))
+    house.becomes(None, "s1")
+    assert not house.keeper._known
+    await house.stays()

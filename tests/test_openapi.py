@@ -8,11 +8,14 @@ import contract
 import msgspec
 import openapi_spec_validator
 import pytest
+from fakes import grant
 from test_handlers import BEARER, GOING_ON, IMAGE, OVER, TOKEN, Ask, FakeDispatch, State, app, ask, dispatch, state
 from test_readme import as_pattern, routes, statuses
 
 from qmaster import errors, models, openapi
 from qmaster.handlers import events, logs, services
+from qmaster.throttle import BURST
+from qmaster.tokens import SCOPES
 
 __all__ = ["app", "ask", "dispatch", "state"]  # the fixtures
 
@@ -28,6 +31,7 @@ OPERATIONS = [
 
 
 STREAMS = {"/events", "/logs/{id}"}  # come from parts that the handlers' tests do not have
+BODIES: Json = {"/run": IMAGE, "/start": IMAGE, "/stop": {"id": "nap"}}
 READS = sorted({path for path, method, _ in OPERATIONS if method == "get"} - STREAMS)
 
 
@@ -89,7 +93,26 @@ def test_only_the_page_the_probes_and_the_document_are_open() -> None:
     assert open_ == {"/", "/static/{file}", "/livez", "/readyz", "/openapi.json"}
     body = {path for path, _, operation in OPERATIONS if {} in operation.get("security", ())}
     assert body == {"/run", "/start", "/stop"}
-    assert all(("401" in operation["responses"]) == (path not in open_) for path, _, operation in OPERATIONS)
+    for path, _, operation in OPERATIONS:
+        assert all((str(status) in operation["responses"]) == (path not in open_) for status in (401, 429))
+
+
+@pytest.mark.gen_test
+async def test_the_scopes_are_those_of_the_handlers(ask: Ask, dispatch: FakeDispatch, state: State) -> None:
+    """Beside each call stands what its token needs."""
+    needs = {path: operation["security"][0]["bearer"][0] for path, _, operation in OPERATIONS if operation["security"]}
+    assert {path for path, scope in needs.items() if scope == "root"} == {"/nodes", "/metrics"}
+    state.auth.replace([grant(scope, scopes=frozenset({scope})) for scope in SCOPES])
+    dispatch.views = [OVER]
+    for path, method, _ in [one for one in OPERATIONS if one[0] in needs]:
+        for scope in SCOPES:
+            if path in STREAMS and scope == needs[path]:
+                continue
+            answer = await ask(method.upper(), path, BODIES.get(path), {"Authorization": f"Bearer {scope}"})
+            assert (answer.code == 403) == (scope != needs[path]), (path, scope)
+            contract.check_answer(path, method, answer.code, answer.headers, answer.body)
+            if answer.code == 403:
+                assert msgspec.json.decode(answer.body)["error"].startswith("scopes: ")
 
 
 def test_its_patterns_are_anybody_s() -> None:
@@ -154,7 +177,8 @@ async def test_other_answers_are_described_too(ask: Ask, dispatch: FakeDispatch,
         answer = await ask("POST", "/run", IMAGE)
         assert answer.code == kind.status
         contract.check_answer("/run", "post", answer.code, answer.headers, answer.body)
-    for path, headers, code in (("/run", {}, 401), ("/run?token=x", BEARER, 400)):
+    wrong = [("/run", {"Authorization": "Bearer wrong"}, 401)] * BURST + [("/run", {"Authorization": "Bearer x"}, 429)]
+    for path, headers, code in (("/run", {}, 401), ("/run?token=x", BEARER, 400), *wrong):
         answer = await ask("POST", path, IMAGE, headers)
         assert answer.code == code
         contract.check_answer("/run", "post", answer.code, answer.headers, answer.body)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import docker.errors
 import pytest
@@ -165,6 +166,64 @@ async def test_a_call_is_bounded_though_its_thread_is_not() -> None:
         await calls.call(lambda client: release.wait(4), -0.95)
     release.set()
     assert len(told) == 1
+
+
+@pytest.mark.gen_test
+async def test_what_is_given_up_is_told_at_once_and_its_outcome_is_open() -> None:
+    """It may have been done; what comes then is not even sent."""
+    frozen, failed = threading.Event(), Mock()
+    calls = pool(FakeClient("pong"), failed=failed)
+    flying = asyncio.ensure_future(calls.call(lambda client: frozen.wait(5), 25.0))
+    await asyncio.sleep(0.05)
+    waiting = asyncio.ensure_future(calls.call(ping, 25.0))
+    await asyncio.sleep(0)
+    calls.give_up()
+    for each in (flying, waiting):
+        with pytest.raises(EngineAway, match="stopping") as told:
+            await asyncio.wait_for(each, 1)
+        assert outcome_open(told.value)
+    with pytest.raises(EngineAway, match="stopping") as told:
+        await calls.call(ping, 25.0)
+    assert not outcome_open(told.value)
+    failed.assert_not_called()  # it says nothing of the engine
+    frozen.set()
+
+
+@pytest.mark.gen_test
+async def test_a_caller_that_is_cancelled_is_told_nothing_else() -> None:
+    """Also while calls are given up."""
+    frozen = threading.Event()
+    calls = pool(FakeClient("pong"))
+    flying = asyncio.ensure_future(calls.call(lambda client: frozen.wait(5), 25.0))
+    await asyncio.sleep(0.05)
+    flying.cancel()
+    calls.give_up()
+    with pytest.raises(asyncio.CancelledError):
+        await flying
+    frozen.set()
+
+
+@pytest.mark.gen_test
+async def test_its_threads_are_begun_as_they_are_needed_and_end_with_it() -> None:
+    """And never hold up the end of the process."""
+
+    def ours() -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each.name.startswith("counted_")]
+
+    connect: Any = lambda: FakeClient("pong")  # noqa: E731
+    calls = Pool(connect, 4, "counted")
+    for _ in range(9):
+        await calls.call(ping, 3.0)
+        await asyncio.sleep(0.01)
+    assert len(ours()) == 1
+    together = threading.Barrier(4, timeout=4)
+    await asyncio.gather(*(calls.call(lambda client: together.wait(), 3.0) for _ in range(4)))
+    assert len(ours()) == 4
+    assert all(each.daemon for each in ours())
+    calls.close()
+    async with asyncio.timeout(4):
+        while ours():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.gen_test

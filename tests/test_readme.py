@@ -17,7 +17,7 @@ from tornado import web
 from tornado.routing import PathMatches
 
 import qmaster
-from qmaster import app, cli, config, entrance, errors, held, models, newtoken, strict, throttle
+from qmaster import app, cli, config, entrance, errors, held, models, newtoken, openapi, strict, throttle, tokens
 from qmaster.auth import Authenticator
 from qmaster.client import commands as commands_of_client
 from qmaster.client import run
@@ -200,7 +200,7 @@ def test_the_commands_are_those_of_the_code() -> None:
         name: [
             flag for option in command.params for flag in option.opts if flag.startswith("--") and flag not in common
         ]
-        for name, command in (commands_of_client.COMMANDS | newtoken.COMMANDS).items()
+        for name, command in {**commands_of_client.COMMANDS, **newtoken.COMMANDS, **cli.main.commands}.items()
     }
     assert list(documented.items()) == list(expected.items())
     assert list(documented) == list(cli.COMMANDS)
@@ -233,6 +233,36 @@ def test_the_fields_are_those_of_the_request(title: str, request_type: type[msgs
         for field in msgspec.structs.fields(request_type)
     ]
     assert documented == expected
+
+
+def test_the_scopes_are_those_of_the_application() -> None:
+    """The table has what the token of each route needs, or that it takes none."""
+    documented = {(row["method"], code(row["path"])[0]): row["token"].strip("`") for row in table("Routes")}
+    expected = {
+        (method.upper(), path): operation["security"][0]["bearer"][0] if operation["security"] else "none"
+        for path, item in openapi.document()["paths"].items()
+        for method, operation in item.items()
+        if method != "parameters"
+    }
+    assert {(code(method)[0], path): needs for (method, path), needs in documented.items()} == expected
+
+
+def test_the_keys_are_those_of_the_tokens_file() -> None:
+    """The table has each key, and says which are required; the file that is shown has all of them, and is one."""
+    documented = [(code(row["key"])[0], row["left out"] == "required") for row in table("Tokens")]
+    expected = [(field.name, field.required) for field in msgspec.structs.fields(tokens.Table)]
+    assert documented == expected
+    (shown,) = re.findall(r"^```toml\n(\[.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (grant,) = tokens.read(shown.encode())
+    assert [name for name, _ in expected] == list(tomllib.loads(shown)[grant.name])
+    assert set(code(table("Tokens")[1]["meaning"])) == set(tokens.SCOPES)
+
+
+def test_the_close_codes_are_those_of_the_stream() -> None:
+    """The table has each code that the server closes a socket with."""
+    ours = {value for name, value in vars(events).items() if name.isupper() and isinstance(value, int)}
+    codes = {value for value in ours if 1001 <= value <= 1013 or 4400 <= value < 4500}
+    assert {int(row["close code"]) for row in table("Events", "close code")} == codes | {1011}
 
 
 def test_the_filters_are_those_of_the_listing() -> None:

@@ -28,14 +28,6 @@ def node(node_id: str = "n1", state: str = "ready") -> Json:
     return {"ID": node_id, "Spec": {"Role": "worker", "Availability": "active"}, "Status": {"State": state}}
 
 
-class Swarm(FakeSwarm):
-    """Its tasks are wanted until they have ended."""
-
-    async def wanted_tasks(self) -> list[Json]:
-        self._note("wanted_tasks")
-        return [raw for raw in self.its_tasks if raw["DesiredState"] == "running"]
-
-
 class Journal:
     """Keeps what is appended, in a list."""
 
@@ -44,6 +36,7 @@ class Journal:
         self.facts: list[Json] = []
         self.kept: dict[str, Record] = {}
         self.settled: list[str] = []
+        self.ending: dict[str, str] = {}
         self.full = self.unreadable = False
 
     async def append(self, facts: Any, records: Any, settled: Any = ()) -> None:
@@ -61,14 +54,14 @@ class Journal:
         return [record for record in self.kept.values() if not record.removed]
 
     async def endings(self) -> dict[str, str]:
-        return {}
+        return self.ending
 
 
 class World:
     """A reconciler with all that it needs."""
 
     def __init__(self, journal: Journal | None = None) -> None:
-        self.swarm, self.containers = Swarm(nodes=(node(),)), FakeContainers()
+        self.swarm, self.containers = FakeSwarm(nodes=(node(),)), FakeContainers()
         self.journal = journal or Journal()
         self.published: list[tuple[int, Tags, Frame]] = []
         self.stale_changes = 0
@@ -226,6 +219,19 @@ async def test_what_happened_while_it_was_away_is_told_once() -> None:
         *["task.complete", "service.complete"],
     ]
     assert after.words("n1") == ["node.joined"]
+
+
+async def test_what_was_stopped_and_went_while_it_was_away_is_told_as_stopped() -> None:
+    """The engine has no word of it any more, the journal has."""
+    before = World()
+    before.put(task("pending", ID="t1", DesiredState="running"))
+    async with before.running():
+        pass
+    before.journal.ending["s1"] = "stopped"
+    after = World(before.journal)
+    async with after.running():
+        await after.until(lambda: "service.removed" in after.words())
+    assert after.journal.facts[-1]["data"]["reason"] == "stopped"
 
 
 async def test_nothing_is_told_that_the_journal_does_not_have() -> None:

@@ -18,7 +18,7 @@ import docker
 import pytest
 import requests
 from testbed import Bed, Server, Swarm, eventually
-from testbed.subscriber import Subscriber
+from testbed.subscriber import Resuming
 
 Json = dict[str, Any]
 Measured = Callable[[str], None]
@@ -27,51 +27,6 @@ ORDER = ["pending", "preparing", "running", "unknown", "stopping", "complete", "
 AWAY = (OSError, http.client.HTTPException, docker.errors.DockerException, requests.exceptions.RequestException)
 ENDS = ("complete", "failed")
 WITHIN = 150.0  # seconds after the last fault
-
-
-class Client:
-    """A subscriber that comes back each time with its cursor; what it was told, in order."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._stopped = threading.Event()
-        self._lock = threading.Lock()
-        self._cursor: str | None = None
-        self._thread = threading.Thread(target=self._run)
-        self.frames: list[Json] = []
-        self.connects = 0
-
-    def __enter__(self) -> "Client":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stopped.set()
-        self._thread.join(20)
-
-    @property
-    def events(self) -> list[Json]:
-        with self._lock:
-            return [frame["event"] for frame in self.frames if frame["type"] == "event"]
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            with contextlib.suppress(OSError), Subscriber(self._server, self._cursor) as subscriber:
-                self.connects += 1
-                while not self._stopped.is_set():
-                    try:
-                        self._take(subscriber.next(0.2))
-                    except TimeoutError:
-                        continue
-                    except EOFError:
-                        break
-            self._stopped.wait(0.1)
-
-    def _take(self, frame: Json) -> None:
-        with self._lock:
-            self.frames.append(frame)
-        if frame["type"] in ("snapshot", "event", "heartbeat"):
-            self._cursor = frame["cursor"]
 
 
 class Poll:
@@ -141,7 +96,7 @@ def test_nothing_is_lost_in_a_storm(bed: Bed, swarm: Swarm, request: pytest.Fixt
     faults += [lambda: kill_server(server)] * (5 if full else 2)
     random.shuffle(faults)
     began = time.monotonic()
-    with Client(server) as client, Poll(swarm) as poll, ThreadPoolExecutor(16) as pool:
+    with Resuming(server) as client, Poll(swarm) as poll, ThreadPoolExecutor(16) as pool:
         runs = [pool.submit(run_job, server, number) for number in range(jobs)]
         for fault in faults:
             time.sleep(random.uniform(0.2, 1.0))

@@ -11,7 +11,7 @@ import structlog
 
 from ..errors import EngineRefused, EngineUnavailable, HttpError, NotFound
 from .client import Client
-from .failures import NO_API, outcome_open
+from .failures import NO_API, EngineStopping, outcome_open
 from .pool import CHANGE, LISTING, Pool
 
 T = TypeVar("T")
@@ -29,6 +29,9 @@ class Calls:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+
+    def give_up(self) -> None:
+        self._pool.give_up()
 
     def close(self) -> None:
         self._pool.close()
@@ -87,8 +90,8 @@ async def _look_for(find: Callable[[], Awaitable[str | None]], until: float) -> 
         await asyncio.sleep(pauses[0])
         try:
             found = await find()
-        except EngineUnavailable:
-            if time.monotonic() > until:
+        except EngineUnavailable as error:
+            if time.monotonic() > until or isinstance(error, EngineStopping):
                 raise
             pauses[0] = LOOK_AWAY_EVERY
             continue

@@ -42,7 +42,7 @@ class Engine:
         self.containers = Containers(calls, registry, Images(pulls))
         self.logs = Logs(captures)
         self.readers = Readers(endpoint.connect)
-        self._pools = (calls, ask, pulls, captures, self.health)
+        self._pools = (calls, ask, pulls, captures)
 
     def events(self, make: Make) -> EventStream:
         """Open Docker's event stream; blocks, and may raise anything: for a thread of its own.
@@ -52,7 +52,12 @@ class Engine:
         """
         return EventStream(self._connect(), make)
 
+    def give_up(self) -> None:
+        """Wait for no answer any longer: each call fails with that its outcome is open."""
+        for pool in self._pools:
+            pool.give_up()
+
     def close(self) -> None:
         """Take no more calls."""
-        for pool in self._pools:
+        for pool in (*self._pools, self.health):
             pool.close()

@@ -37,6 +37,12 @@ class Endpoint:
         except (docker.errors.DockerException, ValueError) as error:
             raise ConfigError(f"--docker-host: {error}") from None
 
+    @property
+    def socket(self) -> Path | None:
+        """The engine's socket; None where it is reached over a network."""
+        scheme, _, path = str(docker.utils.parse_host(self.base_url)).partition("://")
+        return Path(path) if scheme.endswith("unix") else None
+
     def connect(self) -> Client:
         """A new client, its API version negotiated: one call to the engine. For one thread alone."""
         # One connection is all that one thread can use.

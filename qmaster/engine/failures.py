@@ -34,12 +34,18 @@ NO_API = "the Docker engine answered with something that is not its API"
 
 LATE = "the Docker engine did not answer in time; try again"
 
+STOPPING = "quartermaster is stopping: what was asked may yet be done; ask again when it is back"
+
 NO_SWARM = "this engine is not a swarm manager: run 'docker swarm init' on it, or join it to a swarm as a manager"
 WORKER = "this engine is a swarm worker, not a swarm manager: run quartermaster on a manager"
 
 
 class EngineUnreached(EngineAway):
     """Nothing was sent: there is no engine to connect to."""
+
+
+class EngineStopping(EngineUnreached):
+    """Nothing was sent: quartermaster is stopping."""
 
 
 class EngineBusy(EngineUnavailable):

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import structlog
 
 from ..errors import EngineAway, HttpError
 from .client import Client
-from .failures import LATE, EngineTimeout, EngineUnreached, broken_off, translate
+from .failures import LATE, STOPPING, EngineStopping, EngineTimeout, EngineUnreached, broken_off, translate
 
 T = TypeVar("T")
 Connect = Callable[[], Client]
@@ -57,9 +58,11 @@ class Pool:
         self._failed = failed
         self._count = count
         self._kind = name.removeprefix("engine-")
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._threads = _Threads(threads, name)
         self._local = threading.local()
         self._queued = 0
+        self._flying: set[asyncio.Future[Any]] = set()
+        self._stopping = False
 
     async def call(self, work: Callable[[Client], T], within: float, again: bool = False, kind: str = "") -> T:
         """Run ``work`` with a client in a thread.
@@ -84,7 +87,8 @@ class Pool:
             return answer
         except EngineAway as error:
             outcome = "timeout" if isinstance(error, EngineTimeout) else "away"
-            self._failed(error)
+            if not self._stopping:
+                self._failed(error)
             raise
         except HttpError:
             outcome = "refused"
@@ -93,21 +97,38 @@ class Pool:
             self._queued -= 1
             self._count(kind or self._kind, outcome, time.monotonic() - began)
 
+    def give_up(self) -> None:
+        """Wait for no answer any longer, and ask nothing more: quartermaster ends."""
+        self._stopping = True
+        for future in list(self._flying):
+            future.cancel()
+
     def close(self) -> None:
-        """Take no more calls; those that run end by their own bounds."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Take no more calls; those that run end by their own bounds, or with the process."""
+        self.give_up()
+        self._threads.end()
 
     async def _send(self, work: Callable[[Client], T], within: float, again: bool) -> T:
         context = contextvars.copy_context()  # else the request's id would be missing in the thread's log lines
-        future = self._executor.submit(context.run, self._attempt, work, within, again)
+        future = asyncio.wrap_future(self._threads.submit(lambda: context.run(self._attempt, work, within, again)))
+        self._flying.add(future)
         try:
             async with asyncio.timeout(within + 1):
-                return await asyncio.wrap_future(future)
+                return await future
         except TimeoutError:
             raise EngineTimeout(LATE) from None
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self._stopping and caller is not None and not caller.cancelling():
+                raise EngineTimeout(STOPPING) from None
+            raise
+        finally:
+            self._flying.discard(future)
 
     def _refuse(self) -> None:
         """Raise at once where the call would not be sent."""
+        if self._stopping:
+            raise EngineStopping(STOPPING)
         away = self._away()
         if away is not None:
             raise EngineUnreached(str(away))
@@ -146,3 +167,53 @@ class Pool:
         if client is not None:
             self._local.client = None
             client.close()
+
+
+class _Threads:
+    """Threads that are begun as they are needed, and kept.
+
+    Daemons, unlike those of ``ThreadPoolExecutor``: a process that ends does not wait for an engine that is silent.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._begun = 0
+        self._idle = threading.Semaphore(0)
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """To be called by one thread alone."""
+        future: Future[T] = Future()
+        self._work.put((future, work))
+        if not self._idle.acquire(blocking=False) and self._begun < self._most:
+            threading.Thread(target=self._run, name=f"{self._name}_{self._begun}", daemon=True).start()
+            self._begun += 1
+        return future
+
+    def end(self) -> None:
+        """Begin nothing more; each thread ends with what it does."""
+        while True:
+            try:
+                left = self._work.get_nowait()
+            except queue.Empty:
+                break
+            if left is not None:
+                left[0].cancel()
+        for _ in range(self._begun):
+            self._work.put(None)
+
+    def _run(self) -> None:
+        while (taken := self._work.get()) is not None:
+            _do(*taken)
+            del taken  # it would be kept until there is more to do
+            self._idle.release()
+
+
+def _do(future: Future[T], work: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except BaseException as error:  # the top of a thread: whoever waits gets it
+        future.set_exception(error)

@@ -154,9 +154,10 @@ class LogsHandler(BaseHandler):
 
     async def _break_off(self, writer: Writer, why: str) -> None:
         """Say why, and leave the answer unfinished: so that nobody takes it for whole."""
-        with contextlib.suppress(StreamClosedError):
+        with contextlib.suppress(StreamClosedError, TimeoutError):
             self.write(writer.end() + writer.write([note(why)]))
-            await self.flush()
+            async with asyncio.timeout(STOP_WITHIN):  # who does not read is not waited for
+                await self.flush()
         self._leave()
         if isinstance(self.request.connection, HTTP1Connection):
             self.request.connection.close()

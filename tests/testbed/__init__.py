@@ -4,10 +4,10 @@ from testbed.bed import Bed
 from testbed.engine import Engine
 from testbed.proxy import Proxy
 from testbed.registry import Registry
-from testbed.server import Reply, Server
+from testbed.server import Client, Reply, Server
 from testbed.ssh import Ssh
 from testbed.swarm import Swarm
 from testbed.tls import TlsEngine
 from testbed.wait import eventually
 
-__all__ = ["Bed", "Engine", "Proxy", "Registry", "Reply", "Server", "Ssh", "Swarm", "TlsEngine", "eventually"]
+__all__ = ["Bed", "Client", "Engine", "Proxy", "Registry", "Reply", "Server", "Ssh", "Swarm", "TlsEngine", "eventually"]

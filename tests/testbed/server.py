@@ -7,6 +7,7 @@ import json as json_module
 import os
 import secrets
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,60 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class Server:
+class Client:
+    """The API of a quartermaster; each call has a connection of its own, so any thread may call."""
+
+    def __init__(self, address: str, port: int, token: str, tls: ssl.SSLContext | None = None) -> None:
+        self.address = address
+        self.port = port
+        self.token = token
+        self.tls = tls
+
+    def connect(self, timeout: float) -> http.client.HTTPConnection:
+        """A new connection, to be closed by the caller."""
+        if self.tls:
+            return http.client.HTTPSConnection(self.address, self.port, timeout=timeout, context=self.tls)
+        return http.client.HTTPConnection(self.address, self.port, timeout=timeout)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+        token: bool | str = True,
+        timeout: float = 30,
+        body: bytes | None = None,
+    ) -> Reply:
+        """One request: with a body of JSON or of bytes, with the token, another one, or none."""
+        sent = {}
+        if token:
+            sent["Authorization"] = f"Bearer {self.token if token is True else token}"
+        if json is not None:
+            body = json_module.dumps(json).encode()
+            sent["Content-Type"] = "application/json"
+        connection = self.connect(timeout)
+        try:
+            connection.request(method, path, body=body, headers={**sent, **(headers or {})})
+            answer = connection.getresponse()
+            return _reply(answer, answer.read())
+        finally:
+            connection.close()
+
+    def run(self, headers: Mapping[str, str] | None = None, **fields: Any) -> Reply:
+        """`POST /run` with these fields."""
+        return self.call("POST", "/run", json=fields, headers=headers, timeout=120)
+
+    def stop_service(self, service: str) -> Reply:
+        """`POST /stop`."""
+        return self.call("POST", "/stop", json={"id": service}, timeout=60)
+
+    def status(self, service: str) -> Reply:
+        """`GET /status/{id}`."""
+        return self.call("GET", f"/status/{service}")
+
+
+class Server(Client):
     """A process of `python -m qmaster`. It is made stopped; `start` starts it."""
 
     def __init__(
@@ -53,10 +107,10 @@ class Server:
         started: Callable[[int], None] = lambda pid: None,
     ) -> None:
         """`folder` becomes its working directory and home; `started` is told the pid of each process."""
+        super().__init__(ADDRESS, free_port(), "")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.log = folder.with_suffix(".log")
-        self.port = free_port()
         self.url = f"http://{ADDRESS}:{self.port}"
         self.args = list(args)
         self.wrapper: list[str] = []
@@ -141,45 +195,6 @@ class Server:
     def logs(self) -> str:
         """What it has written so far, over all restarts."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-    # Its API; each call has a connection of its own, so any thread may call
-
-    def call(
-        self,
-        method: str,
-        path: str,
-        json: Any = None,
-        headers: Mapping[str, str] | None = None,
-        token: bool | str = True,
-        timeout: float = 30,
-        body: bytes | None = None,
-    ) -> Reply:
-        """One request: with a body of JSON or of bytes, with the token, another one, or none."""
-        sent = {}
-        if token:
-            sent["Authorization"] = f"Bearer {self.token if token is True else token}"
-        if json is not None:
-            body = json_module.dumps(json).encode()
-            sent["Content-Type"] = "application/json"
-        connection = http.client.HTTPConnection(ADDRESS, self.port, timeout=timeout)
-        try:
-            connection.request(method, path, body=body, headers={**sent, **(headers or {})})
-            answer = connection.getresponse()
-            return _reply(answer, answer.read())
-        finally:
-            connection.close()
-
-    def run(self, headers: Mapping[str, str] | None = None, **fields: Any) -> Reply:
-        """`POST /run` with these fields."""
-        return self.call("POST", "/run", json=fields, headers=headers, timeout=120)
-
-    def stop_service(self, service: str) -> Reply:
-        """`POST /stop`."""
-        return self.call("POST", "/stop", json={"id": service}, timeout=60)
-
-    def status(self, service: str) -> Reply:
-        """`GET /status/{id}`."""
-        return self.call("GET", f"/status/{service}")
 
 
 def _reply(answer: http.client.HTTPResponse, body: bytes) -> Reply:

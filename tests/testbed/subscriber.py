@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from testbed.server import ADDRESS, Server
+from testbed.server import ADDRESS, Client
 
 Json = dict[str, Any]
 
@@ -52,7 +53,14 @@ class Connection:
     """
 
     def __init__(
-        self, port: int, path: str, headers: Mapping[str, str], receive_buffer: int = 0, pace: float = 0.0
+        self,
+        port: int,
+        path: str,
+        headers: Mapping[str, str],
+        receive_buffer: int = 0,
+        pace: float = 0.0,
+        host: str = ADDRESS,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(30)
@@ -61,15 +69,17 @@ class Connection:
         self._pace = pace
         self._buffer = bytearray()
         try:
-            self.status = self._shake_hands(port, path, headers)
+            self.socket.connect((host, port))
+            if tls:
+                self.socket = tls.wrap_socket(self.socket, server_hostname=host)
+            self.status = self._shake_hands(f"{host}:{port}", path, headers)
         except OSError:
             self.socket.close()
             raise
 
-    def _shake_hands(self, port: int, path: str, headers: Mapping[str, str]) -> int:
-        self.socket.connect((ADDRESS, port))
+    def _shake_hands(self, host: str, path: str, headers: Mapping[str, str]) -> int:
         key = base64.b64encode(os.urandom(16)).decode()
-        fields = {"Host": f"{ADDRESS}:{port}", "Upgrade": "websocket", "Connection": "Upgrade"}
+        fields = {"Host": host, "Upgrade": "websocket", "Connection": "Upgrade"}
         fields |= {"Sec-WebSocket-Key": key, "Sec-WebSocket-Version": "13", **headers}
         lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
@@ -117,12 +127,12 @@ class Connection:
 class Subscriber:
     """A subscription over a websocket. What comes is kept in `received`; `next` and `until` go through it in order.
 
-    `token` is the server's own, another one, or none (False), as in `Server.call`.
+    `token` is the server's own, another one, or none (False), as in `Client.call`.
     """
 
     def __init__(
         self,
-        server: Server,
+        server: Client,
         since: str | None = None,
         *,
         token: bool | str = True,
@@ -134,7 +144,13 @@ class Subscriber:
         self._server, self._query = server, query
         sent = {"Authorization": f"Bearer {server.token if token is True else token}"} if token else {}
         self.connection = Connection(
-            server.port, address(since, query), {**sent, **(headers or {})}, receive_buffer, pace
+            server.port,
+            address(since, query),
+            {**sent, **(headers or {})},
+            receive_buffer,
+            pace,
+            server.address,
+            server.tls,
         )
         self.status = self.connection.status
         self.cursor = since
@@ -230,6 +246,51 @@ class Subscriber:
         return Subscriber(self._server, self.cursor, query=self._query)
 
 
+class Resuming:
+    """A subscriber that comes back each time with its cursor; what it was told, in order."""
+
+    def __init__(self, server: Client) -> None:
+        self._server = server
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._cursor: str | None = None
+        self._thread = threading.Thread(target=self._run)
+        self.frames: list[Json] = []
+        self.connects = 0
+
+    def __enter__(self) -> "Resuming":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
+        self._thread.join(20)
+
+    @property
+    def events(self) -> list[Json]:
+        with self._lock:
+            return [frame["event"] for frame in self.frames if frame["type"] == "event"]
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(OSError), Subscriber(self._server, self._cursor) as subscriber:
+                self.connects += 1
+                while not self._stopped.is_set():
+                    try:
+                        self._take(subscriber.next(0.2))
+                    except TimeoutError:
+                        continue
+                    except EOFError:
+                        break
+            self._stopped.wait(0.1)
+
+    def _take(self, frame: Json) -> None:
+        with self._lock:
+            self.frames.append(frame)
+        if frame["type"] in ("snapshot", "event", "heartbeat"):
+            self._cursor = frame["cursor"]
+
+
 class SseEvent(NamedTuple):
     id: str
     name: str
@@ -239,8 +300,8 @@ class SseEvent(NamedTuple):
 class Sse:
     """A subscription as Server-Sent Events."""
 
-    def __init__(self, server: Server, path: str = "/events", headers: Mapping[str, str] | None = None) -> None:
-        self._connection = http.client.HTTPConnection(ADDRESS, server.port, timeout=30)
+    def __init__(self, server: Client, path: str = "/events", headers: Mapping[str, str] | None = None) -> None:
+        self._connection = server.connect(timeout=30)
         sent = {"Authorization": f"Bearer {server.token}", "Accept": "text/event-stream", **(headers or {})}
         self._connection.request("GET", path, headers=sent)
         self.answer = self._connection.getresponse()

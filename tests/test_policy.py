@@ -1,0 +1,246 @@
+"""policy: may they run this?"""
+
+from typing import Any
+
+import msgspec
+import pytest
+from fakes import grant, steady
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmaster import models, policy
+from qmaster.errors import BadRequest, Forbidden
+from qmaster.models import RunRequest
+from qmaster.patterns import Pattern
+from qmaster.reference import Reference
+from qmaster.tokens import SCOPES, Grant
+
+D1 = "sha256:" + "1" * 64
+MEMORY = 250  # MiB, of a run that names none
+
+
+def run(**fields: Any) -> RunRequest:
+    return models.convert({"image": "busybox", **fields}, RunRequest)
+
+
+def allow(request: RunRequest, by: Grant | None = None, registries: frozenset[str] = frozenset()) -> RunRequest:
+    return policy.allow(request, by, registries, MEMORY)
+
+
+def images(*patterns: str) -> tuple[Pattern, ...]:
+    return tuple(map(Pattern.parse, patterns))
+
+
+# --- scopes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_scope_is_needed(scope: Any) -> None:
+    """It is had or not; the root token has all, and alone what is for it."""
+    policy.require(None, scope)
+    policy.require(grant(scopes=frozenset({scope})), scope)
+    others = frozenset(SCOPES) - {scope}
+    with pytest.raises(Forbidden, match=rf"^scopes: this needs the scope {scope}; the token has \w+, \w+$"):
+        policy.require(grant(scopes=others), scope)
+    policy.require_root(None, "this is")
+    with pytest.raises(Forbidden, match=r"^scopes: this is for the root token only$"):
+        policy.require_root(grant(), "this is")
+
+
+# --- what is let through ----------------------------------------------------------------------------------------------
+
+
+def test_the_root_token_may_all() -> None:
+    """What it asks is what is run."""
+    request = run(memory=16_777_216, cpus=9_999, replicas=9_999, networks=["any"], secrets=["any"], ports=["1:1"])
+    assert allow(request) is request
+
+
+def test_a_request_within_its_limits_is_let_through() -> None:
+    """As it was asked, but for the image: that which was checked is the one that is run."""
+    limits = grant(
+        images=images("busybox:1.*", "registry.example.com/team/**"),
+        max_memory=64,
+        max_cpus=0.5,
+        max_replicas=2,
+        networks=frozenset({"blue", "green"}),
+        secrets=frozenset({"key"}),
+        ports=(range(80, 81), range(8000, 8100)),
+    )
+    request = run(
+        image="busybox:1.36",
+        memory=64,
+        cpus=0.5,
+        replicas=2,
+        networks=["blue"],
+        secrets=["key"],
+        ports=["80:80", "8099:1/udp"],
+    )
+    assert allow(request, limits) == msgspec.structs.replace(request, image="docker.io/library/busybox:1.36")
+
+
+@pytest.mark.parametrize(
+    ("image", "as_run"),
+    [
+        ("busybox", "docker.io/library/busybox:latest"),
+        ("team/app:2", "docker.io/team/app:2"),
+        (f"busybox:1@{D1}", f"docker.io/library/busybox@{D1}"),
+        ("index.docker.io/busybox", "docker.io/library/busybox:latest"),
+        ("abcdefabcdef", "docker.io/library/abcdefabcdef:latest"),  # an engine takes it for an image's id
+        ("sha256:" + "1" * 64, "docker.io/library/sha256:" + "1" * 64),
+        ("localhost:5000/app", "localhost:5000/app:latest"),
+    ],
+)
+def test_what_was_checked_is_what_is_run(image: str, as_run: str) -> None:
+    """In a form that no engine reads as something else."""
+    assert allow(run(image=image), grant()).image == as_run
+    assert allow(run(image=image), None, frozenset({"docker.io", "localhost:5000"})).image == as_run
+
+
+def test_what_is_not_named_is_within_the_limits_too() -> None:
+    """The default memory, or less; all cores that it may; one replica."""
+    low = allow(run(), grant(max_memory=64, max_cpus=0.5))
+    assert (low.memory, low.cpus, low.replicas) == (64, 0.5, 1)
+    high = allow(run(), grant(max_memory=1024, max_replicas=1))
+    assert (high.memory, high.cpus) == (MEMORY, None)
+    assert allow(run(), grant()).memory is None
+
+
+def test_constraints_are_added_to_every_run() -> None:
+    """To what it asks for itself, each once: Swarm wants all of them met."""
+    forced = grant(constraints=("node.labels.team==blue", "node.role==worker"))
+    assert allow(run(), forced).constraints == ["node.labels.team==blue", "node.role==worker"]
+    asked = run(constraints=["node.role==worker", "node.labels.team!=blue"])
+    assert allow(asked, forced).constraints == [
+        "node.role==worker",
+        "node.labels.team!=blue",
+        "node.labels.team==blue",
+    ]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "fields", "says"),
+    [
+        ({"images": images("busybox:1")}, {"image": "busybox:2"}, "images: this token may not run docker.io/library/b"),
+        ({"images": ()}, {}, "images: this token may not run"),
+        ({}, {"image": "Registry.example.com/app"}, "images: write the registry in lower case"),
+        ({"max_memory": 64}, {"memory": 65}, "max_memory: this token's runs have at most 64 MiB, not 65"),
+        ({"max_cpus": 0.5}, {"cpus": 0.501}, "max_cpus: this token's runs have at most 0.5, not 0.501"),
+        ({"max_replicas": 2}, {"replicas": 3}, "max_replicas: this token's runs have at most 2, not 3"),
+        ({}, {"networks": ["blue"]}, "networks: this token may not use 'blue'"),
+        (
+            {"networks": frozenset({"blue"})},
+            {"networks": ["blue", "green"]},
+            "networks: this token may not use 'green'",
+        ),
+        ({"networks": frozenset({"blue"})}, {"networks": ["Blue"]}, "networks: this token may not use 'Blue'"),
+        ({}, {"secrets": ["key"]}, "secrets: this token may not use 'key'"),
+        ({"secrets": frozenset({"key"})}, {"secrets": ["key2"]}, "secrets: this token may not use 'key2'"),
+        ({}, {"ports": ["80:80"]}, "ports: this token may not publish 80"),
+        ({"ports": (range(8000, 8010),)}, {"ports": ["8000:1", "8010:1"]}, "ports: this token may not publish 8010"),
+        ({"ports": (range(8000, 8010),)}, {"ports": ["80:8000"]}, "ports: this token may not publish 80"),
+        (
+            {"constraints": ("node.role==worker",)},
+            {"type": "container"},
+            "constraints: this token starts services only",
+        ),
+        ({}, {"name": "qm-1"}, "name: qm-… is taken"),
+        ({}, {"name": "QM-1"}, "name: qm-… is taken"),
+    ],
+)
+def test_what_is_beyond_a_limit_is_refused(limits: dict[str, Any], fields: dict[str, Any], says: str) -> None:
+    """The message begins with the rule; the root token may all of it."""
+    with pytest.raises(Forbidden) as caught:
+        allow(run(**fields), grant(**limits))
+    assert str(caught.value).startswith(says)
+    assert allow(run(**fields)) == run(**fields)
+
+
+@pytest.mark.parametrize("by", [None, grant()], ids=["root", "alice"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        "busybox",
+        "index.docker.io/library/busybox",
+        "registry.example.com:5000/app",
+        "registry.example.com.evil.example/app",
+        "evil.example/registry.example.com/app",
+        "REGISTRY.example.com/app",
+        "localhost/registry.example.com/app",
+        "registry.example.com-evil/app",
+    ],
+)
+def test_an_image_is_of_a_registry_that_is_allowed(image: str, by: Grant | None) -> None:
+    """Also for the root token."""
+    with pytest.raises(Forbidden, match=r"^(--registries: images from '.*' are not run here|images: write the reg.*)$"):
+        allow(run(image=image), by, frozenset({"registry.example.com"}))
+    assert allow(run(image="registry.example.com/app"), by, frozenset({"registry.example.com"}))
+
+
+def test_so_many_may_run_at_once() -> None:
+    """One more is refused; without a limit, or with the root token, none is."""
+    policy.check_running(grant(max_running=2), 1)
+    policy.check_running(grant(), 1_000_000)
+    policy.check_running(None, 1_000_000)
+    with pytest.raises(Forbidden, match=r"^max_running: this token has 2 runs that have not ended, and may have 2$"):
+        policy.check_running(grant(max_running=2), 2)
+
+
+# --- drawn ------------------------------------------------------------------------------------------------------------
+
+LETTERS = st.text("aA0.-_:/@é", min_size=1, max_size=14)
+
+
+@steady
+@given(LETTERS)
+def test_no_reference_is_read_in_two_ways(text: str) -> None:
+    """What is sent to the engine is, read again, what was checked; plain ASCII, with its registry in front."""
+    try:
+        parsed = Reference.parse(text)
+    except ValueError:
+        return
+    again = Reference.parse(parsed.canonical)
+    assert (again.domain, again.path, again.canonical) == (parsed.domain, parsed.path, parsed.canonical)
+    assert parsed.canonical.isascii()
+    assert parsed.canonical.startswith(f"{parsed.domain}/")
+
+
+@steady
+@given(st.fixed_dictionaries({}, optional={
+    "memory": st.integers(1, 600), "cpus": st.floats(0.001, 5), "replicas": st.integers(1, 5),
+    "networks": st.lists(st.sampled_from(["blue", "green"]), unique=True),
+    "secrets": st.lists(st.sampled_from(["key", "other"]), unique=True),
+    "ports": st.lists(st.sampled_from(["80:80", "8000:80", "8005:80"]), unique=True),
+    "constraints": st.lists(st.sampled_from(["node.role==manager", "node.id!=a"]), unique=True),
+    "image": st.sampled_from(["busybox", "busybox:1", "team/app", "registry.example.com/app"]),
+    "type": st.sampled_from(["service", "container"]),
+}))  # fmt: skip
+def test_nothing_beyond_a_limit_is_let_through(fields: dict[str, Any]) -> None:
+    """Whatever is asked: it is refused, or within every limit."""
+    limits = grant(
+        images=images("busybox", "team/*"),
+        max_memory=300,
+        max_cpus=2.0,
+        max_replicas=3,
+        constraints=("node.role==worker",),
+        networks=frozenset({"blue"}),
+        secrets=frozenset({"key"}),
+        ports=(range(8000, 8006),),
+    )
+    try:
+        allowed = allow(run(**fields), limits)
+    except (Forbidden, BadRequest):
+        return
+    assert allowed.image.startswith(("docker.io/library/busybox:", "docker.io/team/app:"))
+    assert (allowed.memory or MEMORY) <= 300
+    assert allowed.cpus is not None
+    assert allowed.cpus <= 2
+    assert allowed.replicas <= 3
+    assert set(allowed.networks) <= {"blue"}
+    assert set(allowed.secrets) <= {"key"}
+    assert all(port.startswith("80") and not port.startswith("80:") for port in allowed.ports)
+    assert "node.role==worker" in allowed.constraints
+    assert allowed.type == "service"

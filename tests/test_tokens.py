@@ -1,0 +1,168 @@
+"""tokens: a file of tokens → what each may do, or what is wrong with it."""
+
+import hashlib
+
+import pytest
+
+from qmaster import tokens
+from qmaster.errors import ConfigError
+from qmaster.patterns import Pattern
+from qmaster.tokens import SCOPES, Grant, digest
+
+SHA = hashlib.sha256(b"alice's").hexdigest()
+OTHER = hashlib.sha256(b"bob's").hexdigest()
+LEAST = f'[alice]\nsha256 = "{SHA}"\nscopes = ["run"]\n'
+
+WHOLE = f"""
+[alice]
+sha256 = "{SHA}"
+scopes = ["run", "stop", "read"]
+images = ["docker.io/library/*", "registry.example.com:5000/team/**"]
+max_memory = 512
+max_cpus = 1.5
+max_replicas = 3
+max_running = 10
+constraints = ["node.labels.team==blue"]
+networks = ["blue"]
+secrets = ["blue-key"]
+ports = [8080, "8000-8009"]
+
+[bob]
+sha256 = "{OTHER.upper()}"
+scopes = ["read"]
+"""
+
+
+def test_a_table_is_what_a_token_may_do() -> None:
+    """Every key; of the token only its digest."""
+    alice, bob = tokens.read(WHOLE.encode())
+    assert alice == Grant(
+        name="alice",
+        digest=bytes.fromhex(SHA),
+        scopes=frozenset(SCOPES),
+        images=(Pattern("docker.io", ("library", "*")), Pattern("registry.example.com:5000", ("team", "**"))),
+        max_memory=512,
+        max_cpus=1.5,
+        max_replicas=3,
+        max_running=10,
+        constraints=("node.labels.team==blue",),
+        networks=frozenset({"blue"}),
+        secrets=frozenset({"blue-key"}),
+        ports=(range(8080, 8081), range(8000, 8010)),
+    )
+    assert (bob.name, bob.digest, bob.scopes) == ("bob", digest(b"bob's"), frozenset({"read"}))
+
+
+def test_what_is_not_said_is_not_allowed_or_not_limited() -> None:
+    """No network, secret or port; any image, and no cap."""
+    (alice,) = tokens.read(LEAST.encode())
+    assert (alice.networks, alice.secrets, alice.ports, alice.constraints) == (frozenset(), frozenset(), (), ())
+    assert alice.images is None
+    assert (alice.max_memory, alice.max_cpus, alice.max_replicas, alice.max_running) == (None, None, None, None)
+
+
+def test_a_list_of_no_images_lets_none_through() -> None:
+    """It is not as if it were left out."""
+    (alice,) = tokens.read(f"{LEAST}images = []\n".encode())
+    assert alice.images == ()
+
+
+def test_an_empty_file_has_no_tokens() -> None:
+    """The root token is then the only one."""
+    assert tokens.read(b"") == tokens.read(b"# none yet\n") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("max_memory = 5", "[alice] max_memory: expected int >= 6"),
+        ("max_memory = 6.5", "[alice] max_memory: expected int"),
+        ('max_memory = "64"', "[alice] max_memory: expected int"),
+        ("max_memory = true", "[alice] max_memory: expected int"),
+        ("max_memory = 2026-01-01", "[alice] max_memory: expected int"),
+        ("max_cpus = 0", "[alice] max_cpus: expected float >= 0.001"),
+        ("max_cpus = -1", "[alice] max_cpus: expected float"),
+        ("max_cpus = nan", "[alice] max_cpus: expected float"),
+        ("max_cpus = inf", "[alice] max_cpus: expected float"),
+        ("max_replicas = 0", "[alice] max_replicas: expected int >= 1"),
+        ("max_running = 0", "[alice] max_running: expected int >= 1"),
+        ('constraints = "node.role==worker"', "[alice] constraints: expected array"),
+        ('constraints = ["worker"]', "[alice] constraints[0]: expected"),
+        ('networks = ["a b"]', "[alice] networks[0]: expected"),
+        ('networks = ["host"]', "[alice] networks: the network host is not allowed"),
+        ('secrets = ["../etc"]', "[alice] secrets[0]: expected"),
+        ("ports = [0]", "[alice] ports[0]: expected int >= 1"),
+        ("ports = [65536]", "[alice] ports[0]: expected int <= 65535"),
+        ('ports = ["0"]', "[alice] ports: '0': expected a published port"),
+        ('ports = ["8000-"]', "[alice] ports: '8000-': expected a published port"),
+        ('ports = ["8009-8000"]', "[alice] ports: '8009-8000': expected a published port"),
+        ('ports = ["1-65536"]', "[alice] ports: '1-65536': expected a published port"),
+        ('ports = ["8000-8009/tcp"]', "[alice] ports: '8000-8009/tcp': expected a published port"),
+        ('ports = ["8080:80"]', "[alice] ports: '8080:80': expected a published port"),
+        ("ports = [true]", "[alice] ports[0]: expected int | str"),
+        ('images = ["UPPER"]', "[alice] images: 'UPPER': the parts of a name are lower case"),
+        ('images = "busybox"', "[alice] images: expected array"),
+        ("memory = 64", "[alice] unknown key 'memory'"),
+        ('token = "alice\'s"', "[alice] unknown key 'token'"),
+        ("[alice.bob]", "[alice] unknown key 'bob'"),
+    ],
+)
+def test_what_is_wrong_is_named(line: str, says: str) -> None:
+    """The table and the key, in words: a mistake must not pass for a limit."""
+    with pytest.raises(ConfigError) as caught:
+        tokens.read(f"{LEAST}{line}\n".encode())
+    assert str(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ('[alice]\nscopes = ["run"]', "[alice] sha256: is required"),
+        (f'[alice]\nsha256 = "{SHA}"', "[alice] scopes: is required"),
+        (f'[alice]\nsha256 = "{SHA}"\nscopes = []', "[alice] scopes: expected array of length >= 1"),
+        (f'[alice]\nsha256 = "{SHA}"\nscopes = ["admin"]', "[alice] scopes[0]: Invalid enum value 'admin'"),
+        (f'[alice]\nsha256 = "{SHA[:-1]}"\nscopes = ["run"]', "[alice] sha256: expected str matching"),
+        (f'[alice]\nsha256 = "{SHA}\\n"\nscopes = ["run"]', "[alice] sha256: expected str matching"),
+        ('[alice]\nsha256 = "alice\'s"\nscopes = ["run"]', "[alice] sha256: expected str matching"),
+        (LEAST.replace("alice", "root"), "[root]: is the name of the root token"),
+        (LEAST.replace("alice", "Alice"), "['Alice']: a name has up to 63"),
+        (LEAST.replace("alice", '"a b"'), "['a b']: a name has up to 63"),
+        (LEAST.replace("alice", '""'), "['']: a name has up to 63"),
+        (LEAST.replace("alice", '"alice\\n"'), "['alice\N{REPLACEMENT CHARACTER}']: a name has up to 63"),
+        (LEAST.replace("alice", "a" * 64), f"['{'a' * 64}']: a name has up to 63"),
+        (LEAST.replace("alice", "-a"), "['-a']: a name has up to 63"),
+        (f'sha256 = "{SHA}"', "'sha256': expected a table for each name"),
+        (f"{LEAST}[[bob]]\nscopes = []", "'bob': expected a table for each name"),
+        (LEAST + LEAST, "it is not TOML: "),
+        (LEAST + LEAST.replace("alice", "bob"), "[bob] sha256: is that of [alice] too"),
+        ("[alice", "it is not TOML: "),
+        ("a = " + "[" * 100_000, "it is not TOML: "),
+    ],
+)
+def test_a_file_that_is_wrong_is_no_file(file: str, says: str) -> None:
+    """As a whole: half of it might let through what the rest forbids."""
+    with pytest.raises(ConfigError) as caught:
+        tokens.read(file.encode())
+    assert str(caught.value).startswith(says)
+
+
+def test_a_file_is_utf_8() -> None:
+    """As TOML is."""
+    with pytest.raises(ConfigError, match="it is not TOML: "):
+        tokens.read(LEAST.encode("utf-16"))
+
+
+def test_nobody_has_the_root_token_nor_none() -> None:
+    """The one would be limited by nothing, the other be everyone's."""
+    with pytest.raises(ConfigError, match=r"^\[alice\] sha256: is that of root too"):
+        tokens.read(LEAST.encode(), {digest(b"alice's")})
+    with pytest.raises(ConfigError, match=r"^\[alice\] sha256: is that of an empty token too"):
+        tokens.read(LEAST.replace(SHA, hashlib.sha256(b"").hexdigest()).encode())
+
+
+def test_no_message_shows_a_digest() -> None:
+    """They end in logs."""
+    for file in (LEAST + LEAST.replace("alice", "bob"), LEAST.replace(SHA, SHA[:-1])):
+        with pytest.raises(ConfigError) as caught:
+            tokens.read(file.encode())
+        assert SHA[:-1] not in str(caught.value)
