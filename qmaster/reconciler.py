@@ -26,7 +26,8 @@ from .watcher import Hint
 
 Json = dict[str, Any]
 
-FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.3  # seconds between two looks at what is unsettled
+FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.5  # seconds between two looks at what is unsettled
+QUICK, QUICK_GROWTH = 0.1, 1.1  # for the first half second, in which most begin to run
 SWEEP_EVERY = 1.0
 SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time,
 LAST_SWEEP = 5.0  # but there are never more seconds than these without one: a single slow one says little
@@ -502,7 +503,8 @@ class Reconciler:
         entry = self.view.entries.get(service_id)
         _, pause = self._hot.pop(service_id, (0.0, FIRST_LOOK))
         if entry is not None and entry.shown.status not in _SETTLED and pause <= LAST_LOOK:
-            self._hot[service_id] = (time.monotonic() + pause, pause * LOOK_GROWTH)
+            growth = QUICK_GROWTH if pause < QUICK else LOOK_GROWTH
+            self._hot[service_id] = (time.monotonic() + pause, pause * growth)
 
     def _take(self, hinted: set[str]) -> set[str]:
         taken = set(hinted)

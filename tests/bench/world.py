@@ -1,6 +1,7 @@
 """What the figures are taken on: engines, servers and children, each made when it is first asked for."""
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from testbed import Bed, Engine, Server, Swarm, eventually
 from testbed.tidy import tidy
 
 from bench.child import Child
+
+_NUMBERS = itertools.count(1)
 
 IMAGE = "busybox:local"
 NOWHERE = "node.labels.there-is==none"
@@ -55,9 +58,15 @@ class World:
     def settled(self, services: int) -> Engine:
         """An engine on which so many services are settled, and stay."""
         if self._settled is None:
-            self._settled = self.bed.single("settled")
+            self._settled = self.own_engine("settled")
             settle(self._settled, range(services))
         return self._settled
+
+    def own_engine(self, name: str) -> Engine:
+        """An engine, a swarm of one node, for this world alone, and stopped with it."""
+        engine = self.bed.single(f"{name}{next(_NUMBERS)}")
+        self._undo.callback(engine.stop)
+        return engine
 
     @contextlib.contextmanager
     def server(self, engine: Engine, *args: str) -> Iterator[Server]:
