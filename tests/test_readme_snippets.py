@@ -54,6 +54,7 @@ SAYS = {
     "label=team=blue&limit": '"replicas":{"desired":2,"running":2,',
     "x-ndjson": '"stream":"stdout"',
     "exit code $?": "exit code 3\n",
+    "user/private-image": '"status":"complete"',
 }
 # A stream has no end: it is read until something has come.
 CURL = """#!/bin/bash
@@ -228,7 +229,7 @@ def test_the_credentials_are_those_of_the_line_before() -> None:
     found = blocks()
     line = next(index for index, block in enumerate(found) if "base64" in block.text)
     made = subprocess.run(["bash", "-c", found[line].text], capture_output=True, text=True, check=True).stdout
-    assert f'"auth":"{made}"' in found[line + 1].text
+    assert f'"auth": "{made}"' in found[line + 1].text
 
 
 # The subscribers
