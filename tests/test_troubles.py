@@ -80,7 +80,7 @@ TROUBLES: dict[str, Callable[[Lab], str]] = {
     "no token: send": lambda lab: str(lab.server.call("GET", "/status", token=False)["error"]),
     "nobody holds": lambda lab: str(lab.server.call("GET", "/status", token="another")["error"]),
     "engine is away": lambda lab: lab.elsewhere(f"unix://{lab.folder}/no.sock"),
-    "not a swarm manager: run": lambda lab: lab.elsewhere(lab.request.getfixturevalue("plain_engine").host),
+    "is not a swarm manager: run": lambda lab: lab.elsewhere(lab.request.getfixturevalue("plain_engine").host),
     "not valid JSON": lambda lab: str(lab.server.call("POST", "/run", body=b"{'image': 'busybox'}")["error"]),
     "the name": Lab.taken,
     "No such image": lambda lab: lab.run(image="user/image"),
