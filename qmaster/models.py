@@ -145,14 +145,14 @@ class Result(Struct, frozen=True, kw_only=True):
     tasks: list[TaskResult]
 
 
-class Replicas(Struct, frozen=True):
+class Replicas(Struct, frozen=True, gc=False):
     desired: int
     running: int
     complete: int
     failed: int
 
 
-class Task(Struct, frozen=True, kw_only=True):
+class Task(Struct, frozen=True, kw_only=True, gc=False):
     """One task of a service; ``state`` is Swarm's own word."""
 
     id: str
@@ -167,7 +167,7 @@ class Task(Struct, frozen=True, kw_only=True):
     updated_at: str | None
 
 
-class Service(Struct, frozen=True, kw_only=True):
+class Service(Struct, frozen=True, kw_only=True, gc=False):
     """A service or a plain container, as every answer shows it.
 
     Times are RFC 3339, memory is MiB, ``timeout`` and ``ttl`` are seconds. ``result`` is null until it was read.

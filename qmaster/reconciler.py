@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ LAST_SWEEP = 5.0  # but there are never more seconds than these without one: a s
 FULL_EVERY = 60.0
 MANY = 8  # with more services than this to look at, one listing of all is cheaper
 MANY_SHARE = 5  # such listings take at most one part in so many of the time
+MOST_AT_ONCE = 200  # services whose facts are in one transaction
 RETRY_EVERY = 0.5
 
 log = structlog.get_logger(__name__)
@@ -276,8 +277,20 @@ class Reconciler:
     async def _commit(self) -> None:
         if not self.view.restored:
             raise JournalUnwritable("the journal has not been read yet: what is new is not known")
-        fresh, untold = self.view.take_untold(now_text())
-        settled, self._settled = self._settled, set()
+        # Taken at the same moment: what an intent has made is told before it is settled, or together with it.
+        ids, (settled, self._settled) = sorted(self.view.dirty), (self._settled, set())
+        try:
+            # Not all of 5,000 services in one transaction: that would take 50 MB for a moment, which stay taken.
+            *first, last = [ids[at : at + MOST_AT_ONCE] for at in range(0, len(ids), MOST_AT_ONCE)] or [[]]
+            for some in first:
+                await self._commit_some(some)
+            await self._commit_some(last, True, settled)
+        except BaseException:
+            self._settled |= settled
+            raise
+
+    async def _commit_some(self, ids: list[str], nodes: bool = False, settled: Collection[str] = ()) -> None:
+        fresh, untold = self.view.take_untold(ids, nodes, now_text())
         if not fresh and not settled:
             return
         position = self._journal.position
@@ -288,7 +301,6 @@ class Reconciler:
             await self._journal.append(encoded, list(_records(fresh, self.view.body)), sorted(settled))
         except BaseException:
             self.view.put_back(untold)
-            self._settled |= settled
             raise
         # From here on in one tick: the view, the position and what subscribers hear are never apart.
         self.view.tell(fresh)

@@ -178,12 +178,12 @@ class View:
 
     # -- what there is to tell -----------------------------------------------------------------------------------
 
-    def _untold(self, now: str) -> Iterator[Fact]:
-        for dirty_id in sorted(self.dirty):
+    def _untold(self, ids: Iterable[str], nodes: bool, now: str) -> Iterator[Fact]:
+        for dirty_id in ids:
             entry = self.entries.get(dirty_id)
             if entry:
                 yield from facts.of_service(entry.told, entry.shown, now)
-        if self._nodes_dirty:
+        if nodes:
             fresh = {node.id: node for node in self.node_views()}
             for node_id in sorted(fresh.keys() | self._told_nodes.keys()):
                 yield from facts.of_node(self._told_nodes.get(node_id), fresh.get(node_id), now)
@@ -196,12 +196,17 @@ class View:
             else:
                 self._tell_service(fact.view)
 
-    def take_untold(self, now: str) -> tuple[list[Fact], Untold]:
-        """The facts that nobody was told of, and what to put back where they could not be told."""
-        untold = Untold(frozenset(self.dirty), self._nodes_dirty)
-        fresh = list(self._untold(now))
-        self.dirty.clear()
-        self._nodes_dirty = False
+    def take_untold(self, ids: Iterable[str], nodes: bool, now: str) -> tuple[list[Fact], Untold]:
+        """Facts that nobody was told of, and what to put back where they could not be told.
+
+        Args:
+            ids: of which services.
+            nodes: whether of the nodes too.
+        """
+        untold = Untold(frozenset(ids) & self.dirty, self._nodes_dirty and nodes)
+        fresh = list(self._untold(sorted(untold.ids), untold.nodes, now))
+        self.dirty -= untold.ids
+        self._nodes_dirty = self._nodes_dirty and not untold.nodes
         return fresh, untold
 
     def put_back(self, untold: Untold) -> None:

@@ -357,3 +357,41 @@ async def test_many_at_once_are_listed_together() -> None:
         await world.until(lambda: len(world.reconciler.services()) == 100)
     assert world.swarm.names().count("service") == 0
     assert {view.created_at for view in world.reconciler.services()} == {CREATED}
+
+
+async def test_no_intent_is_settled_before_what_it_has_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where many are told in several transactions, and a run is adopted in the middle of them."""
+    monkeypatch.setattr(room, "MOST_AT_ONCE", 1)
+    world = World()
+    await world.reconciler.load()
+    for number in range(4):
+        world.reconciler.view.list_service(service(f"s{number}", f"name-{number}"), [], 1.0)
+    telling = asyncio.create_task(world.reconciler.commit())
+    await asyncio.sleep(0)
+    spec = service("a", "adopted")["Spec"]
+    adopting = asyncio.create_task(world.reconciler.adopt_service("a", spec, "nonce"))
+    while not telling.done():
+        assert "nonce" not in world.journal.settled or "a" in world.journal.kept
+        await asyncio.sleep(0)
+    await adopting
+    assert (world.journal.settled, set(world.journal.kept)) == (["nonce"], {"s0", "s1", "s2", "s3", "a"})
+    assert [one.sequence for one in world.published] == list(range(1, len(world.journal.facts) + 1))
+
+
+async def test_what_cannot_be_told_in_the_middle_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the intent that was to be settled with it."""
+    monkeypatch.setattr(room, "MOST_AT_ONCE", 1)
+    world = World()
+    await world.reconciler.load()
+    for number in range(3):
+        world.reconciler.view.list_service(service(f"s{number}", f"name-{number}"), [], 1.0)
+    adopting = asyncio.create_task(world.reconciler.adopt_service("a", service("a", "adopted")["Spec"], "nonce"))
+    while not world.journal.kept:  # noqa: ASYNC110 - a turn of the loop at a time
+        await asyncio.sleep(0)
+    world.journal.full = True
+    with pytest.raises(JournalUnwritable):
+        await adopting
+    assert world.journal.settled == []
+    world.journal.full = False
+    await world.reconciler.commit(["nonce"])
+    assert (world.journal.settled, set(world.journal.kept)) == (["nonce"], {"s0", "s1", "s2", "a"})

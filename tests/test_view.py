@@ -87,6 +87,21 @@ def test_what_was_told_is_not_kept_twice() -> None:
     view = View()
     for _ in range(2):
         view.list_service(versioned(service()), [running], 1.0)
-        fresh, _ = view.take_untold("now")
+        fresh, _ = view.take_untold({"s1"}, True, "now")
         view.tell(fresh)
     assert view.entries["s1"].told is view.entries["s1"].shown
+
+
+def test_what_is_untold_is_taken_some_at_a_time() -> None:
+    """What was not asked for stays; what could not be told is there again."""
+    view = View()
+    view.list_nodes([{**node(), "Spec": {}}])
+    for name in ("s1", "s2", "s3"):
+        view.list_service(versioned(service(name, f"name-of-{name}")), [], 1.0)
+    first, _ = view.take_untold(["s2", "s1", "gone"], False, "now")
+    assert [fact.subject for fact in first] == ["s1", "s2"]
+    rest, untold = view.take_untold(["s3"], True, "now")
+    assert [fact.subject for fact in rest] == ["s3", "n1"]
+    assert view.take_untold(["s1", "s2", "s3"], True, "now")[0] == []
+    view.put_back(untold)
+    assert [fact.subject for fact in view.take_untold(["s3"], True, "now")[0]] == ["s3", "n1"]

@@ -7,42 +7,47 @@ from testbed import Engine, Server, eventually
 from testbed.subscriber import Subscriber
 
 from bench.figures import Reach, Row, alone, beside
-from bench.world import QUIET, World, cpu, memory, quiet, settle, settle_one, used
+from bench.world import QUIET, World, cpu, in_threads, make_empty, memory, quiet, settle, settle_one, used
 
 PAUSE = 0.1  # seconds between two changes
 
 
 def measure(world: World) -> Iterator[Row]:
-    sizes = [world.size(100, 20), world.size(1000, 100), world.size(5000, 300)]
-    engine = world.own_engine("growth")
-    changes = world.size(30, 10)
-    costs, used, there = [], [], 0
+    yield changes(world)
+    yield size(world)
+
+
+def changes(world: World) -> Row:
+    """Services whose only task has failed; from the second size on without tasks, as the engine itself grows slow."""
+    few, many, most = world.size(100, 20), world.size(1000, 100), world.size(5000, 300)
+    engine, times = world.own_engine("growth"), world.size(30, 10)
     with world.server(engine) as server:
-        for size in sizes:
-            settle(engine, range(there, size))
-            quiet(engine)
-            told(server, size)
-            used.append(memory(server.pid))
-            costs.append(cost(engine, server, range(size, size + changes)))
-            there = size + changes
-    name = f"CPU per change at {sizes[2]:,} services"
-    yield beside(name, (costs[2:], costs[:1]), "ms", Reach(1.5), f"at {sizes[0]:,} services")
-    if not world.quick:  # a few services take less than what comes and goes
-        yield alone("memory per service", [(used[2] - used[1]) / (sizes[2] - sizes[1]) / 1024], Reach(4, "KB"))
+        settle(engine, range(few))
+        first = cost(engine, server, range(few, few + times))
+        settle(engine, range(few + times, many))
+        in_threads(engine, range(many, most), make_empty)
+        eventually(lambda: len(server.call("GET", "/status")["services"]) >= most, 60, "all are shown", every=0.5)
+        last = cost(engine, server, range(most, most + times))
+    name = f"CPU per change at {most:,} services"
+    return beside(name, ([last], [first]), "ms", Reach(1.5), f"at {few:,} services")
 
 
-def told(server: Server, services: int) -> None:
-    """Wait until it shows all of them as they are."""
-
-    def shown() -> bool:
-        return len(server.call("GET", "/status?status=failed")["services"]) >= services
-
-    eventually(shown, 60, "all are shown as failed", every=0.5)
-    eventually(lambda: used(server.pid, 1) < QUIET, 60, "its looks at what is new have ended")
+def size(world: World) -> Row:
+    """Services of one task each, from a listing that is made up, through the view and the journal."""
+    stage = world.child("stage")
+    stage.ask("listen")
+    many, most = world.size(1000, 200), world.size(5000, 1000)
+    stage.ask("live", services=many, times=1)
+    before = memory(stage.pid)
+    stage.ask("live", services=most - many, times=1)
+    grown = (memory(stage.pid) - before) / (most - many) / 1024
+    return alone(f"memory per service, from {many:,} to {most:,}", [grown], Reach(4, "KB"))
 
 
 def cost(engine: Engine, server: Server, names: range) -> float:
     """Milliseconds of processor for a service that is made and fails, beyond what passes without one."""
+    quiet(engine)
+    eventually(lambda: used(server.pid, 1) < QUIET, 60, "its looks at what is new have ended")
     client = engine.client(timeout=60)
     before, began = cpu(server.pid), time.monotonic()
     time.sleep(3)

@@ -107,6 +107,12 @@ def settle_one(client: Any, number: int) -> None:
     client.create_service(template, name=f"settled-{number}")
 
 
+def make_empty(client: Any, number: int) -> None:
+    """A service without tasks: some thousand rejected ones keep an engine of one node busy for minutes."""
+    mode = {"Replicated": {"Replicas": 0}}
+    client.create_service({"ContainerSpec": {"Image": IMAGE, "Args": ["true"]}}, name=f"empty-{number}", mode=mode)
+
+
 def settle(engine: Engine, names: range) -> None:
     """Make services whose only task has failed, and which stay as they are: the cheapest there is."""
     in_threads(engine, names, settle_one)
