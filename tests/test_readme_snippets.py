@@ -35,22 +35,26 @@ IN_DOCKER = "it wants the image, on an engine of its own"
 ON_A_SWARM = "it wants the image, on a swarm"
 # The first line of what is not run here: why, and the test or script that shows it.
 ELSEWHERE = {
-    "./build.sh test": ("it would run these tests within themselves", ".ci/run"),
-    "./build.sh": (IN_DOCKER, "tests/test_image.py"),
+    "./build.sh": (IN_DOCKER, "tests/test_image.py::test_the_run_line"),
     "docker run -d --name quartermaster --restart unless-stopped -e TOKEN -p 9090:9090 \\": (
         IN_DOCKER,
-        "tests/test_image.py",
+        "tests/test_image.py::test_a_backup",
     ),
     "docker run -d -e TOKEN -p 9090:9090 -v /var/run/docker.sock:/var/run/docker.sock --read-only --cap-drop ALL \\": (
         IN_DOCKER,
-        "tests/test_image.py",
+        "tests/test_image.py::test_a_read_only_container_without_capabilities",
     ),
-    "docker stop quartermaster": (IN_DOCKER, "tests/test_image.py"),
-    "printf '%s' \"$TOKEN\" | docker secret create quartermaster-token -": (ON_A_SWARM, "tests/test_image.py"),
+    "docker stop quartermaster": (IN_DOCKER, "tests/test_image.py::test_a_backup"),
+    "printf '%s' \"$TOKEN\" | docker secret create quartermaster-token -": (
+        ON_A_SWARM,
+        "tests/test_image.py::test_the_stack",
+    ),
     "QMASTER_IMAGE=quartermaster:2 docker stack deploy --compose-file stack.yml quartermaster": (
         ON_A_SWARM,
-        "tests/test_image.py",
+        "tests/test_image.py::test_the_stack",
     ),
+    "./build.sh bench": ("it takes ten minutes", "tests/test_bench.py::test_no_figure_is_far_from_its_reach"),
+    "./build.sh test": ("it would run these tests within themselves", ".ci/run"),
 }
 # The first line of what the server must not run for.
 STOPPED = ("mkdir data/replaced",)
@@ -108,6 +112,7 @@ class Reader:
         }
         self._command("curl", CURL.format(curl=shutil.which("curl")))
         self._command("qmaster", PROGRAM.format(python=sys.executable, arguments="-m qmaster"))
+        self._command("python", PROGRAM.format(python=sys.executable, arguments=""))
         self._env["PYTHONPATH"] = str(ROOT)
 
     def _clone(self) -> None:
@@ -127,9 +132,10 @@ class Reader:
         bin_folder.mkdir(exist_ok=True)
         _write_program(bin_folder / name, text)
 
-    def serve(self) -> None:
-        """Type the first block, and wait until it serves."""
-        process = self._served = start(SERVE.split(), self._log, self.folder, self._env)
+    def serve(self, command: str = SERVE) -> None:
+        """Type that in a terminal of its own, where another may end, and wait until it serves."""
+        self.stop()
+        process = self._served = start(command.split(), self._log, self.folder, self._env)
 
         def ready() -> bool:
             assert process.alive, self._log.read_text()
@@ -213,8 +219,8 @@ def test_the_shell_blocks(reader: Reader) -> None:
             check_answer(reader, block, said)
         if block.language not in SHELL or block.first in ELSEWHERE:
             continue
-        if block.first == SERVE:
-            reader.serve()
+        if block.first.startswith(SERVE):
+            reader.serve(block.text)
         elif block.first in STOPPED:
             reader.stop()
             reader.type(block)
