@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,15 +15,18 @@ from testbed import Bed, Engine, Swarm
 Measured = Callable[[str], None]
 
 
+@pytest.fixture(scope="module")
+def world(bed: Bed, engine: Engine, swarm: Swarm) -> Iterator[World]:
+    with World(bed, quick=True, engine=engine, swarm=swarm) as world:
+        yield world
+
+
 @pytest.mark.late
 @pytest.mark.parametrize("group", [name for name in GROUPS if name != "calls"])  # those are in test_call_speed
-def test_no_figure_is_far_from_its_reach(
-    group: str, bed: Bed, engine: Engine, swarm: Swarm, measured: Measured
-) -> None:
+def test_no_figure_is_far_from_its_reach(group: str, world: World, measured: Measured) -> None:
     """Three times the reach, as a busy machine says little; the figures are in the run's summary."""
     module: Any = importlib.import_module(f"bench.{group}")
-    with World(bed, quick=True, engine=engine, swarm=swarm) as world:
-        rows: list[Row] = list(module.measure(world))
+    rows: list[Row] = list(module.measure(world))
     for row in rows:
         measured(f"{row.figure}: {row.ours}, {row.beside} {row.reference}: {row.value:.2f} (reach {row.reach})")
     assert not [row.figure for row in rows if row.reach.far_off(row.value)]
