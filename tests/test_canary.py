@@ -29,6 +29,7 @@ ROOT = "canary-of-the-root/token+0123456789"
 ALICE = "canary-of-alice~another=token-9876543210"
 WRONG = "canary-of-a-wrong?password>5555"
 JOBS = 60  # runs that are really started
+ENDS = 2  # of the server, at least
 
 Answered = Callable[[bytes], None]
 
@@ -288,7 +289,9 @@ def test_no_secret_shows_anywhere(
 
     def work(number: int) -> None:
         traffic = Traffic(SEED + number, image, password)
-        for n in range(total // THREADS):
+        for n in itertools.count():
+            if n >= total // THREADS and weather.ends >= ENDS:
+                return
             data = traffic.run() if n % max(1, total // JOBS) == 0 else traffic.draw()
             said = ask(server, data)
             statuses[said[9:12]] += 1
@@ -324,7 +327,6 @@ def test_no_secret_shows_anywhere(
     places |= {str(path): path.read_bytes() for path in files}
     measured(f"{dict(statuses)}, {weather.faults} faults, {weather.ends} ends; {len(frames)} bytes of streams")
     assert services > 0
-    assert weather.ends > 0
     assert any("journal" in path.name for path in files)
     assert {b"200", b"400", b"401", b"502"} <= statuses.keys()
     assert statuses.total() >= total - THREADS
