@@ -14,7 +14,7 @@ usage() {
   cat <<'USAGE'
 ./build.sh                          build the Docker image; BASE names another base, IMAGE another name than quartermaster
 ./build.sh run [flags]              serve; the flags are those of python -m qmaster
-./build.sh test [quick] [args]      lint, types, tests; quick: no engine; the arguments are pytest's
+./build.sh test [quick] [args]      lint, types, tests; quick: no engine, nothing slow; the arguments are pytest's
 ./build.sh bench [args]             measure each figure beside its reference: a table, and bench.json; --help: more
 ./build.sh lock [--upgrade]         pin what pyproject.toml wants; with --upgrade, the newest of it
 USAGE
@@ -381,7 +381,7 @@ set_up_tests() {
 run_tests() {
   local kind=full select=()
   if [[ ${1-} == quick ]]; then
-    kind=quick select=(-m 'not engine')
+    kind=quick select=(-m 'not engine and not slow')
     shift
   fi
   cd -- "$root"

@@ -25,6 +25,8 @@ from testbed.wait import eventually
 from qmaster.handlers.base import HEADERS
 from qmaster.models import RunRequest
 
+pytestmark = pytest.mark.slow
+
 SEED = 20_240_506
 THREADS = 6
 BATCH = 16  # requests sent at once

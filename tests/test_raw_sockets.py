@@ -212,6 +212,7 @@ def trickle(port: int, first: bytes, more: bytes) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_the_slow_and_the_idle_are_ended_in_time(server: Server, stub: Stub, measured: Measured) -> None:
     """In the head, in the body, or saying nothing at all, which 5,000 do: each is ended, and nobody else waits."""
     half = request("POST", "/run", [bearer(server), ("Content-Length", "1000")])
@@ -364,6 +365,7 @@ def talk(server: Server, known: bool, first: bytes, again: bytes) -> int:
     return sent
 
 
+@pytest.mark.slow
 def test_who_talks_without_end_is_ended(server: Server, measured: Measured) -> None:
     """The stream goes one way: a token, and then a ping now and then, is all that a client has to say."""
     kinds = [(name, known) for name in TALK for known in (True, False)] * 3
