@@ -5,6 +5,7 @@ set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
+pip_audit=2.10.1
 test_packages=(
   apache2-utils busybox-static caddy chromium curl debootstrap docker-registry fonts-inter iproute2 libfaketime
   nginx-light openssh-server
@@ -17,6 +18,7 @@ usage() {
 ./build.sh test [quick] [args]      lint, types, tests; quick: no engine, nothing slow; the arguments are pytest's
 ./build.sh bench [args]             measure each figure beside its reference: a table, and bench.json; --help: more
 ./build.sh lock [--upgrade]         pin what pyproject.toml wants; with --upgrade, the newest of it
+./build.sh audit                    ask for known vulnerabilities of what is pinned; says so where nothing can be asked
 USAGE
 }
 
@@ -425,6 +427,39 @@ compile() {
 }
 
 # With a folder wheels/ (pip download) it needs no package index; else PIP_INDEX_URL may name another than PyPI.
+# Known vulnerabilities fail it. Where the advisories cannot be had, it says so and is content: that is no one's fault.
+audit() {
+  local python work
+  python=$(find_python) || die "Python 3.11 or newer is needed"
+  work=$(mktemp -d)
+  # shellcheck disable=SC2064
+  trap "rm -rf '$work'" EXIT
+  cd -- "$root"
+  "$python" -m venv "$work/venv" &&
+    "$work/venv/bin/python" -m pip install -qq --disable-pip-version-check "pip-audit==$pip_audit" >"$work/log" 2>&1 ||
+    { say "audit: pip-audit cannot be installed here: nothing was asked" && return; }
+  timeout 120 "$work/venv/bin/pip-audit" --requirement requirements.txt --requirement tests/requirements.txt \
+    --disable-pip --progress-spinner off --format json >"$work/found.json" 2>"$work/log" || true
+  "$python" - "$work/found.json" <<'PYTHON'
+import json, pathlib, sys
+
+try:
+    packages = json.loads(pathlib.Path(sys.argv[1]).read_text())["dependencies"]
+except ValueError:
+    packages = []
+asked = [each for each in packages if "skip_reason" not in each]
+for each in asked:
+    for flaw in each["vulns"]:
+        print(f"{each['name']} {each['version']}: {flaw['id']}, fixed in {', '.join(flaw['fix_versions']) or 'no version'}")
+skipped = f"; the advisories of {len(packages) - len(asked)} cannot be had here" if len(asked) < len(packages) else ""
+if not asked:
+    print("build.sh: audit: the advisories cannot be had here: nothing was asked", file=sys.stderr)
+else:
+    print(f"build.sh: audit: {len(asked)} packages were asked for{skipped}", file=sys.stderr)
+sys.exit(any(each["vulns"] for each in asked))
+PYTHON
+}
+
 build_image() {
   local image=${IMAGE:-quartermaster} version revision
   command -v docker >/dev/null || die "an image wants docker: install it, or serve without one: ./build.sh run"
@@ -449,6 +484,7 @@ main() {
     test) run_tests "$@" ;;
     bench) run_bench "$@" ;;
     lock) lock "$@" ;;
+    audit) audit ;;
     engine-main) engine_main "$@" ;; # of run's own
     *)
       usage >&2
