@@ -1,4 +1,4 @@
-// The page: who is here, what the link is, and one drawing of everything for all that came in between.
+// The page: who is here, what the link is, and one drawing for all that came in between.
 
 import * as api from './api.js';
 import * as detail from './detail.js';

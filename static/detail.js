@@ -1,4 +1,4 @@
-// One service, opened: what it is, its tasks, its result, its output as it comes, and the way to stop it.
+// One service, opened: what it is, its tasks, result and output, and the way to stop it.
 
 import * as api from './api.js';
 import { $, announce, badge, el, say } from './dom.js';

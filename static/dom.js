@@ -1,8 +1,8 @@
-// Elements, made by calls only: what comes from the swarm ends up as text or in an attribute, never as markup.
+// Elements, made by calls: what comes from the swarm is never markup.
 
 export const $ = (id) => document.getElementById(id);
 
-/** el('p', {class: 'hint', onclick: f}, 'text', node): attributes that are null, undefined or false are left out. */
+/** el('p', {class: 'hint', onclick: f}, 'text', node), without attributes that are null, undefined or false. */
 export const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 
 export const svg = (tag, attributes, ...children) =>

@@ -1,4 +1,4 @@
-// The swarm as a map: a column for each node, a box for each task. A box tells its state by shape as well as colour.
+// The swarm: a column for each node, a box for each task, its state told by shape as well as colour.
 
 import { $, arrange, badge, el, mark, say, shape } from './dom.js';
 import * as store from './store.js';
@@ -24,7 +24,7 @@ export function show() {
   const nodes = [...store.nodes.values()].sort((a, b) => rank(a) - rank(b) || (a.hostname < b.hostname ? -1 : 1));
   const had = columns;
   columns = new Map();
-  for (const node of [...nodes, ...EXTRA.filter(({ id }) => boxes.has(id))]) {
+  for (const node of [...nodes, ...others(boxes)]) {
     const column = had.get(node.id) ?? makeColumn(node);
     had.delete(node.id);
     columns.set(node.id, column);
@@ -34,7 +34,14 @@ export function show() {
   for (const { root } of had.values()) root.remove();
   arrange($('map'), [...columns.values()].map(({ root }) => root));
   const away = nodes.filter((node) => node.state !== 'ready').length;
-  say($('nodes-sum'), `${plural(nodes.length, 'node')}, ${away ? `${away} not ready` : 'all ready'}`);
+  say($('nodes-sum'), nodes.length ? `${plural(nodes.length, 'node')}, ${away ? `${away} not ready` : 'all ready'}` : '');
+}
+
+/** Columns beside the nodes', which a token with limits is not told of: then its tasks say where they are. */
+function others(boxes) {
+  const ids = store.nodes.size ? EXTRA.map(({ id }) => id) : [...boxes.keys()];
+  const column = (id) => EXTRA.find((one) => one.id === id) ?? { id, title: boxes.get(id)[0][1].node ?? id };
+  return ids.filter((id) => boxes.has(id)).map(column);
 }
 
 /** Node id → [service, task] of what is shown in its column. */

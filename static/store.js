@@ -19,7 +19,6 @@ const told = new Map(); // the same, when the node's own numbers were told
 const read = new Set(); // cursors
 const rate = new Map(); // slot → events
 
-/** Whether a task still holds its memory. */
 export const isActive = (task) => !ENDED.has(task.state);
 
 /** Keeps what a frame of the stream says. */
@@ -44,7 +43,7 @@ export function reserved({ id, reserved: said }) {
   return [said.memory, said.cpus].map((number, i) => Math.max(0, number + now[i] - then[i]));
 }
 
-/** Events in each of the last minutes; the newest, last, is the sixty seconds that end now. */
+/** Events in each of the last minutes; the last is the sixty seconds until now. */
 export function perMinute() {
   const first = Math.floor(Date.now() / SLOT) - 6 * MINUTES;
   const counts = new Array(MINUTES).fill(0);
@@ -55,7 +54,6 @@ export function perMinute() {
   return counts;
 }
 
-/** How many services have each status. */
 export function counts() {
   const found = Object.fromEntries(STATUSES.map((status) => [status, 0]));
   for (const { status } of services.values()) found[status] += 1;
@@ -122,7 +120,7 @@ function note(change) {
   seen += 1;
 }
 
-// A page just opened has heard nothing, but a snapshot knows when things began and ended.
+// A snapshot knows when things began and ended.
 function recall() {
   const known = [];
   for (const { id, name, status, reason, exit_code: code, ...at } of services.values()) {
@@ -136,7 +134,7 @@ function recall() {
   known.slice(-MAX_CHANGES).forEach(note);
 }
 
-// What was removed is remembered for days by the journal; a page that stays open keeps the newest.
+// The journal has what was removed for days; a page that stays open, the newest.
 function trim() {
   const removed = [...services.values()].filter(({ status }) => status === 'removed');
   if (removed.length <= MAX_REMOVED) return;

@@ -9,7 +9,7 @@ const BAD_TOKEN = [4401, 4403];
 let onFrame, onLink;
 let token, cursor, tries, socket, timer, watchdog;
 
-/** links gets {is, detail, wait}: connecting, live, reconnecting (again in `wait` milliseconds) or refused. */
+/** links gets {is, detail, wait}: connecting, live, reconnecting (in `wait` ms) or refused. */
 export function start(frames, links) {
   [onFrame, onLink] = [frames, links];
   addEventListener('online', hurry);

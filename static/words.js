@@ -14,7 +14,6 @@ const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeSty
 export const clock = (time) => CLOCK.format(Date.parse(time) || 0);
 export const moment = (time) => time && MOMENT.format(Date.parse(time) || 0);
 
-/** MiB as MiB or GiB. */
 export const memory = (mib) => (mib < 1024 ? `${Math.round(mib)} MiB` : `${Number((mib / 1024).toFixed(1))} GiB`);
 
 export const plural = (count, word) => `${count} ${word}${count === 1 ? '' : 's'}`;
@@ -25,9 +24,8 @@ export const why = (reason) => (!reason || reason === 'exit' ? '' : reason.repla
 /** A word as a POSIX shell reads it back. */
 export const quote = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 
-/** Without its digest. */
 export const shortImage = (image) => image.replace(/@sha256:[0-9a-f]{64}$/, '');
 
-/** The call that the form makes, for a terminal. The token is the shell's variable, never its value. */
+/** The call that the form makes, for a terminal; the token is the shell's. */
 export const curl = (url, body) =>
   `curl -H "Authorization: Bearer $TOKEN" ${quote(url)} \\\n  -d ${quote(JSON.stringify(body))}`;

@@ -1,5 +1,6 @@
 """The status page in a real browser: on the three-node swarm, and before a crowd of a thousand services."""
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -11,11 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import Browse
+from conftest import Browse, StartServer
 from playwright.sync_api import CDPSession, Page, expect
-from testbed import Server, Swarm, eventually
+from testbed import Client, Server, Swarm, eventually
 from testbed.browser import screenshot
 from testbed.crowd import EPOCH, TOKEN, Crowd, stamp
+from testbed.server import ADDRESS
 
 from qmaster import facts, frames
 
@@ -33,7 +35,7 @@ SCREEN_WITHIN = 0.1  # seconds of processor time
 expect.set_options(timeout=30_000)
 
 
-def run(server: Server, **fields: Any) -> str:
+def run(server: Client, **fields: Any) -> str:
     reply = server.run(**fields)
     assert reply.status == 200, reply.text
     return str(reply["id"])
@@ -59,6 +61,25 @@ def link(page: Page, word: str) -> None:
 
 
 # On the swarm
+
+
+def test_a_token_with_limits_sees_its_own(
+    start_server: StartServer, swarm: Swarm, browse: Browse, tmp_path: Path
+) -> None:
+    """It is not told of the nodes: its tasks say where they are. What another has started is not there."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(f'[alice]\nsha256 = "{hashlib.sha256(b"alices").hexdigest()}"\nscopes = ["run", "read"]\n')
+    tokens.chmod(0o600)
+    server = start_server(swarm.manager.host, "--tokens-file", str(tokens))
+    run(server, image=IMAGE, command="nap", name="roots", memory=16)
+    alice = Client(ADDRESS, server.port, "alices")
+    on_manager = ["node.role==manager"]
+    run(alice, image=IMAGE, command="nap", name="alices", memory=16, constraints=on_manager)
+    page = browse(server.url).log_in("alices")
+    shows(page, "alices", "running")
+    expect(row(page, "roots")).to_have_count(0)
+    expect(column(page, swarm.manager.name).locator(".box")).to_have_count(1)
+    expect(page.locator("#nodes-sum")).to_have_text("")
 
 
 def test_a_service_is_followed_to_its_end(swarm_server: Server, swarm: Swarm, browse: Browse) -> None:
