@@ -27,7 +27,7 @@ from .watcher import Hint
 Json = dict[str, Any]
 
 FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.5  # seconds between two looks at what is unsettled
-QUICK, QUICK_GROWTH = 0.1, 1.1  # for the first half second, in which most begin to run
+QUICK, QUICK_GROWTH = 0.1, 1.06  # for the first second, in which most begin to run and many end
 SWEEP_EVERY = 1.0
 SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time,
 LAST_SWEEP = 5.0  # but there are never more seconds than these without one: a single slow one says little
@@ -113,6 +113,7 @@ class Reconciler:
         self._hot: dict[str, tuple[float, float]] = {}  # service id → when to look, and the pause that comes then
         self._wake = asyncio.Event()
         self._sleeps_until = 0.0
+        self._runs = False  # whether anything did after the last turn: what has begun since then is looked at
         self._full_due = self._sweep_due = self._many_due = 0.0
         self._told = 0
 
@@ -359,7 +360,7 @@ class Reconciler:
         if self._hinted:
             return 0.0
         due = [self._full_due, *(when for when, _ in self._hot.values())]
-        if self._anything_runs():
+        if self._runs:
             due.append(self._sweep_due)
         return min(due)
 
@@ -383,6 +384,7 @@ class Reconciler:
         else:
             await self._look_around(began)
         await self.commit()
+        self._runs = self._anything_runs()
         self._fresh()
 
     async def _look_around(self, began: float) -> None:
@@ -402,7 +404,7 @@ class Reconciler:
             await asyncio.gather(*(self._list_service(service_id, began) for service_id in wanted))
         for service_id in wanted:
             self._cool(service_id)
-        if began >= self._sweep_due and self._anything_runs():
+        if began >= self._sweep_due and self._runs:
             await self._sweep(began)
 
     async def _list_all(self, began: float) -> None:

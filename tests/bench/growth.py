@@ -20,14 +20,15 @@ def measure(world: World) -> Iterator[Row]:
 def changes(world: World) -> Row:
     """Services whose only task has failed; from the second size on without tasks, as the engine itself grows slow."""
     few, many, most = world.size(100, 20), world.size(1000, 100), world.size(5000, 300)
-    engine, times = world.own_engine("growth"), world.size(30, 10)
+    engine, times = world.own_engine("growth"), world.size(30, 5)
+    pause = world.size(3, 1)
     with world.server(engine) as server:
         settle(engine, range(few))
-        first = cost(engine, server, range(few, few + times))
+        first = cost(engine, server, range(few, few + times), pause)
         settle(engine, range(few + times, many))
         in_threads(engine, range(many, most), make_empty)
         eventually(lambda: len(server.call("GET", "/status")["services"]) >= most, 60, "all are shown", every=0.5)
-        last = cost(engine, server, range(most, most + times))
+        last = cost(engine, server, range(most, most + times), pause)
     name = f"CPU per change at {most:,} services"
     return beside(name, ([last], [first]), "ms", Reach(1.5), f"at {few:,} services")
 
@@ -44,13 +45,13 @@ def size(world: World) -> Row:
     return alone(f"memory per service, from {many:,} to {most:,}", [grown], Reach(4, "KB"))
 
 
-def cost(engine: Engine, server: Server, names: range) -> float:
+def cost(engine: Engine, server: Server, names: range, pause: float) -> float:
     """Milliseconds of processor for a service that is made and fails, beyond what passes without one."""
     quiet(engine)
     eventually(lambda: used(server.pid, 1) < QUIET, 60, "its looks at what is new have ended")
     client = engine.client(timeout=60)
     before, began = cpu(server.pid), time.monotonic()
-    time.sleep(3)
+    time.sleep(pause)
     idle = (cpu(server.pid) - before) / (time.monotonic() - began)
     with Subscriber(server) as subscriber:
         subscriber.until(lambda frame: frame["type"] == "snapshot")

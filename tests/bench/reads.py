@@ -24,7 +24,7 @@ def measure(world: World) -> Iterator[Row]:
             body = server.call("GET", path).text.encode()
             bare.ask("body", path=path, body=base64.b64encode(body).decode())
             taken = interleave(
-                world.size(7, 3),
+                world.size(7, 2),
                 partial(rate, world, load, server.port, path, server.token),
                 partial(rate, world, load, port, path, server.token),
             )

@@ -35,12 +35,12 @@ def duty(world: World) -> Row:
     services = world.size(1000, 100)
     engine = world.settled(services)
     quiet(engine)
-    idle = [used(engine.pid, world.size(15, 2))]
+    idle = [used(engine.pid, world.size(15, 1))]
     with world.server(engine):
-        time.sleep(2)
-        busy = used(engine.pid, world.size(int(LISTED), 4))
+        time.sleep(world.size(2, 1))
+        busy = used(engine.pid, world.size(int(LISTED), 2))
     time.sleep(1)
-    idle.append(used(engine.pid, world.size(15, 2)))
+    idle.append(used(engine.pid, world.size(15, 1)))
     without = sum(idle) / len(idle)
     name = f"engine CPU while {services:,} services are settled"
     samples = Samples((busy,), "%"), Samples(tuple(idle), "%")

@@ -66,7 +66,7 @@ def latency(world: World, server: Server) -> Row:
         with alone(world.engine, server):
             return statistics.median(timed(lambda: create(client))[0] for _ in range(each))
 
-    taken = interleave(world.size(9, 3), ours, docker)
+    taken = interleave(world.size(9, 2), ours, docker)
     caller.close()
     return beside("`/run` p50, one client", taken, "ms", Reach(1.5), "the SDK's create")
 
@@ -86,7 +86,7 @@ def throughput(world: World, server: Server) -> Row:
         with alone(world.engine, server):
             return times / in_threads(world.engine, range(times), lambda client, _: create(client), THREADS)
 
-    taken = interleave(world.size(7, 3), ours, docker)
+    taken = interleave(world.size(7, 2), ours, docker)
     return beside(
         f"`/run` throughput, {CLIENTS} clients", taken, "/s", Reach(0.75, at_least=True), f"the SDK, {THREADS} threads"
     )
@@ -111,7 +111,7 @@ def running(world: World, server: Server) -> Row:
         return took
 
     with Subscriber(server) as subscriber:
-        taken = interleave(world.size(15, 3), ours, docker)
+        taken = interleave(world.size(15, 2), ours, docker)
     caller.close()
     return beside("`/run` → a subscriber hears `running` (worker)", taken, "ms", Reach(1.15), "polling every 10 ms")
 

@@ -51,7 +51,7 @@ def deliveries(world: World) -> Iterator[Row]:
     ours, reference = Sending(world, "stage", crowd), Sending(world, "broadcaster", crowd)
     for how, frames, pause, bound in (("steady", 50, PAUSE, 0.6), (f"a burst of {BURST}", BURST, 0.0, 0.15)):
         taken = interleave(
-            world.size(9, 3),
+            world.size(9, 2),
             partial(ours.cost, frames, pause),
             partial(reference.cost, frames, pause),
         )
