@@ -10,7 +10,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +32,6 @@ Json = dict[str, Any]
 IMAGE = "busybox:local"
 SAMPLE_TOKEN = "4jrs8-534js-345ds-3lrd0"
 LINES = 20
-PAGE = "http://localhost:8000"
 ANSWER_WITHIN = 3  # lines after a call: nothing but the marks of the two blocks is between them
 SERVE = "./build.sh run"
 IN_DOCKER = "it wants the image, on an engine of its own"
@@ -287,17 +289,18 @@ class InPython:
 class InPage:
     """The JavaScript one, in a page of another origin."""
 
-    def __init__(self, server: Server, page: Page) -> None:
+    def __init__(self, server: Server, page: Page, origin: str) -> None:
         text = program("js").text
         self._text = text.replace("localhost:9090", f"{ADDRESS}:{server.port}").replace(SAMPLE_TOKEN, server.token)
         self._page = page
+        self._origin = origin
         self._said: list[str] = []
         page.on("console", lambda message: self._said.append(message.text))
         self.come_back()
 
     def come_back(self) -> None:
         # When an interface of the machine comes or goes, which a testbed brings about, Chromium drops what it loads.
-        eventually(lambda: self._page.goto(f"{PAGE}/"), 10, "the page is there", ignoring=Error)
+        eventually(lambda: self._page.goto(self._origin), 10, "the page is there", ignoring=Error)
         self._page.add_script_tag(content=self._text)
 
     def said(self) -> list[str]:
@@ -324,15 +327,23 @@ def test_the_python_subscriber(start_server: StartServer, engine: Engine, tmp_pa
         subscriber.leave()
 
 
-def test_the_javascript_subscriber(
-    start_server: StartServer, engine: Engine, tmp_path: Path, chromium: Chromium
-) -> None:
+@pytest.fixture
+def origin(tmp_path: Path) -> Iterator[str]:
+    """A page of somebody else's, on this machine: Chromium lets no other come to loopback."""
+    (tmp_path / "index.html").write_text("<title>A page</title>")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer((ADDRESS, 0), handler) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        yield f"http://{ADDRESS}:{pages.server_port}"
+        pages.shutdown()
+
+
+def test_the_javascript_subscriber(start_server: StartServer, engine: Engine, origin: str, chromium: Chromium) -> None:
     """It tells each change once and in order, over a crash of the server and an absence of its own; and a gap."""
-    server = start_server(engine.host, "--allow-origin", PAGE)
+    server = start_server(engine.host, "--allow-origin", origin)
     context = chromium.context()
-    context.route(f"{PAGE}/", lambda route: route.fulfill(content_type="text/html", body="<title>A page</title>"))
     try:
-        check_subscriber(server, InPage(server, context.new_page()))
+        check_subscriber(server, InPage(server, context.new_page(), origin))
     finally:
         context.close()
 
