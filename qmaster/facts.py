@@ -13,7 +13,6 @@ Topic = Literal["service", "task", "node"]
 
 PREFIX = "io.qmaster."
 SERVICE_EVENTS = ("created", "updated", "running", "complete", "failed", "stopping", "removed")
-NODE_EVENTS = ("joined", "ready", "down", "updated", "removed")
 MANY_TASKS = 20
 _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 

@@ -71,7 +71,10 @@ class News(NamedTuple):
 
 
 class Pipe(Protocol):
-    """Where a subscriber's bytes go."""
+    """Where a subscriber's bytes go; ``sent`` grows as they leave."""
+
+    @property
+    def sent(self) -> int: ...
 
     def write(self, data: bytes) -> asyncio.Future[None] | None:
         """Send all of it; None where it has left already, else what is done when it has."""
@@ -119,22 +122,25 @@ class Subscriber:
             self._fly(data)
 
     async def deliver(self, frame: Frame) -> bool:
-        """Send a frame at the reader's pace; False where it made no progress and was cut."""
-        data = memoryview(getattr(frame, self.wire))
-        for start in range(0, len(data), JOINED):
-            if self.gone:
-                return False
-            try:
-                flight = self._pipe.write(bytes(data[start : start + JOINED]))
-                if flight is not None:
-                    await asyncio.wait_for(asyncio.shield(flight), PATIENCE)
-            except TimeoutError:
-                self.drop()
-                return False
-            except OSError:
-                self.gone = True
-                return False
-        return True
+        """Send a frame at the reader's pace; False where it made no progress and was cut.
+
+        It is handed on whole: what else is said on the connection meanwhile, as a pong or a close, comes behind it.
+        """
+        if self.gone:
+            return False
+        try:
+            flight = self._pipe.write(getattr(frame, self.wire))
+            while flight is not None and not flight.done():
+                before = self._pipe.sent
+                await asyncio.wait([flight], timeout=PATIENCE)
+                if not flight.done() and self._pipe.sent == before:
+                    self.drop()
+                    return False
+            if flight is not None:
+                flight.result()
+        except OSError:
+            self.gone = True
+        return not self.gone
 
     def check(self) -> None:
         """Cut it if it is too far behind, or has been behind for too long."""

@@ -277,6 +277,7 @@ async def _finish(house: House, within: float) -> None:
     if await _empties(busy, within - last):
         return
     log.warning("gives_up", open=len(busy), waited_s=within - last)
+    house.parts.sockets.close()  # before the reconciler finds the engine gone: that would be no news of the engine
     house.engine.give_up()
     if not await _empties(busy, last):
         log.warning("stopped_with_open_requests", open=len(busy), waited_s=within)

@@ -42,6 +42,7 @@ class Watched(BaseIOStream):
 
     watch: Watch
     idle = False
+    sent = 0  # bytes that have left
     _allowance: Allowance | None = None
     _waits_for_its_turn = False
 
@@ -91,6 +92,11 @@ class Watched(BaseIOStream):
 
     def _have_a_turn(self) -> None:
         self._waits_for_its_turn = False
+
+    def write_to_fd(self, data: memoryview) -> int:
+        count = super().write_to_fd(data)
+        self.sent += count
+        return count
 
     def close_fd(self) -> None:
         self.watch.left(self)

@@ -166,9 +166,9 @@ class View:
         self.dirty.add(gone_id)
 
     def list_nodes(self, nodes: Iterable[Json]) -> None:
-        """All nodes; the services that run on one whose state has changed are looked at again."""
+        """All nodes; the services that run on one whose state or name has changed are looked at again."""
         fresh = {raw["ID"]: raw for raw in nodes}
-        changed = {i for i in fresh.keys() | self.nodes.keys() if _state(fresh.get(i)) != _state(self.nodes.get(i))}
+        changed = {i for i in fresh.keys() | self.nodes.keys() if _shows(fresh.get(i)) != _shows(self.nodes.get(i))}
         self.nodes = fresh
         self._nodes_dirty = True
         if changed:
@@ -323,5 +323,8 @@ def _moved(known: Json, raw: Json) -> bool:
     )
 
 
-def _state(raw: Json | None) -> str | None:
-    return (raw.get("Status") or {}).get("State") if raw else None
+def _shows(raw: Json | None) -> tuple[str | None, str | None]:
+    """What services show of a node: its state, and its name."""
+    if not raw:
+        return None, None
+    return (raw.get("Status") or {}).get("State"), (raw.get("Description") or {}).get("Hostname")

@@ -121,4 +121,3 @@ def test_every_type_is_a_known_one() -> None:
     """The words that the contract names."""
     assert Fact("service", "io.qmaster.service.created", "s1", CREATED, RUNNING).task is None
     assert set(facts.SERVICE_EVENTS) == {"created", "updated", "running", "complete", "failed", "stopping", "removed"}
-    assert set(facts.NODE_EVENTS) == {"joined", "ready", "down", "updated", "removed"}

@@ -45,6 +45,8 @@ def fact(number: int) -> StoredFact:
 
 
 class Pipe:
+    sent = 0
+
     def __init__(self) -> None:
         self.frames: list[Json] = []
 

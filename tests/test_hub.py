@@ -21,6 +21,7 @@ class Pipe:
         self.written: list[bytes] = []
         self.flying: list[asyncio.Future[None]] = []
         self.closed = self.straight = False
+        self.sent = 0
 
     def write(self, data: bytes) -> asyncio.Future[None] | None:
         if self.closed:
@@ -223,16 +224,28 @@ async def test_what_was_replayed_is_not_sent_again() -> None:
 
 
 async def test_a_delivery_waits_for_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In pieces, the next when one has left; without progress it is cut."""
+    """However long, as long as it makes progress; without it is cut."""
     monkeypatch.setattr(hub, "PATIENCE", 0.05)
     reader = Reader()
-    assert await reader.subscriber.deliver(frame(1, 3 * hub.JOINED))
-    assert [len(piece) for piece in reader.pipe.written[:3]] == [hub.JOINED] * 3
-    assert b"".join(reader.pipe.written) == frame(1, 3 * hub.JOINED).websocket
+    reader.pipe.stuck = True
+    delivery = asyncio.create_task(reader.subscriber.deliver(frame(1)))
+    for _ in range(6):
+        await asyncio.sleep(0.03)
+        reader.pipe.sent += 1
+    assert not delivery.done()
+    await reader.pipe.flow()
+    assert await delivery
     reader.pipe.stuck = True
     assert not await reader.subscriber.deliver(frame(2))
     assert reader.cuts == 1
     assert not await reader.subscriber.deliver(frame(3))
+
+
+async def test_a_large_frame_is_handed_on_whole() -> None:
+    """A pong, or the close of a websocket, that came between its pieces would be read as a part of it."""
+    reader = Reader()
+    assert await reader.subscriber.deliver(frame(1, 3 * hub.JOINED))
+    assert reader.pipe.written == [frame(1, 3 * hub.JOINED).websocket]
 
 
 async def test_a_delivery_to_who_left_ends() -> None:

@@ -81,6 +81,13 @@ def test_what_was_gone_and_is_there_again_is_looked_at() -> None:
     assert view.entries["s1"].shown.status == "complete"
 
 
+def test_a_node_of_another_name_is_shown_by_it() -> None:
+    """Where nothing of the service itself has moved."""
+    view = listed(task("running", DesiredState="running"))
+    view.list_nodes([node(hostname="host-2")])
+    assert [one.node for one in view.entries["s1"].shown.tasks] == ["host-2"]
+
+
 def test_what_was_told_is_not_kept_twice() -> None:
     """A listing makes it anew, equal."""
     running = task("running", DesiredState="running")

@@ -120,8 +120,6 @@ class StopHandler(ServicesHandler):
 
 
 class StatusHandler(ServicesHandler):
-    _stream_request_body = False  # a body of none comes in one piece: that is two turns of the loop less
-
     async def get(self, name_or_id: str) -> None:
         identity = self.identify(self.document(), "read")
         seconds = _wait(self.parameters("wait").get("wait"))
@@ -135,8 +133,6 @@ class StatusHandler(ServicesHandler):
 
 
 class StatusListHandler(ServicesHandler):
-    _stream_request_body = False  # a body of none comes in one piece: that is two turns of the loop less
-
     async def get(self) -> None:
         identity = self.identify(self.document(), "read")
         query = self.parameters(*FILTERS)
