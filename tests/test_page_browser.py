@@ -413,10 +413,10 @@ def test_the_keyboard_alone(browse: Browse) -> None:
         page.locator("body").press("/")
         expect(page.locator("#search")).to_be_focused()
         page.locator("#table tbody button").first.focus()
-        for _ in range(30):
+        for index in range(3, 33):  # rows in sight are drawn as the focus moves: a person is no faster
             page.keyboard.press("Tab")
+            expect(page.locator("#table tr:focus-within")).to_have_attribute("aria-rowindex", str(index))
         name = page.locator(":focus").inner_text()
-        assert row(page, name).get_attribute("aria-rowindex") == "32"
         page.keyboard.press("Enter")
         expect(page.locator("#detail-name")).to_have_text(name)
         page.keyboard.press("Escape")
