@@ -27,6 +27,14 @@ Json = dict[str, Any]
 Measured = Callable[[str], None]
 
 
+@pytest.fixture(scope="module")
+def swarm(bed: Bed) -> Swarm:
+    """Three nodes of their own: what the faults of other tests leave behind in a swarm is no matter of these."""
+    swarm = bed.swarm("calls", "calls-1", "calls-2")
+    swarm.form()
+    return swarm
+
+
 def fields(number: int) -> Json:
     """A call that says its number on both streams."""
     command = ["sh", "-c", SCRIPT, str(number), str(number % 7)]
