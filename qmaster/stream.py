@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import os
 import socket
 import time
 from asyncio import Future
@@ -16,6 +18,7 @@ from tornado.iostream import BaseIOStream, IOStream, SSLIOStream, StreamClosedEr
 from . import strict
 
 MORSEL = 512  # bytes read at once of who should say little
+THROWN_AWAY = 64 * 1024  # bytes that are read of who is not listened to any more
 
 
 class Watch(Protocol):
@@ -99,7 +102,12 @@ class Watched(BaseIOStream):
         return count
 
     def close_fd(self) -> None:
+        """Throw away what has come and nobody reads: the kernel would answer it with a reset, which takes from the
+        client what was said to it last."""
         self.watch.left(self)
+        if isinstance(self, IOStream):
+            with contextlib.suppress(OSError):
+                os.read(self.socket.fileno(), THROWN_AWAY)
         super().close_fd()
 
 
