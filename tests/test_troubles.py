@@ -15,10 +15,8 @@ from testbed.server import ADDRESS
 IMAGE = "busybox:local"
 ROWS = [code(row["you see"])[0] for row in table("Troubleshooting")]
 # What is told in the words of the code, by test_readme, and comes about in other tests: of an engine that is a worker,
-# of the image, of a stop, of a journal that is deleted, and of an image that nobody has: how long Docker asks for one
-# depends on what the tests before have made of the engine's network.
+# of the image, of a stop, and of a journal that is deleted.
 TOLD_THERE = (
-    "No such image",
     "this engine is a swarm worker",
     "user 10001 may not use",
     "no socket at",
@@ -66,10 +64,10 @@ class Lab:
         self.run(name="clock", command="false")
         return self.run(name="clock")
 
-    def refused_by_registry(self) -> str:
+    def of_registry(self, **fields: Any) -> str:
+        """What is said of a run of the registry's image that is not in it."""
         registry: Registry = self.request.getfixturevalue("registry")
-        said = self.run(image=f"{registry.repository}/tool:1", auth=AUTH)
-        return said.replace(registry.address, "registry.example.com")
+        return self.run(image=f"{registry.address}/tool", **fields).replace(registry.address, "registry.example.com")
 
 
 AUTH = "eyJ1c2VybmFtZSI6Im5vYm9keSIsInBhc3N3b3JkIjoieCJ9"  # nobody's
@@ -85,9 +83,10 @@ TROUBLES: dict[str, Callable[[Lab], str]] = {
     "is not a swarm manager: run": lambda lab: lab.elsewhere(lab.request.getfixturevalue("plain_engine").host),
     "not valid JSON": lambda lab: str(lab.server.call("POST", "/run", body=b"{'image': 'busybox'}")["error"]),
     "the name": Lab.taken,
+    "No such image": Lab.of_registry,
     "not on this engine": lambda lab: lab.run(image="nosuch:1", type="container"),
     "did not answer": lambda lab: lab.run(image="user/image", auth=AUTH),
-    "refused the credentials": Lab.refused_by_registry,
+    "refused the credentials": lambda lab: lab.of_registry(auth=AUTH),
     "insufficient resources": lambda lab: lab.run(memory=10_000_000),
     "constraints not satisfied": lambda lab: lab.run(constraints=["node.labels.gpu==yes"]),
     "executable file not found": lambda lab: lab.run(command="nosuchprogram"),
