@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from testbed import Bed, Engine, Proxy, Registry, Server, Ssh, Swarm, TlsEngine
+from testbed import Bed, Engine, Proxy, Registry, Server, Ssh, Swarm, TlsEngine, eventually
 from testbed.browser import Chromium, Visit
 from testbed.debian import Debian
 from testbed.tidy import tidy, tidy_plain
@@ -178,6 +178,16 @@ def start_server(bed: Bed) -> Iterator[StartServer]:
 def server(start_server: StartServer, engine: Engine) -> Server:
     """A quartermaster on `engine`."""
     return start_server(engine.host)
+
+
+@pytest.fixture(scope="module")
+def shared(bed: Bed, engine: Engine) -> Iterator[Server]:
+    """A quartermaster on `engine` that the tests of a file share; it is ready."""
+    server = bed.server(engine.host)
+    server.start()
+    eventually(lambda: server.call("GET", "/readyz").status == 200, 20, "it is ready")
+    yield server
+    server.kill()
 
 
 @pytest.fixture

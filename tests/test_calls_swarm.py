@@ -5,13 +5,14 @@ import http.client
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from conftest import StartServer
 from testbed import Bed, Proxy, Reply, Server, Swarm, eventually
+from testbed.made import Made
 
 pytestmark = pytest.mark.late  # hundreds of services: Swarm is slow for a while afterwards
 
@@ -61,30 +62,6 @@ def test_every_caller_gets_its_own_answer(swarm: Swarm, swarm_server: Server, me
     assert {task["node"] for answer in answers for task in answer["tasks"]} == {node.name for node in swarm.nodes}
 
 
-class Created:
-    """The services that the engine itself tells of as they are made."""
-
-    def __init__(self, swarm: Swarm) -> None:
-        self._client: Any = swarm.manager.client(timeout=600)
-        self.ids: list[str] = []
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        events = self._client.events(decode=True, filters={"type": "service", "event": "create"})
-        thread = threading.Thread(target=self._read, args=(events,))
-        thread.start()
-        try:
-            yield
-        finally:
-            events.close()
-            thread.join(10)
-
-    def _read(self, events: Any) -> None:
-        with contextlib.suppress(Exception):  # it ends by being closed
-            for event in events:
-                self.ids.append(event["Actor"]["ID"])
-
-
 def insist(server: Server, number: int) -> Reply:
     """Call under the number's key until there is an answer, as a careful client does."""
     until, last = time.monotonic() + WITHIN, ""
@@ -119,7 +96,7 @@ def test_under_a_key_nothing_runs_twice(
     proxy = bed.proxy(swarm.manager)
     request.addfinalizer(proxy.close)
     server = start_server(proxy.host)
-    created, stopped, began = Created(swarm), threading.Event(), time.monotonic()
+    created, stopped, began = Made(swarm.manager), threading.Event(), time.monotonic()
     with created.watching(), ThreadPoolExecutor(2 * CLIENTS + 1) as pool:
         breaking = pool.submit(break_things, server, proxy, stopped)
         answers = [pool.submit(insist, server, number // 2) for number in range(2 * CALLS)]

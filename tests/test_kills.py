@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from conftest import StartServer
 from testbed import Engine, Reply, Server, eventually
+from testbed.made import Made
 from testbed.subscriber import Resuming
 
 Json = dict[str, Any]
@@ -111,33 +112,6 @@ class Callers:
             time.sleep(0.1)
 
 
-class Made:
-    """The services and containers that the engine itself tells of as they are made: their ids by their job."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._client: Any = engine.client(timeout=600)
-        self._inspect: Any = engine.client()
-        self.ids: dict[str, list[str]] = {}
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        events = self._client.events(decode=True, filters={"type": ["service", "container"], "event": ["create"]})
-        thread = threading.Thread(target=self._read, args=(events,))
-        thread.start()
-        try:
-            yield
-        finally:
-            events.close()
-            thread.join(10)
-
-    def _read(self, events: Any) -> None:
-        with contextlib.suppress(Exception):  # it ends by being closed
-            for event in events:
-                actor = event["Actor"]
-                if "com.docker.swarm.task" not in actor["Attributes"]:
-                    self.ids.setdefault(actor["Attributes"]["name"], []).append(actor["ID"])
-
-
 def left(engine: Engine) -> list[str]:
     client: Any = engine.client()
     services = [service["ID"] for service in client.services()]
@@ -227,9 +201,9 @@ def check_stream(frames: list[Json], told: set[str]) -> None:
 
 def check_made(made: Made, jobs: list[Job], events: list[Json]) -> None:
     """What the engine made: one thing for each job, and for none that nobody knows of what is not removed."""
-    by_id = {run_id: name for name, ids in made.ids.items() for run_id in ids}
-    assert len(by_id) == sum(map(len, made.ids.values()))
-    assert [ids for ids in made.ids.values() if len(ids) > 1] == []
+    by_id = {run_id: name for name, run_id in made.told}
+    assert len(by_id) == len(made.told)
+    assert len({name for name, _ in made.told}) == len(made.told)
     acknowledged = {job.id for job in jobs if job.id}
     assert acknowledged <= by_id.keys()
     labels = {e["subject"]: e["data"]["labels"].get("job") for e in events if ".service." in e["type"]}

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,6 @@ WITHIN = 90.0  # seconds: a loaded machine's bound, never waited for
 IMAGE = "busybox:local"
 GENTLE = "trap 'exit 0' TERM"
 NAP = "while :; do sleep 0.1; done"
-
-
-@pytest.fixture(scope="module")
-def shared(bed: Bed, engine: Engine) -> Iterator[Server]:
-    """A quartermaster that the tests of this file share."""
-    server = bed.server(engine.host)
-    server.start()
-    eventually(lambda: server.call("GET", "/readyz").status == 200, 20, "it is ready")
-    yield server
-    server.kill()
 
 
 def environ(server: Server) -> dict[str, str]:

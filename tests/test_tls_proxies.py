@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from testbed import Bed, Client, Engine, Server, eventually
+from testbed import Client, Server, eventually
 from testbed.process import Process, start
 from testbed.server import ADDRESS, ROOT, free_port
 from testbed.subscriber import Sse, Subscriber
@@ -58,17 +58,8 @@ def caddy(folder: Path, server: Server, port: int) -> list[str]:
     return ["/usr/bin/caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
 
-@pytest.fixture(scope="module")
-def behind(bed: Bed, engine: Engine) -> Iterator[Server]:
-    """A quartermaster behind the proxies of this file."""
-    server = bed.server(engine.host)
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture(params=[nginx, caddy], ids=["nginx", "caddy"])
-def proxied(request: pytest.FixtureRequest, tmp_path: Path, behind: Server) -> Iterator[Client]:
+def proxied(request: pytest.FixtureRequest, tmp_path: Path, shared: Server) -> Iterator[Client]:
     """Its API over TLS, through a proxy."""
     authority = trustme.CA()
     certificate = authority.issue_cert(ADDRESS)
@@ -76,9 +67,9 @@ def proxied(request: pytest.FixtureRequest, tmp_path: Path, behind: Server) -> I
     certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    client = Client(ADDRESS, free_port(), behind.token, context)
+    client = Client(ADDRESS, free_port(), shared.token, context)
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    proxy = start(request.param(tmp_path, behind, client.port), tmp_path / "proxy.log", tmp_path, env)
+    proxy = start(request.param(tmp_path, shared, client.port), tmp_path / "proxy.log", tmp_path, env)
     try:
         eventually(lambda: answers(client, proxy, tmp_path), 30, "the proxy answers", ignoring=OSError)
         yield client

@@ -2,14 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_readme import code, table
-from testbed import Bed, Engine, Registry, Server, eventually
+from testbed import Registry, Server, eventually
 from testbed.server import ADDRESS
 
 IMAGE = "busybox:local"
@@ -92,16 +92,6 @@ TROUBLES: dict[str, Callable[[Lab], str]] = {
     "executable file not found": lambda lab: lab.run(command="nosuchprogram"),
     "non-zero exit": lambda lab: lab.run(command="sleep 1 && echo done"),
 }
-
-
-@pytest.fixture(scope="module")
-def shared(bed: Bed, engine: Engine) -> Iterator[Server]:
-    """A quartermaster that the tests of this file share."""
-    server = bed.server(engine.host)
-    server.start()
-    eventually(lambda: server.call("GET", "/readyz").status == 200, 20, "it is ready")
-    yield server
-    server.kill()
 
 
 def test_each_trouble_is_had() -> None:
