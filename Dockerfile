@@ -42,7 +42,7 @@ ENV PATH=/opt/quartermaster/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
     QMASTER_USER=quartermaster
 VOLUME /data
 EXPOSE 9090
-# It starts as root only to read the group of the socket that is mounted; then it is quartermaster (QMASTER_USER).
+# It starts as root for what `settle` in qmaster/privileges.py does; then it is quartermaster (QMASTER_USER).
 ENTRYPOINT ["python", "-m", "qmaster"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["python", "-m", "qmaster", "healthcheck"]
 LABEL org.opencontainers.image.title="quartermaster" \

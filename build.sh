@@ -426,7 +426,6 @@ compile() {
     --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file "$output" "$@"
 }
 
-# With a folder wheels/ (pip download) it needs no package index; else PIP_INDEX_URL may name another than PyPI.
 # Known vulnerabilities fail it. Where the advisories cannot be had, it says so and is content: that is no one's fault.
 audit() {
   local python work
@@ -460,6 +459,7 @@ sys.exit(any(each["vulns"] for each in asked))
 PYTHON
 }
 
+# With a folder wheels/ (pip download) it needs no package index; else PIP_INDEX_URL may name another than PyPI.
 build_image() {
   local image=${IMAGE:-quartermaster} version revision
   command -v docker >/dev/null || die "an image wants docker: install it, or serve without one: ./build.sh run"

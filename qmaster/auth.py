@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .errors import BadRequest, TooManyWrongTokens, Unauthorized, WrongToken
+from .errors import BadRequest, TooManyWrongTokens, Unauthorized
 from .throttle import Throttle
 from .tokens import ROOT, Grant, digest
 
@@ -66,8 +66,7 @@ class Authenticator:
 
         Raises:
             BadRequest: the body's token is not a string, or the two differ.
-            Unauthorized: there is none.
-            WrongToken: nobody holds it.
+            Unauthorized: there is none, or nobody holds it.
             TooManyWrongTokens: nor did any hold the many that came from there before.
         """
         if body_token is not None and not isinstance(body_token, str):
@@ -86,7 +85,7 @@ class Authenticator:
         self._refused("unknown")
         if address and self._throttle.fail(address):
             raise TooManyWrongTokens("too many wrong tokens from this address: a right one is taken all the same")
-        raise WrongToken("nobody holds this token")
+        raise Unauthorized("nobody holds this token")
 
     def current(self, identity: Identity) -> Identity:
         """What has become of who was identified before.

@@ -88,5 +88,4 @@ def _forms(header: str) -> list[str]:
 
 def _from_base64(text: str) -> bytes:
     compact = "".join(text.split()).rstrip("=")
-    standard = compact.replace("-", "+").replace("_", "/")
-    return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
+    return base64.b64decode(compact.translate(_STANDARD) + "=" * (-len(compact) % 4), validate=True)

@@ -25,13 +25,13 @@ from .errors import (
 )
 from .journal import Intent
 from .keys import Key, Started
+from .lifecycle import OVER
 from .models import Kind, Node, RunRequest, Service
 from .spec import Defaults
 
 Json = dict[str, Any]
 
 MAX_LISTED = 10_000
-ENDED = frozenset({"complete", "failed", "removed"})
 _PLAUSIBLE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 log = structlog.get_logger(__name__)
@@ -264,7 +264,7 @@ class Dispatch:
         there = {
             (view.type, view.name)
             for view in self._reconciler.services()
-            if view.owner == owner and view.status not in ENDED
+            if view.owner == owner and view.status not in OVER
         }
         return len(starting | there)
 

@@ -5,8 +5,7 @@
     └── HttpError             has a status
         ├── BadRequest        400  what was sent is wrong; names the field
         │   └── Misframed              it is not certain where its body ends
-        ├── Unauthorized      401  no token
-        │   └── WrongToken             one that nobody holds
+        ├── Unauthorized      401  no token, or one that nobody holds
         ├── Forbidden         403  known, but not allowed
         ├── NotFound          404
         ├── MethodNotAllowed  405
@@ -62,10 +61,6 @@ class Misframed(BadRequest):
 class Unauthorized(HttpError):
     status = HTTPStatus.UNAUTHORIZED
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="quartermaster"'}
-
-
-class WrongToken(Unauthorized):
-    pass
 
 
 class Forbidden(HttpError):

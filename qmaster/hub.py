@@ -15,7 +15,7 @@ MAX_BEHIND_FRAMES = 1000
 MAX_BEHIND_SECONDS = 5.0
 MAX_BYTES = 4 * 1024 * 1024
 PATIENCE = 5.0  # seconds that a reader of a snapshot or a replay may make no progress
-JOINED = 64 * 1024  # bytes of frames written at once
+JOINED = 64 * 1024  # bytes; live frames are joined up to about so many
 SLICE = 0.0003  # seconds of sending, after which the loop serves others
 FEW = 100  # subscribers who are sent to at once
 FIRST_PAUSE = 0.01  # seconds, before a round to more of them
@@ -202,7 +202,8 @@ class Hub:
 
     News goes out in rounds: at once to a few subscribers, to many a little later, so that the answer to a run is not
     behind its own first event, and in slices, so that the loop serves others in between. After a round of several
-    slices there is a pause, so that rounds take a fifth of the time. What comes meanwhile is in the next one, together.
+    slices there is a pause, so that short rounds take a fifth of the time. What comes meanwhile is in the next one,
+    together.
     """
 
     def __init__(self) -> None:

@@ -275,7 +275,7 @@ def grown(known: Json | None, listed: Json) -> Json:
 
 
 def slim_task(raw: Json) -> Json:
-    """The part of a task that tells its state; the rest is most of it."""
+    """The part of a task that tells its state; of one that was listed whole the rest is most of it."""
     return {key: raw[key] for key in _TASK_KEYS if key in raw}
 
 
@@ -300,6 +300,9 @@ def slim_service(raw: Json) -> Json:
             },
         },
     }
+
+
+OVER = frozenset({"complete", "failed", "removed"})  # statuses after which nothing more is to come
 
 
 def has_ended(view: Service) -> bool:

@@ -90,9 +90,8 @@ def _split(name: str) -> tuple[str, tuple[str, ...]]:
             raise ValueError("says no registry: leave images out for any image, or write 'docker.io/library/*'")
         if len(parts) == 1 and (name == "localhost" or "." in name):
             raise ValueError("seems to be a registry: write 'registry.example.com/**' for all of its images")
-    if any(not _PART.fullmatch(part) or REST in part for part in parts[:-1]):
-        raise ValueError("the parts of a name are lower case; ** is the last part, or none")
-    if parts[-1] != REST and (not _PART.fullmatch(parts[-1]) or REST in parts[-1]):
+    named = parts[:-1] if parts[-1] == REST else parts
+    if any(not _PART.fullmatch(part) or REST in part for part in named):
         raise ValueError("the parts of a name are lower case; ** is the last part, or none")
     if domain == DOCKER_HUB and len(parts) == 1 and parts != [REST]:
         parts = ["library", *parts]

@@ -374,7 +374,7 @@ class Reconciler:
     def _anything_runs(self) -> bool:
         """Whether a sweep can tell anything: it lists Swarm's tasks, and without a swarm there are none."""
         shown = (entry.shown for entry in self.view.entries.values())
-        return any(view.type == "service" and view.status not in _SETTLED for view in shown)
+        return any(view.type == "service" and view.status not in lifecycle.OVER for view in shown)
 
     async def _turn(self) -> None:
         began = time.monotonic()
@@ -453,7 +453,7 @@ class Reconciler:
         listed = await self._containers.containers()
         for raw in listed:
             entry = self.view.entries.get(raw["Id"])
-            if entry is None or entry.shown.status not in _SETTLED or raw["State"] != "exited":
+            if entry is None or entry.shown.status not in lifecycle.OVER or raw["State"] != "exited":
                 await self._list_container(raw["Id"])
             else:
                 entry.seen = began
@@ -516,7 +516,7 @@ class Reconciler:
         """Look again after a growing pause, while it is unsettled and the pause is short; then sweeps will do."""
         entry = self.view.entries.get(service_id)
         _, pause = self._hot.pop(service_id, (0.0, FIRST_LOOK))
-        if entry is not None and entry.shown.status not in _SETTLED and pause <= LAST_LOOK:
+        if entry is not None and entry.shown.status not in lifecycle.OVER and pause <= LAST_LOOK:
             growth = QUICK_GROWTH if pause < QUICK else LOOK_GROWTH
             self._hot[service_id] = (time.monotonic() + pause, pause * growth)
 
@@ -539,9 +539,6 @@ class Reconciler:
             log.info("caught_up", since=self.stale_since)
             self.stale_since = None
             self._stale_changed()
-
-
-_SETTLED = frozenset({"complete", "failed", "removed"})
 
 
 def tags(fact: Fact) -> Tags:

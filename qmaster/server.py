@@ -69,8 +69,8 @@ async def serve(config: Config) -> None:
     sys.setswitchinterval(SWITCH_EVERY)
     tls = _tls(config)  # before the step from root: the key may be root's alone
     if config.user:
-        socket = Endpoint.read(config.docker_host, os.environ).socket
-        privileges.settle(config.user, socket, Path(config.data_dir))
+        endpoint = Endpoint.read(config.docker_host, os.environ)
+        privileges.settle(config.user, endpoint.socket, Path(config.data_dir))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -176,7 +176,6 @@ class House:
             held=Held(connections),
         )
         self.keyring = self._keyring(config.tokens_file)
-        self._hub = hub
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -245,7 +244,7 @@ class House:
     async def _check_readers(self) -> None:
         while True:
             await asyncio.sleep(CHECK_EVERY)
-            self._hub.check()
+            self.parts.hub.check()
 
     async def _check_journal(self) -> None:
         while True:

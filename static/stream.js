@@ -34,7 +34,7 @@ export function close() {
 }
 
 /** Try now, where the next try was to come later. */
-export function hurry() {
+function hurry() {
   if (!timer) return;
   clearTimeout(timer);
   connect();

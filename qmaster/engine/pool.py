@@ -60,7 +60,6 @@ class Pool:
         self._kind = name.removeprefix("engine-")
         self._threads = _Threads(threads, name)
         self._local = threading.local()
-        self._queued = 0
         self._flying: set[asyncio.Future[Any]] = set()
         self._stopping = False
 
@@ -77,9 +76,8 @@ class Pool:
             HttpError: what the engine answered, or that it did not.
         """
         self._refuse()
-        if self._queued >= MAX_QUEUED:
+        if len(self._flying) >= MAX_QUEUED:
             raise EngineUnreached("too many calls wait for the Docker engine; try again")
-        self._queued += 1
         began, outcome = time.monotonic(), "cancelled"
         try:
             answer = await self._send(work, within, again)
@@ -94,7 +92,6 @@ class Pool:
             outcome = "refused"
             raise
         finally:
-            self._queued -= 1
             self._count(kind or self._kind, outcome, time.monotonic() - began)
 
     def give_up(self) -> None:

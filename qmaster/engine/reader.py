@@ -19,7 +19,7 @@ from .client import Client
 from .failures import translate
 from .multiplex import Message, Parser
 
-MAX_READERS = 64
+MAX_READERS = 64  # as many as `held` lets in: who comes past it is bounded here
 HELD = 256 * 1024  # bytes between the thread and the loop
 BATCH_EVERY = 0.01  # seconds
 OVERHEAD = 200  # bytes that a message has beside its data

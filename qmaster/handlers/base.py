@@ -111,10 +111,10 @@ class BaseHandler(web.RequestHandler):
         Raises:
             BadRequest, PayloadTooLarge
         """
-        body = b"".join(self._chunks) or self.request.body  # in one piece where it is not read as a stream
-        if max(self._received, len(body)) > models.MAX_BODY:
+        if self._received > models.MAX_BODY:
             raise _too_large()
         self._begun = True
+        body = b"".join(self._chunks)
         return models.decode_object(body) if body else {}
 
     def identify(self, document: dict[str, Any], needs: Needs) -> Identity:

@@ -31,8 +31,6 @@ class ReadyHandler(BaseHandler):
 
 
 class OpenApiHandler(BaseHandler):
-    IS_KEPT = True
-
     def initialize(self, auth: Authenticator, busy: set[object], description: bytes) -> None:
         super().initialize(auth, busy)
         self._description = description

@@ -59,7 +59,6 @@ class ServicesHandler(BaseHandler):
         self.dispatch = dispatch
         self.cursor = cursor
         self.log_fields: dict[str, str] = {}
-
         self._left: asyncio.Future[None] | None = None
 
     def _answer_id(self, run_id: str) -> None:
