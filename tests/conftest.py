@@ -11,6 +11,7 @@ import pytest
 from testbed import Bed, Engine, Proxy, Registry, Server, Ssh, Swarm, TlsEngine, eventually
 from testbed.browser import Chromium, Visit
 from testbed.debian import Debian
+from testbed.stub import Stub, stub_engine
 from testbed.tidy import tidy, tidy_plain
 
 StartServer = Callable[..., Server]
@@ -178,6 +179,13 @@ def start_server(bed: Bed) -> Iterator[StartServer]:
 def server(start_server: StartServer, engine: Engine) -> Server:
     """A quartermaster on `engine`."""
     return start_server(engine.host)
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
+    """An engine that knows nothing and notes what it is asked; it wants no root."""
+    with stub_engine(tmp_path_factory.mktemp("stub") / "engine.sock") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,10 @@ import docker.errors
 import pytest
 from conftest import StartServer
 from testbed import Engine, Proxy, Registry, Server, eventually
+from testbed.background import Background
 from testbed.faults import answer, cut, delay, echo, garbage, hang
 from testbed.raw import Wire, request
+from testbed.registry import login
 from testbed.subscriber import Sse, Subscriber
 
 SEED = 20_240_507
@@ -30,8 +32,6 @@ ALICE = "canary-of-alice~another=token-9876543210"
 WRONG = "canary-of-a-wrong?password>5555"
 JOBS = 60  # runs that are really started
 ENDS = 2  # of the server, at least
-
-Answered = Callable[[bytes], None]
 
 
 class Canaries:
@@ -61,11 +61,6 @@ class Canaries:
         ]
 
 
-def encoded(username: str, password: str) -> str:
-    document = {"username": username, "password": password, "auth": "", "email": "a@example.com"}
-    return base64.b64encode(json.dumps(document).encode()).decode()
-
-
 class Traffic:
     """Requests of every kind that hold the canaries, right and wrong ones."""
 
@@ -80,7 +75,7 @@ class Traffic:
     def run(self) -> bytes:
         """A job with credentials that are needed."""
         pick = self.random.choice
-        auth = pick([encoded("alice", self.password), encoded("alice", self.password), encoded("alice", WRONG)])
+        auth = pick([login("alice", self.password), login("alice", self.password), login("alice", WRONG)])
         kind = pick([{"type": "container"}, {}])
         wait = pick([{}, {"wait": 2}])
         body = {"image": self.image, "command": "echo done", "auth": auth, "memory": 8, "ttl": 1, **kind, **wait}
@@ -117,9 +112,9 @@ class Traffic:
         """What is wrong with it lies beside the secret, or is the secret."""
         pick = self.random.choice
         secret = pick([self.password, WRONG])
-        good = encoded("alice", secret)
+        good = login("alice", secret)
         auth: Any = pick(
-            [good[:-5], good + "!", {"password": secret}, [secret], secret, encoded("", secret), encoded("alice", "")]
+            [good[:-5], good + "!", {"password": secret}, [secret], secret, login("", secret), login("alice", "")]
         )
         flaw = pick(
             [{"auth": auth}, {"auth": good, "memory": 1}, {"auth": good, "nonsense": 1}, {"auth": good, "env": 5}]
@@ -168,25 +163,16 @@ class Traffic:
         )
 
 
-class Weather:
+class Weather(Background):
     """Faults of the engine and the registry, one after the other, and two ends of the server."""
 
     def __init__(self, server: Server, proxy: Proxy, registry: Registry) -> None:
+        super().__init__()
         self._server, self._proxy, self._registry = server, proxy, registry
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._blow, daemon=True)
         self.faults = 0
         self.ends = 0
 
-    def __enter__(self) -> "Weather":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._over.set()
-        self._thread.join(30)
-
-    def _blow(self) -> None:
+    def work(self) -> None:
         chance = random.Random(SEED)
         kinds = [
             answer(500),
@@ -210,15 +196,15 @@ class Weather:
             "",
         ]
         for turn in itertools.count(1):
-            if self._over.wait(0.05):
+            if self.over.wait(0.05):
                 return
             rule = self._proxy.on(chance.choice(paths), chance.choice(kinds))
-            self._over.wait(0.3)
+            self.over.wait(0.3)
             self._proxy.off(rule)
             self.faults += rule.hits
             if turn % 5 == 0:
                 self._registry.freeze()
-                self._over.wait(0.3)
+                self.over.wait(0.3)
                 self._registry.thaw()
             if turn % 6 == 0:
                 self._end_it(turn % 12 == 0)
@@ -278,7 +264,7 @@ def test_no_secret_shows_anywhere(
     image = registry.push(engine, name="canary:1")
     password = registry.alice.password
     canaries = Canaries(ROOT, ALICE, WRONG, password)
-    assert canaries.found(encoded("alice", password).encode())
+    assert canaries.found(login("alice", password).encode())
     tokens = tmp_path / "tokens.toml"
     digest = hashlib.sha256(ALICE.encode()).hexdigest()
     tokens.write_text(f'[alice]\nsha256 = "{digest}"\nscopes = ["run", "stop", "read"]\n')
@@ -290,7 +276,7 @@ def test_no_secret_shows_anywhere(
     def work(number: int) -> None:
         traffic = Traffic(SEED + number, image, password)
         for n in itertools.count():
-            if n >= total // THREADS and weather.ends >= ENDS:
+            if weather.failed or (n >= total // THREADS and weather.ends >= ENDS):
                 return
             data = traffic.run() if n % max(1, total // JOBS) == 0 else traffic.draw()
             said = ask(server, data)

@@ -14,7 +14,7 @@ import pytest
 from testbed.probe import Probe, descriptors, resident
 from testbed.raw import Wire, request
 from testbed.server import ADDRESS, Server
-from testbed.stub import Stub, stub_engine
+from testbed.stub import Stub
 from testbed.subscriber import Connection, Sse, Subscriber
 from testbed.wait import eventually
 
@@ -31,12 +31,6 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 TEXT, BINARY, PING, CLOSE, CONTINUED = 0x1, 0x2, 0x9, 0x8, 0x0
 FINAL = 0x80
-
-
-@pytest.fixture(scope="module")
-def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
-    with stub_engine(tmp_path_factory.mktemp("stub") / "engine.sock") as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +61,7 @@ def _nothing_failed(server: Server) -> Iterator[None]:
     """Whatever a test does, the log has no failure, and each of its lines is one event."""
     before = len(server.logs())
     yield
-    lines = [json.loads(line) for line in server.logs()[before:].splitlines()]
-    assert [line for line in lines if line["level"] in ("error", "critical") or "exception" in line] == []
+    assert server.failures(before) == []
 
 
 def bearer(server: Server) -> tuple[str, str]:

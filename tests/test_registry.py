@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import StartServer
 from testbed import Bed, Engine, Registry, Reply, Server, eventually
-from testbed.registry import User
+from testbed.registry import User, login
 from testbed.wire import SIZE, Head, Reader
 
 IMAGE = "busybox:local"
@@ -37,12 +37,6 @@ def started(reply: Reply) -> str:
 
 def becomes(server: Server, run_id: str, status: str, timeout: float = 40) -> None:
     eventually(lambda: server.status(run_id)["status"] == status, timeout, f"{run_id} is {status}", every=0.05)
-
-
-def login(username: str, password: str) -> str:
-    """Credentials as a caller encodes them."""
-    document = {"username": username, "password": password, "auth": "", "email": "a@example.com"}
-    return base64.b64encode(json.dumps(document).encode()).decode()
 
 
 def refused(reply: Reply) -> str:

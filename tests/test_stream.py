@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from testbed import Bed, Server, Swarm, eventually
-from testbed.subscriber import Subscriber
+from testbed.subscriber import Subscriber, becomes, outcome
 
 Json = dict[str, Any]
 Measured = Callable[[str], None]
@@ -42,13 +42,6 @@ def run(server: Server, **fields: Any) -> str:
     return str(reply["id"])
 
 
-def becomes(service: str, *statuses: str) -> Callable[[Json], bool]:
-    """Events of the service itself, when it is in one of those."""
-    return lambda event: (
-        event["subject"] == service and ".service." in event["type"] and event["data"]["status"] in statuses
-    )
-
-
 def statuses(subscriber: Subscriber, service: str) -> list[str]:
     """The statuses that were told of a service, in order, each once in a row."""
     told = [event["data"]["status"] for event in subscriber.events if event["subject"] == service]
@@ -60,11 +53,6 @@ def check_order(told: list[str], *expected: str) -> None:
     assert told == sorted(set(told), key=ORDER.index), told
     assert [status for status in told if status in expected] == list(expected), told
     assert told[-1] == expected[-1]
-
-
-def outcome(event: Json) -> tuple[str, str, int | None]:
-    data = event["data"]
-    return data["status"], data["reason"], data["exit_code"]
 
 
 @pytest.mark.parametrize(

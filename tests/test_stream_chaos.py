@@ -6,7 +6,6 @@
 import contextlib
 import http.client
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import docker
 import pytest
 import requests
 from testbed import Bed, Server, Swarm, eventually
+from testbed.background import Background
 from testbed.subscriber import Resuming
 
 Json = dict[str, Any]
@@ -29,26 +29,17 @@ ENDS = ("complete", "failed")
 WITHIN = 150.0  # seconds after the last fault
 
 
-class Poll:
+class Poll(Background):
     """What the engine itself says of all tasks, read again and again: the last state of each, by service."""
 
     def __init__(self, swarm: Swarm) -> None:
+        super().__init__()
         self._engine = swarm.manager
         self._client: Any = swarm.manager.client(timeout=5)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self.codes: dict[str, int] = {}
 
-    def __enter__(self) -> "Poll":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stopped.set()
-        self._thread.join(20)
-
-    def _run(self) -> None:
-        while not self._stopped.wait(0.5):
+    def work(self) -> None:
+        while not self.over.wait(0.5):
             if self._engine.up:  # the SDK leaves the socket of a refused connection open
                 with contextlib.suppress(*AWAY):
                     self.look()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from testbed import Engine, Server, Swarm, eventually
-from testbed.subscriber import Subscriber
+from testbed.subscriber import Subscriber, becomes, outcome
 
 Json = dict[str, Any]
 StartServer = Callable[..., Server]
@@ -26,13 +26,6 @@ def run(server: Server, **fields: Any) -> str:
     return str(reply["id"])
 
 
-def becomes(service: str, *statuses: str) -> Callable[[Json], bool]:
-    """Events of the service itself, when it is in one of those."""
-    return lambda event: (
-        event["subject"] == service and ".service." in event["type"] and event["data"]["status"] in statuses
-    )
-
-
 def tells(service: str, word: str) -> Callable[[Json], bool]:
     """The event of that type of a service."""
     return lambda event: event["subject"] == service and event["type"] == f"io.qmaster.service.{word}"
@@ -40,11 +33,6 @@ def tells(service: str, word: str) -> Callable[[Json], bool]:
 
 def heartbeat(stale: bool) -> Callable[[Json], bool]:
     return lambda frame: frame["type"] == "heartbeat" and ("stale_since" in frame) == stale
-
-
-def outcome(event: Json) -> tuple[str, str | None, int | None]:
-    data = event["data"]
-    return data["status"], data["reason"], data["exit_code"]
 
 
 def ready(server: Server) -> bool:

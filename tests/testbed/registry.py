@@ -54,6 +54,12 @@ class User:
         return base64.urlsafe_b64encode(self.document).decode()
 
 
+def login(username: str, password: str) -> str:
+    """Credentials as a caller encodes them."""
+    document = {"username": username, "password": password, "auth": "", "email": "a@example.com"}
+    return base64.b64encode(json.dumps(document).encode()).decode()
+
+
 class Registry:
     """The registry. It is made stopped; `start` starts it."""
 

@@ -192,6 +192,11 @@ class Server(Client):
         if self._process:
             self._process.thaw()
 
+    def failures(self, since: int = 0) -> list[Any]:
+        """The lines of its log, from that character on, that tell of a failure; each of its lines is JSON."""
+        lines = [json_module.loads(line) for line in self.logs()[since:].splitlines()]
+        return [line for line in lines if line["level"] in ("error", "critical") or "exception" in line]
+
     def logs(self) -> str:
         """What it has written so far, over all restarts."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from testbed.background import Background
 from testbed.server import ADDRESS, Client
 
 Json = dict[str, Any]
@@ -246,49 +247,53 @@ class Subscriber:
         return Subscriber(self._server, self.cursor, query=self._query)
 
 
-class Resuming:
+class Resuming(Background):
     """A subscriber that comes back each time with its cursor; what it was told, in order."""
 
     def __init__(self, server: Client) -> None:
+        super().__init__()
         self._server = server
-        self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._cursor: str | None = None
-        self._thread = threading.Thread(target=self._run)
         self.frames: list[Json] = []
         self.connects = 0
-
-    def __enter__(self) -> "Resuming":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stopped.set()
-        self._thread.join(20)
 
     @property
     def events(self) -> list[Json]:
         with self._lock:
             return [frame["event"] for frame in self.frames if frame["type"] == "event"]
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
+    def work(self) -> None:
+        while not self.over.is_set():
             with contextlib.suppress(OSError), Subscriber(self._server, self._cursor) as subscriber:
                 self.connects += 1
-                while not self._stopped.is_set():
+                while not self.over.is_set():
                     try:
                         self._take(subscriber.next(0.2))
                     except TimeoutError:
                         continue
                     except EOFError:
                         break
-            self._stopped.wait(0.1)
+            self.over.wait(0.1)
 
     def _take(self, frame: Json) -> None:
         with self._lock:
             self.frames.append(frame)
         if frame["type"] in ("snapshot", "event", "heartbeat"):
             self._cursor = frame["cursor"]
+
+
+def becomes(service: str, *statuses: str) -> Callable[[Json], bool]:
+    """Events of the service itself, when it is in one of those."""
+    return lambda event: (
+        event["subject"] == service and ".service." in event["type"] and event["data"]["status"] in statuses
+    )
+
+
+def outcome(event: Json) -> tuple[str, str | None, int | None]:
+    """Its status, reason and exit code."""
+    data = event["data"]
+    return data["status"], data["reason"], data["exit_code"]
 
 
 class SseEvent(NamedTuple):

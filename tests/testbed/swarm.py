@@ -53,11 +53,6 @@ class Swarm:
         for engine in engines:
             self._set_role(engine, "manager")
 
-    def demote(self, *engines: Engine) -> None:
-        """Make managers workers again."""
-        for engine in engines:
-            self._set_role(engine, "worker")
-
     def _set_role(self, engine: Engine, role: str) -> None:
         # A node's spec can change under us (the swarm rotates its role), which the engine refuses: "out of sequence".
         def update() -> bool:
