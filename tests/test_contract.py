@@ -89,6 +89,7 @@ def test_what_is_asked_for_is_as_described(lonely: Server, path: str, mode: Gene
     call = Caller(lonely)
     draw(path, "POST", mode, 40, call)
     assert call.statuses <= {400, 404, 503}
+    assert (503 in call.statuses) is (mode is GenerationMode.POSITIVE)
 
 
 def tame(case: Case, images: tuple[str, ...] = ("busybox:local", "no-such-image:1")) -> None:

@@ -35,15 +35,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         size = int(self.headers.get("Content-Length", 0))
         asked = {"method": self.command, "path": self.path, "body": self.rfile.read(size).decode(), "length": size}
+        asked["auth"] = self.headers["X-Registry-Auth"]
         if "slow" in self.path:
             time.sleep(0.3)
         if "hang-up" in self.path:
             self.close_connection = True
             return
-        status = 409 if "taken" in self.path else 200
+        status = 409 if "taken" in self.path else 307 if "moved" in self.path else 200
         said = self.headers["X-Registry-Auth"] if "quotes" in self.path else "the name is taken"
         body = b"<html>" if "html" in self.path else json.dumps({"message": said, "asked": asked}).encode()
         self.send_response(status)
+        self.send_header("Location", "http+docker://localhost/there")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -106,6 +108,24 @@ def test_what_is_sent_is_what_the_sdk_would_send(client: Any) -> None:
     body = client.submit("/services/create", {"Name": "ключ"}, {}, {"version": "7"})["asked"]
     assert (json.loads(body["body"]), body["path"]) == ({"Name": "ключ"}, "/v1.41/services/create?version=7")
     assert client.remove_service("s1") is True
+
+
+def test_a_header_is_sent_with_its_own_call_alone(client: Client) -> None:
+    """It holds the credentials of one caller."""
+    header = {"X-Registry-Auth": "theirs"}
+    assert client.submit("/services/create", {"Name": "x"}, header)["asked"]["auth"] == "theirs"
+    assert client.submit("/services/create", {"Name": "x"}, {})["asked"]["auth"] is None
+
+
+def test_a_redirect_is_followed_as_the_sdk_does(client: Client) -> None:
+    """What stands in front of an engine may send one."""
+    assert asked(client, "/moved")["path"] == "/there"
+
+
+def test_no_certificate_of_the_environment_is_trusted(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of DOCKER_CERT_PATH is the engine's."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "others.pem")
+    assert client.merge_environment_settings("https://engine:2376", {}, None, True, None)["verify"] is True
 
 
 def test_a_connection_that_was_closed_meanwhile_is_opened_again(client: Client, server: _Server) -> None:

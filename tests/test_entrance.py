@@ -144,6 +144,30 @@ async def test_a_byte_now_and_then_gains_no_time() -> None:
         assert loop.time() - began < 2
 
 
+async def test_its_first_byte_gains_no_time() -> None:
+    """A new connection has had its time from its beginning."""
+    async with house() as made:
+        caller = await made.call()
+        due = dict(made.entrance._due)
+        (stream,) = due
+        caller.say(HELLO[:5])
+        await until(lambda: stream._read_buffer_size == 5)
+        assert made.entrance._due == due
+
+
+async def test_of_many_that_are_late_some_are_ended_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others a little later, not a second."""
+    monkeypatch.setattr(entrance, "SWEPT_AT_ONCE", 1)
+    monkeypatch.setattr(entrance, "SWEEP_EVERY", 60.0)
+    async with house(head_within=0) as made:
+        one, other = await made.call(), await made.call()
+        made.entrance._sweep()
+        assert made.entrance.open == 1
+        assert await one.ended()
+        async with asyncio.timeout(5):
+            assert await other.ended()
+
+
 @pytest.mark.usefixtures("often")
 async def test_a_pause_between_two_requests_is_not_counted() -> None:
     """The next head has its time from its first byte."""
@@ -224,6 +248,17 @@ async def test_half_a_request_makes_room_too() -> None:
         half = await made.call(b"POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
         assert await (await made.call(HELLO)).hears()
         assert await half.ended()
+
+
+async def test_who_made_room_is_counted() -> None:
+    """The log says how many there were."""
+    async with house(most=1) as made:
+        silent = await made.call()
+        with structlog.testing.capture_logs() as logged:
+            assert await (await made.call(HELLO)).hears()
+            assert await silent.ended()
+            made.entrance._sweep()
+        assert [line["turned_out"] for line in logged] == [1]
 
 
 async def test_what_is_being_answered_keeps_its_place() -> None:

@@ -16,9 +16,10 @@ from qmaster.errors import ConfigError
 
 
 class Answering(HTTPServer):
-    """A server that answers every request with its `status`, and keeps the last path."""
+    """A server that answers every request with its `status`, or what it `says`, and keeps the last path."""
 
     status = 200
+    says = b""
     path = ""
 
 
@@ -27,6 +28,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.path = self.path
+        if self.server.says:
+            self.wfile.write(self.server.says)
+            return
         self.send_response(self.server.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -67,11 +71,19 @@ def test_a_flag_wins_over_the_environment(server: Answering, monkeypatch: pytest
     assert healthcheck.check({"port": str(server.server_port)}) == 0
 
 
-def test_another_answer_is_not_well(server: Answering, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("status", [503, 404, 302])
+def test_another_answer_is_not_well(server: Answering, capsys: pytest.CaptureFixture[str], status: int) -> None:
     """The exit code is 1 and what was wrong is said."""
-    server.status = 503
+    server.status = status
     assert healthcheck.check({"port": str(server.server_port)}) == 1
-    assert capsys.readouterr() == ("", "qmaster: /livez answers 503\n")
+    assert capsys.readouterr() == ("", f"qmaster: /livez answers {status}\n")
+
+
+def test_what_does_not_speak_http_is_not_well(server: Answering, capsys: pytest.CaptureFixture[str]) -> None:
+    """Something else listens there."""
+    server.says = b"nonsense\r\n"
+    assert healthcheck.check({"port": str(server.server_port)}) == 1
+    assert capsys.readouterr().err.startswith(f"qmaster: nothing answers at 127.0.0.1:{server.server_port}: nonsense")
 
 
 def test_a_server_that_is_gone_is_not_well(server: Answering) -> None:

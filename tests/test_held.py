@@ -70,6 +70,7 @@ def test_few_descriptors_leave_room_for_the_rest() -> None:
         made.take("wait", "bob", True)
     assert take_all(Held(3 * SPARE), "socket", "alice", limited=True) == 2 * SPARE // SHARE
     assert take_all(Held(100), "socket") == 50
+    assert take_all(Held(2), "socket", "alice", limited=True) == 1
 
 
 @pytest.mark.parametrize(

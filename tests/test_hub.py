@@ -153,9 +153,12 @@ async def test_who_lags_gets_all_in_order() -> None:
     assert len(reader.pipe.written) == 3
 
 
-@pytest.mark.parametrize(
+behind = pytest.mark.parametrize(
     ("count", "size"), [(MAX_BEHIND_FRAMES + 2, 0), (12, MAX_BEHIND_BYTES // 10)], ids=["frames", "bytes"]
 )
+
+
+@behind
 async def test_who_is_behind_for_too_long_is_cut(monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
     """By frames or bytes, for five seconds; what waited is let go."""
     now = [100.0]
@@ -173,15 +176,16 @@ async def test_who_is_behind_for_too_long_is_cut(monkeypatch: pytest.MonkeyPatch
     assert (reader.cuts, len(everyone), reader.subscriber._waiting) == (1, 0, None)
 
 
-async def test_who_catches_up_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
+@behind
+async def test_who_catches_up_is_forgiven(monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
     """The five seconds begin anew."""
     now = [100.0]
     monkeypatch.setattr("qmaster.hub.time.monotonic", lambda: now[0])
     reader = Reader()
     for _ in range(2):
         reader.pipe.stuck = True
-        for number in range(12):
-            reader.subscriber.send(frame(number, MAX_BEHIND_BYTES // 10).websocket)
+        for number in range(count):
+            reader.subscriber.send(frame(number, size).websocket)
         now[0] += 4.0
         reader.subscriber.check()
         while reader.subscriber._waiting or reader.subscriber._flying:
@@ -191,13 +195,15 @@ async def test_who_catches_up_is_forgiven(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_who_is_far_behind_is_cut_at_once() -> None:
-    """Four MiB."""
+    """Four MiB; nothing more is kept for it."""
     reader = Reader()
     reader.pipe.stuck = True
     for number in range(4):
         assert reader.cuts == 0
         reader.subscriber.send(frame(number, MAX_BYTES // 4).websocket)
     assert (reader.cuts, reader.subscriber.gone) == (1, True)
+    reader.subscriber.send(frame(4).websocket)
+    assert (len(reader.pipe.written), reader.subscriber._waiting) == (1, None)
 
 
 async def test_who_has_left_is_forgotten() -> None:
@@ -211,6 +217,19 @@ async def test_who_has_left_is_forgotten() -> None:
     await asyncio.sleep(0)
     everyone.publish([News(frames.heartbeat("0a0b0c0d:1", "now", None), None, 2)])
     assert (len(everyone), closed.cuts + failing.cuts) == (0, 0)
+
+
+async def test_a_mistake_of_ours_ends_one_round_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes next is sent."""
+    everyone, broken, other = Hub(), Reader(), Reader()
+    monkeypatch.setattr(broken.pipe, "write", lambda data: 1 // 0)
+    everyone.join(broken.subscriber)
+    with pytest.raises(ZeroDivisionError):
+        everyone.publish([News(frame(1), ANY, 1)])
+    everyone.leave(broken.subscriber)
+    everyone.join(other.subscriber)
+    everyone.publish([News(frame(2), ANY, 2)])
+    assert other.pipe.written == [frame(2).websocket]
 
 
 async def test_what_was_replayed_is_not_sent_again() -> None:
@@ -278,3 +297,9 @@ NODE = Tags("node", "n1", frozenset(), None)
 async def test_a_filter_lets_through(wants: Filter, passed: list[Tags]) -> None:
     """By topic, service, labels and owner; nodes to who asked for them, or for nothing narrower, but to no owner."""
     assert [tags for tags in (ANY, TASK, NODE) if wants.lets_through(tags)] == passed
+
+
+@pytest.mark.parametrize(("topics", "shown"), [({"task"}, True), ({"node", "task"}, True), ({"node"}, False)])
+async def test_a_snapshot_shows_services_whatever_the_topics(topics: set[str], shown: bool) -> None:
+    """But for nodes alone."""
+    assert Filter(topics=frozenset(topics)).shows(ANY) is shown

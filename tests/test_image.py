@@ -120,10 +120,11 @@ def process(engine: Engine, container: str) -> dict[str, str]:
 
 
 def check_is_a_user(engine: Engine, container: str) -> None:
-    """Not root, of the socket's group, and without capabilities."""
+    """Not root nor of root's group, of the socket's, and without capabilities."""
     found = process(engine, container)
-    assert set(found["Uid"].split()) == set(found["Gid"].split()) - {"0"} == {str(USER)}
+    assert set(found["Uid"].split()) == set(found["Gid"].split()) == {str(USER)}
     assert str(GROUP) in found["Groups"].split()
+    assert "0" not in found["Groups"].split()
     assert {int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
 
 

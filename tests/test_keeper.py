@@ -239,6 +239,18 @@ async def test_what_runs_too_long_is_timed_out() -> None:
     await house.keeper.close()
 
 
+async def test_a_change_may_move_a_timeout() -> None:
+    """Later, and sooner: what was due before is forgotten."""
+    house = House()
+    running = view("running", timeout=0.05)
+    house.becomes(running)
+    house.becomes(msgspec.structs.replace(running, timeout=60.0))
+    await house.stays()
+    house.becomes(running)
+    await house.until("end")
+    await house.keeper.close()
+
+
 async def test_a_timeout_that_fell_due_meanwhile_is_made_up_for() -> None:
     """The process was away."""
     house = House()
@@ -369,3 +381,11 @@ async def test_what_is_removed_is_forgotten() -> None:
     house.becomes(None, "s1")
     assert not house.keeper._known
     await house.stays()
+
+
+async def test_after_the_end_nothing_is_taken_up() -> None:
+    """Something was due once another thing had been done."""
+    house = House(view("running", at=100, timeout=1.0))
+    await house.keeper.close()
+    house.keeper._notice_again("s1")
+    assert not house.keeper._known

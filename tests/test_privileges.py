@@ -1,9 +1,14 @@
 """What is said of a socket, a folder or a user that cannot be used; the step from root itself is shown by the image."""
 
+import ctypes
 import os
+import pwd
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -88,6 +93,21 @@ def test_root_becomes_only_whom_the_system_knows(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(ConfigError, match="--user: there is no user 'nobody-knows-this-user'"):
         privileges.settle("nobody-knows-this-user", None, tmp_path)
+
+
+@pytest.mark.parametrize(("groups", "kept"), [({9}, [7, 9]), ({0}, [0, 7])])
+def test_root_goes_step_by_step(monkeypatch: pytest.MonkeyPatch, groups: set[int], kept: list[int]) -> None:
+    """Its groups first, the user id last, and then no way back; root's own group stays where the socket is of it."""
+    done: list[tuple[Any, ...]] = []
+    for name in ("setgroups", "setgid", "setuid"):
+        monkeypatch.setattr(os, name, lambda given, name=name: done.append((name, given)))
+    monkeypatch.setattr(os, "getgroups", lambda: [0, 7])
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(prctl=lambda *given: done.append(given)))
+    monkeypatch.setenv("HOME", "/root")
+    privileges._become(pwd.struct_passwd(("theirs", "x", 1001, 1002, "", "/theirs", "")), groups)
+    assert done == [("setgroups", kept), ("setgid", 1002), ("setuid", 1001), (38, 1, 0, 0, 0)]
+    assert os.environ["HOME"] == "/theirs"
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,15 @@ async def test_the_task_that_ended_first_comes_first() -> None:
     assert [each.slot for each in house.shown["s1"].tasks] == [2, 1]
 
 
+@pytest.mark.parametrize("count", [2, 20])
+async def test_of_many_tasks_each_has_a_share(count: int) -> None:
+    """So that all of them together are bounded."""
+    house = House()
+    tasks = [task("complete", slot, code=0) for slot in range(1, count + 1)]
+    await house.recorder.record(view(*tasks, Mode={"Replicated": {"Replicas": count}}))
+    assert [limit for *_, limit in house.logs.calls] == [results.share(LIMIT, count)] * count
+
+
 async def test_what_never_had_a_container_has_said_nothing() -> None:
     """The engine is not asked."""
     house = House()

@@ -81,6 +81,7 @@ def test_where_it_is_not_certain_the_request_is_refused(
         ((("Content-Encoding", "gzip"),), True),
         ((("content-encoding", "BR"),), True),
         ((("Content-Encoding", "gzip"), ("Content-Encoding", "identity")), True),
+        ((("Content-Encoding", "\xa0identity"),), True),
     ],
 )
 def test_a_compressed_body_is_known(fields: tuple[tuple[str, str], ...], encoded: bool) -> None:

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
-from fakes import node, service, task
+from fakes import CONTAINER_ID, container, node, service, task
 
+from qmaster import lifecycle
 from qmaster.view import View
 
 Json = dict[str, Any]
@@ -52,10 +53,11 @@ def test_what_has_not_moved_is_not_looked_at_again() -> None:
     [
         (versioned(service(), 2), [task("complete", code=0)]),
         (versioned(service()), [task("complete", code=0, Version={"Index": 2})]),
+        (versioned(service()), [task("failed", ID="t-complete-1", code=1)]),
         (versioned(service()), [task("complete", code=0), task("pending", slot=2)]),
         (service(), [task("complete", code=0)]),
     ],
-    ids=["service", "task", "another task", "no version"],
+    ids=["service", "task", "its state", "another task", "no version"],
 )
 def test_what_has_moved_is_looked_at(raw: Json, tasks: list[Json]) -> None:
     """A label, a state, one more task; or where the versions are not told."""
@@ -63,6 +65,42 @@ def test_what_has_moved_is_looked_at(raw: Json, tasks: list[Json]) -> None:
     view.dirty.clear()
     view.list_service(raw, tasks, 2.0)
     assert view.dirty == {"s1"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "dirty"),
+    [
+        ({}, set()),
+        ({"TaskTemplate": {"ContainerSpec": {}, "RestartPolicy": {"Condition": "any"}}}, {"s1"}),
+        ({"Labels": {lifecycle.END: "stopped"}}, {"s1"}),
+    ],
+    ids=["plain", "is restarted", "is being ended"],
+)
+def test_what_time_alone_may_change_is_looked_at(spec: Json, dirty: set[str]) -> None:
+    """A task of it may be due again, or it has not ended in time: no version tells that."""
+    view = View()
+    for seen in (1.0, 2.0):
+        view.dirty.clear()
+        view.list_service(versioned(service(**spec)), [task("running", DesiredState="running")], seen)
+    assert (view.dirty, view.entries["s1"].seen) == (dirty, 2.0)
+
+
+def test_what_one_task_has_told_is_not_of_the_listing_before() -> None:
+    """The next one is looked at, also where a manager that is behind says the same again."""
+    running = task("running", DesiredState="running")
+    view = listed(running)
+    assert view.list_task(task("complete", ID=running["ID"], code=0))
+    view.dirty.clear()
+    view.list_service(versioned(service()), [running], 2.0)
+    assert view.dirty == {"s1"}
+
+
+def test_an_older_answer_that_comes_last_is_dropped() -> None:
+    """A container that has ended does not run again by it."""
+    view = View()
+    view.list_container(container(state={"Status": "exited"}), None, 2.0)
+    view.list_container(container(), None, 1.0)
+    assert view.entries[CONTAINER_ID].shown.status == "complete"
 
 
 def test_what_is_over_may_begin_again() -> None:
