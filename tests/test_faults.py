@@ -188,6 +188,6 @@ def test_what_somebody_removes_is_told_to_who_waits(engine: Engine, server: Serv
         reply = waiting.result(20)
     # Docker kills a container before it removes it: its end may be seen in between.
     told = {("removed", None)} if kind == "service" else {("removed", None), ("removed", "exit"), ("failed", "exit")}
-    assert reply.status == 200
-    assert (reply["status"], reply["reason"]) in told
+    assert reply.status == 200, reply
+    assert (reply["status"], reply["reason"]) in told, reply.json
     assert time.monotonic() - began < 15
