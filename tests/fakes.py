@@ -1,8 +1,9 @@
 """Stand-ins for the quick tests: Docker's answers as plain data, and a swarm and containers without an engine."""
 
+import asyncio
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,13 @@ CREATED = "2024-05-06T07:08:09.123456789Z"
 LATER = "2024-05-06T07:08:19.123456789Z"
 DIGEST = "sha256:" + "a" * 64
 CONTAINER_ID = "c" * 64
+
+
+async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Wait for a condition that no event tells of. Raises `TimeoutError`."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
 
 
 def encoded(document: Mapping[str, object] | str) -> str:

@@ -5,12 +5,13 @@ import contextlib
 import errno
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import structlog
 import trustme
+from fakes import until
 from tornado.http1connection import HTTP1Connection
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
@@ -105,11 +106,6 @@ async def house(most: int = 100, head_within: float = 10, tls: ssl.SSLContext | 
         yield made
     finally:
         await made.close()
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():  # noqa: ASYNC110 - what it waits for is no event
-        await asyncio.sleep(0.005)
 
 
 # --- in time ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import structlog
-from fakes import CONTAINER_ID, container, grant, service, task
+from fakes import CONTAINER_ID, container, grant, service, task, until
 from test_lifecycle import NODES, NOW
 from test_models import WRONG
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
@@ -579,12 +579,6 @@ async def test_a_token_may_have_any_characters_in_a_header(
         )
         raw.send(body)
         assert (await raw.answer())[0] == 200
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition; the test's own timeout ends it."""
-    while not condition():  # noqa: ASYNC110 - what is waited for knows of no event
-        await asyncio.sleep(0.001)
 
 
 async def test_a_run_goes_on_without_its_client(http_client: AsyncHTTPClient, http_port: int, state: State) -> None:

@@ -73,6 +73,23 @@ def test_few_descriptors_leave_room_for_the_rest() -> None:
     assert take_all(Held(2), "socket", "alice", limited=True) == 1
 
 
+def test_one_address_has_a_share_of_the_newcomers() -> None:
+    """So that strangers in one place keep nobody out who comes from another."""
+    made = Held()
+    places = [take_all(made, "newcomer", address, limited=True) for address in ("a", "b", "c", "d", "e")]
+    assert places == [MOST["newcomer"] // SHARE] * SHARE + [0]
+    with pytest.raises(TooManyHeld, match="have not said who they are: close some, or come back later"):
+        made.take("newcomer", "e", limited=True)
+
+
+def test_newcomers_take_no_room_from_who_has_a_token() -> None:
+    """They are ended where it is needed."""
+    made = Held(20)
+    assert take_all(made, "newcomer", "a", limited=True) == 2
+    assert take_all(made, "socket") == 10
+    made.take("newcomer", "b", limited=True)
+
+
 @pytest.mark.parametrize(
     ("limits", "asked", "told"),
     [

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
+from fakes import until
 from structlog.testing import capture_logs
 
 from qmaster import keyring
@@ -74,12 +75,6 @@ async def watching(path: Path) -> AsyncIterator[Told]:
         task.cancel()
 
 
-async def within(seconds: float, condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for knows of no event
-            await asyncio.sleep(0.01)
-
-
 # --- at the start -----------------------------------------------------------------------------------------------------
 
 
@@ -135,14 +130,14 @@ async def test_a_change_is_told_within_a_second(path: Path) -> None:
     """Whether it is written in place or put in its place; a token that is added, changed, or gone."""
     async with watching(path) as told:
         put(path, entry("alice") + entry("bob"))
-        await within(WITHIN, lambda: told.names[-1] == ["alice", "bob"])
+        await until(lambda: told.names[-1] == ["alice", "bob"], WITHIN)
         beside = path.with_suffix(".new")
         put(beside, entry("alice", '"read"'))
         os.replace(beside, path)
-        await within(WITHIN, lambda: told.names[-1] == ["alice"])
+        await until(lambda: told.names[-1] == ["alice"], WITHIN)
         assert told.last[0].scopes == {"read"}
         put(path, "")
-        await within(WITHIN, lambda: told.names[-1] == [])
+        await until(lambda: told.names[-1] == [], WITHIN)
 
 
 @pytest.mark.usefixtures("often")
@@ -151,7 +146,7 @@ async def test_one_that_stays_the_same_is_told_once(path: Path) -> None:
     async with watching(path) as told:
         put(path, entry("alice"))
         put(path, entry("bob"))
-        await within(WITHIN, lambda: len(told.names) == 2)
+        await until(lambda: len(told.names) == 2, WITHIN)
         put(path, entry("bob"))
         await asyncio.sleep(10 * keyring.LOOK_EVERY)
         assert told.names == [["alice"], ["bob"]]
@@ -176,7 +171,7 @@ async def test_one_that_becomes_wrong_keeps_the_last_good_one(
     async with watching(path) as told:
         with capture_logs() as logs:
             spoil(path)
-            await within(WITHIN, lambda: bool(logs))
+            await until(lambda: bool(logs), WITHIN)
             await asyncio.sleep(10 * keyring.LOOK_EVERY)
             (line,) = logs
             assert (line["event"], line["log_level"]) == ("tokens_file_wrong", "error")
@@ -184,7 +179,7 @@ async def test_one_that_becomes_wrong_keeps_the_last_good_one(
             assert line["advice"] == "the tokens that were read last stay"
             assert told.names == [["alice"]]
             put(path, entry("alice"))
-            await within(WITHIN, lambda: told.names == [["alice"], ["alice"]])
+            await until(lambda: told.names == [["alice"], ["alice"]], WITHIN)
 
 
 async def test_a_half_written_file_does_not_count(path: Path) -> None:
@@ -196,6 +191,6 @@ async def test_a_half_written_file_does_not_count(path: Path) -> None:
                     file.write(line)
                     file.flush()
                     await asyncio.sleep(0.1)
-            await within(WITHIN, lambda: len(told.names) == 2)
+            await until(lambda: len(told.names) == 2, WITHIN)
         assert told.names == [["alice"], ["bob", "carol"]]
         assert [line["event"] for line in logs] == ["tokens"]

@@ -10,17 +10,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from test_handlers import BEARER, FakeDispatch, FakeFeed, check_refused, connection, head, scrape, until
+from fakes import until
+from test_handlers import BEARER, FakeDispatch, FakeFeed, check_refused, connection, head, scrape
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders
 from tornado.web import Application
 
 from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator
-from qmaster.errors import TooManyHeld
 from qmaster.handlers.base import HEADERS, BaseHandler
 from qmaster.handlers.pages import POLICY
-from qmaster.held import MOST, RESERVED, SHARE, WANTED, Held
+from qmaster.held import RESERVED, WANTED
 from qmaster.held import connections as held_connections
 
 pytestmark = pytest.mark.gen_test(timeout=20)
@@ -253,35 +253,7 @@ async def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_no_failure
     await forgotten(alive)
 
 
-# --- how many newcomers -----------------------------------------------------------------------------------------------
-
-
-def newcomers(held: Held, address: str) -> int:
-    for number in range(MOST["newcomer"] + 1):
-        try:
-            held.take("newcomer", address, limited=True)
-        except TooManyHeld:
-            return number
-    raise AssertionError("there is no end of them")
-
-
-async def test_one_address_has_a_share_of_the_newcomers() -> None:
-    """So that strangers in one place keep nobody out who comes from another."""
-    held = Held()
-    assert [newcomers(held, each) for each in ("a", "b", "c", "d", "e")] == [MOST["newcomer"] // SHARE] * SHARE + [0]
-    with pytest.raises(TooManyHeld, match="have not said who they are: close some, or come back later"):
-        held.take("newcomer", "e", limited=True)
-
-
-async def test_newcomers_take_no_room_from_who_has_a_token() -> None:
-    """They are ended where it is needed."""
-    held = Held(20)
-    assert newcomers(held, "a") == 2
-    for _ in range(10):
-        held.take("socket", "root", limited=False)
-    with pytest.raises(TooManyHeld, match="too many open sockets"):
-        held.take("socket", "root", limited=False)
-    held.take("newcomer", "b", limited=True)
+# --- how many connections ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

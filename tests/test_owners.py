@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from fakes import CREATED
+from fakes import CREATED, until
 from house import (
     ALICE,
     BOB,
@@ -272,12 +272,6 @@ async def test_the_stream_says_what_is_missing(connect: Connect, ask: Ask, home:
 
 
 # --- when the tokens change -------------------------------------------------------------------------------------------
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for knows of no event
-            await asyncio.sleep(0.01)
 
 
 def known(home: Home) -> dict[str, Identity]:

@@ -12,7 +12,7 @@ import docker.errors
 import pytest
 import requests
 import urllib3.exceptions
-from fakes import AUTH, DIGEST
+from fakes import AUTH, DIGEST, until
 
 from qmaster.credentials import Credentials
 from qmaster.engine import failures
@@ -435,12 +435,6 @@ def test_a_worker_is_told_from_an_engine_without_a_swarm() -> None:
 def health(client: Any) -> Health:
     connect: Any = client if callable(client) else lambda: client
     return Health(connect)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition; the test's own timeout ends it."""
-    while not condition():  # noqa: ASYNC110 - what is waited for knows of no event
-        await asyncio.sleep(0.001)
 
 
 @pytest.mark.gen_test

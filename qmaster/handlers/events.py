@@ -37,7 +37,7 @@ SEND_BUFFER = 128 * 1024  # of the kernel: small, so that a reader's pace is see
 TOPICS = frozenset({"service", "task", "node"})
 PARAMETERS = ("since", "service", "label", "topic")
 
-GOING_AWAY, SLOW_CONSUMER = 1001, 1013
+GOING_AWAY = 1001
 MALFORMED, BAD_TOKEN, FORBIDDEN, NO_AUTH_IN_TIME, TOO_MANY = 4400, 4401, 4403, 4408, 4429
 CLOSES: Mapping[type[HttpError], int] = {
     BadRequest: MALFORMED,
@@ -216,7 +216,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         if self._stream is not None and not self._stream.closed():
             self._say_last(frames.error(code, detail))
             if self.ws_connection is not None:
-                self.close(code, "slow_consumer" if code == SLOW_CONSUMER else detail[:100])
+                self.close(code, detail[:100])
             else:
                 self._stream.close()
         self._forget()
