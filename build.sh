@@ -392,7 +392,21 @@ run_tests() {
   stage lint "$venv/bin/python" -m ruff check
   stage format "$venv/bin/python" -m ruff format --check
   stage types "$venv/bin/python" -m mypy
-  stage tests "$venv/bin/python" -m pytest "${select[@]}" "$@"
+  stage tests run_pytest "${select[@]}" "$@"
+}
+
+# In CI up to three tests that fail are run once more, by themselves: thousands of them on real engines share a machine
+# with strangers. They are named all the same: a test that is unsteady is a defect, of the product or of the test.
+run_pytest() {
+  local status=0 failed
+  "$venv/bin/python" -m pytest "$@" || status=$?
+  [[ $status == 1 && -n ${CI-} ]] || return "$status"
+  failed=$("$venv/bin/python" -c 'import json; print(*json.load(open(".pytest_cache/v/cache/lastfailed")), sep="\n")') ||
+    return "$status"
+  (($(wc -l <<<"$failed") <= 3)) || return "$status"
+  say "failed, and run once more: ${failed//$'\n'/ }"
+  "$venv/bin/python" -m pytest --last-failed --last-failed-no-failures none "$@" || return
+  say "UNSTEADY, look for the reason: ${failed//$'\n'/ }"
 }
 
 run_bench() {
