@@ -181,6 +181,7 @@ def test_a_stop_of_quartermaster_answers_those_who_wait(server: Server) -> None:
 # Timeout and ttl
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_runs_too_long_is_ended(server: Server, kind: str) -> None:
     """SIGTERM, and SIGKILL after the grace period, as it ignores that; then it stays, with its last words."""
@@ -211,6 +212,7 @@ def test_waiting_for_a_node_is_not_running(server: Server) -> None:
     assert server.status(run_id)["status"] == pending["status"] == "pending"
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_old_enough_is_removed(server: Server, engine: Engine, kind: str) -> None:
     """After its time to live, but not within five seconds of its end; its record and result stay."""
@@ -223,6 +225,7 @@ def test_what_is_old_enough_is_removed(server: Server, engine: Engine, kind: str
     eventually(lambda: not sdk(engine).services() + sdk(engine).containers(all=True), 20, "nothing is left")
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_fell_due_while_quartermaster_was_away_is_made_up_for(server: Server, kind: str) -> None:
     """A timeout, and a time to live."""
@@ -246,6 +249,7 @@ def test_options_are_the_defaults(start_server: StartServer, engine: Engine) -> 
     assert call(server, "exit 0", timeout=9, ttl=60)["ttl"] == 60.0
 
 
+@pytest.mark.patient
 def test_a_stop_overtakes_a_timeout(server: Server) -> None:
     """What is being ended for its time is removed where it is stopped meanwhile."""
     run_id = call(server, STUBBORN, wait=False, timeout=1)["id"]
@@ -313,6 +317,7 @@ def test_a_key_whose_answer_the_engine_cut_off_is_adopted(
     assert len(made) == 1
 
 
+@pytest.mark.patient
 def test_a_keyed_run_that_nobody_was_told_of_stays(start_server: StartServer, engine: Engine, proxy: Proxy) -> None:
     """Its caller will ask again: the engine did it, and went silent before it said so."""
     server = start_server(proxy.host)

@@ -231,6 +231,7 @@ def test_the_engine_dies_in_a_create_and_comes_back(engine: Engine, proxy: Proxy
     assert made(engine) == [run_id]
 
 
+@pytest.mark.patient
 def test_a_create_nobody_was_told_of_is_removed(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
     """The engine is gone for longer than a caller waits: 503, and later what was made is removed by itself."""
     server = start_server(proxy.host)

@@ -172,6 +172,7 @@ def test_a_first_frame_that_is_no_auth_is_malformed(stream: Server, said: str) -
         assert subscriber.closed() == 4400
 
 
+@pytest.mark.patient
 def test_a_token_that_does_not_come_in_time(stream: Server) -> None:
     """4408 after five seconds; nothing was told in the meantime."""
     began = time.monotonic()

@@ -344,6 +344,7 @@ def test_a_silent_job_s_reader_is_freed_at_once(server: Server) -> None:
     eventually(lambda: threads(server) <= at_rest, 10, "it is not read any more")
 
 
+@pytest.mark.patient
 def test_a_follow_outlives_the_engine_s_restart(engine: Engine, server: Server) -> None:
     """It goes on where it was, and tells no line again."""
     job = shell(server, "echo one; sleep 600", restart="any", type="container")
@@ -355,6 +356,7 @@ def test_a_follow_outlives_the_engine_s_restart(engine: Engine, server: Server) 
     assert follow.got == b"one\n" * 2
 
 
+@pytest.mark.patient
 def test_a_node_that_is_cut_off_is_told_in_the_log(swarm: Swarm, swarm_server: Server) -> None:
     """As a line of quartermaster's own, live and afterwards; what is on other nodes comes all the same."""
     job = shell(swarm_server, "echo here; sleep 600", replicas=2, constraints=["node.role==worker"])
@@ -430,6 +432,7 @@ def test_a_capture_of_what_keeps_no_log_is_empty(engine: Engine) -> None:
             capture(engine, kind, "nosuch", 100)
 
 
+@pytest.mark.patient
 def test_a_capture_from_a_node_that_is_cut_off_can_be_tried_again(swarm: Swarm, swarm_server: Server) -> None:
     """It is told in less than the engine's time for a call; and what was said is there when the node is back."""
     job = shell(swarm_server, "echo here; sleep 600", constraints=ON_A_WORKER)

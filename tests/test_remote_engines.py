@@ -130,6 +130,7 @@ def test_an_engine_over_ssh(engine: Engine, ssh: Ssh, start_server: StartServer)
     works(over_ssh(ssh, start_server), engine)
 
 
+@pytest.mark.patient
 def test_an_ssh_engine_that_went_is_reached_again(engine: Engine, ssh: Ssh, start_server: StartServer) -> None:
     """The way closed: 503; open again: success, without a restart of ours."""
     server = over_ssh(ssh, start_server)

@@ -77,6 +77,7 @@ def power_cut(engine: Engine) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.patient
 def test_a_worker_that_dies_takes_its_services_into_the_unknown(swarm_server: Server, swarm: Swarm) -> None:
     """The node is down, its services are unknown with node_down; then the node is ready again and the end is known."""
     worker = swarm.workers[0]
@@ -98,6 +99,7 @@ def test_a_worker_that_dies_takes_its_services_into_the_unknown(swarm_server: Se
         assert outcome({"data": swarm_server.status(service).json}) == ("failed", "node_down", 255)
 
 
+@pytest.mark.patient
 @pytest.mark.timeout(600)  # elections take as long as they take
 def test_a_leader_and_then_the_quorum_are_lost(start_server: StartServer, swarm: Swarm) -> None:
     """The leader of three managers dies: the quartermaster on another goes on, and its sockets stay open.
@@ -142,6 +144,7 @@ def accepted(server: Server, command: str = "true") -> str | None:
     return str(reply["id"]) if reply.status == 200 else None
 
 
+@pytest.mark.patient
 def test_two_quartermasters_agree_and_stop_as_one(start_server: StartServer, swarm: Swarm) -> None:
     """On two managers they show the same, each with its own cursor, and both may stop a service of three replicas.
 

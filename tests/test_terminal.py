@@ -139,6 +139,7 @@ def test_bytes_go_through_a_pipe(shared: Server, engine: Engine) -> None:
     assert qmaster(shared, "logs", foreign).stdout == b"\xff\xfe\n\0\xc3"
 
 
+@pytest.mark.patient
 def test_a_run_goes_on_across_restarts_of_the_server(bed: Bed, engine: Engine, tmp_path: Path) -> None:
     """One in order and one by SIGKILL: every line once, and the exit code."""
     server = bed.server(engine.host)

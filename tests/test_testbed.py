@@ -51,6 +51,7 @@ def test_nothing_is_left_by_the_test_before(swarm: Swarm) -> None:
     assert [node.client().containers(all=True) for node in swarm.nodes] == [[], [], []]
 
 
+@pytest.mark.patient
 def test_a_cut_off_worker_is_down_until_it_is_brought_back(swarm: Swarm) -> None:
     """Without its cable a worker misses its heartbeats."""
     worker = swarm.workers[0]
@@ -64,12 +65,14 @@ def test_a_cut_off_worker_is_down_until_it_is_brought_back(swarm: Swarm) -> None
     eventually(lambda: state() == "ready", 30, "the worker is back")
 
 
+@pytest.mark.patient
 def test_a_promoted_worker_takes_part(swarm: Swarm) -> None:
     """A promoted worker answers as a manager."""
     swarm.promote(swarm.workers[0])
     assert len(list(swarm.workers[0].client().nodes())) == 3
 
 
+@pytest.mark.patient
 def test_an_engine_stops_and_comes_back(engine: Engine) -> None:
     """SIGTERM and a new start keep the swarm and its services."""
     service = create(engine)
