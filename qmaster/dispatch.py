@@ -252,6 +252,8 @@ class Dispatch:
         """
         if by.grant is not None and by.grant.max_running is not None:
             policy.check_running(by.grant, self._running(by.name))
+        if request.name is not None and self._is_of_another_type(request.name, request.type):
+            raise _taken(mark.name)
         self._starting[mark.nonce] = (by.name, request.type, mark.name)
         try:
             yield
@@ -268,6 +270,14 @@ class Dispatch:
         }
         return len(starting | there)
 
+    def _is_of_another_type(self, name: str, kind: Kind) -> bool:
+        """Whether a service has this name and a container is wanted, or the other way round: Docker would take both."""
+        there = self._reconciler.find(name)
+        starting = {other for _, other, taken in self._starting.values() if taken == name}
+        if there is not None and there.name == name and there.status != "removed":
+            starting.add(there.type)
+        return bool(starting - {kind})
+
     async def _make(self, request: RunRequest, mark: spec.Stamp, key: Key | None) -> str:
         intent = Intent(mark.name, mark.nonce, request.type, key is not None)
         start = self._run_container if request.type == "container" else self._run_service
@@ -275,7 +285,7 @@ class Dispatch:
             return await start(request, mark, intent)
         except Conflict:
             await self._forget(mark.nonce)
-            raise Conflict(f"the name {mark.name!r} is taken: choose another, or stop what has it") from None
+            raise _taken(mark.name) from None
         except HttpError as error:
             if _may_come_true(error):
                 self._sweeper.look_for(intent)
@@ -331,6 +341,10 @@ def _may_come_true(error: HttpError) -> bool:
     """Whether the engine may have done, or do yet, what it gave no good answer to; or did what could not be kept."""
     known = (EngineUnavailable, EngineRefused, JournalUnwritable)
     return isinstance(error, known) and not isinstance(error, RegistryRefused)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"the name {name!r} is taken: choose another, or stop what has it")
 
 
 def _itself() -> Conflict:

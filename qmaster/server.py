@@ -225,7 +225,7 @@ class House:
         behind = EngineUnavailable(f"stale since {stale}: the view may be behind the engine") if stale else None
         journal = self.journal.trouble
         unkept = EngineUnavailable(f"the journal cannot be written: {journal}") if journal else None
-        return self.engine.health.trouble or behind or unkept
+        return self.engine.health.trouble or unkept or behind  # without a journal nothing is caught up with
 
     async def _resume(self) -> None:
         """Once the view is there, take up what an earlier process has left undone."""

@@ -340,6 +340,31 @@ async def test_what_is_wrong_fails_before_the_service_exists(where: str, error: 
     assert "create" not in house.swarm.names()
 
 
+@pytest.mark.parametrize(("there", "wanted"), [("service", "container"), ("container", "service")])
+async def test_a_name_is_unique_across_services_and_containers(there: str, wanted: str) -> None:
+    """Docker would take both, and nobody could say which is meant; what is removed has no name any more."""
+    house = House(renamed(SEEN, name="mine", type=there))
+    with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
+        await house.dispatch.run(run(type=wanted, name="mine"), ROOT)
+    assert not house.engine_calls()
+    house = House(renamed(SEEN, name="mine", type=there, status="removed"))
+    assert await house.dispatch.run(run(type=wanted, name="mine"), ROOT)
+
+
+async def test_a_name_is_unique_among_what_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is refused while the first is on its way."""
+    house = House()
+
+    async def create(*given: Any) -> str:
+        with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
+            await house.dispatch.run(run(type="container", name="mine"), ROOT)
+        return "s-new"
+
+    monkeypatch.setattr(house.swarm, "create", create)
+    assert (await house.dispatch.run(run(name="mine"), ROOT)).id == "s-new"
+    assert not house.containers.names()
+
+
 @pytest.mark.parametrize("kind", ["service", "container"])
 async def test_a_name_that_is_taken_is_named(kind: str) -> None:
     """409 says which, and what to do; Docker's own words are left out."""
