@@ -97,28 +97,52 @@ option() {
   printf '%s' "$value"
 }
 
-# The server wants a token: where none is given one is made, and kept so that it is the same next time.
+# The server wants a token: where none is given one is made, and kept so that it is the same next time; beside it as a
+# header that curl reads, so that it stands on no command line.
 provide_token() {
+  local token
   token=$(option --token TOKEN '' "$@")
   [[ -z $token && -z ${TOKEN_FILE-} ]] || return 0
   export TOKEN_FILE=$data/token
   [[ -s $TOKEN_FILE ]] ||
     (umask 077 && "$venv/bin/python" -c 'import secrets; print(secrets.token_hex(20))' >"$TOKEN_FILE")
-  token=$(<"$TOKEN_FILE")
-  made_token=$token
+  made_token=$(<"$TOKEN_FILE")
+  header=${data#"$PWD/"}/header
+  (umask 077 && printf 'Authorization: Bearer %s\n' "$made_token" >"$data/header")
 }
 
+# say_how IMAGE TYPE ARGS…: what to try, once it answers; where an option is wrong it never does.
 say_how() {
-  local image=$1 type=$2 port address cert url curl='curl -sS'
+  local image=$1 type=$2 port address host cert url curl='curl -sS'
   shift 2
   port=$(option --port PORT 9090 "$@")
   address=$(option --address QMASTER_ADDRESS localhost "$@")
   cert=$(option --tls-cert QMASTER_TLS_CERT '' "$@")
   [[ $address == 0.0.0.0 || $address == :: ]] && address=localhost
+  host=$address
   [[ $address == *:* ]] && address="[$address]"
   url=http://$address:$port
   [[ -n $cert ]] && url=https://$address:$port curl="curl -sS --cacert '$cert'"
-  curl="$curl -H 'Authorization: Bearer ${made_token:-YOUR-TOKEN}'"
+  if [[ -n ${header-} ]]; then curl="$curl -H @$(printf %q "$header")"; else curl="$curl -H 'Authorization: Bearer YOUR-TOKEN'"; fi
+  answers "$host" "$port" && return # it is another's
+  (once_it_answers "$host" "$port" "$(how)" &) # twice, so that nobody has to wait for it
+}
+
+answers() { (: <"/dev/tcp/$1/$2") 2>/dev/null; }
+
+once_it_answers() {
+  local try
+  for ((try = 0; try < 600; try++)); do
+    kill -0 $$ 2>/dev/null || return 0
+    if answers "$1" "$2"; then
+      printf '%s\n' "$3"
+      return
+    fi
+    sleep 0.1
+  done
+}
+
+how() {
   [[ -n ${made_token-} ]] && printf 'Token: %s (kept in %s)\n' "$made_token" "$TOKEN_FILE"
   cat <<HOW
 From another terminal:
@@ -160,10 +184,10 @@ gossip_port_is_free() { ! (: </dev/tcp/127.0.0.1/7946) 2>/dev/null; }
 choose_network() {
   if ! registry_answers; then
     network=own
-    say "no image registry in reach: the engine has the image busybox:local"
+    say "no image registry in reach: the engine has an image busybox of its own, and no other"
   elif ! gossip_port_is_free; then
     network=own
-    say "port 7946 is another swarm's: the engine gets no network, and has the image busybox:local"
+    say "port 7946 is another swarm's: the engine gets no network, and has an image busybox of its own, and no other"
   else
     network=host
   fi
@@ -237,7 +261,7 @@ start_engine() {
 
 # A swarm comes back with the engine; the first time it is made, on a free port that it remembers.
 prepare_engine() {
-  "$venv/bin/python" - "$(command -v busybox)" <<'PYTHON'
+  "$venv/bin/python" - "$(command -v busybox)" "$network" <<'PYTHON'
 import io, pathlib, socket, subprocess, sys, tarfile, time
 
 import docker
@@ -276,6 +300,8 @@ def wait_for(condition, seconds):
 client = docker.from_env(version="auto", timeout=60)
 if not client.images.list("busybox:local"):
     client.api.import_image_from_data(rootfs(sys.argv[1]), repository="busybox", tag="local")
+if sys.argv[2] == "own":  # nothing can be pulled: plain "busybox" is that one too
+    client.images.get("busybox:local").tag("busybox", "latest")
 if client.info()["Swarm"]["LocalNodeState"] == "inactive":
     client.swarm.init(advertise_addr="127.0.0.1", listen_addr=f"127.0.0.1:{free_port()}")
 wait_for(lambda: client.info()["Swarm"]["ControlAvailable"], 30)
@@ -525,6 +551,7 @@ main() {
     lock) lock "$@" ;;
     audit) audit ;;
     engine-main) engine_main "$@" ;; # of run's own
+    help | --help | -h) usage ;;
     *)
       usage >&2
       exit 2
