@@ -137,11 +137,11 @@ class Engine:
 
     def cut_off(self) -> None:
         """Pull the machine's network cable. Its unix socket still works."""
-        self._network.plug(self.name, "down")
+        self._network.unplug(self.name)
 
     def bring_back(self) -> None:
         """Plug the cable in again."""
-        self._network.plug(self.name, "up")
+        self._network.plug(self.name)
 
     def restore(self) -> None:
         """Undo whatever a test did to the engine."""

@@ -22,7 +22,8 @@ class Network:
         self.prefix = prefix
         self.subnet = subnet
         self.gateway = f"{subnet}.254"
-        self._used = 0
+        self._addresses: dict[str, str] = {}
+        self._unplugged: set[str] = set()
         self._make_namespace(HUB)
         hub = self.namespace(HUB)
         run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
@@ -43,8 +44,7 @@ class Network:
     def attach(self, name: str) -> str:
         """Make the namespace of a node and put a cable into it; its address. Names have at most 15 characters."""
         self._make_namespace(name)
-        self._used += 1
-        address = f"{self.subnet}.{self._used}"
+        address = self._addresses[name] = f"{self.subnet}.{len(self._addresses) + 1}"
         node, hub = self.namespace(name), self.namespace(HUB)
         run("ip", "-n", hub, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", node)
         run("ip", "-n", hub, "link", "set", name, "master", "bridge", "up")
@@ -54,9 +54,27 @@ class Network:
         run("ip", "-n", node, "route", "add", "unreachable", "default")
         return address
 
-    def plug(self, name: str, state: str) -> None:
-        """Pull ("down") or plug in ("up") the cable of a node."""
-        run("ip", "-n", self.namespace(HUB), "link", "set", name, state)
+    def unplug(self, name: str) -> None:
+        """Pull the cable of a node."""
+        run("ip", "-n", self.namespace(HUB), "link", "set", name, "down")
+        self._unplugged.add(name)
+
+    def plug(self, name: str) -> None:
+        """Plug it in again; all connections that there were are gone by then, as after a long time.
+
+        Else Swarm's manager may see the end of a node's old session after the beginning of its new one, and say from
+        then on that its logs are "not available" (LogBroker.nodeDisconnected in swarmkit).
+        """
+        if name not in self._unplugged:
+            return
+        for other in self._addresses.keys() - {name}:
+            self._end_connections(other, self._addresses[name])
+            self._end_connections(name, self._addresses[other])
+        self._unplugged.discard(name)
+        run("ip", "-n", self.namespace(HUB), "link", "set", name, "up")
+
+    def _end_connections(self, name: str, with_address: str) -> None:
+        run("ip", "netns", "exec", self.namespace(name), "ss", "--kill", "--tcp", "dst", with_address)
 
 
 def remove(prefix: str) -> None:
