@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import BadRequest, ConfigError
-from .models import CONSTRAINT, HOST_NETWORK, Names, convert, quote
+from .models import CONSTRAINT, HOST_NETWORK, SHA256, Names, convert
 from .patterns import Pattern
+from .wording import quote
 
 Scope = Literal["run", "stop", "read"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -29,7 +30,7 @@ Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | str
 class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """What a table of the file may hold."""
 
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$(?!\n)")]
+    sha256: Annotated[str, Meta(pattern=SHA256)]
     scopes: Annotated[list[Scope], Meta(min_length=1)]
     images: list[str] | None = None
     max_memory: Annotated[int, Meta(ge=6)] | None = None

@@ -17,6 +17,7 @@ from tornado.httpclient import HTTPResponse
 from qmaster import models, spec
 from qmaster.models import RunRequest
 from qmaster.spec import Defaults, Objects, Stamp
+from qmaster.wording import quote
 
 __all__ = ["app", "ask", "home", "options"]  # the fixtures
 
@@ -247,7 +248,7 @@ NO_REQUEST: list[tuple[str, bytes, str]] = [
 
 def to_everyone() -> Iterator[Attempt]:
     for name, value in UNKNOWN.items():
-        yield Attempt(f"field {name}", f"unknown field {models.quote(name)}", fields(**{name: value}))
+        yield Attempt(f"field {name}", f"unknown field {quote(name)}", fields(**{name: value}))
     for field, values in NOT_A_VALUE:
         yield Attempt(f"{field} {json.dumps(values)[:60]}", field, {**IMAGE, **values})
     for name, raw, says in NO_REQUEST:

@@ -153,7 +153,9 @@ FIELDS = (
     click.option("--constraint", "constraints", multiple=True, metavar="RULE", help="As node.role==worker."),
     click.option("--network", "networks", multiple=True, metavar="NAME", help="A swarm network to join."),
     click.option("--secret", "secrets", multiple=True, metavar="NAME", help="A swarm secret, in /run/secrets/."),
-    click.option("--port", "-p", "ports", multiple=True, metavar="8080:80[/udp]", help="Published on every node."),
+    click.option(
+        "--port", "-p", "ports", multiple=True, metavar="8080:80[/udp]", help="Published on every node; or /sctp."
+    ),
     click.option("--timeout", type=float, metavar="SECONDS", help="End it when it has run that long."),
     click.option("--ttl", type=float, metavar="SECONDS", help="Remove it that long after its end."),
 )

@@ -27,6 +27,7 @@ from ..errors import (
     problem,
 )
 from ..tokens import Scope
+from ..wording import quote
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"})
@@ -160,7 +161,7 @@ class BaseHandler(web.RequestHandler):
         except ValueError:
             raise BadRequest("the query is not valid") from None
         for name in parameters.keys() - set(known):
-            raise BadRequest(f"unknown query parameter {models.quote(name)}; known: {', '.join(known) or 'none'}")
+            raise BadRequest(f"unknown query parameter {quote(name)}; known: {', '.join(known) or 'none'}")
         return parameters
 
     def compute_etag(self) -> str | None:
