@@ -250,7 +250,7 @@ def _listing() -> Json:
         _query("label", some, "`key=value`, or `key` alone: with all of them.", ["team=blue"]),
         _query("name", some, "With exactly one of these names.", ["nap"]),
         _query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "So many at most.", 10),
-        _query("all", {"enum": ["0", "1"]}, "`1`: also what was removed.", "1"),
+        _query("all", _flag(), "`1`: also what was removed.", "1"),
     ]
     example = {"success": True, "cursor": CURSOR, "services": [SERVICE]}
     schema = _object(success=_success(), cursor=_string(), services={"type": "array", "items": _schema("Service")})
@@ -277,7 +277,6 @@ def _status() -> Json:
 
 
 def _logs() -> Json:
-    flag = {"enum": ["0", "1", "true", "false"]}
     tail = {"anyOf": [{"const": "all"}, {"type": "integer", "minimum": 0, "maximum": 999_999_999}]}
     streams = {"type": "array", "items": {"enum": list(get_args(Stream))}}
     text = _answer("Its output; a log that ends without its last chunk was cut off.", {})
@@ -291,9 +290,9 @@ def _logs() -> Json:
         (404, 502, 503, 507),
         parameters=[
             _ref("parameters", "Id"),
-            _query("follow", flag, "`1`: go on as it is written, until all its tasks have ended."),
+            _query("follow", _flag(), "`1`: go on as it is written, until all its tasks have ended."),
             _query("tail", tail, "The last so many lines of each task.", 100),
-            _query("timestamps", flag, "`1`: each line begins with its time; plain text only.", "1"),
+            _query("timestamps", _flag(), "`1`: each line begins with its time; plain text only.", "1"),
             _query("stream", streams, "Both without it.", ["stderr"]),
         ],
         description="As plain text, or with `Accept: application/x-ndjson` as JSON objects, one a line: `time`, "
@@ -505,6 +504,10 @@ def _schema(name: str) -> Json:
 
 def _string() -> Json:
     return {"type": "string"}
+
+
+def _flag() -> Json:
+    return {"enum": ["1", "true", "0", "false"]}
 
 
 def _success() -> Json:

@@ -259,7 +259,7 @@ def to_everyone() -> Iterator[Attempt]:
         yield Attempt(f"stop {json.dumps(value)[:20]}", "id: ", {"id": value}, "/stop")
     for query in ("privileged=1", "fromImage=evil", "name=x", "X-Registry-Auth=x"):
         yield Attempt(f"query {query}", "unknown query parameter", IMAGE, f"/run?{query}")
-    for query in ("filters={}", "all=true", "size=1", "label=", "limit=-1", "limit=99999", "owner=bob", "status=any"):
+    for query in ("filters={}", "all=yes", "size=1", "label=", "limit=-1", "limit=99999", "owner=bob", "status=any"):
         yield Attempt(f"listing {query}", "", None, f"/status?{query}")
 
 

@@ -36,6 +36,8 @@ _DRAINED = 4 * 1024 * 1024
 
 MAX_DIGITS = 18
 MAX_PARAMETERS = 50  # of a query
+ON = ("1", "true")
+FLAGS = (*ON, "0", "false")
 REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 
 Needs = Scope | Literal["root"]
@@ -269,6 +271,19 @@ class NotFoundHandler(BaseHandler):
         raise NotFound("there is nothing at this path; the routes are in the README")
 
     head = get = post = delete = patch = put = options = _nothing
+
+
+def flag(name: str, values: list[str] | None) -> bool:
+    """A parameter of a query that is on or off; left out, it is off.
+
+    Raises:
+        BadRequest: it is none of ``FLAGS``, or there twice.
+    """
+    if values is None:
+        return False
+    if len(values) != 1 or values[0] not in FLAGS:
+        raise BadRequest(f"{name}: expected {', '.join(FLAGS[:-1])} or {FLAGS[-1]}")
+    return values[0] in ON
 
 
 def log_request(handler: web.RequestHandler) -> None:
