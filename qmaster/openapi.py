@@ -188,21 +188,27 @@ def document() -> Json:
 
 def _paths() -> dict[str, Json]:
     return {
-        "/": {"get": _page()},
-        "/static/{file}": {"get": _page_file()},
+        "/": _both(_page()),
+        "/static/{file}": _both(_page_file()),
         "/run": {"post": _run("run", "Start a service or a container")},
         "/start": {"post": _run("start", "The same as /run")},
         "/stop": {"post": _stop()},
-        "/status": {"get": _listing()},
-        "/status/{id}": {"get": _status()},
+        "/status": _both(_listing()),
+        "/status/{id}": _both(_status()),
         "/logs/{id}": {"get": _logs()},
-        "/nodes": {"get": _nodes()},
+        "/nodes": _both(_nodes()),
         "/events": {"get": _events()},
-        "/livez": {"get": _probe("livez", "Whether the process answers", "alive")},
-        "/readyz": {"get": _probe("readyz", "Whether all is well, else why not", "ready", 503)},
-        "/metrics": {"get": _metrics()},
-        "/openapi.json": {"get": _itself()},
+        "/livez": _both(_probe("livez", "Whether the process answers", "alive")),
+        "/readyz": _both(_probe("readyz", "Whether all is well, else why not", "ready", 503)),
+        "/metrics": _both(_metrics()),
+        "/openapi.json": _both(_itself()),
     }
+
+
+def _both(get: Json) -> Json:
+    """GET, and HEAD that is answered alike, without the body."""
+    head = {**get, "operationId": f"{get['operationId']}Head", "summary": f"{get['summary']}: the headers alone"}
+    return {"get": get, "head": head}
 
 
 def _run(name: str, summary: str) -> Json:

@@ -15,6 +15,8 @@ class LiveHandler(BaseHandler):
     def get(self) -> None:
         self.answer({"success": True, "status": "alive"})
 
+    head = get
+
 
 class ReadyHandler(BaseHandler):
     ANY_HOST = True
@@ -29,6 +31,8 @@ class ReadyHandler(BaseHandler):
             raise trouble
         self.answer({"success": True, "status": "ready"})
 
+    head = get
+
 
 class OpenApiHandler(BaseHandler):
     def initialize(self, auth: Authenticator, busy: set[object], description: bytes) -> None:
@@ -38,6 +42,8 @@ class OpenApiHandler(BaseHandler):
     def get(self) -> None:
         self.set_header("Content-Type", "application/json")
         self.finish(self._description)
+
+    head = get
 
 
 class MetricsHandler(BaseHandler):
@@ -55,3 +61,5 @@ class MetricsHandler(BaseHandler):
         text, media_type = await self._scrape(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", media_type)
         self.finish(text)
+
+    head = get

@@ -130,6 +130,8 @@ class StatusHandler(ServicesHandler):
         self.still(identity, "read")
         self._answer_view(view)
 
+    head = get
+
 
 class StatusListHandler(ServicesHandler):
     async def get(self) -> None:
@@ -139,6 +141,8 @@ class StatusListHandler(ServicesHandler):
         views = await self.dispatch.listing(identity, removed=flag("all", query.get("all")))
         services = list(islice(views if keep is None else filter(keep, views), limit))
         self.answer({"success": True, "cursor": self.cursor(), "services": self.encoded.of(services)})
+
+    head = get
 
 
 def _filters(query: dict[str, list[str]]) -> Callable[[Service], bool] | None:
