@@ -304,6 +304,9 @@ ENDS: list[tuple[dict[str, Any], int, str]] = [
     ({"code": None, "reason": None, "status": "removed"}, 125, "its exit code is not known"),
     ({"code": None, "reason": "image_not_found", "error": "No such image: x"}, 125, "No such image: x"),
     ({"code": 0, "status": "failed"}, 125, ""),
+    ({"code": 3, "error": "task: non-zero exit (3)"}, 3, ""),
+    ({"code": 127, "error": 'exec: "nosuchprog": executable file not found'}, 127, 'job-1 failed: exec: "nosuchprog"'),
+    ({"code": 1, "error": "task: non-zero exit (1): unhealthy container"}, 1, "unhealthy container"),
 ]
 
 

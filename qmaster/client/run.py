@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import re
 import signal
 from collections.abc import Coroutine, Mapping
 from typing import Any
@@ -25,6 +26,7 @@ HIGHEST = 255
 SIGNALLED = 128  # and the signal's number, as a shell says it
 OUTPUT_CLOSED = SIGNALLED + signal.SIGPIPE
 WAIT = 50  # seconds of one call
+SAYS_THE_CODE = re.compile(r"task: non-zero exit \([0-9]+\)")  # and nothing else: Swarm's words where a program ended
 
 
 def exit_code(ended: Json) -> int:
@@ -47,8 +49,10 @@ def remark(ended: Json) -> str | None:
         return f"{name} was stopped"
     if reason == "oom":
         return f"{name} ran out of memory"
+    if reason in (None, "exit") and ended["exit_code"] is None:
+        return f"{name} is gone, and its exit code is not known"
     if reason in (None, "exit"):
-        return f"{name} is gone, and its exit code is not known" if ended["exit_code"] is None else None
+        return None if error is None or SAYS_THE_CODE.fullmatch(error) else f"{name} failed: {error}"
     return f"{name} failed ({reason})" + (f": {error}" if error else "")
 
 
