@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 import trustme
 from fakes import AUTH
 from structlog.testing import capture_logs
 
-from qmaster import __version__, config
+from qmaster import __version__, cli, config
 from qmaster import server as server_room
 
 TOKEN = "a-token-for-tests-of-the-command-line"
@@ -192,10 +193,46 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
-    """As click does it: usage, and exit code 2."""
+    """On one line, as every error, with exit code 2."""
     done = qmaster(tmp_path, "--nonsense", TOKEN=TOKEN)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--nonsense" in done.stderr
+    assert done.stderr == "qmaster: no such option: --nonsense (python -m qmaster --help)\n"
+
+
+WRONG_USES = [
+    (["nonsense"], 2, "no such command 'nonsense'"),
+    (["run", "--jso", "busybox"], 125, "no such option: --jso; did you mean --json"),
+    (["run", "--memory", "much", "busybox"], 125, "'much' is not a valid integer"),
+    (["run"], 125, "missing argument 'IMAGE'"),
+    (
+        ["status", "--token", "secret"],
+        2,
+        "no command takes a token, as all users of the machine would see it: set TOKEN",
+    ),
+    (["token", "root"], 2, "a name has up to 63"),
+    (["--port", "1", "status"], 2, "--port is for serving"),
+]
+
+
+@pytest.mark.parametrize(("args", "code", "says"), WRONG_USES)
+def test_a_wrong_use_is_one_line(args: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever click finds; it begins as all others, and says where help is."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(args, prog_name="qmaster")
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (code, 1)
+    assert said.startswith("qmaster: ")
+    assert says in said
+    assert said.endswith("--help)\n")
+
+
+def test_the_list_of_commands_is_not_cut_off() -> None:
+    """What each is for is a whole sentence."""
+    context = click.Context(cli.main)
+    for name in cli.COMMANDS:
+        command = cli.main.get_command(context, name)
+        assert command is not None
+        assert not command.get_short_help_str(60).endswith("...")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
