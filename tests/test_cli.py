@@ -194,9 +194,9 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
 
 def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
     """On one line, as every error, with exit code 2."""
-    done = qmaster(tmp_path, "--nonsense", TOKEN=TOKEN)
+    done = qmaster(tmp_path, "--zzz", TOKEN=TOKEN)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "qmaster: no such option: --nonsense (python -m qmaster --help)\n"
+    assert done.stderr == "qmaster: no such option: --zzz (python -m qmaster --help)\n"
 
 
 WRONG_USES = [

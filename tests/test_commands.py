@@ -455,7 +455,7 @@ def test_a_terminal_shows_what_it_waits_for(fake: FakeServer, tmp_path: Path) ->
         fake.tell("service.running", service())
         screen.until("running on worker-1")
         fake.write("job-1", line(1, "hello"))
-        fake.end(code=3)
+        fake.end(code=3, error="task: non-zero exit (3)")
         assert screen.code() == 3
         assert screen.lines == ["hello", ""]
 
