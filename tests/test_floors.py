@@ -31,7 +31,7 @@ FLOORS: dict[float, set[str]] = {
     0.5: {"models"},
     0.4: {"patterns"},
     0: {"config", "errors", "log", "metrics", "reference", "credentials", "strict", "wording"},
-    0.2: {"keys", "privileges"},
+    0.2: {"keys", "privileges", "tls"},
 }
 ALLOWED = {
     ("__main__", "cli"),  # the door to it
