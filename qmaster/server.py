@@ -66,9 +66,8 @@ async def serve(config: Config) -> None:
         ConfigError: an option cannot be used: an address in use, a certificate that is none.
     """
     sys.setswitchinterval(SWITCH_EVERY)
-    https = (
-        tls.context(config.tls_cert, config.tls_key) if config.tls_cert else None
-    )  # before the step from root: the key may be root's alone
+    # Before the step from root: the key may be root's alone.
+    https = tls.context(config.tls_cert, config.tls_key) if config.tls_cert else None
     if config.user:
         endpoint = Endpoint.read(config.docker_host, os.environ)
         privileges.settle(config.user, endpoint.socket, Path(config.data_dir))

@@ -174,7 +174,7 @@ async def test_one_that_becomes_wrong_keeps_the_last_good_one(
             await until(lambda: bool(logs), WITHIN)
             await asyncio.sleep(10 * keyring.LOOK_EVERY)
             (line,) = logs
-            assert (line["event"], line["log_level"]) == ("tokens_file_wrong", "error")
+            assert (line["event"], line["log_level"]) == ("tokens_file_wrong", "warning")
             assert says in line["error"]
             assert line["advice"] == "the tokens that were read last stay"
             assert told.names == [["alice"]]
