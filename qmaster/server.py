@@ -136,7 +136,7 @@ class House:
         def emit(hint: Hint) -> None:
             loop.call_soon_threadsafe(reconciler.hint, hint)
 
-        self.watcher = watcher = Watcher(lambda: engine.events(Hint), emit)
+        self.watcher = watcher = Watcher(lambda: engine.events(Hint), emit, engine.explain)
         dispatch = Dispatch(
             engine.swarm,
             engine.containers,

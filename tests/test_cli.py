@@ -305,7 +305,7 @@ def test_the_log_has_a_line_for_each_request_and_no_secret(own: Callable[..., Se
     server.ask("POST", "/run", {"image": "busybox", "auth": AUTH, "token": TOKEN}, {"X-Request-ID": "r-1"})
     server.ask("GET", f"/status?token={TOKEN}", headers={"X-Request-ID": "r-2"})
     server.ask("GET", f"/status/{TOKEN}", headers={"X-Request-ID": "r-3"})
-    server.ask("GET", "/livez?secret=hunter2", headers={"X-Request-ID": TOKEN})
+    server.ask("GET", "/openapi.json?secret=hunter2", headers={"X-Request-ID": TOKEN})
     assert server.end() == 0
     seen = {line["request"]: (line["path"], line["status"]) for line in server.lines() if line["event"] == "request"}
     assert seen["r-1"][0] == "/run"

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import structlog
 from fakes import CONTAINER_ID, container, grant, service, task, until
+from structlog.testing import capture_logs
 from test_lifecycle import NODES, NOW
 from test_models import WRONG
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
@@ -736,6 +737,22 @@ async def test_every_answer_has_the_safe_headers(ask: Ask, method: str, path: st
 
 
 # --- probes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_probe_that_is_well_is_no_line_of_the_log(ask: Ask, state: State, method: str) -> None:
+    """It comes every few seconds; one that is not well is one, and all are counted."""
+    with capture_logs() as logs:
+        for path in ("/livez", "/readyz"):
+            await ask(method, path, None, {})
+        state.trouble.append(errors.EngineAway("away"))
+        await ask(method, "/readyz", None, {})
+        await ask(method, "/livez?token=x", None, {})
+    assert [(line["event"], line["path"], line["status"]) for line in logs] == [
+        ("request", "/readyz", 503),
+        ("request", "/livez", 400),
+    ]
+    assert len(state.counted) == 4
 
 
 async def test_it_is_alive_whatever_the_engine_does(ask: Ask, state: State) -> None:

@@ -63,6 +63,7 @@ class BaseHandler(web.RequestHandler):
 
     ANY_HOST = False  # whether it answers under names that --allow-host does not have
     IS_KEPT = False  # by clients
+    IS_PROBE = False  # asked every few seconds, so that its successes are left out of the log
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
     def _set_up(self, auth: Authenticator, busy: set[object]) -> None:
@@ -287,8 +288,10 @@ def flag(name: str, values: list[str] | None) -> bool:
 
 
 def log_request(handler: web.RequestHandler) -> None:
-    """One line for each request: no query, no body, no header."""
+    """One line for each request, but for a probe that is well: no query, no body, no header."""
     status = handler.get_status()
+    if status == HTTPStatus.OK and getattr(handler, "IS_PROBE", False):
+        return
     write = log.error if status == HTTPStatus.INTERNAL_SERVER_ERROR else log.info
     write(
         "request",

@@ -11,6 +11,7 @@ from .base import BaseHandler
 
 class LiveHandler(BaseHandler):
     ANY_HOST = True  # a probe asks by address
+    IS_PROBE = True
 
     def get(self) -> None:
         self.answer({"success": True, "status": "alive"})
@@ -20,6 +21,7 @@ class LiveHandler(BaseHandler):
 
 class ReadyHandler(BaseHandler):
     ANY_HOST = True
+    IS_PROBE = True
 
     def initialize(self, auth: Authenticator, busy: set[object], trouble: Callable[[], HttpError | None]) -> None:
         super().initialize(auth, busy)
