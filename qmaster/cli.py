@@ -6,8 +6,9 @@ import asyncio
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any
 
 import click
 
@@ -21,8 +22,38 @@ CLIENT, TOKENS, SERVER, LOG = "qmaster.client.commands", "qmaster.newtoken", "qm
 HEALTHCHECK = "qmaster.healthcheck"
 
 
+class _Wrong(click.UsageError):
+    """A wrong use, said on one line as every error is; click shows four."""
+
+    def __init__(self, error: click.UsageError) -> None:
+        super().__init__(_words(error), error.ctx)
+        self.exit_code = error.exit_code  # type: ignore[misc]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        where = self.ctx.command_path if self.ctx else "qmaster"
+        click.echo(f"qmaster: {self.message} ({where} --help)", file=file, err=True)
+
+
+def _words(error: click.UsageError) -> str:
+    if not isinstance(error, click.NoSuchOption):
+        text = " ".join(error.format_message().split()).removesuffix(".")
+        return text[:1].lower() + text[1:]
+    if error.option_name == "--token":
+        return "no command takes a token, as all users of the machine would see it: set TOKEN, or TOKEN_FILE to a file"
+    near = f"; did you mean {' or '.join(error.possibilities)}?" if error.possibilities else ""
+    return f"no such option: {error.option_name}{near}"
+
+
 class _Commands(click.Group):
     """The commands in the order of ``COMMANDS``."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _on_one_line():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _on_one_line():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -32,6 +63,14 @@ class _Commands(click.Group):
             return None
         room = TOKENS if cmd_name == "token" else CLIENT
         return super().get_command(ctx, cmd_name) or importlib.import_module(room).COMMANDS[cmd_name]
+
+
+@contextmanager
+def _on_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        raise _Wrong(error) from None
 
 
 def _with_options(*options: config.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -81,7 +120,7 @@ def _leave() -> None:
     os._exit(0)
 
 
-@main.command("healthcheck")
+@main.command("healthcheck", short_help="Ask whether the server on this machine is alive.")
 @_with_options(*(option for option in config.OPTIONS if option.name in config.DOOR))
 def check_health(**flags: Any) -> None:
     """Ask the server on this machine whether it is alive: the exit code is 0 or 1. Its options are the server's."""

@@ -18,6 +18,8 @@ MAX_DIGITS = 20
 MAX_SECONDS = 3650 * 86_400
 MAX_OUTPUT = 16 * 1024 * 1024
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_PORT = re.compile(r":[0-9]{1,5}$")
 _DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 
@@ -159,7 +161,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         user=raw["user"],
         keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
         keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500),
-        allow_origin=tuple(one.lower() for one in _listed(raw["allow_origin"])),
+        allow_origin=_origins(raw["allow_origin"]),
         allow_host=_hosts(raw["allow_host"]),
         registries=_listed(raw["registries"]),
         tokens_file=raw["tokens_file"],
@@ -229,6 +231,18 @@ def _seconds(flag: str, text: str) -> float:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(one.strip() for one in text.split(",") if one.strip())
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(one.lower() for one in _listed(text))
+    for origin in origins:
+        scheme, _, host = origin.partition("://")
+        if not (_SCHEME.fullmatch(scheme) and _HOST.fullmatch(_PORT.sub("", host))):
+            raise ConfigError(
+                f"--allow-origin: {origin!r} is no origin: expected scheme://host or scheme://host:port, "
+                "as 'https://page.example,http://localhost:8000'"
+            )
+    return origins
 
 
 def _hosts(text: str) -> tuple[str, ...]:

@@ -234,7 +234,8 @@ class Dispatch:
         if found is not None and by.sees in (None, found.owner):
             return found
         if found is not None:
-            log.warning("refused", by=by.name, code=404, run=found.id, owner=found.owner, reason="it is another's")
+            asked = {"asked": name_or_id, "run": found.id, "owner": found.owner}
+            log.warning("refused", by=by.name, code=404, **asked, reason="it is another's")
         raise NotFound(f"no service or container has the id or name {name_or_id!r}")
 
     async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> str:

@@ -35,9 +35,14 @@ def trouble(door: config.Door) -> str | None:
         status = connection.getresponse().status
         return None if status == http.HTTPStatus.OK else f"/livez answers {status}"
     except (OSError, http.client.HTTPException) as error:
-        return f"nothing answers at {door.host}:{door.port}: {error or type(error).__name__}"
+        return f"nothing answers at {door.host}:{door.port}: {_reason(error)}"
     finally:
         connection.close()
+
+
+def _reason(error: Exception) -> str:
+    """In words: an ``OSError`` has its number in front of them."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _connect(door: config.Door) -> http.client.HTTPConnection:

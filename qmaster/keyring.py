@@ -58,7 +58,7 @@ class Keyring:
         try:
             self._take(seen)
         except ConfigError as error:
-            log.error("tokens_file_wrong", error=str(error), advice="the tokens that were read last stay")
+            log.warning("tokens_file_wrong", error=str(error), advice="the tokens that were read last stay")
 
     def _take(self, seen: bytes | str) -> None:
         """

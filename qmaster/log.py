@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
+FIRST = ("timestamp", "level", "event")
 REDACTED = "[redacted]"
 MADE = re.compile(r"qm_[A-Za-z0-9_-]{43}")  # a token that the command ``token`` has made: only its digest is known
 
@@ -107,6 +108,7 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
 
 
 def _json(event: dict[str, Any], default: Any) -> str:
+    event = dict.fromkeys(FIRST) | event  # they are in every event, and what is read first comes first
     try:
         return msgspec.json.encode(event, enc_hook=default).decode()
     except (TypeError, ValueError):  # half of a surrogate pair, for instance

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,6 +13,7 @@ from msgspec import Meta, Struct
 from .credentials import Credentials
 from .errors import BadRequest
 from .reference import Reference
+from .wording import explain, quote
 
 T = TypeVar("T")
 
@@ -34,6 +34,18 @@ CONSTRAINT = r"^\s*[a-zA-Z_][a-zA-Z0-9_.-]+\s*(==|!=)\s*[a-zA-Z0-9:_\s.*()?+\[\]
 PORT = r"^[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp|sctp))?$(?!\n)"
 OBJECT_NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$(?!\n)"
 USER = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?$(?!\n)"
+WORKDIR = r"^/"
+SHA256 = r"^[0-9a-fA-F]{64}$(?!\n)"
+# What an error says in place of each: nobody reads a regular expression.
+PATTERNS = {
+    NAME: "up to 63 letters, digits, - and _, with a letter or digit at both ends",
+    CONSTRAINT: "e.g. node.role==worker or node.labels.team!=blue",
+    PORT: "e.g. 8080:80, 8080:80/udp or 8080:80/sctp",
+    OBJECT_NAME: "a name: up to 255 letters, digits, '.', - and _, with a letter or digit in front",
+    USER: "e.g. nobody or 1000:1000",
+    WORKDIR: "an absolute path, e.g. /srv",
+    SHA256: "64 hexadecimal digits",
+}
 
 Kind = Literal["service", "container"]
 Restart = Literal["none", "on-failure", "any"]
@@ -63,7 +75,7 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     name: Annotated[str, Meta(pattern=NAME)] | None = None
     labels: dict[str, str] = {}
     env: dict[str, str] = {}
-    workdir: Annotated[str, Meta(pattern=r"^/")] | None = None
+    workdir: Annotated[str, Meta(pattern=WORKDIR)] | None = None
     user: Annotated[str, Meta(pattern=USER)] | None = None
     entrypoint: str | list[str] | None = None
     memory: Annotated[int, Meta(ge=6, le=16 * 1024 * 1024)] | None = None
@@ -247,7 +259,7 @@ def convert(document: dict[str, Any], to: type[T]) -> T:
     try:
         return msgspec.convert(document, to, strict=True)
     except msgspec.ValidationError as error:
-        raise BadRequest(_explain(str(error))) from None
+        raise BadRequest(explain(str(error), document, to, PATTERNS)) from None
 
 
 def words(field: str, value: str | list[str] | None) -> list[str] | None:
@@ -275,15 +287,6 @@ def wait_seconds(wait: bool | float) -> float | None:
     return wait
 
 
-def quote(text: str, limit: int = 64) -> str:
-    """A name that the caller sent, short and printable enough to say back."""
-    shown = text if len(text) <= limit else text[:limit] + "…"
-    return "'" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown) + "'"
-
-
-_CHOICES = {"type": get_args(Kind), "restart": get_args(Restart)}
-
-
 class _DuplicateKey(Exception):
     pass
 
@@ -295,22 +298,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise _DuplicateKey(key)
         seen[key] = value
     return seen
-
-
-def _explain(message: str) -> str:
-    """msgspec's ``Expected `int`, got `str` - at `$.memory``` as ``memory: expected int, got str``."""
-    unknown = re.match(r"Object contains unknown field `(.*)`", message, re.DOTALL)
-    if unknown:
-        return f"unknown field {quote(unknown[1])}"
-    missing = re.match(r"Object missing required field `(.*)`", message)
-    if missing:
-        return f"{missing[1]}: is required"
-    placed = re.match(r"(.*) - at `(?:key in )?\$\.?(.*)`$", message, re.DOTALL)
-    text, path = (placed[1], placed[2]) if placed else (message, "")
-    text = text.replace("`", "").replace("Expected", "expected", 1).replace(r"(?!\n)", "").replace(" | null", "")
-    if path in _CHOICES and text.startswith("Invalid enum value"):
-        text = f"expected one of {', '.join(_CHOICES[path])}"
-    return f"{path}: {text}" if path else text
 
 
 def _check_text(field: str, strings: Iterable[str]) -> None:

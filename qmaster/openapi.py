@@ -39,10 +39,10 @@ FIELDS: Mapping[str, str] = {
     "replicas": "How many at once; services only.",
     "restart": "`none`: it runs once.",
     "max_attempts": "How often it is restarted; for a container with `on-failure` only.",
-    "constraints": "Which nodes; services only.",
+    "constraints": "Which nodes, for instance `node.role==worker`; services only.",
     "networks": "Names of swarm networks to join; services only.",
     "secrets": "Names of swarm secrets, found in `/run/secrets/`; services only.",
-    "ports": "`8080:80` or `8080:80/udp`: published on every node, then the container's; services only.",
+    "ports": "`8080:80`, `8080:80/udp` or `…/sctp`: published on every node, then the container's; services only.",
     "wait": "Seconds, or `true` (60): answer when it has ended, with the result.",
     "timeout": "Seconds; end it when it has run that long, counted from its first `running`.",
     "ttl": "Seconds; remove it that long after its end.",
@@ -188,21 +188,27 @@ def document() -> Json:
 
 def _paths() -> dict[str, Json]:
     return {
-        "/": {"get": _page()},
-        "/static/{file}": {"get": _page_file()},
+        "/": _both(_page()),
+        "/static/{file}": _both(_page_file()),
         "/run": {"post": _run("run", "Start a service or a container")},
         "/start": {"post": _run("start", "The same as /run")},
         "/stop": {"post": _stop()},
-        "/status": {"get": _listing()},
-        "/status/{id}": {"get": _status()},
+        "/status": _both(_listing()),
+        "/status/{id}": _both(_status()),
         "/logs/{id}": {"get": _logs()},
-        "/nodes": {"get": _nodes()},
+        "/nodes": _both(_nodes()),
         "/events": {"get": _events()},
-        "/livez": {"get": _probe("livez", "Whether the process answers", "alive")},
-        "/readyz": {"get": _probe("readyz", "Whether all is well, else why not", "ready", 503)},
-        "/metrics": {"get": _metrics()},
-        "/openapi.json": {"get": _itself()},
+        "/livez": _both(_probe("livez", "Whether the process answers", "alive")),
+        "/readyz": _both(_probe("readyz", "Whether all is well, else why not", "ready", 503)),
+        "/metrics": _both(_metrics()),
+        "/openapi.json": _both(_itself()),
     }
+
+
+def _both(get: Json) -> Json:
+    """GET, and HEAD that is answered alike, without the body."""
+    head = {**get, "operationId": f"{get['operationId']}Head", "summary": f"{get['summary']}: the headers alone"}
+    return {"get": get, "head": head}
 
 
 def _run(name: str, summary: str) -> Json:
@@ -250,7 +256,7 @@ def _listing() -> Json:
         _query("label", some, "`key=value`, or `key` alone: with all of them.", ["team=blue"]),
         _query("name", some, "With exactly one of these names.", ["nap"]),
         _query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "So many at most.", 10),
-        _query("all", {"enum": ["0", "1"]}, "`1`: also what was removed.", "1"),
+        _query("all", _flag(), "`1`: also what was removed.", "1"),
     ]
     example = {"success": True, "cursor": CURSOR, "services": [SERVICE]}
     schema = _object(success=_success(), cursor=_string(), services={"type": "array", "items": _schema("Service")})
@@ -277,7 +283,6 @@ def _status() -> Json:
 
 
 def _logs() -> Json:
-    flag = {"enum": ["0", "1", "true", "false"]}
     tail = {"anyOf": [{"const": "all"}, {"type": "integer", "minimum": 0, "maximum": 999_999_999}]}
     streams = {"type": "array", "items": {"enum": list(get_args(Stream))}}
     text = _answer("Its output; a log that ends without its last chunk was cut off.", {})
@@ -291,9 +296,9 @@ def _logs() -> Json:
         (404, 502, 503, 507),
         parameters=[
             _ref("parameters", "Id"),
-            _query("follow", flag, "`1`: go on as it is written, until all its tasks have ended."),
+            _query("follow", _flag(), "`1`: go on as it is written, until all its tasks have ended."),
             _query("tail", tail, "The last so many lines of each task.", 100),
-            _query("timestamps", flag, "`1`: each line begins with its time; plain text only.", "1"),
+            _query("timestamps", _flag(), "`1`: each line begins with its time; plain text only.", "1"),
             _query("stream", streams, "Both without it.", ["stderr"]),
         ],
         description="As plain text, or with `Accept: application/x-ndjson` as JSON objects, one a line: `time`, "
@@ -505,6 +510,10 @@ def _schema(name: str) -> Json:
 
 def _string() -> Json:
     return {"type": "string"}
+
+
+def _flag() -> Json:
+    return {"enum": ["1", "true", "0", "false"]}
 
 
 def _success() -> Json:

@@ -8,9 +8,10 @@ import msgspec
 
 from .errors import Forbidden
 from .keys import NAME_PREFIX
-from .models import RunRequest, quote
+from .models import RunRequest
 from .reference import Reference
 from .tokens import SCOPES, Grant, Scope
+from .wording import quote
 
 
 def require(grant: Grant | None, scope: Scope) -> None:

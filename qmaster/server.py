@@ -8,7 +8,6 @@ import ipaddress
 import os
 import signal
 import socket
-import ssl
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import structlog
 from tornado.netutil import bind_sockets
 
-from . import __version__, held, privileges
+from . import __version__, held, privileges, tls
 from .app import Parts, make_app
 from .auth import Authenticator
 from .config import SHORT_TOKEN, Config
@@ -67,7 +66,8 @@ async def serve(config: Config) -> None:
         ConfigError: an option cannot be used: an address in use, a certificate that is none.
     """
     sys.setswitchinterval(SWITCH_EVERY)
-    tls = _tls(config)  # before the step from root: the key may be root's alone
+    # Before the step from root: the key may be root's alone.
+    https = tls.context(config.tls_cert, config.tls_key) if config.tls_cert else None
     if config.user:
         endpoint = Endpoint.read(config.docker_host, os.environ)
         privileges.settle(config.user, endpoint.socket, Path(config.data_dir))
@@ -77,7 +77,7 @@ async def serve(config: Config) -> None:
         loop.add_signal_handler(number, stop.set)
     most = held.connections(held.descriptors())
     house = House(config, loop, most)
-    entrance = Entrance(make_app(house.parts), most, tls)
+    entrance = Entrance(make_app(house.parts), most, https)
     await house.journal.open()
     await house.reconciler.load()
     sockets = _bind(config)
@@ -136,7 +136,7 @@ class House:
         def emit(hint: Hint) -> None:
             loop.call_soon_threadsafe(reconciler.hint, hint)
 
-        self.watcher = watcher = Watcher(lambda: engine.events(Hint), emit)
+        self.watcher = watcher = Watcher(lambda: engine.events(Hint), emit, engine.explain)
         dispatch = Dispatch(
             engine.swarm,
             engine.containers,
@@ -316,14 +316,3 @@ def _registries(names: Iterable[str]) -> frozenset[str]:
         return frozenset(map(check_registry, names))
     except ValueError as error:
         raise ConfigError(f"--registries: {error}") from None
-
-
-def _tls(config: Config) -> ssl.SSLContext | None:
-    if not config.tls_cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-    except ssl.SSLError as error:
-        raise ConfigError(f"--tls-cert, --tls-key: cannot be used: {error.reason}") from None
-    return context

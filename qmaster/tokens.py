@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import BadRequest, ConfigError
-from .models import CONSTRAINT, HOST_NETWORK, Names, convert, quote
+from .models import CONSTRAINT, HOST_NETWORK, SHA256, Names, convert
 from .patterns import Pattern
+from .wording import quote
 
 Scope = Literal["run", "stop", "read"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -21,6 +22,8 @@ ROOT = "root"
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 MAX_PORT = 65535
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_KEY = re.compile(r"\(('[^']*',? ?)+\)")  # as tomllib writes a table's name: Python's ('alice',)
+_PART = re.compile(r"'([^']*)'")
 _NOTHING = hashlib.sha256(b"").digest()
 
 Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | str
@@ -29,7 +32,7 @@ Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | str
 class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """What a table of the file may hold."""
 
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$(?!\n)")]
+    sha256: Annotated[str, Meta(pattern=SHA256)]
     scopes: Annotated[list[Scope], Meta(min_length=1)]
     images: list[str] | None = None
     max_memory: Annotated[int, Meta(ge=6)] | None = None
@@ -81,7 +84,7 @@ def read(content: bytes, taken: Collection[bytes] = ()) -> list[Grant]:
     try:
         tables = tomllib.loads(content.decode())
     except ValueError as error:  # tomllib's own, and of what is not UTF-8
-        raise ConfigError(f"it is not TOML: {error}") from None
+        raise ConfigError(f"it is not TOML: {_KEY.sub(_as_table, str(error))}") from None
     except RecursionError:
         raise ConfigError("it is not TOML: nested too deeply") from None
     grants = [_grant(name, table) for name, table in tables.items()]
@@ -91,6 +94,10 @@ def read(content: bytes, taken: Collection[bytes] = ()) -> list[Grant]:
             raise ConfigError(f"[{grant.name}] sha256: is that of {owners[grant.digest]} too")
         owners[grant.digest] = f"[{grant.name}]"
     return grants
+
+
+def _as_table(found: re.Match[str]) -> str:
+    return f"[{'.'.join(_PART.findall(found[0]))}]"
 
 
 def _grant(name: str, table: Any) -> Grant:

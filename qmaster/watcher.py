@@ -12,6 +12,7 @@ import structlog
 
 MAX_AGE = 60.0  # seconds; after that the stream is opened anew: one that hangs says nothing
 FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0
+MAX_REASON = 300  # characters
 
 log = structlog.get_logger(__name__)
 
@@ -41,11 +42,19 @@ class Watcher:
     Args:
         open_events: opens a stream; called in the thread, may block and may raise.
         emit: takes a hint; called in the thread, must not block.
+        explain: what ended a stream, in words.
     """
 
-    def __init__(self, open_events: Callable[[], Events], emit: Callable[[Hint], None]) -> None:
+    def __init__(
+        self,
+        open_events: Callable[[], Events],
+        emit: Callable[[Hint], None],
+        explain: Callable[[Exception], str] = str,
+    ) -> None:
         self._open_events = open_events
         self._emit = emit
+        self._explain = explain
+        self._told = ""  # why the stream was lost, as the log has it; "" where there is one
         self._stopped = threading.Event()
         self._events: Events | None = None
         self._lock = threading.Lock()
@@ -75,12 +84,23 @@ class Watcher:
             try:
                 self._drain()
             except Exception as error:  # the top of a thread: whatever ended the stream, it is opened again
-                log.info("events_lost", reason=f"{type(error).__name__}: {error}"[:300])
+                self._tell(error)
             lasted = time.monotonic() - began
+            if lasted > LAST_PAUSE:
+                self._told = ""
             self._reopened["lost" if lasted < MAX_AGE else "age"] += 1
             pause = FIRST_PAUSE if lasted > LAST_PAUSE else min(pause * 2, LAST_PAUSE)
             if lasted < MAX_AGE:  # one that ended of age is opened at once
                 self._stopped.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+
+    def _tell(self, error: Exception) -> None:
+        """Once, until there is another reason, or the stream was there for a while."""
+        if self._stopped.is_set():
+            return
+        reason = self._explain(error)[:MAX_REASON]
+        if reason != self._told:
+            log.info("events_lost", reason=reason)
+        self._told = reason
 
     def _drain(self) -> None:
         events = self._open_events()

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 import trustme
 from fakes import AUTH
 from structlog.testing import capture_logs
 
-from qmaster import __version__, config
+from qmaster import __version__, cli, config
 from qmaster import server as server_room
 
 TOKEN = "a-token-for-tests-of-the-command-line"
@@ -167,9 +168,10 @@ def _certificates(folder: Path) -> None:
         (["--port", "http"], "--port"),
         (["--memory", "5"], "--memory"),
         (["--docker-host", "nonsense://"], "--docker-host"),
+        (["--docker-host", "/var/run/docker.sock"], "write unix:///var/run/docker.sock"),
         (["--log-format", "xml"], "--log-format"),
         (["--tls-cert", "nonsense.pem"], "--tls-key"),
-        (["--tls-cert", "nonsense.pem", "--tls-key", "nonsense.pem"], "--tls-cert"),
+        (["--tls-cert", "nonsense.pem", "--tls-key", "nonsense.pem"], "is no PEM certificate"),
         (["--tls-cert", "missing.pem", "--tls-key", "nonsense.pem"], "missing.pem"),
         (["--address", "no.such.host.invalid"], "--address"),
         (["--address", "192.0.2.1"], "--address"),
@@ -192,10 +194,46 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
-    """As click does it: usage, and exit code 2."""
-    done = qmaster(tmp_path, "--nonsense", TOKEN=TOKEN)
+    """On one line, as every error, with exit code 2."""
+    done = qmaster(tmp_path, "--zzz", TOKEN=TOKEN)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--nonsense" in done.stderr
+    assert done.stderr == "qmaster: no such option: --zzz (python -m qmaster --help)\n"
+
+
+WRONG_USES = [
+    (["nonsense"], 2, "no such command 'nonsense'"),
+    (["run", "--jso", "busybox"], 125, "no such option: --jso; did you mean --json"),
+    (["run", "--memory", "much", "busybox"], 125, "'much' is not a valid integer"),
+    (["run"], 125, "missing argument 'IMAGE'"),
+    (
+        ["status", "--token", "secret"],
+        2,
+        "no command takes a token, as all users of the machine would see it: set TOKEN",
+    ),
+    (["token", "root"], 2, "a name has up to 63"),
+    (["--port", "1", "status"], 2, "--port is for serving"),
+]
+
+
+@pytest.mark.parametrize(("args", "code", "says"), WRONG_USES)
+def test_a_wrong_use_is_one_line(args: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever click finds; it begins as all others, and says where help is."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(args, prog_name="qmaster")
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (code, 1)
+    assert said.startswith("qmaster: ")
+    assert says in said
+    assert said.endswith("--help)\n")
+
+
+def test_the_list_of_commands_is_not_cut_off() -> None:
+    """What each is for is a whole sentence."""
+    context = click.Context(cli.main)
+    for name in cli.COMMANDS:
+        command = cli.main.get_command(context, name)
+        assert command is not None
+        assert not command.get_short_help_str(60).endswith("...")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -267,7 +305,7 @@ def test_the_log_has_a_line_for_each_request_and_no_secret(own: Callable[..., Se
     server.ask("POST", "/run", {"image": "busybox", "auth": AUTH, "token": TOKEN}, {"X-Request-ID": "r-1"})
     server.ask("GET", f"/status?token={TOKEN}", headers={"X-Request-ID": "r-2"})
     server.ask("GET", f"/status/{TOKEN}", headers={"X-Request-ID": "r-3"})
-    server.ask("GET", "/livez?secret=hunter2", headers={"X-Request-ID": TOKEN})
+    server.ask("GET", "/openapi.json?secret=hunter2", headers={"X-Request-ID": TOKEN})
     assert server.end() == 0
     seen = {line["request"]: (line["path"], line["status"]) for line in server.lines() if line["event"] == "request"}
     assert seen["r-1"][0] == "/run"

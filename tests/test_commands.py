@@ -304,6 +304,9 @@ ENDS: list[tuple[dict[str, Any], int, str]] = [
     ({"code": None, "reason": None, "status": "removed"}, 125, "its exit code is not known"),
     ({"code": None, "reason": "image_not_found", "error": "No such image: x"}, 125, "No such image: x"),
     ({"code": 0, "status": "failed"}, 125, ""),
+    ({"code": 3, "error": "task: non-zero exit (3)"}, 3, ""),
+    ({"code": 127, "error": 'exec: "nosuchprog": executable file not found'}, 127, 'job-1 failed: exec: "nosuchprog"'),
+    ({"code": 1, "error": "task: non-zero exit (1): unhealthy container"}, 1, "unhealthy container"),
 ]
 
 
@@ -452,7 +455,7 @@ def test_a_terminal_shows_what_it_waits_for(fake: FakeServer, tmp_path: Path) ->
         fake.tell("service.running", service())
         screen.until("running on worker-1")
         fake.write("job-1", line(1, "hello"))
-        fake.end(code=3)
+        fake.end(code=3, error="task: non-zero exit (3)")
         assert screen.code() == 3
         assert screen.lines == ["hello", ""]
 
@@ -478,13 +481,26 @@ def test_ctrl_c_stops_the_job(fake: FakeServer, tmp_path: Path) -> None:
         fake.write("job-1", line(1, "hello"))
         screen.until("hello")
         screen.press(CTRL_C)
-        screen.until("stopping job-1")
+        screen.until("stopping job-1: a second Ctrl-C does not wait for its end")
         waits_for(fake, "/stop")
         fake.write("job-1", line(2, "last words"))
         fake.end(code=143, status="removed", reason="stopped")
         assert screen.code() == 130
         assert "last words" in screen.lines
-        assert "qmaster: name-of-job-1 was stopped" in screen.lines
+        assert "qmaster: job-1 was stopped" in screen.lines
+
+
+def test_a_job_that_was_given_a_name_is_called_so(fake: FakeServer, tmp_path: Path) -> None:
+    """From the first line to the last; where none was given it is its id."""
+    fake.stops_end = False
+    with terminal(fake, tmp_path, "run", "--name", "clock", "busybox") as screen:
+        waits_for(fake, "/logs/job-1")
+        screen.press(CTRL_C)
+        screen.until("qmaster: stopping clock: ")
+        waits_for(fake, "/stop")
+        fake.end(code=143, status="removed", reason="stopped")
+        assert screen.code() == 130
+        assert "qmaster: clock was stopped" in screen.lines
 
 
 def test_ctrl_c_twice_leaves_the_job(fake: FakeServer, tmp_path: Path) -> None:
@@ -512,7 +528,7 @@ def test_ctrl_c_twice_says_that_it_runs_where_the_stop_got_nowhere(fake: FakeSer
         screen.until("stopping job-1")
         screen.press(CTRL_C)
         assert screen.code() == 130
-        assert "left job-1: the server did not take the stop" in screen.shown
+        assert "left job-1: the server did not take the stop, so it goes on" in screen.shown
         assert asked(fake, "/stop") == []
         fake.up()
 

@@ -187,6 +187,16 @@ def test_lists_are_given_with_commas() -> None:
     assert load().registries == load().allow_origin == load().allow_host == ()
 
 
+@pytest.mark.parametrize(
+    "text", ["foo", "*", "null", "page.example:8000", "https://", "https://page.example/", "https://a b", "https://*"]
+)
+def test_an_origin_has_a_scheme_and_a_host(text: str) -> None:
+    """And its port, if it has one: as a browser sends it, and nothing else would ever be equal to it."""
+    with pytest.raises(ConfigError, match=r"^--allow-origin: '.*' is no origin: expected scheme://host"):
+        load({"allow_origin": f"https://page.example,{text}"})
+    assert load({"allow_origin": "http://[::1]:80"}).allow_origin == ("http://[::1]:80",)
+
+
 @pytest.mark.parametrize("text", ["qm.example.com:9090", "https://qm.example.com", "qm example.com", "*", "qm/x"])
 def test_a_host_is_a_name_without_its_port(text: str) -> None:
     """As it is compared."""

@@ -30,8 +30,8 @@ FLOORS: dict[float, set[str]] = {
     0.8: {"facts", "frames", "marks", "output", "results"},
     0.5: {"models"},
     0.4: {"patterns"},
-    0: {"config", "errors", "log", "metrics", "reference", "credentials", "strict"},
-    0.2: {"keys", "privileges"},
+    0: {"config", "errors", "log", "metrics", "reference", "credentials", "strict", "wording"},
+    0.2: {"keys", "privileges", "tls"},
 }
 ALLOWED = {
     ("__main__", "cli"),  # the door to it

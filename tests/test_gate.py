@@ -17,6 +17,7 @@ from tornado.httpclient import HTTPResponse
 from qmaster import models, spec
 from qmaster.models import RunRequest
 from qmaster.spec import Defaults, Objects, Stamp
+from qmaster.wording import quote
 
 __all__ = ["app", "ask", "home", "options"]  # the fixtures
 
@@ -247,7 +248,7 @@ NO_REQUEST: list[tuple[str, bytes, str]] = [
 
 def to_everyone() -> Iterator[Attempt]:
     for name, value in UNKNOWN.items():
-        yield Attempt(f"field {name}", f"unknown field {models.quote(name)}", fields(**{name: value}))
+        yield Attempt(f"field {name}", f"unknown field {quote(name)}", fields(**{name: value}))
     for field, values in NOT_A_VALUE:
         yield Attempt(f"{field} {json.dumps(values)[:60]}", field, {**IMAGE, **values})
     for name, raw, says in NO_REQUEST:
@@ -258,7 +259,7 @@ def to_everyone() -> Iterator[Attempt]:
         yield Attempt(f"stop {json.dumps(value)[:20]}", "id: ", {"id": value}, "/stop")
     for query in ("privileged=1", "fromImage=evil", "name=x", "X-Registry-Auth=x"):
         yield Attempt(f"query {query}", "unknown query parameter", IMAGE, f"/run?{query}")
-    for query in ("filters={}", "all=true", "size=1", "label=", "limit=-1", "limit=99999", "owner=bob", "status=any"):
+    for query in ("filters={}", "all=yes", "size=1", "label=", "limit=-1", "limit=99999", "owner=bob", "status=any"):
         yield Attempt(f"listing {query}", "", None, f"/status?{query}")
 
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import structlog
 from fakes import CONTAINER_ID, container, grant, service, task, until
+from structlog.testing import capture_logs
 from test_lifecycle import NODES, NOW
 from test_models import WRONG
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
@@ -19,6 +20,7 @@ from tornado.web import Application
 from qmaster import errors, lifecycle
 from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator, Identity
+from qmaster.handlers import base
 from qmaster.keys import Key, Started, digest
 from qmaster.models import MAX_BODY, Node, Result, RunRequest, Service
 
@@ -310,11 +312,24 @@ async def test_a_listing_is_filtered(ask: Ask, dispatch: FakeDispatch, query: st
     assert [view["id"] for view in shown["services"]] == ids
 
 
-@pytest.mark.parametrize(("query", "removed"), [("", False), ("?all=0", False), ("?all=1", True)])
+FLAGS = [("1", True), ("true", True), ("0", False), ("false", False)]
+
+
+@pytest.mark.parametrize("name", ["follow", "timestamps", "all"])
+def test_every_flag_of_a_query_takes_the_same_words(name: str) -> None:
+    """Whichever call it is of; what is something else, or there twice, is refused with them."""
+    assert base.flag(name, None) is False
+    assert [base.flag(name, [word]) for word, _ in FLAGS] == [on for _, on in FLAGS]
+    for wrong in ([""], ["yes"], ["TRUE"], ["1", "1"]):
+        with pytest.raises(errors.BadRequest, match=f"^{name}: expected 1, true, 0 or false$"):
+            base.flag(name, wrong)
+
+
+@pytest.mark.parametrize(("query", "removed"), [("", False), *((f"?all={word}", on) for word, on in FLAGS)])
 async def test_what_is_removed_is_listed_where_it_is_asked_for(
     ask: Ask, dispatch: FakeDispatch, query: str, removed: bool
 ) -> None:
-    """`all=1`."""
+    """`all=1`, or any other of the words of a flag."""
     await ask("GET", "/status" + query)
     assert dispatch.calls == [("listing", removed)]
 
@@ -722,6 +737,22 @@ async def test_every_answer_has_the_safe_headers(ask: Ask, method: str, path: st
 
 
 # --- probes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_probe_that_is_well_is_no_line_of_the_log(ask: Ask, state: State, method: str) -> None:
+    """It comes every few seconds; one that is not well is one, and all are counted."""
+    with capture_logs() as logs:
+        for path in ("/livez", "/readyz"):
+            await ask(method, path, None, {})
+        state.trouble.append(errors.EngineAway("away"))
+        await ask(method, "/readyz", None, {})
+        await ask(method, "/livez?token=x", None, {})
+    assert [(line["event"], line["path"], line["status"]) for line in logs] == [
+        ("request", "/readyz", 503),
+        ("request", "/livez", 400),
+    ]
+    assert len(state.counted) == 4
 
 
 async def test_it_is_alive_whatever_the_engine_does(ask: Ask, state: State) -> None:

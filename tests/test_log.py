@@ -43,6 +43,14 @@ def test_an_event_is_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert line["timestamp"].endswith("Z")
 
 
+def test_a_line_begins_with_what_is_read_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """When, how bad, and what; of the standard library's lines too."""
+    log.configure("json")
+    structlog.get_logger("a").info("one", port=9090)
+    logging.getLogger("b").warning("two")
+    assert [list(line)[:3] for line in lines(capsys)] == [["timestamp", "level", "event"]] * 2
+
+
 def test_what_is_bound_once_is_in_every_line(capsys: pytest.CaptureFixture[str]) -> None:
     """The request's id reaches structlog's lines and those of the standard library."""
     log.configure("json")

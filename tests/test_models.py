@@ -201,7 +201,7 @@ def test_a_long_unknown_field_is_cut() -> None:
     """An answer does not send back 60 KB."""
     with pytest.raises(BadRequest) as caught:
         run(**{"x" * 60_000: 1})
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("to", [RunRequest, StopRequest])
@@ -315,15 +315,6 @@ def test_any_fields_are_taken_or_refused(fields: dict[str, Any]) -> None:
 def test_a_command_is_split_as_a_shell_splits_words(value: Any, split: list[str] | None) -> None:
     """Quotes and backslashes, and nothing is expanded; a list stays as it is."""
     assert models.words("command", value) == split
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"), [("a", "'a'"), ("a\nb\0", "'a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}'")]
-)
-def test_a_name_is_said_back_printable(text: str, shown: str) -> None:
-    """Control characters cannot reach a terminal by way of an error."""
-    assert models.quote(text) == shown
-    assert models.quote("x" * 65) == "'" + "x" * 64 + "…'"
 
 
 def test_a_service_has_the_keys_of_the_contract() -> None:

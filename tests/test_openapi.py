@@ -59,7 +59,11 @@ def test_it_is_openapi_3_1() -> None:
 
 def test_every_route_is_described() -> None:
     """Each method and path of the application, and nothing else."""
-    described = [(method.upper(), as_pattern(path)) for path, method, _ in OPERATIONS]
+    described = [
+        (method.upper(), as_pattern(path))
+        for path, item in DOCUMENT["paths"].items()
+        for method in item.keys() - {"parameters"}
+    ]
     assert sorted(described) == sorted(routes())
 
 
@@ -163,6 +167,21 @@ async def test_each_query_is_taken(ask: Ask, dispatch: FakeDispatch, path: str) 
     answer = await ask("GET", path.replace("{id}", "nap").replace("{file}", "style.css") + "?" + "&".join(query))
     assert answer.code == 200, answer.body
     contract.check_answer(path, "get", 200, answer.headers, answer.body)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("path", READS)
+async def test_head_is_answered_as_get(ask: Ask, dispatch: FakeDispatch, path: str) -> None:
+    """The same status and headers, and no body, as what watches a page or a probe asks (RFC 9110, 9.3.2)."""
+    dispatch.views = [OVER]
+    place = path.replace("{id}", "nap").replace("{file}", "style.css")
+    get, head = await ask("GET", place), await ask("HEAD", place)
+    varying = ("X-Request-Id", "Date")
+    for answer in (get, head):
+        for name in varying:
+            del answer.headers[name]
+    assert (head.code, dict(head.headers), head.body) == (200, dict(get.headers), b"")
+    assert DOCUMENT["paths"][path]["head"]["responses"] == DOCUMENT["paths"][path]["get"]["responses"]
 
 
 @pytest.mark.gen_test

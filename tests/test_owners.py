@@ -526,6 +526,11 @@ async def test_who_was_refused_what_is_logged(
     (line,) = [line for line in logs if line["event"] == "refused"]
     assert (line["log_level"], line["code"], line["reason"]) == ("warning", code, reason)
     assert line["by"] == (None if who == "carol" else who)
+    # What was asked for: by the path, or, where that was not at hand, by the id or name.
+    assert (line.get("method"), line.get("path")) == (method, path.partition("?")[0]) or line["asked"] in (
+        *path.split("/"),
+        *(body.values() if isinstance(body, dict) else ()),
+    )
     (request,) = [line for line in logs if line["event"] == "request"]
     assert (request["status"], request["by"]) == (code, line["by"])
     assert request["request"] == answer.headers["X-Request-ID"]
@@ -552,6 +557,18 @@ async def test_the_refusal_of_a_socket_is_logged(connect: Connect, home: Home) -
         None,
         "/events",
     )
+
+
+async def test_who_listens_on_a_socket_is_logged(connect: Connect) -> None:
+    """Its own request's line came before its token: so there is one more, with the same id."""
+    with capture_logs() as logs:
+        socket = await connect()
+        socket.say(type="auth", token="alice")
+        await socket.read("hello")
+    (request,) = [line for line in logs if line["event"] == "request"]
+    (line,) = [line for line in logs if line["event"] == "socket_authenticated"]
+    assert request["by"] is None
+    assert (line["by"], line["path"], line["request"]) == ("alice", "/events", request["request"])
 
 
 async def test_a_socket_s_token_is_named_too(connect: Connect, home: Home) -> None:

@@ -19,6 +19,7 @@ from qmaster.engine import failures
 from qmaster.engine import health as health_room
 from qmaster.engine import pool as pool_room
 from qmaster.engine.calls import Calls
+from qmaster.engine.core import Engine
 from qmaster.engine.endpoint import Endpoint
 from qmaster.engine.failures import EngineBusy, EngineTimeout, EngineUnreached, outcome_open, translate
 from qmaster.engine.health import Health
@@ -404,6 +405,13 @@ def test_where_nothing_listens_nothing_was_done(error: Exception) -> None:
     known = translate(error)
     assert isinstance(known, EngineUnreached)
     assert not outcome_open(known)
+
+
+def test_a_lost_stream_is_explained_in_words() -> None:
+    """As a call's failure is: no names of Python's or the SDK's."""
+    said = Engine.explain(_caused(docker.errors.DockerException("Error while fetching server API version"), REFUSED))
+    assert said.startswith("the Docker engine is away: nothing answers at its address")
+    assert Engine.explain(BROKEN) == "the Docker engine broke the connection off; try again"
 
 
 @pytest.mark.parametrize(

@@ -73,11 +73,22 @@ def test_a_socket_of_others(
 ) -> None:
     """The group is named where it has the right, else the owner; with the group, something else forbids it."""
     listening.chmod(mode)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(listening))
     monkeypatch.setattr(os, "getegid", lambda: 1 << 20)
     monkeypatch.setattr(os, "getgroups", lambda: sorted(groups))
     with pytest.raises(ConfigError, match=says):
         privileges.settle("quartermaster", listening, listening.parent)
+
+
+@pytest.mark.usefixtures("a_user")
+def test_a_folder_above_the_socket_that_is_closed(listening: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at before the socket: its group would help nobody."""
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in (listening, listening.parent))
+    with pytest.raises(ConfigError, match=f": the folder {listening.parent} .* is closed to it: open it"):
+        privileges.settle("quartermaster", listening, listening.parent)
+    hidden = listening.parent / "hidden" / "docker.sock"
+    with pytest.raises(ConfigError, match=f": the folder {listening.parent} .* is closed to it: open it"):
+        privileges.settle("quartermaster", hidden, listening.parent)
 
 
 @pytest.mark.usefixtures("a_user")

@@ -172,10 +172,11 @@ def test_a_run_goes_on_across_restarts_of_the_server(bed: Bed, engine: Engine, t
         (["run", "--memory", "16", "missing:1"], 125, b"missing:1"),
         (["run", "--memory", "5", IMAGE], 125, b"memory"),
         (shell("exit 255", "--type", "container"), 255, b""),
+        (["run", "--memory", "16", IMAGE, "nosuchprog"], 127, b"executable file not found"),
     ],
 )
 def test_exit_codes(words: list[str], code: int, says: bytes, shared: Server) -> None:
-    """After its timeout, without one of its own, of a refusal, of a signal."""
+    """After its timeout, without one of its own, of a refusal, of a signal, of a program that is not there."""
     done = qmaster(shared, *words)
     assert (done.returncode, done.stdout) == (code, b""), done.stderr
     assert says in done.stderr

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from testbed import eventually
 
 from qmaster import watcher
@@ -124,6 +125,24 @@ def test_pauses_grow_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     eventually(lambda: watched.hints)
     watched.watcher.stop()
     assert pauses[:8] == [0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0]
+
+
+def test_a_reason_is_logged_once_per_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every few seconds while the engine is away; in the words that are given for it."""
+    away, late = OSError("away"), TimeoutError("late")
+    watched = Watched(away, away, late, late, away)
+    watched.watcher._explain = lambda error: f"it is {error}"
+    monkeypatch.setattr(watched.watcher._stopped, "wait", lambda timeout: False)
+    with capture_logs() as logs:
+        watched.watcher.start()
+        eventually(lambda: watched.hints)
+        watched.watcher.stop()
+        watched.watcher._thread.join(2)
+    assert [(line["event"], line["reason"]) for line in logs] == [
+        ("events_lost", "it is away"),
+        ("events_lost", "it is late"),
+        ("events_lost", "it is away"),
+    ]
 
 
 def test_it_stops_at_once_while_it_listens(watch: Callable[..., Watched]) -> None:

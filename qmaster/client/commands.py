@@ -48,10 +48,6 @@ class Connection:
         self.screen = screen_
 
 
-class _WrongRun(click.UsageError):
-    exit_code = OWN_FAILURE
-
-
 class _Run(click.Command):
     """A job may end with any small exit code, so that a wrong use of the command ends with another."""
 
@@ -59,7 +55,8 @@ class _Run(click.Command):
         try:
             return super().make_context(*args, **kwargs)
         except click.UsageError as error:
-            raise _WrongRun(error.format_message(), error.ctx) from None
+            error.exit_code = OWN_FAILURE  # type: ignore[misc]
+            raise
 
 
 def _command(name: str, failure: tuple[int, int] = (FAILED, WRONG_USE), **settings: Any) -> Callable[[Command], Any]:
@@ -153,7 +150,9 @@ FIELDS = (
     click.option("--constraint", "constraints", multiple=True, metavar="RULE", help="As node.role==worker."),
     click.option("--network", "networks", multiple=True, metavar="NAME", help="A swarm network to join."),
     click.option("--secret", "secrets", multiple=True, metavar="NAME", help="A swarm secret, in /run/secrets/."),
-    click.option("--port", "-p", "ports", multiple=True, metavar="8080:80[/udp]", help="Published on every node."),
+    click.option(
+        "--port", "-p", "ports", multiple=True, metavar="8080:80[/udp]", help="Published on every node; or /sctp."
+    ),
     click.option("--timeout", type=float, metavar="SECONDS", help="End it when it has run that long."),
     click.option("--ttl", type=float, metavar="SECONDS", help="Remove it that long after its end."),
 )
@@ -185,8 +184,8 @@ async def run(
 ) -> int:
     """Run IMAGE, or COMMAND in it: follow its output, and end with its exit code.
 
-    Ctrl-C stops it, and once more leaves it. The exit code is 124 after --timeout, 125 where the job has none, and 130
-    after Ctrl-C. With --json the output is in the document that comes at the end.
+    Ctrl-C stops it, and a second one does not wait for its end. The exit code is 124 after --timeout, 125 where the job
+    has none, and 130 after Ctrl-C. With --json the output is in the document that comes at the end.
     """
     body = request.body(image, command, fields, os.environ)
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
@@ -221,8 +220,10 @@ async def stop(to: Connection, ids: tuple[str, ...]) -> int:
 
 @_command("status", short_help="List what there is, or show one.")
 @click.argument("id", required=False)
-@click.option("--status", "statuses", multiple=True, metavar="STATUS", help="Only with this status; or this one.")
-@click.option("--name", "names", multiple=True, help="Only with exactly this name; or this one.")
+@click.option(
+    "--status", "statuses", multiple=True, metavar="STATUS", help="Only with this status; several: any of them."
+)
+@click.option("--name", "names", multiple=True, help="Only with exactly this name; several: any of them.")
 @click.option("--label", "-l", "labels", multiple=True, metavar="KEY[=VALUE]", help="Only with this label.")
 @click.option("--limit", type=int, metavar="N", help="So many at most.")
 @click.option("--all", "-a", "everything", is_flag=True, help="Also what was removed.")
@@ -310,7 +311,7 @@ async def logs(
 @click.option("--since", default="", metavar="CURSOR", help="Begin after this event, not now.")
 @click.option("--service", metavar="ID", help="Only of this one.")
 @click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="Only of what has this label.")
-@click.option("--topic", "topics", multiple=True, help="Only service, task or node; or this one.")
+@click.option("--topic", "topics", multiple=True, help="Only of a service, task or node; several: any of them.")
 async def events(
     to: Connection, since: str, service: str | None, labels: tuple[str, ...], topics: tuple[str, ...]
 ) -> int:

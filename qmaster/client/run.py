@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import re
 import signal
 from collections.abc import Coroutine, Mapping
 from typing import Any
@@ -25,6 +26,7 @@ HIGHEST = 255
 SIGNALLED = 128  # and the signal's number, as a shell says it
 OUTPUT_CLOSED = SIGNALLED + signal.SIGPIPE
 WAIT = 50  # seconds of one call
+SAYS_THE_CODE = re.compile(r"task: non-zero exit \([0-9]+\)")  # and nothing else: Swarm's words where a program ended
 
 
 def exit_code(ended: Json) -> int:
@@ -37,9 +39,13 @@ def exit_code(ended: Json) -> int:
     return code if 0 <= code <= HIGHEST else HIGHEST
 
 
-def remark(ended: Json) -> str | None:
-    """How it ended, where its exit code does not say that."""
-    name, reason, error = ended["name"], ended["reason"], ended["error"]
+def remark(ended: Json, name: str) -> str | None:
+    """How it ended, where its exit code does not say that.
+
+    Args:
+        name: what the job is called from its first line to its last.
+    """
+    reason, error = ended["reason"], ended["error"]
     if reason == "timeout":
         limit = ended.get("timeout")
         return f"{name} ran longer than its timeout" + (f" of {limit:g} s" if limit else "") + ", and was ended"
@@ -47,8 +53,11 @@ def remark(ended: Json) -> str | None:
         return f"{name} was stopped"
     if reason == "oom":
         return f"{name} ran out of memory"
+    if reason in (None, "exit") and ended["exit_code"] is None:
+        return f"{name} is gone, and its exit code is not known"
     if reason in (None, "exit"):
-        return f"{name} is gone, and its exit code is not known" if ended["exit_code"] is None else None
+        says_more = error and ended["status"] != "complete" and not SAYS_THE_CODE.fullmatch(error)
+        return f"{name} failed: {error}" if says_more else None
     return f"{name} failed ({reason})" + (f": {error}" if error else "")
 
 
@@ -65,6 +74,7 @@ class Run:
         self._signals = signals
         self._as_json = as_json
         self._patience = Patience(screen.say)
+        self._name: str | None = None  # what it is called, where the user has chosen that; else its id
         self._stopping: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -92,6 +102,7 @@ class Run:
         Raises:
             ClientError: it was not started, or the server was away for too long.
         """
+        self._name = body.get("name")
         with self._screen.spinning():
             job = await self._start(body, headers)
             if job is None:
@@ -99,7 +110,7 @@ class Run:
             try:
                 return await self._attend(job)
             except ClientError as error:
-                raise ClientError(f"{error}; {job} may go on: qmaster status {job} shows it") from None
+                raise ClientError(f"{error}; {self._called(job)} may go on: qmaster status {job} shows it") from None
             finally:
                 if self._stopping is not None:
                     self._stopping.cancel()
@@ -109,7 +120,7 @@ class Run:
         self._screen.progress("starting")
         starting = asyncio.create_task(self.start(body, headers))
         if not await before(starting, self._signals.once):
-            self._screen.say("stopping it as soon as it has started; once more leaves it running")
+            self._screen.say("stopping it as soon as it has started; a second Ctrl-C leaves it running")
             if not await before(starting, self._signals.twice):
                 starting.cancel()
                 self._screen.say("left: it may have been started; qmaster status shows it")
@@ -126,7 +137,7 @@ class Run:
         if self._signals.number or code is None:
             code = SIGNALLED + self._signals.number
         if ended is not None:
-            await self._conclude(ended)
+            await self._conclude(job, ended)
         return code
 
     async def _or_signal(self, job: str, work: Coroutine[Any, Any, Json]) -> Json | None:
@@ -134,19 +145,19 @@ class Run:
         task = asyncio.create_task(work)
         try:
             if not await before(task, self._signals.once):
-                self._stop(job, "Ctrl-C leaves it")
+                self._stop(job, "a second Ctrl-C does not wait for its end")
             if await before(task, self._signals.twice):
                 return await task
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        words = "it is being stopped" if self._stopped else "the server did not take the stop, so it may go on"
-        self._screen.say(f"left {job}: {words}; qmaster status {job} shows it")
+        words = "it is being stopped" if self._stopped else "the server did not take the stop, so it goes on running"
+        self._screen.say(f"left {self._called(job)}: {words}; qmaster status {job} shows it")
         return None
 
     def _stop(self, job: str, words: str) -> None:
         if self._stopping is None:
-            self._screen.say(f"stopping {job}: {words}")
+            self._screen.say(f"stopping {self._called(job)}: {words}")
             self._stopping = asyncio.create_task(self._stop_call(job))
 
     async def _stop_call(self, job: str) -> None:
@@ -193,8 +204,11 @@ class Run:
                 await asyncio.sleep(output.LOOK_AGAIN)  # a server that stops answers at once
             query = [("wait", str(WAIT))]
 
-    async def _conclude(self, ended: Json) -> None:
-        said = remark(ended)
+    def _called(self, job: str) -> str:
+        return self._name or job
+
+    async def _conclude(self, job: str, ended: Json) -> None:
+        said = remark(ended, self._called(job))
         if said is not None:
             self._screen.say(said)
         if self._as_json:

@@ -6,6 +6,7 @@ from .calls import Calls
 from .containers import Containers
 from .endpoint import Endpoint
 from .events import EventStream, Make
+from .failures import translate
 from .health import Health
 from .images import Images
 from .logs import Logs
@@ -51,6 +52,11 @@ class Engine:
             make: makes a hint of kind, id, time (seconds since 1970) and whether it is gone.
         """
         return EventStream(self._connect(), make)
+
+    @staticmethod
+    def explain(error: Exception) -> str:
+        """What such a stream ended with, in the words of our errors."""
+        return str(translate(error))
 
     def give_up(self) -> None:
         """Wait for no answer any longer: each call fails with that its outcome is open."""

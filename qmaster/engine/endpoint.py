@@ -33,7 +33,7 @@ class Endpoint:
         """
         try:
             verify = bool(environ.get("DOCKER_TLS_VERIFY")) and docker_host.startswith("tcp://")
-            docker.utils.parse_host(docker_host or None, tls=verify)
+            _check(docker_host, verify)
             if docker_host.startswith("ssh://"):
                 ssh.prepare()
             return cls(docker_host or None, _tls(environ) if verify else None)
@@ -50,6 +50,17 @@ class Endpoint:
         """A new client, its API version negotiated: one call to the engine. For one thread alone."""
         # One connection is all that one thread can use.
         return Client(self.base_url, version="auto", timeout=CONNECT_TIMEOUT, tls=self.tls or False, max_pool_size=1)
+
+
+def _check(docker_host: str, verify: bool) -> None:
+    if docker_host.startswith("/"):
+        raise ValueError(f"an address begins with its scheme: write unix://{docker_host}")
+    try:
+        docker.utils.parse_host(docker_host or None, tls=verify)
+    except docker.errors.DockerException:
+        raise ValueError(
+            f"expected unix:///var/run/docker.sock, tcp://host:2375 or ssh://user@host, not {docker_host!r}"
+        ) from None
 
 
 def _tls(environ: Mapping[str, str]) -> docker.tls.TLSConfig:

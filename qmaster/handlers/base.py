@@ -27,6 +27,7 @@ from ..errors import (
     problem,
 )
 from ..tokens import Scope
+from ..wording import quote
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"})
@@ -35,6 +36,8 @@ _DRAINED = 4 * 1024 * 1024
 
 MAX_DIGITS = 18
 MAX_PARAMETERS = 50  # of a query
+ON = ("1", "true")
+FLAGS = (*ON, "0", "false")
 REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 
 Needs = Scope | Literal["root"]
@@ -60,6 +63,7 @@ class BaseHandler(web.RequestHandler):
 
     ANY_HOST = False  # whether it answers under names that --allow-host does not have
     IS_KEPT = False  # by clients
+    IS_PROBE = False  # asked every few seconds, so that its successes are left out of the log
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
     def _set_up(self, auth: Authenticator, busy: set[object]) -> None:
@@ -160,7 +164,7 @@ class BaseHandler(web.RequestHandler):
         except ValueError:
             raise BadRequest("the query is not valid") from None
         for name in parameters.keys() - set(known):
-            raise BadRequest(f"unknown query parameter {models.quote(name)}; known: {', '.join(known) or 'none'}")
+            raise BadRequest(f"unknown query parameter {quote(name)}; known: {', '.join(known) or 'none'}")
         return parameters
 
     def compute_etag(self) -> str | None:
@@ -270,9 +274,24 @@ class NotFoundHandler(BaseHandler):
     head = get = post = delete = patch = put = options = _nothing
 
 
+def flag(name: str, values: list[str] | None) -> bool:
+    """A parameter of a query that is on or off; left out, it is off.
+
+    Raises:
+        BadRequest: it is none of ``FLAGS``, or there twice.
+    """
+    if values is None:
+        return False
+    if len(values) != 1 or values[0] not in FLAGS:
+        raise BadRequest(f"{name}: expected {', '.join(FLAGS[:-1])} or {FLAGS[-1]}")
+    return values[0] in ON
+
+
 def log_request(handler: web.RequestHandler) -> None:
-    """One line for each request: no query, no body, no header."""
+    """One line for each request, but for a probe that is well: no query, no body, no header."""
     status = handler.get_status()
+    if status == HTTPStatus.OK and getattr(handler, "IS_PROBE", False):
+        return
     write = log.error if status == HTTPStatus.INTERNAL_SERVER_ERROR else log.info
     write(
         "request",

@@ -203,6 +203,9 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         except HttpError as error:
             self._refuse(error)
         else:
+            # The line of its request was written before anyone knew.
+            known = {"request": self.request_id, "remote": self.request.remote_ip, "by": self.by}
+            log.info("socket_authenticated", **known, path=self.request.path)
             self._begin("websocket")
 
     def on_close(self) -> None:

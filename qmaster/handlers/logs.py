@@ -19,7 +19,7 @@ from ..output import Ndjson, Piece, Plain, Writer, note
 from ..results import Stream
 from ..spring import Wanted
 from ..stream import Watched
-from .base import BaseHandler
+from .base import BaseHandler, flag
 
 PARAMETERS = ("follow", "tail", "timestamps", "stream")
 NDJSON = "application/x-ndjson"
@@ -108,7 +108,7 @@ class LogsHandler(BaseHandler):
             BadRequest
         """
         query = self.parameters(*PARAMETERS)
-        follow, timestamps = (_flag(name, query.get(name)) for name in ("follow", "timestamps"))
+        follow, timestamps = (flag(name, query.get(name)) for name in ("follow", "timestamps"))
         streams = query.get("stream", list(get_args(Stream)))
         if not set(streams) <= set(get_args(Stream)):
             raise BadRequest(f"stream: expected one of {', '.join(get_args(Stream))}")
@@ -169,12 +169,6 @@ class LogsHandler(BaseHandler):
             self._finished = True
             self.application.log_request(self)
             self._busy.discard(self)
-
-
-def _flag(name: str, values: list[str] | None) -> bool:
-    if values not in (None, ["0"], ["1"], ["false"], ["true"]):
-        raise BadRequest(f"{name}: expected 1 or 0")
-    return values in (["1"], ["true"])
 
 
 def _tail(values: list[str] | None) -> int | None:

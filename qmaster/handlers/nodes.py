@@ -21,3 +21,5 @@ class NodesHandler(BaseHandler):
         self.identify(self.document(), "root")
         self.parameters()
         self.answer({"success": True, "cursor": self._cursor(), "nodes": self._nodes()})
+
+    head = get

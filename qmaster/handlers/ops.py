@@ -11,13 +11,17 @@ from .base import BaseHandler
 
 class LiveHandler(BaseHandler):
     ANY_HOST = True  # a probe asks by address
+    IS_PROBE = True
 
     def get(self) -> None:
         self.answer({"success": True, "status": "alive"})
 
+    head = get
+
 
 class ReadyHandler(BaseHandler):
     ANY_HOST = True
+    IS_PROBE = True
 
     def initialize(self, auth: Authenticator, busy: set[object], trouble: Callable[[], HttpError | None]) -> None:
         super().initialize(auth, busy)
@@ -29,6 +33,8 @@ class ReadyHandler(BaseHandler):
             raise trouble
         self.answer({"success": True, "status": "ready"})
 
+    head = get
+
 
 class OpenApiHandler(BaseHandler):
     def initialize(self, auth: Authenticator, busy: set[object], description: bytes) -> None:
@@ -38,6 +44,8 @@ class OpenApiHandler(BaseHandler):
     def get(self) -> None:
         self.set_header("Content-Type", "application/json")
         self.finish(self._description)
+
+    head = get
 
 
 class MetricsHandler(BaseHandler):
@@ -55,3 +63,5 @@ class MetricsHandler(BaseHandler):
         text, media_type = await self._scrape(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", media_type)
         self.finish(text)
+
+    head = get

@@ -73,3 +73,5 @@ class PageHandler(BaseHandler):
         self.set_header("Content-Type", file.type)
         self.set_header("Last-Modified", email.utils.formatdate(file.modified, usegmt=True))
         self.finish(file.body)
+
+    head = get

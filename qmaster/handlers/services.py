@@ -19,7 +19,7 @@ from ..errors import BadRequest
 from ..held import Held
 from ..models import RunRequest, Service, StopRequest
 from ..waits import is_over
-from .base import BaseHandler
+from .base import BaseHandler, flag
 
 MAX_LIMIT = 10_000
 MAX_KEPT = 1024 * 1024  # bytes of an encoded listing
@@ -130,15 +130,19 @@ class StatusHandler(ServicesHandler):
         self.still(identity, "read")
         self._answer_view(view)
 
+    head = get
+
 
 class StatusListHandler(ServicesHandler):
     async def get(self) -> None:
         identity = self.identify(self.document(), "read")
         query = self.parameters(*FILTERS)
         keep, limit = _filters(query), _limit(query.get("limit"))
-        views = await self.dispatch.listing(identity, removed=_all(query.get("all")))
+        views = await self.dispatch.listing(identity, removed=flag("all", query.get("all")))
         services = list(islice(views if keep is None else filter(keep, views), limit))
         self.answer({"success": True, "cursor": self.cursor(), "services": self.encoded.of(services)})
+
+    head = get
 
 
 def _filters(query: dict[str, list[str]]) -> Callable[[Service], bool] | None:
@@ -184,9 +188,3 @@ def _wait(values: list[str] | None) -> float | None:
     if len(values) == 1 and _SECONDS.fullmatch(values[0]) and float(values[0]) <= models.MAX_WAIT:
         return float(values[0])
     raise BadRequest(f"wait: expected seconds, at most {models.MAX_WAIT}, or true")
-
-
-def _all(values: list[str] | None) -> bool:
-    if values not in (None, ["0"], ["1"]):
-        raise BadRequest("all: expected 1 or 0")
-    return values == ["1"]
