@@ -61,9 +61,9 @@ function makeColumn({ hostname, title, hint }) {
   const bar = el('div', { class: 'bar', role: 'meter', 'aria-label': `Memory of ${hostname}` }, fill);
   const list = el('div', { class: 'boxes', role: 'group', 'aria-label': `Tasks: ${hostname ?? title}` });
   numbers.append(el('span'), el('span'), el('span'));
-  const root = el('article', { class: 'card machine' }, el('header', {}, el('h3', {}, hostname ?? title), is), role);
+  const root = el('article', { class: 'card machine' }, el('header', {}, el('h3', {}, hostname ?? title), is, role));
   say(role, hint ?? '');
-  root.append(...(hostname ? [bar, numbers] : []), list, more);
+  root.append(...(hostname ? [role, bar, numbers] : []), list, more);
   return { root, is, role, bar, fill, numbers, list, more, boxes: new Map() };
 }
 
