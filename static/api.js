@@ -11,8 +11,7 @@ export const stop = (id) => call('stop', { id });
 export async function follow(id, tail, signal, take) {
   const headers = { Accept: 'application/x-ndjson' };
   const answer = await ask(`logs/${encodeURIComponent(id)}?follow=1&tail=${tail}`, { headers, signal });
-  const isJson = (answer.headers.get('Content-Type') ?? '').includes('json');
-  const read = (text) => take(isJson ? JSON.parse(text) : { line: text });
+  const read = (text) => take(JSON.parse(text));
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (let part = await reader.read(); !part.done; part = await reader.read()) {

@@ -52,7 +52,7 @@ function linked(now) {
     enter(true);
     log.retry();
   }
-  if (now.is === 'refused') leave(now, 'Wrong token: nobody holds this one. Check it, and try again.');
+  if (now.is === 'refused') leave(now, 'Wrong token. Check it, and try again.');
   showLink();
 }
 
@@ -88,6 +88,7 @@ function notice(text) {
 function enter(inside) {
   document.body.dataset.page = inside ? 'in' : 'login';
   if (!inside) $('token').focus();
+  showLink();
 }
 
 function connect(token) {
@@ -105,9 +106,8 @@ function leave(as = { is: 'off' }, text = '') {
   [link, heard] = [as, ''];
   notice('');
   document.title = 'quartermaster';
-  enter(false);
   say($('login-error'), text);
-  showLink();
+  enter(false);
 }
 
 const clicked = (node, action) => node.addEventListener('click', action);

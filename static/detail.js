@@ -32,6 +32,7 @@ export function open(opened) {
 }
 
 export function show() {
+  for (const since of dialog.querySelectorAll('[data-since]')) say(since, age(since.dataset.since));
   const service = id && store.services.get(id);
   if (!service || service === shown) return;
   const before = shown?.status;
@@ -41,7 +42,6 @@ export function show() {
   say($('detail-error'), service.error ?? '');
   $('detail-facts').replaceChildren(...facts(service));
   $('detail-tasks').replaceChildren(...tasks(service));
-  $('detail-result').replaceChildren(...result(service));
   $('stop').hidden = service.status === 'removed';
   say($('stop'), `${verb()}…`);
   if (!before || before === service.status) return;
@@ -53,8 +53,8 @@ const verb = () => (['complete', 'failed'].includes(shown.status) ? 'Remove' : '
 
 function ask() {
   say($('confirm-title'), `${verb()} ${shown.name}?`);
-  const how = verb() === 'Stop' ? 'It gets SIGTERM, SIGKILL ten seconds later, and is removed.' : 'It has ended, and is taken off the swarm.';
-  say($('confirm-text'), `${how} Its record stays.`);
+  const end = verb() === 'Stop' ? 'is asked to end, killed if it takes over ten seconds, and' : 'has ended, and is';
+  say($('confirm-text'), `It ${end} removed. Its exit code and output are kept.`);
   say($('confirm-error'), '');
   say($('confirm-yes'), `${verb()} it`);
   $('confirm-yes').disabled = false;
@@ -77,11 +77,14 @@ async function stop() {
 
 const row = (tag, cells) => el('tr', {}, ...cells.map((cell) => el(tag, {}, cell ?? '–')));
 
-function tasks({ tasks: all }) {
+// The error of a task has a row of its own, where it is not the service's, which is told above.
+function tasks({ tasks: all, error: told }) {
   if (!all.length) return [];
-  const rows = all.map(({ slot, state, node, exit_code: code, updated_at: at, error }) =>
-    row('td', [slot, badge(state), node, code, age(at), error ?? '']));
-  const head = el('thead', {}, row('th', ['Slot', 'State', 'Node', 'Exit', 'Since', 'Error']));
+  const rows = all.flatMap(({ slot, state, node, exit_code: code, updated_at: at, error }) => [
+    row('td', [slot, badge(state), node, code, el('span', { 'data-since': at }, age(at))]),
+    ...(error && error !== told ? [el('tr', { class: 'error' }, el('td', { colspan: 5 }, error))] : []),
+  ]);
+  const head = el('thead', {}, row('th', ['Slot', 'State', 'Node', 'Exit', 'Since']));
   return [el('h3', {}, 'Tasks'), el('table', {}, head, el('tbody', {}, ...rows))];
 }
 
@@ -105,12 +108,4 @@ function facts(service) {
   ];
   const told = all.map(([title, value]) => [title, [value ?? []].flat()]).filter(([, value]) => value.length);
   return told.flatMap(([title, value]) => [el('dt', {}, title), el('dd', {}, ...value)]);
-}
-
-function result({ result: said }) {
-  if (!said) return [];
-  const part = (title, text) => (text ? [el('h4', {}, title), el('pre', { tabindex: 0, 'aria-label': title }, text)] : []);
-  const cut = said.truncated ? '; the output is cut, GET /status/{id} has more' : '';
-  const code = el('p', {}, `exit code ${said.exit_code ?? '–'}${cut}`);
-  return [el('h3', {}, 'Result'), code, ...part('Standard output', said.stdout), ...part('Standard error', said.stderr)];
 }

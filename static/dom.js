@@ -3,12 +3,8 @@
 export const $ = (id) => document.getElementById(id);
 
 /** el('p', {class: 'hint', onclick: f}, 'text', node), without attributes that are null, undefined or false. */
-export const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
-
-export const svg = (tag, attributes, ...children) =>
-  fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
-
-function fill(node, attributes = {}, children) {
+export function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
     else if (value !== false) mark(node, name, value === true ? '' : value);
@@ -38,14 +34,17 @@ export function arrange(parent, nodes, first = null) {
 
 // The shape, one of eight, of every other word.
 const SHAPES = {
-  created: 'pending', new: 'pending', updated: 'pending', joined: 'running', ready: 'running', active: 'running',
+  created: 'pending', new: 'pending', joined: 'running', active: 'running',
   rejected: 'failed', down: 'failed', disconnected: 'failed', orphaned: 'unknown', gap: 'unknown',
   shutdown: 'removed', remove: 'removed', drain: 'stopping', pause: 'stopping',
-  assigned: 'preparing', accepted: 'preparing', starting: 'preparing',
+  assigned: 'preparing', accepted: 'preparing', ready: 'preparing', starting: 'preparing',
   live: 'running', stale: 'stopping', reconnecting: 'pending', connecting: 'preparing', refused: 'failed', off: 'removed',
 };
 
 export const shape = (word) => SHAPES[word] ?? word;
+
+/** A node that is ready is up; a task that is ready has yet to start. */
+export const nodeShape = (word) => (word === 'ready' ? 'running' : word);
 
 /** A status or state: its shape and its word. */
 export const badge = (word, is = word) =>

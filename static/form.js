@@ -6,12 +6,12 @@ import { curl } from './words.js';
 
 // field, label, kind (how what is typed becomes JSON, or the choices), hint
 const FIELDS = [
-  ['image', 'Image', 'text', 'any reference'],
-  ['command', 'Command', 'text', 'split as a shell splits words; else the image’s own'],
+  ['image', 'Image', 'text', 'for instance busybox:1.36'],
+  ['command', 'Command', 'text', 'split into words as a shell does; empty: the image’s own'],
   ['type', 'Type', ['service', 'container'], 'a service on any node, or a container on this engine'],
   ['name', 'Name', 'text', 'empty: made from the image'],
   ['replicas', 'Replicas', 'number', 'how many at once; services only'],
-  ['memory', 'Memory (MiB)', 'number', 'limit and reservation'],
+  ['memory', 'Memory (MiB)', 'number', 'reserved for it; its limit'],
   ['cpus', 'Cores', 'number', 'for instance 0.5'],
   ['restart', 'Restart', ['none', 'on-failure', 'any'], 'none: it runs once'],
   ['constraints', 'Constraints', 'lines', 'node.role==worker, one a line; services only'],
@@ -25,7 +25,7 @@ const lines = (text) => text.split('\n').map((line) => line.trim()).filter(Boole
 const VALUES = {
   number: (text) => (Number.isFinite(Number(text)) ? Number(text) : text), // the server says what is wrong with it
   lines,
-  pairs: (text) => Object.fromEntries(lines(text).map((line) => [line.split('=')[0], line.split('=').slice(1).join('=')])),
+  pairs: (text) => Object.fromEntries(lines(text).map((line) => line.match(/([^=]*)=?(.*)/).slice(1))),
 };
 const form = $('run-form');
 const input = (name) => $(`run-${name}`);

@@ -6,7 +6,6 @@ import { $, el, say } from './dom.js';
 const TAIL = 200; // lines asked for
 const MAX_LINES = 1000; // lines kept
 const ANSI = /\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07)/g;
-const NOWHERE = 'none here; docker service logs may have it';
 
 const box = $('log');
 let of, abort, is, drawing;
@@ -25,10 +24,13 @@ export async function read() {
   tell('live', 'following');
   try {
     await api.follow(of(), TAIL, mine.signal, take);
-    if (mine === abort) tell(empty() ? 'none' : 'ended', empty() ? 'none yet' : 'that is all');
+    if (mine !== abort) return;
+    const count = box.childElementCount + waiting.length;
+    if (!count) tell('none', 'none');
+    else tell('ended', count < TAIL ? 'that is all' : `the last ${count} lines`);
   } catch (error) {
     if (mine !== abort || error.name === 'AbortError') return;
-    if (error.status === 404) tell('none', NOWHERE);
+    if (error.status === 404) tell('none', 'none here; docker service logs may have it');
     else tell('cut', error.status ? error.message : 'it was cut off');
   }
 }
@@ -43,8 +45,6 @@ export function stop() {
 export function retry() {
   if (is === 'cut' || is === 'none') read();
 }
-
-const empty = () => !box.childElementCount && !waiting.length;
 
 function tell(now, text) {
   is = now;

@@ -1,21 +1,18 @@
 // The swarm: a column for each node, a box for each task, its state told by shape as well as colour.
 
-import { $, arrange, badge, el, mark, say, shape } from './dom.js';
+import { $, arrange, badge, el, mark, nodeShape, say, shape } from './dom.js';
 import * as store from './store.js';
 import { memory, plural } from './words.js';
 
 const MAX_ENDED = 40; // boxes of ended tasks in a column; the rest is a number
-const EXTRA = [
-  { id: 'waiting', title: 'Waiting for a node', hint: 'none fits now' },
-  { id: 'here', title: 'This engine', hint: 'plain containers' },
-];
+const EXTRA = { waiting: ['Waiting for a node', 'none fits now'], here: ['This engine', 'plain containers'] };
 const rank = (node) => (node.leader ? 0 : node.role === 'manager' ? 1 : 2);
 let columns = new Map();
 
 export function start(open) {
   $('map').addEventListener('click', ({ target }) => target.dataset.service && open(target.dataset.service));
   $('map').addEventListener('keydown', walk);
-  const told = ['running', 'preparing', 'pending', 'complete', 'failed', 'unknown'];
+  const told = store.STATUSES.with(-1, 'shutdown');
   $('legend').append(...told.map((status) => el('li', {}, badge(status))));
 }
 
@@ -39,9 +36,11 @@ export function show() {
 
 /** Columns beside the nodes', which a token with limits is not told of: then its tasks say where they are. */
 function others(boxes) {
-  const ids = store.nodes.size ? EXTRA.map(({ id }) => id) : [...boxes.keys()];
-  const column = (id) => EXTRA.find((one) => one.id === id) ?? { id, title: boxes.get(id)[0][1].node ?? id };
-  return ids.filter((id) => boxes.has(id)).map(column);
+  const ids = store.nodes.size ? Object.keys(EXTRA).filter((id) => boxes.has(id)) : [...boxes.keys()];
+  return ids.map((id) => {
+    const [title, hint] = EXTRA[id] ?? [boxes.get(id)[0][1].node ?? id];
+    return { id, title, hint };
+  });
 }
 
 /** Node id → [service, task] of what is shown in its column. */
@@ -57,22 +56,21 @@ function gather() {
 }
 
 function makeColumn({ hostname, title, hint }) {
-  const make = (tag, name) => el(tag, { class: name });
-  const [is, role, numbers, more] = ['is', 'hint', 'numbers', 'hint'].map((name) => make('p', name));
-  const fill = make('div', '');
+  const [is, role, numbers, more] = ['is', 'hint', 'numbers', 'hint'].map((name) => el('p', { class: name }));
+  const fill = el('div');
   const bar = el('div', { class: 'bar', role: 'meter', 'aria-label': `Memory of ${hostname}` }, fill);
   const list = el('div', { class: 'boxes', role: 'group', 'aria-label': `Tasks: ${hostname ?? title}` });
   numbers.append(el('span'), el('span'), el('span'));
-  const root = el('article', { class: 'card machine' }, el('header', {}, el('h3', {}, hostname ?? title), is), role);
+  const root = el('article', { class: 'card machine' }, el('header', {}, el('h3', {}, hostname ?? title), is, role));
   say(role, hint ?? '');
-  root.append(...(hostname ? [bar, numbers] : []), list, more);
+  root.append(...(hostname ? [role, bar, numbers] : []), list, more);
   return { root, is, role, bar, fill, numbers, list, more, boxes: new Map() };
 }
 
 function showNode({ root, is, role, bar, fill, numbers }, node) {
   const [mib, cores] = store.reserved(node);
   const word = node.state === 'ready' && node.availability !== 'active' ? node.availability : node.state;
-  if (root.dataset.is !== word) is.replaceChildren(badge(word));
+  if (root.dataset.is !== word) is.replaceChildren(badge(word, nodeShape(word)));
   root.dataset.is = word;
   say(role, `${node.leader ? 'manager, leads' : node.role} · ${node.address ?? ''}`);
   const part = node.memory ? Math.min(1, mib / node.memory) : 0;

@@ -1,7 +1,7 @@
 // What the stream has told: services, nodes, the last changes, events per minute.
 
 export const STATUSES = ['pending', 'preparing', 'running', 'complete', 'failed', 'stopping', 'unknown', 'removed'];
-export const MINUTES = 30;
+const MINUTES = 30; // from end to end of the line in index.html
 const SLOT = 10_000; // milliseconds: a sixth of a minute
 const MAX_CHANGES = 200;
 const MAX_REMOVED = 500;
@@ -45,11 +45,12 @@ export function reserved({ id, reserved: said }) {
 
 /** Events in each of the last minutes; the last is the sixty seconds until now. */
 export function perMinute() {
-  const first = Math.floor(Date.now() / SLOT) - 6 * MINUTES;
+  const now = Math.floor(Date.now() / SLOT);
   const counts = new Array(MINUTES).fill(0);
-  for (const [slot, count] of rate) {
-    if (slot <= first) rate.delete(slot);
-    else counts[Math.floor((slot - first - 1) / 6)] += count;
+  for (const [slot, number] of rate) {
+    const ago = Math.floor((now - slot) / 6);
+    if (ago < MINUTES) counts[MINUTES - 1 - ago] += number;
+    else rate.delete(slot);
   }
   return counts;
 }
@@ -76,8 +77,7 @@ function happened({ id, type, subject, time, data }) {
   if (read.has(id)) return;
   read.add(id);
   if (read.size > 2 * MAX_CHANGES) read.delete(read.values().next().value);
-  const slot = Math.floor(Date.now() / SLOT);
-  rate.set(slot, (rate.get(slot) ?? 0) + 1);
+  count(Date.now());
   const [, , topic, word] = type.split('.');
   if (topic !== 'node') return changed(data, topic, word, time);
   putNode(data);
@@ -114,6 +114,11 @@ function hold({ status, tasks, memory, cpus }, sign) {
   }
 }
 
+function count(at) {
+  const slot = Math.floor(Math.min(at, Date.now()) / SLOT); // clocks differ
+  rate.set(slot, (rate.get(slot) ?? 0) + 1);
+}
+
 function note(change) {
   changes.unshift(change);
   changes.length = Math.min(changes.length, MAX_CHANGES);
@@ -131,6 +136,7 @@ function recall() {
     add('removed', at.removed_at);
   }
   known.sort((a, b) => Date.parse(a.time) - Date.parse(b.time));
+  for (const { time } of known) count(Date.parse(time));
   known.slice(-MAX_CHANGES).forEach(note);
 }
 

@@ -14,7 +14,7 @@ const COLUMNS = [
   ['owner', 'Owner', (s) => s.owner ?? ''],
   ['exit', 'Exit', (s) => s.exit_code ?? -1],
 ];
-const narrow = matchMedia('(max-width: 760px)');
+const narrow = matchMedia('(max-width: 800px)');
 const head = $('table').tHead.rows[0];
 const body = $('table').tBodies[0];
 const pad = () => el('tr', { class: 'pad', 'aria-hidden': 'true' }, el('td', { colspan: COLUMNS.length }));

@@ -8,11 +8,13 @@ export function duration(seconds) {
 
 export const age = (time) => (time ? duration((Date.now() - Date.parse(time)) / 1000) : '–');
 
-const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: 'medium', hourCycle: 'h23' });
-const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium', hourCycle: 'h23' });
+function format(dateStyle) {
+  const made = new Intl.DateTimeFormat(undefined, { dateStyle, timeStyle: 'medium', hourCycle: 'h23' });
+  return (time) => time && made.format(Date.parse(time) || 0);
+}
 
-export const clock = (time) => CLOCK.format(Date.parse(time) || 0);
-export const moment = (time) => time && MOMENT.format(Date.parse(time) || 0);
+export const clock = format();
+export const moment = format('medium');
 
 export const memory = (mib) => (mib < 1024 ? `${Math.round(mib)} MiB` : `${Number((mib / 1024).toFixed(1))} GiB`);
 

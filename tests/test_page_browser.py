@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import Browse, StartServer
+from msgspec.structs import replace
 from playwright.sync_api import CDPSession, Page, expect
 from testbed import Client, Server, Swarm, eventually
 from testbed.browser import screenshot
@@ -282,15 +283,23 @@ def test_the_pictures(swarm_server: Server, browse: Browse, tmp_path: Path, requ
         shows(page, "web", "running")
         expect(row(page, "web").locator(".running")).to_have_text("4/4")
         screenshot(page, tmp_path, view)
+        told = page.locator("#legend .status").evaluate_all(SHAPES)
+        assert set(page.locator("#map .box").evaluate_all(SHAPES)) <= set(told)
         page.get_by_role("button", name="web", exact=True).first.click()
         expect(page.locator("#detail-tasks tbody tr")).to_have_count(4)
         screenshot(page, tmp_path, f"{view}-service")
+        assert page.locator("#detail-tasks").evaluate(BROKEN) == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     folder = request.config.getoption("--screenshots")
     if folder:
         shutil.copy(tmp_path / "light.png", folder / "page.png")
 
 
+SHAPES = "(nodes) => nodes.map((node) => node.dataset.is)"
+# Cells of more than one line.
+BROKEN = """(tasks) => [...tasks.querySelectorAll('th, td')]
+  .filter((cell) => cell.clientHeight > 40)
+  .map((cell) => cell.innerText)"""
 WORK: dict[str, Json] = {
     "nightly-report": {"command": "true", "labels": {"team": "finance"}},
     "thumbnails-0142": {"command": ["sh", "-c", "exit 3"], "labels": {"team": "media"}},
@@ -337,9 +346,9 @@ def test_payloads_in_every_field(browse: Browse) -> None:
     """Also where Docker itself would refuse them: names, images, nodes, tasks, owners."""
     with Crowd(1, 0) as crowd:
         service = crowd.services[0]
-        task = msgspec.structs.replace(service.tasks[0], node=PAYLOAD, error=PAYLOAD, message=PAYLOAD, state="failed")
+        task = replace(service.tasks[0], node=PAYLOAD, error=PAYLOAD, message=PAYLOAD, state="failed")
         named = {"name": PAYLOAD, "image": PAYLOAD, "owner": PAYLOAD, "error": PAYLOAD, "command": [PAYLOAD]}
-        evil = msgspec.structs.replace(service, **named, labels={PAYLOAD: PAYLOAD}, tasks=[task])
+        evil = replace(service, **named, labels={PAYLOAD: PAYLOAD}, tasks=[task])
         crowd.services[0] = evil
         page = browse(crowd.url).log_in(TOKEN)
         elements = page.locator("img, script").count()
@@ -382,28 +391,95 @@ def test_output_is_read_whatever_it_holds(browse: Browse) -> None:
         expect(page.locator("#log-state")).to_contain_text("docker service logs")
 
 
-def test_a_result_is_shown(browse: Browse) -> None:
-    """As soon as an event brings it, with the timeout and the time to live; none of them has to be there."""
-    with Crowd(3, 0) as crowd:
+def test_an_end_is_shown_once(browse: Browse) -> None:
+    """An event brings it: the error above, not at the task again; the output in its place, not as a result too."""
+    with Crowd(3, 0, logs=b'{"stream":"stdout","line":"so far"}\n') as crowd:
         page = browse(crowd.url).log_in(TOKEN)
         page.locator("#table tbody button").first.click()
-        expect(page.locator("#detail-result")).to_be_empty()
         found = page.locator("#detail-facts code").first.inner_text()
         service = next(one for one in crowd.services.values() if one.id == found)
-        result = {"exit_code": 3, "stdout": "so far", "stderr": PAYLOAD, "truncated": True, "tasks": []}
-        data = {**msgspec.structs.asdict(service), "result": result, "timeout": 90, "ttl": 7200}
-        event = {
-            "id": f"{EPOCH}:1",
-            "type": "io.qmaster.service.updated",
-            "subject": found,
-            "time": stamp(),
-            "data": data,
-        }
-        crowd.say(frames.event(f"{EPOCH}:1", "io.qmaster.service.updated", msgspec.json.encode(event)))
-        for text in ("exit code 3", "so far", PAYLOAD, "the output is cut"):
-            expect(page.locator("#detail-result")).to_contain_text(text)
-        expect(page.locator("#detail-facts")).to_contain_text(re.compile("Timeout *1 min"))
-        expect(page.locator("#detail-facts")).to_contain_text(re.compile("Kept for *2 h"))
+        own, other = (
+            replace(service.tasks[0], id=error, state="failed", error=error) for error in ("too bad", "worse")
+        )
+        result = {"exit_code": 3, "stdout": "so far", "stderr": "", "truncated": True, "tasks": []}
+        ended = replace(service, status="failed", error="too bad", exit_code=3, tasks=[own, other])
+        data = {**msgspec.structs.asdict(ended), "result": result, "timeout": 90, "ttl": 7200}
+        say(crowd, "io.qmaster.service.failed", data)
+        for fact in ("Exit code *3", "Timeout *1 min", "Kept for *2 h"):
+            expect(page.locator("#detail-facts")).to_contain_text(re.compile(fact))
+        for once in ("too bad", "worse", "so far"):
+            expect(page.locator("#detail").get_by_text(once)).to_have_count(1)
+
+
+def say(crowd: Crowd, kind: str, data: Json) -> None:
+    """Send everyone an event that nobody brought about."""
+    event = {"id": f"{EPOCH}:1", "type": kind, "subject": data["id"], "time": stamp(), "data": data}
+    crowd.say(frames.event(f"{EPOCH}:1", kind, msgspec.json.encode(event)))
+
+
+def test_what_the_snapshot_knows_is_counted(browse: Browse) -> None:
+    """The number at the top is there at once, and is that of the timeline beside it."""
+    with Crowd(3, 0) as crowd:
+        crowd.services[2] = replace(crowd.services[2], created_at=stamp(3600), started_at=stamp(3600))
+        page = browse(crowd.url).log_in(TOKEN)
+        expect(page.locator("#timeline li")).to_have_count(7)  # three were created and run, one of them has ended
+        expect(page.locator("#rate")).to_have_text("5")
+
+
+def test_a_task_that_is_ready_does_not_run_yet(browse: Browse) -> None:
+    """Swarm's word for a task that is about to start; of a node it says that all is well."""
+    with Crowd(1, 0) as crowd:
+        page = browse(crowd.url).log_in(TOKEN)
+        service = crowd.services[0]
+        task = replace(service.tasks[0], state="ready")
+        service = replace(service, tasks=[task])
+        say(crowd, "io.qmaster.task.ready", {**msgspec.structs.asdict(service), "task": msgspec.structs.asdict(task)})
+        expect(page.locator("#timeline .status").first).to_have_attribute("data-is", "preparing")
+        expect(page.locator("#map .box")).to_have_attribute("data-is", "preparing")
+        expect(page.locator("#map .is .status").first).to_have_attribute("data-is", "running")
+
+
+LONG = "x" + "-long" * 12 + "-1"
+SCROLL_TO_END = """(text) => {
+  const end = document.createRange();
+  end.setStart(text.firstChild, text.textContent.length - 1);
+  const last = document.createElement('i');
+  end.surroundContents(last);
+  last.scrollIntoView({inline: 'start'});
+  const scrolled = [];
+  for (let node = text; node; node = node.parentElement) scrolled.push(node.scrollLeft);
+  return Math.max(...scrolled);
+}"""
+
+
+@pytest.mark.parametrize("view", ["light", "phone"])
+def test_a_long_name_stays_in_place(browse: Browse, view: str) -> None:
+    """It is cut: nothing that scrolls to its end moves it; two lines of the timeline, the time at the first."""
+    with Crowd(1, 0) as crowd:
+        crowd.services[0] = replace(crowd.services[0], name=LONG)
+        page = browse(crowd.url, **VIEWS[view]).log_in(TOKEN)
+        name = page.locator("#table .name bdi")
+        assert page.locator("#table .plain").evaluate("(button) => button.scrollWidth > button.clientWidth")
+        assert name.evaluate(SCROLL_TO_END) == 0
+        assert page.locator("#table .plain").evaluate(END_OF_RING) <= top(page, "#table .image")
+        if view == "phone":
+            page.locator('[data-to="changes"]').click()
+        expect(page.locator("#timeline li")).to_have_count(2)
+        assert abs(top(page, "#timeline time") - top(page, "#timeline p")) < 5
+        assert page.locator("#timeline li").first.evaluate("(item) => item.clientHeight") < 60
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+END_OF_RING = """(button) => {
+  button.focus();
+  const {outlineWidth, outlineOffset} = getComputedStyle(button);
+  return button.getBoundingClientRect().bottom + parseFloat(outlineWidth) + parseFloat(outlineOffset);
+}"""
+
+
+def top(page: Page, selector: str) -> float:
+    """Where the first of these begins, in pixels from the top of the window."""
+    return float(page.locator(selector).first.evaluate("(node) => node.getBoundingClientRect().top"))
 
 
 def test_the_keyboard_alone(browse: Browse) -> None:
