@@ -57,8 +57,8 @@ class Engine:
 
     def __init__(self, *args: object) -> None:
         self.swarm = FakeSwarm(
-            _of("root", OF_ROOT, "roots"),
-            _of("bob", OF_BOB, "bobs"),
+            of("root", OF_ROOT, "roots"),
+            of("bob", OF_BOB, "bobs"),
             service(FOREIGN, "foreign"),
             tasks=tuple(_running(one) for one in (OF_ROOT, OF_BOB, FOREIGN)),
             nodes=({**node(), "Spec": {"Role": "manager", "Availability": "active"}},),
@@ -82,7 +82,7 @@ class Engine:
         return [call[1] for call in self.swarm.calls + self.containers.calls if call[0] == "create"]
 
 
-def _of(owner: str, service_id: str, name: str) -> Json:
+def of(owner: str, service_id: str, name: str) -> Json:
     return service(service_id, name, Labels={"io.qmaster.managed": "true", "io.qmaster.owner": owner})
 
 

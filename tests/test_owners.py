@@ -21,6 +21,7 @@ from house import (
     ask,
     entry,
     home,
+    of,
     options,
 )
 from structlog.testing import capture_logs
@@ -91,12 +92,14 @@ async def test_what_is_removed_stays_its_owner_s(ask: Ask, home: Home) -> None:
 
 
 async def test_a_name_means_the_caller_s_own(ask: Ask, home: Home) -> None:
-    """Where a service and another's container have the same one, or had it before."""
-    await run(ask, "alice", name="bobs-box")
+    """Where a service, which another quartermaster has started, and another's container have the same one."""
+    home.engine.swarm.there.append(of("alice", "s-of-alice", "bobs-box"))
+    await home.house.reconciler._list_all(0)
     assert read(await ask("alice", "GET", "/status/bobs-box"))["owner"] == "alice"
     assert read(await ask("bob", "GET", "/status/bobs-box"))["id"] == BOX_OF_BOB
     assert read(await ask("bob", "POST", "/stop", {"id": "bobs-box"}))["id"] == BOX_OF_BOB
     assert "end" not in home.engine.asked()
+    assert (await ask("alice", "POST", "/run", {"image": "busybox", "name": "bobs-box"})).code == 409
 
 
 async def test_what_nobody_of_ours_started_is_the_root_token_s(ask: Ask) -> None:
