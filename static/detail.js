@@ -89,9 +89,10 @@ function tasks({ tasks: all, error: told }) {
 }
 
 function facts(service) {
-  const { command, replicas, cpus, timeout, ttl } = service;
+  const { command, replicas, cpus, timeout, ttl, exit_code: code } = service;
   const tags = Object.entries(service.labels).map((pair) => el('span', { class: 'tag' }, pair.join('=')));
   const all = [
+    ['Result', code === null ? null : `exit code ${code}`],
     ['Id', el('code', {}, service.id)],
     ['Type', service.type],
     ['Image', el('code', {}, service.image)],
@@ -103,7 +104,6 @@ function facts(service) {
     ['Cores', cpus],
     ['Timeout', timeout && duration(timeout)],
     ['Kept for', ttl && duration(ttl)],
-    ['Exit code', service.exit_code],
     ...['Created', 'Started', 'Finished', 'Removed'].map((what) => [what, moment(service[`${what.toLowerCase()}_at`])]),
   ];
   const told = all.map(([title, value]) => [title, [value ?? []].flat()]).filter(([, value]) => value.length);

@@ -405,7 +405,7 @@ def test_an_end_is_shown_once(browse: Browse) -> None:
         ended = replace(service, status="failed", error="too bad", exit_code=3, tasks=[own, other])
         data = {**msgspec.structs.asdict(ended), "result": result, "timeout": 90, "ttl": 7200}
         say(crowd, "io.qmaster.service.failed", data)
-        for fact in ("Exit code *3", "Timeout *1 min", "Kept for *2 h"):
+        for fact in ("Result *exit code 3", "Timeout *1 min", "Kept for *2 h"):
             expect(page.locator("#detail-facts")).to_contain_text(re.compile(fact))
         for once in ("too bad", "worse", "so far"):
             expect(page.locator("#detail").get_by_text(once)).to_have_count(1)
