@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -11,13 +11,12 @@ from urllib.parse import quote
 from prometheus_client.parser import text_string_to_metric_families
 from testbed import Engine, Server, eventually
 from testbed.subscriber import Subscriber
-from testbed.tidy import tidy
 
 from bench.figures import Reach, Row, Samples, Taken, alone, beside, interleave
 from bench.rest import LISTED
 from bench.runs import create
 from bench.stream import HELLO, SNAPSHOT, join
-from bench.world import IMAGE, World, cpu, in_threads, remove_services, settle, settle_one, wait_ready
+from bench.world import IMAGE, QUIET, World, cpu, in_threads, settle, settle_one, wait_ready
 from qmaster.lifecycle import MANAGED, OWNER
 
 CALLS = "qmaster_engine_call_duration_seconds_count"
@@ -33,28 +32,21 @@ _JOBS = itertools.count(1)
 
 def measure(world: World) -> Iterator[Row]:
     services = world.size(1000, 50)
-    with managers(world) as engines:
-        settle(engines[0], range(services))
-        with three(world, engines) as site:
-            yield site.untouched()
-            yield from site.reads(services)
-            yield site.deliveries(itertools.count(services))
-            yield site.settled(services)
-            in_threads(engines[0], range(services), lambda client, _: create(client))
-            yield from site.busy(services)
+    engines = managers(world)
+    settle(engines[0], range(services))
+    with three(world, engines) as site:
+        yield site.untouched()
+        yield from site.reads(services)
+        yield site.deliveries(itertools.count(services))
+        yield site.settled(services)
+        yield from site.busy(services)
 
 
-@contextlib.contextmanager
-def managers(world: World) -> Iterator[list[Engine]]:
-    """The engines of the swarm, all of them managers, the one that leads first."""
-    swarm = world.swarm
+def managers(world: World) -> Sequence[Engine]:
+    """The engines of a swarm, all of them managers, the one that leads first."""
+    swarm = world.own_swarm("managers")
     swarm.promote(*swarm.workers)
-    try:
-        yield sorted(swarm.nodes, key=lambda engine: not swarm.node(engine)["ManagerStatus"].get("Leader"))
-    finally:
-        remove_services(swarm.manager)
-        tidy(swarm.manager, swarm.nodes)
-        swarm.restore()
+    return sorted(swarm.nodes, key=lambda engine: not swarm.node(engine)["ManagerStatus"].get("Leader"))
 
 
 @contextlib.contextmanager
@@ -80,9 +72,6 @@ class Load(NamedTuple):
 
     leader: float
     all: float
-
-    def beyond(self, other: "Load") -> "Load":
-        return Load(self.leader - other.leader, self.all - other.all)
 
 
 class Site:
@@ -140,7 +129,7 @@ class Site:
                 rates[count].append(rate)
                 return (self.cpu(count) - before) / answers * 1e6
 
-            taken = interleave(self.world.size(5, 1), partial(cost, ALL), partial(cost, ONE))
+            taken = interleave(self.world.size(3, 1), partial(cost, ALL), partial(cost, ONE))
             yield beside(f"CPU per {name}, three at once", taken, "µs", Reach(1.5), "one alone")
             reach = Reach(1.0, at_least=True)
             yield beside(f"{name}, three on these cores", (rates[ALL], rates[ONE]), "/s", reach, "one alone")
@@ -161,7 +150,7 @@ class Site:
 
     def deliveries(self, numbers: Iterator[int]) -> Row:
         """Events of services that are made and fail, to a crowd on one, or spread over all."""
-        each, changes = self.world.size(1000, 300), self.world.size(10, 2)
+        each, changes = self.world.size(1000, 300), self.world.size(6, 2)
         client = self.engines[0].client(timeout=60)
 
         def change() -> tuple[float, float]:
@@ -192,7 +181,7 @@ class Site:
             subscribers = [stack.enter_context(Subscriber(server)) for server in self.servers]
             for subscriber in subscribers:
                 subscriber.until(lambda frame: frame["type"] == "snapshot")
-            taken = interleave(self.world.size(3, 1), partial(cost, ALL), partial(cost, ONE))
+            taken = interleave(self.world.size(2, 1), partial(cost, ALL), partial(cost, ONE))
         name = f"CPU per delivery, {each * ALL:,} subscribers, a third on each of three"
         return beside(name, taken, "µs", Reach(1.5), "all on one")
 
@@ -206,55 +195,57 @@ class Site:
         each = [(cpu(engine.pid) - used) / lasted * 100 for engine, used in zip(self.engines, before, strict=True)]
         return Load(each[0], sum(each))
 
-    def wake(self, count: int) -> None:
-        """Let so many quartermasters go on and the others stand still, until what was missed is made up for."""
-        for server in self.servers[:count]:
-            server.thaw()
+    def left(self, count: int) -> None:
+        """Let only the first so many quartermasters go on. Fewer each time: so nobody has anything to make up for."""
         for server in self.servers[count:]:
             server.freeze()
-        time.sleep(self.world.size(30, 5) / 10)
+        time.sleep(self.world.size(10, 2) / 10)
 
     def settled(self, services: int) -> Row:
-        """Over a whole round of their listings, with the engines left alone before and after."""
-
-        def load(count: int, seconds: float) -> Load:
-            self.wake(count)
-            return self.load(lambda: time.sleep(seconds))
-
-        short, long = self.world.size(10, 1), self.world.size(int(LISTED), 1)
-        idle, one, all_three, after = (load(n, long if n else short) for n in (0, ONE, ALL, 0))
-        without = (idle.all + after.all) / 2
+        """Over a whole round of their listings, and with the engines left alone after."""
+        busy = self.load(lambda: time.sleep(self.world.size(int(LISTED), 1)))
+        self.left(0)
+        idle = self.load(lambda: time.sleep(self.world.size(15, 1)))
         name = f"engine CPU for each of three, {services:,} services settled"
-        reference = Samples((one.all - without,), "%")
-        value = (all_three.all - without) / ALL
-        return Row(name, Samples((value,), "%"), Reach(2, "% of a core"), value, reference, "for one")
+        value = (busy.all - idle.all) / ALL
+        samples = Samples((busy.all,), "%"), Samples((idle.all,), "%")
+        return Row(name, samples[0], Reach(2, "% of a core"), value, samples[1], "the engines without them")
 
     def busy(self, services: int) -> Iterator[Row]:
-        """As many services wait for a node, so that each quartermaster sweeps, and a job runs now and then."""
-        jobs, pause = self.world.size(5, 1), self.world.size(2, 1)
+        """As many services wait for a node, so that each quartermaster sweeps; then a job runs now and then."""
+        in_threads(self.engines[0], range(services), lambda client, _: create(client))
+        eventually(lambda: self.load(lambda: time.sleep(0.5)).all < QUIET, 120, "the engines are quiet")
+        for server in self.servers:
+            server.thaw()
+        time.sleep(self.world.size(5, 1))  # they make up for what they have missed
+        seconds, jobs, pause = self.world.size(8, 1), self.world.size(4, 1), self.world.size(2, 1)
         client: Any = self.engines[0].client(timeout=60)
-        asked: dict[int, list[float]] = {0: [], ONE: [], ALL: []}
-        loads: dict[int, list[Load]] = {0: [], ONE: [], ALL: []}
+        sweeping, working, asked = {}, {}, {}
+        for count in (ALL, ONE, 0):
+            self.left(count)
+            before = self.counted(CALLS, count=count)
+            sweeping[count] = self.load(lambda: time.sleep(seconds))
+            working[count] = self.load(lambda: run_jobs(client, jobs, pause))
+            asked[count] = (self.counted(CALLS, count=count) - before) / (seconds + jobs * pause)
+        waiting, running = f"{services:,} more waiting", f"a job every {pause} s too"
+        yield leaders(waiting, sweeping)
+        yield each(waiting, sweeping)
+        yield leaders(running, working)
+        calls: Taken = [asked[ALL] / ALL], [asked[ONE]]
+        yield beside("engine calls of each of three meanwhile", calls, "/s", Reach(1.25), "of one")
 
-        def run() -> None:
-            for _ in range(jobs):
-                run_job(client)
-                time.sleep(pause)
 
-        for at in range(self.world.size(2, 1)):
-            for count in (0, ONE, ALL) if at % 2 == 0 else (ALL, ONE, 0):
-                self.wake(count)
-                before = self.counted(CALLS, count=count)
-                loads[count].append(self.load(run))
-                asked[count].append((self.counted(CALLS, count=count) - before) / (jobs * pause * max(count, 1)))
-        by_one, by_all = (list(map(Load.beyond, loads[count], loads[0])) for count in (ONE, ALL))
-        when = f"{services:,} more wait, a job every {pause} s"
-        leaders: Taken = [load.leader for load in by_all], [max(LEAST, load.leader) for load in by_one]
-        yield beside(f"the leader's CPU for three, {when}", leaders, "%", Reach(3), "for one")
-        ours, reference = Samples(tuple(load.all / ALL for load in by_all), "%"), [load.all for load in by_one]
-        name = f"engine CPU for each of three, {when}"
-        yield Row(name, ours, Reach(5, "% of a core"), ours.median, Samples(tuple(reference), "%"), "for one")
-        yield beside(f"engine calls of each of three, {when}", (asked[ALL], asked[ONE]), "/s", Reach(1.25), "of one")
+def leaders(when: str, loads: Mapping[int, Load]) -> Row:
+    """What the dockerd that leads does for three, and for one, which is its own."""
+    by_all, by_one = (loads[count].leader - loads[0].leader for count in (ALL, ONE))
+    return beside(f"the leader's CPU for three, {when}", ([by_all], [max(LEAST, by_one)]), "%", Reach(3), "for one")
+
+
+def each(when: str, loads: Mapping[int, Load]) -> Row:
+    """What all engines do for each of three, and for one. A sweep takes a twentieth of the time at most."""
+    by_all, by_one = ((loads[count].all - loads[0].all) / count for count in (ALL, ONE))
+    name, ours, reference = f"engine CPU for each of three, {when}", Samples((by_all,), "%"), Samples((by_one,), "%")
+    return Row(name, ours, Reach(5, "% of a core"), by_all, reference, "for one")
 
 
 def counted(server: Server, name: str, but: str) -> float:
@@ -263,7 +254,9 @@ def counted(server: Server, name: str, but: str) -> float:
     return sum(sample.value for sample in samples if sample.name == name and sample.labels.get("kind") != but)
 
 
-def run_job(client: Any) -> None:
-    """A run, whose result each quartermaster reads, made without one: so it is the same where there is none."""
+def run_jobs(client: Any, jobs: int, pause: float) -> None:
+    """Runs, whose results each quartermaster reads, made without one: so they are the same where there is none."""
     template = {"ContainerSpec": {"Image": IMAGE, "Args": ["true"]}, "RestartPolicy": {"Condition": "none"}}
-    client.create_service(template, name=f"job-{next(_JOBS)}", labels={MANAGED: "true", OWNER: "root"})
+    for _ in range(jobs):
+        client.create_service(template, name=f"job-{next(_JOBS)}", labels={MANAGED: "true", OWNER: "root"})
+        time.sleep(pause)

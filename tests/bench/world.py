@@ -66,6 +66,14 @@ class World:
         self._undo.callback(engine.stop)
         return engine
 
+    def own_swarm(self, name: str) -> Swarm:
+        """A swarm of a manager and two workers, for this world alone, and stopped with it."""
+        swarm = self.bed.swarm(*(f"{name}{next(_NUMBERS)}" for _ in range(3)))
+        for engine in swarm.nodes:
+            self._undo.callback(engine.kill)
+        swarm.form()
+        return swarm
+
     @contextlib.contextmanager
     def server(self, engine: Engine, *args: str) -> Iterator[Server]:
         """A quartermaster on an engine, its view up to date; what it left on the engine is removed after."""
