@@ -130,20 +130,20 @@ class Site:
 
     def reads(self, services: int) -> Iterator[Row]:
         """From all at once. On few cores processes are in each other's way, whatever they are: see the references."""
-        rounds, seconds = self.world.size(3, 1), self.world.size(10, 1) / 10
+        rounds, seconds = self.world.size(3, 1), self.world.size(10, 2) / 10
         others = [self.world.child("bare") for _ in self.servers[ONE:]]
         beside_others = [_Target(self.servers[0].port, self.servers[0].token)]
         beside_others += [_Target(other.ask("listen"), "") for other in others]
 
         def rate(path: str, count: int) -> float:
             """Reads a second, by as many clients."""
-            return sum(done["answers"] / done["seconds"] for done in self._ask(path, count, seconds=seconds))
+            return sum(float(one["answers"] / one["seconds"]) for one in self._ask(path, count, seconds=seconds))
 
         def cost(path: str, count: int, targets: Sequence[_Target] = ()) -> float:
             """Microseconds of processor a read."""
             before = self.cpu(count)
             done = self._ask(path, targets or count, seconds=seconds)
-            return (self.cpu(count) - before) / sum(one["answers"] for one in done[:count]) * 1e6
+            return (self.cpu(count) - before) / sum(int(one["answers"]) for one in done[:count]) * 1e6
 
         for path, name in ((self._one(), "`GET /status/{id}`"), ("/status", f"`GET /status`, {services:,} services")):
             body = base64.b64encode(self.servers[0].call("GET", path).text.encode()).decode()
@@ -172,7 +172,7 @@ class Site:
 
     def deliveries(self, numbers: Iterator[int]) -> Row:
         """Events of services that are made and fail, to a crowd on one, or spread over all."""
-        each, changes = self.world.size(1000, 400), self.world.size(6, 2)
+        each, changes = self.world.size(1000, 600), self.world.size(6, 2)
         client = self.engines[0].client(timeout=60)
 
         def change() -> tuple[float, float]:
@@ -186,7 +186,6 @@ class Site:
 
         def cost(count: int) -> float:
             """Microseconds of processor for a delivery, beyond what the changes themselves cost."""
-            alone, few = change()
             for crowd, server in zip(self.crowds, itertools.cycle(self.servers[:count]), strict=False):
                 since = quote(server.call("GET", "/status?limit=1")["cursor"])
                 join(crowd, server.port, server.token, each, HELLO, f"/events?since={since}")
@@ -203,7 +202,8 @@ class Site:
             subscribers = [stack.enter_context(Subscriber(server)) for server in self.servers]
             for subscriber in subscribers:
                 subscriber.until(lambda frame: frame["type"] == "snapshot")
-            taken = interleave(self.world.size(2, 1), partial(cost, ALL), partial(cost, ONE))
+            alone, few = change()
+            taken = interleave(self.world.size(3, 1), partial(cost, ALL), partial(cost, ONE))
         name = f"CPU per delivery, {each * ALL:,} subscribers, a third on each of three"
         return beside(name, taken, "µs", Reach(1.25), "all on one")
 
@@ -241,7 +241,7 @@ class Site:
             server.thaw()
         if not self.world.quick:
             eventually(self.only_sweeps, 60, "what waits has been looked at", every=0)
-        seconds, jobs, pause = self.world.size(80, 7) / 10, self.world.size(4, 1), self.world.size(20, 5) / 10
+        seconds, jobs, pause = self.world.size(80, 5) / 10, self.world.size(4, 1), self.world.size(20, 5) / 10
         client: Any = self.engines[0].client(timeout=60)
         sweeping, working, asked = {}, {}, {}
         for count in (ALL, ONE, 0):
