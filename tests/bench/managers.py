@@ -130,7 +130,7 @@ class Site:
 
     def reads(self, services: int) -> Iterator[Row]:
         """From all at once. On few cores processes are in each other's way, whatever they are: see the references."""
-        rounds, seconds = self.world.size(3, 1), self.world.size(10, 2) / 10
+        rounds, seconds = self.world.size(3, 1), self.world.size(8, 2) / 10
         others = [self.world.child("bare") for _ in self.servers[ONE:]]
         beside_others = [_Target(self.servers[0].port, self.servers[0].token)]
         beside_others += [_Target(other.ask("listen"), "") for other in others]
@@ -152,7 +152,7 @@ class Site:
             costs = interleave(rounds, partial(cost, path, ALL), partial(cost, path, ONE, beside_others))
             yield beside(f"CPU per {name}, three at once", costs, "µs", Reach(1.25), "one, two bare handlers at once")
             rates = interleave(rounds, partial(rate, path, ALL), partial(rate, path, ONE))
-            reach = Reach(1.0, at_least=True)
+            reach = Reach(0.8, at_least=True)
             yield beside(f"{name}, three on the same cores", rates, "/s", reach, "one")
 
     def _one(self) -> str:
@@ -227,7 +227,7 @@ class Site:
         """Over a whole round of their listings, and with the engines left alone after."""
         busy = self.load(lambda: time.sleep(self.world.size(int(LISTED * 10), 5) / 10))
         self.left(0)
-        idle = self.load(lambda: time.sleep(self.world.size(150, 5) / 10))
+        idle = self.load(lambda: time.sleep(self.world.size(100, 5) / 10))
         name = f"engine CPU for each of three, {services:,} services settled"
         value = (busy.all - idle.all) / ALL
         samples = Samples((busy.all,), "%"), Samples((idle.all,), "%")
