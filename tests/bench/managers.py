@@ -25,7 +25,6 @@ FRAMES = "qmaster_frames_sent_total"
 SUBSCRIBERS = "qmaster_subscribers"
 FAILED = '"type":"io.qmaster.service.failed"'
 CLIENTS = 3  # of each quartermaster; of one alone, as many as of all
-LEAST = 1.0  # percent of a core: a ratio to less says nothing
 ONE, ALL = 1, 3
 
 _JOBS = itertools.count(1)
@@ -251,17 +250,18 @@ class Site:
             working[count] = self.load(lambda: run_jobs(client, jobs, pause))
             asked[count] = (self.counted(CALLS, count=count) - before) / (seconds + jobs * pause)
         waiting, running = f"{services:,} more waiting", f"a job every {pause:.2g} s too"
-        yield leaders(waiting, sweeping)
+        least = self.world.size(1, 3)  # percent of a core: a ratio to less says nothing, least of all after a look
+        yield leaders(waiting, sweeping, least)
         yield each(waiting, sweeping)
-        yield leaders(running, working)
+        yield leaders(running, working, least)
         calls: Taken = [asked[ALL] / ALL], [asked[ONE]]
         yield beside("engine calls of each of three meanwhile", calls, "/s", Reach(1.25), "of one")
 
 
-def leaders(when: str, loads: Mapping[int, Load]) -> Row:
+def leaders(when: str, loads: Mapping[int, Load], least: float) -> Row:
     """What the dockerd that leads does for three, and for one, which is its own."""
     by_all, by_one = (loads[count].leader - loads[0].leader for count in (ALL, ONE))
-    return beside(f"the leader's CPU for three, {when}", ([by_all], [max(LEAST, by_one)]), "%", Reach(3), "for one")
+    return beside(f"the leader's CPU for three, {when}", ([by_all], [max(least, by_one)]), "%", Reach(3), "for one")
 
 
 def each(when: str, loads: Mapping[int, Load]) -> Row:
