@@ -312,6 +312,15 @@ def has_ended(view: Service) -> bool:
     return view.status in ("complete", "failed")
 
 
+def came_to_nothing(view: Service) -> bool:
+    """Whether it is a container that could not be started, and was taken back before anyone was told of it.
+
+    Of a service nobody knows that: it may have begun and ended between two looks.
+    """
+    never = view.type == "container" and view.started_at is None and view.reason != "stopped"
+    return never and view.status == "removed"
+
+
 def nothing_runs(view: Service) -> bool:
     """Whether all its tasks have ended, or are on no node.
 

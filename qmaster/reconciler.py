@@ -196,10 +196,10 @@ class Reconciler:
         if self.view.show_result(run_id, result):
             await self.commit()
 
-    def keyed(self, name: str) -> tuple[str, str] | None:
-        """The id of what there is of this name, and the digest of the request that it was started with."""
+    def keyed(self, name: str) -> tuple[Service, str] | None:
+        """What there is of this name, and the digest of the request that it was started with."""
         entry = self.view.find(name)
-        return None if entry is None or entry.shown.name != name else (entry.shown.id, entry.body)
+        return None if entry is None or entry.shown.name != name else (entry.shown, entry.body)
 
     async def refresh(self, service_id: str) -> Service | None:
         """List a service now.

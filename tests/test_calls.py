@@ -284,6 +284,12 @@ def test_a_key_starts_one_run(server: Server, engine: Engine, kind: str) -> None
     assert len(sdk(engine).services()) + len(sdk(engine).containers(all=True, filters={"label": MANAGED})) <= 2
 
 
+def test_what_could_not_start_is_tried_again_under_its_key(server: Server) -> None:
+    """Docker makes such a container before it refuses to start it: its name is not the key's run."""
+    answers = [keyed(server, f"c{n // 2}", type="container", command="/nowhere") for n in range(20)]
+    assert [answer.status for answer in answers] == [400] * 20, [answer.text for answer in answers]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_quartermasters_start_one_run(start_server: StartServer, engine: Engine, kind: str) -> None:
     """At the same moment, each with a journal of its own."""
