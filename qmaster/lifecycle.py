@@ -53,6 +53,7 @@ NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
 # Swarm makes the task that takes over in the same transaction as it sees the end; this only covers what a listing
 # of a history cut at five tasks cannot tell (see _restart_due).
 RESTART_NOTICED = timedelta(seconds=10)
+RESTART_DELAY = timedelta(seconds=5)  # Swarm's own default
 # Docker's own stop grace period of 10 s, and 5 s: what has not ended by then is on a node that is out of reach.
 ENDED_WITHIN = timedelta(seconds=15)
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
@@ -90,9 +91,10 @@ def service(
     labels = spec.get("Labels") or {}
     ending = labels.get(END)
     overdue = ending is not None and now - (parse_time(raw.get("UpdatedAt")) or now) > ENDED_WITHIN
-    replaced = any(t["Status"]["State"] in WAITING for t in tasks)
     # What replaces the tasks of a service that is being ended waits for a node that there is not.
-    current = newest([t for t in tasks if t["Status"]["State"] not in WAITING] if ending else tasks)
+    begun = _begun(tasks, spec) if ending else tasks
+    replaced = len(begun) < len(tasks)
+    current = newest(begun)
     desired = _desired(spec, current)
     verdict = judge(current, spec, nodes, desired, now, _history(tasks))
     if ending:
@@ -198,7 +200,7 @@ def newest(tasks: Iterable[Json]) -> list[Json]:
     """The newest task of each slot, or of each node for a global service; in order of the slots."""
     latest: dict[tuple[int, str], Json] = {}
     for raw in tasks:
-        key = (raw.get("Slot") or 0, "" if raw.get("Slot") else raw.get("NodeID") or "")
+        key = _place(raw)
         if key not in latest or _age(raw) > _age(latest[key]):
             latest[key] = raw
     return [latest[key] for key in sorted(latest)]
@@ -279,6 +281,11 @@ def slim_task(raw: Json) -> Json:
     return {key: raw[key] for key in _TASK_KEYS if key in raw}
 
 
+def has_container(raw: Json) -> bool:
+    """Whether a task came so far that it may have said something."""
+    return bool((raw["Status"].get("ContainerStatus") or {}).get("ContainerID"))
+
+
 def slim_service(raw: Json) -> Json:
     """The part of a service that is shown or decides its status."""
     spec = raw["Spec"]
@@ -339,6 +346,34 @@ def duration(text: str | None) -> float | None:
 def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """The caller's labels: without quartermaster's."""
     return {key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
+
+
+def _place(raw: Json) -> tuple[int, str]:
+    """Its slot, or the node of a task of a global service."""
+    return raw.get("Slot") or 0, "" if raw.get("Slot") else raw.get("NodeID") or ""
+
+
+def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
+    """Without those that never ran where another may have before: that one ran last.
+
+    They wait, or had no container, or were shut down before the delay of their restart was over: of these Docker says
+    exit code 0.
+    """
+    policy = spec["TaskTemplate"].get("RestartPolicy") or {}
+    delay = RESTART_DELAY if policy.get("Delay") is None else timedelta(microseconds=policy["Delay"] / 1000)
+    ended: dict[tuple[int, str], Json] = {}  # what ended last, of its own accord
+    begun: list[Json] = []
+    for raw in sorted(tasks, key=_age):
+        state, before = raw["Status"]["State"], ended.get(_place(raw))
+        early = before is not None and _updated(raw) - _updated(before) < delay
+        if state in WAITING or (state == "shutdown" and early and not _exit_code(raw)):
+            continue
+        if before is not None and has_container(before) and state in TERMINAL and not has_container(raw):
+            continue
+        begun.append(raw)
+        if state in ("complete", "failed", "rejected"):
+            ended[_place(raw)] = raw
+    return begun
 
 
 def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, history: Mapping[int, int]) -> str:
@@ -438,7 +473,7 @@ def _rejection(error: str) -> Reason:
 def _exit_code(raw: Json) -> int | None:
     """The exit code, in terminal states only: while a task runs, Docker says 0 or -1."""
     inner = raw["Status"].get("ContainerStatus") or {}
-    if raw["Status"]["State"] not in TERMINAL or not inner.get("ContainerID"):
+    if raw["Status"]["State"] not in TERMINAL or not has_container(raw):
         return None
     code = int(inner.get("ExitCode", 0))
     # A task whose container was lost before it ran is failed, "No such container", with 0 (measured on 20.10).

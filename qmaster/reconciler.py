@@ -196,6 +196,10 @@ class Reconciler:
         if self.view.show_result(run_id, result):
             await self.commit()
 
+    def ran_before(self, service_id: str) -> bool:
+        """Whether a service that waits to run has run: tasks that are not shown any more have had a container."""
+        return self.view.ran_before(service_id)
+
     def keyed(self, name: str) -> tuple[Service, str] | None:
         """What there is of this name, and the digest of the request that it was started with."""
         entry = self.view.find(name)

@@ -245,6 +245,13 @@ class View:
         # A name may be taken again while the end of the one that had it is still to be told.
         return max(named, key=lambda e: (e.shown.status != "removed", e.shown.created_at or ""), default=None)
 
+    def ran_before(self, service_id: str) -> bool:
+        """Whether nothing that is shown of a service has had a container, but something before it has."""
+        entry = self.entries.get(service_id)
+        if entry is None or any(task.container_id for task in entry.shown.tasks):
+            return False
+        return any(map(lifecycle.has_container, entry.tasks.values()))
+
     def body(self, run_id: str) -> str:
         """The digest of the request that a run under a key was started with, else ""."""
         entry = self.entries.get(run_id)

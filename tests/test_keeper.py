@@ -48,6 +48,7 @@ class House(Fake):
         super().__init__()
         self.views = {each.id: each for each in views}
         self.after: dict[str, Callable[[], None]] = {}
+        self.ran = False
         self.keeper = Keeper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record)
 
     def note(self, name: str, *args: Any) -> None:
@@ -67,6 +68,9 @@ class House(Fake):
 
     def look(self, service_id: str) -> None:
         pass
+
+    def ran_before(self, service_id: str) -> bool:
+        return self.ran
 
     def will_remove(self, run_id: str) -> None:
         self.note("will_remove")
@@ -176,6 +180,16 @@ async def test_what_waits_for_a_node_is_removed_at_once() -> None:
     house = House(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
     await house.keeper.stop(house.views["s1"])
     assert house.names() == ["keep", "will_remove", "remove"]
+
+
+async def test_what_waits_to_run_again_is_ended_and_recorded() -> None:
+    """What it said before is read of the task that ran last, which is shown once it is being ended."""
+    waits = view("pending")
+    house = House(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
+    house.ran = True
+    await house.keeper.stop(house.views["s1"])
+    house.becomes(view("failed", ending="stopped"))
+    await house.until("end", "record", "remove")
 
 
 async def test_what_was_given_to_a_node_may_run_already() -> None:

@@ -59,6 +59,22 @@ def test_what_is_being_ended(tasks: tuple[Json, ...], why: str, status: str, rea
     assert lifecycle.has_ended(view) is all(t["Status"]["State"] in lifecycle.TERMINAL for t in tasks if t != MADE_UP)
 
 
+@pytest.mark.parametrize("why", ["stopped", "timeout"])
+@pytest.mark.parametrize(
+    ("after", "code", "shown"),
+    [(3, 0, 3), (3, None, 3), (3, 143, 143), (6, 0, 0), (6, None, 3)],
+)
+def test_what_was_ended_before_its_restart_is_not_what_ran_last(
+    why: str, after: int, code: int | None, shown: int
+) -> None:
+    """Docker says 0 of its container, which was made and not started within the delay of 5 seconds; or it had none."""
+    last = task("failed", code=3, at="2024-05-06T07:08:10Z")
+    next_one = task("shutdown", code=code, CreatedAt="2024-05-06T07:08:10Z", at=f"2024-05-06T07:08:{10 + after}Z")
+    view = ending(last, next_one, MADE_UP, why=why)
+    assert (view.reason, view.exit_code) == (why, shown)
+    assert [each.id for each in view.tasks] == [(last if shown == 3 else next_one)["ID"]]
+
+
 def test_what_is_out_of_reach_is_over_after_its_grace() -> None:
     """Its node is down: nobody says that it has ended, nor when; a stop removes it then."""
     early, late = NOW - timedelta(seconds=10), NOW - timedelta(seconds=20)

@@ -119,6 +119,22 @@ def test_what_was_gone_and_is_there_again_is_looked_at() -> None:
     assert view.entries["s1"].shown.status == "complete"
 
 
+@pytest.mark.parametrize(
+    ("tasks", "before"),
+    [
+        ([task("failed", code=1), task("pending", CreatedAt="2024-05-06T08:00:00Z")], True),
+        ([task("pending")], False),
+        ([task("failed", code=1), task("pending", slot=2)], False),
+        ([], False),
+    ],
+    ids=["again", "not yet", "another", "nothing"],
+)
+def test_what_waits_to_run_may_have_run_before(tasks: list[Json], before: bool) -> None:
+    """Where what is shown has no container, and what it takes the place of had one."""
+    assert listed(*tasks).ran_before("s1") is before
+    assert not View().ran_before("s1")
+
+
 def test_a_node_of_another_name_is_shown_by_it() -> None:
     """Where nothing of the service itself has moved."""
     view = listed(task("running", DesiredState="running"))
