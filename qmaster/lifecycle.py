@@ -139,7 +139,7 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
     """
     config, state, host = raw["Config"], raw["State"], raw["HostConfig"]
     labels = config.get("Labels") or {}
-    verdict = judge_container(state)
+    verdict = left_alone = judge_container(state)
     ended = state.get("Status") in ("exited", "dead")
     if ending == "timeout":
         verdict = Verdict("failed" if ended else "stopping", "timeout", verdict.error, verdict.exit_code)
@@ -159,9 +159,9 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
         exit_code=verdict.exit_code,
         replicas=Replicas(
             desired=1,
-            running=int(verdict.status == "running"),
-            complete=int(verdict.status == "complete"),
-            failed=int(verdict.status == "failed"),
+            running=int(left_alone.status == "running"),
+            complete=int(left_alone.status == "complete"),
+            failed=int(left_alone.status == "failed"),
         ),
         created_at=raw.get("Created"),
         # Of the first time that it ran: a restart moves it.

@@ -117,6 +117,7 @@ def test_a_container_that_is_being_ended(why: str, state: str, status: str, reas
     view = lifecycle.container(container(state={"Status": state, "ExitCode": 137, "FinishedAt": LATER}), why)
     assert (view.status, view.reason) == (status, reason)
     assert lifecycle.has_ended(view) is (state == "exited")
+    assert (view.replicas.running, view.replicas.failed) == ((1, 0) if state == "running" else (0, 1))
 
 
 @pytest.mark.parametrize(
