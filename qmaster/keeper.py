@@ -100,6 +100,7 @@ class Keeper:
             HttpError: the engine did not.
         """
         if view.type == "container":
+            await self._reconciler.look_at_container(view.id)  # an engine that is away has not accepted it
             await self._end_container(view.id, STOPPED)
             self._carry(view.id, self._finish_container)
             return

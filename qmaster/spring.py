@@ -149,11 +149,13 @@ class _Flow:
         self._asked = False
 
     async def all(self) -> Batches:
-        """The first batch is empty: it says that the engine has answered."""
+        """An empty batch says that the engine has answered; of a container only its log is asked for."""
         origins = await self._origins()
-        yield []
+        if self._view.type == "service":
+            yield []
         async for batch in self._each(origins, self._so_far):
             yield batch
+        yield []
         if not self._wanted.follow or self._over():
             return
         await self._look()  # reading so far may have taken long

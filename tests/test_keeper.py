@@ -49,6 +49,7 @@ class House(Fake):
         self.views = {each.id: each for each in views}
         self.after: dict[str, Callable[[], None]] = {}
         self.ran = False
+        self.away = False
         self.keeper = Keeper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record)
 
     def note(self, name: str, *args: Any) -> None:
@@ -83,7 +84,8 @@ class House(Fake):
         self.note("ending", why)
 
     async def look_at_container(self, container_id: str) -> None:
-        pass
+        if self.away:
+            raise EngineAway("away")
 
     async def record(self, shown: Service) -> None:
         self.note("record")
@@ -143,6 +145,15 @@ async def test_what_runs_is_ended_recorded_and_removed() -> None:
     house.becomes(view("shutdown", ending="stopped"))
     await house.until("end", "record", "remove")
     await house.keeper.close()
+
+
+async def test_a_stop_that_the_engine_did_not_hear_is_not_made_up_for() -> None:
+    """The caller was told that it failed: nothing is noted of it."""
+    house = House(box("running"))
+    house.away = True
+    with pytest.raises(EngineAway):
+        await house.keeper.stop(house.views[CONTAINER_ID])
+    await house.stays()
 
 
 async def test_what_does_not_end_in_its_grace_is_removed_all_the_same() -> None:
