@@ -17,7 +17,7 @@ import structlog
 
 from .errors import HttpError, JournalUnwritable
 from .lifecycle import END, ENDED_WITHIN, STOPPED, TIMED_OUT, has_ended, nothing_runs, parse_time
-from .models import Service
+from .models import Service, Task
 
 Json = dict[str, Any]
 
@@ -59,7 +59,7 @@ class Reconciler(Protocol):
     def find(self, name_or_id: str) -> Service | None: ...
     def look(self, service_id: str) -> None: ...
     def will_remove(self, run_id: str) -> None: ...
-    def ran_before(self, service_id: str) -> bool: ...
+    def earlier(self, service_id: str) -> list[Task]: ...
     async def refresh(self, service_id: str) -> Service | None: ...
     async def ending_container(self, container_id: str, why: str) -> None: ...
     async def look_at_container(self, container_id: str) -> None: ...
@@ -109,7 +109,7 @@ class Keeper:
         if fresh is None:
             return
         # What waits to run again is ended like what runs: then the task that ran last is shown, and what it said read.
-        if fresh.owner is None or (nothing_runs(fresh) and not self._reconciler.ran_before(fresh.id)):
+        if fresh.owner is None or (nothing_runs(fresh) and not self._waits_to_run_again(fresh)):
             await self._recorded(fresh)
             await self._keep_end(fresh.id, STOPPED)  # the service itself, which could tell, is about to go
             self._reconciler.will_remove(fresh.id)
@@ -258,6 +258,9 @@ class Keeper:
                 await self._record(view)
         except TimeoutError:
             raise JournalUnwritable("what it said could not be read and kept in time; try again") from None
+
+    def _waits_to_run_again(self, view: Service) -> bool:
+        return not any(task.container_id for task in view.tasks) and bool(self._reconciler.earlier(view.id))
 
     async def _keep_end(self, run_id: str, why: str) -> None:
         with contextlib.suppress(JournalUnwritable):  # then a crash would leave it half ended: it can be asked again

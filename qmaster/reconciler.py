@@ -20,7 +20,7 @@ from .errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from .facts import Fact
 from .hub import News, Tags
 from .journal import NO_EPOCH, Position, Record
-from .models import Node, Result, Service
+from .models import Node, Result, Service, Task
 from .view import View
 from .watcher import Hint
 
@@ -196,9 +196,9 @@ class Reconciler:
         if self.view.show_result(run_id, result):
             await self.commit()
 
-    def ran_before(self, service_id: str) -> bool:
-        """Whether a service that waits to run has run: tasks that are not shown any more have had a container."""
-        return self.view.ran_before(service_id)
+    def earlier(self, service_id: str) -> list[Task]:
+        """The tasks of a service that may have said something and are not shown any more, the oldest first."""
+        return self.view.earlier(service_id)
 
     def keyed(self, name: str) -> tuple[Service, str] | None:
         """What there is of this name, and the digest of the request that it was started with."""

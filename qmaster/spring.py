@@ -167,7 +167,7 @@ class _Flow:
     async def kept_only(self) -> Batches:
         """Of what is gone."""
         outcome = await self._kept()
-        for batch in [self._kept_of(kept) for kept in outcome.tasks] if outcome else [self._nothing_kept()]:
+        for batch in [self._kept_of(kept) for kept in _all(outcome)] if outcome else [self._nothing_kept()]:
             if batch:
                 yield batch
 
@@ -405,7 +405,7 @@ class _Flow:
             outcome = await self._kept()
         except JournalUnwritable:
             outcome = None
-        for kept in outcome.tasks if outcome else ():
+        for kept in _all(outcome) if outcome else ():
             if kept.task == origin.task:
                 return self._kept_of(kept)
         return [note(why, origin.node, origin.task)]
@@ -413,6 +413,10 @@ class _Flow:
 
 def _nothing_to_open(wish: Wish) -> Reading:
     raise NotFound("it is gone")
+
+
+def _all(outcome: Outcome) -> list[results.TaskOutput]:
+    return [*outcome.earlier, *outcome.tasks]
 
 
 def _piece(line: Line, kept: results.TaskOutput) -> Piece:

@@ -11,7 +11,7 @@ import msgspec
 from . import facts, lifecycle
 from .errors import JournalUnwritable
 from .facts import Fact
-from .models import Node, Reserved, Result, Service
+from .models import Node, Reserved, Result, Service, Task
 
 Json = Mapping[str, Any]
 
@@ -245,12 +245,14 @@ class View:
         # A name may be taken again while the end of the one that had it is still to be told.
         return max(named, key=lambda e: (e.shown.status != "removed", e.shown.created_at or ""), default=None)
 
-    def ran_before(self, service_id: str) -> bool:
-        """Whether nothing that is shown of a service has had a container, but something before it has."""
+    def earlier(self, service_id: str) -> list[Task]:
+        """The tasks of a service that had a container and are not shown, as others took their places; oldest first."""
         entry = self.entries.get(service_id)
-        if entry is None or any(task.container_id for task in entry.shown.tasks):
-            return False
-        return any(map(lifecycle.has_container, entry.tasks.values()))
+        if entry is None or entry.raw is None:
+            return []
+        shown = {task.id for task in entry.shown.tasks}
+        raws = [raw for raw in entry.tasks.values() if raw["ID"] not in shown and lifecycle.has_container(raw)]
+        return [lifecycle.task(raw, self.nodes) for raw in sorted(raws, key=lambda raw: raw.get("CreatedAt") or "")]
 
     def body(self, run_id: str) -> str:
         """The digest of the request that a run under a key was started with, else ""."""

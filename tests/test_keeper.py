@@ -13,7 +13,7 @@ from test_lifecycle import NODES
 from qmaster import keeper, lifecycle, results
 from qmaster.errors import EngineAway, JournalUnwritable
 from qmaster.keeper import Keeper
-from qmaster.models import Service
+from qmaster.models import Service, Task
 from qmaster.results import Outcome
 
 pytestmark = pytest.mark.gen_test
@@ -70,8 +70,8 @@ class House(Fake):
     def look(self, service_id: str) -> None:
         pass
 
-    def ran_before(self, service_id: str) -> bool:
-        return self.ran
+    def earlier(self, service_id: str) -> list[Task]:
+        return view("failed").tasks if self.ran else []
 
     def will_remove(self, run_id: str) -> None:
         self.note("will_remove")

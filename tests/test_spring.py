@@ -242,6 +242,9 @@ def test_what_is_gone_comes_from_the_journal() -> None:
     ]
     assert house.texts(streams=("stderr",))[1:] == ["e\n"]
     assert house.texts(tail=1) == ["e\n"]
+    first = kept(Line(at(0), "stdout", b"first\n"), task_id="t-0")
+    house.kept = Outcome([kept(Line(at(1), "stdout", b"again\n"))], [first])
+    assert house.texts() == ["first\n", "again\n"]
     house.kept = None
     assert house.texts(follow=True) == ["it is gone, and nothing of its output was kept\n"]
 

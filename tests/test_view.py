@@ -120,19 +120,19 @@ def test_what_was_gone_and_is_there_again_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tasks", "before"),
+    ("tasks", "earlier"),
     [
-        ([task("failed", code=1), task("pending", CreatedAt="2024-05-06T08:00:00Z")], True),
-        ([task("pending")], False),
-        ([task("failed", code=1), task("pending", slot=2)], False),
-        ([], False),
+        ([task("failed", code=1), task("pending", CreatedAt="2024-05-06T08:00:00Z")], ["t-failed-1"]),
+        ([task("rejected"), task("pending", CreatedAt="2024-05-06T08:00:00Z")], []),
+        ([task("failed", code=1), task("pending", slot=2)], []),
+        ([], []),
     ],
-    ids=["again", "not yet", "another", "nothing"],
+    ids=["again", "had no container", "another", "nothing"],
 )
-def test_what_waits_to_run_may_have_run_before(tasks: list[Json], before: bool) -> None:
-    """Where what is shown has no container, and what it takes the place of had one."""
-    assert listed(*tasks).ran_before("s1") is before
-    assert not View().ran_before("s1")
+def test_the_tasks_whose_places_others_took(tasks: list[Json], earlier: list[str]) -> None:
+    """They may have said something, and are not shown any more."""
+    assert [one.id for one in listed(*tasks).earlier("s1")] == earlier
+    assert View().earlier("s1") == []
 
 
 def test_a_node_of_another_name_is_shown_by_it() -> None:
