@@ -160,8 +160,8 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
         replicas=Replicas(
             desired=1,
             running=int(left_alone.status == "running"),
-            complete=int(left_alone.status == "complete"),
-            failed=int(left_alone.status == "failed"),
+            complete=int(verdict.status == "complete"),
+            failed=int(left_alone.status in ("complete", "failed") and verdict.status != "complete"),
         ),
         created_at=raw.get("Created"),
         # Of the first time that it ran: a restart moves it.

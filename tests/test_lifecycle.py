@@ -112,9 +112,10 @@ def test_a_container_that_was_restarted_has_run_since_its_first_start() -> None:
         ("timeout", "exited", "failed", "timeout"),
     ],
 )
-def test_a_container_that_is_being_ended(why: str, state: str, status: str, reason: str) -> None:
+@pytest.mark.parametrize("code", [137, 0])
+def test_a_container_that_is_being_ended(why: str, state: str, status: str, reason: str, code: int) -> None:
     """Docker keeps no label of that: the journal says why."""
-    view = lifecycle.container(container(state={"Status": state, "ExitCode": 137, "FinishedAt": LATER}), why)
+    view = lifecycle.container(container(state={"Status": state, "ExitCode": code, "FinishedAt": LATER}), why)
     assert (view.status, view.reason) == (status, reason)
     assert lifecycle.has_ended(view) is (state == "exited")
     assert (view.replicas.running, view.replicas.failed) == ((1, 0) if state == "running" else (0, 1))
