@@ -117,7 +117,7 @@ def service(
         exit_code=verdict.exit_code,
         replicas=_replicas(current, desired),
         created_at=raw.get("CreatedAt"),
-        started_at=_started(current, before),
+        started_at=_started(tasks, ended, before),
         finished_at=_finished(raw, current, before) if ended else None,
         removed_at=None,
         memory=_mib(limits.get("MemoryBytes")),
@@ -390,11 +390,21 @@ def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, hist
     return "complete" if state == "complete" else "failed"
 
 
-def _started(current: list[Json], before: Service | None) -> str | None:
-    """When it first ran: a task that has ended no longer tells."""
-    running = [t for t in current if t["Status"]["State"] == "running"]
-    first = min(running, key=_updated, default=None)
-    return (before.started_at if before else None) or (first["Status"].get("Timestamp") if first else None)
+def _started(tasks: Collection[Json], ended: bool, before: Service | None) -> str | None:
+    """When it first ran: a task that has ended no longer tells.
+
+    What runs again and again, each time too short to be seen, has run when one of its tasks had ended: its timeout
+    counts from there.
+    """
+    if before is not None and before.started_at is not None:
+        return before.started_at
+    states = ("running",) if ended else ("running", "complete", "failed")
+    first = min((t for t in tasks if t["Status"]["State"] in states and _ran(t)), key=_updated, default=None)
+    return first["Status"].get("Timestamp") if first else None
+
+
+def _ran(raw: Json) -> bool:
+    return raw["Status"]["State"] == "running" or _exit_code(raw) is not None
 
 
 def _finished(raw: Json, current: list[Json], before: Service | None) -> str | None:

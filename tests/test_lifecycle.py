@@ -96,6 +96,16 @@ def test_what_still_runs_is_not_over_whatever_the_clocks_say() -> None:
     assert ending(RUNNING, why="timeout", updated=NOW - timedelta(hours=1)).status == "stopping"
 
 
+def test_what_was_never_seen_to_run_has_run_when_a_task_has_ended() -> None:
+    """It runs again and again, each time for a moment: its timeout counts from the first end. Once it is over, no."""
+    ends = [task("failed", ID=f"t{second}", code=1, at=f"2024-05-06T07:08:1{second}Z") for second in (5, 1)]
+    again = task("pending", CreatedAt=LATER, DesiredState="ready")
+    spec = restarting("any", 0)
+    assert see(*ends, again, **spec).started_at == "2024-05-06T07:08:11Z"
+    assert see(task("rejected"), again, **spec).started_at is None
+    assert see(FAILED).started_at is None
+
+
 def test_a_container_that_was_restarted_has_run_since_its_first_start() -> None:
     """Its timeout counts from there."""
     first = lifecycle.container(container())
