@@ -21,7 +21,7 @@ from .facts import Fact
 from .hub import News, Tags
 from .journal import NO_EPOCH, Position, Record
 from .models import Node, Result, Service, Task
-from .view import View
+from .view import Entry, View
 from .watcher import Hint
 
 Json = dict[str, Any]
@@ -472,7 +472,10 @@ class Reconciler:
             self.view.list_container(raw, self._endings.get(raw["Id"]), began)
 
     async def _sweep(self, began: float) -> None:
-        """List the tasks that should run; what has left that list has ended, and is looked at."""
+        """List the tasks that should run; what has left that list has ended, and is looked at.
+
+        So is what waits for a restart although its last task has ended: that comes, or Swarm has given it up.
+        """
         there, unknown = set(), set()
         for raw in await self._swarm.wanted_tasks():
             there.add(raw["ID"])
@@ -481,9 +484,7 @@ class Reconciler:
         left = {
             service_id
             for service_id, entry in self.view.entries.items()
-            if not entry.is_over
-            for task_id, task in entry.tasks.items()
-            if task_id not in there and task["Status"]["State"] not in lifecycle.TERMINAL
+            if not entry.is_over and _has_left(entry, there)
         }
         self._hinted |= unknown | left
         took = time.monotonic() - began
@@ -543,6 +544,13 @@ class Reconciler:
             log.info("caught_up", since=self.stale_since)
             self.stale_since = None
             self._stale_changed()
+
+
+def _has_left(entry: Entry, there: Collection[str]) -> bool:
+    """Whether a service has changed, or must, by the ids of the tasks that Swarm wants to run."""
+    going = [task_id for task_id, task in entry.tasks.items() if task["Status"]["State"] not in lifecycle.TERMINAL]
+    over = not going and entry.shown.status not in lifecycle.OVER
+    return bool(entry.tasks) and (over or any(task_id not in there for task_id in going))
 
 
 def tags(fact: Fact) -> Tags:
