@@ -100,9 +100,7 @@ class Keeper:
             HttpError: the engine did not.
         """
         if view.type == "container":
-            await self._reconciler.look_at_container(view.id)  # an engine that is away has not accepted it
-            await self._end_container(view.id, STOPPED)
-            self._carry(view.id, self._finish_container)
+            await self._stop_container(view.id)
             return
         # What waits for a node may have begun since it was last listed.
         fresh = view if view.owner is None else await self._reconciler.refresh(view.id)
@@ -207,6 +205,20 @@ class Keeper:
 
     # -- containers ------------------------------------------------------------------------------------------------
 
+    async def _stop_container(self, container_id: str) -> None:
+        await self._reconciler.look_at_container(container_id)  # an engine that is away has not accepted it
+        view = self._current(container_id)
+        if view is not None and has_ended(view):
+            await self._recorded(view)
+            await self._remove_container(container_id)
+        elif view is not None:
+            await self._end_container(container_id, STOPPED)
+            self._carry(container_id, self._finish_container)
+
+    async def _remove_container(self, container_id: str) -> None:
+        await self._containers.remove(container_id)
+        await self._reconciler.look_at_container(container_id)
+
     async def _end_container(self, container_id: str, why: str) -> None:
         await self._keep_end(container_id, why)
         await self._reconciler.ending_container(container_id, why)
@@ -217,8 +229,7 @@ class Keeper:
         view = self._current(container_id)
         if view is not None:
             await self._record(view)
-        await self._containers.remove(container_id)
-        await self._reconciler.look_at_container(container_id)
+        await self._remove_container(container_id)
 
     async def _time_out_container(self, container_id: str) -> None:
         await self._reconciler.look_at_container(container_id)
@@ -242,8 +253,7 @@ class Keeper:
         if view.type == "service":
             await self._remove_service(run_id)
         else:
-            await self._containers.remove(run_id)
-            await self._reconciler.look_at_container(run_id)
+            await self._remove_container(run_id)
 
     async def _recorded(self, view: Service) -> None:
         """What has ended was read, also one of several replicas; what has not begun has said nothing.

@@ -160,7 +160,8 @@ class View:
         raw = entry.raw
         labels = (raw["Spec"].get("Labels") or {}) if raw else {}
         stopped = stopped or labels.get(lifecycle.END) == "stopped"
-        reason = "stopped" if stopped and entry.shown.reason != "timeout" else entry.shown.reason
+        over = entry.shown.status in lifecycle.OVER  # why it ended is not that it was removed afterwards
+        reason = "stopped" if stopped and not over and entry.shown.reason != "timeout" else entry.shown.reason
         entry.shown = msgspec.structs.replace(entry.shown, status="removed", reason=reason, removed_at=at)
         entry.state = None  # where it comes back after all, it is looked at anew
         self.dirty.add(gone_id)

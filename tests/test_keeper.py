@@ -147,6 +147,15 @@ async def test_what_runs_is_ended_recorded_and_removed() -> None:
     await house.keeper.close()
 
 
+async def test_a_container_that_has_ended_is_removed_at_once_when_it_was_read() -> None:
+    """It is not said to have been stopped; one that somebody has removed is success too."""
+    house = House(box("exited"))
+    await house.keeper.stop(house.views[CONTAINER_ID])
+    assert house.names() == ["record", "remove"]
+    await house.keeper.stop(house.views[CONTAINER_ID])
+    assert house.names() == ["record", "remove"]
+
+
 async def test_a_stop_that_the_engine_did_not_hear_is_not_made_up_for() -> None:
     """The caller was told that it failed: nothing is noted of it."""
     house = House(box("running"))

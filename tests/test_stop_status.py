@@ -88,12 +88,13 @@ def test_a_stop_twice_is_success_twice(engine: Engine, server: Server, kind: str
 
 @KINDS
 def test_what_has_ended_is_removed(engine: Engine, server: Server, kind: str) -> None:
-    """A stop of it keeps the exit code that it had."""
+    """A stop of it keeps the exit code that it had, and why it ended."""
     run_id = started(server.run(image=IMAGE, command="sh -c 'exit 7'", type=kind))
     shows(server, run_id, status="failed", reason="exit", exit_code=7)
     stopped(server, run_id, run_id)
     gone(engine, run_id)
-    assert shows(server, run_id, status="removed")["exit_code"] == 7
+    shown = shows(server, run_id, status="removed")
+    assert (shown["reason"], shown["exit_code"]) == ("exit", 7)
 
 
 @KINDS

@@ -166,3 +166,14 @@ def test_what_is_untold_is_taken_some_at_a_time() -> None:
     assert view.take_untold(["s1", "s2", "s3"], True, "now")[0] == []
     view.put_back(untold)
     assert [fact.subject for fact in view.take_untold(["s3"], True, "now")[0]] == ["s3", "n1"]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"), [("running", "stopped"), ("pending", "stopped"), ("failed", "exit"), ("complete", "exit")]
+)
+def test_what_had_ended_was_not_stopped(state: str, reason: str) -> None:
+    """Its reason says why it ended; that it was removed afterwards is its status."""
+    view = listed(task(state, code=1 if state == "failed" else 0))
+    view.vanish("s1", "2024-05-06T08:00:00Z", stopped=True)
+    shown = view.entries["s1"].shown
+    assert (shown.status, shown.reason) == ("removed", reason)
