@@ -306,7 +306,8 @@ class Dispatch:
         try:
             await self._reconciler.adopt_service(service_id, body, mark.nonce)
         except JournalUnwritable:
-            await self._swarm.remove(service_id)  # nobody was told of it
+            if mark.key is None:  # nobody was told of it; under a key it is there for whoever asks again
+                await self._swarm.remove(service_id)
             raise
         return service_id
 
@@ -317,7 +318,8 @@ class Dispatch:
         try:
             await self._reconciler.adopt_container(container_id, mark.nonce)
         except JournalUnwritable:
-            await self._containers.remove(container_id)
+            if mark.key is None:
+                await self._containers.remove(container_id)
             raise
         return container_id
 

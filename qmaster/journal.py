@@ -139,8 +139,8 @@ class Journal:
         """What ``keep_outcome`` has kept of a run."""
         return await self._read(lambda: self._file.outcome(run_id))
 
-    async def keyed(self, name: str) -> tuple[str, str] | None:
-        """The id of the run that had this name last, and the digest of the request that it was started with."""
+    async def keyed(self, name: str) -> tuple[bytes, str] | None:
+        """The last view of the run that had this name last, and the digest of the request that it was started with."""
         return await self._read(lambda: self._file.keyed(name))
 
     async def facts(self, after: int, limit: int) -> list[StoredFact]:

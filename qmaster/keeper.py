@@ -17,7 +17,7 @@ import structlog
 
 from .errors import HttpError, JournalUnwritable
 from .lifecycle import END, ENDED_WITHIN, STOPPED, TIMED_OUT, has_ended, nothing_runs, parse_time
-from .models import Service
+from .models import Service, Task
 
 Json = dict[str, Any]
 
@@ -59,6 +59,7 @@ class Reconciler(Protocol):
     def find(self, name_or_id: str) -> Service | None: ...
     def look(self, service_id: str) -> None: ...
     def will_remove(self, run_id: str) -> None: ...
+    def earlier(self, service_id: str) -> list[Task]: ...
     async def refresh(self, service_id: str) -> Service | None: ...
     async def ending_container(self, container_id: str, why: str) -> None: ...
     async def look_at_container(self, container_id: str) -> None: ...
@@ -99,14 +100,14 @@ class Keeper:
             HttpError: the engine did not.
         """
         if view.type == "container":
-            await self._end_container(view.id, STOPPED)
-            self._carry(view.id, self._finish_container)
+            await self._stop_container(view.id)
             return
         # What waits for a node may have begun since it was last listed.
         fresh = view if view.owner is None else await self._reconciler.refresh(view.id)
         if fresh is None:
             return
-        if fresh.owner is None or nothing_runs(fresh):
+        # What waits to run again is ended like what runs: then the task that ran last is shown, and what it said read.
+        if fresh.owner is None or (nothing_runs(fresh) and not self._waits_to_run_again(fresh)):
             await self._recorded(fresh)
             await self._keep_end(fresh.id, STOPPED)  # the service itself, which could tell, is about to go
             self._reconciler.will_remove(fresh.id)
@@ -204,6 +205,20 @@ class Keeper:
 
     # -- containers ------------------------------------------------------------------------------------------------
 
+    async def _stop_container(self, container_id: str) -> None:
+        await self._reconciler.look_at_container(container_id)  # an engine that is away has not accepted it
+        view = self._current(container_id)
+        if view is not None and has_ended(view):
+            await self._recorded(view)
+            await self._remove_container(container_id)
+        elif view is not None:
+            await self._end_container(container_id, STOPPED)
+            self._carry(container_id, self._finish_container)
+
+    async def _remove_container(self, container_id: str) -> None:
+        await self._containers.remove(container_id)
+        await self._reconciler.look_at_container(container_id)
+
     async def _end_container(self, container_id: str, why: str) -> None:
         await self._keep_end(container_id, why)
         await self._reconciler.ending_container(container_id, why)
@@ -214,8 +229,7 @@ class Keeper:
         view = self._current(container_id)
         if view is not None:
             await self._record(view)
-        await self._containers.remove(container_id)
-        await self._reconciler.look_at_container(container_id)
+        await self._remove_container(container_id)
 
     async def _time_out_container(self, container_id: str) -> None:
         await self._reconciler.look_at_container(container_id)
@@ -239,8 +253,7 @@ class Keeper:
         if view.type == "service":
             await self._remove_service(run_id)
         else:
-            await self._containers.remove(run_id)
-            await self._reconciler.look_at_container(run_id)
+            await self._remove_container(run_id)
 
     async def _recorded(self, view: Service) -> None:
         """What has ended was read, also one of several replicas; what has not begun has said nothing.
@@ -255,6 +268,9 @@ class Keeper:
                 await self._record(view)
         except TimeoutError:
             raise JournalUnwritable("what it said could not be read and kept in time; try again") from None
+
+    def _waits_to_run_again(self, view: Service) -> bool:
+        return not any(task.container_id for task in view.tasks) and bool(self._reconciler.earlier(view.id))
 
     async def _keep_end(self, run_id: str, why: str) -> None:
         with contextlib.suppress(JournalUnwritable):  # then a crash would leave it half ended: it can be asked again

@@ -6,24 +6,29 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import msgspec
+
 from .errors import Conflict, KeyReused
 from .keys import Key, Started
+from .lifecycle import came_to_nothing
 from .models import Service
 
+Known = tuple[Service, str]  # a run, and the digest of the request that it was started with
 LOOK_AGAIN = (0.0, 0.03, 0.1, 0.3, 1.0)  # seconds; Docker takes a container's name some time before it shows it
 
 
 class Journal(Protocol):
     """What it needs of the journal: the record outlives the run."""
 
-    async def keyed(self, name: str) -> tuple[str, str] | None: ...
+    async def keyed(self, name: str) -> tuple[bytes, str] | None: ...
 
 
 class Reconciler(Protocol):
     """What it needs of the reconciler."""
 
-    def keyed(self, name: str) -> tuple[str, str] | None: ...
+    def keyed(self, name: str) -> tuple[Service, str] | None: ...
     async def look_up(self, name_or_id: str) -> Service | None: ...
+    async def look_at_container(self, container_id: str) -> None: ...
 
 
 class Keyed:
@@ -51,7 +56,7 @@ class Keyed:
         return await asyncio.shield(task)
 
     async def _first(self, key: Key, start: Callable[[], Awaitable[str]]) -> Started:
-        known = self._reconciler.keyed(key.name) or await self._journal.keyed(key.name)
+        known = await self._known(key)
         if known is not None:
             return _replay(key, *known)
         try:
@@ -60,18 +65,29 @@ class Keyed:
             # Another quartermaster was first, or an earlier call whose answer was lost.
             for pause in LOOK_AGAIN:
                 await asyncio.sleep(pause)
-                found = await self._reconciler.look_up(key.name)
-                known = self._reconciler.keyed(key.name) if found else await self._journal.keyed(key.name)
+                await self._reconciler.look_up(key.name)
+                known = await self._known(key)
                 if known is not None:
                     return _replay(key, *known)
             raise
 
+    async def _known(self, key: Key) -> Known | None:
+        """The run of a key; one that came to nothing was answered with an error, so it is tried again."""
+        known = self._reconciler.keyed(key.name)
+        if known is not None and known[0].type == "container" and known[0].started_at is None:
+            await self._reconciler.look_at_container(known[0].id)  # it may be gone already
+            known = self._reconciler.keyed(key.name)
+        if known is None:
+            kept = await self._journal.keyed(key.name)
+            known = (msgspec.json.decode(kept[0], type=Service), kept[1]) if kept else None
+        return None if known is None or came_to_nothing(known[0]) else known
 
-def _replay(key: Key, run_id: str, body: str) -> Started:
+
+def _replay(key: Key, run: Service, body: str) -> Started:
     if not body:
         raise Conflict(f"the name {key.name!r} of this Idempotency-Key is taken by something else: use another key")
     _require_same(key, body)
-    return Started(run_id, True)
+    return Started(run.id, True)
 
 
 def _require_same(key: Key, body: str) -> None:

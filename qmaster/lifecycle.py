@@ -53,6 +53,7 @@ NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
 # Swarm makes the task that takes over in the same transaction as it sees the end; this only covers what a listing
 # of a history cut at five tasks cannot tell (see _restart_due).
 RESTART_NOTICED = timedelta(seconds=10)
+RESTART_DELAY = timedelta(seconds=5)  # Swarm's own default
 # Docker's own stop grace period of 10 s, and 5 s: what has not ended by then is on a node that is out of reach.
 ENDED_WITHIN = timedelta(seconds=15)
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
@@ -90,9 +91,10 @@ def service(
     labels = spec.get("Labels") or {}
     ending = labels.get(END)
     overdue = ending is not None and now - (parse_time(raw.get("UpdatedAt")) or now) > ENDED_WITHIN
-    replaced = any(t["Status"]["State"] in WAITING for t in tasks)
     # What replaces the tasks of a service that is being ended waits for a node that there is not.
-    current = newest([t for t in tasks if t["Status"]["State"] not in WAITING] if ending else tasks)
+    begun = _begun(tasks, spec) if ending else tasks
+    replaced = len(begun) < len(tasks)
+    current = newest(begun)
     desired = _desired(spec, current)
     verdict = judge(current, spec, nodes, desired, now, _history(tasks))
     if ending:
@@ -115,7 +117,7 @@ def service(
         exit_code=verdict.exit_code,
         replicas=_replicas(current, desired),
         created_at=raw.get("CreatedAt"),
-        started_at=_started(current, before),
+        started_at=_started(tasks, ended, before),
         finished_at=_finished(raw, current, before) if ended else None,
         removed_at=None,
         memory=_mib(limits.get("MemoryBytes")),
@@ -137,7 +139,7 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
     """
     config, state, host = raw["Config"], raw["State"], raw["HostConfig"]
     labels = config.get("Labels") or {}
-    verdict = judge_container(state)
+    verdict = left_alone = judge_container(state)
     ended = state.get("Status") in ("exited", "dead")
     if ending == "timeout":
         verdict = Verdict("failed" if ended else "stopping", "timeout", verdict.error, verdict.exit_code)
@@ -157,9 +159,9 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
         exit_code=verdict.exit_code,
         replicas=Replicas(
             desired=1,
-            running=int(verdict.status == "running"),
+            running=int(left_alone.status == "running"),
             complete=int(verdict.status == "complete"),
-            failed=int(verdict.status == "failed"),
+            failed=int(left_alone.status in ("complete", "failed") and verdict.status != "complete"),
         ),
         created_at=raw.get("Created"),
         # Of the first time that it ran: a restart moves it.
@@ -198,7 +200,7 @@ def newest(tasks: Iterable[Json]) -> list[Json]:
     """The newest task of each slot, or of each node for a global service; in order of the slots."""
     latest: dict[tuple[int, str], Json] = {}
     for raw in tasks:
-        key = (raw.get("Slot") or 0, "" if raw.get("Slot") else raw.get("NodeID") or "")
+        key = _place(raw)
         if key not in latest or _age(raw) > _age(latest[key]):
             latest[key] = raw
     return [latest[key] for key in sorted(latest)]
@@ -279,6 +281,11 @@ def slim_task(raw: Json) -> Json:
     return {key: raw[key] for key in _TASK_KEYS if key in raw}
 
 
+def has_container(raw: Json) -> bool:
+    """Whether a task came so far that it may have said something."""
+    return bool((raw["Status"].get("ContainerStatus") or {}).get("ContainerID"))
+
+
 def slim_service(raw: Json) -> Json:
     """The part of a service that is shown or decides its status."""
     spec = raw["Spec"]
@@ -312,6 +319,15 @@ def has_ended(view: Service) -> bool:
     return view.status in ("complete", "failed")
 
 
+def came_to_nothing(view: Service) -> bool:
+    """Whether it is a container that could not be started, and was taken back before anyone was told of it.
+
+    Of a service nobody knows that: it may have begun and ended between two looks.
+    """
+    never = view.type == "container" and view.started_at is None and view.reason != "stopped"
+    return never and view.status == "removed"
+
+
 def nothing_runs(view: Service) -> bool:
     """Whether all its tasks have ended, or are on no node.
 
@@ -332,6 +348,34 @@ def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
 
 
+def _place(raw: Json) -> tuple[int, str]:
+    """Its slot, or the node of a task of a global service."""
+    return raw.get("Slot") or 0, "" if raw.get("Slot") else raw.get("NodeID") or ""
+
+
+def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
+    """Without those that never ran where another may have before: that one ran last.
+
+    They wait, or had no container, or were shut down before the delay of their restart was over: of these Docker says
+    exit code 0.
+    """
+    policy = spec["TaskTemplate"].get("RestartPolicy") or {}
+    delay = RESTART_DELAY if policy.get("Delay") is None else timedelta(microseconds=policy["Delay"] / 1000)
+    ended: dict[tuple[int, str], Json] = {}  # what ended last, of its own accord
+    begun: list[Json] = []
+    for raw in sorted(tasks, key=_age):
+        state, before = raw["Status"]["State"], ended.get(_place(raw))
+        early = before is not None and _updated(raw) - _updated(before) < delay
+        if state in WAITING or (state == "shutdown" and early and not _exit_code(raw)):
+            continue
+        if before is not None and has_container(before) and state in TERMINAL and not has_container(raw):
+            continue
+        begun.append(raw)
+        if state in ("complete", "failed", "rejected"):
+            ended[_place(raw)] = raw
+    return begun
+
+
 def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, history: Mapping[int, int]) -> str:
     state = raw["Status"]["State"]
     if state == "running":
@@ -346,11 +390,21 @@ def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, hist
     return "complete" if state == "complete" else "failed"
 
 
-def _started(current: list[Json], before: Service | None) -> str | None:
-    """When it first ran: a task that has ended no longer tells."""
-    running = [t for t in current if t["Status"]["State"] == "running"]
-    first = min(running, key=_updated, default=None)
-    return (before.started_at if before else None) or (first["Status"].get("Timestamp") if first else None)
+def _started(tasks: Collection[Json], ended: bool, before: Service | None) -> str | None:
+    """When it first ran: a task that has ended no longer tells.
+
+    What runs again and again, each time too short to be seen, has run when one of its tasks had ended: its timeout
+    counts from there.
+    """
+    if before is not None and before.started_at is not None:
+        return before.started_at
+    states = ("running",) if ended else ("running", "complete", "failed")
+    first = min((t for t in tasks if t["Status"]["State"] in states and _ran(t)), key=_updated, default=None)
+    return first["Status"].get("Timestamp") if first else None
+
+
+def _ran(raw: Json) -> bool:
+    return raw["Status"]["State"] == "running" or _exit_code(raw) is not None
 
 
 def _finished(raw: Json, current: list[Json], before: Service | None) -> str | None:
@@ -429,7 +483,7 @@ def _rejection(error: str) -> Reason:
 def _exit_code(raw: Json) -> int | None:
     """The exit code, in terminal states only: while a task runs, Docker says 0 or -1."""
     inner = raw["Status"].get("ContainerStatus") or {}
-    if raw["Status"]["State"] not in TERMINAL or not inner.get("ContainerID"):
+    if raw["Status"]["State"] not in TERMINAL or not has_container(raw):
         return None
     code = int(inner.get("ExitCode", 0))
     # A task whose container was lost before it ran is failed, "No such container", with 0 (measured on 20.10).

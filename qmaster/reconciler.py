@@ -20,8 +20,8 @@ from .errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from .facts import Fact
 from .hub import News, Tags
 from .journal import NO_EPOCH, Position, Record
-from .models import Node, Result, Service
-from .view import View
+from .models import Node, Result, Service, Task
+from .view import Entry, View
 from .watcher import Hint
 
 Json = dict[str, Any]
@@ -196,10 +196,14 @@ class Reconciler:
         if self.view.show_result(run_id, result):
             await self.commit()
 
-    def keyed(self, name: str) -> tuple[str, str] | None:
-        """The id of what there is of this name, and the digest of the request that it was started with."""
+    def earlier(self, service_id: str) -> list[Task]:
+        """The tasks of a service that may have said something and are not shown any more, the oldest first."""
+        return self.view.earlier(service_id)
+
+    def keyed(self, name: str) -> tuple[Service, str] | None:
+        """What there is of this name, and the digest of the request that it was started with."""
         entry = self.view.find(name)
-        return None if entry is None or entry.shown.name != name else (entry.shown.id, entry.body)
+        return None if entry is None or entry.shown.name != name else (entry.shown, entry.body)
 
     async def refresh(self, service_id: str) -> Service | None:
         """List a service now.
@@ -468,7 +472,10 @@ class Reconciler:
             self.view.list_container(raw, self._endings.get(raw["Id"]), began)
 
     async def _sweep(self, began: float) -> None:
-        """List the tasks that should run; what has left that list has ended, and is looked at."""
+        """List the tasks that should run; what has left that list has ended, and is looked at.
+
+        So is what waits for a restart although its last task has ended: that comes, or Swarm has given it up.
+        """
         there, unknown = set(), set()
         for raw in await self._swarm.wanted_tasks():
             there.add(raw["ID"])
@@ -477,9 +484,7 @@ class Reconciler:
         left = {
             service_id
             for service_id, entry in self.view.entries.items()
-            if not entry.is_over
-            for task_id, task in entry.tasks.items()
-            if task_id not in there and task["Status"]["State"] not in lifecycle.TERMINAL
+            if not entry.is_over and _has_left(entry, there)
         }
         self._hinted |= unknown | left
         took = time.monotonic() - began
@@ -539,6 +544,13 @@ class Reconciler:
             log.info("caught_up", since=self.stale_since)
             self.stale_since = None
             self._stale_changed()
+
+
+def _has_left(entry: Entry, there: Collection[str]) -> bool:
+    """Whether a service has changed, or must, by the ids of the tasks that Swarm wants to run."""
+    going = [task_id for task_id, task in entry.tasks.items() if task["Status"]["State"] not in lifecycle.TERMINAL]
+    over = not going and entry.shown.status not in lifecycle.OVER
+    return bool(entry.tasks) and (over or any(task_id not in there for task_id in going))
 
 
 def tags(fact: Fact) -> Tags:

@@ -38,6 +38,7 @@ class Reconciler(Protocol):
     """What the recorder needs of the reconciler."""
 
     def find(self, name_or_id: str) -> Service | None: ...
+    def earlier(self, service_id: str) -> list[Task]: ...
     async def show_result(self, run_id: str, result: Result) -> None: ...
 
 
@@ -103,13 +104,16 @@ class Recorder:
         if view.type == "container":
             output = await self._read_until("container", view.id, self._limit)
             return Outcome([TaskOutput(None, None, None, view.exit_code, output)])
-        tasks = sorted(view.tasks, key=_ended_at)
-        limit = results.share(self._limit, len(tasks))
+        earlier, tasks = self._reconciler.earlier(view.id), sorted(view.tasks, key=_ended_at)
+        limit = results.share(self._limit, len(earlier) + len(tasks))
+        return Outcome(await self._read_tasks(tasks, limit), await self._read_tasks(earlier, limit))
+
+    async def _read_tasks(self, tasks: list[Task], limit: int) -> list[TaskOutput]:
         outputs: list[TaskOutput] = []
         for start in range(0, len(tasks), AT_ONCE):
             some = tasks[start : start + AT_ONCE]
             outputs += await asyncio.gather(*(self._read_task(task, limit) for task in some))
-        return Outcome(outputs)
+        return outputs
 
     async def _read_task(self, task: Task, limit: int) -> TaskOutput:
         output = await self._read_until("task", task.id, limit) if task.container_id else Output()

@@ -46,9 +46,13 @@ class TaskOutput(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """How a run ended: its tasks, the one that ended first in front."""
+    """How a run ended: its tasks, the one that ended first in front.
+
+    ``earlier`` are those whose places these took in restarts, the oldest first: their output is of the log alone.
+    """
 
     tasks: list[TaskOutput]
+    earlier: list[TaskOutput] = []
 
 
 def encode(outcome: Outcome) -> bytes:

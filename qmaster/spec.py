@@ -77,7 +77,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
             "Image": image,
             "Command": words("entrypoint", request.entrypoint),
             "Args": words("command", request.command),
-            "Env": _environment(request.env),
+            "Env": _not_expanded(_environment(request.env)),
             "Dir": request.workdir,
             "User": request.user,
             "Secrets": [_secret(name, i) for name, i in zip(request.secrets, objects.secrets, strict=True)] or None,
@@ -163,6 +163,11 @@ def _duration(seconds: float) -> str:
 
 def _environment(env: Mapping[str, str]) -> list[str] | None:
     return [f"{key}={value}" for key, value in env.items()] or None
+
+
+def _not_expanded(environment: list[str] | None) -> list[str] | None:
+    """Swarm takes an environment for templates, of Go's: what begins one is written as one that gives just that."""
+    return None if environment is None else [each.replace("{{", '{{"{{"}}') for each in environment]
 
 
 def _secret(name: str, secret_id: str) -> dict[str, Any]:

@@ -149,11 +149,13 @@ class _Flow:
         self._asked = False
 
     async def all(self) -> Batches:
-        """The first batch is empty: it says that the engine has answered."""
+        """An empty batch says that the engine has answered; of a container only its log is asked for."""
         origins = await self._origins()
-        yield []
+        if self._view.type == "service":
+            yield []
         async for batch in self._each(origins, self._so_far):
             yield batch
+        yield []
         if not self._wanted.follow or self._over():
             return
         await self._look()  # reading so far may have taken long
@@ -165,7 +167,7 @@ class _Flow:
     async def kept_only(self) -> Batches:
         """Of what is gone."""
         outcome = await self._kept()
-        for batch in [self._kept_of(kept) for kept in outcome.tasks] if outcome else [self._nothing_kept()]:
+        for batch in [self._kept_of(kept) for kept in _all(outcome)] if outcome else [self._nothing_kept()]:
             if batch:
                 yield batch
 
@@ -403,7 +405,7 @@ class _Flow:
             outcome = await self._kept()
         except JournalUnwritable:
             outcome = None
-        for kept in outcome.tasks if outcome else ():
+        for kept in _all(outcome) if outcome else ():
             if kept.task == origin.task:
                 return self._kept_of(kept)
         return [note(why, origin.node, origin.task)]
@@ -411,6 +413,10 @@ class _Flow:
 
 def _nothing_to_open(wish: Wish) -> Reading:
     raise NotFound("it is gone")
+
+
+def _all(outcome: Outcome) -> list[results.TaskOutput]:
+    return [*outcome.earlier, *outcome.tasks]
 
 
 def _piece(line: Line, kept: results.TaskOutput) -> Piece:

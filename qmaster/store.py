@@ -235,9 +235,9 @@ class Store:
         row = self._reading().execute("SELECT outcome FROM outcomes WHERE id = ?", (run_id,)).fetchone()
         return row[0] if row else None
 
-    def keyed(self, name: str) -> tuple[str, str] | None:
-        query = "SELECT id, body FROM records WHERE name = ? AND kind = 'service' ORDER BY removed, at DESC LIMIT 1"
-        row: tuple[str, str] | None = self._reading().execute(query, (name,)).fetchone()
+    def keyed(self, name: str) -> tuple[bytes, str] | None:
+        query = "SELECT view, body FROM records WHERE name = ? AND kind = 'service' ORDER BY removed, at DESC LIMIT 1"
+        row: tuple[bytes, str] | None = self._reading().execute(query, (name,)).fetchone()
         return row
 
     def size(self) -> tuple[int, int]:

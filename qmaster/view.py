@@ -11,7 +11,7 @@ import msgspec
 from . import facts, lifecycle
 from .errors import JournalUnwritable
 from .facts import Fact
-from .models import Node, Reserved, Result, Service
+from .models import Node, Reserved, Result, Service, Task
 
 Json = Mapping[str, Any]
 
@@ -160,7 +160,8 @@ class View:
         raw = entry.raw
         labels = (raw["Spec"].get("Labels") or {}) if raw else {}
         stopped = stopped or labels.get(lifecycle.END) == "stopped"
-        reason = "stopped" if stopped and entry.shown.reason != "timeout" else entry.shown.reason
+        over = entry.shown.status in lifecycle.OVER  # why it ended is not that it was removed afterwards
+        reason = "stopped" if stopped and not over and entry.shown.reason != "timeout" else entry.shown.reason
         entry.shown = msgspec.structs.replace(entry.shown, status="removed", reason=reason, removed_at=at)
         entry.state = None  # where it comes back after all, it is looked at anew
         self.dirty.add(gone_id)
@@ -244,6 +245,15 @@ class View:
         ]
         # A name may be taken again while the end of the one that had it is still to be told.
         return max(named, key=lambda e: (e.shown.status != "removed", e.shown.created_at or ""), default=None)
+
+    def earlier(self, service_id: str) -> list[Task]:
+        """The tasks of a service that had a container and are not shown, as others took their places; oldest first."""
+        entry = self.entries.get(service_id)
+        if entry is None or entry.raw is None:
+            return []
+        shown = {task.id for task in entry.shown.tasks}
+        raws = [raw for raw in entry.tasks.values() if raw["ID"] not in shown and lifecycle.has_container(raw)]
+        return [lifecycle.task(raw, self.nodes) for raw in sorted(raws, key=lambda raw: raw.get("CreatedAt") or "")]
 
     def body(self, run_id: str) -> str:
         """The digest of the request that a run under a key was started with, else ""."""

@@ -1,5 +1,6 @@
 """The fixtures that give tests real engines. Each thing is made once per run, when a test first asks for it."""
 
+import asyncio
 import inspect
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,9 @@ Browse = Callable[..., Visit]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Else the first test on a loop makes one beside it that nobody closes, and whichever test runs as it is collected
+    # fails for it.
+    asyncio.set_event_loop(None)
     config.addinivalue_line("markers", "engine: needs a real engine, so root and Docker (set by the fixtures it uses)")
 
 

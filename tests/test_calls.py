@@ -260,6 +260,25 @@ def test_a_stop_overtakes_a_timeout(server: Server) -> None:
     assert gone["result"]["stdout"] == "first words\nlast words\n"
 
 
+def test_what_crashes_again_and_again_is_ended_with_its_last_words(server: Server) -> None:
+    """Between two attempts, where it is most of the time: the next container is made already, and says nothing."""
+    crash = {"restart": "any", "wait": False}
+    timed, stopped = (call(server, "echo words; exit 5", timeout=timeout, **crash)["id"] for timeout in (1, None))
+    eventually(lambda: waits_again(server.status(stopped).json), 10, "it waits for its restart")
+    assert server.stop_service(stopped).status == 200
+    has_status(server, stopped, "removed")
+    for run_id, reason in ((timed, "timeout"), (stopped, "stopped")):
+        assert result_of(server, run_id)["stdout"] == "words\n"
+        shown = server.status(run_id)
+        assert (shown["reason"], shown["exit_code"]) == (reason, 5)
+        assert server.call("GET", f"/logs/{run_id}").text == "words\n"
+
+
+def waits_again(shown: Json) -> bool:
+    """Whether it has run, and its next task is made and not started."""
+    return shown["started_at"] is not None and [task["state"] for task in shown["tasks"]] == ["ready"]
+
+
 # Keys
 
 
@@ -286,6 +305,12 @@ def test_a_key_starts_one_run(server: Server, engine: Engine, kind: str) -> None
     assert (other.status, "another request" in other["error"]) == (422, True)
     assert keyed(server, "b", type=kind)["id"] != first["id"]
     assert len(sdk(engine).services()) + len(sdk(engine).containers(all=True, filters={"label": MANAGED})) <= 2
+
+
+def test_what_could_not_start_is_tried_again_under_its_key(server: Server) -> None:
+    """Docker makes such a container before it refuses to start it: its name is not the key's run."""
+    answers = [keyed(server, f"c{n // 2}", type="container", command="/nowhere") for n in range(20)]
+    assert [answer.status for answer in answers] == [400] * 20, [answer.text for answer in answers]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -65,7 +65,7 @@ class FakeJournal(Fake):
         self.records: dict[str, Service] = {}
         self.intents: dict[str, Intent] = {}
         self.outcomes: dict[str, bytes] = {}
-        self.keys: dict[str, tuple[str, str]] = {}
+        self.keys: dict[str, tuple[bytes, str]] = {}
 
     async def intend(self, intent: Intent) -> None:
         self._note("intend", intent)
@@ -86,7 +86,7 @@ class FakeJournal(Fake):
         self._note("outcome", run_id)
         return self.outcomes.get(run_id)
 
-    async def keyed(self, name: str) -> tuple[str, str] | None:
+    async def keyed(self, name: str) -> tuple[bytes, str] | None:
         self._note("keyed", name)
         return self.keys.get(name)
 
@@ -111,9 +111,9 @@ class FakeReconciler(Fake):
     def services(self) -> list[Service]:
         return list(self.views)
 
-    def keyed(self, name: str) -> tuple[str, str] | None:
+    def keyed(self, name: str) -> tuple[Service, str] | None:
         found = self.find(name)
-        return (found.id, self.bodies.get(found.id, "")) if found else None
+        return (found, self.bodies.get(found.id, "")) if found else None
 
     def nodes(self) -> list[Node]:
         return []
@@ -121,6 +121,9 @@ class FakeReconciler(Fake):
     async def look_up(self, name_or_id: str) -> Service | None:
         self._note("look_up", name_or_id)
         return self.young.get(name_or_id)
+
+    async def look_at_container(self, container_id: str) -> None:
+        self._note("look_at_container", container_id)
 
     async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None:
         self._note("adopt_service", service_id, nonce)
@@ -236,7 +239,7 @@ async def test_a_run_under_a_key_is_named_by_it(kind: str) -> None:
     assert create[2 if kind == "container" else 1] == "qm-1" or create[1]["Name"] == "qm-1"
     labels = create[1]["Labels"]
     assert (labels["io.qmaster.key"], labels["io.qmaster.body"]) == ("qm-1", "digest")
-    house.journal.keys["qm-1"] = (first.id, "digest")
+    house.journal.keys["qm-1"] = (msgspec.json.encode(renamed(SEEN, id=first.id)), "digest")
     again = await house.dispatch.run(run(type=kind), ROOT, key)
     assert (again, made.names().count("create")) == (first._replace(replayed=True), 1)
 
@@ -310,6 +313,17 @@ async def test_what_cannot_be_journalled_is_removed(kind: str) -> None:
     with pytest.raises(JournalUnwritable):
         await house.dispatch.run(run(type=kind), ROOT)
     assert house.engine_calls()[-1] == "remove"
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+async def test_under_a_key_it_stays_for_whoever_asks_again(kind: str) -> None:
+    """Else the next call would be told of a run that was removed before it did anything."""
+    house = House()
+    house.reconciler.fails[f"adopt_{kind}"] = JournalUnwritable("full")
+    with pytest.raises(JournalUnwritable):
+        await house.dispatch.run(run(type=kind), ROOT, Key("qm-1", "digest"))
+    assert house.engine_calls()[-1] == "create"
+    assert [intent.keyed for intent in house.sweeper.open] == [True]
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])

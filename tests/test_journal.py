@@ -382,8 +382,8 @@ async def test_a_key_is_found_by_its_runs_name(tmp_path: Path) -> None:
     """Also when the run is gone; what has no key has an empty digest."""
     journal = await opened(tmp_path)
     await journal.append([], [record("a", "qm-1", removed=True)._replace(body="digest"), record("b", "two")])
-    assert await journal.keyed("qm-1") == ("a", "digest")
-    assert await journal.keyed("two") == ("b", "")
+    assert await journal.keyed("qm-1") == (record("a", "qm-1").view, "digest")
+    assert await journal.keyed("two") == (record("b", "two").view, "")
     assert await journal.keyed("three") is None
     await journal.close()
 

@@ -13,7 +13,7 @@ from test_lifecycle import NODES
 from qmaster import keeper, lifecycle, results
 from qmaster.errors import EngineAway, JournalUnwritable
 from qmaster.keeper import Keeper
-from qmaster.models import Service
+from qmaster.models import Service, Task
 from qmaster.results import Outcome
 
 pytestmark = pytest.mark.gen_test
@@ -48,6 +48,8 @@ class House(Fake):
         super().__init__()
         self.views = {each.id: each for each in views}
         self.after: dict[str, Callable[[], None]] = {}
+        self.ran = False
+        self.away = False
         self.keeper = Keeper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record)
 
     def note(self, name: str, *args: Any) -> None:
@@ -68,6 +70,9 @@ class House(Fake):
     def look(self, service_id: str) -> None:
         pass
 
+    def earlier(self, service_id: str) -> list[Task]:
+        return view("failed").tasks if self.ran else []
+
     def will_remove(self, run_id: str) -> None:
         self.note("will_remove")
 
@@ -79,7 +84,8 @@ class House(Fake):
         self.note("ending", why)
 
     async def look_at_container(self, container_id: str) -> None:
-        pass
+        if self.away:
+            raise EngineAway("away")
 
     async def record(self, shown: Service) -> None:
         self.note("record")
@@ -141,6 +147,24 @@ async def test_what_runs_is_ended_recorded_and_removed() -> None:
     await house.keeper.close()
 
 
+async def test_a_container_that_has_ended_is_removed_at_once_when_it_was_read() -> None:
+    """It is not said to have been stopped; one that somebody has removed is success too."""
+    house = House(box("exited"))
+    await house.keeper.stop(house.views[CONTAINER_ID])
+    assert house.names() == ["record", "remove"]
+    await house.keeper.stop(house.views[CONTAINER_ID])
+    assert house.names() == ["record", "remove"]
+
+
+async def test_a_stop_that_the_engine_did_not_hear_is_not_made_up_for() -> None:
+    """The caller was told that it failed: nothing is noted of it."""
+    house = House(box("running"))
+    house.away = True
+    with pytest.raises(EngineAway):
+        await house.keeper.stop(house.views[CONTAINER_ID])
+    await house.stays()
+
+
 async def test_what_does_not_end_in_its_grace_is_removed_all_the_same() -> None:
     """Its node is out of reach."""
     house = House(view("running"))
@@ -176,6 +200,16 @@ async def test_what_waits_for_a_node_is_removed_at_once() -> None:
     house = House(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
     await house.keeper.stop(house.views["s1"])
     assert house.names() == ["keep", "will_remove", "remove"]
+
+
+async def test_what_waits_to_run_again_is_ended_and_recorded() -> None:
+    """What it said before is read of the task that ran last, which is shown once it is being ended."""
+    waits = view("pending")
+    house = House(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
+    house.ran = True
+    await house.keeper.stop(house.views["s1"])
+    house.becomes(view("failed", ending="stopped"))
+    await house.until("end", "record", "remove")
 
 
 async def test_what_was_given_to_a_node_may_run_already() -> None:

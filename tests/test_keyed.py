@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from fakes import service
 from test_lifecycle import NODES, NOW
@@ -15,16 +16,22 @@ from qmaster.models import Service
 pytestmark = pytest.mark.gen_test
 
 KEY, OTHER_BODY, OTHER_KEY = Key("qm-1", "body"), Key("qm-1", "other"), Key("qm-2", "body")
-Named = dict[str, tuple[str, str]]  # name → id and digest
+Named = dict[str, tuple[Service, str]]  # name → run and digest
+RUN = lifecycle.service(service(), [], NODES, NOW)
+
+
+def run(run_id: str = "id-qm-1", **fields: object) -> Service:
+    return msgspec.structs.replace(RUN, id=run_id, **fields)
 
 
 class Journal:
     def __init__(self) -> None:
         self.kept: Named = {}
 
-    async def keyed(self, name: str) -> tuple[str, str] | None:
+    async def keyed(self, name: str) -> tuple[bytes, str] | None:
         await asyncio.sleep(0)
-        return self.kept.get(name)
+        kept = self.kept.get(name)
+        return (msgspec.json.encode(kept[0]), kept[1]) if kept else None
 
 
 class Reconciler:
@@ -33,8 +40,9 @@ class Reconciler:
     def __init__(self) -> None:
         self.viewed: Named = {}
         self.there: Named = {}
+        self.looked_at: Service | None = None
 
-    def keyed(self, name: str) -> tuple[str, str] | None:
+    def keyed(self, name: str) -> tuple[Service, str] | None:
         return self.viewed.get(name)
 
     async def look_up(self, name_or_id: str) -> Service | None:
@@ -42,7 +50,12 @@ class Reconciler:
         if name_or_id not in self.there:
             return None
         self.viewed[name_or_id] = self.there[name_or_id]
-        return lifecycle.service(service(), [], NODES, NOW)
+        return RUN
+
+    async def look_at_container(self, container_id: str) -> None:
+        for name in [name for name, (view, _) in self.viewed.items() if view.id == container_id]:
+            view, body = self.viewed[name]
+            self.viewed[name] = (self.looked_at or view, body)
 
 
 class House:
@@ -60,7 +73,7 @@ class House:
             await asyncio.sleep(0.01)
             if self.error:
                 raise self.error
-            self.reconciler.viewed[key.name] = (f"id-{key.name}", key.body)
+            self.reconciler.viewed[key.name] = (run(f"id-{key.name}"), key.body)
             return f"id-{key.name}"
 
         return await self.keyed.once(key, start)
@@ -117,7 +130,7 @@ async def test_other_keys_are_other_runs() -> None:
 async def test_the_journal_remembers_what_is_removed() -> None:
     """A key lives as long as the record."""
     house = House()
-    house.journal.kept["qm-1"] = ("old", "body")
+    house.journal.kept["qm-1"] = (run("old"), "body")
     assert await house.once() == Started("old", True)
     with pytest.raises(KeyReused):
         await house.once(OTHER_BODY)
@@ -127,7 +140,7 @@ async def test_the_journal_remembers_what_is_removed() -> None:
 async def test_what_another_quartermaster_started_is_found_by_its_name() -> None:
     """The swarm refuses the second of two equal names; then its labels say whether it was the same request."""
     house = House()
-    house.error, house.reconciler.there["qm-1"] = Conflict("taken"), ("theirs", "body")
+    house.error, house.reconciler.there["qm-1"] = Conflict("taken"), (run("theirs"), "body")
     assert await house.once() == Started("theirs", True)
     house.reconciler.viewed.clear()
     with pytest.raises(KeyReused):
@@ -137,7 +150,7 @@ async def test_what_another_quartermaster_started_is_found_by_its_name() -> None
 async def test_a_foreign_service_of_that_name_is_a_conflict() -> None:
     """It has no digest: it is nobody's answer."""
     house = House()
-    house.error, house.reconciler.there["qm-1"] = Conflict("taken"), ("foreign", "")
+    house.error, house.reconciler.there["qm-1"] = Conflict("taken"), (run("foreign"), "")
     with pytest.raises(Conflict, match="taken by something else"):
         await house.once()
 
@@ -148,7 +161,7 @@ async def test_what_another_quartermaster_is_starting_shows_a_little_later() -> 
     house.error = Conflict("taken")
     asking = asyncio.create_task(house.once())
     await asyncio.sleep(0.01)
-    house.reconciler.there["qm-1"] = ("theirs", "body")
+    house.reconciler.there["qm-1"] = (run("theirs"), "body")
     assert await asking == Started("theirs", True)
 
 
@@ -170,3 +183,36 @@ async def test_a_failure_is_everyones_and_is_not_kept() -> None:
     house.error = None
     assert await house.once() == Started("id-qm-1", False)
     assert house.starts == 2
+
+
+NOTHING = run(type="container", status="removed", reason="rejected")
+
+
+async def test_what_could_not_be_started_is_tried_again() -> None:
+    """Its first call was answered with an error, so the next is not told that it runs: of the journal or the view."""
+    house = House()
+    house.journal.kept["qm-1"] = (NOTHING, "body")
+    assert await house.once() == Started("id-qm-1", False)
+    house.journal.kept["qm-1"] = (run(type="container", status="preparing"), "body")  # its end is still to be told
+    house.reconciler.viewed["qm-1"] = (NOTHING, "body")
+    assert await house.once() == Started("id-qm-1", False)
+    assert house.starts == 2
+
+
+async def test_what_was_not_seen_to_start_is_looked_at_before_it_counts() -> None:
+    """The view may be a moment behind the removal of what could not start."""
+    house = House()
+    house.reconciler.viewed["qm-1"] = (run(type="container", status="preparing"), "body")
+    assert await house.once() == Started("id-qm-1", True)
+    house.reconciler.looked_at = NOTHING
+    assert await house.once() == Started("id-qm-1", False)
+    assert house.starts == 1
+
+
+async def test_what_was_removed_unseen_or_stopped_counts() -> None:
+    """A service may have run between two looks; and who has stopped a container knew of it."""
+    house = House()
+    for view in (run(status="removed"), msgspec.structs.replace(NOTHING, reason="stopped")):
+        house.journal.kept["qm-1"] = (view, "body")
+        assert (await house.once()).replayed
+    assert house.starts == 0

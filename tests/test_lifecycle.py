@@ -59,6 +59,22 @@ def test_what_is_being_ended(tasks: tuple[Json, ...], why: str, status: str, rea
     assert lifecycle.has_ended(view) is all(t["Status"]["State"] in lifecycle.TERMINAL for t in tasks if t != MADE_UP)
 
 
+@pytest.mark.parametrize("why", ["stopped", "timeout"])
+@pytest.mark.parametrize(
+    ("after", "code", "shown"),
+    [(3, 0, 3), (3, None, 3), (3, 143, 143), (6, 0, 0), (6, None, 3)],
+)
+def test_what_was_ended_before_its_restart_is_not_what_ran_last(
+    why: str, after: int, code: int | None, shown: int
+) -> None:
+    """Docker says 0 of its container, which was made and not started within the delay of 5 seconds; or it had none."""
+    last = task("failed", code=3, at="2024-05-06T07:08:10Z")
+    next_one = task("shutdown", code=code, CreatedAt="2024-05-06T07:08:10Z", at=f"2024-05-06T07:08:{10 + after}Z")
+    view = ending(last, next_one, MADE_UP, why=why)
+    assert (view.reason, view.exit_code) == (why, shown)
+    assert [each.id for each in view.tasks] == [(last if shown == 3 else next_one)["ID"]]
+
+
 def test_what_is_out_of_reach_is_over_after_its_grace() -> None:
     """Its node is down: nobody says that it has ended, nor when; a stop removes it then."""
     early, late = NOW - timedelta(seconds=10), NOW - timedelta(seconds=20)
@@ -80,6 +96,16 @@ def test_what_still_runs_is_not_over_whatever_the_clocks_say() -> None:
     assert ending(RUNNING, why="timeout", updated=NOW - timedelta(hours=1)).status == "stopping"
 
 
+def test_what_was_never_seen_to_run_has_run_when_a_task_has_ended() -> None:
+    """It runs again and again, each time for a moment: its timeout counts from the first end. Once it is over, no."""
+    ends = [task("failed", ID=f"t{second}", code=1, at=f"2024-05-06T07:08:1{second}Z") for second in (5, 1)]
+    again = task("pending", CreatedAt=LATER, DesiredState="ready")
+    spec = restarting("any", 0)
+    assert see(*ends, again, **spec).started_at == "2024-05-06T07:08:11Z"
+    assert see(task("rejected"), again, **spec).started_at is None
+    assert see(FAILED).started_at is None
+
+
 def test_a_container_that_was_restarted_has_run_since_its_first_start() -> None:
     """Its timeout counts from there."""
     first = lifecycle.container(container())
@@ -96,11 +122,13 @@ def test_a_container_that_was_restarted_has_run_since_its_first_start() -> None:
         ("timeout", "exited", "failed", "timeout"),
     ],
 )
-def test_a_container_that_is_being_ended(why: str, state: str, status: str, reason: str) -> None:
+@pytest.mark.parametrize("code", [137, 0])
+def test_a_container_that_is_being_ended(why: str, state: str, status: str, reason: str, code: int) -> None:
     """Docker keeps no label of that: the journal says why."""
-    view = lifecycle.container(container(state={"Status": state, "ExitCode": 137, "FinishedAt": LATER}), why)
+    view = lifecycle.container(container(state={"Status": state, "ExitCode": code, "FinishedAt": LATER}), why)
     assert (view.status, view.reason) == (status, reason)
     assert lifecycle.has_ended(view) is (state == "exited")
+    assert (view.replicas.running, view.replicas.failed) == ((1, 0) if state == "running" else (0, 1))
 
 
 @pytest.mark.parametrize(

@@ -715,6 +715,18 @@ async def test_a_thing_that_is_not_there_is_none() -> None:
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize(
+    ("status", "said"),
+    [(400, "service a is ambiguous (2 matches found)"), (500, "Multiple IDs found with provided prefix: a")],
+)
+async def test_the_beginning_of_several_ids_is_nobody(status: int, said: str) -> None:
+    """Docker refuses to choose, where it is asked for a part of an id; other refusals are told."""
+    assert await Calls(pool(FakeClient(answered(status, said)))).inspect(ping) is None
+    with pytest.raises(HttpError):
+        await Calls(pool(FakeClient(answered(status, "no")))).inspect(ping)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
     ("answer", "made", "error"),
     [
         (BROKEN, "id", None),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from fakes import CREATED, FakeContainers, FakeSwarm, container, service, task
+from fakes import CREATED, LATER, FakeContainers, FakeSwarm, container, service, task
 
 from qmaster import reconciler as room
 from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
@@ -160,6 +160,20 @@ async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -
         world.put(ended("failed", 3))
         await world.until(lambda: "service.failed" in world.words())
     assert (world.told[-1].status, world.told[-1].reason, world.told[-1].exit_code) == ("failed", "exit", 3)
+
+
+async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that was rejected while it waited for its restart's delay: no task is left that should run."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
+    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no looks but the sweeps
+    world = World()
+    policy: Json = {"TaskTemplate": {"RestartPolicy": {"Condition": "on-failure", "MaxAttempts": 1}}}
+    first = task("rejected", ID="t1")
+    world.put(first, task("rejected", ID="t2", CreatedAt=LATER, DesiredState="ready"), **policy)
+    async with world.running():
+        assert world.told[-1].status == "pending"
+        world.put(first, task("rejected", ID="t2", CreatedAt=LATER), **policy)
+        await world.until(lambda: "service.failed" in world.words())
 
 
 async def test_why_a_task_waits_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from test_lifecycle import NODES, NOW, REPLICAS_2
 
 from qmaster import lifecycle, recorder, results
 from qmaster.errors import EngineAway, JournalUnwritable, NodeUnreachable, NotFound
-from qmaster.models import Result, Service
+from qmaster.models import Result, Service, Task
 from qmaster.recorder import Recorder
 from qmaster.results import Line, Outcome, Output
 
@@ -54,6 +54,7 @@ class House(Fake):
         self.kept: dict[str, Outcome] = {}
         self.shown: dict[str, Result] = {}
         self.full = 0
+        self.before: list[Task] = []
         self.recorder = Recorder(self.logs, self, self, LIMIT)
 
     async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
@@ -68,6 +69,9 @@ class House(Fake):
 
     def find(self, name_or_id: str) -> Service | None:
         return None
+
+    def earlier(self, service_id: str) -> list[Task]:
+        return self.before
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +88,16 @@ async def test_a_service_is_recorded_by_its_tasks() -> None:
     (kept,) = house.kept["s1"].tasks
     assert (kept.task, kept.slot, kept.node, kept.exit_code) == ("t-failed-1", 1, "host-1", 3)
     assert (house.shown["s1"].exit_code, house.shown["s1"].stdout) == (3, "t-failed-1")
+
+
+async def test_what_ran_before_a_restart_is_kept_beside_the_result() -> None:
+    """The log shows it while the service is there, so it does when that is gone."""
+    house = House()
+    house.before = view(task("failed", ID="earlier", code=5)).tasks
+    await house.recorder.record(ENDED)
+    (kept,) = house.kept["s1"].earlier
+    assert (kept.task, kept.exit_code, kept.output.lines[0].data) == ("earlier", 5, b"earlier")
+    assert (house.shown["s1"].exit_code, house.shown["s1"].stdout, house.shown["s1"].tasks) == (3, "t-failed-1", [])
 
 
 async def test_a_container_is_recorded_by_itself() -> None:

@@ -1,5 +1,8 @@
 """results: how a run ended and what it said, kept and shown."""
 
+import zlib
+
+import msgspec
 import pytest
 from fakes import steady
 from hypothesis import given
@@ -89,3 +92,9 @@ def test_what_is_kept_is_read_back(lines: list[Line], truncated: bool) -> None:
     """All bytes, whatever they are."""
     outcome = Outcome([TaskOutput("t", 1, None, 0, Output(lines, truncated))])
     assert results.decode(results.encode(outcome)) == outcome
+
+
+def test_an_outcome_of_before_earlier_tasks_were_kept_is_read() -> None:
+    """From the journal of an older version."""
+    stored = zlib.compress(msgspec.msgpack.encode([[["t", 1, None, 0, [[], False]]]]), 1)
+    assert results.decode(stored) == Outcome([TaskOutput("t", 1, None, 0, Output())])

@@ -157,7 +157,7 @@ def test_what_a_service_runs(engine: Engine, server: Server) -> None:
             name="my-job",
             command="""300 'two words' "$HOME" """,
             entrypoint=["nap"],
-            env={"GREETING": "hello world", "EMPTY": ""},
+            env={"GREETING": "hello world", "EMPTY": "", "TEXT": "{{.Node.ID}} {{{x}}}"},
             workdir="/tmp",
             user="nobody:nobody",
             labels={"team": "blue", "empty": ""},
@@ -169,12 +169,11 @@ def test_what_a_service_runs(engine: Engine, server: Server) -> None:
     assert spec["Labels"].items() >= {"team": "blue", "empty": "", MANAGED: "true"}.items()
     assert inner["Command"] == ["nap"]
     assert inner["Args"] == ["300", "two words", "$HOME"]
-    assert sorted(inner["Env"]) == ["EMPTY=", "GREETING=hello world"]
     assert (inner["Dir"], inner["User"]) == ("/tmp", "nobody:nobody")
     shown = has_status(server, service, "running")
     config = sdk(engine).inspect_container(shown["tasks"][0]["container_id"])["Config"]
     assert (config["Entrypoint"], config["Cmd"]) == (["nap"], ["300", "two words", "$HOME"])
-    assert {"EMPTY=", "GREETING=hello world"} <= set(config["Env"])
+    assert {"EMPTY=", "GREETING=hello world", "TEXT={{.Node.ID}} {{{x}}}"} <= set(config["Env"])
     assert (config["WorkingDir"], config["User"]) == ("/tmp", "nobody:nobody")
     assert "hello world" not in shown.text
 

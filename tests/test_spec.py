@@ -71,6 +71,13 @@ FULL: Json = {
 }
 
 
+def test_an_environment_is_no_template() -> None:
+    """Swarm would expand it: what begins a template is sent as one that gives that. A container's is taken as it is."""
+    env = {"A": "{{.Node.ID}} {{{b}}}"}
+    assert service(env=env)["TaskTemplate"]["ContainerSpec"]["Env"] == ['A={{"{{"}}.Node.ID}} {{"{{"}}{b}}}']
+    assert container(env=env)["Env"] == ["A={{.Node.ID}} {{{b}}}"]
+
+
 def test_a_full_service() -> None:
     """Each field at its place in Docker's API; names of networks and secrets as ids."""
     body = service(

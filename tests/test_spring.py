@@ -111,12 +111,15 @@ class House:
 
     def read(self, **wanted: Any) -> list[Piece]:
         """All pieces of one flow."""
+        self.batches: list[list[Piece]] = []
 
         async def run() -> list[Piece]:
             spring = Spring(self.swarm, self, self, self.find, self.nodes)
             view = await spring.find("s1", ROOT)
             async with asyncio.timeout(20):
-                return [piece async for batch in spring.flow(view, Wanted(**wanted), ROOT) for piece in batch]
+                async for batch in spring.flow(view, Wanted(**wanted), ROOT):
+                    self.batches.append(batch)
+            return [piece for batch in self.batches for piece in batch]
 
         return asyncio.run(run())
 
@@ -239,6 +242,9 @@ def test_what_is_gone_comes_from_the_journal() -> None:
     ]
     assert house.texts(streams=("stderr",))[1:] == ["e\n"]
     assert house.texts(tail=1) == ["e\n"]
+    first = kept(Line(at(0), "stdout", b"first\n"), task_id="t-0")
+    house.kept = Outcome([kept(Line(at(1), "stdout", b"again\n"))], [first])
+    assert house.texts() == ["first\n", "again\n"]
     house.kept = None
     assert house.texts(follow=True) == ["it is gone, and nothing of its output was kept\n"]
 
@@ -333,6 +339,18 @@ def test_an_engine_that_is_away_is_an_error() -> None:
     with pytest.raises(EngineAway):
         house.read()
     assert house.seats == 0
+
+
+def test_an_answer_begins_when_the_engine_has_answered() -> None:
+    """Until then the caller can still be told 503; a job that has said nothing yet is answered at once all the same."""
+    house = House(kind="container")
+    house.gives("s1", EngineAway("away"))
+    with pytest.raises(EngineAway):
+        house.read()
+    assert house.batches == []
+    house.gives("s1")
+    house.gives("s1", lambda: house.gives("s1"), house.end(), follow=True)
+    assert (house.read(follow=True), house.batches) == ([], [[]])
 
 
 def test_the_tail_of_one_stream_is_counted_here() -> None:

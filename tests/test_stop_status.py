@@ -3,6 +3,7 @@
 import http.client
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,13 @@ def test_a_stop_twice_is_success_twice(engine: Engine, server: Server, kind: str
 
 @KINDS
 def test_what_has_ended_is_removed(engine: Engine, server: Server, kind: str) -> None:
-    """A stop of it keeps the exit code that it had."""
+    """A stop of it keeps the exit code that it had, and why it ended."""
     run_id = started(server.run(image=IMAGE, command="sh -c 'exit 7'", type=kind))
     shows(server, run_id, status="failed", reason="exit", exit_code=7)
     stopped(server, run_id, run_id)
     gone(engine, run_id)
-    assert shows(server, run_id, status="removed")["exit_code"] == 7
+    shown = shows(server, run_id, status="removed")
+    assert (shown["reason"], shown["exit_code"]) == ("exit", 7)
 
 
 @KINDS
@@ -176,6 +178,26 @@ def test_a_foreign_container_is_nobody(engine: Engine, server: Server) -> None:
         assert server.stop_service(called).status == 404
     assert client.inspect_container(container)["State"]["Running"]
     assert container not in server.call("GET", "/status").text
+
+
+def test_an_image_does_not_speak_in_our_name(engine: Engine, server: Server) -> None:
+    """Docker shows an image's labels as those of its containers: they make nothing ours, and hide nothing of ours."""
+    said = {"managed": "true", "owner": "root", "run": "known", "timeout": "0.5s", "ttl": "1s"}
+    labels = {f"io.qmaster.{key}": value for key, value in said.items()}
+    engine.load_image("speaks:1", Cmd=["nap", "300"], Labels={**labels, "com.docker.swarm.service.id": "foo"})
+    began = time.monotonic()
+    ours = server.run(image="speaks:1", type="container", command="nap 0.5", wait=20)
+    assert (ours["status"], ours["owner"], ours["timeout"], ours["ttl"]) == ("complete", "root", None, 86400.0)
+    assert time.monotonic() - began < 10
+    service = started(server.run(image="speaks:1"))
+    foreign = engine.cli("run", "--detach", "speaks:1").strip()
+    (task,) = shows(server, service, status="running")["tasks"]
+    assert [server.status(each).status for each in (foreign, task["container_id"])] == [404, 404]
+    server.restart()  # a full listing
+    shows(server, service, status="running")
+    shown = {each["id"] for each in server.call("GET", "/status").json["services"]}
+    assert (shown & {foreign, task["container_id"]}, {service, ours["id"]} - shown) == (set(), set())
+    assert sdk(engine).inspect_container(foreign)["State"]["Running"]
 
 
 def test_the_container_of_a_service_is_not_stopped(engine: Engine, server: Server) -> None:

@@ -119,6 +119,22 @@ def test_what_was_gone_and_is_there_again_is_looked_at() -> None:
     assert view.entries["s1"].shown.status == "complete"
 
 
+@pytest.mark.parametrize(
+    ("tasks", "earlier"),
+    [
+        ([task("failed", code=1), task("pending", CreatedAt="2024-05-06T08:00:00Z")], ["t-failed-1"]),
+        ([task("rejected"), task("pending", CreatedAt="2024-05-06T08:00:00Z")], []),
+        ([task("failed", code=1), task("pending", slot=2)], []),
+        ([], []),
+    ],
+    ids=["again", "had no container", "another", "nothing"],
+)
+def test_the_tasks_whose_places_others_took(tasks: list[Json], earlier: list[str]) -> None:
+    """They may have said something, and are not shown any more."""
+    assert [one.id for one in listed(*tasks).earlier("s1")] == earlier
+    assert View().earlier("s1") == []
+
+
 def test_a_node_of_another_name_is_shown_by_it() -> None:
     """Where nothing of the service itself has moved."""
     view = listed(task("running", DesiredState="running"))
@@ -150,3 +166,14 @@ def test_what_is_untold_is_taken_some_at_a_time() -> None:
     assert view.take_untold(["s1", "s2", "s3"], True, "now")[0] == []
     view.put_back(untold)
     assert [fact.subject for fact in view.take_untold(["s3"], True, "now")[0]] == ["s3", "n1"]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"), [("running", "stopped"), ("pending", "stopped"), ("failed", "exit"), ("complete", "exit")]
+)
+def test_what_had_ended_was_not_stopped(state: str, reason: str) -> None:
+    """Its reason says why it ended; that it was removed afterwards is its status."""
+    view = listed(task(state, code=1 if state == "failed" else 0))
+    view.vanish("s1", "2024-05-06T08:00:00Z", stopped=True)
+    shown = view.entries["s1"].shown
+    assert (shown.status, shown.reason) == ("removed", reason)

@@ -11,7 +11,7 @@ import structlog
 
 from ..errors import EngineRefused, EngineUnavailable, HttpError, NotFound
 from .client import Client
-from .failures import NO_API, EngineStopping, outcome_open
+from .failures import NO_API, EngineStopping, is_ambiguous, outcome_open
 from .listed import Listing
 from .pool import CHANGE, LISTING, Pool
 
@@ -47,6 +47,10 @@ class Calls:
             return _of_kind(dict, await self._pool.call(work, LISTING, again=True, kind="inspect"))
         except NotFound:
             return None
+        except HttpError as error:
+            if is_ambiguous(error):
+                return None
+            raise
 
     async def change(self, work: Callable[[Client], object]) -> None:
         """A call that may be sent twice."""

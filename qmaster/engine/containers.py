@@ -11,6 +11,7 @@ from typing import Any
 from ..credentials import Credentials
 from ..errors import BadRequest, Conflict, HttpError, NotFound
 from ..lifecycle import MANAGED
+from ..models import LABEL_PREFIX
 from ..spec import RUN
 from .calls import Calls
 from .client import Client
@@ -21,6 +22,7 @@ Json = dict[str, Any]
 
 STOP_GRACE = 10  # seconds between SIGTERM and SIGKILL, Docker's own default
 KILLED_WITHIN = 5.0  # seconds
+MANY_IMAGES = 1000
 LOOK_GROWTH, LOOK_AT_MOST = 1.5, 0.5
 
 
@@ -31,6 +33,7 @@ class Containers:
         self._calls = calls
         self._registry = registry
         self._images = images
+        self._nonces: dict[str, str | None] = {}  # by the id of an image, which never changes
 
     async def create(self, config: Json, name: str, credentials: Credentials | None) -> str:
         """Create and start a container, its image pulled if it is missing; return its id.
@@ -68,7 +71,7 @@ class Containers:
         found = await self._calls.inspect(lambda client: client.inspect_container(name_or_id))
         # Docker takes a prefix of an id for it as well.
         names = (found.get("Id"), found.get("Name", "").removeprefix("/")) if found else ()
-        return found if name_or_id in names else None
+        return await self._in_its_own_name(found) if found and name_or_id in names else None
 
     async def containers(self) -> Sequence[Json]:
         """Those that quartermaster started, as Docker lists them: ``Id`` and ``State`` among what it says."""
@@ -95,6 +98,26 @@ class Containers:
     async def remove(self, container_id: str) -> None:
         """Remove it, at once; that it is gone already is success."""
         await self._calls.remove(lambda client: client.remove_container(container_id, force=True, v=True))
+
+    async def _in_its_own_name(self, raw: Json) -> Json:
+        """A container as inspected, without labels of ours that it only has from its image.
+
+        Docker does not tell them apart. What quartermaster starts has a nonce, which no image knew before.
+        """
+        labels = raw["Config"].get("Labels") or {}
+        if MANAGED not in labels or (RUN in labels and labels[RUN] != await self._nonce_of_image(raw["Image"])):
+            return raw
+        own = {key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
+        return {**raw, "Config": {**raw["Config"], "Labels": own}}
+
+    async def _nonce_of_image(self, image_id: str) -> str | None:
+        """What an image says in the place of a run's nonce; of one that is gone nothing."""
+        if image_id not in self._nonces:
+            image = await self._calls.inspect(lambda client: client.inspect_image(image_id)) or {}
+            if len(self._nonces) >= MANY_IMAGES:
+                self._nonces.clear()
+            self._nonces[image_id] = ((image.get("Config") or {}).get("Labels") or {}).get(RUN)
+        return self._nonces[image_id]
 
     async def _signal(self, container_id: str, signal: str) -> None:
         with contextlib.suppress(Conflict):  # it has ended meanwhile

@@ -56,7 +56,7 @@ class EventStream:
         attributes = actor.get("Attributes") or {}
         if kind == "container" and SERVICE_LABEL in attributes:
             yield self._make("service", attributes[SERVICE_LABEL], at, False)
-        elif kind != "container" or MANAGED in attributes:
+        if kind != "container" or MANAGED in attributes:  # it may be of its image that it seems to be a service's
             yield self._make(kind, actor["ID"], at, event["Action"] in ("remove", "destroy"))
 
 

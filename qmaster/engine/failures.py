@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 NO_LEADER = re.compile(r"does not have a leader|context deadline exceeded|DeadlineExceeded|code = Unavailable")
 NOT_A_MANAGER = re.compile(r"not a swarm manager|not part of a swarm|isn't a swarm manager", re.IGNORECASE)
+AMBIGUOUS = re.compile(r"is ambiguous \(|multiple IDs found with provided prefix", re.IGNORECASE)
 UNREACHED = (ConnectionRefusedError, FileNotFoundError, PermissionError)
 MAX_DETAIL = 500
 
@@ -88,6 +89,11 @@ def _not_understood(error: Exception) -> EngineRefused:
 def outcome_open(error: HttpError) -> bool:
     """Whether what was asked may have been done: no answer came, or a 5xx, which may mean *created*."""
     return isinstance(error, EngineAway | EngineBusy | EngineRefused) and not isinstance(error, EngineUnreached)
+
+
+def is_ambiguous(error: HttpError) -> bool:
+    """Whether what was asked for is nobody's name or whole id, but the beginning of several ids: 400 or 500."""
+    return AMBIGUOUS.search(str(error)) is not None
 
 
 def broken_off(error: HttpError) -> bool:
