@@ -18,12 +18,12 @@ umount --recursive --lazy /run/netns 2>/dev/null
 mount -t tmpfs -o mode=755 none /run && mount -t tmpfs none "$2/data" && mount -t tmpfs none "$2/exec" &&
 hostname "$1" && if [ -n "$3" ]; then enter "$3"; fi && echo ready && exec env --ignore-signal=CHLD sleep infinity
 """
-# Another system's folder becomes the machine's root, but for what is the machine's own. Not chroot: runc then cannot
-# make the root its own ("remount /").
+# Another system's folder becomes the machine's root, but for what is the machine's own. Not by chroot: runc then cannot
+# mount the root anew.
 ENTER = """
 enter() {
 mount --bind "$1" "$1" && cd "$1" && for own in dev proc run sys tmp; do mount --rbind "/$own" "$own" || return; done &&
-mkdir -p .outside && pivot_root . .outside && umount --lazy .outside && cd /
+pivot_root . mnt
 }
 """
 
@@ -38,6 +38,8 @@ class Machine:
         self.name = name
         self.address = address
         self.folder = folder
+        self.host = "/mnt" if system else ""
+        """What goes before a path of the host in the machine; not before that of `folder`."""
         for part in ("data", "exec"):
             (folder / part).mkdir(parents=True)
         # Not `ip netns exec`: it mounts /sys anew and so hides the cgroups.
