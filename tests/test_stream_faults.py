@@ -116,7 +116,7 @@ def test_a_leader_and_then_the_quorum_are_lost(start_server: StartServer, swarm:
         )
         subscriber.event(becomes(service, "running"), 60)
         # The job ends before the other runs where the election takes longer than the job.
-        end, *_ = eventually(lambda: list(filter(becomes(job, "failed"), subscriber.events)), 90, "the job's end is told")
+        end, *_ = eventually(lambda: list(filter(becomes(job, "failed"), subscriber.events)), 90, "the job ends")
         assert outcome(end) == ("failed", "exit", 6)
         swarm.manager.start()
         eventually(partial(ready, server), 60)
