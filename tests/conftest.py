@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--page-seconds", type=float, default=10, help="how long the page is watched: 300 is the full run")
     parser.addoption("--canary-requests", type=int, default=3_000, help="in test_canary: 10000 is the full run")
     parser.addoption("--hostile-requests", type=int, default=20_000, help="in test_hostile: 100000 is the full run")
+    parser.addoption("--engine-root", type=Path, default=None, help="a folder with the Debian whose engine is used")
     parser.addoption("--screenshots", type=Path, default=None, help="a folder for the README's picture of the page")
 
 
@@ -81,9 +82,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 @pytest.fixture(scope="session")
-def bed() -> Iterator[Bed]:
+def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
     """The testbed of this run."""
-    with Bed() as made:
+    with Bed(request.config.getoption("--engine-root")) as made:
         yield made
 
 

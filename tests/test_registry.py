@@ -196,6 +196,7 @@ def test_with_credentials_an_answer_is_needed(
 ) -> None:
     """They could not be checked: 502 within the bound, and nothing is created."""
     image = registry.push(engine, name=f"{trouble}-{kind}:1")
+    eventually(lambda: server.call("GET", "/readyz").status == 200, 20, "it is ready")
     befall(registry, trouble)
     began = time.monotonic()
     refused(server.run(image=image, type=kind, auth=registry.alice.auth))

@@ -285,11 +285,12 @@ TOKEN = "a-token-of-the-inner-one"
 PORT = 9090
 
 
-def _mounts(engine: Engine) -> list[str]:
-    """What this interpreter needs of the host, and the engine's socket, at the same places."""
+def _mounts(engine: Engine) -> dict[str, str]:
+    """What this interpreter needs of the host, and the engine's socket: from where to where, which is as outside."""
     python = Path(sys.executable).resolve().parents[1]
     folders = {"/usr", "/lib", "/lib64", str(ROOT), sys.prefix, sys.base_prefix, str(python)}
-    return [*sorted(folder for folder in folders if Path(folder).exists()), engine.socket]
+    found = {f"{engine.machine.host}{folder}": folder for folder in sorted(folders) if Path(folder).exists()}
+    return found | {engine.socket: engine.socket}
 
 
 def _inside() -> dict[str, Any]:
@@ -333,7 +334,7 @@ def test_a_container_does_not_stop_itself(engine: Engine, inner: Inner) -> None:
     """By its id and its name 409; others it stops, and it goes on."""
     client = sdk(engine)
     inside = _inside()
-    binds = [f"{path}:{path}" for path in _mounts(engine)]
+    binds = [":".join(mount) for mount in _mounts(engine).items()]
     config = {
         "Image": IMAGE,
         "Entrypoint": inside["command"],
@@ -357,7 +358,7 @@ def test_a_service_does_not_stop_itself(engine: Engine, inner: Inner) -> None:
     """By its service's id and name, and by its container's id, 409; and it goes on."""
     client = sdk(engine)
     inside = _inside()
-    mounts = [{"Type": "bind", "Source": path, "Target": path} for path in _mounts(engine)]
+    mounts = [{"Type": "bind", "Source": source, "Target": target} for source, target in _mounts(engine).items()]
     spec = {
         "Image": IMAGE,
         "Command": inside["command"],

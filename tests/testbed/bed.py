@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
@@ -22,11 +23,15 @@ AnyEngine = TypeVar("AnyEngine", bound=Engine)
 
 
 class Bed:
-    """Make it, and everything in it, in the main thread (see `Machine`). `close` removes it; so does the run's end."""
+    """Make it, and everything in it, in the main thread (see `Machine`). `close` removes it; so does the run's end.
 
-    def __init__(self) -> None:
+    `system` is a folder with another system, whose dockerd all engines then are.
+    """
+
+    def __init__(self, system: Path | None = None) -> None:
         if os.geteuid() != 0 or not all(map(os.path.exists, (DOCKERD, DOCKER))):
             raise RuntimeError("tests with an engine need root and docker.io (or leave them out: -m 'not engine')")
+        self._system = system.resolve() if system else None
         self._owner = os.getpid()
         self._undo = contextlib.ExitStack()
         self._counter = itertools.count()
@@ -48,8 +53,8 @@ class Bed:
             self._undo.close()
             atexit.unregister(self.close)
 
-    def _machine(self, name: str, address: str) -> Machine:
-        machine = Machine(name, self.network.namespace(name), address, self.root / name)
+    def _machine(self, name: str, address: str, system: Path | None = None) -> Machine:
+        machine = Machine(name, self.network.namespace(name), address, self.root / name, system)
         self._undo.callback(machine.end)
         self._claim.process(machine.holder)
         return machine
@@ -68,7 +73,7 @@ class Bed:
         return self._engine(TlsEngine, name, options)
 
     def _engine(self, kind: Callable[..., AnyEngine], name: str, options: Sequence[str]) -> AnyEngine:
-        machine = self._machine(name, self.network.attach(name))
+        machine = self._machine(name, self.network.attach(name), self._system)
         engine = kind(machine, self.network, f"--insecure-registry={self.registry_address}", *options)
         self._undo.callback(engine.close_clients)
         return engine

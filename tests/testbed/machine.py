@@ -16,23 +16,36 @@ from testbed.process import CommandFailed, Process, only_child, run, start
 SETUP = """
 umount --recursive --lazy /run/netns 2>/dev/null
 mount -t tmpfs -o mode=755 none /run && mount -t tmpfs none "$2/data" && mount -t tmpfs none "$2/exec" &&
-hostname "$1" && echo ready && exec env --ignore-signal=CHLD sleep infinity
+hostname "$1" && if [ -n "$3" ]; then enter "$3"; fi && echo ready && exec env --ignore-signal=CHLD sleep infinity
+"""
+# Another system's folder becomes the machine's root, but for what is the machine's own. Not by chroot: runc then cannot
+# mount the root anew.
+ENTER = """
+enter() {
+mount --bind "$1" "$1" && cd "$1" && for own in dev proc run sys tmp; do mount --rbind "/$own" "$own" || return; done &&
+pivot_root . mnt
+}
 """
 
 
 class Machine:
-    """One machine. Make it in the main thread: it ends with the thread that made it (prctl(2), PR_SET_PDEATHSIG)."""
+    """One machine. Make it in the main thread: it ends with the thread that made it (prctl(2), PR_SET_PDEATHSIG).
 
-    def __init__(self, name: str, namespace: str, address: str, folder: Path) -> None:
+    `system` is a folder with another system, whose programs the machine then runs in place of the host's.
+    """
+
+    def __init__(self, name: str, namespace: str, address: str, folder: Path, system: Path | None = None) -> None:
         self.name = name
         self.address = address
         self.folder = folder
+        self.host = "/mnt" if system else ""
+        """What goes before a path of the host in the machine; not before that of `folder`."""
         for part in ("data", "exec"):
             (folder / part).mkdir(parents=True)
         # Not `ip netns exec`: it mounts /sys anew and so hides the cgroups.
         argv = ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{namespace}"]
         argv += ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        argv += ["sh", "-c", SETUP, "sh", name, str(folder)]
+        argv += ["sh", "-c", ENTER + SETUP, "sh", name, str(folder), str(system or "")]
         popen = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )

@@ -67,8 +67,9 @@ class Ssh:
         if self._process:
             self._process.kill()
             self._process = None
-            for pid in self._engine.machine.processes("sshd"):
-                os.kill(pid, 9)
+            for program in ("sshd", "sshd-session", "sshd-auth"):  # the latter two since OpenSSH 9.8
+                for pid in self._engine.machine.processes(program):
+                    os.kill(pid, 9)
 
 
 def _wrapper(folder: Path, home: Path) -> Path:
