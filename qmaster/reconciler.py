@@ -375,11 +375,6 @@ class Reconciler:
         """Whether so many services are to be looked at that all are listed, and not too often."""
         return len(self._hinted) + len(self._hot) > MANY
 
-    def _anything_runs(self) -> bool:
-        """Whether a sweep can tell anything: it lists Swarm's tasks, and without a swarm there are none."""
-        shown = (entry.shown for entry in self.view.entries.values())
-        return any(view.type == "service" and view.status not in lifecycle.OVER for view in shown)
-
     async def _turn(self) -> None:
         began = time.monotonic()
         if began >= self._full_due:
@@ -388,7 +383,7 @@ class Reconciler:
         else:
             await self._look_around(began)
         await self.commit()
-        self._runs = self._anything_runs()
+        self._runs = bool(self.view.going)  # else a sweep, which lists Swarm's tasks, can tell nothing
         self._fresh()
 
     async def _look_around(self, began: float) -> None:

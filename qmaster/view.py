@@ -73,13 +73,17 @@ class Untold(NamedTuple):
 
 
 class View:
-    """Entries and nodes by id. ``dirty`` are those that may have something to tell."""
+    """Entries and nodes by id.
+
+    ``dirty`` are those that may have something to tell, ``going`` the services that have not ended.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.nodes: dict[str, Json] = {}
         self._told_nodes: dict[str, Node] = {}
         self.dirty: set[str] = set()
+        self.going: set[str] = set()
         self._nodes_dirty = False
         self.restored = False  # whether all that the journal has was put in
 
@@ -91,7 +95,7 @@ class View:
         entry.told, entry.body = service, body
         if entry.shown.result is None and lifecycle.has_ended(entry.shown):  # it was listed before this was read
             entry.shown = msgspec.structs.replace(entry.shown, result=service.result)
-        self.dirty.add(service.id)
+        self._note(entry)
 
     def restore_node(self, node: Node) -> None:
         self._told_nodes[node.id] = node
@@ -113,7 +117,7 @@ class View:
         entry.state, entry.seen = state, max(entry.seen, seen)
         entry.keep(slim, merged)
         entry.body = (raw["Spec"].get("Labels") or {}).get(lifecycle.BODY, "")
-        self.dirty.add(shown.id)
+        self._note(entry)
 
     def list_task(self, raw: Json) -> bool:
         """One task of a service; False where the service is not known."""
@@ -136,7 +140,7 @@ class View:
         if seen >= entry.seen:
             entry.seen, entry.shown = seen, shown
             entry.body = (raw["Config"].get("Labels") or {}).get(lifecycle.BODY, "")
-            self.dirty.add(shown.id)
+            self._note(entry)
 
     def show_result(self, run_id: str, result: Result) -> bool:
         """What a run has said was read; False where it is not there, or runs again."""
@@ -144,7 +148,7 @@ class View:
         if entry is None or not (lifecycle.has_ended(entry.shown) or entry.shown.status in ("stopping", "removed")):
             return False
         entry.shown = msgspec.structs.replace(entry.shown, result=result)
-        self.dirty.add(run_id)
+        self._note(entry)
         return True
 
     def vanish(self, gone_id: str, at: str, stopped: bool) -> None:
@@ -164,7 +168,7 @@ class View:
         reason = "stopped" if stopped and not over and entry.shown.reason != "timeout" else entry.shown.reason
         entry.shown = msgspec.structs.replace(entry.shown, status="removed", reason=reason, removed_at=at)
         entry.state = None  # where it comes back after all, it is looked at anew
-        self.dirty.add(gone_id)
+        self._note(entry)
 
     def list_nodes(self, nodes: Iterable[Json]) -> None:
         """All nodes; the services that run on one whose state or name has changed are looked at again."""
@@ -265,7 +269,16 @@ class View:
         if raw is not None:
             entry.shown = self._view(raw, tasks, entry)
             entry.keep(raw, tasks)
-            self.dirty.add(entry.shown.id)
+            self._note(entry)
+
+    def _note(self, entry: Entry) -> None:
+        """It is shown otherwise, perhaps."""
+        shown = entry.shown
+        self.dirty.add(shown.id)
+        if shown.type == "service" and shown.status not in lifecycle.OVER:
+            self.going.add(shown.id)
+        else:
+            self.going.discard(shown.id)
 
     def _view(self, raw: Json, tasks: Mapping[str, Json], entry: Entry | None) -> Service:
         before = entry.shown if entry else None

@@ -95,6 +95,19 @@ def test_what_one_task_has_told_is_not_of_the_listing_before() -> None:
     assert view.dirty == {"s1"}
 
 
+def test_what_has_not_ended_is_known_without_looking() -> None:
+    """Of 5,000 services each turn would look at all; containers are no matter of a sweep."""
+    view = listed(task("running"))
+    view.list_container(container(), None, 1.0)
+    assert view.going == {"s1"}
+    view.list_service(versioned(service(), 2), [task("complete", code=0)], 2.0)
+    assert view.going == set()
+    view.list_service(versioned(service(), 3), [task("running", ID="again")], 3.0)
+    assert view.going == {"s1"}
+    view.vanish("s1", "2024-05-06T07:08:09Z", stopped=False)
+    assert view.going == set()
+
+
 def test_an_older_answer_that_comes_last_is_dropped() -> None:
     """A container that has ended does not run again by it."""
     view = View()
