@@ -23,6 +23,7 @@ from qmaster import cli
 ROOT = Path(__file__).parent.parent
 WITHIN = 60.0  # seconds: a loaded machine's bound, never waited for
 COMMAND = [sys.executable, "-m", "qmaster"]
+pytestmark = pytest.mark.slow  # a process each
 
 
 @pytest.fixture
@@ -368,7 +369,6 @@ def test_a_line_that_comes_in_other_parts_is_shown_once(fake: FakeServer, tmp_pa
         assert begun.out.read_text() == "a\nabcdef\ng\n"
 
 
-@pytest.mark.slow
 def test_a_server_that_is_away_for_longer_is_told(fake: FakeServer, tmp_path: Path) -> None:
     """On stderr, once, and when it is back."""
     with Begun(fake, tmp_path, "run", "busybox") as begun:
@@ -517,7 +517,6 @@ def test_ctrl_c_twice_leaves_the_job(fake: FakeServer, tmp_path: Path) -> None:
         assert "left job-1" in screen.shown
 
 
-@pytest.mark.slow
 def test_ctrl_c_twice_says_that_it_runs_where_the_stop_got_nowhere(fake: FakeServer, tmp_path: Path) -> None:
     """The server is away: the job goes on."""
     with terminal(fake, tmp_path, "run", "busybox") as screen:

@@ -22,6 +22,7 @@ SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 OPERATIONS = {
     (each.path, each.method.upper()): each for each in (cast(Any, one).ok() for one in SCHEMA.get_all_operations())
 }
+pytestmark = pytest.mark.slow  # hundreds of calls
 BOTH = list(GenerationMode)
 PLAIN = {"/", "/static/{file}", "/livez", "/readyz", "/openapi.json"}  # take nothing that could be wrong
 READS = [(p, mode) for p, method in OPERATIONS if method == "GET" for mode in (BOTH[:1] if p in PLAIN else BOTH)]

@@ -37,7 +37,7 @@ from qmaster.throttle import BURST
 
 __all__ = ["app", "ask", "home", "options"]  # the fixtures
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.slow]  # a whole house each
 
 Json = dict[str, Any]
 
