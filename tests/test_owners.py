@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fakes import CREATED, until
@@ -624,3 +625,11 @@ async def test_no_token_is_in_the_log(ask: Ask, connect: Connect, home: Home) ->
 
 def _sha(token: str) -> str:
     return entry(token).split('"')[1]
+
+
+async def test_a_wish_in_long_characters_is_refused_like_any(connect: Connect, home: Home) -> None:
+    """The word at its close has so many bytes at most, and a character may have four of them."""
+    socket = await connect("alice", f"{quote('語' * 60)}=1")
+    assert "語" in (await socket.read("error"))["detail"]
+    assert await socket.end() == 4400
+    assert not home.house.parts.sockets.open

@@ -35,6 +35,7 @@ MAX_INBOUND = 4096  # bytes of a client's frame
 SAID_AT_ONCE, SAID_EACH_SECOND = 8 * 1024, 1024
 SEND_BUFFER = 128 * 1024  # of the kernel: small, so that a reader's pace is seen here
 TOPICS = frozenset({"service", "task", "node"})
+MAX_REASON = 123  # bytes, of the word at a websocket's close
 PARAMETERS = ("since", "service", "label", "topic")
 
 GOING_AWAY = 1001
@@ -219,7 +220,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         if self._stream is not None and not self._stream.closed():
             self._say_last(frames.error(code, detail))
             if self.ws_connection is not None:
-                self.close(code, detail[:100])
+                self.close(code, detail.encode()[:MAX_REASON].decode(errors="ignore"))
             else:
                 self._stream.close()
         self._forget()
