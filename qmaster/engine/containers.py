@@ -111,9 +111,11 @@ class Containers:
         return {**raw, "Config": {**raw["Config"], "Labels": own}}
 
     async def _nonce_of_image(self, image_id: str) -> str | None:
-        """What an image says in the place of a run's nonce; of one that is gone nothing."""
+        """What an image says in the place of a run's nonce; of one that is gone nothing, until it is there again."""
         if image_id not in self._nonces:
-            image = await self._calls.inspect(lambda client: client.inspect_image(image_id)) or {}
+            image = await self._calls.inspect(lambda client: client.inspect_image(image_id))
+            if image is None:
+                return None
             if len(self._nonces) >= MANY_IMAGES:
                 self._nonces.clear()
             self._nonces[image_id] = ((image.get("Config") or {}).get("Labels") or {}).get(RUN)
