@@ -22,7 +22,7 @@ from .engine.failures import EngineTimeout
 from .engine.multiplex import UNREACHED, Message
 from .engine.reader import Kind, Wish
 from .errors import EngineUnavailable, JournalUnwritable, NodeUnreachable, NotFound
-from .lifecycle import WAITING
+from .lifecycle import WAITING, has_ended
 from .marks import Marks
 from .models import Node, Service
 from .output import Piece, note
@@ -326,9 +326,7 @@ class _Flow:
             self._view = msgspec.structs.replace(self._view, status="removed")
 
     def _over(self) -> bool:
-        view = self._view
-        ended = view.status == "stopping" and view.finished_at is not None
-        return ended or view.status in ("complete", "failed", "removed")
+        return has_ended(self._view) or self._view.status == "removed"
 
     async def _origins(self) -> list[Origin] | None:
         """Its tasks that may have said something, the oldest first; None where it has none at all."""
