@@ -37,7 +37,6 @@ class Journal(Protocol):
 class Reconciler(Protocol):
     """What the recorder needs of the reconciler."""
 
-    def find(self, name_or_id: str) -> Service | None: ...
     def earlier(self, service_id: str) -> list[Task]: ...
     async def show_result(self, run_id: str, result: Result) -> None: ...
 
@@ -104,11 +103,12 @@ class Recorder:
         if view.type == "container":
             output = await self._read_until("container", view.id, self._limit)
             return Outcome([TaskOutput(None, None, None, view.exit_code, output)])
-        earlier, tasks = self._reconciler.earlier(view.id), sorted(view.tasks, key=_ended_at)
-        limit = results.share(self._limit, len(earlier) + len(tasks))
-        return Outcome(await self._read_tasks(tasks, limit), await self._read_tasks(earlier, limit))
+        tasks, earlier = sorted(view.tasks, key=_ended_at), self._reconciler.earlier(view.id)
+        outputs = await self._read_tasks([*tasks, *earlier])  # together: a node that is silent is waited for once
+        return Outcome(outputs[: len(tasks)], outputs[len(tasks) :])
 
-    async def _read_tasks(self, tasks: list[Task], limit: int) -> list[TaskOutput]:
+    async def _read_tasks(self, tasks: list[Task]) -> list[TaskOutput]:
+        limit = results.share(self._limit, len(tasks))
         outputs: list[TaskOutput] = []
         for start in range(0, len(tasks), AT_ONCE):
             some = tasks[start : start + AT_ONCE]

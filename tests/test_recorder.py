@@ -67,9 +67,6 @@ class House(Fake):
         assert run_id in self.kept
         self.shown[run_id] = result
 
-    def find(self, name_or_id: str) -> Service | None:
-        return None
-
     def earlier(self, service_id: str) -> list[Task]:
         return self.before
 
@@ -98,6 +95,17 @@ async def test_what_ran_before_a_restart_is_kept_beside_the_result() -> None:
     (kept,) = house.kept["s1"].earlier
     assert (kept.task, kept.exit_code, kept.output.lines[0].data) == ("earlier", 5, b"earlier")
     assert (house.shown["s1"].exit_code, house.shown["s1"].stdout, house.shown["s1"].tasks) == (3, "t-failed-1", [])
+
+
+async def test_a_silent_node_is_waited_for_once() -> None:
+    """What ran before a restart is read beside the rest: a stop waits for both, and not for long."""
+    house = House()
+    house.before = view(task("failed", ID="earlier", code=5)).tasks
+    house.logs.error = NodeUnreachable("the node cannot be reached")
+    await house.recorder.record(ENDED)
+    assert [target for _, _, target, _ in house.logs.calls[:2]] == ["t-failed-1", "earlier"]
+    kept = house.kept["s1"]
+    assert [each.output for each in (*kept.tasks, *kept.earlier)] == [Output([], truncated=True)] * 2
 
 
 async def test_a_container_is_recorded_by_itself() -> None:
