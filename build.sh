@@ -177,7 +177,7 @@ PYTHON
 }
 
 # A swarm's gossip wants port 7946: there can be one in a network namespace.
-gossip_port_is_free() { ! (: </dev/tcp/127.0.0.1/7946) 2>/dev/null; }
+gossip_port_is_free() { ! answers 127.0.0.1 7946; }
 
 # With the host's network the engine can pull images; where there is nothing to pull from, or another swarm is on it,
 # it gets a network of its own, without routes: look-ups of images then fail at once, not after 20 s.

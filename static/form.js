@@ -25,7 +25,7 @@ const lines = (text) => text.split('\n').map((line) => line.trim()).filter(Boole
 const VALUES = {
   number: (text) => (Number.isFinite(Number(text)) ? Number(text) : text), // the server says what is wrong with it
   lines,
-  pairs: (text) => Object.fromEntries(lines(text).map((line) => line.match(/([^=]*)=?(.*)/).slice(1))),
+  pairs: (text) => Object.fromEntries(lines(text).map((line) => line.match(/([^=]*)=?(.*)/s).slice(1))),
 };
 const form = $('run-form');
 const input = (name) => $(`run-${name}`);
