@@ -32,8 +32,8 @@ def settle(user: str, socket: Path | None, folder: Path) -> None:
         account = _account(user)
         _give(folder, account)
         _become(account, {status.st_gid} if status else set())
-    if status and not os.access(str(socket), os.R_OK | os.W_OK):
-        raise ConfigError(_no_access(str(socket), status))
+    if socket and status and not os.access(socket, os.R_OK | os.W_OK):
+        raise ConfigError(_closed_above(socket) or _no_access(socket, status))
     if not _writable(folder):
         raise ConfigError(
             f"--data-dir: {_who()} cannot write to {folder}: make it theirs (chown), or give another folder or volume"
@@ -45,11 +45,9 @@ def _look_at(socket: Path) -> os.stat_result:
     try:
         status = socket.stat()
     except OSError as error:
-        closed = _closed_above(socket)
-        if closed is not None:
-            raise ConfigError(f"--docker-host: {_who()} may not use {socket}: {_of_closed(closed)}") from None
         raise ConfigError(
-            f"--docker-host: no socket at {socket} ({error.strerror}): in a container, mount it "
+            _closed_above(socket)
+            or f"--docker-host: no socket at {socket} ({error.strerror}): in a container, mount it "
             f"(-v {socket}:{socket}), or name another engine with DOCKER_HOST"
         ) from None
     if not stat.S_ISSOCK(status.st_mode):
@@ -91,28 +89,26 @@ def _become(account: pwd.struct_passwd, groups: set[int]) -> None:
     os.environ["HOME"] = account.pw_dir
 
 
-def _closed_above(path: Path) -> Path | None:
-    """The first folder on the way to a path that this user may not go through."""
-    return next((folder for folder in reversed(path.absolute().parents) if not _lets_through(folder)), None)
+def _closed_above(socket: Path) -> str | None:
+    """What is wrong where a folder on the way to the socket lets this user not through."""
+    folder = next((one for one in reversed(socket.absolute().parents) if not _lets_through(one)), None)
+    if folder is None:
+        return None
+    return (
+        f"--docker-host: {_who()} may not use {socket}: the folder {folder} ({stat.filemode(folder.stat().st_mode)}) "
+        f"is closed to it: open it (chmod o+x {folder}), or start with another --user"
+    )
 
 
 def _lets_through(folder: Path) -> bool:
     return os.access(folder, os.X_OK) or not folder.exists()
 
 
-def _of_closed(folder: Path) -> str:
-    mode = stat.filemode(folder.stat().st_mode)
-    return f"the folder {folder} ({mode}) is closed to it: open it (chmod o+x {folder}), or start with another --user"
-
-
 def _added(groups: set[int]) -> str:
     return "".join(f" --group-add {group}" for group in groups)
 
 
-def _no_access(socket: str, status: os.stat_result) -> str:
-    closed = _closed_above(Path(socket))
-    if closed is not None:
-        return f"--docker-host: {_who()} may not use {socket}: {_of_closed(closed)}"
+def _no_access(socket: Path, status: os.stat_result) -> str:
     wrong = f"--docker-host: {_who()} may not use {socket} ({stat.filemode(status.st_mode)})"
     if not (status.st_mode & stat.S_IRGRP and status.st_mode & stat.S_IWGRP):
         owner = f"--user {status.st_uid}" if status.st_uid else "-e QMASTER_USER=root"

@@ -73,7 +73,7 @@ def test_a_socket_of_others(
 ) -> None:
     """The group is named where it has the right, else the owner; with the group, something else forbids it."""
     listening.chmod(mode)
-    monkeypatch.setattr(os, "access", lambda path, mode: path != str(listening))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != listening)
     monkeypatch.setattr(os, "getegid", lambda: 1 << 20)
     monkeypatch.setattr(os, "getgroups", lambda: sorted(groups))
     with pytest.raises(ConfigError, match=says):
