@@ -249,7 +249,12 @@ class Dispatch:
     def _counted(self, request: RunRequest, mark: spec.Stamp, by: Identity) -> Iterator[None]:
         """Count a run from before it is begun until the view has it.
 
-        No other call comes between the count and its entry: of many at once no more are started than may.
+        No other call comes between a look and its entry: of many at once no more are started than may, nor two of
+        different types under one name.
+
+        Raises:
+            Forbidden: so many of the owner's have not ended as may run.
+            Conflict: what has its name is of another type.
         """
         if by.grant is not None and by.grant.max_running is not None:
             policy.check_running(by.grant, self._running(by.name))
@@ -274,10 +279,10 @@ class Dispatch:
     def _is_of_another_type(self, name: str, kind: Kind) -> bool:
         """Whether a service has this name and a container is wanted, or the other way round: Docker would take both."""
         there = self._reconciler.find(name)
-        starting = {other for _, other, taken in self._starting.values() if taken == name}
+        kinds = {starting for _, starting, taken in self._starting.values() if taken == name}
         if there is not None and there.name == name and there.status != "removed":
-            starting.add(there.type)
-        return bool(starting - {kind})
+            kinds.add(there.type)
+        return bool(kinds - {kind})
 
     async def _make(self, request: RunRequest, mark: spec.Stamp, key: Key | None) -> str:
         intent = Intent(mark.name, mark.nonce, request.type, key is not None)
