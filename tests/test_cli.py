@@ -224,7 +224,8 @@ def test_a_wrong_use_is_one_line(args: list[str], code: int, says: str, capsys: 
     assert (ended.value.code, said.count("\n")) == (code, 1)
     assert said.startswith("qmaster: ")
     assert says in said
-    assert said.endswith("--help)\n")
+    assert said.endswith(" --help)\n")
+    assert ". (" not in said
 
 
 def test_the_list_of_commands_is_not_cut_off() -> None:
