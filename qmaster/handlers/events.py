@@ -38,6 +38,7 @@ TOPICS = frozenset({"service", "task", "node"})
 PARAMETERS = ("since", "service", "label", "topic")
 
 GOING_AWAY = 1001
+MAX_REASON = 123  # bytes: of a control frame's 125 the code takes two (RFC 6455, 5.5)
 MALFORMED, BAD_TOKEN, FORBIDDEN, NO_AUTH_IN_TIME, TOO_MANY = 4400, 4401, 4403, 4408, 4429
 CLOSES: Mapping[type[HttpError], int] = {
     BadRequest: MALFORMED,
@@ -219,7 +220,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         if self._stream is not None and not self._stream.closed():
             self._say_last(frames.error(code, detail))
             if self.ws_connection is not None:
-                self.close(code, detail[:100])
+                self.close(code, detail.encode()[:MAX_REASON].decode(errors="ignore"))
             else:
                 self._stream.close()
         self._forget()
