@@ -194,7 +194,8 @@ class FakeContainers(Fake):
 
     async def containers(self) -> list[Json]:
         self._note("containers")
-        return [raw for raw in self.there if raw["Config"]["Labels"].get("io.qmaster.managed") == "true"]
+        ours = [raw for raw in self.there if raw["Config"]["Labels"].get("io.qmaster.managed") == "true"]
+        return [{"Id": raw["Id"], "State": raw["State"]["Status"]} for raw in ours]
 
     async def stop(self, container_id: str) -> None:
         self._note("stop", container_id)

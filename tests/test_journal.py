@@ -389,6 +389,19 @@ async def test_a_key_is_found_by_its_runs_name(tmp_path: Path) -> None:
 
 
 @unit
+async def test_of_several_runs_of_one_key_the_last_that_is_there_is_found(tmp_path: Path) -> None:
+    """One that is gone does not hide it, however late that was told; a node of that name is none."""
+    journal = await opened(tmp_path)
+    for one in (record("a", "qm-1", True, b"a"), record("b", "qm-1", True, b"b")):
+        await journal.append([], [one])
+    assert await journal.keyed("qm-1") == (b"b", "")
+    await journal.append([], [record("c", "qm-1", False, b"c")])
+    await journal.append([], [record("b", "qm-1", True, b"b"), record("n", "qm-1")._replace(kind="node")])
+    assert await journal.keyed("qm-1") == (b"c", "")
+    await journal.close()
+
+
+@unit
 async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     """Nothing in it is touched."""
     journal = await opened(tmp_path)

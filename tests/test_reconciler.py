@@ -162,6 +162,21 @@ async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -
     assert (world.told[-1].status, world.told[-1].reason, world.told[-1].exit_code) == ("failed", "exit", 3)
 
 
+async def test_what_goes_on_or_has_ended_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that was restarted the first task has ended; a sweep is one call, however many there are."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 0.01)
+    monkeypatch.setattr(room, "LAST_LOOK", 60.0)
+    world = World()
+    world.put(ended("failed", 3), live("running", CreatedAt=LATER) | {"ID": "t2"})
+    async with world.running():
+        await world.until(lambda: world.swarm.names().count("wanted_tasks") > 3)
+        assert "service" not in world.swarm.names()
+        world.put(ended("failed", 3), ended("complete", 0) | {"ID": "t2", "CreatedAt": LATER})
+        world.reconciler.hint(Hint("service", "s1"))
+        await world.until(lambda: "service.complete" in world.words())
+        assert world.reconciler._hot == {}
+
+
 async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that was rejected while it waited for its restart's delay: no task is left that should run."""
     monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
@@ -359,6 +374,32 @@ async def test_a_container_of_ours_is_told_and_others_are_not() -> None:
         world.reconciler.hint(Hint("container", "ours"))
         await world.until(lambda: "service.failed" in world.words("ours"))
     assert world.words("foreign") == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_now", "inspected"),
+    [("running", "running", 2), ("running", "exited", 2), ("exited", "running", 2), ("exited", "exited", 1)],
+)
+async def test_a_container_that_has_ended_is_inspected_once(seen: str, is_now: str, inspected: int) -> None:
+    """A full listing of many thousands is one call then; one that runs again is told."""
+    world = World()
+    for state in (seen, is_now):
+        world.containers.there = [container("ours", state={"Status": state})]
+        await world.reconciler._list_containers(0.0)
+    assert world.containers.names().count("container") == inspected
+    assert world.reconciler.services()[0].status == {"running": "running", "exited": "complete"}[is_now]
+
+
+async def test_a_key_is_of_a_name_and_not_of_an_id() -> None:
+    """What has that id by chance is not the key's run."""
+    world = World()
+    world.put(ended("failed", 3), live("running", CreatedAt=LATER) | {"ID": "t2"}, Labels={"io.qmaster.body": "digest"})
+    async with world.running():
+        found = world.reconciler.keyed("one")
+        assert world.reconciler.keyed("s1") is None
+        assert [each.id for each in world.reconciler.earlier("s1")] == ["t1"]
+    assert found is not None
+    assert (found[0].id, found[1]) == ("s1", "digest")
 
 
 async def test_many_at_once_are_listed_together() -> None:
