@@ -167,7 +167,7 @@ def _certificates(folder: Path) -> None:
     [
         (["--port", "http"], "--port"),
         (["--memory", "5"], "--memory"),
-        (["--docker-host", "nonsense://"], "--docker-host"),
+        (["--docker-host", "nonsense://"], "--docker-host: expected unix:///var/run/docker.sock, tcp://host:2375 or "),
         (["--docker-host", "/var/run/docker.sock"], "write unix:///var/run/docker.sock"),
         (["--log-format", "xml"], "--log-format"),
         (["--tls-cert", "nonsense.pem"], "--tls-key"),

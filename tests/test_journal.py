@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from testbed import Bed, Engine, Server, eventually
 from testbed.process import run as command
-from testbed.subscriber import Subscriber
+from testbed.subscriber import Subscriber, heartbeat
 
 from qmaster import journal as room
 from qmaster import store
@@ -467,10 +467,6 @@ def fill(disk: Path) -> Path:
         except OSError:
             pass
     return path
-
-
-def heartbeat(stale: bool) -> Callable[[Json], bool]:
-    return lambda frame: frame["type"] == "heartbeat" and ("stale_since" in frame) == stale
 
 
 def test_a_full_disk(start_server: StartServer, small_disk: Path, engine: Engine) -> None:
