@@ -12,7 +12,7 @@ from qmaster.errors import EngineAway
 
 __all__ = ["home", "options"]  # the fixtures
 
-pytestmark = pytest.mark.gen_test
+pytestmark = [pytest.mark.gen_test, pytest.mark.slow]  # a whole house each
 
 
 async def test_the_trouble_that_is_told_is_the_first_cause(home: Home) -> None:
