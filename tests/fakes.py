@@ -8,7 +8,9 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
+from qmaster import models
 from qmaster.credentials import Credentials
+from qmaster.models import RunRequest
 from qmaster.tokens import Grant, digest
 
 Json = dict[str, Any]
@@ -29,6 +31,11 @@ async def until(condition: Callable[[], object], seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
+
+
+def run(**fields: Any) -> RunRequest:
+    """A request as it is after its check."""
+    return models.convert({"image": "busybox", **fields}, RunRequest)
 
 
 def encoded(document: Mapping[str, object] | str) -> str:
@@ -194,7 +201,8 @@ class FakeContainers(Fake):
 
     async def containers(self) -> list[Json]:
         self._note("containers")
-        return [raw for raw in self.there if raw["Config"]["Labels"].get("io.qmaster.managed") == "true"]
+        ours = [raw for raw in self.there if raw["Config"]["Labels"].get("io.qmaster.managed") == "true"]
+        return [{"Id": raw["Id"], "State": raw["State"]["Status"]} for raw in ours]
 
     async def stop(self, container_id: str) -> None:
         self._note("stop", container_id)

@@ -65,7 +65,7 @@ class Engine:
         )
         self.containers = FakeContainers(container(BOX_OF_BOB, "bobs-box", labels={"io.qmaster.owner": "bob"}))
         self.health = Health()
-        self.explain = str
+        self.explain = repr
         self.logs = self.readers = None
 
     def asked(self) -> list[str]:

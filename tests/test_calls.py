@@ -7,8 +7,8 @@ from typing import Any
 import docker
 import pytest
 from conftest import StartServer
-from test_run import MANAGED, has_status, sdk
-from testbed import Engine, Proxy, Reply, Server, eventually
+from test_run import MANAGED, has_status
+from testbed import Engine, Proxy, Reply, Server, eventually, sdk
 from testbed.faults import cut
 from testbed.subscriber import Subscriber
 

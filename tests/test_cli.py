@@ -167,7 +167,7 @@ def _certificates(folder: Path) -> None:
     [
         (["--port", "http"], "--port"),
         (["--memory", "5"], "--memory"),
-        (["--docker-host", "nonsense://"], "--docker-host"),
+        (["--docker-host", "nonsense://"], "--docker-host: expected unix:///var/run/docker.sock, tcp://host:2375 or "),
         (["--docker-host", "/var/run/docker.sock"], "write unix:///var/run/docker.sock"),
         (["--log-format", "xml"], "--log-format"),
         (["--tls-cert", "nonsense.pem"], "--tls-key"),
@@ -224,7 +224,8 @@ def test_a_wrong_use_is_one_line(args: list[str], code: int, says: str, capsys: 
     assert (ended.value.code, said.count("\n")) == (code, 1)
     assert said.startswith("qmaster: ")
     assert says in said
-    assert said.endswith("--help)\n")
+    assert said.endswith(" --help)\n")
+    assert ". (" not in said
 
 
 def test_the_list_of_commands_is_not_cut_off() -> None:

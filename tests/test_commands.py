@@ -303,6 +303,7 @@ ENDS: list[tuple[dict[str, Any], int, str]] = [
     ({"code": 143, "reason": "stopped", "status": "removed"}, 143, "was stopped"),
     ({"code": None, "reason": "stopped", "status": "removed"}, 125, "was stopped"),
     ({"code": None, "reason": None, "status": "removed"}, 125, "its exit code is not known"),
+    ({"code": None, "reason": "exit", "error": "why"}, 125, "its exit code is not known"),
     ({"code": None, "reason": "image_not_found", "error": "No such image: x"}, 125, "No such image: x"),
     ({"code": 0, "status": "failed"}, 125, ""),
     ({"code": 3, "error": "task: non-zero exit (3)"}, 3, ""),
@@ -390,15 +391,16 @@ def test_a_server_that_is_away_for_longer_is_told(fake: FakeServer, tmp_path: Pa
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 def test_output_that_cannot_be_written_is_told(fake: FakeServer) -> None:
-    """A full disk: it ends with 125, and says that the job may go on."""
+    """A full disk: it ends with 125, and says that the job may go on, by its name and how to find it."""
+    command = [*COMMAND, "run", "--name", "clock", "busybox"]
     with Path("/dev/full").open("wb") as full:
-        process = subprocess.Popen([*COMMAND, "run", "busybox"], env=environ(fake), stdout=full, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, env=environ(fake), stdout=full, stderr=subprocess.PIPE)
     with process:
         waits_for(fake, "/logs/job-1")
         fake.write("job-1", line(1, "a"))
         assert process.wait(WITHIN) == 125
         assert process.stderr is not None
-        assert b"No space left on device; job-1 may go on" in process.stderr.read()
+        assert b"No space left on device; clock may go on: qmaster status job-1 shows it" in process.stderr.read()
 
 
 def test_a_start_whose_answer_is_lost_is_not_sent_twice(fake: FakeServer, tmp_path: Path) -> None:
@@ -519,15 +521,15 @@ def test_ctrl_c_twice_leaves_the_job(fake: FakeServer, tmp_path: Path) -> None:
 
 def test_ctrl_c_twice_says_that_it_runs_where_the_stop_got_nowhere(fake: FakeServer, tmp_path: Path) -> None:
     """The server is away: the job goes on."""
-    with terminal(fake, tmp_path, "run", "busybox") as screen:
+    with terminal(fake, tmp_path, "run", "--name", "clock", "busybox") as screen:
         waits_for(fake, "/logs/job-1")
         fake.down()
         screen.until("trying again")
         screen.press(CTRL_C)
-        screen.until("stopping job-1")
+        screen.until("stopping clock")
         screen.press(CTRL_C)
         assert screen.code() == 130
-        assert "left job-1: the server did not take the stop, so it goes on" in screen.shown
+        assert "left clock: the server did not take the stop, so it goes on" in screen.shown
         assert asked(fake, "/stop") == []
         fake.up()
 

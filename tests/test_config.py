@@ -188,13 +188,28 @@ def test_lists_are_given_with_commas() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["foo", "*", "null", "page.example:8000", "https://", "https://page.example/", "https://a b", "https://*"]
+    "text",
+    [
+        "foo",
+        "*",
+        "null",
+        "page.example:8000",
+        "://page.example",
+        "1://page.example",
+        "https://",
+        "https://page.example/",
+        "https://page.example:",
+        "https://page.example:123456",
+        "https://a b",
+        "https://*",
+    ],
 )
 def test_an_origin_has_a_scheme_and_a_host(text: str) -> None:
     """And its port, if it has one: as a browser sends it, and nothing else would ever be equal to it."""
     with pytest.raises(ConfigError, match=r"^--allow-origin: '.*' is no origin: expected scheme://host"):
         load({"allow_origin": f"https://page.example,{text}"})
-    assert load({"allow_origin": "http://[::1]:80"}).allow_origin == ("http://[::1]:80",)
+    for right in ("http://[::1]:80", "https://page.example:65535", "moz-extension://page"):
+        assert load({"allow_origin": right}).allow_origin == (right,)
 
 
 @pytest.mark.parametrize("text", ["qm.example.com:9090", "https://qm.example.com", "qm example.com", "*", "qm/x"])

@@ -16,9 +16,11 @@ from fakes import (
     FakeSwarm,
     container,
     grant,
+    run,
     service,
     task,
 )
+from msgspec.structs import replace
 from test_lifecycle import NODES, NOW
 
 from qmaster import lifecycle, models, results
@@ -29,6 +31,7 @@ from qmaster.errors import (
     Conflict,
     EngineAway,
     EngineRefused,
+    Forbidden,
     HttpError,
     JournalUnwritable,
     NotFound,
@@ -37,7 +40,8 @@ from qmaster.errors import (
 from qmaster.journal import Intent
 from qmaster.keyed import Keyed
 from qmaster.keys import Key
-from qmaster.models import Node, RunRequest, Service
+from qmaster.lifecycle import OVER
+from qmaster.models import Node, Service
 from qmaster.results import Line, Outcome, Output, TaskOutput
 from qmaster.spec import Defaults
 from qmaster.waits import Waits
@@ -51,10 +55,6 @@ ROOT = Identity("root")
 ALICE = Identity("alice", grant(networks=frozenset({"a", "b"}), secrets=frozenset({"c"})))
 SEEN = lifecycle.service(service(), [task("running")], NODES, NOW)
 BOX = lifecycle.container(container())
-
-
-def renamed(view: Service, **fields: Any) -> Service:
-    return msgspec.structs.replace(view, **fields)
 
 
 class FakeJournal(Fake):
@@ -169,10 +169,6 @@ class House:
         return self.swarm.names() + self.containers.names()
 
 
-def run(**fields: Any) -> RunRequest:
-    return models.convert({"image": "busybox", **fields}, RunRequest)
-
-
 def outcome(text: bytes) -> bytes:
     line = Line("2024-05-06T07:08:09Z", "stdout", text)
     return results.encode(Outcome([TaskOutput("t1", 1, "host-1", 0, Output([line]))]))
@@ -184,8 +180,8 @@ def brief(text: bytes) -> models.Result:
 
 async def test_one_status_has_all_that_is_kept_of_the_output() -> None:
     """A listing has its end; where that is all, the journal is not asked."""
-    short = renamed(SEEN, status="complete", result=brief(b"short"))
-    house = House(short, renamed(SEEN, id="s2", name="two", status="complete", result=brief(b"x" * 5000)))
+    short = replace(SEEN, status="complete", result=brief(b"short"))
+    house = House(short, replace(SEEN, id="s2", name="two", status="complete", result=brief(b"x" * 5000)))
     house.journal.outcomes = {"s2": outcome(b"x" * 5000)}
     assert (await house.dispatch.status("s1", ROOT)).result == short.result
     assert "outcome" not in house.journal.names()
@@ -197,7 +193,7 @@ async def test_one_status_has_all_that_is_kept_of_the_output() -> None:
 async def test_what_was_read_after_the_end_was_told_is_shown() -> None:
     """The service was removed by somebody else as its output was being read."""
     house = House()
-    house.journal.records["s1"] = renamed(SEEN, status="removed")
+    house.journal.records["s1"] = replace(SEEN, status="removed")
     house.journal.outcomes["s1"] = outcome(b"late")
     found = (await house.dispatch.status("s1", ROOT)).result
     assert found
@@ -206,7 +202,7 @@ async def test_what_was_read_after_the_end_was_told_is_shown() -> None:
 
 async def test_a_journal_that_cannot_be_read_hides_no_status() -> None:
     """What is known is shown."""
-    house = House(renamed(SEEN, status="complete", result=brief(b"x" * 5000)))
+    house = House(replace(SEEN, status="complete", result=brief(b"x" * 5000)))
     house.journal.fails["outcome"] = JournalUnwritable("torn")
     shown = (await house.dispatch.status("s1", ROOT)).result
     assert shown
@@ -220,7 +216,7 @@ async def test_who_waits_is_told_of_the_end() -> None:
     assert await house.dispatch.when_over("s1", 0.01, left, ROOT) == SEEN
     waiting = asyncio.create_task(house.dispatch.when_over(SEEN.name, 60, left, ROOT))
     await asyncio.sleep(0.01)
-    over = renamed(SEEN, status="complete", result=brief(b"said"))
+    over = replace(SEEN, status="complete", result=brief(b"said"))
     house.reconciler.views = [over]
     house.waits.notice(over)
     async with asyncio.timeout(5):
@@ -239,7 +235,7 @@ async def test_a_run_under_a_key_is_named_by_it(kind: str) -> None:
     assert create[2 if kind == "container" else 1] == "qm-1" or create[1]["Name"] == "qm-1"
     labels = create[1]["Labels"]
     assert (labels["io.qmaster.key"], labels["io.qmaster.body"]) == ("qm-1", "digest")
-    house.journal.keys["qm-1"] = (msgspec.json.encode(renamed(SEEN, id=first.id)), "digest")
+    house.journal.keys["qm-1"] = (msgspec.json.encode(replace(SEEN, id=first.id)), "digest")
     again = await house.dispatch.run(run(type=kind), ROOT, key)
     assert (again, made.names().count("create")) == (first._replace(replayed=True), 1)
 
@@ -354,15 +350,30 @@ async def test_what_is_wrong_fails_before_the_service_exists(where: str, error: 
     assert "create" not in house.swarm.names()
 
 
+async def test_what_has_ended_takes_no_place_of_those_that_may_run() -> None:
+    """Nor what is another's; it stays in the view for as long as its record is kept."""
+    others = [replace(SEEN, id=status, name=status, status=status, owner="bob") for status in OVER]
+    house = House(*others, replace(SEEN, owner="alice"))
+    one = Identity("bob", grant("bob", max_running=1))
+    assert (await house.dispatch.run(run(), one)).id == "s-new"
+    house.reconciler.views.append(replace(SEEN, name="second", owner="bob"))
+    with pytest.raises(Forbidden, match="max_running"):
+        await house.dispatch.run(run(), one)
+
+
 @pytest.mark.parametrize(("there", "wanted"), [("service", "container"), ("container", "service")])
 async def test_a_name_is_unique_across_services_and_containers(there: str, wanted: str) -> None:
-    """Docker would take both, and nobody could say which is meant; what is removed has no name any more."""
-    house = House(renamed(SEEN, name="mine", type=there))
+    """Docker would take both, and nobody could say which is meant.
+
+    What is removed has no name any more, of its own type Docker itself refuses a second, and an id is no name.
+    """
+    house = House(replace(SEEN, name="mine", type=there))
     with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
         await house.dispatch.run(run(type=wanted, name="mine"), ROOT)
     assert not house.engine_calls()
-    house = House(renamed(SEEN, name="mine", type=there, status="removed"))
-    assert await house.dispatch.run(run(type=wanted, name="mine"), ROOT)
+    for other in ({"status": "removed"}, {"type": wanted}, {"id": "mine", "name": "theirs"}):
+        house = House(replace(SEEN, **{"name": "mine", "type": there, **other}))
+        assert await house.dispatch.run(run(type=wanted, name="mine"), ROOT)
 
 
 async def test_a_name_is_unique_among_what_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,11 +383,13 @@ async def test_a_name_is_unique_among_what_is_being_started(monkeypatch: pytest.
     async def create(*given: Any) -> str:
         with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
             await house.dispatch.run(run(type="container", name="mine"), ROOT)
+        assert not house.containers.names()
+        await house.dispatch.run(run(type="container", name="other"), ROOT)
         return "s-new"
 
     monkeypatch.setattr(house.swarm, "create", create)
     assert (await house.dispatch.run(run(name="mine"), ROOT)).id == "s-new"
-    assert not house.containers.names()
+    assert "create" in house.containers.names()
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
@@ -401,10 +414,10 @@ async def test_what_is_in_the_view_is_not_asked_of_the_engine(asked: str) -> Non
 async def test_what_is_removed_is_shown_from_its_record() -> None:
     """As it was written; a new service of its name hides it, but not its id."""
     house = House()
-    gone = renamed(SEEN, status="removed", reason="stopped", removed_at=LATER)
+    gone = replace(SEEN, status="removed", reason="stopped", removed_at=LATER)
     house.journal.records = {"s1": gone, "one": gone}
     assert await house.dispatch.status("s1", ROOT) == await house.dispatch.status("one", ROOT) == gone
-    house.reconciler.views.append(renamed(SEEN, id="s9"))
+    house.reconciler.views.append(replace(SEEN, id="s9"))
     assert (await house.dispatch.status("one", ROOT)).id == "s9"
     assert (await house.dispatch.status("s1", ROOT)).status == "removed"
 
@@ -412,7 +425,7 @@ async def test_what_is_removed_is_shown_from_its_record() -> None:
 async def test_what_is_too_young_for_the_view_is_looked_up_once() -> None:
     """An id that is nowhere else is asked of the engine, and is a 404 only then."""
     house = House()
-    house.reconciler.young["s7"] = renamed(SEEN, id="s7")
+    house.reconciler.young["s7"] = replace(SEEN, id="s7")
     assert (await house.dispatch.status("s7", ROOT)).id == "s7"
     with pytest.raises(NotFound, match="'s8'"):
         await house.dispatch.status("s8", ROOT)
@@ -449,7 +462,7 @@ async def test_what_can_be_no_name_is_not_asked_of_anyone(asked: str) -> None:
 @pytest.mark.parametrize(("asked", "run_id"), [("s1", "s1"), ("one", "s1"), (CONTAINER_ID, CONTAINER_ID)])
 async def test_a_stop_is_handed_to_the_keeper(asked: str, run_id: str) -> None:
     """By id or by name; only that one."""
-    house = House(renamed(SEEN, id="s2", name="two"), SEEN, BOX)
+    house = House(replace(SEEN, id="s2", name="two"), SEEN, BOX)
     assert await house.dispatch.stop(asked, ROOT) == run_id
     assert house.keeper.calls == [("stop", run_id)]
 
@@ -457,7 +470,7 @@ async def test_a_stop_is_handed_to_the_keeper(asked: str, run_id: str) -> None:
 async def test_a_stop_of_what_is_removed_is_success_too() -> None:
     """And nothing is asked of the engine."""
     house = House()
-    house.journal.records["one"] = renamed(SEEN, status="removed")
+    house.journal.records["one"] = replace(SEEN, status="removed")
     assert await house.dispatch.stop("one", ROOT) == "s1"
     assert house.keeper.calls == house.swarm.calls == []
 
@@ -492,7 +505,7 @@ async def test_it_does_not_stop_its_own_service(asked: str) -> None:
 
 async def test_it_does_not_stop_its_own_container() -> None:
     """409, also where the view does not know it, as quartermaster did not start itself; also where it did."""
-    for views in ((), (renamed(BOX, id=OWN, name="me"),)):
+    for views in ((), (replace(BOX, id=OWN, name="me"),)):
         house = House(*views, own=OWN)
         house.containers.there = [container(OWN, "me", ours=bool(views))]
         for asked in (OWN, "me")[: 1 + len(views)]:
@@ -510,10 +523,10 @@ async def test_it_stops_others_when_it_is_in_a_container() -> None:
 
 async def test_a_listing_is_the_newest_first() -> None:
     """What is removed only where it is asked for, and nothing twice."""
-    new = renamed(SEEN, id="s2", name="two", created_at=LATER)
-    gone = renamed(SEEN, id="s0", name="gone", status="removed", created_at="2023-01-01T00:00:00.1Z")
+    new = replace(SEEN, id="s2", name="two", created_at=LATER)
+    gone = replace(SEEN, id="s0", name="gone", status="removed", created_at="2023-01-01T00:00:00.1Z")
     house = House(SEEN, new)
-    house.journal.records = {"s0": gone, "s1": renamed(SEEN, status="removed")}
+    house.journal.records = {"s0": gone, "s1": replace(SEEN, status="removed")}
     assert CREATED < LATER
     assert await house.dispatch.listing(ROOT) == [new, SEEN]
     assert await house.dispatch.listing(ROOT, removed=True) == [new, SEEN, gone]

@@ -18,8 +18,28 @@ import requests
 from qmaster.credentials import Credentials
 from qmaster.engine import listed
 from qmaster.engine.client import Client
+from qmaster.engine.events import SERVICE_LABEL, EventStream
 from qmaster.engine.failures import EngineTimeout, EngineUnreached, broken_off, outcome_open, translate
 from qmaster.errors import Conflict, EngineRefused
+from qmaster.lifecycle import MANAGED
+
+
+def event(kind: str, actor: str, action: str, **attributes: str) -> str:
+    """A line of Docker's event stream."""
+    return json.dumps(
+        {"Type": kind, "Action": action, "Actor": {"ID": actor, "Attributes": attributes}, "timeNano": 2_500_000_000}
+    )
+
+
+EVENTS = "\n".join(
+    [
+        event("service", "s1", "remove"),
+        event("container", "c1", "die"),
+        event("container", "c2", "destroy", **{MANAGED: "true"}),
+        event("container", "c3", "start", **{SERVICE_LABEL: "s3"}),
+        event("container", "c4", "start", **{SERVICE_LABEL: "s4", MANAGED: "true"}),
+    ]
+).encode()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -43,7 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status = 409 if "taken" in self.path else 307 if "moved" in self.path else 200
         said = self.headers["X-Registry-Auth"] if "quotes" in self.path else "the name is taken"
-        body = b"<html>" if "html" in self.path else json.dumps({"message": said, "asked": asked}).encode()
+        told = EVENTS if "events" in self.path else json.dumps({"message": said, "asked": asked}).encode()
+        body = b"<html>" if "html" in self.path else told
         self.send_response(status)
         self.send_header("Location", "http+docker://localhost/there")
         self.send_header("Content-Length", str(len(body)))
@@ -126,6 +147,19 @@ def test_no_certificate_of_the_environment_is_trusted(client: Client, monkeypatc
     """That of DOCKER_CERT_PATH is the engine's."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "others.pem")
     assert client.merge_environment_settings("https://engine:2376", {}, None, True, None)["verify"] is True
+
+
+def test_an_event_is_a_hint_of_what_it_may_be_about(client: Client) -> None:
+    """A foreign container is nobody's; one that seems to be a service's may be ours, where its image says the other."""
+    stream = EventStream(client, lambda *hint: hint)
+    assert list(stream) == [
+        ("service", "s1", 2.5, True),
+        ("container", "c2", 2.5, True),
+        ("service", "s3", 2.5, False),
+        ("service", "s4", 2.5, False),
+        ("container", "c4", 2.5, False),
+    ]
+    stream.close()
 
 
 def test_a_connection_that_was_closed_meanwhile_is_opened_again(client: Client, server: _Server) -> None:

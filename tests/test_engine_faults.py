@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import StartServer
-from testbed import Engine, Proxy, Reply, Server, Swarm, eventually
+from testbed import Engine, Proxy, Reply, Server, Swarm, eventually, sdk, started
 from testbed.faults import Exchange, Fault, answer, cut, delay, forward_then, garbage, half_close, hang
 
 IMAGE = "busybox:local"
@@ -23,17 +23,6 @@ NONSENSE: dict[str, Fault] = {
     "an error that is no JSON": answer(500, "<html>"),
     "a redirect": answer(301, ""),
 }
-
-
-def sdk(engine: Engine) -> Any:
-    """A client without types: the SDK's leave some calls out."""
-    return engine.client()
-
-
-def started(reply: Reply) -> str:
-    """The id that a run was answered with."""
-    assert reply.status == 200, reply.text
-    return str(reply["id"])
 
 
 def becomes(server: Server, run_id: str, status: str) -> None:

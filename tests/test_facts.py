@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from fakes import CREATED, LATER, service, task
+from msgspec.structs import replace
 from test_lifecycle import NODES, NOW
 
 from qmaster import facts, lifecycle
@@ -22,10 +23,6 @@ NODE = Node(
 
 def see(*tasks: Any, **spec: Any) -> Service:
     return lifecycle.service(service(**spec), tasks, NODES, NOW)
-
-
-def but(view: Any, **fields: Any) -> Any:
-    return msgspec.structs.replace(view, **fields)
 
 
 def told(before: Service | None, after: Service) -> list[tuple[str, str]]:
@@ -57,13 +54,13 @@ FAILED = see(task("failed", ID="t", at="2024-05-06T07:08:12.5Z", code=3))
             [("task.running", "2024-05-06T07:08:11.5Z"), ("service.running", "2024-05-06T07:08:11.5Z")],
         ),
         (RUNNING, RUNNING, []),
-        (RUNNING, but(RUNNING, status="removed", removed_at=LATER), [("service.removed", LATER)]),
-        (RUNNING, but(RUNNING, status="stopping", reason="stopped"), [("service.stopping", NOW_TEXT)]),
-        (RUNNING, but(RUNNING, status="unknown", reason="node_down"), [("service.updated", NOW_TEXT)]),
-        (PENDING, but(PENDING, reason="unschedulable"), [("service.updated", "2024-05-06T07:08:10.5Z")]),
-        (RUNNING, but(RUNNING, replicas=Replicas(2, 1, 0, 0)), [("service.updated", "2024-05-06T07:08:11.5Z")]),
-        (FAILED, but(FAILED, exit_code=4), [("service.updated", "2024-05-06T07:08:12.5Z")]),
-        (RUNNING, but(RUNNING, labels={"a": "b"}), []),
+        (RUNNING, replace(RUNNING, status="removed", removed_at=LATER), [("service.removed", LATER)]),
+        (RUNNING, replace(RUNNING, status="stopping", reason="stopped"), [("service.stopping", NOW_TEXT)]),
+        (RUNNING, replace(RUNNING, status="unknown", reason="node_down"), [("service.updated", NOW_TEXT)]),
+        (PENDING, replace(PENDING, reason="unschedulable"), [("service.updated", "2024-05-06T07:08:10.5Z")]),
+        (RUNNING, replace(RUNNING, replicas=Replicas(2, 1, 0, 0)), [("service.updated", "2024-05-06T07:08:11.5Z")]),
+        (FAILED, replace(FAILED, exit_code=4), [("service.updated", "2024-05-06T07:08:12.5Z")]),
+        (RUNNING, replace(RUNNING, labels={"a": "b"}), []),
     ],
 )
 def test_what_is_told_of_a_service(before: Service | None, after: Service, expected: list[tuple[str, str]]) -> None:
@@ -87,12 +84,12 @@ def test_each_task_is_told_with_the_service_as_it_is() -> None:
     [
         (None, NODE, "joined"),
         (NODE, None, "removed"),
-        (NODE, but(NODE, state="down"), "down"),
-        (but(NODE, state="down"), NODE, "ready"),
-        (NODE, but(NODE, state="disconnected"), "updated"),
-        (NODE, but(NODE, availability="drain"), "updated"),
-        (NODE, but(NODE, role="manager"), "updated"),
-        (NODE, but(NODE, reserved=Reserved(64, 0.5)), None),
+        (NODE, replace(NODE, state="down"), "down"),
+        (replace(NODE, state="down"), NODE, "ready"),
+        (NODE, replace(NODE, state="disconnected"), "updated"),
+        (NODE, replace(NODE, availability="drain"), "updated"),
+        (NODE, replace(NODE, role="manager"), "updated"),
+        (NODE, replace(NODE, reserved=Reserved(64, 0.5)), None),
         (NODE, NODE, None),
         (None, None, None),
     ],

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import StartServer
-from test_engine_faults import CREATE, IMAGE, NAP, away, becomes, made, ready, runs_again, sdk, started
-from testbed import Engine, Proxy, Registry, Server, eventually
+from test_engine_faults import CREATE, IMAGE, NAP, away, becomes, made, ready, runs_again
+from testbed import Engine, Proxy, Registry, Server, eventually, sdk, started
 from testbed.faults import answer, cut, delay, hang
 from testbed.subscriber import Subscriber
 

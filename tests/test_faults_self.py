@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 from conftest import StartServer
-from test_engine_faults import CREATE, NAP, away, becomes, in_background, made, ready, started
+from test_engine_faults import CREATE, NAP, away, becomes, in_background, made, ready
 from test_faults import has, shell
-from testbed import Engine, Proxy, Reply, Server, eventually
+from testbed import Engine, Proxy, Reply, Server, eventually, started
 from testbed.faults import delay, forward_then, hang
 from testbed.server import ADDRESS
 from testbed.subscriber import Connection, Subscriber

@@ -95,6 +95,20 @@ def test_a_server_that_is_gone_is_not_well(server: Answering) -> None:
         assert said == f"nothing answers at 127.0.0.1:{port}: Connection refused"
 
 
+def test_what_has_no_words_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of Python's that says nothing."""
+    monkeypatch.setattr(healthcheck, "_connect", lambda door: Wordless())
+    assert healthcheck.trouble(Door("127.0.0.1", 1, False)) == "nothing answers at 127.0.0.1:1: ConnectionResetError"
+
+
+class Wordless:
+    def request(self, method: str, path: str) -> None:
+        raise ConnectionResetError
+
+    def close(self) -> None:
+        pass
+
+
 def test_a_server_that_is_stuck_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and says nothing."""
     monkeypatch.setattr(healthcheck, "TIMEOUT", 0.1)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from testbed import Bed, Engine, Server, eventually
 from testbed.process import run as command
-from testbed.subscriber import Subscriber
+from testbed.subscriber import Subscriber, heartbeat
 
 from qmaster import journal as room
 from qmaster import store
@@ -389,6 +389,19 @@ async def test_a_key_is_found_by_its_runs_name(tmp_path: Path) -> None:
 
 
 @unit
+async def test_of_several_runs_of_one_key_the_last_that_is_there_is_found(tmp_path: Path) -> None:
+    """One that is gone does not hide it, however late that was told; a node of that name is none."""
+    journal = await opened(tmp_path)
+    for one in (record("a", "qm-1", True, b"a"), record("b", "qm-1", True, b"b")):
+        await journal.append([], [one])
+    assert await journal.keyed("qm-1") == (b"b", "")
+    await journal.append([], [record("c", "qm-1", False, b"c")])
+    await journal.append([], [record("b", "qm-1", True, b"b"), record("n", "qm-1")._replace(kind="node")])
+    assert await journal.keyed("qm-1") == (b"c", "")
+    await journal.close()
+
+
+@unit
 async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     """Nothing in it is touched."""
     journal = await opened(tmp_path)
@@ -454,10 +467,6 @@ def fill(disk: Path) -> Path:
         except OSError:
             pass
     return path
-
-
-def heartbeat(stale: bool) -> Callable[[Json], bool]:
-    return lambda frame: frame["type"] == "heartbeat" and ("stale_since" in frame) == stale
 
 
 def test_a_full_disk(start_server: StartServer, small_disk: Path, engine: Engine) -> None:

@@ -50,6 +50,7 @@ class House(Fake):
         self.after: dict[str, Callable[[], None]] = {}
         self.ran = False
         self.away = False
+        self.looked_after: list[list[str]] = []  # what had been done when a container was looked at
         self.keeper = Keeper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record)
 
     def note(self, name: str, *args: Any) -> None:
@@ -84,6 +85,7 @@ class House(Fake):
         self.note("ending", why)
 
     async def look_at_container(self, container_id: str) -> None:
+        self.looked_after.append(self.names())
         if self.away:
             raise EngineAway("away")
 
@@ -152,6 +154,7 @@ async def test_a_container_that_has_ended_is_removed_at_once_when_it_was_read() 
     house = House(box("exited"))
     await house.keeper.stop(house.views[CONTAINER_ID])
     assert house.names() == ["record", "remove"]
+    assert house.looked_after == [[], ["record", "remove"]]  # so that its end is told at once
     await house.keeper.stop(house.views[CONTAINER_ID])
     assert house.names() == ["record", "remove"]
 
@@ -210,6 +213,14 @@ async def test_what_waits_to_run_again_is_ended_and_recorded() -> None:
     await house.keeper.stop(house.views["s1"])
     house.becomes(view("failed", ending="stopped"))
     await house.until("end", "record", "remove")
+
+
+async def test_what_has_ended_does_not_wait_to_run_again() -> None:
+    """The task that ran last is shown: it is read and removed at once, whatever ran before."""
+    house = House(view("failed"))
+    house.ran = True
+    await house.keeper.stop(house.views["s1"])
+    assert house.names() == ["record", "keep", "will_remove", "remove"]
 
 
 async def test_what_was_given_to_a_node_may_run_already() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
-from fakes import service
+from fakes import CREATED, service
 from test_lifecycle import NODES, NOW
 
 from qmaster import lifecycle
@@ -209,10 +209,20 @@ async def test_what_was_not_seen_to_start_is_looked_at_before_it_counts() -> Non
     assert house.starts == 1
 
 
-async def test_what_was_removed_unseen_or_stopped_counts() -> None:
-    """A service may have run between two looks; and who has stopped a container knew of it."""
+@pytest.mark.parametrize("view", [run(status="pending"), run(type="container", status="running", started_at=CREATED)])
+async def test_what_runs_or_is_a_service_is_not_looked_at(view: Service) -> None:
+    """It is the key's run, and the engine is not asked of it."""
     house = House()
-    for view in (run(status="removed"), msgspec.structs.replace(NOTHING, reason="stopped")):
+    house.reconciler.viewed["qm-1"] = (view, "body")
+    house.reconciler.looked_at = NOTHING
+    assert await house.once() == Started("id-qm-1", True)
+
+
+async def test_what_was_removed_unseen_or_stopped_counts() -> None:
+    """A service may have run between two looks; a container has; and who has stopped one knew of it."""
+    house = House()
+    replace = msgspec.structs.replace
+    for view in (run(status="removed"), replace(NOTHING, started_at=CREATED), replace(NOTHING, reason="stopped")):
         house.journal.kept["qm-1"] = (view, "body")
         assert (await house.once()).replayed
     assert house.starts == 0

@@ -1,5 +1,6 @@
 """lifecycle: Docker's tasks and containers → status, reason and the rest of what is shown."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -61,18 +62,72 @@ def test_what_is_being_ended(tasks: tuple[Json, ...], why: str, status: str, rea
 
 @pytest.mark.parametrize("why", ["stopped", "timeout"])
 @pytest.mark.parametrize(
-    ("after", "code", "shown"),
-    [(3, 0, 3), (3, None, 3), (3, 143, 143), (6, 0, 0), (6, None, 3)],
+    ("after", "code", "delay", "shown"),
+    [
+        (3, 0, None, 3),
+        (3, None, None, 3),
+        (3, 143, None, 143),
+        (5, 0, None, 0),
+        (6, 0, None, 0),
+        (6, None, None, 3),
+        (3, 0, 2, 0),
+        (3, 0, 0, 0),
+        (6, 0, 10, 3),
+    ],
 )
 def test_what_was_ended_before_its_restart_is_not_what_ran_last(
-    why: str, after: int, code: int | None, shown: int
+    why: str, after: int, code: int | None, delay: int | None, shown: int
 ) -> None:
-    """Docker says 0 of its container, which was made and not started within the delay of 5 seconds; or it had none."""
-    last = task("failed", code=3, at="2024-05-06T07:08:10Z")
-    next_one = task("shutdown", code=code, CreatedAt="2024-05-06T07:08:10Z", at=f"2024-05-06T07:08:{10 + after}Z")
-    view = ending(last, next_one, MADE_UP, why=why)
-    assert (view.reason, view.exit_code) == (why, shown)
-    assert [each.id for each in view.tasks] == [(last if shown == 3 else next_one)["ID"]]
+    """Docker says 0 of its container, which was made and not started within the delay; or it had none.
+
+    The delay is 5 seconds where the service has none of its own. Docker lists tasks in any order.
+    """
+    last, next_one = FAILED_FIRST, then("shutdown", after, code)
+    spec: Json = {} if delay is None else delayed(delay)
+    for tasks in itertools.permutations((last, next_one, MADE_UP)):
+        view = ending(*tasks, why=why, **spec)
+        assert (view.reason, view.exit_code) == (why, shown)
+        assert [each.id for each in view.tasks] == [(last if shown == 3 else next_one)["ID"]]
+
+
+FAILED_FIRST = task("failed", ID="t-first", code=3, at="2024-05-06T07:08:10Z")
+
+
+def then(state: str, after: int, code: int | None = None) -> Json:
+    """The task that takes the place of ``FAILED_FIRST``, so many seconds after its end."""
+    at = f"2024-05-06T07:08:{10 + after}Z"
+    return task(state, ID="t-then", code=code, CreatedAt="2024-05-06T07:08:10Z", at=at)
+
+
+def delayed(seconds: int) -> Json:
+    policy = {"Condition": "any", "Delay": seconds * 1_000_000_000}
+    return {"TaskTemplate": {"ContainerSpec": {"Image": "busybox"}, "RestartPolicy": policy}}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shown"),
+    [
+        (FAILED_FIRST, then("preparing", 3), "t-then"),
+        (FAILED_FIRST, then("running", 3), "t-then"),
+        (FAILED_FIRST, then("complete", 3, 0), "t-then"),
+        (FAILED_FIRST, then("rejected", 6), "t-first"),
+        (task("complete", ID="t-first", code=0, at="2024-05-06T07:08:10Z"), then("shutdown", 3, 0), "t-first"),
+        (task("rejected", ID="t-first", at="2024-05-06T07:08:10Z"), then("shutdown", 3, 0), "t-first"),
+        (task("rejected", ID="t-first", at="2024-05-06T07:08:10Z"), then("rejected", 6), "t-then"),
+        (task("shutdown", ID="t-first", code=143, at="2024-05-06T07:08:10Z"), then("shutdown", 3, 0), "t-then"),
+    ],
+    ids=["begins", "runs", "has run", "no container", "after 0", "after none", "none of both", "no restart"],
+)
+def test_what_is_shown_of_two_while_it_is_ended(first: Json, second: Json, shown: str) -> None:
+    """The second where it has begun, or where the first has run no more than it; no delay is before an update's."""
+    assert [each.id for each in ending(first, second, why="stopped").tasks] == [shown]
+
+
+def test_a_slot_has_one_task_wherever_that_was() -> None:
+    """What is started again may be on another node; of a global service each node has its own."""
+    first, again = task("failed", code=3), task("running", NodeID="n2", CreatedAt=LATER)
+    assert [each.node_id for each in see(first, again).tasks] == ["n2"]
+    assert [each.node_id for each in see({**first, "Slot": 0}, {**again, "Slot": 0}).tasks] == ["n1", "n2"]
 
 
 def test_what_is_out_of_reach_is_over_after_its_grace() -> None:
@@ -102,8 +157,16 @@ def test_what_was_never_seen_to_run_has_run_when_a_task_has_ended() -> None:
     again = task("pending", CreatedAt=LATER, DesiredState="ready")
     spec = restarting("any", 0)
     assert see(*ends, again, **spec).started_at == "2024-05-06T07:08:11Z"
-    assert see(task("rejected"), again, **spec).started_at is None
+    for never in (task("rejected"), task("failed")):  # the latter lost its container before that was made
+        assert see(never, again, **spec).started_at is None
     assert see(FAILED).started_at is None
+
+
+def test_when_it_first_ran_is_kept() -> None:
+    """A task that has ended, or another in its place, does not tell any more."""
+    first = see(task("running", at=CREATED))
+    for later in (COMPLETE, task("running", ID="t-again", CreatedAt=LATER)):
+        assert lifecycle.service(service(), [later], NODES, NOW, first).started_at == first.started_at == CREATED
 
 
 def test_a_container_that_was_restarted_has_run_since_its_first_start() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import AUTH, encoded, steady
+from fakes import AUTH, encoded, run, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,10 +15,6 @@ from qmaster.errors import BadRequest
 from qmaster.models import RunRequest, StopRequest
 
 IMAGE = {"image": "busybox"}
-
-
-def run(**fields: Any) -> RunRequest:
-    return models.convert({**IMAGE, **fields}, RunRequest)
 
 
 def test_an_image_is_enough() -> None:

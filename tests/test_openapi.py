@@ -13,7 +13,7 @@ from test_handlers import BEARER, GOING_ON, IMAGE, OVER, TOKEN, Ask, FakeDispatc
 from test_readme import as_pattern, routes, statuses
 
 from qmaster import errors, models, openapi
-from qmaster.handlers import events, logs, services
+from qmaster.handlers import base, events, logs, services
 from qmaster.throttle import BURST
 from qmaster.tokens import SCOPES
 
@@ -182,6 +182,18 @@ async def test_head_is_answered_as_get(ask: Ask, dispatch: FakeDispatch, path: s
             del answer.headers[name]
     assert (head.code, dict(head.headers), head.body) == (200, dict(get.headers), b"")
     assert DOCUMENT["paths"][path]["head"]["responses"] == DOCUMENT["paths"][path]["get"]["responses"]
+
+
+def test_each_flag_is_described_with_all_of_its_words() -> None:
+    """Those that are taken, wherever one is."""
+    described = {
+        (path, each["name"]): each["schema"].get("enum")
+        for path, method, operation in OPERATIONS
+        for each in operation.get("parameters", [])
+        if method == "get" and each.get("name") in ("all", "follow", "timestamps")
+    }
+    flags = (("/status", "all"), ("/logs/{id}", "follow"), ("/logs/{id}", "timestamps"))
+    assert described == {flag: list(base.FLAGS) for flag in flags}
 
 
 @pytest.mark.gen_test

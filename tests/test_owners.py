@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import urllib.parse
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -172,6 +173,10 @@ class Socket:
         while await self._next():
             pass
         return self._connection.close_code
+
+    @property
+    def why(self) -> str | None:
+        return self._connection.close_reason
 
     async def _next(self) -> bool:
         message = None if self._ended else await self._connection.read_message()
@@ -573,6 +578,21 @@ async def test_who_listens_on_a_socket_is_logged(connect: Connect) -> None:
     (line,) = [line for line in logs if line["event"] == "socket_authenticated"]
     assert request["by"] is None
     assert (line["by"], line["path"], line["request"]) == ("alice", "/events", request["request"])
+    assert line["log_level"] == "info"
+
+
+@pytest.mark.parametrize("letter", ["a", "\N{DESERET CAPITAL LETTER LONG I}"])
+async def test_why_a_socket_is_closed_is_cut_to_its_frame(connect: Connect, letter: str) -> None:
+    """By bytes: a longer one would be a failure of ours, and no close at all. The frame before has it whole."""
+    with capture_logs() as logs:
+        socket = await connect("alice", urllib.parse.quote(letter * 64))
+        assert await socket.end() == 4400
+    (frame,) = socket.frames
+    assert frame["detail"] == f"unknown query parameter '{letter * 64}'; known: since, service, label, topic"
+    assert socket.why
+    assert len(socket.why) > len("unknown query parameter '")
+    assert frame["detail"].startswith(socket.why)
+    assert [line for line in logs if line["log_level"] == "error"] == []
 
 
 async def test_a_socket_s_token_is_named_too(connect: Connect, home: Home) -> None:

@@ -4,11 +4,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import grant, steady
+from fakes import grant, run, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster import models, policy
+from qmaster import policy
 from qmaster.errors import BadRequest, Forbidden
 from qmaster.models import RunRequest
 from qmaster.patterns import Pattern
@@ -17,10 +17,6 @@ from qmaster.tokens import SCOPES, Grant
 
 D1 = "sha256:" + "1" * 64
 MEMORY = 250  # MiB, of a run that names none
-
-
-def run(**fields: Any) -> RunRequest:
-    return models.convert({"image": "busybox", **fields}, RunRequest)
 
 
 def allow(request: RunRequest, by: Grant | None = None, registries: frozenset[str] = frozenset()) -> RunRequest:

@@ -83,12 +83,29 @@ def test_a_socket_of_others(
 @pytest.mark.usefixtures("a_user")
 def test_a_folder_above_the_socket_that_is_closed(listening: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is looked at before the socket: its group would help nobody."""
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in (listening, listening.parent))
+    closed = {listening.parent}
+
+    def access(path: str | Path, mode: int) -> bool:
+        """A folder may be read where it may not be gone through."""
+        return path != str(listening) and not (mode == os.X_OK and path in closed)
+
+    monkeypatch.setattr(os, "access", access)
     with pytest.raises(ConfigError, match=f": the folder {listening.parent} .* is closed to it: open it"):
         privileges.settle("quartermaster", listening, listening.parent)
     hidden = listening.parent / "hidden" / "docker.sock"
     with pytest.raises(ConfigError, match=f": the folder {listening.parent} .* is closed to it: open it"):
         privileges.settle("quartermaster", hidden, listening.parent)
+    closed.add(listening.parent.parent)
+    for socket_ in (listening, hidden):
+        with pytest.raises(ConfigError, match=f": the folder {listening.parent.parent} .* is closed to it: open it"):
+            privileges.settle("quartermaster", socket_, listening.parent)
+
+
+@pytest.mark.usefixtures("a_user")
+def test_a_folder_that_is_not_there_is_not_closed(tmp_path: Path) -> None:
+    """It is said that there is no socket."""
+    with pytest.raises(ConfigError, match=f"--docker-host: no socket at {tmp_path}/none/docker.sock"):
+        privileges.settle("quartermaster", tmp_path / "none" / "docker.sock", tmp_path)
 
 
 @pytest.mark.usefixtures("a_user")

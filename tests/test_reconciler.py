@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from fakes import CREATED, LATER, FakeContainers, FakeSwarm, container, service, task
+from fakes import CREATED, LATER, FakeContainers, FakeSwarm, container, service, task, until
 
 from qmaster import reconciler as room
 from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
@@ -82,16 +82,11 @@ class World:
         """The swarm has the service s1 with these tasks."""
         self.swarm.there, self.swarm.its_tasks = [service(**spec)], list(tasks)
 
-    async def until(self, predicate: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
-            while not predicate():  # noqa: ASYNC110 - what is waited for has no event
-                await asyncio.sleep(0.005)
-
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         task = asyncio.create_task(self.reconciler.run())
         try:
-            await self.until(lambda: self.reconciler.stale_since is None)
+            await until(lambda: self.reconciler.stale_since is None)
             yield
         finally:
             task.cancel()
@@ -141,11 +136,11 @@ async def test_a_hint_is_looked_at() -> None:
     async with world.running():
         world.put(live("starting"))
         world.reconciler.hint(Hint("service", "s1"))
-        await world.until(lambda: "task.starting" in world.words())
+        await until(lambda: "task.starting" in world.words())
         world.put(live("running"))
-        await world.until(lambda: "service.running" in world.words())
+        await until(lambda: "service.running" in world.words())
         world.put(ended("complete", 0))
-        await world.until(lambda: "service.complete" in world.words())
+        await until(lambda: "service.complete" in world.words())
     assert world.reconciler.services()[0].exit_code == 0
     assert world.swarm.names().count("services") == 1  # the one full listing at the start
 
@@ -158,8 +153,23 @@ async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -
     world.put(live("running"))
     async with world.running():
         world.put(ended("failed", 3))
-        await world.until(lambda: "service.failed" in world.words())
+        await until(lambda: "service.failed" in world.words())
     assert (world.told[-1].status, world.told[-1].reason, world.told[-1].exit_code) == ("failed", "exit", 3)
+
+
+async def test_what_goes_on_or_has_ended_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that was restarted the first task has ended; a sweep is one call, however many there are."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 0.01)
+    monkeypatch.setattr(room, "LAST_LOOK", 60.0)
+    world = World()
+    world.put(ended("failed", 3), live("running", CreatedAt=LATER) | {"ID": "t2"})
+    async with world.running():
+        await until(lambda: world.swarm.names().count("wanted_tasks") > 3)
+        assert "service" not in world.swarm.names()
+        world.put(ended("failed", 3), ended("complete", 0) | {"ID": "t2", "CreatedAt": LATER})
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: "service.complete" in world.words())
+        assert world.reconciler._hot == {}
 
 
 async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +183,7 @@ async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch
     async with world.running():
         assert world.told[-1].status == "pending"
         world.put(first, task("rejected", ID="t2", CreatedAt=LATER), **policy)
-        await world.until(lambda: "service.failed" in world.words())
+        await until(lambda: "service.failed" in world.words())
 
 
 async def test_why_a_task_waits_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +194,7 @@ async def test_why_a_task_waits_is_found_without_a_hint(monkeypatch: pytest.Monk
     world.put(live("pending"))
     async with world.running():
         world.put(live("pending", err="no suitable node (insufficient resources on 1 node)"))
-        await world.until(lambda: "service.updated" in world.words())
+        await until(lambda: "service.updated" in world.words())
     assert world.told[-1].reason == "unschedulable"
 
 
@@ -195,7 +205,7 @@ async def test_a_state_only_grows() -> None:
     async with world.running():
         world.put(live("starting"))
         world.reconciler.hint(Hint("service", "s1"))
-        await world.until(lambda: ("service", "s1") in world.swarm.calls)
+        await until(lambda: ("service", "s1") in world.swarm.calls)
         await asyncio.sleep(0.1)
     assert world.words() == ["service.created", "task.running", "service.running"]
 
@@ -207,9 +217,9 @@ async def test_what_vanished_is_removed() -> None:
     async with world.running():
         world.swarm.there, world.swarm.its_tasks = [], []
         world.reconciler.hint(Hint("service", "s1", 1_700_000_000.5, True))
-        await world.until(lambda: "service.removed" in world.words())
+        await until(lambda: "service.removed" in world.words())
         world.reconciler.hint(Hint("relist"))
-        await world.until(lambda: world.swarm.names().count("services") == 2)
+        await until(lambda: world.swarm.names().count("services") == 2)
         await asyncio.sleep(0.02)
     assert world.words().count("service.removed") == 1
     assert world.journal.facts[-1]["time"] == "2023-11-14T22:13:20.500000Z"
@@ -226,7 +236,7 @@ async def test_what_happened_while_it_was_away_is_told_once() -> None:
     after = World(before.journal)
     after.put(ended("complete", 0))
     async with after.running():
-        await after.until(lambda: after.reconciler.services()[0].status == "complete")
+        await until(lambda: after.reconciler.services()[0].status == "complete")
     assert after.words() == [
         *["service.created", "task.running", "service.running"],
         *["task.complete", "service.complete"],
@@ -243,7 +253,7 @@ async def test_what_was_stopped_and_went_while_it_was_away_is_told_as_stopped() 
     before.journal.ending["s1"] = "stopped"
     after = World(before.journal)
     async with after.running():
-        await after.until(lambda: "service.removed" in after.words())
+        await until(lambda: "service.removed" in after.words())
     assert after.journal.facts[-1]["data"]["reason"] == "stopped"
 
 
@@ -255,11 +265,11 @@ async def test_nothing_is_told_that_the_journal_does_not_have() -> None:
         world.journal.full = True
         world.put(ended("complete", 0))
         world.reconciler.hint(Hint("service", "s1"))
-        await world.until(lambda: world.reconciler.stale_since is not None)
+        await until(lambda: world.reconciler.stale_since is not None)
         assert "service.complete" not in world.words()
         assert world.journal.position.last == len(world.published)
         world.journal.full = False
-        await world.until(lambda: world.reconciler.stale_since is None)
+        await until(lambda: world.reconciler.stale_since is None)
     assert world.words()[-2:] == ["task.complete", "service.complete"]
     assert world.journal.position.last == len(world.published)
 
@@ -270,11 +280,11 @@ async def test_a_journal_that_cannot_be_read_is_waited_for() -> None:
     world.put(live("running"))
     world.journal.unreadable = True
     running = asyncio.create_task(world.reconciler.run())
-    await world.until(lambda: "services" in world.swarm.names())
+    await until(lambda: "services" in world.swarm.names())
     assert (world.journal.facts, world.reconciler.stale_since is None) == ([], False)
     assert [view.status for view in world.reconciler.services()] == ["running"]
     world.journal.unreadable = False
-    await world.until(lambda: world.reconciler.stale_since is None)
+    await until(lambda: world.reconciler.stale_since is None)
     assert world.words() == ["service.created", "task.running", "service.running"]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -289,14 +299,14 @@ async def test_an_engine_that_is_away_makes_it_stale_not_blind(error: Exception)
         world.swarm.fails = {"services": error, "service": error, "wanted_tasks": error, "tasks": error}
         world.reconciler.hint(Hint("relist"))
         if isinstance(error, EngineAway):
-            await world.until(lambda: world.reconciler.stale_since is not None)
+            await until(lambda: world.reconciler.stale_since is not None)
         else:
             await asyncio.sleep(0.1)
         assert [view.status for view in world.reconciler.services()] == ["running"]
         assert "service.removed" not in world.words()
         world.put(ended("complete", 0))
         world.swarm.fails = {}
-        await world.until(lambda: "service.complete" in world.words())
+        await until(lambda: "service.complete" in world.words())
 
 
 async def test_without_a_swarm_there_are_containers() -> None:
@@ -341,8 +351,8 @@ async def test_a_node_that_is_down_makes_its_services_unknown() -> None:
         for state, status in (("down", "unknown"), ("ready", "running")):
             world.swarm.its_nodes = [node(state=state)]
             world.reconciler.hint(Hint("node", "n1"))
-            await world.until(lambda status=status: world.reconciler.services()[0].status == status)  # type: ignore[misc]
-        await world.until(lambda: world.words("n1") == ["node.joined", "node.down", "node.ready"])
+            await until(lambda status=status: world.reconciler.services()[0].status == status)  # type: ignore[misc]
+        await until(lambda: world.words("n1") == ["node.joined", "node.down", "node.ready"])
     assert world.words() == ["service.created", "task.running", "service.running", "service.updated", "service.running"]
     assert [view.reason for view in world.told if view.status == "unknown"] == ["node_down"]
 
@@ -354,21 +364,48 @@ async def test_a_container_of_ours_is_told_and_others_are_not() -> None:
         world.containers.there = [container("ours"), container("foreign", "other", ours=False)]
         for name in ("ours", "foreign"):
             world.reconciler.hint(Hint("container", name))
-        await world.until(lambda: world.words("ours") == ["service.created", "service.running"])
+        await until(lambda: world.words("ours") == ["service.created", "service.running"])
         world.containers.there = [container("ours", state={"Status": "exited", "ExitCode": 4})]
         world.reconciler.hint(Hint("container", "ours"))
-        await world.until(lambda: "service.failed" in world.words("ours"))
+        await until(lambda: "service.failed" in world.words("ours"))
     assert world.words("foreign") == []
 
 
-async def test_many_at_once_are_listed_together() -> None:
+@pytest.mark.parametrize(
+    ("seen", "is_now", "inspected"),
+    [("running", "running", 2), ("running", "exited", 2), ("exited", "running", 2), ("exited", "exited", 1)],
+)
+async def test_a_container_that_has_ended_is_inspected_once(seen: str, is_now: str, inspected: int) -> None:
+    """A full listing of many thousands is one call then; one that runs again is told."""
+    world = World()
+    for state in (seen, is_now):
+        world.containers.there = [container("ours", state={"Status": state})]
+        await world.reconciler._list_containers(0.0)
+    assert world.containers.names().count("container") == inspected
+    assert world.reconciler.services()[0].status == {"running": "running", "exited": "complete"}[is_now]
+
+
+async def test_a_key_is_of_a_name_and_not_of_an_id() -> None:
+    """What has that id by chance is not the key's run."""
+    world = World()
+    world.put(ended("failed", 3), live("running", CreatedAt=LATER) | {"ID": "t2"}, Labels={"io.qmaster.body": "digest"})
+    async with world.running():
+        found = world.reconciler.keyed("one")
+        assert world.reconciler.keyed("s1") is None
+        assert [each.id for each in world.reconciler.earlier("s1")] == ["t1"]
+    assert found is not None
+    assert (found[0].id, found[1]) == ("s1", "digest")
+
+
+async def test_many_at_once_are_listed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst of hints is one listing of all, not one each."""
+    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no second look, which a slow machine would come to
     world = World()
     async with world.running():
         world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]
         for number in range(100):
             world.reconciler.hint(Hint("service", f"s{number}"))
-        await world.until(lambda: len(world.reconciler.services()) == 100)
+        await until(lambda: len(world.reconciler.services()) == 100)
     assert world.swarm.names().count("service") == 0
     assert {view.created_at for view in world.reconciler.services()} == {CREATED}
 

@@ -128,11 +128,12 @@ async def test_the_task_that_ended_first_comes_first() -> None:
 
 @pytest.mark.parametrize("count", [2, 20])
 async def test_of_many_tasks_each_has_a_share(count: int) -> None:
-    """So that all of them together are bounded."""
+    """So that all of them together are bounded, with those that ran before."""
     house = House()
     tasks = [task("complete", slot, code=0) for slot in range(1, count + 1)]
+    house.before = view(task("failed", ID="earlier", code=5)).tasks
     await house.recorder.record(view(*tasks, Mode={"Replicated": {"Replicas": count}}))
-    assert [limit for *_, limit in house.logs.calls] == [results.share(LIMIT, count)] * count
+    assert [limit for *_, limit in house.logs.calls] == [results.share(LIMIT, count + 1)] * (count + 1)
 
 
 async def test_what_never_had_a_container_has_said_nothing() -> None:

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import StartServer
-from testbed import Bed, Engine, Registry, Reply, Server, eventually
+from testbed import Bed, Engine, Registry, Reply, Server, eventually, sdk, started
 from testbed.registry import User, login
 from testbed.wire import SIZE, Head, Reader
 
@@ -22,17 +21,6 @@ IMAGE = "busybox:local"
 NOWHERE = ["node.labels.room==none"]
 BOUND = 3.0
 SLACK = 3.0  # of a busy machine
-
-
-def sdk(engine: Engine) -> Any:
-    """A client without types: the SDK's leave some calls out."""
-    return engine.client()
-
-
-def started(reply: Reply) -> str:
-    """The id that a run was answered with."""
-    assert reply.status == 200, reply.text
-    return str(reply["id"])
 
 
 def becomes(server: Server, run_id: str, status: str, timeout: float = 40) -> None:

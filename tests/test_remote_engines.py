@@ -6,15 +6,10 @@ from typing import Any
 import pytest
 import trustme
 from conftest import StartServer
-from testbed import Engine, Reply, Server, Ssh, TlsEngine, eventually
+from testbed import Engine, Reply, Server, Ssh, TlsEngine, eventually, sdk
 
 IMAGE = "busybox:local"
 NAP: dict[str, Any] = {"image": IMAGE, "command": "nap 300"}
-
-
-def sdk(engine: Engine) -> Any:
-    """A client without types: the SDK's leave some calls out."""
-    return engine.client()
 
 
 def becomes(server: Server, run_id: str, status: str) -> Reply:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import StartServer
 from test_models import WRONG
-from testbed import Engine, Proxy, Reply, Server, eventually
+from testbed import Engine, Proxy, Reply, Server, eventually, sdk
 from testbed.process import run
 
 from qmaster.models import MAX_BODY
@@ -39,11 +39,6 @@ STOP = """curl -X POST \\
 """
 EXAMPLE_ID = "a52f382c82a7d101b8ee3bbaa9ff59243b43c95915f1da579f35df0c4af0c822"
 EXAMPLE_TOKEN = "4jrs8-534js-345ds-3lrd0"
-
-
-def sdk(engine: Engine) -> Any:
-    """A client without types: the SDK's leave some calls out."""
-    return engine.client()
 
 
 def started(reply: Reply) -> str:

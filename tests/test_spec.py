@@ -4,10 +4,9 @@ import re
 from typing import Any
 
 import pytest
-from fakes import AUTH, DIGEST
+from fakes import AUTH, DIGEST, run
 
 from qmaster import lifecycle, models, spec
-from qmaster.models import RunRequest
 
 Json = dict[str, Any]
 MARK = spec.Stamp("named", "alice", "nonce")
@@ -15,10 +14,6 @@ DEFAULTS = spec.Defaults(250)
 PINNED = f"busybox@{DIGEST}"
 NOT_OF_THE_IMAGE = {f"io.qmaster.{name}": "" for name in ("key", "body", "timeout", "ttl")}
 LABELS = {"io.qmaster.managed": "true", "io.qmaster.owner": "alice", "io.qmaster.run": "nonce"}
-
-
-def run(**fields: Any) -> RunRequest:
-    return models.convert({"image": "busybox", **fields}, RunRequest)
 
 
 def service(objects: spec.Objects | None = None, **fields: Any) -> Json:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testbed import Engine, Reply, Server, eventually
+from testbed import Engine, Reply, Server, eventually, sdk, started
 from testbed.server import ROOT
 
 from qmaster.engine.identity import own_container_id
@@ -16,17 +16,6 @@ from qmaster.engine.identity import own_container_id
 IMAGE = "busybox:local"
 NAP: dict[str, Any] = {"image": IMAGE, "command": "nap 300"}
 KINDS = pytest.mark.parametrize("kind", ["service", "container"])
-
-
-def sdk(engine: Engine) -> Any:
-    """A client without types: the SDK's leave some calls out."""
-    return engine.client()
-
-
-def started(reply: Reply) -> str:
-    """The id that a run was answered with."""
-    assert reply.status == 200, reply.text
-    return str(reply["id"])
 
 
 def shows(server: Server, run_id: str, **wanted: object) -> Reply:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from testbed import Engine, Server, Swarm, eventually
-from testbed.subscriber import Subscriber, becomes, outcome
+from testbed.subscriber import Subscriber, becomes, heartbeat, outcome
 
 Json = dict[str, Any]
 StartServer = Callable[..., Server]
@@ -33,10 +33,6 @@ def tells(service: str, word: str) -> Callable[[Json], bool]:
 
 def was_told(subscriber: Subscriber, what: Callable[[Json], bool]) -> bool:
     return any(map(what, subscriber.events))
-
-
-def heartbeat(stale: bool) -> Callable[[Json], bool]:
-    return lambda frame: frame["type"] == "heartbeat" and ("stale_since" in frame) == stale
 
 
 def ready(server: Server) -> bool:

@@ -78,6 +78,7 @@ def test_where_it_is_not_certain_the_request_is_refused(
     [
         ((), False),
         ((("Content-Encoding", "identity"),), False),
+        ((("Content-Encoding", "Identity"),), False),
         ((("Content-Encoding", "gzip"),), True),
         ((("content-encoding", "BR"),), True),
         ((("Content-Encoding", "gzip"), ("Content-Encoding", "identity")), True),

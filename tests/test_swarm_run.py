@@ -4,22 +4,11 @@ import base64
 import json
 from typing import Any
 
-from testbed import Engine, Registry, Reply, Server, Swarm, eventually
+from testbed import Registry, Reply, Server, Swarm, eventually, sdk, started
 
 IMAGE = "busybox:local"
 ON_A_WORKER = ["node.role==worker"]
 ON_ONE_WORKER = ["node.hostname==worker-1"]
-
-
-def sdk(engine: Engine) -> Any:
-    """A client without types: the SDK's leave some calls out."""
-    return engine.client()
-
-
-def started(reply: Reply) -> str:
-    """The id that a run was answered with."""
-    assert reply.status == 200, reply.text
-    return str(reply["id"])
 
 
 def shows(server: Server, service: str, **wanted: object) -> Reply:

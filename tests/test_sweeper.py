@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-from fakes import FakeContainers, FakeSwarm, container, service
+from fakes import FakeContainers, FakeSwarm, container, service, until
 
 from qmaster import sweeper
 from qmaster.errors import EngineAway
@@ -38,11 +37,6 @@ class House:
         self.swarm.there = [service(Labels={RUN: nonce})]
         self.containers.there = [container(labels={RUN: nonce})]
 
-    async def until(self, predicate: Any) -> None:
-        async with asyncio.timeout(5):
-            while not predicate():  # noqa: ASYNC110 - what is waited for has no event
-                await asyncio.sleep(0.001)
-
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         task = asyncio.create_task(self.sweeper.run())
@@ -66,7 +60,7 @@ async def test_what_nobody_was_told_of_is_removed(intent: Intent) -> None:
     house.made()
     house.sweeper.resume([intent])
     async with house.running():
-        await house.until(lambda: house.journal.settled == ["n1"])
+        await until(lambda: house.journal.settled == ["n1"])
     removed = house.swarm if intent.type == "service" else house.containers
     assert "remove" in removed.names()
 
@@ -77,7 +71,7 @@ async def test_a_run_under_a_key_stays() -> None:
     house.made()
     house.sweeper.look_for(KEYED)
     async with house.running():
-        await house.until(lambda: house.journal.settled == ["n1"])
+        await until(lambda: house.journal.settled == ["n1"])
     assert "remove" not in house.swarm.names()
 
 
@@ -87,7 +81,7 @@ async def test_a_container_under_a_key_that_was_never_started_is_started() -> No
     house.containers.there = [container(labels={RUN: "n1"}, state={"Status": "created"})]
     house.sweeper.look_for(Intent("box", "n1", "container", keyed=True))
     async with house.running():
-        await house.until(lambda: house.journal.settled == ["n1"])
+        await until(lambda: house.journal.settled == ["n1"])
     assert "start" in house.containers.names()
     assert "remove" not in house.containers.names()
 
@@ -98,7 +92,7 @@ async def test_what_has_only_the_name_is_left_alone() -> None:
     house.made("another")
     house.sweeper.look_for(SERVICE)
     async with house.running():
-        await house.until(lambda: house.journal.settled == ["n1"])
+        await until(lambda: house.journal.settled == ["n1"])
     assert "remove" not in house.swarm.names()
 
 
@@ -107,10 +101,10 @@ async def test_what_comes_true_late_is_removed_too() -> None:
     house = House()
     house.sweeper.look_for(SERVICE)
     async with house.running():
-        await house.until(lambda: house.swarm.names().count("service") > 2)
+        await until(lambda: house.swarm.names().count("service") > 2)
         assert house.journal.settled == []
         house.made()
-        await house.until(lambda: "remove" in house.swarm.names())
+        await until(lambda: "remove" in house.swarm.names())
 
 
 async def test_nothing_is_given_up_while_the_engine_is_away() -> None:
@@ -122,4 +116,4 @@ async def test_nothing_is_given_up_while_the_engine_is_away() -> None:
         await asyncio.sleep(0.1)
         assert house.journal.settled == []
         del house.swarm.fails["service"]
-        await house.until(lambda: house.journal.settled == ["n1"])
+        await until(lambda: house.journal.settled == ["n1"])

@@ -10,17 +10,12 @@ from typing import Any
 import docker
 import pytest
 import requests
-from testbed import Bed, Engine, Proxy, Registry, Ssh, Swarm, TlsEngine, eventually
+from testbed import Bed, Engine, Proxy, Registry, Ssh, Swarm, TlsEngine, eventually, sdk
 from testbed.faults import answer, cut, delay, forward_then, garbage, half_close, hang
 from testbed.process import run
 
 BROKEN = (requests.exceptions.RequestException, docker.errors.DockerException)
 NAP = {"Image": "busybox:local", "Args": ["nap"], "StopGracePeriod": 1_000_000_000}
-
-
-def sdk(engine: Engine) -> Any:
-    """A client without types: the SDK's leave some calls out."""
-    return engine.client()
 
 
 def create(engine: Engine, *constraints: str) -> str:

@@ -1,6 +1,7 @@
 """tls: a certificate and its key that can be used, and what is said of those that cannot."""
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,21 @@ def test_what_cannot_be_used_is_named(folder: Path, cert: str, key: str, says: s
     """Which of the two, and why: OpenSSL's own reason is often none."""
     with pytest.raises(ConfigError, match=f"^{says}"):
         tls.context(f"{folder}/{cert}", f"{folder}/{key}")
+
+
+def test_any_other_reason_is_openssl_s_in_words() -> None:
+    """As of a key that is too small."""
+    assert tls._flaw("c", "k", "EE_KEY_TOO_SMALL") == "--tls-cert, --tls-key: cannot be used: ee key too small"
+
+
+def test_nobody_is_asked_for_a_password(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL would, on the terminal, and wait for it."""
+    asked: list[bytes] = []
+
+    class Context:
+        def load_cert_chain(self, cert: str, key: str, password: Callable[[], bytes]) -> None:
+            asked.append(password())
+
+    monkeypatch.setattr(ssl, "create_default_context", lambda purpose: Context())
+    tls.context(f"{folder}/one.pem", f"{folder}/locked.key")
+    assert asked == [b""]

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from fakes import CONTAINER_ID, container, node, service, task
 
-from qmaster import lifecycle
+from qmaster import lifecycle, results
+from qmaster.results import Outcome
 from qmaster.view import View
 
 Json = dict[str, Any]
@@ -137,10 +138,18 @@ def test_what_was_gone_and_is_there_again_is_looked_at() -> None:
     [
         ([task("failed", code=1), task("pending", CreatedAt="2024-05-06T08:00:00Z")], ["t-failed-1"]),
         ([task("rejected"), task("pending", CreatedAt="2024-05-06T08:00:00Z")], []),
+        (
+            [
+                task("failed", ID="b", code=1, CreatedAt="2024-05-06T07:30:00Z"),
+                task("failed", ID="a", code=1),
+                task("pending", CreatedAt="2024-05-06T08:00:00Z"),
+            ],
+            ["a", "b"],
+        ),
         ([task("failed", code=1), task("pending", slot=2)], []),
         ([], []),
     ],
-    ids=["again", "had no container", "another", "nothing"],
+    ids=["again", "had no container", "twice", "another", "nothing"],
 )
 def test_the_tasks_whose_places_others_took(tasks: list[Json], earlier: list[str]) -> None:
     """They may have said something, and are not shown any more."""
@@ -190,3 +199,23 @@ def test_what_had_ended_was_not_stopped(state: str, reason: str) -> None:
     view.vanish("s1", "2024-05-06T08:00:00Z", stopped=True)
     shown = view.entries["s1"].shown
     assert (shown.status, shown.reason) == ("removed", reason)
+
+
+def test_what_is_stopped_after_its_timeout_keeps_that_reason() -> None:
+    """It was ended for its time; the removal came to that."""
+    view = View()
+    view.list_service(versioned(service(Labels={lifecycle.END: "timeout"})), [task("running")], 1.0)
+    view.vanish("s1", "2024-05-06T08:00:00Z", stopped=True)
+    assert view.entries["s1"].shown.reason == "timeout"
+
+
+def test_what_the_journal_has_and_what_was_read_is_told() -> None:
+    """Each may be news."""
+    view = listed(task("complete", code=0))
+    shown = view.entries["s1"].shown
+    view.dirty.clear()
+    assert view.show_result("s1", results.result(Outcome([])))
+    assert view.dirty == {"s1"}
+    again = View()
+    again.restore(shown, "digest")
+    assert again.dirty == {"s1"}

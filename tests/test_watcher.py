@@ -145,6 +145,20 @@ def test_a_reason_is_logged_once_per_change(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+def test_a_reason_is_logged_again_after_a_stream_that_lasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is another loss. Its words are cut; an end that was asked for is none."""
+    watched = Watched(OSError("x" * 1000), OSError("x" * 1000))
+    monkeypatch.setattr(watcher, "LAST_PAUSE", -1.0)  # every stream has lasted
+    monkeypatch.setattr(watched.watcher._stopped, "wait", lambda timeout: False)
+    with capture_logs() as logs:
+        watched.watcher.start()
+        eventually(lambda: watched.hints)
+        watched.watcher.stop()
+        watched.watcher._thread.join(2)
+        watched.watcher._tell(OSError("away"))
+    assert [line["reason"] for line in logs] == ["x" * watcher.MAX_REASON] * 2
+
+
 def test_it_stops_at_once_while_it_listens(watch: Callable[..., Watched]) -> None:
     """The stream is closed under it, and its thread ends."""
     watched = watch()

@@ -36,6 +36,7 @@ def refused(document: dict[str, Any], to: type = RunRequest) -> str:
         ({"image": ""}, "image: expected a string of at least 1 character"),
         ({"networks": ["a"] * 65}, "networks: expected an array of at most 64 items"),
         ({"restart": "no"}, "restart: expected one of none, on-failure, any"),
+        ({"restart": "no\n"}, "restart: expected one of none, on-failure, any"),
         ({"user": True}, "user: expected a string, got a boolean"),
     ],
 )
@@ -83,7 +84,7 @@ def test_the_key_of_a_wrong_value_is_said(field: str, value: Any) -> None:
     ("document", "to", "says"),
     [
         ({**RUN, "comand": "true"}, RunRequest, "unknown field 'comand': did you mean command?"),
-        ({**RUN, "Env": {}}, RunRequest, "unknown field 'Env': did you mean env?"),
+        ({**RUN, "ENV": {}}, RunRequest, "unknown field 'ENV': did you mean env?"),
         ({"id": "a", "force": True}, StopRequest, "unknown field 'force'; known: id"),
         ({"sha256": "a" * 64, "scope": ["run"]}, Table, "unknown field 'scope': did you mean scopes?"),
     ],
@@ -99,4 +100,5 @@ def test_an_unknown_field_is_told_what_is_known(document: dict[str, Any], to: ty
 def test_a_name_is_said_back_printable(text: str, shown: str) -> None:
     """Control characters cannot reach a terminal by way of an error."""
     assert wording.quote(text) == shown
+    assert wording.quote("x" * 64) == "'" + "x" * 64 + "'"
     assert wording.quote("x" * 65) == "'" + "x" * 64 + "…'"

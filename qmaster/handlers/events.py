@@ -39,6 +39,7 @@ MAX_REASON = 123  # bytes, of the word at a websocket's close
 PARAMETERS = ("since", "service", "label", "topic")
 
 GOING_AWAY = 1001
+MAX_REASON = 123  # bytes: of a control frame's 125 the code takes two (RFC 6455, 5.5)
 MALFORMED, BAD_TOKEN, FORBIDDEN, NO_AUTH_IN_TIME, TOO_MANY = 4400, 4401, 4403, 4408, 4429
 CLOSES: Mapping[type[HttpError], int] = {
     BadRequest: MALFORMED,

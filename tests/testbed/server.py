@@ -35,6 +35,12 @@ class Reply:
         return self.json[key]
 
 
+def started(reply: Reply) -> str:
+    """The id that a run was answered with."""
+    assert reply.status == 200, reply.text
+    return str(reply["id"])
+
+
 def free_port() -> int:
     """A TCP port that nothing uses now."""
     with socket.socket() as listener:

@@ -290,6 +290,11 @@ def becomes(service: str, *statuses: str) -> Callable[[Json], bool]:
     )
 
 
+def heartbeat(stale: bool) -> Callable[[Json], bool]:
+    """Heartbeats that say `stale_since`, or do not."""
+    return lambda frame: frame["type"] == "heartbeat" and ("stale_since" in frame) == stale
+
+
 def outcome(event: Json) -> tuple[str, str | None, int | None]:
     """Its status, reason and exit code."""
     data = event["data"]
