@@ -81,12 +81,24 @@ async def test_labels_of_ours_that_are_its_image_s_are_left_out(labels: Json) ->
 async def test_an_image_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It never changes; and what is kept of images is bounded."""
     monkeypatch.setattr(room, "MANY_IMAGES", 2)
-    containers, calls = world(OURS, image())
+    containers, calls = world(OURS, {image_id: {} for image_id in ("i1", "i2", "i3")})
     for image_id in ("i1", "i1", "i2", "i1", "i3", "i3"):
         calls.there["Image"] = image_id
         await containers.container("box")
     assert calls.looked_at == ["i1", "i2", "i3"]
     assert len(containers._nonces) == 1
+
+
+async def test_an_image_that_comes_back_is_looked_at_again() -> None:
+    """What a container has of its image is not its own, also where the image was away at the first look."""
+    containers, calls = world(SPEAKS, {})
+    assert await containers.container("box") == calls.there
+    calls.images = image(**SPEAKS)
+    for _ in range(2):
+        found = await containers.container("box")
+        assert found
+        assert found["Config"]["Labels"] == {"team": "blue"}
+    assert calls.looked_at == ["i1", "i1"]
 
 
 async def test_the_beginning_of_an_id_is_nobody() -> None:

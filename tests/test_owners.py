@@ -6,7 +6,6 @@ import json
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from fakes import CREATED, until
@@ -582,7 +581,7 @@ async def test_who_listens_on_a_socket_is_logged(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("letter", ["a", "\N{DESERET CAPITAL LETTER LONG I}"])
-async def test_why_a_socket_is_closed_is_cut_to_its_frame(connect: Connect, letter: str) -> None:
+async def test_why_a_socket_is_closed_is_cut_to_its_frame(connect: Connect, home: Home, letter: str) -> None:
     """By bytes: a longer one would be a failure of ours, and no close at all. The frame before has it whole."""
     with capture_logs() as logs:
         socket = await connect("alice", urllib.parse.quote(letter * 64))
@@ -593,6 +592,7 @@ async def test_why_a_socket_is_closed_is_cut_to_its_frame(connect: Connect, lett
     assert len(socket.why) > len("unknown query parameter '")
     assert frame["detail"].startswith(socket.why)
     assert [line for line in logs if line["log_level"] == "error"] == []
+    assert not home.house.parts.sockets.open
 
 
 async def test_a_socket_s_token_is_named_too(connect: Connect, home: Home) -> None:
@@ -645,11 +645,3 @@ async def test_no_token_is_in_the_log(ask: Ask, connect: Connect, home: Home) ->
 
 def _sha(token: str) -> str:
     return entry(token).split('"')[1]
-
-
-async def test_a_wish_in_long_characters_is_refused_like_any(connect: Connect, home: Home) -> None:
-    """The word at its close has so many bytes at most, and a character may have four of them."""
-    socket = await connect("alice", f"{quote('語' * 60)}=1")
-    assert "語" in (await socket.read("error"))["detail"]
-    assert await socket.end() == 4400
-    assert not home.house.parts.sockets.open

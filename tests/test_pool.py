@@ -19,7 +19,6 @@ from qmaster.engine import failures
 from qmaster.engine import health as health_room
 from qmaster.engine import pool as pool_room
 from qmaster.engine.calls import Calls
-from qmaster.engine.containers import Containers
 from qmaster.engine.core import Engine
 from qmaster.engine.endpoint import Endpoint
 from qmaster.engine.failures import EngineBusy, EngineTimeout, EngineUnreached, outcome_open, translate
@@ -852,30 +851,3 @@ def test_its_own_container_is_known_by_its_mounts(mountinfo: str, found: str | N
 def test_without_mountinfo_it_is_in_no_container(tmp_path: Path) -> None:
     """Not on Linux."""
     assert own_container_id(tmp_path / "missing") is None
-
-
-# --- the containers ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.gen_test
-async def test_an_image_that_comes_back_is_asked_again() -> None:
-    """What a container has of its image is not its own, also where the image was away at the first look."""
-    labels = {"io.qmaster.managed": "true", "io.qmaster.run": "an image's own", "team": "blue"}
-    client = Mock()
-    client.inspect_container.return_value = {
-        "Id": "1" * 64,
-        "Name": "/box",
-        "Image": DIGEST,
-        "Config": {"Labels": labels},
-    }
-    client.inspect_image.side_effect = [answered(404, "No such image"), {"Config": {"Labels": labels}}]
-    containers = Containers(Calls(pool(client)), Mock(), Mock())
-
-    async def own_labels() -> Any:
-        found = await containers.container("box")
-        return found and found["Config"]["Labels"]
-
-    assert await own_labels() == labels
-    assert await own_labels() == {"team": "blue"}
-    assert await own_labels() == {"team": "blue"}
-    assert client.inspect_image.call_count == 2  # an image never changes

@@ -85,9 +85,9 @@ def test_a_folder_above_the_socket_that_is_closed(listening: Path, monkeypatch: 
     """It is looked at before the socket: its group would help nobody."""
     closed = {listening.parent}
 
-    def access(path: str | Path, mode: int) -> bool:
+    def access(path: Path, mode: int) -> bool:
         """A folder may be read where it may not be gone through."""
-        return path != str(listening) and not (mode == os.X_OK and path in closed)
+        return path != listening and not (mode == os.X_OK and path in closed)
 
     monkeypatch.setattr(os, "access", access)
     with pytest.raises(ConfigError, match=f": the folder {listening.parent} .* is closed to it: open it"):

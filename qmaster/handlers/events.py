@@ -35,7 +35,6 @@ MAX_INBOUND = 4096  # bytes of a client's frame
 SAID_AT_ONCE, SAID_EACH_SECOND = 8 * 1024, 1024
 SEND_BUFFER = 128 * 1024  # of the kernel: small, so that a reader's pace is seen here
 TOPICS = frozenset({"service", "task", "node"})
-MAX_REASON = 123  # bytes, of the word at a websocket's close
 PARAMETERS = ("since", "service", "label", "topic")
 
 GOING_AWAY = 1001
