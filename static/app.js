@@ -52,7 +52,8 @@ function linked(now) {
     enter(true);
     log.retry();
   }
-  if (now.is === 'refused') leave(now, 'Wrong token. Check it, and try again.');
+  if (now.is === 'refused') leave(now, `Wrong token: ${now.detail}`);
+  if (now.wait) say($('login-error'), words()[2]);
   showLink();
 }
 
@@ -73,7 +74,7 @@ function words() {
   const said = {
     live: ['Live'],
     connecting: ['Connecting…'],
-    reconnecting: ['Reconnecting…', `${link.detail || 'The connection was lost.'}${seen}${next}`],
+    reconnecting: [`Reconnecting${heard ? ` since ${clock(heard)}` : '…'}`, `${link.detail || 'The connection was lost.'}${seen}${next}`],
     refused: ['Wrong token'],
     off: ['Not connected'],
   };

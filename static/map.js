@@ -1,4 +1,4 @@
-// The swarm: a column for each node, a box for each task, its state told by shape as well as colour.
+// The swarm: a column for each node, a box for each task.
 
 import { $, arrange, badge, el, mark, nodeShape, say, shape } from './dom.js';
 import * as store from './store.js';

@@ -1,4 +1,4 @@
-// The websocket on /events: says who we are, resumes from the cursor, backs off. It knows nothing of the page.
+// The websocket on /events: says who we are, resumes from the cursor, backs off.
 
 const FIRST_WAIT = 500; // milliseconds
 const LONGEST_WAIT = 15_000;

@@ -161,7 +161,7 @@ function pick(status) {
   changed();
 }
 
-// By the user: the list as it is then, said to who cannot see it.
+// By the user: said to who cannot see the list.
 function changed() {
   show();
   if (store.synced) announce(`${plural(listed.length, 'service')} shown`);
