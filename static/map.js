@@ -106,7 +106,7 @@ function showBoxes(column, tasks, down) {
   say(column.more, cut ? `and ${cut} more that have ended` : first ? '' : 'no tasks');
 }
 
-// One stop for the Tab key in each column; the arrows go from box to box.
+// One stop for Tab in each column; the arrows go from box to box.
 function walk(event) {
   const to = { ArrowRight: 'nextSibling', ArrowLeft: 'previousSibling' };
   const next = event.target.matches('.box') && event.target[to[event.key]];

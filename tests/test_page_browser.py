@@ -462,6 +462,15 @@ def test_what_the_snapshot_knows_is_counted(browse: Browse) -> None:
         expect(page.locator("#rate")).to_have_text("5")
 
 
+def test_what_the_snapshot_knows_is_in_order(browse: Browse) -> None:
+    """Of a container that ended at once Docker notes the start when it has told of it: after the end."""
+    with Crowd(1, 0) as crowd:
+        times = {"created_at": stamp(9), "started_at": stamp(5), "finished_at": stamp(6)}
+        crowd.services[0] = replace(crowd.services[0], type="container", tasks=[], status="complete", **times)
+        page = browse(crowd.url).log_in(TOKEN)
+        expect(page.locator("#timeline b")).to_have_text(["complete", "running", "created"])
+
+
 def test_a_task_that_is_ready_does_not_run_yet(browse: Browse) -> None:
     """Swarm's word for a task that is about to start; of a node it says that all is well."""
     with Crowd(1, 0) as crowd:
