@@ -74,7 +74,7 @@ function words() {
   const said = {
     live: ['Live'],
     connecting: ['Connecting…'],
-    reconnecting: [`Reconnecting${heard ? ` since ${clock(heard)}` : '…'}`, `${link.detail || 'The connection was lost.'}${seen}${next}`],
+    reconnecting: [`Reconnecting${heard ? ` since ${clock(heard)}` : '…'}`, `${link.detail || 'The connection was lost'}.${seen}${next}`],
     refused: ['Wrong token'],
     off: ['Not connected'],
   };

@@ -72,7 +72,7 @@ function take(frame) {
 // A cable that was pulled closes no socket: silence does.
 function watch() {
   clearTimeout(watchdog);
-  watchdog = setTimeout(() => closed(1006, 'Nothing was heard for too long.'), SILENCE);
+  watchdog = setTimeout(() => closed(1006, 'Nothing was heard for too long'), SILENCE);
 }
 
 function closed(code, detail) {
