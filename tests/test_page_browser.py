@@ -454,10 +454,11 @@ def say(crowd: Crowd, kind: str, data: Json) -> None:
 
 
 def test_what_the_snapshot_knows_is_counted(browse: Browse) -> None:
-    """The number at the top is there at once, and is that of the timeline beside it."""
+    """The number at the top is there at once, with its line, and is that of the timeline beside it."""
     with Crowd(3, 0) as crowd:
         crowd.services[2] = replace(crowd.services[2], created_at=stamp(3600), started_at=stamp(3600))
-        page = browse(crowd.url).log_in(TOKEN)
+        page = browse(crowd.url, viewport={"width": 801, "height": 800}).log_in(TOKEN)
+        expect(page.locator("#spark")).to_be_visible()
         expect(page.locator("#timeline li")).to_have_count(7)  # three were created and run, one of them has ended
         expect(page.locator("#rate")).to_have_text("5")
 
