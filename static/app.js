@@ -1,4 +1,4 @@
-// The page: who is here, what the link is, and one drawing for all that came in between.
+// The page: who is here, what the link is, and when it is drawn.
 
 import * as api from './api.js';
 import * as detail from './detail.js';
@@ -13,7 +13,7 @@ import * as timeline from './timeline.js';
 import { clock, duration, why } from './words.js';
 
 const KEPT = 'quartermaster.token'; // of the tab: sessionStorage
-const BETWEEN = 300; // milliseconds from one drawing to the next; the first change is drawn at once
+const BETWEEN = 300; // milliseconds between drawings; the first change is drawn at once
 const TICK = 5000; // ages and rates move without an event
 
 const all = (selector) => document.querySelectorAll(selector);
@@ -52,7 +52,8 @@ function linked(now) {
     enter(true);
     log.retry();
   }
-  if (now.is === 'refused') leave(now, 'Wrong token. Check it, and try again.');
+  if (now.is === 'refused') leave(now, `Wrong token: ${now.detail}`);
+  if (now.wait) say($('login-error'), words()[2]);
   showLink();
 }
 
@@ -73,7 +74,7 @@ function words() {
   const said = {
     live: ['Live'],
     connecting: ['Connecting…'],
-    reconnecting: ['Reconnecting…', `${link.detail || 'The connection was lost.'}${seen}${next}`],
+    reconnecting: [`Reconnecting${heard ? ` since ${clock(heard)}` : '…'}`, `${link.detail || 'The connection was lost'}.${seen}${next}`],
     refused: ['Wrong token'],
     off: ['Not connected'],
   };

@@ -72,12 +72,13 @@ async function stop() {
     $('confirm-yes').disabled = error.status === 403;
     $('stop').disabled = error.status === 403; // this token may not
     say($('confirm-error'), error.message);
+    $('confirm-yes').focus();
   }
 }
 
 const row = (tag, cells) => el('tr', {}, ...cells.map((cell) => el(tag, {}, cell ?? '–')));
 
-// The error of a task has a row of its own, where it is not the service's, which is told above.
+// A task's error has a row of its own, where it is not the service's, told above.
 function tasks({ tasks: all, error: told }) {
   if (!all.length) return [];
   const rows = all.flatMap(({ slot, state, node, exit_code: code, updated_at: at, error }) => [

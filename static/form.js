@@ -1,4 +1,4 @@
-// The form that runs something, and the same call for a terminal under it.
+// The form that runs something, and the same call for a terminal.
 
 import * as api from './api.js';
 import { $, announce, el, say } from './dom.js';
@@ -77,21 +77,20 @@ async function run(event) {
   $('run-go').disabled = true;
   say($('run-error'), '');
   try {
-    const { id } = await api.run(body);
+    const { id } = await api.run(body).finally(() => ($('run-go').disabled = false));
     $('run').close();
     announce('It was started.');
     started(id);
   } catch (error) {
     refuse(error.message);
   }
-  $('run-go').disabled = false;
 }
 
-// What is wrong with a field begins with its name.
+// What is wrong begins with the field, its limit, or 'the name'.
 function refuse(text) {
   say($('run-error'), text);
-  const field = input(text.match(/^(?:unknown field ')?(\w+)[:.'[]/)?.[1]);
-  if (!field?.closest('.field')) return;
+  const field = input(text.match(/^(?:the |max_)?(\w+)/)?.[1]);
+  if (!field?.closest('.field')) return $('run-go').focus();
   field.setAttribute('aria-invalid', 'true');
   field.closest('details')?.setAttribute('open', '');
   field.focus();

@@ -1,4 +1,4 @@
-// The swarm: a column for each node, a box for each task, its state told by shape as well as colour.
+// The swarm: a column for each node, a box for each task.
 
 import { $, arrange, badge, el, mark, nodeShape, say, shape } from './dom.js';
 import * as store from './store.js';
@@ -106,7 +106,7 @@ function showBoxes(column, tasks, down) {
   say(column.more, cut ? `and ${cut} more that have ended` : first ? '' : 'no tasks');
 }
 
-// One stop for the Tab key in each column; the arrows go from box to box.
+// One stop for Tab in each column; the arrows go from box to box.
 function walk(event) {
   const to = { ArrowRight: 'nextSibling', ArrowLeft: 'previousSibling' };
   const next = event.target.matches('.box') && event.target[to[event.key]];

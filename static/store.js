@@ -5,7 +5,7 @@ const MINUTES = 30; // from end to end of the line in index.html
 const SLOT = 10_000; // milliseconds: a sixth of a minute
 const MAX_CHANGES = 200;
 const MAX_REMOVED = 500;
-const MANY_TASKS = 20; // an event of a task of a service with more of them lists that task alone
+const MANY_TASKS = 20; // of a service with more, a task's event lists that task alone
 const ENDED = new Set(['complete', 'failed', 'shutdown', 'rejected', 'orphaned', 'remove']);
 
 export const services = new Map();
@@ -125,13 +125,13 @@ function note(change) {
   seen += 1;
 }
 
-// A snapshot knows when things began and ended.
+// A snapshot knows when things began and ended. By Docker's times a short one may end first.
 function recall() {
   const known = [];
   for (const { id, name, status, reason, exit_code: code, ...at } of services.values()) {
     const add = (is, time, more) => time && known.push({ topic: 'service', id, name, is, time, ...more });
     add('created', at.created_at);
-    add('running', at.started_at);
+    add('running', at.started_at && [at.started_at, at.finished_at].sort()[0]);
     if (ENDED.has(status)) add(status, at.finished_at, { reason, code });
     add('removed', at.removed_at);
   }
@@ -140,7 +140,7 @@ function recall() {
   known.slice(-MAX_CHANGES).forEach(note);
 }
 
-// The journal has what was removed for days; a page that stays open, the newest.
+// A page that stays open keeps the newest of what was removed.
 function trim() {
   const removed = [...services.values()].filter(({ status }) => status === 'removed');
   if (removed.length <= MAX_REMOVED) return;

@@ -1,4 +1,4 @@
-// The websocket on /events: says who we are, resumes from the cursor, backs off. It knows nothing of the page.
+// The websocket on /events: says who we are, resumes from the cursor, backs off.
 
 const FIRST_WAIT = 500; // milliseconds
 const LONGEST_WAIT = 15_000;
@@ -72,7 +72,7 @@ function take(frame) {
 // A cable that was pulled closes no socket: silence does.
 function watch() {
   clearTimeout(watchdog);
-  watchdog = setTimeout(() => closed(1006, 'Nothing was heard for too long.'), SILENCE);
+  watchdog = setTimeout(() => closed(1006, 'Nothing was heard for too long'), SILENCE);
 }
 
 function closed(code, detail) {

@@ -52,7 +52,7 @@ export function start(onOpen, onRun) {
 
 export function show() {
   listed = select();
-  draw(); // first, as it reads the layout, which is cheap before anything is written
+  draw(); // first: reading the layout is cheap before anything is written
   const counts = store.counts();
   counts.current = store.services.size - counts.removed;
   for (const [status, chip] of chips) {
@@ -161,7 +161,7 @@ function pick(status) {
   changed();
 }
 
-// By the user: the list as it is then, said to who cannot see it.
+// By the user: said to who cannot see the list.
 function changed() {
   show();
   if (store.synced) announce(`${plural(listed.length, 'service')} shown`);

@@ -1,4 +1,4 @@
-// The last changes, the newest first, and one small line of how many there are each minute.
+// The last changes, the newest first, and a line of how many each minute.
 
 import { $, badge, el, mark, nodeShape, say } from './dom.js';
 import * as store from './store.js';

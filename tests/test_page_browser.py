@@ -67,20 +67,34 @@ def link(page: Page, word: str) -> None:
 def test_a_token_with_limits_sees_its_own(
     start_server: StartServer, swarm: Swarm, browse: Browse, tmp_path: Path
 ) -> None:
-    """It is not told of the nodes: its tasks say where they are. What another has started is not there."""
+    """It is not told of the nodes: its tasks say where they are. What another has started is not there.
+
+    One that may not read is told so, not that it is wrong.
+    """
     tokens = tmp_path / "tokens.toml"
-    tokens.write_text(f'[alice]\nsha256 = "{hashlib.sha256(b"alices").hexdigest()}"\nscopes = ["run", "read"]\n')
+    scopes = {"alice": ["run", "read"], "bob": ["run"]}
+    entries = [f'[{name}]\nsha256 = "{digest(name)}"\nscopes = {may}\n' for name, may in scopes.items()]
+    tokens.write_text("".join(entries))
     tokens.chmod(0o600)
     server = start_server(swarm.manager.host, "--tokens-file", str(tokens))
     run(server, image=IMAGE, command="nap", name="roots", memory=16)
     alice = Client(ADDRESS, server.port, "alices")
     on_manager = ["node.role==manager"]
     run(alice, image=IMAGE, command="nap", name="alices", memory=16, constraints=on_manager)
-    page = browse(server.url).log_in("alices")
+    visit = browse(server.url)
+    visit.page.get_by_label("Token").fill("bobs")
+    visit.page.get_by_role("button", name="Connect").click()
+    expect(visit.page.locator("#login-error")).to_contain_text("this needs the scope read")
+    page = visit.log_in("alices")
     shows(page, "alices", "running")
     expect(row(page, "roots")).to_have_count(0)
     expect(column(page, swarm.manager.name).locator(".box")).to_have_count(1)
     expect(page.locator("#nodes-sum")).to_have_text("")
+
+
+def digest(name: str) -> str:
+    """Of the token of that name in the tokens file."""
+    return hashlib.sha256(f"{name}s".encode()).hexdigest()
 
 
 def test_a_service_is_followed_to_its_end(swarm_server: Server, swarm: Swarm, browse: Browse) -> None:
@@ -186,6 +200,8 @@ def test_run_from_the_form(swarm_server: Server, browse: Browse) -> None:
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("#detail-status .status")).to_have_attribute("data-is", "running")
     found = page.locator("#detail-facts code").first.inner_text()
+    page.keyboard.press("Escape")
+    name_is_taken(page, swarm_server.status(found)["name"])
     env = {"TOKEN": swarm_server.token, "PATH": "/usr/bin:/bin"}
     subprocess.run(["sh", "-c", f"{shown} -sS"], env=env, check=True, capture_output=True, timeout=60)
     by_page = swarm_server.status(found)
@@ -196,6 +212,16 @@ def test_run_from_the_form(swarm_server: Server, browse: Browse) -> None:
     assert by_page["labels"]["say"] == 'it\'s $HOME `id` "quoted" \\ é'
 
 
+def name_is_taken(page: Page, name: str) -> None:
+    """What does not begin with the name of a field leads there as well."""
+    page.get_by_role("button", name="Run…").click()
+    page.get_by_label("Name", exact=True).fill(name)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("#run-error")).to_contain_text("is taken")
+    expect(page.get_by_label("Name", exact=True)).to_be_focused()
+    page.keyboard.press("Escape")
+
+
 def test_the_server_is_killed_and_comes_back(swarm_server: Server, browse: Browse) -> None:
     """The badge says so; the page resumes, and what happened meanwhile is there. A journal that is lost is a gap."""
     page = browse(swarm_server.url).log_in(swarm_server.token)
@@ -204,6 +230,7 @@ def test_the_server_is_killed_and_comes_back(swarm_server: Server, browse: Brows
     shows(page, "meanwhile", "running")
     swarm_server.kill()
     link(page, "reconnecting")
+    expect(page.locator("#link")).to_have_text(re.compile(r"Reconnecting since \d\d:\d\d:\d\d"))  # for touch, too
     expect(page.locator("#link")).to_have_attribute("title", re.compile("What you see is from"))
     swarm_server.start()
     link(page, "live")
@@ -342,6 +369,15 @@ def test_a_wrong_token(browse: Browse, swarm_server: Server) -> None:
     expect(page.get_by_label("Token")).to_be_visible()
 
 
+def test_nothing_answers_at_the_login(browse: Browse) -> None:
+    """It is said where the token was given."""
+    with Crowd(1, 0) as crowd:
+        page = browse(crowd.url).page
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Connect").click()
+    expect(page.locator("#login-error")).to_have_text(re.compile(r"^The connection was lost\. Next try in \d+ s\.$"))
+
+
 def test_payloads_in_every_field(browse: Browse) -> None:
     """Also where Docker itself would refuse them: names, images, nodes, tasks, owners."""
     with Crowd(1, 0) as crowd:
@@ -418,12 +454,22 @@ def say(crowd: Crowd, kind: str, data: Json) -> None:
 
 
 def test_what_the_snapshot_knows_is_counted(browse: Browse) -> None:
-    """The number at the top is there at once, and is that of the timeline beside it."""
+    """The number at the top is there at once, with its line, and is that of the timeline beside it."""
     with Crowd(3, 0) as crowd:
         crowd.services[2] = replace(crowd.services[2], created_at=stamp(3600), started_at=stamp(3600))
-        page = browse(crowd.url).log_in(TOKEN)
+        page = browse(crowd.url, viewport={"width": 801, "height": 800}).log_in(TOKEN)
+        expect(page.locator("#spark")).to_be_visible()
         expect(page.locator("#timeline li")).to_have_count(7)  # three were created and run, one of them has ended
         expect(page.locator("#rate")).to_have_text("5")
+
+
+def test_what_the_snapshot_knows_is_in_order(browse: Browse) -> None:
+    """Of a container that ended at once Docker notes the start when it has told of it: after the end."""
+    with Crowd(1, 0) as crowd:
+        times = {"created_at": stamp(9), "started_at": stamp(5), "finished_at": stamp(6)}
+        crowd.services[0] = replace(crowd.services[0], type="container", tasks=[], status="complete", **times)
+        page = browse(crowd.url).log_in(TOKEN)
+        expect(page.locator("#timeline b")).to_have_text(["complete", "running", "created"])
 
 
 def test_a_task_that_is_ready_does_not_run_yet(browse: Browse) -> None:
@@ -501,6 +547,38 @@ def test_the_keyboard_alone(browse: Browse) -> None:
         box.focus()
         page.keyboard.press("ArrowRight")
         expect(page.locator("#map .box").nth(1)).to_be_focused()
+
+
+def test_a_failure_leaves_the_keyboard_where_it_was(browse: Browse) -> None:
+    """The button that was pressed can be pressed again at once; it was off while the answer was waited for."""
+    with Crowd(3, 0) as crowd:  # it neither runs nor stops anything
+        page = browse(crowd.url).log_in(TOKEN)
+        page.get_by_role("button", name="Run…").click()
+        page.get_by_role("textbox", name="Image").fill(IMAGE)
+        page.get_by_role("button", name="Run", exact=True).press("Enter")
+        expect(page.locator("#run-error")).to_contain_text("404")
+        expect(page.get_by_role("button", name="Run", exact=True)).to_be_focused()
+        page.keyboard.press("Escape")
+        page.locator("#table tbody button").first.click()
+        page.locator("#stop").press("Enter")
+        page.get_by_role("button", name="Stop it").press("Enter")
+        expect(page.locator("#confirm-error")).to_contain_text("404")
+        expect(page.get_by_role("button", name="Stop it")).to_be_focused()
+
+
+def test_a_phone_sorts(browse: Browse) -> None:
+    """The heads of the columns are there to touch, and a row of cards is in their order."""
+    with Crowd(12, 0) as crowd:
+        page = browse(crowd.url, **PHONE).log_in(TOKEN)
+        names = page.locator("#table .name bdi")
+        page.get_by_role("columnheader", name="Service").get_by_role("button").tap()
+        assert names.all_inner_texts() == sorted(names.all_inner_texts())
+        page.get_by_role("columnheader", name="Service").get_by_role("button").tap()
+        assert names.all_inner_texts() == sorted(names.all_inner_texts(), reverse=True)
+        for title in page.locator("#table th:visible").all():
+            title.scroll_into_view_if_needed()
+            expect(title).to_be_in_viewport(ratio=1)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 class Judge:
