@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..lifecycle import MANAGED
 from .client import Client, LongAnswer
 from .endpoint import CONNECT_TIMEOUT
 
+GATHER = 0.005  # seconds in which events come together, so that each is not in the way of what has caused it
 SILENCE = 60.0  # seconds without an event after which the stream is taken for dead
 
 FILTERS = {
@@ -65,4 +67,5 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
         yield from whole
+        time.sleep(GATHER)
     yield rest
