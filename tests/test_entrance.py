@@ -144,11 +144,11 @@ async def test_its_first_byte_gains_no_time() -> None:
     """A new connection has had its time from its beginning."""
     async with house() as made:
         caller = await made.call()
-        due = dict(made.entrance._due)
+        due = dict(made.entrance._heads._until)
         (stream,) = due
         caller.say(HELLO[:5])
         await until(lambda: stream._read_buffer_size == 5)
-        assert made.entrance._due == due
+        assert made.entrance._heads._until == due
 
 
 async def test_of_many_that_are_late_some_are_ended_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
