@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Iterable
@@ -103,7 +104,7 @@ class Authenticator:
         return identity if hmac.compare_digest(known, sent) else None
 
     def _mark(self, known: bytes) -> bytes:
-        return hmac.digest(self._key, known, "sha256")
+        return hashlib.blake2b(known, key=self._key, digest_size=32).digest()
 
 
 def _bearer(header: str | None) -> bytes | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -86,7 +86,6 @@ class BaseHandler(web.RequestHandler):
 
     def prepare(self) -> None:
         self._busy.add(self)
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request=self.request_id, remote=self.request.remote_ip)
         self._refuse_misframed()
         self._refuse_host()
@@ -236,7 +235,7 @@ class BaseHandler(web.RequestHandler):
 
     def _request_id(self) -> str:
         given = self.request.headers.get("X-Request-ID")
-        return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        return given if given and _REQUEST_ID.fullmatch(given) else random.randbytes(16).hex()  # noqa: S311 - no secret
 
     def _refuse_host(self) -> None:
         """A page whose name was made to point here (DNS rebinding) asks under its own name."""
