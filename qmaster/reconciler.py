@@ -33,7 +33,8 @@ SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time,
 LAST_SWEEP = 5.0  # but there are never more seconds than these without one: a single slow one says little
 FULL_EVERY = 60.0
 MANY = 8  # with more services than this to look at, one listing of all is cheaper
-MANY_SHARE = 5  # such listings take at most one part in so many of the time
+MANY_SHARE, SHORT_SHARE = 5, 10  # such listings take at most one part in so many of the time: less of it
+SHORT_PAUSE = 0.5  # seconds; where the pauses are not longer than that
 MOST_AT_ONCE = 200  # services whose facts are in one transaction
 RETRY_EVERY = 0.5
 
@@ -128,20 +129,23 @@ class Reconciler:
 
     def hint(self, hint: Hint) -> None:
         """Look where the hint points, soon."""
+        if hint.gone and hint.kind != "node":
+            self._removing[hint.id] = hint.time
         if hint.kind == "relist":
             self._full_due = 0.0
         elif hint.kind == "node":
             self._nodes_hinted = True
         elif hint.kind == "container":
             self._hinted_containers.add(hint.id)
-        elif hint.id not in self.view.entries and not hint.gone:
+        elif hint.gone:
+            self._look_at_once(hint.id)
+        elif hint.id not in self.view.entries:
             self._look_soon(hint.id)
-        elif hint.gone or not self._is_young(hint.id):
-            self._hinted.add(hint.id)
-            # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
-            self._hot.pop(hint.id, None)
-        if hint.gone and hint.kind != "node":
-            self._removing[hint.id] = hint.time
+            return
+        elif self._is_young(hint.id):
+            return  # its first look comes in a moment
+        else:
+            self._look_at_once(hint.id)
         self._wake.set()
 
     def look(self, service_id: str) -> None:
@@ -398,7 +402,8 @@ class Reconciler:
         wanted = self._take(self._hinted) | due
         if len(wanted) > MANY:
             await self._list_services(began)
-            self._many_due = began + (time.monotonic() - began) * MANY_SHARE
+            took = time.monotonic() - began
+            self._many_due = began + max(took * MANY_SHARE, min(took * SHORT_SHARE, SHORT_PAUSE))
         else:
             await asyncio.gather(*(self._list_service(service_id, began) for service_id in wanted))
         for service_id in wanted:
@@ -500,6 +505,11 @@ class Reconciler:
             return
         self.view.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
         self._hot.pop(gone_id, None)
+
+    def _look_at_once(self, service_id: str) -> None:
+        self._hinted.add(service_id)
+        # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
+        self._hot.pop(service_id, None)
 
     def _look_soon(self, service_id: str) -> None:
         """It was created a moment ago: a look at once would tell nothing, and be in the way of who creates more."""
