@@ -148,7 +148,7 @@ async def test_a_hint_is_looked_at() -> None:
 async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that left the list of those that should run is looked at."""
     monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
-    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no looks but the sweeps
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
     world = World()
     world.put(live("running"))
     async with world.running():
@@ -160,7 +160,7 @@ async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -
 async def test_what_goes_on_or_has_ended_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one that was restarted the first task has ended; a sweep is one call, however many there are."""
     monkeypatch.setattr(room, "SWEEP_EVERY", 0.01)
-    monkeypatch.setattr(room, "LAST_LOOK", 60.0)
+    monkeypatch.setattr(room, "LAST_PAUSE", 60.0)
     world = World()
     world.put(ended("failed", 3), live("running", CreatedAt=LATER) | {"ID": "t2"})
     async with world.running():
@@ -175,7 +175,7 @@ async def test_what_goes_on_or_has_ended_is_not_looked_at_again(monkeypatch: pyt
 async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that was rejected while it waited for its restart's delay: no task is left that should run."""
     monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
-    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no looks but the sweeps
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
     world = World()
     policy: Json = {"TaskTemplate": {"RestartPolicy": {"Condition": "on-failure", "MaxAttempts": 1}}}
     first = task("rejected", ID="t1")
@@ -189,7 +189,7 @@ async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch
 async def test_why_a_task_waits_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scheduler may say it long after the service was made, and the state stays the same."""
     monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
-    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no looks but the sweeps
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
     world = World()
     world.put(live("pending"))
     async with world.running():
@@ -399,7 +399,7 @@ async def test_a_key_is_of_a_name_and_not_of_an_id() -> None:
 
 async def test_many_at_once_are_listed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst of hints is one listing of all, not one each."""
-    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no second look, which a slow machine would come to
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no second look, which a slow machine would come to
     world = World()
     async with world.running():
         world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]

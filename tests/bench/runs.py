@@ -110,7 +110,7 @@ def running(world: World, server: Server) -> Row:
         return took
 
     with Subscriber(server) as subscriber:
-        taken = interleave(world.size(15, 2), ours, docker)
+        taken = interleave(world.size(21, 2), ours, docker)
     caller.close()
     return beside("`/run` → a subscriber hears `running` (worker)", taken, "ms", Reach(1.15), "polling every 10 ms")
 
