@@ -514,7 +514,7 @@ class Reconciler:
     def _look_soon(self, service_id: str) -> None:
         """It was created a moment ago: a look at once would tell nothing, and be in the way of who creates more."""
         due, _ = self._hot.setdefault(service_id, (time.monotonic() + FIRST_LOOK, FIRST_LOOK))
-        if due < self._sleeps_until and not self._are_many():
+        if max(due, self._many_due if self._are_many() else 0.0) < self._sleeps_until:
             self._wake.set()
 
     def _is_young(self, service_id: str) -> bool:
