@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -326,10 +327,11 @@ class Reconciler:
 
     def _tell_listeners(self, fresh: list[Fact]) -> None:
         changed = {fact.subject: fact.view for fact in fresh if isinstance(fact.view, Service)}
+        nobodys = contextvars.Context()  # a request's commit tells what others have done too: that is not logged as its
         for view in changed.values():
             for listener in self.listeners:
                 try:
-                    listener(view)
+                    nobodys.run(listener, view)
                 except Exception:  # the facts are told: one that cannot take them in keeps nobody else from it
                     log.exception("listener_failed", run=view.id)
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from fakes import CREATED, LATER, FakeContainers, FakeSwarm, container, service, task, until
 
 from qmaster import reconciler as room
@@ -501,6 +502,17 @@ async def test_many_are_not_listed_all_the_time(took: float, pause: float, monke
         assert world.reconciler._due() == (listed > len(listings))
         await world.reconciler._look_around(began)
         assert len(listings) == listed
+
+
+async def test_who_hears_of_a_change_acts_for_nobody() -> None:
+    """What a listener begins, and logs, is not the request's whose commit has told the change: it may be another's."""
+    world = World()
+    seen: list[Json] = []
+    world.reconciler.listeners.append(lambda view: seen.append(structlog.contextvars.get_contextvars()))
+    with structlog.contextvars.bound_contextvars(request="r-1"):
+        await world.reconciler.load()
+        await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+    assert seen == [{}]
 
 
 async def test_no_intent_is_settled_before_what_it_has_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
