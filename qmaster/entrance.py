@@ -134,7 +134,8 @@ class Entrance(HTTPServerConnectionDelegate):
         stream.idle = False
         self._idle.end(stream)
         self._heads.end(stream)
-        self._bodies.begin(stream, self._loop.time())
+        if not stream.closed():  # it may have hung up behind its head, and then nobody would take it out again
+            self._bodies.begin(stream, self._loop.time())
 
     def has_all(self, stream: Watched) -> None:
         self._bodies.end(stream)

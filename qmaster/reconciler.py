@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -327,10 +328,11 @@ class Reconciler:
 
     def _tell_listeners(self, fresh: list[Fact]) -> None:
         changed = {fact.subject: fact.view for fact in fresh if isinstance(fact.view, Service)}
+        nobodys = contextvars.Context()  # a request's commit tells what others have done too: that is not logged as its
         for view in changed.values():
             for listener in self.listeners:
                 try:
-                    listener(view)
+                    nobodys.run(listener, view)
                 except Exception:  # the facts are told: one that cannot take them in keeps nobody else from it
                     log.exception("listener_failed", run=view.id)
 
@@ -528,7 +530,7 @@ class Reconciler:
     def _look_soon(self, service_id: str) -> None:
         """It was created a moment ago: a look at once would tell nothing, and be in the way of who creates more."""
         due, _ = self._hot.setdefault(service_id, (time.monotonic() + FIRST_LOOK, FIRST_PAUSE))
-        if due < self._sleeps_until and not self._are_many():
+        if max(due, self._many_due if self._are_many() else 0.0) < self._sleeps_until:
             self._wake.set()
 
     def _is_young(self, service_id: str) -> bool:
