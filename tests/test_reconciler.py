@@ -417,7 +417,7 @@ async def test_many_at_once_are_listed_together(monkeypatch: pytest.MonkeyPatch)
 async def test_what_is_young_is_looked_at_in_a_moment(adopted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who made it, or its first hint, has said so already: the hints that follow wake nobody."""
     monkeypatch.setattr(room, "FIRST_LOOK", 0.1)
-    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no second look, which a slow machine would come to
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no second look, which a slow machine would come to
     world = World()
     async with world.running():
         began = time.monotonic()
