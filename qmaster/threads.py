@@ -28,22 +28,27 @@ class Threads:
         self._most = most
         self._name = name
         self._begun = 0
+        self._ended = False
         self._idle = threading.Semaphore(0)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
 
     def do(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """What ``work`` returns, or raises, in a thread; it is not begun where nobody waits for it any more."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._jobs.put((future, work))
+        """What ``work`` returns, or raises, in a thread; it is not begun where nobody waits for it any more.
+
+        Raises:
+            RuntimeError: it has ended, or the machine gives it no thread at all.
+        """
+        if self._ended:
+            raise RuntimeError(f"the threads of {self._name} have ended")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if not self._idle.acquire(blocking=False) and self._begun < self._most:
-            run = threading.Thread(target=self._run, args=(loop,), name=f"{self._name}_{self._begun}", daemon=True)
-            run.start()
-            self._begun += 1
+            self._begin()
+        self._jobs.put((future, work))
         return future
 
     def end(self) -> None:
         """Begin nothing more; each thread ends with what it does."""
+        self._ended = True
         while True:
             try:
                 left = self._jobs.get_nowait()
@@ -54,21 +59,31 @@ class Threads:
         for _ in range(self._begun):
             self._jobs.put(None)
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"{self._name}_{self._begun}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the machine gives no more
+            if not self._begun:
+                raise
+        else:
+            self._begun += 1
+
+    def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            _do(loop, *job)
+            _do(*job)
             del job  # it would be kept until there is more to do
             self._idle.release()
 
 
-def _do(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], work: Callable[[], T]) -> None:
+def _do(future: asyncio.Future[T], work: Callable[[], T]) -> None:
     if future.cancelled():
         return
     failure: BaseException | None = None
     try:
         answer = work()
     except BaseException as error:  # the top of a thread: whoever waits gets it
-        failure = error
+        failure = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error  # which no future takes
 
     def settle() -> None:
         if future.done():  # nobody waits for it any more
@@ -79,4 +94,4 @@ def _do(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], work: Callab
             future.set_exception(failure)
 
     with contextlib.suppress(RuntimeError):  # the loop has ended
-        loop.call_soon_threadsafe(settle)
+        future.get_loop().call_soon_threadsafe(settle)

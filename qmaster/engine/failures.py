@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -135,11 +136,10 @@ def _answered(error: docker.errors.APIError) -> HttpError:
 
 def refused(status: int, body: bytes, asked_with: Mapping[str, str]) -> HttpError:
     """The error for an answer that is none of 2xx, to a request with these headers."""
-    try:
-        words = msgspec.json.decode(body, type=_Refusal).message
-    except msgspec.MsgspecError:
-        words = body.decode(errors="replace")
-    return _of_status(status, _in_one_line(words, asked_with))
+    words = body.decode(errors="replace")
+    with contextlib.suppress(msgspec.MsgspecError):
+        words = msgspec.json.decode(words, type=_Refusal).message
+    return _of_status(status, _in_one_line(words, asked_with) or f"status {status}, without a word")
 
 
 class _Refusal(msgspec.Struct):

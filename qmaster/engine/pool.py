@@ -95,7 +95,9 @@ class Pool:
         lines = self._lines
         if lines is None:
             return await self.call(lambda client: client.submit(path, body, headers), within, kind=kind)
-        return await self._counted(lambda: asyncio.ensure_future(lines.post(path, body, headers)), within, kind)
+        return await self._counted(
+            lambda: asyncio.ensure_future(lines.post(path, body, headers, self._refuse)), within, kind
+        )
 
     async def _counted(self, begin: Callable[[], asyncio.Future[T]], within: float, kind: str) -> T:
         self._refuse()
