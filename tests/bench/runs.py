@@ -60,7 +60,7 @@ def latency(world: World, server: Server) -> Row:
     def ours() -> float:
         done = load.ask("loop", port=server.port, request=post("/run", server.token, body()), clients=1, times=each)
         emptied(world.engine, server)
-        return statistics.median(done["took"]) * 1000
+        return float(statistics.median(done["took"]) * 1000)
 
     def docker() -> float:
         with alone(world.engine, server):
