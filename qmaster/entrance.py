@@ -1,8 +1,8 @@
 """The way in: takes connections, and ends those that keep a place without saying what they want. The loop owns it.
 
-Tornado bounds the size of a head and of a body, and how long a body may take. Here is what it leaves open: how long a
-head may take, and how many connections there are. There is always room for one more: one goes that has not said what it
-wants.
+Tornado bounds the size of a head and of a body. Here is what it leaves open, or makes a timer for with each request:
+how long each may take, how long a connection may be idle, and how many there are. There is always room for one more:
+one goes that has not said what it wants.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Entrance(HTTPServerConnectionDelegate):
     Args:
         most: how many connections there may be.
         tls: to serve HTTPS with.
-        head_within: seconds.
+        head_within, body_within, idle_for: seconds.
     """
 
     def __init__(
@@ -70,25 +70,20 @@ class Entrance(HTTPServerConnectionDelegate):
         most: int,
         tls: ssl.SSLContext | None = None,
         head_within: float = HEAD_WITHIN,
+        body_within: float = BODY_WITHIN,
+        idle_for: float = IDLE,
     ) -> None:
         self._application = application
         self._most = most
         self._tls = tls
-        self._head_within = head_within
-        self._http = HTTPServer(
-            self,
-            chunk_size=CHUNK,
-            max_header_size=MAX_HEAD,
-            max_body_size=MAX_READ,
-            body_timeout=BODY_WITHIN,
-            idle_connection_timeout=IDLE,
-        )
+        self._http = HTTPServer(self, chunk_size=CHUNK, max_header_size=MAX_HEAD, max_body_size=MAX_READ)
+        self._http.conn_params.header_timeout = None
         self._loop = asyncio.get_running_loop()
         self._listeners: set[socket.socket] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self.open = 0
         self._waiting: dict[Watched, None] = {}  # their request is not all there; the longest wait first
-        self._due: dict[Watched, float] = {}  # until when their head must be there; the earliest first
+        self._heads, self._bodies, self._idle = map(_Deadlines, (head_within, body_within, idle_for))
         self._turned_out = 0
 
     def listen(self, listeners: Iterable[socket.socket]) -> None:
@@ -123,20 +118,27 @@ class Entrance(HTTPServerConnectionDelegate):
         stream = cast(Watched, cast(HTTP1Connection, request_conn).stream)
         if not stream.closed():
             self._waiting[stream] = None
-            stream.idle = stream not in self._due
+            stream.idle = stream not in self._heads
+            if stream.idle:
+                self._idle.begin(stream, self._loop.time())
         return _Coming(self, stream, inner)
 
     # -- for its streams -------------------------------------------------------------------------------------------
 
     def heard(self, stream: Watched) -> None:
         stream.idle = False
-        self._due[stream] = self._loop.time() + self._head_within
+        self._idle.end(stream)
+        self._heads.begin(stream, self._loop.time())
 
     def has_head(self, stream: Watched) -> None:
         stream.idle = False
-        self._due.pop(stream, None)
+        self._idle.end(stream)
+        self._heads.end(stream)
+        if not stream.closed():  # it may have hung up behind its head, and then nobody would take it out again
+            self._bodies.begin(stream, self._loop.time())
 
     def has_all(self, stream: Watched) -> None:
+        self._bodies.end(stream)
         self._waiting.pop(stream, None)
 
     def waits(self, stream: Watched) -> None:
@@ -144,7 +146,8 @@ class Entrance(HTTPServerConnectionDelegate):
 
     def left(self, stream: Watched) -> None:
         self.open -= 1
-        self._due.pop(stream, None)
+        for deadlines in (self._heads, self._bodies, self._idle):
+            deadlines.end(stream)
         self._waiting.pop(stream, None)
 
     # -- its own ---------------------------------------------------------------------------------------------------
@@ -174,7 +177,7 @@ class Entrance(HTTPServerConnectionDelegate):
         stream.watch = self
         self.open += 1
         self._waiting[stream] = None
-        self._due[stream] = self._loop.time() + self._head_within
+        self._heads.begin(stream, self._loop.time())
         self._http.handle_stream(stream, address)
 
     def _stream(self, connection: socket.socket) -> Plain | Encrypted:
@@ -188,7 +191,7 @@ class Entrance(HTTPServerConnectionDelegate):
 
         First the one that owes its head for the longest time: who was answered before has shown to be of use.
         """
-        stream = next(iter(self._due), None) or next(iter(self._waiting), None)
+        stream = self._heads.first() or next(iter(self._waiting), None)
         if stream is None:
             return False
         self._turned_out += 1
@@ -208,14 +211,38 @@ class Entrance(HTTPServerConnectionDelegate):
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        late = [stream for stream, until in islice(self._due.items(), SWEPT_AT_ONCE) if until <= now]
+        late = [stream for deadlines in (self._heads, self._bodies, self._idle) for stream in deadlines.late(now)]
         for stream in late:
             stream.close()
         if self._turned_out:
             log.warning("connections_full", most=self._most, turned_out=self._turned_out)
             self._turned_out = 0
-        again = SWEEP_ON_AFTER if len(late) == SWEPT_AT_ONCE else SWEEP_EVERY
+        again = SWEEP_ON_AFTER if len(late) >= SWEPT_AT_ONCE else SWEEP_EVERY
         self._sweeping = self._loop.call_later(again, self._sweep)
+
+
+class _Deadlines:
+    """Until when connections may take for something, which is as long for each; the earliest first."""
+
+    def __init__(self, within: float) -> None:
+        self._within = within
+        self._until: dict[Watched, float] = {}
+
+    def __contains__(self, stream: Watched) -> bool:
+        return stream in self._until
+
+    def begin(self, stream: Watched, now: float) -> None:
+        self._until[stream] = now + self._within
+
+    def end(self, stream: Watched) -> None:
+        self._until.pop(stream, None)
+
+    def first(self) -> Watched | None:
+        return next(iter(self._until), None)
+
+    def late(self, now: float) -> list[Watched]:
+        """At most so many as are ended at once."""
+        return [stream for stream, until in islice(self._until.items(), SWEPT_AT_ONCE) if until <= now]
 
 
 class _Coming(HTTPMessageDelegate):

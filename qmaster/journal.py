@@ -10,7 +10,6 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +18,7 @@ import structlog
 from .errors import ConfigError, JournalUnwritable
 from .metrics import JournalSize
 from .store import FILE, NO_EPOCH, Intent, Position, Record, Store, StoredFact
+from .threads import Threads
 
 __all__ = ["NO_EPOCH", "Intent", "Journal", "Position", "Record", "StoredFact"]
 
@@ -41,8 +41,8 @@ class Journal:
 
     def __init__(self, folder: Path, keep_facts: int, keep_days: float) -> None:
         self._file = Store(folder / FILE, keep_facts, keep_days)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal-writer")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
+        self._writer = Threads(1, "journal-writer")
+        self._reader = Threads(1, "journal-reader")
         self.position = Position(NO_EPOCH, 1, 0)
         self.leftovers: list[Intent] = []  # of earlier processes: nobody was told what came of them
         self._pruning: asyncio.Task[None] | None = None
@@ -57,7 +57,7 @@ class Journal:
         """
         self._tried = time.monotonic()
         try:
-            self.position, self.leftovers = await self._in(self._writer, self._file.open)
+            self.position, self.leftovers = await self._writer.do(self._file.open)
         except ConfigError:
             raise
         except (sqlite3.Error, OSError) as error:
@@ -171,11 +171,11 @@ class Journal:
     async def close(self) -> None:
         """Close it so that the next start need not doubt its tail."""
         try:
-            await self._in(self._writer, self._file.close)
+            await self._writer.do(self._file.close)
         except (sqlite3.Error, OSError) as error:
             self._note(error)
-        self._writer.shutdown()
-        self._reader.shutdown()
+        self._writer.end()
+        self._reader.end()
 
     async def _append(
         self, facts: Sequence[tuple[str, bytes]], records: Sequence[Record], settled: Sequence[str]
@@ -188,7 +188,7 @@ class Journal:
 
     async def _prune(self) -> None:
         try:
-            oldest = await self._in(self._writer, self._file.prune)
+            oldest = await self._writer.do(self._file.prune)
             self.position = self.position._replace(oldest=oldest)
         except (sqlite3.Error, OSError) as error:
             log.warning("journal_prune_failed", reason=str(error))
@@ -198,7 +198,7 @@ class Journal:
     async def _write(self, work: Callable[[], None]) -> None:
         await self.ensure()
         try:
-            await self._in(self._writer, work)
+            await self._writer.do(work)
         except (sqlite3.Error, OSError) as error:
             self._note(error)
             raise JournalUnwritable(f"the journal cannot be written: {error}") from error
@@ -207,12 +207,9 @@ class Journal:
     async def _read(self, work: Callable[[], T]) -> T:
         await self.ensure()
         try:
-            return await self._in(self._reader, work)
+            return await self._reader.do(work)
         except (sqlite3.Error, OSError) as error:
             raise JournalUnwritable(f"the journal cannot be read: {error}") from error
-
-    async def _in(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(executor, work)
 
     def _note(self, error: Exception) -> None:
         if self.trouble != str(error):

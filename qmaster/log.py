@@ -8,7 +8,8 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -51,8 +52,8 @@ class _Lines:
     def _write(self, line: str) -> None:
         text = self._redact(line) + "\n"
         with self._lock, contextlib.suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            sys.stderr.buffer.write(text.encode("utf-8", "backslashreplace"))
+            sys.stderr.buffer.flush()
 
     debug = info = warning = error = critical = exception = _write
 
@@ -82,7 +83,7 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
     ]
     render: list[Any] = (
         # The plain traceback: the structured one would show locals, and a local may be a secret.
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_ordered)]
         if log_format == "json"
         else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
@@ -100,16 +101,34 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
     for noisy in ("urllib3", "docker", "paramiko", "asyncio", "tornado.general"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     structlog.configure(
-        processors=[*shared, *render],
+        processors=[_line] if log_format == "json" else [*shared, *render],
         logger_factory=lambda *names: _Lines(redact, lock, *names),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
 
 
-def _json(event: dict[str, Any], default: Any) -> str:
-    event = dict.fromkeys(FIRST) | event  # they are in every event, and what is read first comes first
+def _line(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    """All of the steps for the standard library's lines in one: there is a line for each request."""
+    line: MutableMapping[str, Any] = {
+        "timestamp": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "level": method,
+        "event": event.pop("event"),
+        **structlog.contextvars.get_contextvars(),
+        "logger": logger.name,
+        **event,
+    }
+    if "exc_info" in line:
+        line = structlog.processors.format_exc_info(logger, method, line)
+    return _json(line)
+
+
+def _json(event: MutableMapping[str, Any], default: Any = repr) -> str:
     try:
         return msgspec.json.encode(event, enc_hook=default).decode()
     except (TypeError, ValueError):  # half of a surrogate pair, for instance
         return json.dumps(event, default=default)
+
+
+def _ordered(event: dict[str, Any], default: Any) -> str:
+    return _json(dict.fromkeys(FIRST) | event, default)  # they are in every event, and what is read first comes first

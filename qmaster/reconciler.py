@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,14 +27,16 @@ from .watcher import Hint
 
 Json = dict[str, Any]
 
-FIRST_LOOK, LAST_LOOK, LOOK_GROWTH = 0.05, 1.0, 1.5  # seconds between two looks at what is unsettled
-QUICK, QUICK_GROWTH = 0.1, 1.06  # for the first second, in which most begin to run and many end
+FIRST_LOOK = 0.05  # seconds after its creation
+FIRST_PAUSE, LAST_PAUSE, GROWTH = 0.02, 1.0, 1.5  # seconds between two looks at what is unsettled
+QUICK, QUICK_GROWTH = 0.1, 1.06  # for the first second or so, in which most begin to run and many end
 SWEEP_EVERY = 1.0
 SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time,
 LAST_SWEEP = 5.0  # but there are never more seconds than these without one: a single slow one says little
 FULL_EVERY = 60.0
 MANY = 8  # with more services than this to look at, one listing of all is cheaper
-MANY_SHARE = 5  # such listings take at most one part in so many of the time
+MANY_SHARE, SHORT_SHARE = 5, 10  # such listings take at most one part in so many of the time: less of it
+SHORT_PAUSE = 0.5  # seconds; where the pauses are not longer than that
 MOST_AT_ONCE = 200  # services whose facts are in one transaction
 RETRY_EVERY = 0.5
 
@@ -128,25 +131,28 @@ class Reconciler:
 
     def hint(self, hint: Hint) -> None:
         """Look where the hint points, soon."""
+        if hint.gone and hint.kind != "node":
+            self._removing[hint.id] = hint.time
         if hint.kind == "relist":
             self._full_due = 0.0
         elif hint.kind == "node":
             self._nodes_hinted = True
         elif hint.kind == "container":
             self._hinted_containers.add(hint.id)
-        elif hint.id not in self.view.entries and not hint.gone:
+        elif hint.gone:
+            self._look_at_once(hint.id)
+        elif hint.id not in self.view.entries:
             self._look_soon(hint.id)
-        elif hint.gone or not self._is_young(hint.id):
-            self._hinted.add(hint.id)
-            # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
-            self._hot.pop(hint.id, None)
-        if hint.gone and hint.kind != "node":
-            self._removing[hint.id] = hint.time
+            return
+        elif self._is_young(hint.id):
+            return  # its first look comes in a moment
+        else:
+            self._look_at_once(hint.id)
         self._wake.set()
 
     def look(self, service_id: str) -> None:
         """Something is about to happen to this service."""
-        self._hot[service_id] = (0.0, FIRST_LOOK)
+        self._hot[service_id] = (0.0, FIRST_PAUSE)
         self._wake.set()
 
     async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None:
@@ -322,10 +328,11 @@ class Reconciler:
 
     def _tell_listeners(self, fresh: list[Fact]) -> None:
         changed = {fact.subject: fact.view for fact in fresh if isinstance(fact.view, Service)}
+        nobodys = contextvars.Context()  # a request's commit tells what others have done too: that is not logged as its
         for view in changed.values():
             for listener in self.listeners:
                 try:
-                    listener(view)
+                    nobodys.run(listener, view)
                 except Exception:  # the facts are told: one that cannot take them in keeps nobody else from it
                     log.exception("listener_failed", run=view.id)
 
@@ -394,13 +401,19 @@ class Reconciler:
             await self._list_container(container_id)
         if self._are_many() and self._many_due > began:
             return
-        due = {service_id for service_id, (when, _) in self._hot.items() if when <= began}
-        wanted = self._take(self._hinted) | due
+        due = {service_id: pause for service_id, (when, pause) in self._hot.items() if when <= began}
+        hinted = self._take(self._hinted)
+        wanted = hinted | due.keys()
         if len(wanted) > MANY:
             await self._list_services(began)
-            self._many_due = began + (time.monotonic() - began) * MANY_SHARE
+            took = time.monotonic() - began
+            self._many_due = began + max(took * MANY_SHARE, min(took * SHORT_SHARE, SHORT_PAUSE))
         else:
-            await asyncio.gather(*(self._list_service(service_id, began) for service_id in wanted))
+            quick = {service_id for service_id, pause in due.items() if FIRST_PAUSE < pause < QUICK} - hinted
+            await asyncio.gather(
+                *(self._list_service(service_id, began) for service_id in wanted - quick),
+                *(self._glance(service_id, began) for service_id in quick),
+            )
         for service_id in wanted:
             self._cool(service_id)
         if began >= self._sweep_due and self._runs:
@@ -440,6 +453,14 @@ class Reconciler:
             self._show_service(raw, tasks, began)
         else:
             self._gone(service_id, began)
+
+    async def _glance(self, service_id: str, began: float) -> None:
+        """Look at the tasks of a service that has just begun: of all else there would be a hint."""
+        tasks = await self._swarm.tasks(service_id)
+        entry = self.view.entries.get(service_id)
+        known = entry is not None and bool(tasks) and entry.tasks.keys() <= {task["ID"] for task in tasks}
+        if not known or not all(map(self.view.list_task, tasks)):
+            await self._list_service(service_id, began)
 
     def _show_service(self, raw: Json, tasks: Sequence[Json], began: float) -> None:
         """One that cannot be understood does not hide the others."""
@@ -501,23 +522,28 @@ class Reconciler:
         self.view.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
         self._hot.pop(gone_id, None)
 
+    def _look_at_once(self, service_id: str) -> None:
+        self._hinted.add(service_id)
+        # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
+        self._hot.pop(service_id, None)
+
     def _look_soon(self, service_id: str) -> None:
         """It was created a moment ago: a look at once would tell nothing, and be in the way of who creates more."""
-        due, _ = self._hot.setdefault(service_id, (time.monotonic() + FIRST_LOOK, FIRST_LOOK))
-        if due < self._sleeps_until and not self._are_many():
+        due, _ = self._hot.setdefault(service_id, (time.monotonic() + FIRST_LOOK, FIRST_PAUSE))
+        if max(due, self._many_due if self._are_many() else 0.0) < self._sleeps_until:
             self._wake.set()
 
     def _is_young(self, service_id: str) -> bool:
         """Whether the first look at it is still to come."""
         due, pause = self._hot.get(service_id, (0.0, 0.0))
-        return pause == FIRST_LOOK and due > time.monotonic()
+        return pause == FIRST_PAUSE and due > time.monotonic()
 
     def _cool(self, service_id: str) -> None:
         """Look again after a growing pause, while it is unsettled and the pause is short; then sweeps will do."""
         entry = self.view.entries.get(service_id)
-        _, pause = self._hot.pop(service_id, (0.0, FIRST_LOOK))
-        if entry is not None and entry.shown.status not in lifecycle.OVER and pause <= LAST_LOOK:
-            growth = QUICK_GROWTH if pause < QUICK else LOOK_GROWTH
+        _, pause = self._hot.pop(service_id, (0.0, FIRST_PAUSE))
+        if entry is not None and entry.shown.status not in lifecycle.OVER and pause <= LAST_PAUSE:
+            growth = QUICK_GROWTH if pause < QUICK else GROWTH
             self._hot[service_id] = (time.monotonic() + pause, pause * growth)
 
     def _take(self, hinted: set[str]) -> set[str]:

@@ -28,7 +28,30 @@ def test_a_body_that_is_cut_off_is_not_done() -> None:
     assert not coding.done
 
 
-@pytest.mark.parametrize("data", [b"x\r\n", b"3\r\nabcd\r\n", b"1" * 300])
+@pytest.mark.parametrize("trailers", [b"", b"Expires: never\r\nX: y\r\n"])
+def test_the_end_is_behind_the_trailers(trailers: bytes) -> None:
+    """What is left on the connection would be taken for the beginning of the next answer."""
+    coding = Chunked()
+    assert coding.feed(b"3\r\nabc\r\n0\r\n" + trailers + b"\r") == b"abc"
+    assert not coding.done
+    assert coding.feed(b"\nHTTP") == b""
+    assert (coding.done, coding.rest) == (True, b"HTTP")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x\r\n",
+        b"\r\n",
+        b"-3\r\n",
+        b"+3\r\n",
+        b"0x3\r\n",
+        b"1_0\r\n",
+        b"3\r\nabcd\r\n",
+        b"1" * 300,
+        b"1" * 99 + b"\r\n",
+    ],
+)
 def test_what_is_not_coded_so_is_an_error(data: bytes) -> None:
     """A size that is none, one that is wrong, and one without end."""
     with pytest.raises(ValueError):  # noqa: PT011 - its words are for nobody

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from qmaster.credentials import Credentials
-from qmaster.engine import listed
+from qmaster.engine import events, listed
 from qmaster.engine.client import Client
 from qmaster.engine.events import SERVICE_LABEL, EventStream
 from qmaster.engine.failures import EngineTimeout, EngineUnreached, broken_off, outcome_open, translate
@@ -160,6 +160,41 @@ def test_an_event_is_a_hint_of_what_it_may_be_about(client: Client) -> None:
         ("container", "c4", 2.5, False),
     ]
     stream.close()
+
+
+class Time:
+    """A clock that tests move; how often somebody has slept."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += 1
+
+
+def test_events_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each read others may gather, but not where they wait already and come one by one, as they do over TLS:
+    that would be 200 a second at most.
+    """
+    clock = Time()
+    monkeypatch.setattr(events, "time", clock)
+    reads = [(1.0, b"1\n", 1), (0.0, b"2\n3\n", 1), (0.0, b"4\n", 0), (0.0, b"5", 0), (0.002, b"\n6\n7", 1)]
+    sleeps = []
+
+    def chunks() -> Iterator[bytes]:
+        for waited, chunk, _ in reads:
+            before = clock.slept
+            clock.now += waited
+            yield chunk
+            sleeps.append(clock.slept - before)
+
+    assert b"".join(events._lines(chunks())) == b"1234567"
+    assert sleeps == [expected for _, _, expected in reads]
 
 
 def test_a_connection_that_was_closed_meanwhile_is_opened_again(client: Client, server: _Server) -> None:

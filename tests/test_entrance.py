@@ -3,27 +3,36 @@
 import asyncio
 import contextlib
 import errno
+import functools
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import structlog
 import trustme
 from fakes import until
+from test_feed import Journal, Stream
 from tornado.http1connection import HTTP1Connection
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from qmaster import entrance
-from qmaster.entrance import Entrance
+from qmaster.app import Parts, make_app
+from qmaster.auth import Authenticator
+from qmaster.entrance import BODY_WITHIN, HEAD_WITHIN, IDLE, Entrance
+from qmaster.output import Piece
 from qmaster.stream import Allowance, Watched
 
 pytestmark = pytest.mark.gen_test(timeout=20)
 
 HELLO = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
 SLOW = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+CHUNKED = b"POST /hello HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 LARGE = 16 * 1024 * 1024
 
 
@@ -49,34 +58,69 @@ class Handler(RequestHandler):
     post = get
 
 
+class Clock:
+    """The loop with its time, and what of it a test has let pass."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.passed = 0.0
+
+    def time(self) -> float:
+        return self._loop.time() + self.passed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
 class House:
     """An entrance with an application behind it, and its callers."""
 
-    def __init__(self, most: int, head_within: float, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, most: int, head_within: float, tls: ssl.SSLContext | None, application: Application | None
+    ) -> None:
         self.gate = asyncio.Event()
         self.streams: list[Watched] = []
         routes = [("/(.*)", Handler, {"gate": self.gate, "streams": self.streams})]
-        self.entrance = Entrance(Application(routes, log_function=lambda handler: None), most, tls, head_within)
+        application = application or Application(routes, log_function=lambda handler: None)
+        self.entrance = Entrance(application, most, tls, head_within)
+        self.clock = Clock()
+        self.entrance._loop = cast(Any, self.clock)
         sockets = bind_sockets(0, "127.0.0.1")
         self.entrance.listen(sockets)
         self.port = sockets[0].getsockname()[1]
         self.callers: list[Caller] = []
 
-    async def call(self, data: bytes = b"") -> "Caller":
+    async def call(self, data: bytes = b"", trusting: ssl.SSLContext | None = None) -> "Caller":
         """A new connection, and what it says first; it is let in."""
         before = self.entrance.open
-        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.port))
+        name = "localhost" if trusting else None
+        opened = await asyncio.open_connection("127.0.0.1", self.port, ssl=trusting, server_hostname=name)
+        caller = Caller(*opened)
         self.callers.append(caller)
         caller.say(data)
         await until(lambda: self.entrance.open != before or self.entrance.open >= self.entrance._most)
         return caller
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and see who is late."""
+        self.clock.passed += seconds
+        cast(asyncio.TimerHandle, self.entrance._sweeping).cancel()
+        self.entrance._sweep()
+
+    def owing(self) -> tuple[int, int, int]:
+        """How many have to bring a head, a body, or anything at all before long."""
+        heads, bodies, idle = (
+            len(deadlines._until) for deadlines in (self.entrance._heads, self.entrance._bodies, self.entrance._idle)
+        )
+        return heads, bodies, idle
 
     async def close(self) -> None:
         self.gate.set()
         self.entrance.stop()
         await self.entrance.close()
         for caller in self.callers:
-            caller.writer.close()
+            caller.writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 class Caller:
@@ -99,9 +143,25 @@ class Caller:
         return True
 
 
+@functools.cache
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's, and that of a client who trusts it."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    return context, trusting
+
+
 @contextlib.asynccontextmanager
-async def house(most: int = 100, head_within: float = 10, tls: ssl.SSLContext | None = None) -> AsyncIterator[House]:
-    made = House(most, head_within, tls)
+async def house(
+    most: int = 100,
+    head_within: float = HEAD_WITHIN,
+    tls: ssl.SSLContext | None = None,
+    application: Application | None = None,
+) -> AsyncIterator[House]:
+    made = House(most, head_within, tls, application)
     try:
         yield made
     finally:
@@ -144,11 +204,11 @@ async def test_its_first_byte_gains_no_time() -> None:
     """A new connection has had its time from its beginning."""
     async with house() as made:
         caller = await made.call()
-        due = dict(made.entrance._due)
+        due = dict(made.entrance._heads._until)
         (stream,) = due
         caller.say(HELLO[:5])
         await until(lambda: stream._read_buffer_size == 5)
-        assert made.entrance._due == due
+        assert made.entrance._heads._until == due
 
 
 async def test_of_many_that_are_late_some_are_ended_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,29 +222,6 @@ async def test_of_many_that_are_late_some_are_ended_at_a_time(monkeypatch: pytes
         assert await one.ended()
         async with asyncio.timeout(5):
             assert await other.ended()
-
-
-@pytest.mark.usefixtures("often")
-async def test_a_pause_between_two_requests_is_not_counted() -> None:
-    """The next head has its time from its first byte."""
-    async with house(head_within=0.3) as made:
-        caller = await made.call(HELLO)
-        assert await caller.hears()
-        await asyncio.sleep(0.6)
-        caller.say(HELLO)
-        assert await caller.hears()
-        caller.say(HELLO[:5])
-        assert await caller.ended()
-
-
-@pytest.mark.usefixtures("often")
-async def test_an_answer_may_take_its_time() -> None:
-    """Only what the client has to say is bounded."""
-    async with house(head_within=0.1) as made:
-        caller = await made.call(SLOW)
-        await asyncio.sleep(0.3)
-        made.gate.set()
-        assert await caller.hears()
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such bound")
@@ -215,6 +252,304 @@ async def test_who_is_gone_without_a_word_is_noticed() -> None:
         for name, value in entrance._OPTIONS:
             if hasattr(socket, name):
                 assert connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value
+
+
+# --- in time: of what a request needs, and of what comes between two --------------------------------------------------
+
+Wires = tuple[ssl.SSLContext | None, ssl.SSLContext | None]
+
+
+@pytest.fixture(params=["plain", "tls"])
+def wires(request: pytest.FixtureRequest) -> Wires:
+    """The server's context and the client's, where there are any."""
+    return contexts() if request.param == "tls" else (None, None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        POST,
+        POST + b"ab",
+        CHUNKED,
+        CHUNKED + b"5",
+        CHUNKED + b"5\r\nab",
+        CHUNKED + b"2\r\nab\r\n",
+        CHUNKED + b"2\r\nab\r\n0\r\n",
+        POST.replace(b"Host: x", b"Host: x\r\nExpect: 100-continue"),
+        POST.replace(b"Host: x", b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket"),
+    ],
+)
+async def test_a_body_has_to_come_in_time(said: bytes, wires: Wires) -> None:
+    """From its head on: what trickles in later gains it nothing. The first of its connection or not."""
+    async with house(tls=wires[0]) as made:
+        first, later = await made.call(said, wires[1]), await made.call(HELLO, wires[1])
+        assert await later.hears()
+        later.say(said)
+        await until(lambda: made.owing() == (0, 2, 0))
+        made.wait(BODY_WITHIN - 1)
+        assert made.entrance.open == 2
+        for caller in (first, later):
+            caller.say(b"\n")
+        await asyncio.sleep(0.01)
+        made.wait(1.1)
+        assert (made.entrance.open, len(made.streams)) == (0, 1)
+        check_forgotten(made)
+
+
+@pytest.mark.parametrize("said", [b"", b"\r\n", HELLO[:9]])
+async def test_one_that_is_idle_is_ended(said: bytes, wires: Wires) -> None:
+    """After a while, or, where it has begun to speak, when its head is late."""
+    async with house(tls=wires[0]) as made:
+        caller = await made.call(HELLO, wires[1])
+        assert await caller.hears()
+        caller.say(said)
+        await until(lambda: made.owing() == ((1, 0, 0) if said else (0, 0, 1)))
+        made.wait(HEAD_WITHIN - 1 if said else IDLE - 1)
+        assert made.entrance.open == 1
+        caller.say(said[-1:])
+        await asyncio.sleep(0.01)
+        made.wait(1.1)
+        assert await caller.ended()
+        check_forgotten(made)
+
+
+async def test_one_that_speaks_in_time_is_kept(wires: Wires) -> None:
+    """However long that goes on."""
+    async with house(tls=wires[0]) as made:
+        caller = await made.call(trusting=wires[1])
+        for request in (HELLO, POST + b"abcde", CHUNKED + b"5\r\nabcde\r\n0\r\n\r\n") * 2:
+            at = request.index(b"\r\n\r\n") + 4
+            caller.say(request[:5])
+            await until(lambda: made.owing() == (1, 0, 0))
+            made.wait(HEAD_WITHIN - 1)
+            caller.say(request[5:at])
+            if request[at:]:
+                await until(lambda: made.owing() == (0, 1, 0))
+                made.wait(BODY_WITHIN - 1)
+                caller.say(request[at:])
+            assert await caller.hears()
+            await until(lambda: made.owing() == (0, 0, 1))
+            made.wait(IDLE - 1)
+        assert made.entrance.open == 1
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])
+async def test_a_handshake_has_to_come_in_time(said: bytes) -> None:
+    """It counts as a part of the first head, and so does what follows it."""
+    context, trusting = contexts()
+    async with house(tls=context) as made:
+        caller, _ = await made.call(said), await made.call(trusting=trusting)
+        made.wait(HEAD_WITHIN - 1)
+        assert made.entrance.open == 2
+        caller.say(said[-1:])
+        await asyncio.sleep(0.01)
+        made.wait(1.1)
+        assert made.entrance.open == 0
+        check_forgotten(made)
+
+
+async def test_nothing_is_kept_of_what_was_asked(wires: Wires) -> None:
+    """Many requests on a connection, one by one and all at once: while it is answered it owes nothing."""
+    async with house(tls=wires[0]) as made:
+        caller = await made.call(trusting=wires[1])
+        kinds = (HELLO, POST + b"abcde", CHUNKED + b"5\r\nabcde\r\n0\r\n\r\n")
+        for request in kinds * 10:
+            caller.say(request)
+            assert await caller.hears()
+        caller.say(b"".join(kinds) * 10 + SLOW + HELLO)
+        for _ in range(30):
+            assert await caller.hears()
+        await until(lambda: len(made.streams) == 61)
+        check_forgotten(made)
+        made.wait(1_000)
+        made.gate.set()
+        assert await caller.hears()
+        assert await caller.hears()
+        await until(lambda: made.owing() == (0, 0, 1))
+        assert list(made.entrance._waiting) == [made.streams[0]]
+        caller.writer.close()
+        await until(lambda: made.entrance.open == 0)
+        check_forgotten(made)
+
+
+async def test_half_a_request_behind_another_is_ended_too() -> None:
+    """It was there before the answer, so its first byte was not heard: it is idle, until more of it comes."""
+    async with house() as made:
+        one, other = await made.call(HELLO + HELLO[:9]), await made.call(HELLO + POST)
+        assert await one.hears()
+        assert await other.hears()
+        await until(lambda: made.owing() == (0, 1, 1))
+        made.wait(BODY_WITHIN + 0.1)
+        assert await other.ended()
+        assert made.entrance.open == 1
+        one.say(HELLO[9:10])
+        await until(lambda: made.owing() == (1, 0, 0))
+        made.wait(HEAD_WITHIN + 0.1)
+        assert await one.ended()
+        check_forgotten(made)
+
+
+def hang_up(caller: Caller) -> None:
+    caller.writer.close()
+
+
+def reset(caller: Caller) -> None:
+    connection = caller.writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    caller.writer.transport.abort()
+
+
+@pytest.mark.parametrize("end", [hang_up, reset])
+@pytest.mark.parametrize("said", [HELLO[:9], POST, POST + b"ab", CHUNKED, CHUNKED + b"5\r\nab"])
+async def test_who_hangs_up_in_the_middle_is_forgotten(said: bytes, end: Any, wires: Wires) -> None:
+    """Also where its end is noticed before its head is read: else those who are gone would stand before the late."""
+    async with house(tls=wires[0]) as made:
+        callers = [await made.call(HELLO, wires[1]) for _ in range(3)]
+        for caller in callers:
+            assert await caller.hears()
+            caller.say(said)
+        for caller in callers:
+            end(caller)
+        await until(lambda: made.entrance.open == 0)
+        await asyncio.sleep(0.005)
+        check_forgotten(made)
+
+
+async def test_those_who_are_gone_do_not_stand_before_the_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are, a body that is late is ended."""
+    monkeypatch.setattr(entrance, "SWEPT_AT_ONCE", 2)
+    async with house() as made:
+        for _ in range(3):
+            caller = await made.call()
+            await asyncio.sleep(0.005)
+            caller.say(POST)
+            caller.writer.close()
+            await until(lambda: made.entrance.open == 0)
+        slow = await made.call(POST)
+        await until(lambda: made.owing()[0] == 0)
+        made.wait(BODY_WITHIN + 0.1)
+        assert await slow.ended()
+
+
+def check_forgotten(made: House) -> None:
+    assert (made.owing(), len(made.entrance._waiting)) == ((0, 0, 0), 0)
+
+
+# --- in time: with quartermaster's own handlers -----------------------------------------------------------------------
+
+TOKEN = "a-token-for-tests"
+ASKED = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a2V5\r\n"
+
+
+class Own:
+    """Quartermaster's application over an event stream and a log that are as long as one likes."""
+
+    def __init__(self) -> None:
+        self.stream = Stream(Journal(7))
+        self.log: asyncio.Queue[bytes] = asyncio.Queue()
+        self.gate = asyncio.Event()
+        parts: dict[str, Any] = {"dispatch": self, "feed": self.stream.feed, "hub": self.stream.hub, "spring": self}
+        parts |= {"trouble": lambda: None, "scrape": lambda accept: None}
+        self.application = make_app(Parts(Authenticator(TOKEN), **parts))
+
+    async def find(self, name: str, by: object) -> Any:
+        return SimpleNamespace(id=name)
+
+    async def flow(self, view: object, wanted: object, by: object) -> AsyncIterator[list[Piece]]:
+        while True:
+            yield [Piece("", "stdout", await self.log.get())]
+
+    async def stop(self, name: str, by: object) -> str:
+        await self.gate.wait()
+        return name
+
+
+def asks(what: str, fields: str = "", body: str = "") -> bytes:
+    return f"{what} HTTP/1.1\r\n{ASKED}{fields}\r\n{body}".encode()
+
+
+async def test_what_is_being_answered_is_never_ended(wires: Wires) -> None:
+    """A call that takes its time, a websocket, Server-Sent Events and a followed log: they owe nothing."""
+    own = Own()
+    async with house(tls=wires[0], application=own.application) as made:
+        stop = await made.call(asks("POST /stop", "Content-Length: 11\r\n", '{"id":"s1"}'), wires[1])
+        log = await made.call(asks("GET /logs/s1?follow=1"), wires[1])
+        own.log.put_nowait(b"first\n")
+        await log.reader.readuntil(b"first\n")
+        streams = [await made.call(asks("GET /events", fields), wires[1]) for fields in ("", UPGRADE)]
+        for stream in streams:
+            await stream.reader.readuntil(b'"snapshot"')
+        for _ in range(3):
+            check_forgotten(made)
+            made.wait(1_000)
+        assert made.entrance.open == 4
+        own.stream.publish()
+        own.log.put_nowait(b"second\n")
+        own.gate.set()
+        for stream in streams:
+            await stream.reader.readuntil(b"0a0b0c0d:8")
+        await log.reader.readuntil(b"second\n")
+        await stop.reader.readuntil(b'"success":true')
+        await until(lambda: made.owing() == (0, 0, 1))
+
+
+async def test_a_websocket_without_a_token_is_not_this_rooms(wires: Wires) -> None:
+    """Its own five seconds count; it may be turned out, and when it is gone nothing is left of it."""
+    async with house(tls=wires[0], application=Own().application) as made:
+        caller = await made.call(asks("GET /events", UPGRADE).replace(b"Authorization", b"X"), wires[1])
+        await caller.reader.readuntil(b"\r\n\r\n")
+        await until(lambda: len(made.entrance._waiting) == 1)
+        made.wait(1_000)
+        assert (made.owing(), made.entrance.open) == ((0, 0, 0), 1)
+        caller.writer.close()
+        await until(lambda: made.entrance.open == 0)
+        check_forgotten(made)
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (asks("POST /stop", "Content-Length: 900000\r\n", "{"), 413),
+        (asks("POST /stop", "Content-Length: 90000000\r\n", "{"), 413),
+        (asks("POST /stop?token=x", "Content-Length: 9\r\n", "{"), 400),
+        (asks("POST /stop?token=x", "Transfer-Encoding: chunked\r\n", "9\r\n{"), 400),
+        (asks("POST /stop", "Transfer-Encoding: chunked\r\n", "x\r\n"), 400),
+        (asks("POST /stop", "Transfer-Encoding: chunked\r\n", "2\r\n{}XX"), 400),
+        (asks("POST /stop", "Content-Length: 2\r\nContent-Encoding: gzip\r\n", "{"), 400),
+    ],
+)
+async def test_an_answer_before_its_body_ends_the_connection(said: bytes, status: int, wires: Wires) -> None:
+    """At once: what still comes of the body is not waited for."""
+    async with house(tls=wires[0], application=Own().application) as made:
+        caller = await made.call(said, wires[1])
+        assert (await caller.reader.read()).startswith(b"HTTP/1.1 %d " % status)
+        await until(lambda: made.entrance.open == 0)
+        check_forgotten(made)
+
+
+@pytest.mark.parametrize("fields", ["", "Content-Length: 2\r\n"])
+async def test_an_answer_behind_its_body_leaves_the_connection_idle(fields: str, wires: Wires) -> None:
+    """Also a refusal: the next request is taken."""
+    async with house(tls=wires[0], application=Own().application) as made:
+        caller = await made.call(trusting=wires[1])
+        for _ in range(3):
+            caller.say(asks("POST /stop", fields, "{}" if fields else "").replace(TOKEN.encode(), b"another"))
+            assert (await caller.reader.readuntil(b'"instance"')).startswith(b"HTTP/1.1 401 ")
+            await caller.reader.readuntil(b"}\n")
+            await until(lambda: made.owing() == (0, 0, 1))
+
+
+async def test_what_is_said_leaves_at_once(wires: Wires) -> None:
+    """From the first answer on, also with the next ones and on a websocket: no small frame waits for the one before."""
+    async with house(tls=wires[0], application=Own().application) as made:
+        caller = await made.call(trusting=wires[1])
+        (stream,) = made.entrance._waiting
+        for said, heard in ((asks("GET /livez"), b"}\n"), (asks("GET /events", UPGRADE), b'"snapshot"')):
+            caller.say(said)
+            await caller.reader.readuntil(heard)
+            connection = stream.socket  # type: ignore[attr-defined]
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 # --- in number --------------------------------------------------------------------------------------------------------
@@ -349,15 +684,9 @@ async def test_after_a_stop_nobody_comes_in() -> None:
 
 async def test_it_speaks_tls() -> None:
     """And who does not is ended like anybody who says nothing of use."""
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(context)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
+    context, trusting = contexts()
     async with house(tls=context) as made:
-        opened = await asyncio.open_connection("127.0.0.1", made.port, ssl=trusting, server_hostname="localhost")
-        caller = Caller(*opened)
-        made.callers.append(caller)
+        caller = await made.call(trusting=trusting)
         for _ in range(2):
             caller.say(HELLO)
             assert await caller.hears()

@@ -142,8 +142,8 @@ async def crashed(folder: Path) -> str:
     await journal.append([fact(1), fact(2)], [record("a")])
     await journal.intend(Intent("name", "x", "service"))
     journal._file._lock.release()  # as the end of the process does
-    journal._writer.shutdown()
-    journal._reader.shutdown()
+    journal._writer.end()
+    journal._reader.end()
     return journal.position.epoch
 
 

@@ -1,14 +1,24 @@
 """log: one line an event, on stderr, and no secret in any of them."""
 
+import asyncio
 import json
 import logging
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from io import TextIOWrapper
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
+from test_entrance import TOKEN, Caller, house
 
 from qmaster import log
+from qmaster.app import Parts, make_app
+from qmaster.auth import Authenticator
+from qmaster.errors import NotFound
 
 SECRET = "the 'secret' of ключ"
 
@@ -49,6 +59,183 @@ def test_a_line_begins_with_what_is_read_first(capsys: pytest.CaptureFixture[str
     structlog.get_logger("a").info("one", port=9090)
     logging.getLogger("b").warning("two")
     assert [list(line)[:3] for line in lines(capsys)] == [["timestamp", "level", "event"]] * 2
+
+
+def test_the_rest_of_a_line_is_in_the_order_in_which_it_was_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is bound, whose line it is, and its keys, which win."""
+    log.configure("json")
+    structlog.contextvars.bind_contextvars(request="r-1")
+    structlog.get_logger("a").bind(of="all").warning("one of %s", "two", z=1, request="r-2", b=None)
+    (line,) = lines(capsys)
+    del line["timestamp"]
+    assert list(line.items()) == [
+        *[("level", "warning"), ("event", "one of two"), ("request", "r-2")],
+        *[("logger", "a"), ("of", "all"), ("z", 1), ("b", None)],
+    ]
+
+
+def test_times_are_alike(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one on the second: lines can be sorted by them."""
+    log.configure("json")
+    monkeypatch.setattr(log, "datetime", SimpleNamespace(now=lambda zone: datetime(2026, 1, 2, 3, 4, 5, 0, zone)))
+    structlog.get_logger("a").info("one")
+    assert [line["timestamp"] for line in lines(capsys)] == ["2026-01-02T03:04:05.000000Z"]
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error", "critical", "exception"])
+def test_a_line_has_its_level(level: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is less is not written; an exception is an error."""
+    log.configure("json")
+    getattr(structlog.get_logger("a"), level)("one")
+    structlog.get_logger("a").debug("two")
+    assert [line["level"] for line in lines(capsys)] == ["error" if level == "exception" else level]
+
+
+def _raised() -> ValueError:
+    try:
+        raise ValueError("of that")
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize("given", [lambda error: error, lambda error: (type(error), error, error.__traceback__)])
+def test_an_error_is_in_its_line(given: Callable[[ValueError], object], capsys: pytest.CaptureFixture[str]) -> None:
+    """With its traceback, under one name."""
+    log.configure("json")
+    structlog.get_logger("a").error("failed", exc_info=given(_raised()), of="all")
+    (line,) = lines(capsys)
+    assert list(line)[-2:] == ["of", "exception"]
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith('in _raised\n    raise ValueError("of that")\nValueError: of that')
+
+
+def test_an_error_that_is_being_handled_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """And where there is none the line is as any other."""
+    log.configure("json")
+    logger = structlog.get_logger("a")
+    try:
+        raise ValueError("of that")
+    except ValueError:
+        logger.exception("one")
+        logger.error("two", exc_info=True)
+        logger.error("three")
+    logger.error("four", exc_info=None)
+    assert ["exception" in line for line in lines(capsys)] == [True, True, False, False]
+
+
+def test_what_is_no_text_is_written_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of a surrogate pair, as a file's name may have."""
+    log.configure("json")
+    structlog.get_logger("a").info("named \udc80", path="ü \ud83d", **{"key \udfff": 1})
+    logging.getLogger("b").warning("named %s", "\udc80")
+    first, second = lines(capsys)
+    assert (first["event"], first["path"], first["key \udfff"]) == ("named \udc80", "ü \ud83d", 1)
+    assert list(first)[:3] == ["timestamp", "level", "event"]
+    assert second["event"] == "named \udc80"
+
+
+def test_a_terminal_that_knows_few_letters_ends_no_line(
+    capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it shows is UTF-8, and what that has no form for is written out."""
+    log.configure("console")
+    few = TextIOWrapper(sys.stderr.buffer, "ascii", "strict")
+    monkeypatch.setattr(sys, "stderr", few)
+    structlog.get_logger("a").info("named ü \udc80")
+    few.detach()
+    assert b"named \xc3\xbc \\udc80" in capsysbinary.readouterr().err
+
+
+def test_what_json_has_no_word_for_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """As Python shows it; beside text that no encoder takes too."""
+    log.configure("json")
+    for text in ("", "\udc80"):
+        structlog.get_logger("a").info("one", what=ValueError("x"), of=[1, {"a": slice(2)}], text=text)
+    logging.getLogger("b").warning("two %s", ValueError("x"))
+    *ours, theirs = lines(capsys)
+    assert [(line["what"], line["of"]) for line in ours] == [
+        ("ValueError('x')", [1, {"a": "slice(None, 2, None)"}])
+    ] * 2
+    assert theirs["event"] == "two x"
+
+
+class Talker:
+    """A dispatch that says what it does, and begins something that goes on."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("talker")
+        self._asked = asyncio.Event()
+        self.begun = [asyncio.create_task(self._go_on("nobody"))]
+
+    async def status(self, name: str, by: object) -> Any:
+        self.begun.append(asyncio.create_task(self._go_on(name)))
+        for _ in range(3):
+            self._asked.set()
+            self._log.info("answers", of=name)
+            await asyncio.sleep(0)
+        raise NotFound(name)
+
+    async def _go_on(self, name: str) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            self._log.info("goes_on", of=name)
+
+
+def ask(name: str) -> bytes:
+    fields = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\nX-Request-ID: {name}\r\n"
+    return f"GET /status/{name} HTTP/1.1\r\n{fields}\r\n".encode()
+
+
+@pytest.mark.gen_test
+async def test_no_line_carries_the_id_of_another_request(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several at once, on connections that are kept, one by one and in a row; nor does what goes on behind them."""
+    log.configure("json")
+    structlog.configure(cache_logger_on_first_use=False)  # else the loggers of the handlers would keep this
+    talker = Talker()
+    parts: dict[str, Any] = dict.fromkeys(("feed", "hub", "spring", "scrape"))
+    application = make_app(Parts(Authenticator(TOKEN), trouble=lambda: None, **{**parts, "dispatch": talker}))
+
+    async def talk(caller: Caller, name: str) -> None:
+        for number in range(5):
+            caller.say(ask(f"{name}-{number}"))
+            await caller.reader.readuntil(b"}\n")
+        caller.say(b"".join(ask(f"{name}-{number}") for number in range(5, 10)))
+        for _ in range(5):
+            await caller.reader.readuntil(b"}\n")
+
+    structlog.contextvars.bind_contextvars(request="of who began to listen")
+    async with house(application=application) as made:
+        names = ["a", "b", "c"]
+        callers = [await made.call() for _ in names]
+        await asyncio.gather(*(talk(caller, name) for caller, name in zip(callers, names, strict=True)))
+        for task in talker.begun:
+            task.cancel()
+        await asyncio.gather(*talker.begun, return_exceptions=True)
+    said = lines(capsys)
+    asked = {f"{name}-{number}" for name in names for number in range(10)}
+    for event, of in (("answers", asked), ("goes_on", {*asked, "nobody"})):
+        told = [(line["of"], line.get("request", "nobody")) for line in said if line["event"] == event]
+        assert {name for name, _ in told} == of
+        assert [name for name, request in told if name != request] == []
+    answered = [(line["path"], line["request"], line["remote"]) for line in said if line["event"] == "request"]
+    assert sorted(answered) == [(f"/status/{name}", name, "127.0.0.1") for name in sorted(asked)]
+
+
+@pytest.mark.gen_test
+async def test_a_request_that_brings_no_id_has_one_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """The one that it is told, and no two are alike."""
+    log.configure("json")
+    structlog.configure(cache_logger_on_first_use=False)
+    parts: dict[str, Any] = dict.fromkeys(("dispatch", "feed", "hub", "spring", "scrape"))
+    async with house(application=make_app(Parts(Authenticator(TOKEN), trouble=lambda: None, **parts))) as made:
+        caller = await made.call()
+        told = []
+        for _ in range(20):
+            caller.say(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+            told += re.findall(r"X-Request-Id: ([0-9a-f]{32})\r\n", (await caller.reader.readuntil(b"}\n")).decode())
+    assert len(set(told)) == 20
+    assert [line["request"] for line in lines(capsys)] == told
 
 
 def test_what_is_bound_once_is_in_every_line(capsys: pytest.CaptureFixture[str]) -> None:

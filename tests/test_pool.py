@@ -41,6 +41,7 @@ from qmaster.errors import (
 BROKEN = requests.exceptions.ConnectionError("Connection aborted.", ConnectionResetError(104, "reset"))
 REFUSED = requests.exceptions.ConnectionError("Connection aborted.", ConnectionRefusedError(111, "refused"))
 TIMEOUT = requests.exceptions.ReadTimeout("read timed out")
+SILENCE = object()
 POOL: Any = urllib3.connectionpool.HTTPConnectionPool("localhost")
 CREDENTIALS = Credentials.decode(AUTH)
 
@@ -80,6 +81,33 @@ class FakeClient:
 
     def fetch(self, path: str, headers: dict[str, str]) -> Any:
         return self._next(path, headers)
+
+    def submit(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+        return self._next(path, body, headers)
+
+
+class FakeLines:
+    """Lines whose calls have their turn with ``go``, and are then answered with ``answer``, which may be an error."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.answer = answer
+        self.sent: list[Any] = []
+        self.go = asyncio.Event()
+        self.go.set()
+        self.closed = False
+
+    async def post(self, path: str, body: Any, headers: Any, turn: Callable[[], None]) -> Any:
+        await self.go.wait()
+        turn()
+        self.sent.append((path, body, headers))
+        if self.answer is SILENCE:
+            await asyncio.sleep(60)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def pool(client: FakeClient, threads: int = 1, **more: Any) -> Pool:
@@ -341,6 +369,139 @@ async def test_an_engine_that_cannot_be_connected_is_away() -> None:
 
     with pytest.raises(EngineUnreached):
         await Pool(connect, 1, "test").call(ping, 3.0)
+
+
+# --- posts ------------------------------------------------------------------------------------------------------------
+
+POSTED = ("/services/create", {"Name": "one"}, {"X-Registry-Auth": "x"})
+
+
+def posting(lines: FakeLines, **more: Any) -> Pool:
+    return pool(FakeClient("by a thread"), lines=lines, **more)
+
+
+def sent(calls: Pool, within: float = 3.0) -> "asyncio.Future[Any]":
+    return asyncio.ensure_future(calls.post(*POSTED, within, "create"))
+
+
+@pytest.mark.gen_test
+async def test_a_post_takes_a_line_and_no_thread() -> None:
+    """Where there are lines."""
+    lines = FakeLines({"ID": "s1"})
+    assert await sent(posting(lines)) == {"ID": "s1"}
+    assert lines.sent == [POSTED]
+
+
+@pytest.mark.gen_test
+async def test_without_lines_a_post_takes_a_thread() -> None:
+    """With the SDK's client: the engine may be elsewhere. It is sent once."""
+    client = FakeClient({"ID": "s1"}, BROKEN, "twice")
+    calls = pool(client)
+    assert await sent(calls) == {"ID": "s1"}
+    with pytest.raises(EngineAway):
+        await sent(calls)
+    assert client.asked == [POSTED] * 2
+
+
+@pytest.mark.gen_test
+async def test_a_post_is_refused_at_once_while_the_engine_is_away_or_all_ends() -> None:
+    """Nothing is sent, and nothing counted; of an end the engine is not suspected."""
+    lines, counted, told = FakeLines(), Mock(), Mock()
+    calls = posting(lines, away=lambda: EngineAway("gone"), count=counted, failed=told)
+    with pytest.raises(EngineUnreached, match="gone"):
+        await sent(calls)
+    calls = posting(lines, count=counted, failed=told)
+    calls.give_up()
+    with pytest.raises(EngineUnreached, match="stopping"):
+        await sent(calls)
+    assert lines.sent == []
+    counted.assert_not_called()
+    told.assert_not_called()
+
+
+@pytest.mark.gen_test
+async def test_a_post_that_waited_for_its_turn_fails_at_once_when_the_engine_goes() -> None:
+    """As one does that waited for a thread."""
+    lines, gone = FakeLines("made"), False
+    calls = posting(lines, away=lambda: EngineAway("gone") if gone else None)
+    lines.go.clear()
+    waiting = sent(calls)
+    await asyncio.sleep(0)
+    gone = True
+    lines.go.set()
+    with pytest.raises(EngineUnreached, match="gone") as caught:
+        await waiting
+    assert not outcome_open(caught.value)
+    assert lines.sent == []
+
+
+@pytest.mark.gen_test
+async def test_a_post_is_bounded() -> None:
+    """Its wait and its call together; what was asked may have been done, and the suspicion is told."""
+    told: list[EngineAway] = []
+    for begun in (True, False):
+        lines = FakeLines(SILENCE)
+        if not begun:
+            lines.go.clear()
+        with pytest.raises(EngineTimeout, match="in time") as caught:
+            await asyncio.wait_for(sent(posting(lines, failed=told.append), within=0.02), 0.9)
+        assert outcome_open(caught.value)
+        assert len(lines.sent) == begun
+    assert len(told) == 2
+
+
+@pytest.mark.gen_test
+async def test_a_post_that_is_given_up_is_told_at_once_and_its_outcome_is_open() -> None:
+    """One whose caller leaves at that moment is told nothing else."""
+    lines, failed = FakeLines(SILENCE), Mock()
+    calls = posting(lines, failed=failed)
+    flying, left = sent(calls), sent(calls)
+    await until(lambda: len(lines.sent) == 2)
+    left.cancel()
+    calls.close()
+    with pytest.raises(EngineTimeout, match="stopping") as told:
+        await asyncio.wait_for(flying, 1)
+    assert outcome_open(told.value)
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    failed.assert_not_called()
+    assert lines.closed
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("answer", "outcome", "suspected"),
+    [("made", "ok", 0), (Conflict("taken"), "refused", 0), (EngineBusy("busy"), "refused", 0),
+     (EngineAway("broke"), "away", 1), (EngineTimeout("late"), "timeout", 1), (SILENCE, "timeout", 1)],
+)  # fmt: skip
+async def test_each_post_that_is_sent_is_counted(answer: object, outcome: str, suspected: int) -> None:
+    """By its own kind."""
+    counted: list[tuple[str, str, float]] = []
+    told: list[EngineAway] = []
+    calls = posting(FakeLines(answer), count=lambda *call: counted.append(call), failed=told.append)
+    with contextlib.suppress(HttpError):
+        await sent(calls, within=0.02)
+    assert [call[:2] for call in counted] == [("create", outcome)]
+    assert 0 <= counted[0][2] < 3
+    assert len(told) == suspected
+
+
+@pytest.mark.gen_test
+async def test_a_post_whose_caller_leaves_is_counted_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are bounds for how many there may be."""
+    monkeypatch.setattr(pool_room, "MAX_QUEUED", 1)
+    counted: list[str] = []
+    lines = FakeLines(SILENCE)
+    calls = posting(lines, count=lambda kind, outcome, seconds: counted.append(outcome))
+    flying = sent(calls)
+    await until(lambda: lines.sent)
+    with pytest.raises(EngineUnreached, match="too many"):
+        await sent(calls)
+    flying.cancel()
+    await asyncio.wait([flying])
+    assert counted == ["cancelled"]
+    lines.answer = "made"
+    assert await sent(calls) == "made"
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -797,6 +958,52 @@ async def test_a_creation_that_was_never_sent_is_not_looked_for() -> None:
 
     with pytest.raises(EngineAway, match="in time"):
         await Calls(pool(FakeClient("id"), away=lambda: away)).create(submit, find)
+
+
+async def unfound() -> str | None:
+    raise AssertionError("looked")
+
+
+@pytest.mark.gen_test
+async def test_what_was_posted_is_known_by_its_id() -> None:
+    """Which Docker answers with, and words beside it."""
+    made = {"ID": "s1", "Warnings": None}
+    for calls in (posting(FakeLines(made)), pool(FakeClient(made))):
+        assert await Calls(calls).post(*POSTED, unfound) == "s1"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("answer", [None, [], "s1", {}, {"ID": None}, {"ID": 1}, {"Id": "s1"}, EngineAway("broke")])
+async def test_a_post_without_an_answer_that_says_an_id_is_looked_for(
+    answer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent once; what it has made is adopted, and where it has made nothing the error is told."""
+    monkeypatch.setattr("qmaster.engine.calls.LOOK_AGAIN", (0.0, 0.0))
+    for made in ("s1", None):
+        lines = FakeLines(answer)
+        looked: list[int] = []
+
+        async def find(made: str | None = made, looked: list[int] = looked) -> str | None:
+            looked.append(1)
+            return made
+
+        calls = Calls(posting(lines))
+        if made:
+            assert await calls.post(*POSTED, find) == "s1"
+        else:
+            with pytest.raises(EngineAway if isinstance(answer, EngineAway) else EngineRefused) as caught:
+                await calls.post(*POSTED, find)
+            assert str(caught.value) == (str(answer) if isinstance(answer, EngineAway) else failures.NO_API)
+        assert len(lines.sent) == 1
+        assert len(looked) == (1 if made else 2)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("answer", [Conflict("taken"), BadRequest("bad"), EngineUnreached("nothing there")])
+async def test_a_post_with_a_clear_answer_is_not_looked_behind(answer: HttpError) -> None:
+    """Docker said no, or was never reached: nothing was made."""
+    with pytest.raises(type(answer)):
+        await Calls(posting(FakeLines(answer))).post(*POSTED, unfound)
 
 
 # --- where the engine is ----------------------------------------------------------------------------------------------

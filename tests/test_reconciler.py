@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from fakes import CREATED, LATER, FakeContainers, FakeSwarm, container, service, task, until
 
 from qmaster import reconciler as room
@@ -148,7 +151,7 @@ async def test_a_hint_is_looked_at() -> None:
 async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that left the list of those that should run is looked at."""
     monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
-    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no looks but the sweeps
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
     world = World()
     world.put(live("running"))
     async with world.running():
@@ -160,7 +163,7 @@ async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -
 async def test_what_goes_on_or_has_ended_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one that was restarted the first task has ended; a sweep is one call, however many there are."""
     monkeypatch.setattr(room, "SWEEP_EVERY", 0.01)
-    monkeypatch.setattr(room, "LAST_LOOK", 60.0)
+    monkeypatch.setattr(room, "LAST_PAUSE", 60.0)
     world = World()
     world.put(ended("failed", 3), live("running", CreatedAt=LATER) | {"ID": "t2"})
     async with world.running():
@@ -175,7 +178,7 @@ async def test_what_goes_on_or_has_ended_is_not_looked_at_again(monkeypatch: pyt
 async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that was rejected while it waited for its restart's delay: no task is left that should run."""
     monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
-    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no looks but the sweeps
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
     world = World()
     policy: Json = {"TaskTemplate": {"RestartPolicy": {"Condition": "on-failure", "MaxAttempts": 1}}}
     first = task("rejected", ID="t1")
@@ -189,7 +192,7 @@ async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch
 async def test_why_a_task_waits_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scheduler may say it long after the service was made, and the state stays the same."""
     monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
-    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no looks but the sweeps
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
     world = World()
     world.put(live("pending"))
     async with world.running():
@@ -399,7 +402,7 @@ async def test_a_key_is_of_a_name_and_not_of_an_id() -> None:
 
 async def test_many_at_once_are_listed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst of hints is one listing of all, not one each."""
-    monkeypatch.setattr(room, "LAST_LOOK", 0.0)  # no second look, which a slow machine would come to
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no second look, which a slow machine would come to
     world = World()
     async with world.running():
         world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]
@@ -408,6 +411,108 @@ async def test_many_at_once_are_listed_together(monkeypatch: pytest.MonkeyPatch)
         await until(lambda: len(world.reconciler.services()) == 100)
     assert world.swarm.names().count("service") == 0
     assert {view.created_at for view in world.reconciler.services()} == {CREATED}
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+async def test_what_is_young_is_looked_at_in_a_moment(adopted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who made it, or its first hint, has said so already: the hints that follow wake nobody."""
+    monkeypatch.setattr(room, "FIRST_LOOK", 0.1)
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no second look, which a slow machine would come to
+    world = World()
+    async with world.running():
+        began = time.monotonic()
+        if adopted:
+            await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+        else:
+            world.reconciler.hint(Hint("service", "s1"))
+        world.put(live("starting"))
+        await until(lambda: not world.reconciler._wake.is_set())
+        for _ in range(3):
+            world.reconciler.hint(Hint("service", "s1"))
+            assert not world.reconciler._wake.is_set()
+        await until(lambda: "task.starting" in world.words())
+        assert time.monotonic() - began >= 0.1
+    assert world.swarm.names().count("service") == 1
+
+
+async def test_what_was_looked_at_is_looked_at_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hint of it says that something has changed; and then again soon, however long the pauses had become."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 60.0)
+    world = World()
+    world.put(live("starting"))
+    async with world.running():
+        world.reconciler._hot["s1"] = (time.monotonic() + 60, 1.0)
+        world.put(live("running"))
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: "service.running" in world.words())
+        assert world.reconciler._hot["s1"][1] < 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_is_gone_is_looked_at_at_once(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its first look was to come in a moment."""
+    monkeypatch.setattr(room, "FIRST_LOOK", 60.0)
+    world = World()
+    async with world.running():
+        if known:
+            await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: not world.reconciler._wake.is_set())
+        assert "service" not in world.swarm.names()
+        world.reconciler.hint(Hint("service", "s1", 1_700_000_000.5, True))
+        await until(lambda: "service" in world.swarm.names())
+        await until(lambda: not known or "service.removed" in world.words())
+
+
+async def test_what_is_new_is_looked_at_soon_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the next look at the others is far off, theirs is not waited for."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 60.0)
+    world = World()
+    async with world.running():
+        for number in range(room.MANY):
+            world.reconciler._hot[f"other-{number}"] = (time.monotonic() + 60, 1.0)
+        world.reconciler._wake.set()
+        await until(lambda: not world.reconciler._wake.is_set())
+        world.put(live("running"))
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: "service.running" in world.words())
+
+
+@pytest.mark.parametrize(
+    ("took", "pause"), [(0.01, 0.1), (0.04, 0.4), (0.07, 0.5), (0.1, 0.5), (0.2, 1.0), (3.0, 15.0)]
+)
+async def test_many_are_not_listed_all_the_time(took: float, pause: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing of all takes a tenth of the time; one that is long a fifth, so that nobody waits for too long."""
+    now = [100.0]
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    world = World()
+    listings = []
+
+    async def services() -> list[Json]:
+        listings.append(now[0])
+        now[0] += took
+        return []
+
+    monkeypatch.setattr(world.swarm, "services", services)
+    world.reconciler._full_due = 1_000.0
+    for began, listed in ((100.0, 1), (100.0 + pause - 0.001, 1), (100.0 + pause + 0.001, 2)):
+        now[0] = began
+        for number in range(room.MANY + 1):
+            world.reconciler.hint(Hint("service", f"s{number}", gone=True))
+        assert world.reconciler._due() == (listed > len(listings))
+        await world.reconciler._look_around(began)
+        assert len(listings) == listed
+
+
+async def test_who_hears_of_a_change_acts_for_nobody() -> None:
+    """What a listener begins, and logs, is not the request's whose commit has told the change: it may be another's."""
+    world = World()
+    seen: list[Json] = []
+    world.reconciler.listeners.append(lambda view: seen.append(structlog.contextvars.get_contextvars()))
+    with structlog.contextvars.bound_contextvars(request="r-1"):
+        await world.reconciler.load()
+        await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+    assert seen == [{}]
 
 
 async def test_no_intent_is_settled_before_what_it_has_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

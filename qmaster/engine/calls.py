@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -70,9 +70,25 @@ class Calls:
             work: the call, which is sent once.
             find: looks for what the call has made.
         """
+        return await self._made(lambda: self._pool.call(work, CHANGE, kind="create"), find)
+
+    async def post(
+        self, path: str, body: Json, headers: Mapping[str, str], find: Callable[[], Awaitable[str | None]]
+    ) -> str:
+        """As ``create``, by POST of a JSON body that is answered with ``ID``."""
+
+        async def post() -> str:
+            made = _of_kind(dict, await self._pool.post(path, body, headers, CHANGE, "create"))
+            if not isinstance(made.get("ID"), str):
+                raise EngineRefused(NO_API)
+            return str(made["ID"])
+
+        return await self._made(post, find)
+
+    async def _made(self, make: Callable[[], Awaitable[str]], find: Callable[[], Awaitable[str | None]]) -> str:
         until = time.monotonic() + LOOK_UNTIL
         try:
-            return await self._pool.call(work, CHANGE, kind="create")
+            return await make()
         except HttpError as error:
             if not outcome_open(error):
                 raise

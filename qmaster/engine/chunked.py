@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-MAX_SIZE_LINE = 256  # bytes
+import re
+
+MAX_LINE = 256  # bytes, of a size with its extensions, or of a trailer
+SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 
 class Chunked:
-    """Takes a body in pieces, cut anywhere; ``done`` when its last chunk has come."""
+    """Takes a body in pieces, cut anywhere; ``done`` when its last chunk has come, with the trailers behind it.
+
+    What has come behind its end is ``rest``.
+    """
 
     def __init__(self) -> None:
         self.done = False
-        self._rest = b""
+        self.rest = b""
         self._left = 0  # bytes of this chunk
         self._in_chunk = False
+        self._in_trailers = False
 
     def feed(self, data: bytes) -> bytes:
         """What this piece holds.
@@ -20,7 +27,7 @@ class Chunked:
         Raises:
             ValueError: it is not coded so.
         """
-        data = self._rest + data if self._rest else data
+        data = self.rest + data if self.rest else data
         taken: list[bytes] = []
         at = 0
         while not self.done:
@@ -33,21 +40,26 @@ class Chunked:
                 break
             end = data.find(b"\r\n", at)
             if end < 0:
-                if len(data) - at > MAX_SIZE_LINE:
-                    raise ValueError("a chunk's size is missing")
+                if len(data) - at > MAX_LINE:
+                    raise ValueError("a line between chunks has no end")
                 break
             self._line(data[at:end])
             at = end + 2
-        self._rest = data[at:]
+        self.rest = data[at:]
         return b"".join(taken)
 
     def _line(self, line: bytes) -> None:
-        """What stands between two chunks: the end of the one before, or the size of the next."""
-        if self._in_chunk:
+        """What stands between two chunks: the end of the one before, or the size of the next; or behind the last."""
+        if self._in_trailers:
+            self.done = not line
+        elif self._in_chunk:
             if line:
                 raise ValueError("a chunk is longer than its size")
             self._in_chunk = False
-            return
-        self._left = int(line.partition(b";")[0], 16)
-        self._in_chunk = True
-        self.done = self._left == 0
+        else:
+            size = line.partition(b";")[0].strip()
+            if not SIZE.fullmatch(size):  # int() takes a sign, and more
+                raise ValueError("a chunk's size is none")
+            self._left = int(size, 16)
+            self._in_chunk = self._left > 0
+            self._in_trailers = self._left == 0

@@ -9,6 +9,7 @@ from .events import EventStream, Make
 from .failures import translate
 from .health import Health
 from .images import Images
+from .lines import Lines
 from .logs import Logs
 from .pool import Count, Pool
 from .reader import Readers
@@ -17,6 +18,7 @@ from .swarm import Swarm
 
 THREADS = 8
 SLOW_THREADS = 4
+LINES = 8
 
 
 class Engine:
@@ -33,7 +35,10 @@ class Engine:
         def pool(name: str, threads: int) -> Pool:
             return Pool(endpoint.connect, threads, name, lambda: self.health.away, self.health.suspect, count)
 
-        calls = Calls(pool("engine", THREADS))
+        lines = None if endpoint.socket is None else Lines(endpoint.socket, LINES)
+        calls = Calls(
+            Pool(endpoint.connect, THREADS, "engine", lambda: self.health.away, self.health.suspect, count, lines)
+        )
         # A registry that is away is not an engine that is: its silence is no suspicion.
         ask = Pool(endpoint.connect, SLOW_THREADS, "engine-registry", lambda: self.health.away, count=count)
         pulls = pool("engine-pull", SLOW_THREADS)

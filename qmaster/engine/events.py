@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from ..lifecycle import MANAGED
 from .client import Client, LongAnswer
 from .endpoint import CONNECT_TIMEOUT
 
+AT_HAND = 0.001  # seconds that a read may take of what has come already
+GATHER = 0.005  # seconds in which events come together, so that each is not in the way of what has caused it
 SILENCE = 60.0  # seconds without an event after which the stream is taken for dead
 
 FILTERS = {
@@ -62,7 +65,12 @@ class EventStream:
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     rest = b""
+    asked = time.monotonic()
     for chunk in chunks:
+        was_at_hand = time.monotonic() - asked < AT_HAND
         *whole, rest = (rest + chunk).split(b"\n")
         yield from whole
+        if not (was_at_hand and len(whole) <= 1):  # over TLS and ssh they are read one by one, also where many wait
+            time.sleep(GATHER)
+        asked = time.monotonic()
     yield rest

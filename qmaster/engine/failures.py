@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import docker.errors
+import msgspec
 import requests
 import structlog
 import urllib3.exceptions
@@ -128,8 +131,22 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _answered(error: docker.errors.APIError) -> HttpError:
-    said = explanation(error)
-    status = error.status_code or 0
+    return _of_status(error.status_code or 0, explanation(error))
+
+
+def refused(status: int, body: bytes, asked_with: Mapping[str, str]) -> HttpError:
+    """The error for an answer that is none of 2xx, to a request with these headers."""
+    words = body.decode(errors="replace")
+    with contextlib.suppress(msgspec.MsgspecError):
+        words = msgspec.json.decode(words, type=_Refusal).message
+    return _of_status(status, _in_one_line(words, asked_with) or f"status {status}, without a word")
+
+
+class _Refusal(msgspec.Struct):
+    message: str
+
+
+def _of_status(status: int, said: str) -> HttpError:
     if NOT_A_MANAGER.search(said):
         return NotAManager(_manager_hint(said))
     if NO_LEADER.search(said):
@@ -149,7 +166,11 @@ def explanation(error: docker.errors.APIError) -> str:
     """Docker's own words, in one line."""
     words = error.explanation
     text = words.decode(errors="replace") if isinstance(words, bytes) else str(words or error)
-    asked_with = getattr(getattr(error.response, "request", None), "headers", None) or {}
+    return _in_one_line(text, getattr(getattr(error.response, "request", None), "headers", None) or {})
+
+
+def _in_one_line(text: str, asked_with: Mapping[str, str]) -> str:
+    """Without the credentials that were sent."""
     return hide(" ".join(text.split()), asked_with.get("X-Registry-Auth", ""))[:MAX_DETAIL]
 
 

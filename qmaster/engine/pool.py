@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import queue
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import structlog
 
 from ..errors import EngineAway, HttpError
+from ..threads import Threads
 from .client import Client
 from .failures import LATE, STOPPING, EngineStopping, EngineTimeout, EngineUnreached, broken_off, translate
+from .lines import Lines
 
 T = TypeVar("T")
 Connect = Callable[[], Client]
@@ -42,6 +42,7 @@ class Pool:
         failed: told of each call that the engine did not answer (on the event loop).
         count: told of each call that was sent (on the event loop): its kind, its outcome (``ok``, ``refused``: the
             engine said no, ``timeout``, ``away``, ``cancelled``: nobody waits for it any more), and its seconds.
+        lines: to the engine's socket, where it has one here: ``post`` takes them instead of a thread.
     """
 
     def __init__(
@@ -52,13 +53,15 @@ class Pool:
         away: Callable[[], EngineAway | None] = lambda: None,
         failed: Callable[[EngineAway], None] = lambda error: None,
         count: Count = lambda kind, outcome, seconds: None,
+        lines: Lines | None = None,
     ) -> None:
         self._connect = connect
+        self._lines = lines
         self._away = away
         self._failed = failed
         self._count = count
         self._kind = name.removeprefix("engine-")
-        self._threads = _Threads(threads, name)
+        self._threads = Threads(threads, name)
         self._local = threading.local()
         self._flying: set[asyncio.Future[Any]] = set()
         self._stopping = False
@@ -75,12 +78,34 @@ class Pool:
         Raises:
             HttpError: what the engine answered, or that it did not.
         """
+        return await self._counted(lambda: self._in_thread(work, within, again), within + 1, kind)
+
+    async def post(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str], within: float, kind: str
+    ) -> Any:
+        """POST a JSON body, once, and decode the answer.
+
+        Args:
+            headers: only for this call.
+            within, kind: as in ``call``.
+
+        Raises:
+            HttpError: what the engine answered, or that it did not.
+        """
+        lines = self._lines
+        if lines is None:
+            return await self.call(lambda client: client.submit(path, body, headers), within, kind=kind)
+        return await self._counted(
+            lambda: asyncio.ensure_future(lines.post(path, body, headers, self._refuse)), within, kind
+        )
+
+    async def _counted(self, begin: Callable[[], asyncio.Future[T]], within: float, kind: str) -> T:
         self._refuse()
         if len(self._flying) >= MAX_QUEUED:
             raise EngineUnreached("too many calls wait for the Docker engine; try again")
         began, outcome = time.monotonic(), "cancelled"
         try:
-            answer = await self._send(work, within, again)
+            answer = await self._sent(begin(), within)
             outcome = "ok"
             return answer
         except EngineAway as error:
@@ -104,13 +129,17 @@ class Pool:
         """Take no more calls; those that run end by their own bounds, or with the process."""
         self.give_up()
         self._threads.end()
+        if self._lines is not None:
+            self._lines.close()
 
-    async def _send(self, work: Callable[[Client], T], within: float, again: bool) -> T:
+    def _in_thread(self, work: Callable[[Client], T], within: float, again: bool) -> asyncio.Future[T]:
         context = contextvars.copy_context()  # else the request's id would be missing in the thread's log lines
-        future = asyncio.wrap_future(self._threads.submit(lambda: context.run(self._attempt, work, within, again)))
+        return self._threads.do(lambda: context.run(self._attempt, work, within, again))
+
+    async def _sent(self, future: asyncio.Future[T], within: float) -> T:
         self._flying.add(future)
         try:
-            async with asyncio.timeout(within + 1):
+            async with asyncio.timeout(within):
                 return await future
         except TimeoutError:
             raise EngineTimeout(LATE) from None
@@ -164,53 +193,3 @@ class Pool:
         if client is not None:
             self._local.client = None
             client.close()
-
-
-class _Threads:
-    """Threads that are begun as they are needed, and kept.
-
-    Daemons, unlike those of ``ThreadPoolExecutor``: a process that ends does not wait for an engine that is silent.
-    """
-
-    def __init__(self, most: int, name: str) -> None:
-        self._most = most
-        self._name = name
-        self._begun = 0
-        self._idle = threading.Semaphore(0)
-        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """To be called by one thread alone."""
-        future: Future[T] = Future()
-        self._work.put((future, work))
-        if not self._idle.acquire(blocking=False) and self._begun < self._most:
-            threading.Thread(target=self._run, name=f"{self._name}_{self._begun}", daemon=True).start()
-            self._begun += 1
-        return future
-
-    def end(self) -> None:
-        """Begin nothing more; each thread ends with what it does."""
-        while True:
-            try:
-                left = self._work.get_nowait()
-            except queue.Empty:
-                break
-            if left is not None:
-                left[0].cancel()
-        for _ in range(self._begun):
-            self._work.put(None)
-
-    def _run(self) -> None:
-        while (taken := self._work.get()) is not None:
-            _do(*taken)
-            del taken  # it would be kept until there is more to do
-            self._idle.release()
-
-
-def _do(future: Future[T], work: Callable[[], T]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(work())
-    except BaseException as error:  # the top of a thread: whoever waits gets it
-        future.set_exception(error)

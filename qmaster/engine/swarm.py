@@ -39,15 +39,12 @@ class Swarm:
         """
         headers = {} if credentials is None else {"X-Registry-Auth": credentials.header()}
 
-        def create(client: Client) -> str:
-            return str(client.submit("/services/create", spec, headers)["ID"])
-
         async def find() -> str | None:
             raw = await self.service(spec["Name"])
             made = raw is not None and (raw["Spec"].get("Labels") or {}).get(RUN) == spec["Labels"][RUN]
             return str(raw["ID"]) if raw and made else None
 
-        return await self._calls.create(create, find)
+        return await self._calls.post("/services/create", spec, headers, find)
 
     async def service(self, name_or_id: str) -> Json | None:
         """The service of exactly this id or name; None where there is none."""
