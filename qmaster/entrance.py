@@ -43,8 +43,9 @@ SWEEP_EVERY = 1.0
 SWEPT_AT_ONCE, SWEEP_ON_AFTER = 50, 0.02  # connections ended in one turn, and then others have one
 PAUSE = 1.0  # where the machine gives no more descriptors
 
-# Accepted connections inherit these (Linux). A client that is gone without a word is noticed within two minutes; the last
-# bound of time replaces the count of probes: it leaves time for all four, so that one which is lost ends nothing (tcp(7)).
+# Accepted connections inherit these (Linux). A client that is gone without a word is noticed within two minutes. The
+# last bound of time replaces the count of probes: it leaves time for all four, so that one which is lost ends nothing
+# (tcp(7)).
 _OPTIONS = (
     ("TCP_KEEPIDLE", 60),
     ("TCP_KEEPINTVL", 15),
