@@ -43,13 +43,15 @@ SWEEP_EVERY = 1.0
 SWEPT_AT_ONCE, SWEEP_ON_AFTER = 50, 0.02  # connections ended in one turn, and then others have one
 PAUSE = 1.0  # where the machine gives no more descriptors
 
-# A client that is gone without a word is noticed within two minutes; accepted connections inherit it (Linux). The last
-# bound replaces the count of probes: it leaves time for all four, so that one which is lost ends nothing (tcp(7)).
+# Accepted connections inherit these (Linux). A client that is gone without a word is noticed within two minutes. The
+# last bound of time replaces the count of probes: it leaves time for all four, so that one which is lost ends nothing
+# (tcp(7)).
 _OPTIONS = (
     ("TCP_KEEPIDLE", 60),
     ("TCP_KEEPINTVL", 15),
     ("TCP_KEEPCNT", 4),
     ("TCP_USER_TIMEOUT", int(UNTAKEN * 1000)),
+    ("TCP_NODELAY", 1),  # what is written is whole: no line of a log waits until the one before has arrived
 )
 
 log = structlog.get_logger(__name__)
@@ -212,13 +214,13 @@ class Entrance(HTTPServerConnectionDelegate):
     def _sweep(self) -> None:
         now = self._loop.time()
         late = [stream for deadlines in (self._heads, self._bodies, self._idle) for stream in deadlines.late(now)]
+        again = SWEEP_ON_AFTER if len(late) >= SWEPT_AT_ONCE else SWEEP_EVERY
+        self._sweeping = self._loop.call_later(again, self._sweep)  # first: it goes on whatever comes of this one
         for stream in late:
             stream.close()
         if self._turned_out:
             log.warning("connections_full", most=self._most, turned_out=self._turned_out)
             self._turned_out = 0
-        again = SWEEP_ON_AFTER if len(late) >= SWEPT_AT_ONCE else SWEEP_EVERY
-        self._sweeping = self._loop.call_later(again, self._sweep)
 
 
 class _Deadlines:

@@ -48,13 +48,9 @@ class Watched(BaseIOStream):
     sent = 0  # bytes that have left
     _allowance: Allowance | None = None
     _waits_for_its_turn = False
-    _sends_at_once = False
 
     def set_nodelay(self, value: bool) -> None:
-        """On for good: Tornado would switch it on and off again for each answer, which are written whole anyway."""
-        if value and not self._sends_at_once:
-            self._sends_at_once = True
-            super().set_nodelay(True)
+        """Nothing: Tornado would switch it on and off for each answer, and it is on for good (see the entrance)."""
 
     def stand_by(self) -> None:
         """From now on it may be ended where another needs its place."""

@@ -545,6 +545,7 @@ async def test_what_is_said_leaves_at_once(wires: Wires) -> None:
     async with house(tls=wires[0], application=Own().application) as made:
         caller = await made.call(trusting=wires[1])
         (stream,) = made.entrance._waiting
+        assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1  # type: ignore[attr-defined]
         for said, heard in ((asks("GET /livez"), b"}\n"), (asks("GET /events", UPGRADE), b'"snapshot"')):
             caller.say(said)
             await caller.reader.readuntil(heard)

@@ -402,7 +402,8 @@ async def test_a_key_is_of_a_name_and_not_of_an_id() -> None:
 
 async def test_many_at_once_are_listed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst of hints is one listing of all, not one each."""
-    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no second look, which a slow machine would come to
+    monkeypatch.setattr(room, "FIRST_LOOK", 0.0)  # else the moment of a look may come between those of two hints
+    monkeypatch.setattr(room, "LAST_PAUSE", -1.0)  # no second look, which a slow machine would come to
     world = World()
     async with world.running():
         world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]

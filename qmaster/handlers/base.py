@@ -55,8 +55,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Content-Type": "text/html; charset=UTF-8",  # as Tornado's, of what says no other
 }
+DEFAULT_TYPE = "text/html; charset=UTF-8"  # Tornado's
 _date = functools.lru_cache(maxsize=1)(format_timestamp)
 
 log = structlog.get_logger(__name__)
@@ -86,7 +86,8 @@ class BaseHandler(web.RequestHandler):
         """As Tornado's, which would check what never changes and write out the same date again for each answer."""
         if not hasattr(self, "request_id"):  # an error clears the headers, but not the id
             self.request_id = self._request_id()
-        self._headers = HTTPHeaders({**HEADERS, "Date": _date(int(time.time())), "X-Request-ID": self.request_id})
+        own = {"Content-Type": DEFAULT_TYPE, "Date": _date(int(time.time())), "X-Request-ID": self.request_id}
+        self._headers = HTTPHeaders({**HEADERS, **own})
         self.set_default_headers()
         self._write_buffer: list[bytes] = []
         self._status_code, self._reason = int(HTTPStatus.OK), HTTPStatus.OK.phrase
