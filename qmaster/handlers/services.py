@@ -68,7 +68,8 @@ class ServicesHandler(BaseHandler):
 
     def _answer_view(self, view: Service, status: HTTPStatus = HTTPStatus.OK) -> None:
         self.log_fields["run"] = view.id
-        self.answer_json(SUCCESS + msgspec.json.encode(view)[1:], status)
+        self.begin_json(status)
+        self.finish(SUCCESS + msgspec.json.encode(view)[1:] + b"\n")
 
     async def _when_over(self, run_id: str, seconds: float, identity: Identity) -> Service:
         self._left = asyncio.get_running_loop().create_future()
