@@ -127,17 +127,23 @@ def test_pauses_grow_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pauses[:8] == [0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0]
 
 
-def test_a_reason_is_logged_once_per_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not every few seconds while the engine is away; in the words that are given for it."""
-    away, late = OSError("away"), TimeoutError("late")
-    watched = Watched(away, away, late, late, away)
-    watched.watcher._explain = lambda error: f"it is {error}"
+def logged(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What it logs until there is a stream, and as it is stopped then."""
     monkeypatch.setattr(watched.watcher._stopped, "wait", lambda timeout: False)
     with capture_logs() as logs:
         watched.watcher.start()
         eventually(lambda: watched.hints)
         watched.watcher.stop()
         watched.watcher._thread.join(2)
+    return logs
+
+
+def test_a_reason_is_logged_once_per_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every few seconds while the engine is away; in the words that are given for it."""
+    away, late = OSError("away"), TimeoutError("late")
+    watched = Watched(away, away, late, late, away)
+    watched.watcher._explain = lambda error: f"it is {error}"
+    logs = logged(watched, monkeypatch)
     assert [(line["event"], line["reason"]) for line in logs] == [
         ("events_lost", "it is away"),
         ("events_lost", "it is late"),
@@ -149,13 +155,10 @@ def test_a_reason_is_logged_again_after_a_stream_that_lasted(monkeypatch: pytest
     """Then it is another loss. Its words are cut; an end that was asked for is none."""
     watched = Watched(OSError("x" * 1000), OSError("x" * 1000))
     monkeypatch.setattr(watcher, "LAST_PAUSE", -1.0)  # every stream has lasted
-    monkeypatch.setattr(watched.watcher._stopped, "wait", lambda timeout: False)
-    with capture_logs() as logs:
-        watched.watcher.start()
-        eventually(lambda: watched.hints)
-        watched.watcher.stop()
-        watched.watcher._thread.join(2)
+    logs = logged(watched, monkeypatch)
+    with capture_logs() as after:
         watched.watcher._tell(OSError("away"))
+    assert after == []
     assert [line["reason"] for line in logs] == ["x" * watcher.MAX_REASON] * 2
 
 
