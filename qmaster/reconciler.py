@@ -139,15 +139,15 @@ class Reconciler:
             self._nodes_hinted = True
         elif hint.kind == "container":
             self._hinted_containers.add(hint.id)
-        elif hint.gone:
-            self._look_at_once(hint.id)
-        elif hint.id not in self.view.entries:
+        elif not hint.gone and hint.id not in self.view.entries:
             self._look_soon(hint.id)
             return
-        elif self._is_young(hint.id):
+        elif not hint.gone and self._is_young(hint.id):
             return  # its first look comes in a moment
         else:
-            self._look_at_once(hint.id)
+            self._hinted.add(hint.id)
+            # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
+            self._hot.pop(hint.id, None)
         self._wake.set()
 
     def look(self, service_id: str) -> None:
@@ -521,11 +521,6 @@ class Reconciler:
             return
         self.view.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
         self._hot.pop(gone_id, None)
-
-    def _look_at_once(self, service_id: str) -> None:
-        self._hinted.add(service_id)
-        # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
-        self._hot.pop(service_id, None)
 
     def _look_soon(self, service_id: str) -> None:
         """It was created a moment ago: a look at once would tell nothing, and be in the way of who creates more."""
