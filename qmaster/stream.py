@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
 from tornado.httputil import HTTPInputError
+from tornado.ioloop import IOLoop, _Selectable
 from tornado.iostream import BaseIOStream, IOStream, SSLIOStream, StreamClosedError
 
 from . import strict
@@ -116,6 +117,20 @@ class Watched(BaseIOStream):
 
 class Plain(Watched, IOStream):
     """A TCP connection."""
+
+    def _handle_events(self, fd: int | _Selectable, events: int) -> None:
+        """Go on listening when bytes come before they are asked for, and stop when more do.
+
+        Whoever is quick has sent the next request before the one before is put away. Tornado would stop at once and
+        begin again, with each request.
+        """
+        if events != IOLoop.READ or self.reading() or self.writing():
+            super()._handle_events(fd, events)
+        elif not self._read_buffer_size:
+            self._handle_read()
+        else:
+            self._state = IOLoop.ERROR
+            self.io_loop.update_handler(fd, self._state)
 
     def _let_others_go_first(self) -> None:
         self._waits_for_its_turn = True

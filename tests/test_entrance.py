@@ -723,6 +723,88 @@ async def test_who_says_more_than_it_may_is_ended() -> None:
         assert await caller.ended()
 
 
+# --- what is said too soon --------------------------------------------------------------------------------------------
+
+
+async def busy(made: House) -> tuple[Caller, Watched]:
+    """A caller who is being answered, and the connection."""
+    caller = await made.call(SLOW)
+    await until(lambda: len(made.streams) == 1)
+    return caller, made.streams[0]
+
+
+def listens(stream: Watched) -> bool:
+    return stream.socket.fileno() in cast(Any, stream.io_loop).readers  # type: ignore[attr-defined]
+
+
+async def test_who_speaks_too_soon_is_listened_to_all_the_same() -> None:
+    """Once: what comes then stays where it is until the answers are out, and be it the news that it was the last."""
+    async with house() as made:
+        caller, stream = await busy(made)
+        caller.say(HELLO)
+        await until(lambda: stream._read_buffer_size == len(HELLO))
+        assert listens(stream)
+        caller.writer.write_eof()
+        await until(lambda: not listens(stream))
+        made.gate.set()
+        for _ in range(2):
+            assert await caller.hears()
+        assert await caller.ended()
+
+
+async def test_little_is_kept_of_what_comes_too_soon() -> None:
+    """And none of it is lost."""
+    async with house() as made:
+        caller, stream = await busy(made)
+        many = 100 * entrance.CHUNK // len(HELLO)
+        caller.say(HELLO * many)
+        await until(lambda: not listens(stream))
+        assert 0 < stream._read_buffer_size <= entrance.CHUNK
+        made.gate.set()
+        for _ in range(1 + many // 100):
+            assert await caller.hears()
+        caller.writer.transport.abort()
+        await until(lambda: made.entrance.open == 0)
+
+
+async def test_of_who_says_much_too_soon_all_is_answered() -> None:
+    """Also what is said after that."""
+    async with house() as made:
+        caller, stream = await busy(made)
+        for _ in range(3):
+            caller.say(HELLO)
+            await until(lambda: stream._read_buffer_size > 0)
+            await asyncio.sleep(0.01)
+        assert not listens(stream)
+        made.gate.set()
+        for _ in range(4):
+            assert await caller.hears()
+        await until(lambda: made.owing() == (0, 0, 1))
+        caller.say(HELLO)
+        assert await caller.hears()
+
+
+async def test_who_speaks_before_it_has_taken_its_answer_still_has_all_of_it() -> None:
+    async with house() as made:
+        caller = await made.call(HELLO.replace(b"hello", b"large"))
+        await until(lambda: len(made.streams) == 1 and made.streams[0].writing())
+        for _ in range(3):
+            caller.say(HELLO)
+            await asyncio.sleep(0.01)
+        assert not listens(made.streams[0])
+        for said in (b"x" * LARGE, b"hello", b"hello", b"hello"):
+            await caller.reader.readuntil(b"\r\n\r\n")
+            assert await caller.reader.readexactly(len(said)) == said
+
+
+async def test_who_hangs_up_too_soon_is_noticed() -> None:
+    async with house() as made:
+        caller, stream = await busy(made)
+        hang_up(caller)
+        await until(stream.closed)
+        check_forgotten(made)
+
+
 # --- as strictly as it is written -------------------------------------------------------------------------------------
 
 
