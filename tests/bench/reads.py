@@ -24,7 +24,7 @@ def measure(world: World) -> Iterator[Row]:
             body = server.call("GET", path).text.encode()
             bare.ask("body", path=path, body=base64.b64encode(body).decode())
             taken = interleave(
-                world.size(7, 2),
+                world.size(15, 2),
                 partial(rate, world, load, server.port, path, server.token),
                 partial(rate, world, load, port, path, server.token),
             )
@@ -33,5 +33,5 @@ def measure(world: World) -> Iterator[Row]:
 
 def rate(world: World, load: Child, port: int, path: str, token: str) -> float:
     lines = [f"GET {path} HTTP/1.1", "Host: quartermaster", f"Authorization: Bearer {token}", "", ""]
-    done = load.ask("loop", port=port, request="\r\n".join(lines), clients=CLIENTS, seconds=world.size(15, 5) / 10)
+    done = load.ask("loop", port=port, request="\r\n".join(lines), clients=CLIENTS, seconds=world.size(8, 5) / 10)
     return float(done["answers"] / done["seconds"])
