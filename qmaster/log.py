@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
@@ -111,7 +113,7 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
 def _line(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
     """All of the steps for the standard library's lines in one: there is a line for each request."""
     line: MutableMapping[str, Any] = {
-        "timestamp": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "timestamp": _now(),
         "level": method,
         "event": event.pop("event"),
         **structlog.contextvars.get_contextvars(),
@@ -121,6 +123,16 @@ def _line(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
     if "exc_info" in line:
         line = structlog.processors.format_exc_info(logger, method, line)
     return _json(line)
+
+
+def _now() -> str:
+    microseconds = time.time_ns() // 1000
+    return f"{_second(microseconds // 1_000_000)}.{microseconds % 1_000_000:06}Z"
+
+
+@functools.lru_cache(maxsize=1)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _json(event: MutableMapping[str, Any], default: Any = repr) -> str:

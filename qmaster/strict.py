@@ -47,4 +47,4 @@ def flaw(version: str, headers: HTTPHeaders) -> str | None:
 
 def is_encoded(headers: Mapping[str, str]) -> bool:
     """Whether the body is compressed: nothing here inflates what somebody sends."""
-    return headers.get("Content-Encoding", "").lower() not in ("", "identity")
+    return "Content-Encoding" in headers and headers["Content-Encoding"].lower() not in ("", "identity")

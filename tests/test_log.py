@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from io import TextIOWrapper
 from types import SimpleNamespace
 from typing import Any
@@ -77,9 +77,12 @@ def test_the_rest_of_a_line_is_in_the_order_in_which_it_was_said(capsys: pytest.
 def test_times_are_alike(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one on the second: lines can be sorted by them."""
     log.configure("json")
-    monkeypatch.setattr(log, "datetime", SimpleNamespace(now=lambda zone: datetime(2026, 1, 2, 3, 4, 5, 0, zone)))
-    structlog.get_logger("a").info("one")
-    assert [line["timestamp"] for line in lines(capsys)] == ["2026-01-02T03:04:05.000000Z"]
+    at = int(datetime(2026, 1, 2, 3, 4, 5, 0, UTC).timestamp()) * 10**9
+    for later in (0, 1, 999, 1_000, 999_999_999, 1_000_000_000, 0):
+        monkeypatch.setattr(log, "time", SimpleNamespace(time_ns=lambda now=at + later: now))
+        structlog.get_logger("a").info("one")
+    ends = ("05.000000", "05.000000", "05.000000", "05.000001", "05.999999", "06.000000", "05.000000")
+    assert [line["timestamp"] for line in lines(capsys)] == [f"2026-01-02T03:04:{end}Z" for end in ends]
 
 
 @pytest.mark.parametrize("level", ["info", "warning", "error", "critical", "exception"])

@@ -41,6 +41,7 @@ MAX_DIGITS = 18
 MAX_PARAMETERS = 50  # of a query
 ON = ("1", "true")
 FLAGS = (*ON, "0", "false")
+OK, FAILED = HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR
 REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 
 Needs = Scope | Literal["root"]
@@ -90,7 +91,7 @@ class BaseHandler(web.RequestHandler):
         self._headers = HTTPHeaders({**HEADERS, **own})
         self.set_default_headers()
         self._write_buffer: list[bytes] = []
-        self._status_code, self._reason = int(HTTPStatus.OK), HTTPStatus.OK.phrase
+        self._status_code, self._reason = int(OK), OK.phrase
 
     def prepare(self) -> None:
         self._busy.add(self)
@@ -178,12 +179,16 @@ class BaseHandler(web.RequestHandler):
         """Tornado answers 304 to who has it; most answers nobody keeps, so that a digest would be made in vain."""
         return super().compute_etag() if self.IS_KEPT else None
 
-    def answer(self, document: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> None:
+    def check_etag_header(self) -> bool:
+        return self.IS_KEPT and super().check_etag_header()
+
+    def answer(self, document: dict[str, Any], status: HTTPStatus = OK) -> None:
         self.begin_json(status)
         self.finish(msgspec.json.encode(document) + b"\n")  # not by a name: a large one would be there twice meanwhile
 
     def begin_json(self, status: HTTPStatus) -> None:
-        self.set_status(int(status))
+        if status is not OK:
+            self.set_status(int(status))
         self.set_header("Content-Type", "application/json")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
@@ -244,9 +249,15 @@ class BaseHandler(web.RequestHandler):
     put: Callable[..., Awaitable[None] | None] = _not_allowed
     options: Callable[..., Awaitable[None] | None] = _not_allowed
 
+    def _header(self, name: str) -> str:
+        """Its value, or ""; most are not there, which ``get`` finds out by an error."""
+        if name in self.request.headers:
+            return self.request.headers[name]
+        return ""
+
     def _request_id(self) -> str:
-        given = self.request.headers.get("X-Request-ID")
-        return given if given and _REQUEST_ID.fullmatch(given) else random.randbytes(16).hex()  # noqa: S311 - no secret
+        given = self._header("X-Request-ID")
+        return given if _REQUEST_ID.fullmatch(given) else random.randbytes(16).hex()  # noqa: S311 - no secret
 
     def _refuse_host(self) -> None:
         """A page whose name was made to point here (DNS rebinding) asks under its own name."""
@@ -262,7 +273,7 @@ class BaseHandler(web.RequestHandler):
             raise BadRequest("the header Content-Encoding is not taken: send the body as it is, not compressed")
 
     def _refuse_large(self) -> None:
-        length = self.request.headers.get("Content-Length", "")
+        length = self._header("Content-Length")
         if length.isascii() and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > models.MAX_BODY):
             if isinstance(self.request.connection, HTTP1Connection):
                 self.request.connection.set_max_body_size(_DRAINED)
@@ -300,9 +311,9 @@ def flag(name: str, values: list[str] | None) -> bool:
 def log_request(handler: web.RequestHandler) -> None:
     """One line for each request, but for a probe that is well: no query, no body, no header."""
     status = handler.get_status()
-    if status == HTTPStatus.OK and getattr(handler, "IS_PROBE", False):
+    if status == OK and getattr(handler, "IS_PROBE", False):
         return
-    write = log.error if status == HTTPStatus.INTERNAL_SERVER_ERROR else log.info
+    write = log.error if status == FAILED else log.info
     write(
         "request",
         request=getattr(handler, "request_id", None),
@@ -335,6 +346,6 @@ def _too_large() -> PayloadTooLarge:
 
 
 def _default_detail(status: int) -> str:
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status == FAILED:
         return "quartermaster failed: its log has the reason under this request id"
     return HTTPStatus(status).description or HTTPStatus(status).phrase
