@@ -124,12 +124,12 @@ class Plain(Watched, IOStream):
         Whoever is quick has sent the next request before the one before is put away. Tornado would stop at once and
         begin again, with each request.
         """
-        if events != IOLoop.READ or self.reading() or self.writing():
+        if events != IOLoop.READ or self.reading():
             super()._handle_events(fd, events)
         elif not self._read_buffer_size:
             self._handle_read()
         else:
-            self._state = IOLoop.ERROR
+            self._state = IOLoop.ERROR | (IOLoop.WRITE if self.writing() else 0)
             self.io_loop.update_handler(fd, self._state)
 
     def _let_others_go_first(self) -> None:

@@ -38,7 +38,7 @@ LARGE = 16 * 1024 * 1024
 
 @stream_request_body
 class Handler(RequestHandler):
-    """`gate` holds up `/slow`; `streams` are those of the requests that came whole."""
+    """`gate` holds up `/slow` and `/slowlarge`; `streams` are those of the requests that came whole."""
 
     def initialize(self, gate: asyncio.Event, streams: list[Watched]) -> None:
         self._gate, self._streams = gate, streams
@@ -51,9 +51,9 @@ class Handler(RequestHandler):
         assert isinstance(connection, HTTP1Connection)
         assert isinstance(connection.stream, Watched)
         self._streams.append(connection.stream)
-        if what == "slow":
+        if what.startswith("slow"):
             await self._gate.wait()
-        self.write(b"x" * LARGE if what == "large" else b"hello")
+        self.write(b"x" * LARGE if what.endswith("large") else b"hello")
 
     post = get
 
@@ -726,9 +726,9 @@ async def test_who_says_more_than_it_may_is_ended() -> None:
 # --- what is said too soon --------------------------------------------------------------------------------------------
 
 
-async def busy(made: House) -> tuple[Caller, Watched]:
+async def busy(made: House, said: bytes = SLOW) -> tuple[Caller, Watched]:
     """A caller who is being answered, and the connection."""
-    caller = await made.call(SLOW)
+    caller = await made.call(said)
     await until(lambda: len(made.streams) == 1)
     return caller, made.streams[0]
 
@@ -793,8 +793,27 @@ async def test_who_speaks_before_it_has_taken_its_answer_still_has_all_of_it() -
             await asyncio.sleep(0.01)
         assert not listens(made.streams[0])
         for said in (b"x" * LARGE, b"hello", b"hello", b"hello"):
-            await caller.reader.readuntil(b"\r\n\r\n")
-            assert await caller.reader.readexactly(len(said)) == said
+            await check_answer(caller, said)
+
+
+async def test_who_has_said_its_last_too_soon_still_has_all_of_its_answers() -> None:
+    """What it said is taken before the answer is out, and the news that it was the last while that is on its way."""
+    async with house() as made:
+        caller, stream = await busy(made, SLOW.replace(b"slow", b"slowlarge"))
+        caller.say(HELLO)
+        await until(lambda: stream._read_buffer_size == len(HELLO))
+        made.gate.set()
+        await until(stream.writing)
+        caller.writer.write_eof()
+        await until(lambda: not listens(stream))
+        for said in (b"x" * LARGE, b"hello"):
+            await check_answer(caller, said)
+        assert await caller.ended()
+
+
+async def check_answer(caller: Caller, said: bytes) -> None:
+    await caller.reader.readuntil(b"\r\n\r\n")
+    assert await caller.reader.readexactly(len(said)) == said
 
 
 async def test_who_hangs_up_too_soon_is_noticed() -> None:
