@@ -106,6 +106,18 @@ def test_an_engine_outside_a_swarm_runs_containers(plain_engine: Engine) -> None
     assert plain_engine.cli("run", "--rm", "greet:1") == "hello world\n"
 
 
+def test_the_bridge_keeps_its_address(bed: Bed) -> None:
+    """Whichever cables come and go: who knew another would wait for the registry until it forgot it."""
+    hub = bed.network.namespace("hub")
+    run("ip", "-n", hub, "link", "add", "low", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "end")
+    try:
+        run("ip", "-n", hub, "link", "set", "low", "master", "bridge", "up")
+        known = run("ip", "-n", hub, "-brief", "link", "show", "bridge").split()[2]
+    finally:
+        run("ip", "-n", hub, "link", "delete", "low")
+    assert run("ip", "-n", hub, "-brief", "link", "show", "bridge").split()[2] == known
+
+
 def test_credentials_are_checked(swarm: Swarm, registry: Registry) -> None:
     """A worker pulls from the registry with right credentials only, and the registry counts."""
     reference = registry.push(swarm.manager, "busybox:local", "tool:1")

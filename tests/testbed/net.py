@@ -7,6 +7,7 @@ bridge) nor its own docker0 is touched or in the way.
 from testbed.process import run
 
 HUB = "hub"
+BRIDGE = "02:00:00:00:00:fe"
 LENGTH = 24
 
 
@@ -26,7 +27,8 @@ class Network:
         self._unplugged: set[str] = set()
         self._make_namespace(HUB)
         hub = self.namespace(HUB)
-        run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
+        # An address of its own: else it has the lowest of its ports', and when that one goes, who knew it is not heard.
+        run("ip", "-n", hub, "link", "add", "bridge", "address", BRIDGE, "type", "bridge")
         run("ip", "-n", hub, "addr", "add", f"{self.gateway}/{LENGTH}", "dev", "bridge")
         run("ip", "-n", hub, "link", "set", "bridge", "up")
         run("ip", "link", "add", prefix, "type", "veth", "peer", "name", "host", "netns", hub)

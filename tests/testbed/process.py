@@ -50,8 +50,16 @@ class Process:
             _kill(self.pid, number)
 
     def freeze(self) -> None:
+        """SIGSTOP; returns when every thread stands still: on a busy machine some go on for a while."""
         self.signal(signal.SIGSTOP)
         self.frozen = True
+        eventually(self._stands_still, 10, "it stands still", every=0.001)
+
+    def _stands_still(self) -> bool:
+        threads = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        with contextlib.suppress(OSError):  # it has ended, or one of its threads has
+            return all(thread.read_text().rpartition(")")[2].split()[0] in "TtZX" for thread in threads)
+        return False
 
     def thaw(self) -> None:
         self.signal(signal.SIGCONT)
