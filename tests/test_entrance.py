@@ -771,11 +771,7 @@ async def test_of_who_says_much_too_soon_all_is_answered() -> None:
     """Also what is said after that."""
     async with house() as made:
         caller, stream = await busy(made)
-        for _ in range(3):
-            caller.say(HELLO)
-            await until(lambda: stream._read_buffer_size > 0)
-            await asyncio.sleep(0.01)
-        assert not listens(stream)
+        await say_too_much(caller, stream)
         made.gate.set()
         for _ in range(4):
             assert await caller.hears()
@@ -788,10 +784,7 @@ async def test_who_speaks_before_it_has_taken_its_answer_still_has_all_of_it() -
     async with house() as made:
         caller = await made.call(HELLO.replace(b"hello", b"large"))
         await until(lambda: len(made.streams) == 1 and made.streams[0].writing())
-        for _ in range(3):
-            caller.say(HELLO)
-            await asyncio.sleep(0.01)
-        assert not listens(made.streams[0])
+        await say_too_much(caller, made.streams[0])
         for said in (b"x" * LARGE, b"hello", b"hello", b"hello"):
             await check_answer(caller, said)
 
@@ -809,6 +802,15 @@ async def test_who_has_said_its_last_too_soon_still_has_all_of_its_answers() -> 
         for said in (b"x" * LARGE, b"hello"):
             await check_answer(caller, said)
         assert await caller.ended()
+
+
+async def say_too_much(caller: Caller, stream: Watched) -> None:
+    """Three requests, of which the first is taken and the others stay where they are."""
+    caller.say(HELLO)
+    await until(lambda: stream._read_buffer_size == len(HELLO))
+    caller.say(HELLO)
+    await until(lambda: not listens(stream))
+    caller.say(HELLO)
 
 
 async def check_answer(caller: Caller, said: bytes) -> None:

@@ -41,6 +41,7 @@ MAX_DIGITS = 18
 MAX_PARAMETERS = 50  # of a query
 ON = ("1", "true")
 FLAGS = (*ON, "0", "false")
+# Looked up once: an enum computes that each time, and each request asks for them several times.
 OK, FAILED = HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR
 REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 
@@ -187,7 +188,7 @@ class BaseHandler(web.RequestHandler):
         self.finish(msgspec.json.encode(document) + b"\n")  # not by a name: a large one would be there twice meanwhile
 
     def begin_json(self, status: HTTPStatus) -> None:
-        if status is not OK:
+        if status is not OK:  # which `clear` has set
             self.set_status(int(status))
         self.set_header("Content-Type", "application/json")
 
