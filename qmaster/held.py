@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import resource
 from collections import Counter
+from collections.abc import Callable
 from typing import Literal
 
+from .addresses import source
 from .errors import TooManyHeld
 
 Kind = Literal["socket", "wait", "log", "newcomer"]
 MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64, "newcomer": 256}
-SHARE = 4  # one token has one part in so many; of newcomers, one address
+SHARE = 4  # one token has one part in so many; of newcomers, one address (of IPv6 a /64)
 SPARE = 256  # connections that are never held: for short calls
 RESERVED = 256  # descriptors for the rest: 64 for logs that are read, 40 for the engine, the journal's few
 WANTED = sum(MOST.values()) + SPARE + RESERVED
-_WORDS: dict[Kind, str] = {"newcomer": "open event streams that have not said who they are"}
 
 
 class Lease:
@@ -33,8 +34,8 @@ class Lease:
 
     def release(self) -> None:
         if self._held is not None:
-            self._held.give_back(self._kind, self._owner)
-            self._held = None
+            held, self._held = self._held, None
+            held.give_back(self, self._kind, self._owner)
 
     def __enter__(self) -> Lease:
         return self
@@ -54,32 +55,66 @@ class Held:
         self._room = max(connections - SPARE, connections // 2)
         self._all: Counter[str] = Counter()
         self._by: Counter[tuple[str, str]] = Counter()
+        # Of each address the websockets that have shown no token, the oldest first, and what ends each.
+        self._newcomers: dict[str, dict[Lease, Callable[[], None]]] = {}
 
     def take(self, kind: Kind, owner: str, limited: bool) -> Lease:
         """
         Args:
-            owner: whose token it is; of a newcomer, the address that it comes from.
+            owner: whose token it is.
             limited: whether the owner has only its share.
 
         Raises:
             TooManyHeld
         """
-        most, words = min(MOST[kind], self._room), _WORDS.get(kind, f"open {kind}s")
+        most = self._most(kind)
         # A newcomer is ended where another needs its place (see entrance), so it takes none of the room.
-        full = kind != "newcomer" and self._all.total() - self._all["newcomer"] >= self._room
-        if full or self._all[kind] >= most:
-            raise TooManyHeld(f"too many {words}: close some, or come back later")
+        if self._all.total() - self._all["newcomer"] >= self._room or self._all[kind] >= most:
+            raise TooManyHeld(f"too many open {kind}s: close some, or come back later")
         if limited and self._by[kind, owner] >= max(1, most // SHARE):
-            raise TooManyHeld(f"too many {words} of this {'address' if kind == 'newcomer' else 'token'}: close some")
+            raise TooManyHeld(f"too many open {kind}s of this token: close some")
+        return self._lease(kind, owner)
+
+    def admit(self, address: str, end: Callable[[], None]) -> Lease:
+        """A place for a websocket that has shown no token. There always is one: another loses its place for it.
+
+        Else 64 that say nothing would keep out a browser at the same address, which has to come without its token.
+        It is the oldest of the same address where that has its share, or of the address that has most.
+
+        Args:
+            end: closes it, when it loses its place.
+        """
+        origin, most = source(address), self._most("newcomer")
+        if self._by["newcomer", origin] >= max(1, most // SHARE):
+            self._turn_out(origin)
+        elif self._all["newcomer"] >= most:
+            self._turn_out(max(self._newcomers, key=lambda each: len(self._newcomers[each])))
+        lease = self._lease("newcomer", origin)
+        self._newcomers.setdefault(origin, {})[lease] = end
+        return lease
+
+    def _turn_out(self, origin: str) -> None:
+        lease, end = next(iter(self._newcomers[origin].items()))
+        lease.release()
+        end()
+
+    def _most(self, kind: Kind) -> int:
+        return min(MOST[kind], self._room)
+
+    def _lease(self, kind: Kind, owner: str) -> Lease:
         self._all[kind] += 1
         self._by[kind, owner] += 1
         return Lease(self, kind, owner)
 
-    def give_back(self, kind: Kind, owner: str) -> None:
+    def give_back(self, lease: Lease, kind: Kind, owner: str) -> None:
         self._all[kind] -= 1
         self._by[kind, owner] -= 1
         if not self._by[kind, owner]:
             del self._by[kind, owner]
+        if kind == "newcomer":
+            self._newcomers[owner].pop(lease, None)
+            if not self._newcomers[owner]:
+                del self._newcomers[owner]
 
 
 def connections(descriptors: int) -> int:

@@ -1,12 +1,13 @@
 """held: how many connections may stay open at once."""
 
+import functools
 import resource
 
 import pytest
 
 from qmaster import held
 from qmaster.errors import TooManyHeld
-from qmaster.held import MOST, SHARE, SPARE, WANTED, Held, Kind
+from qmaster.held import MOST, SHARE, SPARE, WANTED, Held, Kind, Lease
 
 
 def take_all(made: Held, kind: Kind, owner: str = "root", limited: bool = False) -> int:
@@ -26,7 +27,7 @@ def test_there_are_so_many_of_a_kind(kind: Kind) -> None:
     assert take_all(made, kind) == MOST[kind]
     with pytest.raises(TooManyHeld, match=f"too many open {kind}s: close some"):
         made.take(kind, "bob", True)
-    for other in set(MOST) - {kind}:
+    for other in set(MOST) - {kind, "newcomer"}:
         made.take(other, "bob", True)
 
 
@@ -73,21 +74,73 @@ def test_few_descriptors_leave_room_for_the_rest() -> None:
     assert take_all(Held(2), "socket", "alice", limited=True) == 1
 
 
-def test_one_address_has_a_share_of_the_newcomers() -> None:
-    """So that strangers in one place keep nobody out who comes from another."""
-    made = Held()
-    places = [take_all(made, "newcomer", address, limited=True) for address in ("a", "b", "c", "d", "e")]
-    assert places == [MOST["newcomer"] // SHARE] * SHARE + [0]
-    with pytest.raises(TooManyHeld, match="have not said who they are: close some, or come back later"):
-        made.take("newcomer", "e", limited=True)
+class Crowd:
+    """Websockets that have shown no token."""
+
+    def __init__(self, made: Held) -> None:
+        self.made = made
+        self.ended: list[str] = []
+        self.leases: dict[str, Lease] = {}
+
+    def come(self, address: str, *names: str) -> None:
+        for name in names:
+            self.leases[name] = self.made.admit(address, functools.partial(self.ended.append, name))
+
+
+def numbered(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+SHARED = MOST["newcomer"] // SHARE  # that one address may have
+
+
+def test_the_oldest_newcomer_of_an_address_goes_for_the_next() -> None:
+    """Nobody is kept out by those that wait already; the place is free for another once it is given back."""
+    crowd = Crowd(Held())
+    crowd.come("a", *numbered("a", SHARED))
+    assert crowd.ended == []
+    crowd.come("a", "next", "and the next")
+    assert crowd.ended == ["a0", "a1"]
+    crowd.leases["a7"].release()
+    crowd.leases["a0"].release()
+    crowd.come("a", "one more")
+    crowd.come("b", "from elsewhere")
+    assert crowd.ended == ["a0", "a1"]
+    for lease in crowd.leases.values():
+        lease.release()
+    assert not crowd.made._by
+    assert not crowd.made._newcomers
+
+
+def test_the_address_with_most_newcomers_gives_way_where_all_places_are_taken() -> None:
+    """Not the one that came first: strangers in one place end nobody who comes from another."""
+    crowd = Crowd(Held())
+    crowd.come("single", "single")
+    for address in ("b", "c", "d"):
+        crowd.come(address, *numbered(address, SHARED))
+    crowd.come("e", *numbered("e", SHARED - 1))
+    assert crowd.ended == []
+    crowd.come("f", "f0", "f1")
+    assert crowd.ended == ["b0", "c0"]
+
+
+def test_newcomers_of_one_network_count_together() -> None:
+    """Of IPv6 a /64 has one share, whichever of its addresses they come from."""
+    crowd = Crowd(Held())
+    for number, name in enumerate(numbered("a", SHARED + 1)):
+        crowd.come(f"2001:db8::{number:x}:1", name)
+    crowd.come("2001:db8:0:1::1", "another network")
+    assert crowd.ended == ["a0"]
 
 
 def test_newcomers_take_no_room_from_who_has_a_token() -> None:
     """They are ended where it is needed."""
     made = Held(20)
-    assert take_all(made, "newcomer", "a", limited=True) == 2
+    crowd = Crowd(made)
+    crowd.come("a", "a0", "a1", "a2")
     assert take_all(made, "socket") == 10
-    made.take("newcomer", "b", limited=True)
+    crowd.come("b", "b0")
+    assert crowd.ended == ["a0"]
 
 
 @pytest.mark.parametrize(

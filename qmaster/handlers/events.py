@@ -12,7 +12,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler
 
-from .. import frames, policy
+from .. import frames, models, policy
 from ..auth import Authenticator, Identity
 from ..errors import (
     BadRequest,
@@ -184,11 +184,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         if self._identity is not None:
             self._begin("websocket")
             return
-        try:
-            self._newcomer = self._held.take("newcomer", self.request.remote_ip or "", limited=True)
-        except TooManyHeld as error:
-            self._refuse(error)
-            return
+        self._newcomer = self._held.admit(self.request.remote_ip or "", self._give_way)
         if isinstance(self._stream, Watched):
             self._stream.stand_by()
         self._auth_timeout = asyncio.get_running_loop().call_later(
@@ -208,6 +204,9 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             known = {"request": self.request_id, "remote": self.request.remote_ip, "by": self.by}
             log.info("socket_authenticated", **known, path=self.request.path)
             self._begin("websocket")
+
+    def _give_way(self) -> None:
+        self._refuse(TooManyHeld("too many open websockets that have shown no token: this one waited for the longest"))
 
     def on_close(self) -> None:
         self._forget()
@@ -358,9 +357,10 @@ class _AuthFrame(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", t
 
 def _token_of(message: str | bytes) -> str:
     try:
-        return msgspec.json.decode(message, type=_AuthFrame).token
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise BadRequest('expected {"type": "auth", "token": …} as the first frame') from None
+        document = models.decode_object(message if isinstance(message, bytes) else message.encode())
+        return msgspec.convert(document, _AuthFrame).token
+    except (BadRequest, msgspec.ValidationError):
+        raise BadRequest('expected {"type": "auth", "token": …} as the first frame, each key once') from None
 
 
 def _since(text: str) -> Since | None:
