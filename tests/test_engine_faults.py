@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import StartServer
-from testbed import Engine, Proxy, Reply, Server, Swarm, eventually, sdk, started
+from testbed import Bed, Engine, Proxy, Reply, Server, Swarm, eventually, sdk, started
 from testbed.faults import Exchange, Fault, answer, cut, delay, forward_then, garbage, half_close, hang
 
 IMAGE = "busybox:local"
@@ -143,6 +143,23 @@ def test_an_engine_without_a_swarm(plain_engine: Engine, start_server: StartServ
     becomes(server, container, "running")
     assert server.stop_service(container).status == 200
     eventually(lambda: sdk(plain_engine).containers(all=True) == [], 20, "the container is gone")
+
+
+def test_a_locked_manager_is_to_be_unlocked(bed: Bed, start_server: StartServer) -> None:
+    """503 that names `docker swarm unlock`, in answers, `/readyz` and the log; containers run; then it serves."""
+    engine = bed.single("locked")
+    engine.cli("swarm", "update", "--autolock=true")
+    key = engine.cli("swarm", "unlock-key", "--quiet").strip()
+    engine.stop()
+    engine.start()
+    server = start_server(engine.host)
+    for reply in (server.run(**NAP), server.call("GET", "/readyz", token=False)):
+        assert "docker swarm unlock" in away(reply)
+        assert "init" not in away(reply)
+    assert "docker swarm unlock" in server.logs()
+    becomes(server, started(server.run(**NAP, type="container")), "running")
+    sdk(engine).unlock_swarm(key)
+    becomes(server, runs_again(server), "running")
 
 
 def test_a_worker_is_no_manager(swarm: Swarm, start_server: StartServer) -> None:

@@ -598,6 +598,26 @@ def test_a_worker_is_told_from_an_engine_without_a_swarm() -> None:
     assert "docker swarm init" in str(alone)
 
 
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        (
+            'Swarm is encrypted and needs to be unlocked. Please use "docker swarm unlock".',
+            "unlock",
+        ),
+        ("Swarm certificates have expired. To replace them, leave the swarm and join again.", "certificates"),
+        ("This node is not a swarm manager. Manager is being prepared or has trouble connecting.", "wait"),
+    ],
+    ids=["locked", "expired", "prepared"],
+)
+def test_a_swarm_that_is_there_is_never_to_be_made_anew(said: str, hint: str) -> None:
+    """`docker swarm init` would destroy it."""
+    error = translate(answered(503, said))
+    assert isinstance(error, NotAManager)
+    assert hint in str(error)
+    assert "swarm init" not in str(error)
+
+
 # --- health -----------------------------------------------------------------------------------------------------------
 
 
@@ -633,6 +653,12 @@ async def test_an_engine_goes_and_comes_back() -> None:
     [
         ({"LocalNodeState": "inactive", "ControlAvailable": False}, "docker swarm init"),
         ({"LocalNodeState": "active", "ControlAvailable": False}, "worker"),
+        ({"LocalNodeState": "locked", "ControlAvailable": False}, "docker swarm unlock"),
+        ({"LocalNodeState": "pending", "ControlAvailable": False}, "joining its swarm"),
+        ({"LocalNodeState": "error", "Error": "no room on the disk"}, "(no room on the disk)"),
+        ({"LocalNodeState": "error", "Error": "Swarm certificates have expired."}, "certificates have expired"),
+        ({"LocalNodeState": "error"}, "'docker info'"),
+        ({"LocalNodeState": "of another kind"}, "of another kind"),
         (None, "docker swarm init"),
     ],
 )
@@ -644,6 +670,7 @@ async def test_an_engine_that_is_no_manager_is_trouble_but_not_away(node: Any, s
     await watched._probe()
     assert isinstance(watched.trouble, NotAManager)
     assert says in str(watched.trouble)
+    assert ("swarm init" in str(watched.trouble)) is (says == "docker swarm init"), "it would destroy what there is"
     assert watched.away is None
 
 

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 import docker.errors
 import msgspec
@@ -29,7 +30,10 @@ from . import ssh
 log = structlog.get_logger(__name__)
 
 NO_LEADER = re.compile(r"does not have a leader|context deadline exceeded|DeadlineExceeded|code = Unavailable")
-NOT_A_MANAGER = re.compile(r"not a swarm manager|not part of a swarm|isn't a swarm manager", re.IGNORECASE)
+NOT_A_MANAGER = re.compile(
+    r"not a swarm manager|not part of a swarm|isn't a swarm manager|swarm is encrypted|swarm certificates have expired",
+    re.IGNORECASE,
+)
 AMBIGUOUS = re.compile(r"is ambiguous \(|multiple IDs found with provided prefix", re.IGNORECASE)
 UNREACHED = (ConnectionRefusedError, FileNotFoundError, PermissionError)
 MAX_DETAIL = 500
@@ -42,6 +46,17 @@ STOPPING = "quartermaster is stopping: what was asked may yet be done; ask again
 
 NO_SWARM = "this engine is not a swarm manager: run 'docker swarm init' on it, or join it to a swarm as a manager"
 WORKER = "this engine is a swarm worker, not a swarm manager: run quartermaster on a manager"
+# Each of these has a swarm whose state 'docker swarm init' or 'leave' would destroy.
+LOCKED = "this swarm manager is locked: run 'docker swarm unlock' on it"
+JOINING = "this engine is joining its swarm or starting its manager: wait, and see 'docker node ls' on another manager"
+EXPIRED = "this engine's swarm certificates have expired: see 'docker info' on it, then join it to its swarm again"
+BROKEN = "this engine's part of the swarm has failed: see 'docker info' and the log of the engine"
+_SWARM_WORDS = (  # moby's daemon/cluster errors
+    (re.compile(r"swarm is encrypted", re.IGNORECASE), LOCKED),
+    (re.compile(r"certificates have expired", re.IGNORECASE), EXPIRED),
+    (re.compile(r"manager is being prepared", re.IGNORECASE), JOINING),
+    (re.compile(r"worker nodes", re.IGNORECASE), WORKER),
+)
 
 
 class EngineUnreached(EngineAway):
@@ -175,4 +190,18 @@ def _in_one_line(text: str, asked_with: Mapping[str, str]) -> str:
 
 
 def _manager_hint(said: str) -> str:
-    return WORKER if "orker nodes" in said else NO_SWARM
+    """What to do where a call was refused as the engine is no manager."""
+    return next((hint for words, hint in _SWARM_WORDS if words.search(said)), NO_SWARM)
+
+
+def manager_trouble(swarm: Mapping[str, Any]) -> str | None:
+    """What to do where the ``Swarm`` of an engine's ``/info`` says that it is no manager; None where it is one."""
+    if swarm.get("ControlAvailable"):
+        return None
+    state, error = swarm.get("LocalNodeState") or "inactive", swarm.get("Error") or ""
+    if state == "inactive":
+        return NO_SWARM
+    if state == "error":
+        hint = next((hint for words, hint in _SWARM_WORDS if words.search(error)), BROKEN)
+        return f"{hint} ({error[:MAX_DETAIL]})" if error else hint
+    return {"active": WORKER, "pending": JOINING, "locked": LOCKED}.get(state, f"{BROKEN} (it is {state!r})")

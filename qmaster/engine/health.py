@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from typing import Any
 
 import structlog
 
 from ..errors import EngineAway, HttpError, NotAManager
 from .client import Client
-from .failures import NO_SWARM, WORKER, EngineUnreached
+from .failures import EngineUnreached, manager_trouble
 from .pool import LISTING, Connect, Count, Pool
 
 PING_EVERY = 2.0
@@ -21,11 +22,15 @@ log = structlog.get_logger(__name__)
 
 
 class Health:
-    """Watches the engine. ``away`` is the error to answer with while it is away, else None."""
+    """Watches the engine.
+
+    ``away`` is the error to answer with while it is away, else None; ``node_id`` is its node in the swarm, once known.
+    """
 
     def __init__(self, connect: Connect, count: Count = lambda kind, outcome, seconds: None) -> None:
         self.away: EngineAway | None = None
         self.trouble: HttpError | None = EngineAway("the Docker engine has not answered yet")
+        self.node_id: str | None = None
         self._pool = Pool(connect, 1, "engine-health", count=count)
         self._wake = asyncio.Event()
         self._informed = 0.0
@@ -55,14 +60,22 @@ class Health:
             await self._pool.call(_ping, LISTING, again=True)
             self._back()
             if self.trouble is not None or time.monotonic() - self._informed > INFO_EVERY:
-                await self._pool.call(_require_manager, LISTING)
-                self._informed = time.monotonic()
+                self._inform(await self._pool.call(_swarm_of, LISTING))
             self.trouble = None
         except HttpError as error:
             self._note(error)
 
+    def _inform(self, swarm: dict[str, Any]) -> None:
+        self.node_id = swarm.get("NodeID") or None
+        trouble = manager_trouble(swarm)
+        if trouble is not None:
+            raise NotAManager(trouble)
+        self._informed = time.monotonic()
+
     def _note(self, error: HttpError) -> None:
         if isinstance(error, NotAManager):
+            if str(error) != str(self.trouble):
+                log.warning("engine_not_a_manager", reason=str(error))
             self.trouble = error
         else:
             self._gone(error if isinstance(error, EngineAway) else EngineAway(str(error)))
@@ -82,9 +95,5 @@ def _ping(client: Client) -> None:
     client.ping()
 
 
-def _require_manager(client: Client) -> None:
-    swarm = client.info().get("Swarm") or {}
-    if swarm.get("ControlAvailable"):
-        return
-    worker = swarm.get("LocalNodeState") == "active"
-    raise NotAManager(WORKER if worker else NO_SWARM)
+def _swarm_of(client: Client) -> dict[str, Any]:
+    return client.info().get("Swarm") or {}
