@@ -20,6 +20,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
+    HTTPInputError,
     HTTPMessageDelegate,
     HTTPServerConnectionDelegate,
     RequestStartLine,
@@ -27,6 +28,7 @@ from tornado.httputil import (
 )
 from tornado.netutil import ssl_wrap_socket
 
+from . import target
 from .stream import Encrypted, Plain, Watched
 
 MAX_HEAD = 16 * 1024  # bytes
@@ -259,7 +261,7 @@ class _Coming(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         self._entrance.has_head(self._stream)
-        return self._inner.headers_received(start_line, headers)
+        return self._inner.headers_received(_in_origin_form(start_line, headers), headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         return self._inner.data_received(chunk)
@@ -270,3 +272,24 @@ class _Coming(HTTPMessageDelegate):
 
     def on_connection_close(self) -> None:
         self._inner.on_connection_close()
+
+
+def _in_origin_form(
+    line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+) -> RequestStartLine | ResponseStartLine:
+    """The first line with a target in origin form; the authority of an absolute one takes the place of the Host.
+
+    Raises:
+        HTTPInputError: it has none.
+    """
+    if not isinstance(line, RequestStartLine) or line.path.startswith("/"):
+        return line
+    split = target.split(line.path)
+    hosts = headers.get_list("Host")
+    if split is None or len(hosts) > 1 or (not hosts and line.version != "HTTP/1.0"):  # these Hosts are refused later
+        return line
+    authority, path = split
+    if not authority or authority.startswith(":") or any("," in host for host in hosts):
+        raise HTTPInputError("the target or the header Host does not name one host")
+    headers["Host"] = authority
+    return line._replace(path=path)

@@ -43,39 +43,41 @@ class Writer(Protocol):
 
 
 class Plain:
-    """The bytes as they were written; words of our own are lines of their own.
+    """The bytes as they were written; a line of another task, and words of our own, begin on a line of their own.
 
     Args:
-        timestamps: whether each line begins with its time.
+        timestamps: whether each line begins with its time; then each stream has lines of its own too.
     """
 
     media_type = "text/plain; charset=utf-8"
 
     def __init__(self, timestamps: bool) -> None:
         self._timestamps = timestamps
-        self._open: set[_Key] = set()  # whose last line is not finished
-        self._at_start = True
+        self._unfinished: _Key | None = None  # whose line has no newline yet
 
     def write(self, pieces: Iterable[Piece]) -> bytes:
-        written: list[bytes] = []
-        for piece in pieces:
-            written += self._own(piece) if piece.source == "qmaster" else self._job_s(piece)
-            self._at_start = piece.data.endswith(b"\n") if piece.data else self._at_start
-        return b"".join(written)
+        return b"".join(part for piece in pieces if piece.data for part in self._take(piece))
 
     def end(self) -> bytes:
         return b""
 
-    def _own(self, piece: Piece) -> list[bytes]:
-        return [b"" if self._at_start else b"\n", PREFIX, piece.data]
+    def _take(self, piece: Piece) -> Iterable[bytes]:
+        begins = not self._continues(piece)
+        if begins and self._unfinished is not None:
+            yield b"\n"
+        if piece.source == "qmaster":
+            yield PREFIX
+        elif begins and self._timestamps:
+            yield piece.time.encode() + b" "
+        yield piece.data
+        self._unfinished = None if piece.data.endswith(b"\n") else (piece.task, piece.source)
 
-    def _job_s(self, piece: Piece) -> list[bytes]:
-        if not self._timestamps:
-            return [piece.data]
-        key = (piece.task, piece.source)
-        begins = key not in self._open
-        self._open.discard(key) if piece.data.endswith(b"\n") else self._open.add(key)
-        return [piece.time.encode() + b" " if begins else b"", piece.data]
+    def _continues(self, piece: Piece) -> bool:
+        """Whether a piece belongs to the line that is not finished."""
+        if self._unfinished is None or piece.source == "qmaster":
+            return False
+        task, source = self._unfinished
+        return piece.task == task and (piece.source == source or not self._timestamps)
 
 
 class _Line(msgspec.Struct, omit_defaults=True):

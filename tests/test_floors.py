@@ -30,7 +30,19 @@ FLOORS: dict[float, set[str]] = {
     0.8: {"facts", "frames", "marks", "output", "results"},
     0.5: {"models"},
     0.4: {"patterns"},
-    0: {"addresses", "config", "errors", "log", "metrics", "reference", "credentials", "strict", "threads", "wording"},
+    0: {
+        "addresses",
+        "config",
+        "errors",
+        "log",
+        "metrics",
+        "reference",
+        "credentials",
+        "strict",
+        "target",
+        "threads",
+        "wording",
+    },
     0.2: {"keys", "privileges", "tls"},
 }
 ALLOWED = {

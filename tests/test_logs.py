@@ -185,6 +185,25 @@ def test_two_replicas_are_followed_together(swarm: Swarm, swarm_server: Server) 
     assert sorted(objects(logs(swarm_server, f"/logs/{job}", **NDJSON)), key=lambda line: str(line["time"])) == by_time
 
 
+def test_two_tasks_do_not_share_a_line(server: Server) -> None:
+    """Where neither ends with a newline: followed, afterwards, and once they are gone; of both streams."""
+    job = shell(server, "printf end; sleep 1", replicas=2)
+    errors = shell(server, "printf error >&2; sleep 1", replicas=2)
+    assert logs(server, f"/logs/{job}?follow=1") == b"end\nend"
+    ended(server, job)
+    ended(server, errors)
+    for gone in (False, True):
+        if gone:
+            for one in (job, errors):
+                server.stop_service(one)
+                shows(server, one, "removed")
+        assert logs(server, f"/logs/{job}") == b"end\nend"
+        assert logs(server, f"/logs/{errors}") == b"error\nerror"
+        lines = logs(server, f"/logs/{job}?timestamps=1").splitlines()
+        assert [line.split(b" ")[1] for line in lines] == [b"end", b"end"]
+        assert [line["line"] for line in objects(logs(server, f"/logs/{job}", **NDJSON))] == ["end", "end"]
+
+
 # What is asked for
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 from typing import Any
 
+import pytest
 from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,13 +31,39 @@ def test_plain_text_is_the_bytes(parts: list[bytes]) -> None:
     assert Plain(timestamps=False).write([out(part) for part in parts]) == b"".join(parts)
 
 
+def err(data: bytes, task: str | None = "t1") -> Piece:
+    return Piece(TIME, "stderr", data, "host-1", task)
+
+
+def plain(*pieces: Piece, timestamps: bool = False) -> bytes:
+    writer = Plain(timestamps)
+    return b"".join(writer.write([piece]) for piece in pieces) + writer.end()
+
+
 def test_each_line_begins_with_its_time() -> None:
-    """But not the further parts of a line, also where another task speaks in between."""
-    plain = Plain(timestamps=True)
-    pieces = [out(b"a lo"), out(b"other\n", "t2"), out(b"ng line\n"), out(b"next")]
+    """But not the further parts of a line, unless another task has spoken in between."""
     stamp = TIME.encode() + b" "
-    written = b"".join(plain.write([piece]) for piece in pieces)
-    assert written == stamp + b"a lo" + stamp + b"other\n" + b"ng line\n" + stamp + b"next"
+    assert plain(out(b"a lo"), out(b"ng line\n"), out(b"next"), timestamps=True) == (
+        stamp + b"a long line\n" + stamp + b"next"
+    )
+    assert plain(out(b"a lo"), out(b"other\n", "t2"), out(b"ng line\n"), timestamps=True) == (
+        stamp + b"a lo\n" + stamp + b"other\n" + stamp + b"ng line\n"
+    )
+
+
+@pytest.mark.parametrize("second", [out(b"b", "t2"), err(b"b", "t2")], ids=["stdout", "stderr"])
+@pytest.mark.parametrize("first", [out(b"a"), err(b"a")], ids=["stdout", "stderr"])
+def test_two_tasks_do_not_share_a_line(first: Piece, second: Piece) -> None:
+    """Where the first has no newline at its end, one is added; after the last none is."""
+    assert plain(first, second) == b"a\nb"
+    assert plain(first, out(b""), second) == b"a\nb"
+
+
+def test_the_streams_of_one_task_share_a_line_as_on_a_terminal() -> None:
+    """Nothing is added to the bytes of one task; with timestamps each stream has lines of its own."""
+    assert plain(out(b"a"), err(b"b"), out(b"c\n")) == b"abc\n"
+    stamp = TIME.encode() + b" "
+    assert plain(out(b"a"), err(b"b\n"), timestamps=True) == stamp + b"a\n" + stamp + b"b\n"
 
 
 def test_our_own_words_are_lines_of_their_own() -> None:
@@ -61,9 +88,9 @@ def test_what_is_not_utf_8_comes_as_bytes_too() -> None:
 
 def test_tasks_and_streams_are_joined_apart() -> None:
     """Parts belong to the line of their own task and stream."""
-    err = Piece(TIME, "stderr", b"e\n", "host-1", "t1")
     lines = [
-        (line["task"], line["stream"], line["line"]) for line in objects(out(b"a"), out(b"b\n", "t2"), err, out(b"c\n"))
+        (line["task"], line["stream"], line["line"])
+        for line in objects(out(b"a"), out(b"b\n", "t2"), err(b"e\n"), out(b"c\n"))
     ]
     assert lines == [("t2", "stdout", "b"), ("t1", "stderr", "e"), ("t1", "stdout", "ac")]
 

@@ -9,10 +9,11 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from testbed.probe import Probe, descriptors, resident
-from testbed.raw import Wire, request
+from testbed.raw import Answer, Wire, request
 from testbed.server import ADDRESS, Server
 from testbed.stub import Stub
 from testbed.subscriber import Connection, Sse, Subscriber
@@ -62,6 +63,14 @@ def _nothing_failed(server: Server) -> Iterator[None]:
     before = len(server.logs())
     yield
     assert server.failures(before) == []
+
+
+def heard(wire: Wire, sent: bytes) -> Answer:
+    """What a request is answered with."""
+    wire.send(sent)
+    answer = wire.answer()
+    assert answer
+    return answer
 
 
 def bearer(server: Server) -> tuple[str, str]:
@@ -116,6 +125,13 @@ def post(fields: bytes, body: bytes, version: bytes = b"1.1") -> bytes:
         b"GET /livez HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: x, y\r\n\r\n",
         b"GET /livez HTTP/1.1\r\n\r\n",
+        b"GET http:///livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://:80/livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://u:p@x/livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://x,y/livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://x/livez HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+        b"GET http://x/livez HTTP/1.1\r\nHost: x, y\r\n\r\n",
+        b"GET http://x/livez HTTP/1.1\r\n\r\n",
         b"GET /livez HTTP/2.0\r\nHost: x\r\n\r\n",
         b"GET /livez\r\nHost: x\r\n\r\n",
         b"GET  /livez HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -134,6 +150,50 @@ def test_nothing_is_smuggled(server: Server, sent: bytes) -> None:
         said = wire.rest()
     assert STATUS.findall(said) == [b"400"], said
     assert "/smuggled" not in server.logs()[before:]
+
+
+@pytest.mark.parametrize("root", ["http://x", "https://x:9090", "HTTP://[::1]:9090"])
+def test_a_target_in_absolute_form_is_served(server: Server, root: str) -> None:
+    """As one in origin form (RFC 9112, 3.2.2), with its query; an empty path is the root."""
+    with Wire(server.port) as wire:
+        for target, status in (("/status?limit=1", 200), ("/status?limit=0", 400), ("/nothing", 404)):
+            assert heard(wire, request("GET", root + target, [bearer(server)])).status == status
+        for target in ("", "?"):
+            answer = heard(wire, request("GET", root + target))
+            assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+
+
+def test_a_token_in_an_absolute_target_is_refused(server: Server) -> None:
+    """And does not get into the log, as in any URL."""
+    before = len(server.logs())
+    with Wire(server.port) as wire:
+        assert heard(wire, request("GET", "http://x/status?token=not-to-be-logged")).status == 400
+    assert "not-to-be-logged" not in server.logs()[before:]
+
+
+def test_the_host_of_an_absolute_target_is_the_one_that_counts(stub: Stub, tmp_path: Path) -> None:
+    """For `--allow-host`, whatever the header Host says; a Host that is not served does not matter beside it."""
+    server = Server(tmp_path / "server", stub.host, ["--allow-host", "qm.example.com"])
+    server.start()
+    try:
+        with Wire(server.port) as wire:
+            for named, host, status in (
+                ("qm.example.com:80", "evil.example", 401),
+                ("evil.example", "qm.example.com", 403),
+            ):
+                sent = f"GET http://{named}/status HTTP/1.1\r\nHost: {host}\r\n\r\n"
+                assert heard(wire, sent.encode()).status == status
+        with Wire(server.port) as wire:
+            assert heard(wire, b"GET http://qm.example.com/status HTTP/1.0\r\n\r\n").status == 401
+    finally:
+        server.kill()
+
+
+def test_other_forms_of_a_target_lead_nowhere(server: Server) -> None:
+    """The asterisk and authority forms are for other servers, and so are other schemes."""
+    for method, target in (("OPTIONS", "*"), ("GET", "ftp://x/livez"), ("GET", "x:443"), ("GET", "http:/livez")):
+        with Wire(server.port) as wire:
+            assert heard(wire, request(method, target)).status == 404
 
 
 def test_what_is_well_formed_is_answered_in_order(server: Server) -> None:
