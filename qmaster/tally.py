@@ -1,11 +1,14 @@
-"""Counts runs, and how fast they and their news are, from the facts that are told. Belongs to the event loop."""
+"""Counts runs, how fast they and their news are, and logs their ends: from the facts. Belongs to the event loop."""
 
 from __future__ import annotations
 
+import contextvars
 import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
+
+import structlog
 
 from .facts import PREFIX, Fact
 from .lifecycle import parse_time
@@ -14,6 +17,8 @@ from .models import Service
 _ENDS = ("complete", "failed")
 # Others have no time of the engine's own: they are seen when they are looked for.
 _TIMED = tuple(f"{PREFIX}service.{word}" for word in ("running", *_ENDS))
+
+log = structlog.get_logger(__name__)
 
 
 class Counts(Protocol):
@@ -52,6 +57,9 @@ class Tally:
             self._counts.run_started(view.type)
         elif word in _ENDS or (word == "removed" and before not in _ENDS):
             self._counts.run_ended(view.type, view.status, view.reason or "none")
+            if fact.before is not None or self._is_news(fact):
+                # A request's commit tells what others have done too: that is not logged as its.
+                contextvars.Context().run(_log_end, view)
         elif word == "running":
             self._count_queue(fact, view)
 
@@ -64,5 +72,25 @@ class Tally:
 
     def _count_lag(self, fact: Fact) -> None:
         at: datetime | None = parse_time(fact.time)
-        if at is not None and at.timestamp() >= self._since and (fact.topic == "task" or fact.type in _TIMED):
+        if at is not None and self._is_news(fact) and (fact.topic == "task" or fact.type in _TIMED):
             self._counts.event_lag(max(0.0, self._clock() - at.timestamp()))
+
+    def _is_news(self, fact: Fact) -> bool:
+        """Whether it happened since this was made."""
+        at = parse_time(fact.time)
+        return at is not None and at.timestamp() >= self._since
+
+
+def _log_end(view: Service) -> None:
+    failed = view.status == "failed" or view.reason not in (None, "exit", "stopped")
+    started, finished = parse_time(view.started_at), parse_time(view.finished_at)
+    (log.warning if failed else log.info)(
+        "run_ended",
+        run=view.id,
+        name=view.name,
+        owner=view.owner,
+        status=view.status,
+        reason=view.reason,
+        exit_code=view.exit_code,
+        seconds=round(max(0.0, (finished - started).total_seconds()), 3) if started and finished else None,
+    )

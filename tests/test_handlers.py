@@ -683,6 +683,30 @@ async def test_each_error_is_answered_with_its_status(
         assert answer.headers[name] == value
 
 
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (errors.BadRequest("wrong"), "info"),
+        (errors.NotFound("no service"), "info"),
+        (errors.RegistryRefused("the registry said no"), "warning"),
+        (errors.EngineAway("the engine is away"), "warning"),
+        (errors.JournalUnwritable("the disk is full"), "warning"),
+    ],
+)
+async def test_the_log_has_the_reason_of_each_refusal(
+    ask: Ask, dispatch: FakeDispatch, error: errors.HttpError, level: str
+) -> None:
+    """The words of the answer; where the engine, the registry or the disk fails, at level warning."""
+    dispatch.error = error
+    with capture_logs() as logs:
+        await ask(*READS[0])
+        dispatch.error = None
+        await ask(*READS[0])
+    refused, answered = [line for line in logs if line["event"] == "request"]
+    assert (refused["reason"], refused["log_level"], refused["status"]) == (str(error), level, int(error.status))
+    assert (answered["log_level"], "reason" in answered) == ("info", False)
+
+
 @pytest.mark.parametrize(("method", "path", "body"), [CALLS[0], READS[0]])
 async def test_a_mistake_of_ours_shows_nothing(
     ask: Ask, dispatch: FakeDispatch, method: str, path: str, body: object

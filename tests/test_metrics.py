@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from fakes import CONTAINER_ID, FakeContainers, FakeSwarm, container, service, task
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 from test_handlers import BEARER, IMAGE, Ask, FakeDispatch, State, app, ask, dispatch, state
 from test_lifecycle import NODES, NOW
 from test_readme import code, table
@@ -22,7 +23,7 @@ from qmaster import facts, lifecycle
 from qmaster.errors import EngineAway, JournalUnwritable
 from qmaster.journal import Journal, Record
 from qmaster.metrics import JournalSize, Metrics, Now
-from qmaster.models import Node, Reserved, Service
+from qmaster.models import Node, Reserved, Result, Service
 from qmaster.reconciler import Reconciler
 from qmaster.scrape import Scrape
 from qmaster.tally import Tally
@@ -174,6 +175,41 @@ def test_what_others_started_is_no_run() -> None:
     found = tell(None, *views)
     assert found("runs_started_total", type="service") == 0
     assert not [name for name, _ in found.samples if name == "qmaster_runs_ended_total"]
+
+
+def ends(*views: Service | None) -> list[Any]:
+    """The lines `run_ended` of the log after these views of one service."""
+    with capture_logs() as logs:
+        tell(*views)
+    return [line for line in logs if line["event"] == "run_ended"]
+
+
+def test_the_log_tells_how_a_run_ended() -> None:
+    """Its name, owner, status, reason, exit code and seconds; a failure is a warning."""
+    (line,) = ends(None, PENDING, RUNNING, FAILED)
+    assert line == {
+        "event": "run_ended", "log_level": "warning", "run": FAILED.id, "name": FAILED.name, "owner": "root",
+        "status": "failed", "reason": "exit", "exit_code": 3, "seconds": 2.0,
+    }  # fmt: skip
+    (line,) = ends(None, PENDING, RUNNING, COMPLETE)
+    assert (line["log_level"], line["status"], line["exit_code"]) == ("info", "complete", 0)
+    (line,) = ends(None, PENDING, STOPPED)
+    assert (line["log_level"], line["reason"], line["seconds"]) == ("info", "stopped", None)
+    timed_out = msgspec.structs.replace(STOPPED, reason="timeout")
+    assert [line["log_level"] for line in ends(None, PENDING, timed_out)] == ["warning"]
+
+
+def test_each_end_is_logged_once() -> None:
+    """Neither its result, nor its removal, nor what was over before the start is another one."""
+    result = msgspec.structs.replace(
+        COMPLETE, result=Result(exit_code=0, stdout="", stderr="", truncated=False, tasks=[])
+    )
+    gone = msgspec.structs.replace(result, status="removed")
+    assert len(ends(None, PENDING, RUNNING, COMPLETE, result, gone)) == 1
+    assert len(ends(COMPLETE, result, gone)) == 0
+    assert len(ends(None, COMPLETE)) == 1  # so short that it was over when it was first seen
+    long_ago = see(task("complete", ID="t", at="2024-05-06T07:00:00Z", code=0))
+    assert ends(None, long_ago, msgspec.structs.replace(long_ago, status="removed")) == []
 
 
 def test_the_queue_time_is_that_before_the_first_running() -> None:

@@ -81,6 +81,7 @@ class BaseHandler(web.RequestHandler):
         self._chunks: list[bytes] = []
         self._received = 0
         self.by: str | None = None  # whose token it is, once that is known
+        self.failure: str | None = None  # why it was refused, or failed
 
     initialize: Callable[..., None] = _set_up
 
@@ -199,6 +200,7 @@ class BaseHandler(web.RequestHandler):
             status, detail, headers = int(error.status), str(error), error.headers
         else:
             status, detail, headers = status_code, _default_detail(status_code), {}
+        self.failure = detail
         self.set_status(status)
         for name, value in headers.items():
             self.set_header(name, value)
@@ -314,8 +316,8 @@ def log_request(handler: web.RequestHandler) -> None:
     status = handler.get_status()
     if status == OK and getattr(handler, "IS_PROBE", False):
         return
-    write = log.error if status == FAILED else log.info
-    write(
+    failure = getattr(handler, "failure", None)
+    _write_for(status)(
         "request",
         request=getattr(handler, "request_id", None),
         method=handler.request.method,
@@ -324,8 +326,16 @@ def log_request(handler: web.RequestHandler) -> None:
         duration_ms=round(handler.request.request_time() * 1000, 2),
         remote=handler.request.remote_ip,
         by=getattr(handler, "by", None),
+        **({"reason": failure} if failure else {}),
         **getattr(handler, "log_fields", {}),
     )
+
+
+def _write_for(status: int) -> Callable[..., Any]:
+    """The log's level: a mistake of ours is an error, an engine, registry or disk that fails a warning."""
+    if status == FAILED:
+        return log.error  # type: ignore[no-any-return]
+    return log.warning if status > FAILED else log.info  # type: ignore[no-any-return]
 
 
 def _shown_path(handler: web.RequestHandler) -> str:

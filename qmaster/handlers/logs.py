@@ -154,6 +154,7 @@ class LogsHandler(BaseHandler):
 
     async def _break_off(self, writer: Writer, why: str) -> None:
         """Say why, and leave the answer unfinished: so that nobody takes it for whole."""
+        self.failure = why
         with contextlib.suppress(StreamClosedError, TimeoutError):
             self.write(writer.end() + writer.write([note(why)]))
             async with asyncio.timeout(STOP_WITHIN):  # who does not read is not waited for
