@@ -471,8 +471,12 @@ def _failed(raw: Json) -> Verdict:
     return Verdict("failed", "exit", error, code)
 
 
+# What a caller has chosen: something quoted, a path or a reference, and the image that there is not.
+_NAMED = re.compile(r'"[^"]*"|\S*/\S*|(?<=no such image: )\S+')
+
+
 def _rejection(error: str) -> Reason:
-    text = error.lower()
+    text = _NAMED.sub(" ", error.lower())
     if re.search(r"unauthorized|denied|authentication required|no basic auth", text):
         return "registry_auth"
     if re.search(r"no such image|not found|manifest unknown|invalid reference", text):

@@ -255,6 +255,20 @@ def test_silence_is_a_timeout(client: Client) -> None:
     assert outcome_open(known)
 
 
+@pytest.mark.parametrize(("silence", "answers"), [(None, True), (0.05, False)])
+def test_a_log_has_its_own_bound_for_silence(client: Client, silence: float | None, answers: bool) -> None:
+    """Whatever bounds the client's other calls: a job that says nothing is followed without an end."""
+    client.timeout = 0.1
+    connection = client.dial()
+    if answers:
+        with client.get_on(connection, "/slow", {}, silence) as answer:
+            assert b"slow" in b"".join(answer.chunks())
+    else:
+        with pytest.raises(Exception, match="timed out"):
+            client.get_on(connection, "/slow", {}, silence)
+    connection.close()
+
+
 def test_a_connection_that_breaks_leaves_the_outcome_open(client: Client) -> None:
     """It may be sent again where that is safe."""
     with pytest.raises(Exception, match="Connection") as raised:

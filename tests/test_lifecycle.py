@@ -283,6 +283,8 @@ def test_the_first_status_that_holds_is_the_services(tasks: tuple[Json, ...], st
         ("orphaned", {}, "orphaned", None),
         ("rejected", {"err": "No such image: nothing:1"}, "image_not_found", None),
         ("rejected", {"err": "manifest unknown"}, "image_not_found", None),
+        ("rejected", {"err": "No such image: access-denied:1"}, "image_not_found", None),
+        ("rejected", {"err": 'invalid mount path "unauthorized": not absolute'}, "rejected", None),
         ("rejected", {"err": "pull access denied for x, repository does not exist"}, "registry_auth", None),
         ("rejected", {"err": "unauthorized: authentication required"}, "registry_auth", None),
         ("rejected", {"err": "invalid mount config"}, "rejected", None),

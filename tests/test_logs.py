@@ -168,6 +168,23 @@ def test_a_restart_goes_on_in_the_same_log(server: Server) -> None:
     assert logs(server, f"/logs/{job}") == b"started\n" * 2
 
 
+@pytest.mark.parametrize("script", ["exit 1", "echo one; sleep 300"])
+def test_a_healthy_engine_is_not_called_late(server: Server, script: str) -> None:
+    """A crash loop or a job that says nothing for some seconds is followed on the one connection."""
+    job = shell(server, script, restart="any")
+    with following(server, f"/logs/{job}?follow=1"):
+        time.sleep(8)
+    assert "followed_log_lost" not in server.logs()
+    server.stop_service(job)
+
+
+def test_words_of_the_engine_in_a_command(server: Server) -> None:
+    """They are quoted in its refusal, and mean nothing: 400, not 503."""
+    for words in ("context deadline exceeded", "The swarm does not have a leader", "not a swarm manager"):
+        reply = server.run(image=IMAGE, command=[words], type="container")
+        assert (reply.status, words in reply["error"]) == (400, True), reply.text
+
+
 def test_two_replicas_are_followed_together(swarm: Swarm, swarm_server: Server) -> None:
     """Each line says which task it is of, and on which node; none is lost, and none comes twice."""
     script = "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.2; done"

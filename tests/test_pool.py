@@ -568,6 +568,65 @@ def test_where_nothing_listens_nothing_was_done(error: Exception) -> None:
     assert not outcome_open(known)
 
 
+def at(path: str, status: int, said: str) -> docker.errors.APIError:
+    response = requests.Response()
+    response.status_code, response.url = status, f"http+docker://localhost/v1.41{path}"
+    return docker.errors.APIError("error", response=response, explanation=said)
+
+
+LEADER = (
+    "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are online"
+)
+SERVICES, START = "/services/create", "/containers/3f/start"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (at(START, 400, 'exec: "context deadline exceeded": executable file not found in $PATH: unknown'), BadRequest),
+        (at(START, 500, 'chdir to cwd ("/The swarm does not have a leader") set in config.json failed'), EngineRefused),
+        (at(START, 500, "context deadline exceeded"), EngineRefused),
+        (at("/containers/create", 404, "No such image: not-a-swarm-manager/code = Unavailable:1"), NotFound),
+        (at("/containers/create", 503, "This node is not a swarm manager"), EngineBusy),
+        (at("/distribution/x/json", 500, 'Get "https://x/v2/": context deadline exceeded'), EngineRefused),
+        (at(SERVICES, 400, "rpc error: code = Unavailable desc = what was sent"), BadRequest),
+        (at(SERVICES, 409, "name conflicts: The swarm does not have a leader already exists"), Conflict),
+        (at(SERVICES, 500, "bad mount source /not a swarm manager/context deadline exceeded"), EngineRefused),
+        (at(SERVICES, 500, "rpc error: code = Unknown desc = bad label: not part of a swarm"), EngineRefused),
+        (at(SERVICES, 503, LEADER), EngineBusy),
+        (at("/nodes", 500, "rpc error: code = DeadlineExceeded desc = context deadline exceeded"), EngineBusy),
+        (at("/tasks", 503, 'This node is not a swarm manager. Use "docker swarm init"'), NotAManager),
+    ],
+    ids=str,
+)
+def test_words_that_a_caller_sent_mean_nothing(error: Exception, kind: type[HttpError]) -> None:
+    """The engine quotes them: its own words of the swarm have their status, their place and their calls."""
+    assert type(translate(error)) is kind
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "kind"),
+    [("/services/create", 503, EngineBusy), ("/services/create", 400, BadRequest), ("/_ping", 500, EngineRefused)],
+)
+def test_the_loops_own_calls_are_read_alike(path: str, status: int, kind: type[HttpError]) -> None:
+    """By their status and path."""
+    assert type(failures.refused(status, LEADER.encode(), {}, path)) is kind
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "ambiguous"),
+    [
+        (400, "Multiple IDs found with provided prefix: 3f", True),
+        (500, "rpc error: code = Unknown desc = service x is ambiguous (2 matches found)", True),
+        (404, "service multiple IDs found with provided prefix not found", False),
+        (400, "invalid name: service x is ambiguous (no)", False),
+    ],
+)
+def test_what_is_ambiguous(status: int, said: str, ambiguous: bool) -> None:
+    """Docker says so of the beginning of several ids."""
+    assert failures.is_ambiguous(translate(answered(status, said))) is ambiguous
+
+
 def test_a_lost_stream_is_explained_in_words() -> None:
     """As a call's failure is: no names of Python's or the SDK's."""
     said = Engine.explain(_caused(docker.errors.DockerException("Error while fetching server API version"), REFUSED))
@@ -814,6 +873,31 @@ async def test_credentials_that_cannot_be_checked_are_refused() -> None:
     kept, _, _ = registry(answered(500, "dial tcp: i/o timeout"))
     with pytest.raises(RegistryRefused, match="did not answer"):
         await kept.pin("registry:5000/tool", CREDENTIALS)
+
+
+NAMED = "registry:401/denied/unauthorized:404"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("image", "said", "says"),
+    [
+        (NAMED, f'Get "https://{NAMED}/v2/": dial tcp 10.77.0.1:403: connect: connection refused', "did not answer"),
+        ("forbidden:not-found", "cannot fetch forbidden:not-found: i/o timeout", "did not answer"),
+        (NAMED, f"manifest for {NAMED} not found: manifest unknown: manifest unknown", None),
+        ("denied:1", "manifest for denied:1 not found: manifest unknown", None),
+        (NAMED, "errors: unauthorized: authentication required", "refused the credentials"),
+        ("denied:1", "unexpected status from HEAD request to https://x/v2/denied: 403 Forbidden", "refused the creden"),
+    ],
+)
+async def test_what_an_image_is_called_says_nothing_of_its_registry(image: str, said: str, says: str | None) -> None:
+    """The engine quotes the reference, and the address that it was sent to."""
+    kept, _, _ = registry(answered(500, said))
+    if says is None:
+        assert await kept.pin(image, CREDENTIALS) == image
+        return
+    with pytest.raises(RegistryRefused, match=says):
+        await kept.pin(image, CREDENTIALS)
 
 
 @pytest.mark.gen_test

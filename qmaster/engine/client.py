@@ -190,6 +190,7 @@ class Client(docker.APIClient):
         """
         url = self._url("{0}", path)  # type: ignore[attr-defined]
         request = requests.Request("GET", url, params=dict(params)).prepare()
+        connection.timeout = silence  # which urllib3 gives to the socket, again when it waits for the answer
         connection.sock.settimeout(silence)
         connection.request("GET", request.path_url, preload_content=False)
         response = self.get_adapter(url).build_response(request, connection.getresponse())  # type: ignore[attr-defined]

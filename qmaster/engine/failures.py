@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker.errors
 import msgspec
@@ -29,12 +30,27 @@ from . import ssh
 
 log = structlog.get_logger(__name__)
 
-NO_LEADER = re.compile(r"does not have a leader|context deadline exceeded|DeadlineExceeded|code = Unavailable")
-NOT_A_MANAGER = re.compile(
-    r"not a swarm manager|not part of a swarm|isn't a swarm manager|swarm is encrypted|swarm certificates have expired",
+# An engine quotes what was sent: a name, an image, a command. So each of these has to be where the engine's own words
+# are, at the beginning, and is only looked for in an answer that may say so.
+_RPC = r"(?:rpc error: code = \w+ desc = )?"
+NO_LEADER = re.compile(
+    r"rpc error: code = (?:DeadlineExceeded|Unavailable) desc = "
+    rf"|{_RPC}(?:The swarm does not have a leader|context deadline exceeded)",
     re.IGNORECASE,
 )
-AMBIGUOUS = re.compile(r"is ambiguous \(|multiple IDs found with provided prefix", re.IGNORECASE)
+NOT_A_MANAGER = re.compile(
+    rf"{_RPC}(?:(?:this |the )?node (?:is not|isn't) (?:a swarm manager|part of a swarm)"
+    r"|Swarm is encrypted|Swarm certificates have expired)",
+    re.IGNORECASE,
+)
+AMBIGUOUS = re.compile(
+    rf"{_RPC}(?:multiple IDs found with provided prefix|(?:network|node|secret|service|task) \S+ is ambiguous \()",
+    re.IGNORECASE,
+)
+SWARM = frozenset({"configs", "info", "networks", "nodes", "secrets", "services", "swarm", "tasks"})  # first in a path
+_VERSION = re.compile(r"v[0-9.]+")
+_REFUSED = "the Docker engine refused: "
+SWARM_TROUBLE = (HTTPStatus.NOT_ACCEPTABLE, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
 UNREACHED = (ConnectionRefusedError, FileNotFoundError, PermissionError)
 MAX_DETAIL = 500
 
@@ -111,7 +127,8 @@ def outcome_open(error: HttpError) -> bool:
 
 def is_ambiguous(error: HttpError) -> bool:
     """Whether what was asked for is nobody's name or whole id, but the beginning of several ids: 400 or 500."""
-    return AMBIGUOUS.search(str(error)) is not None
+    said = str(error).removeprefix(_REFUSED)
+    return isinstance(error, BadRequest | EngineRefused) and AMBIGUOUS.match(said) is not None
 
 
 def broken_off(error: HttpError) -> bool:
@@ -146,35 +163,50 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _answered(error: docker.errors.APIError) -> HttpError:
-    return _of_status(error.status_code or 0, explanation(error))
+    url = getattr(error.response, "url", None)
+    return _of_status(error.status_code or 0, explanation(error), urlsplit(url).path if url else "")
 
 
-def refused(status: int, body: bytes, asked_with: Mapping[str, str]) -> HttpError:
-    """The error for an answer that is none of 2xx, to a request with these headers."""
+def refused(status: int, body: bytes, asked_with: Mapping[str, str], path: str = "") -> HttpError:
+    """The error for an answer that is none of 2xx, to a request of this path with these headers."""
     words = body.decode(errors="replace")
     with contextlib.suppress(msgspec.MsgspecError):
         words = msgspec.json.decode(words, type=_Refusal).message
-    return _of_status(status, _in_one_line(words, asked_with) or f"status {status}, without a word")
+    return _of_status(status, _in_one_line(words, asked_with) or f"status {status}, without a word", path)
 
 
 class _Refusal(msgspec.Struct):
     message: str
 
 
-def _of_status(status: int, said: str) -> HttpError:
-    if NOT_A_MANAGER.search(said):
-        return NotAManager(_manager_hint(said))
-    if NO_LEADER.search(said):
-        return EngineBusy(f"the swarm has no leader at the moment: {said}")
+def _of_status(status: int, said: str, path: str) -> HttpError:
+    trouble = _of_swarm(said) if status in SWARM_TROUBLE and _asks_the_swarm(path) else None
+    if trouble is not None:
+        return trouble
     if status == HTTPStatus.NOT_FOUND:
         return NotFound(said)
     if status == HTTPStatus.CONFLICT:
         return Conflict(said)
     if status == HTTPStatus.BAD_REQUEST:
-        return BadRequest(f"the Docker engine refused: {said}")
+        return BadRequest(_REFUSED + said)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return EngineBusy(f"the Docker engine is not available: {said}")
-    return EngineRefused(f"the Docker engine refused: {said}")
+    return EngineRefused(_REFUSED + said)
+
+
+def _of_swarm(said: str) -> EngineUnavailable | None:
+    """The swarm's own trouble, in these words of the engine; None where they are of something else."""
+    if NOT_A_MANAGER.match(said):
+        return NotAManager(_manager_hint(said))
+    if NO_LEADER.match(said):
+        return EngineBusy(f"the swarm has no leader at the moment: {said}")
+    return None
+
+
+def _asks_the_swarm(path: str) -> bool:
+    """Whether an answer to this path may be the swarm's; a path that is not known may be any."""
+    first, *rest = path.removeprefix("/").split("/")
+    return (rest[0] if rest and _VERSION.fullmatch(first) else first) in {"", *SWARM}
 
 
 def explanation(error: docker.errors.APIError) -> str:

@@ -54,7 +54,7 @@ class Lines:
         try:
             answer = await self._exchange(path, msgspec.json.encode(body), headers, turn)
             if not 200 <= answer.status < 300:
-                raise refused(answer.status, answer.body, headers)
+                raise refused(answer.status, answer.body, headers, path)
             return msgspec.json.decode(answer.body)
         except HttpError:
             raise
@@ -108,7 +108,7 @@ class _Line(asyncio.Protocol):
         try:
             said = await line._ask("GET", "/_ping", b"", {})
             if said.status != HTTPStatus.OK:
-                raise refused(said.status, said.body, {})
+                raise refused(said.status, said.body, {}, "/_ping")
             version = said.headers.get("api-version", "")
             if not VERSION.fullmatch(version):
                 raise ValueError("the engine tells no version of its API")

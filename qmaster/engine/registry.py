@@ -23,9 +23,11 @@ KEPT = 60.0  # seconds that an answer, or a silence, is believed
 MAX_KEPT = 1000
 
 _DENIED = re.compile(
-    r"unauthorized|denied|no basic auth|authentication required|incorrect username|forbidden|\b40[13]\b", re.IGNORECASE
+    r"unauthorized|denied|no basic auth|authentication required|incorrect username|forbidden|(?<![:.\d])40[13]\b",
+    re.IGNORECASE,
 )
-_MISSING = re.compile(r"manifest unknown|not found|name unknown|no such|\b404\b", re.IGNORECASE)
+_MISSING = re.compile(r"manifest unknown|not found|name unknown|no such|(?<![:.\d])404\b", re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"|\S*/\S*')  # a URL or a reference, which holds the name that a caller chose
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Registry:
         except EngineAway:  # the engine's silence is not the registry's
             raise
         except HttpError as error:
-            return _failure(str(error))
+            return _failure(str(error), image)
         return Answer("digest", digest=digest)
 
 
@@ -103,11 +105,17 @@ def _distribution(client: Client, image: str, header: str | None) -> str:
     return str(client.fetch(f"/distribution/{image}/json", headers)["Descriptor"]["digest"])
 
 
-def _failure(said: str) -> Answer:
-    if _MISSING.search(said) and not _DENIED.search(said):
-        return Answer("missing", said=said)
-    if _DENIED.search(said):
+def _failure(said: str, image: str) -> Answer:
+    """What the registry's words mean, whatever the image is called."""
+    reference = Reference.parse(image)
+    short = reference.path.removeprefix("library/")  # with a domain or a path it holds a slash
+    words = _QUOTED.sub(" ", said)
+    for end in (f":{reference.tag or 'latest'}", f"@{reference.digest}"):
+        words = words.replace(short + end, " ")
+    if _DENIED.search(words):
         return Answer("denied", said=said)
+    if _MISSING.search(words):
+        return Answer("missing", said=said)
     return Answer("silent", said=said)
 
 

@@ -17,7 +17,7 @@ from .registry import Registry
 Json = dict[str, Any]
 
 UPDATE_TRIES = 5
-OUT_OF_SEQUENCE = "update out of sequence"
+OUT_OF_SEQUENCE = "desc = update out of sequence"  # at the end: before it are only words of the engine
 
 
 class Swarm:
@@ -95,7 +95,7 @@ class Swarm:
             except NotFound:
                 return False
             except EngineRefused as error:
-                if OUT_OF_SEQUENCE not in str(error):  # somebody else has updated it in between
+                if not str(error).endswith(OUT_OF_SEQUENCE):  # somebody else has updated it in between
                     raise
         raise EngineRefused("the service is being updated by somebody else all the time; try again")
 
