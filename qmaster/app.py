@@ -16,6 +16,7 @@ from .feed import Feed
 from .handlers import base, events, logs, nodes, ops, pages, services
 from .held import Held
 from .hub import Hub
+from .linelimit import LineLimit
 from .spring import Spring
 
 
@@ -27,7 +28,7 @@ class Parts:
     stream, ``hosts`` the names that it answers under (none: any); ``page`` has the status page's files; ``scrape``
     makes the text of the metrics, and ``count`` is told of each request: its route, method, status and seconds;
     ``busy`` holds the requests that are being answered, ``sockets`` the open event streams, ``logs`` the logs that are
-    being sent; ``held`` counts what stays open.
+    being sent; ``held`` counts what stays open; ``lines`` bounds the log's lines about who has no right to call.
     """
 
     auth: Authenticator
@@ -45,6 +46,7 @@ class Parts:
     sockets: events.Sockets = field(default_factory=events.Sockets)
     logs: logs.OpenLogs = field(default_factory=logs.OpenLogs)
     held: Held = field(default_factory=Held)
+    lines: LineLimit = field(default_factory=LineLimit)
 
 
 def make_app(parts: Parts) -> web.Application:
@@ -87,6 +89,7 @@ def make_app(parts: Parts) -> web.Application:
         log_function=log_request,
         websocket_max_message_size=events.MAX_INBOUND,
         hosts=parts.hosts,
+        lines=parts.lines,
     )
 
 

@@ -26,6 +26,7 @@ from .errors import (
 from .journal import Intent
 from .keys import Key, Started
 from .lifecycle import OVER
+from .linelimit import LineLimit
 from .models import Kind, Node, RunRequest, Service
 from .spec import Defaults
 
@@ -109,6 +110,7 @@ class Dispatch:
         defaults: for what a run does not name.
         own_container: the id of the container that this process runs in, or None.
         registries: those that images may come from; empty: any.
+        lines: bounds the log's lines about refused calls.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Dispatch:
         defaults: Defaults,
         own_container: str | None,
         registries: Collection[str] = (),
+        lines: LineLimit | None = None,
     ) -> None:
         self._swarm = swarm
         self._containers = containers
@@ -136,6 +139,7 @@ class Dispatch:
         self._defaults = defaults
         self._own_container = own_container
         self._registries = registries
+        self._lines = lines or LineLimit()
         self._starting: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
 
     async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
@@ -235,7 +239,8 @@ class Dispatch:
             return found
         if found is not None:
             asked = {"asked": name_or_id, "run": found.id, "owner": found.owner}
-            log.warning("refused", by=by.name, code=404, **asked, reason="it is another's")
+            if self._lines.allows("refused", by.name):
+                log.warning("refused", by=by.name, code=404, **asked, reason="it is another's")
         raise NotFound(f"no service or container has the id or name {name_or_id!r}")
 
     async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> str:

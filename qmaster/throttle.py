@@ -1,4 +1,4 @@
-"""How often an address may send wrong tokens. Right ones are no matter of its. The event loop owns it."""
+"""How often an address may do what is limited, such as sending wrong tokens. The event loop owns it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,26 @@ MAX_ADDRESSES = 10_000
 
 
 class Throttle:
-    """Forgets the addresses that it has not heard of for the longest time, where there are too many."""
+    """Forgets the addresses that it has not heard of for the longest time, where there are too many.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        burst: attempts that an address has at once.
+        regained_in: seconds for one more.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, burst: int = BURST, regained_in: float = REGAINED_IN
+    ) -> None:
         self._clock = clock
+        self._burst = burst
+        self._regained_in = regained_in
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address → attempts left, and as of when
 
     def fail(self, address: str) -> bool:
-        """A wrong token came from there; whether that was one too many."""
+        """Count an attempt, such as a wrong token; whether it was one too many."""
         origin, now = source(address), self._clock()
-        left, since = self._left.pop(origin, (float(BURST), now))
-        left = min(BURST, left + (now - since) / REGAINED_IN)
+        left, since = self._left.pop(origin, (float(self._burst), now))
+        left = min(self._burst, left + (now - since) / self._regained_in)
         over = left < 1
         self._left[origin] = (left if over else left - 1, now)
         if len(self._left) > MAX_ADDRESSES:

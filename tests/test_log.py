@@ -19,6 +19,7 @@ from qmaster import log
 from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator
 from qmaster.errors import NotFound
+from qmaster.linelimit import EACH_BURST, LineLimit
 
 SECRET = "the 'secret' of ключ"
 
@@ -329,3 +330,134 @@ def test_libraries_that_say_too_much_are_quiet(capsys: pytest.CaptureFixture[str
     logging.getLogger("docker.api").info("trying paths")
     logging.getLogger("tornado.general").info("Malformed HTTP message: Invalid header value 'Bearer of a token\\0'")
     assert lines(capsys) == []
+
+
+# What a terminal acts on, or shows nothing of: C0, DEL, C1, marks of direction, line and paragraph ends, a tag, half a
+# surrogate pair.
+HARMFUL = "/\x1b]0;x\x07\r\n\x7f\x9b31m\u202e\u2066\u200b\u2028\u2029\U000e0001\udc80"
+
+
+def _in_key() -> None:
+    structlog.get_logger("a").info("event", **{HARMFUL: HARMFUL})
+
+
+def _nested() -> None:
+    structlog.get_logger("a").info("event", document={HARMFUL: [HARMFUL, (HARMFUL,)]})
+
+
+def _object() -> None:
+    structlog.get_logger("a").info("event", error=SimpleNamespace(of=HARMFUL), shown=_Raw())
+
+
+class _Raw:
+    def __repr__(self) -> str:
+        return HARMFUL
+
+
+def _as_event() -> None:
+    structlog.get_logger("a").warning(HARMFUL)
+
+
+def _is_bound() -> None:
+    structlog.contextvars.bind_contextvars(request=HARMFUL)
+    structlog.get_logger("a").info("event")
+
+
+def _of_the_library() -> None:
+    logging.getLogger("b").warning("it is %s", HARMFUL)
+
+
+def _in_a_traceback() -> None:
+    try:
+        raise ValueError(HARMFUL)
+    except ValueError:
+        structlog.get_logger("a").exception("failed")
+
+
+def _in_a_traceback_of_the_library() -> None:
+    try:
+        raise ValueError(HARMFUL)
+    except ValueError:
+        logging.getLogger("b").exception("failed %s", HARMFUL, stack_info=True)
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        *(_in_key, _nested, _object, _as_event, _is_bound, _of_the_library),
+        *(_in_a_traceback, _in_a_traceback_of_the_library),
+    ],
+)
+def test_no_string_acts_on_a_terminal(way: Any, log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever sent it and however it gets into the log: each line is made of printable characters."""
+    log.configure(log_format)
+    way()
+    written = capsys.readouterr().err
+    assert written.strip()
+    assert [c for line in written.split("\n") for c in line if not c.isprintable()] == []
+    assert r"\u202e" in written
+
+
+def test_no_traceback_forges_a_line_of_the_console(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error's words may hold line breaks: what stands behind the first line is indented."""
+    log.configure("console")
+    try:
+        raise ValueError("that\n2026-01-01T00:00:00.000000Z [info     ] forged")
+    except ValueError:
+        structlog.get_logger("a").exception("failed")
+    first, *others = capsys.readouterr().err.splitlines()
+    assert "failed" in first
+    assert "forged" in others[-1]
+    assert all(line.startswith("    ") for line in others)
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_line_is_short_whatever_a_caller_sends(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Strings have 256 characters, words on an error 1,024, tracebacks 16,384, of which the end is left."""
+    log.configure(log_format)
+    logger = structlog.get_logger("a")
+    logger.info("request", path="/" + "x" * 15_000, method="G" * 9_000, deep={"k" * 999: ["y" * 999] * 9999})
+    logging.getLogger("b").warning("z" * 9000)
+    try:
+        raise ValueError("w" * 64_000 + " the end")
+    except ValueError:
+        logger.exception("failed", reason="r" * 9_000)
+    written = capsys.readouterr().err
+    longest = {letter: max(map(len, re.findall(f"[{letter}…]+", written))) for letter in "xGykzr"}
+    assert longest == {"x": 255, "G": 256, "y": 256, "k": 256, "z": 1024, "r": 1024}
+    assert re.search("w{1000}.*w the end", written)
+    assert written.count("w") < 16_400
+    assert written.count("y") < 260_000
+
+
+def test_a_secret_that_is_cut_is_found_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of one would be no match."""
+    log.configure("json", [SECRET])
+    for before in range(100, 140):
+        structlog.get_logger("a").info("request", path="x" * before + SECRET + "y" * 300)
+    for line in lines(capsys):
+        assert "ключ" not in line["path"]
+        assert "the '" not in line["path"]
+
+
+@pytest.mark.gen_test
+async def test_who_shows_no_token_fills_no_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """1,000 calls with 15 KB of path each: some lines, none of them long, and the count of the others."""
+    log.configure("json")
+    structlog.configure(cache_logger_on_first_use=False)
+    parts: dict[str, Any] = dict.fromkeys(("dispatch", "feed", "hub", "spring", "scrape"))
+    limit = LineLimit(lambda: 0.0)
+    made_parts = Parts(Authenticator(TOKEN), trouble=lambda: None, lines=limit, **parts)
+    async with house(application=make_app(made_parts)) as made:
+        caller = await made.call()
+        for _ in range(1000):
+            caller.say(b"GET /status/%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"%1b" * 5000))
+            assert b" 401 " in await caller.reader.readuntil(b"}\n")
+        limit.report()
+    said = capsys.readouterr().err
+    assert len(said) < 200_000  # a control is six characters of JSON
+    events = [json.loads(line) for line in said.splitlines()]
+    assert {len(line["path"]) for line in events[:-1]} == {256}
+    assert events[-1]["event"] == "log_lines_left_out"
+    assert events[-1]["count"] == 2000 - EACH_BURST == sum(events[-1]["events"].values())

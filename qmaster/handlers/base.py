@@ -215,6 +215,8 @@ class BaseHandler(web.RequestHandler):
 
     def log_refusal(self, code: int, reason: str) -> None:
         """Who was refused what; ``code`` is the HTTP status or the close code."""
+        if not self.settings["lines"].allows("refused", self.by, self.request.remote_ip):
+            return
         log.warning(
             "refused",
             request=self.request_id,
@@ -312,9 +314,15 @@ def flag(name: str, values: list[str] | None) -> bool:
 
 
 def log_request(handler: web.RequestHandler) -> None:
-    """One line for each request, but for a probe that is well: no query, no body, no header."""
-    status = handler.get_status()
+    """One line for each request, but for a probe that is well: no query, no body, no header.
+
+    Of those that show no right token so many as ``LineLimit`` allows.
+    """
+    status, by = handler.get_status(), getattr(handler, "by", None)
     if status == OK and getattr(handler, "IS_PROBE", False):
+        return
+    known = by is not None or status == FAILED
+    if not known and not handler.settings["lines"].allows("request", None, handler.request.remote_ip):
         return
     failure = getattr(handler, "failure", None)
     _write_for(status)(
@@ -325,7 +333,7 @@ def log_request(handler: web.RequestHandler) -> None:
         status=status,
         duration_ms=round(handler.request.request_time() * 1000, 2),
         remote=handler.request.remote_ip,
-        by=getattr(handler, "by", None),
+        by=by,
         **({"reason": failure} if failure else {}),
         **getattr(handler, "log_fields", {}),
     )
