@@ -633,6 +633,7 @@ async def test_no_token_is_in_the_log(ask: Ask, connect: Connect, home: Home) ->
         assert (await ask("root", "POST", "/run", {**IMAGE, "token": secret})).code == 400
         assert (await ask(secret, "GET", f"/status?token={secret}")).code == 400
         assert (await ask(secret, "POST", "/stop", {"id": secret})).code == 404
+        assert (await ask(secret, "GET", f"/status/{secret}")).code == 404
         socket = await connect()
         socket.say(type="auth", token=secret + "x")
         await socket.end()

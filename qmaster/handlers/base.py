@@ -29,6 +29,7 @@ from ..errors import (
     PayloadTooLarge,
     problem,
 )
+from ..log import REDACTED
 from ..tokens import Scope
 from ..wording import quote
 
@@ -38,6 +39,7 @@ _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"}
 _DRAINED = 4 * 1024 * 1024
 
 MAX_DIGITS = 18
+SHORTEST_HIDDEN = 8  # characters of a token: a shorter one would be found in every second word
 MAX_PARAMETERS = 50  # of a query
 ON = ("1", "true")
 FLAGS = (*ON, "0", "false")
@@ -82,6 +84,7 @@ class BaseHandler(web.RequestHandler):
         self._received = 0
         self.by: str | None = None  # whose token it is, once that is known
         self.failure: str | None = None  # why it was refused, or failed
+        self._tokens: list[str] = []  # that it came with, right or wrong
 
     initialize: Callable[..., None] = _set_up
 
@@ -144,7 +147,16 @@ class BaseHandler(web.RequestHandler):
         headers = self.request.headers.get_list("Authorization")
         if len(headers) > 1:
             raise BadRequest("the header Authorization is there twice")
-        return self._admit(headers[0] if headers else None, document.pop("token", None), needs)
+        header, token = headers[0] if headers else None, document.pop("token", None)
+        self._tokens = [(header or "").partition(" ")[2].strip(), str(token or "")]
+        return self._admit(header, token, needs)
+
+    def without_token(self, text: str) -> str:
+        """For the log: also where a caller put its token into a name or a path; the redaction knows not every token."""
+        for token in self._tokens:
+            if len(token) >= SHORTEST_HIDDEN:
+                text = text.replace(token, REDACTED)
+        return text
 
     def still(self, identity: Identity, needs: Needs) -> Identity:
         """The same after a while, in which the tokens may have changed.
@@ -200,14 +212,14 @@ class BaseHandler(web.RequestHandler):
             status, detail, headers = int(error.status), str(error), error.headers
         else:
             status, detail, headers = status_code, _default_detail(status_code), {}
-        self.failure = detail
+        self.failure = self.without_token(detail)
         self.set_status(status)
         for name, value in headers.items():
             self.set_header(name, value)
         if not self._prepared:  # Tornado reads no body behind an answer: it closes the connection, without a word
             self.set_header("Connection", "close")
         if status in REFUSALS:
-            self.log_refusal(status, detail)
+            self.log_refusal(status, self.failure)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._allowed()))
         self.set_header("Content-Type", "application/problem+json")
@@ -349,7 +361,8 @@ def _write_for(status: int) -> Callable[..., Any]:
 def _shown_path(handler: web.RequestHandler) -> str:
     """So that no token hides in it from the redaction."""
     path: str = handler.request.path
-    return unquote(path, errors="replace") if "%" in path else path
+    shown = unquote(path, errors="replace") if "%" in path else path
+    return handler.without_token(shown) if isinstance(handler, BaseHandler) else shown
 
 
 def _entitled(identity: Identity, needs: Needs) -> Identity:
