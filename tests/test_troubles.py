@@ -18,6 +18,7 @@ ROWS = [code(row["you see"])[0] for row in table("Troubleshooting")]
 # of the image, of a stop, and of a journal that is deleted.
 TOLD_THERE = (
     "this engine is a swarm worker",
+    "this swarm manager is locked",
     "user 10001 may not use",
     "no socket at",
     "quartermaster is stopping",
