@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from . import policy, results, spec
+from . import hardening, policy, results, spec
 from .auth import Identity
 from .credentials import Credentials
 from .errors import (
@@ -93,7 +93,7 @@ class Sweeper(Protocol):
 class Keyed(Protocol):
     """What dispatch needs of the runs under keys."""
 
-    async def once(self, key: Key, start: Callable[[], Awaitable[str]]) -> Started: ...
+    async def once(self, key: Key, start: Callable[[], Awaitable[Started]]) -> Started: ...
 
 
 class Waits(Protocol):
@@ -152,7 +152,7 @@ class Dispatch:
         """
         request = policy.allow(request, by.grant, self._registries, self._defaults.memory)
         if key is None:
-            return Started(await self._start(request, by, None), False)
+            return await self._start(request, by, None)
         return await self._keyed.once(key, lambda: self._start(request, by, key))
 
     async def stop(self, name_or_id: str, by: Identity) -> str:
@@ -243,12 +243,13 @@ class Dispatch:
                 log.warning("refused", by=by.name, code=404, **asked, reason="it is another's")
         raise NotFound(f"no service or container has the id or name {name_or_id!r}")
 
-    async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> str:
+    async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> Started:
         mark = spec.stamp(request, by.name, key)
+        warnings: list[str] = []
         with self._counted(request, mark, by):
-            run_id = await self._make(request, mark, key)
+            run_id = await self._make(request, mark, key, warnings)
         log.info("run", run=run_id, name=mark.name, type=request.type, image=request.image, owner=by.name, by=by.name)
-        return run_id
+        return Started(run_id, warnings=tuple(warnings))
 
     @contextlib.contextmanager
     def _counted(self, request: RunRequest, mark: spec.Stamp, by: Identity) -> Iterator[None]:
@@ -289,11 +290,12 @@ class Dispatch:
             kinds.add(there.type)
         return bool(kinds - {kind})
 
-    async def _make(self, request: RunRequest, mark: spec.Stamp, key: Key | None) -> str:
+    async def _make(self, request: RunRequest, mark: spec.Stamp, key: Key | None, warnings: list[str]) -> str:
+        """Create it; ``warnings`` takes what it asks for and does not get."""
         intent = Intent(mark.name, mark.nonce, request.type, key is not None)
         start = self._run_container if request.type == "container" else self._run_service
         try:
-            return await start(request, mark, intent)
+            return await start(request, mark, intent, warnings)
         except Conflict:
             await self._forget(mark.nonce)
             raise _taken(mark.name) from None
@@ -304,13 +306,15 @@ class Dispatch:
                 await self._forget(mark.nonce)
             raise
 
-    async def _run_service(self, request: RunRequest, mark: spec.Stamp, intent: Intent) -> str:
+    async def _run_service(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
         credentials = request.credentials()
         image = await self._swarm.pin(request.image, credentials)
         objects = spec.Objects(
             await self._swarm.network_ids(request.networks), await self._swarm.secret_ids(request.secrets)
         )
         body = spec.service(request, mark, image, self._defaults, objects)
+        if request.no_new_privileges:
+            warnings += hardening.warn_of_older_nodes(self._reconciler.nodes())
         await self._journal.intend(intent)
         service_id = await self._swarm.create(body, credentials)
         try:
@@ -321,7 +325,7 @@ class Dispatch:
             raise
         return service_id
 
-    async def _run_container(self, request: RunRequest, mark: spec.Stamp, intent: Intent) -> str:
+    async def _run_container(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
         config = spec.container(request, mark, self._defaults)
         await self._journal.intend(intent)
         container_id = await self._containers.create(config, mark.name, request.credentials())

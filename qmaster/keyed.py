@@ -39,7 +39,7 @@ class Keyed:
         self._reconciler = reconciler
         self._flying: dict[str, tuple[Key, asyncio.Task[Started]]] = {}
 
-    async def once(self, key: Key, start: Callable[[], Awaitable[str]]) -> Started:
+    async def once(self, key: Key, start: Callable[[], Awaitable[Started]]) -> Started:
         """Start a run, or find what an earlier call under its key has started; one that is in flight is waited for.
 
         Raises:
@@ -55,12 +55,12 @@ class Keyed:
         task.add_done_callback(lambda _: self._flying.pop(key.name, None))
         return await asyncio.shield(task)
 
-    async def _first(self, key: Key, start: Callable[[], Awaitable[str]]) -> Started:
+    async def _first(self, key: Key, start: Callable[[], Awaitable[Started]]) -> Started:
         known = await self._known(key)
         if known is not None:
             return _replay(key, *known)
         try:
-            return Started(await start(), False)
+            return await start()
         except Conflict:
             # Another quartermaster was first, or an earlier call whose answer was lost.
             for pause in LOOK_AGAIN:

@@ -23,10 +23,11 @@ class Key(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A run's id; ``replayed``: the answer is that of an earlier call."""
+    """A run's id; ``replayed``: the answer is that of an earlier call; ``warnings``: what it asked for in vain."""
 
     id: str
-    replayed: bool
+    replayed: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def read(values: Sequence[str], owner: str, document: Mapping[str, Any]) -> Key | None:

@@ -45,6 +45,7 @@ ORDER = [
     "orphaned",
 ]
 NODE_LOST = 255  # what Swarm says of a task whose node came back without it
+_NO_HEALTHCHECK: Json = {"Test": ["NONE"]}
 _TASK_KEYS = ("ID", "ServiceID", "Slot", "NodeID", "CreatedAt", "Version", "DesiredState", "Status")
 
 MIB = 1024 * 1024
@@ -56,6 +57,8 @@ RESTART_NOTICED = timedelta(seconds=10)
 RESTART_DELAY = timedelta(seconds=5)  # Swarm's own default
 # Docker's own stop grace period of 10 s, and 5 s: what has not ended by then is on a node that is out of reach.
 ENDED_WITHIN = timedelta(seconds=15)
+# Swarm's words where it has killed a task: before its first check has passed, or after (moby, cluster/executor).
+_UNHEALTHY = re.compile(r"(?:task: non-zero exit \([0-9]{1,10}\): )?(?:dockerexec: )?unhealthy container")
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
 
 
@@ -117,7 +120,7 @@ def service(
         exit_code=verdict.exit_code,
         replicas=_replicas(current, desired),
         created_at=raw.get("CreatedAt"),
-        started_at=_started(tasks, ended, before),
+        started_at=_started(tasks, ended, before, _checks_health(container)),
         finished_at=_finished(raw, current, before) if ended else None,
         removed_at=None,
         memory=_mib(limits.get("MemoryBytes")),
@@ -301,7 +304,11 @@ def slim_service(raw: Json) -> Json:
             "Labels": spec.get("Labels"),
             "Mode": spec.get("Mode"),
             "TaskTemplate": {
-                "ContainerSpec": {"Image": container.get("Image", ""), "Args": container.get("Args")},
+                "ContainerSpec": {
+                    "Image": container.get("Image", ""),
+                    "Args": container.get("Args"),
+                    "Healthcheck": None if _checks_health(container) else _NO_HEALTHCHECK,
+                },
                 "Resources": template.get("Resources"),
                 "RestartPolicy": template.get("RestartPolicy"),
             },
@@ -390,21 +397,30 @@ def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, hist
     return "complete" if state == "complete" else "failed"
 
 
-def _started(tasks: Collection[Json], ended: bool, before: Service | None) -> str | None:
+def _started(tasks: Collection[Json], ended: bool, before: Service | None, checks_health: bool) -> str | None:
     """When it first ran: a task that has ended no longer tells.
 
     What runs again and again, each time too short to be seen, has run when one of its tasks had ended: its timeout
-    counts from there.
+    counts from there. With a HEALTHCHECK, a task whose container runs is ``starting`` until the first check passes.
     """
     if before is not None and before.started_at is not None:
         return before.started_at
     states = ("running",) if ended else ("running", "complete", "failed")
+    if checks_health:
+        states = (*states, "starting")
     first = min((t for t in tasks if t["Status"]["State"] in states and _ran(t)), key=_updated, default=None)
     return first["Status"].get("Timestamp") if first else None
 
 
 def _ran(raw: Json) -> bool:
+    if raw["Status"]["State"] == "starting":
+        return has_container(raw)
     return raw["Status"]["State"] == "running" or _exit_code(raw) is not None
+
+
+def _checks_health(container: Json) -> bool:
+    """Whether a check of its image, or one of its own, may be on; the image alone knows."""
+    return (container.get("Healthcheck") or {}).get("Test") != ["NONE"]
 
 
 def _finished(raw: Json, current: list[Json], before: Service | None) -> str | None:
@@ -468,6 +484,8 @@ def _failed(raw: Json) -> Verdict:
         return Verdict("failed", _rejection(error or ""), error, code)
     if state in ("shutdown", "remove"):
         return Verdict("failed", "stopped", error, code)
+    if _UNHEALTHY.fullmatch(error or ""):
+        return Verdict("failed", "unhealthy", error, code)
     return Verdict("failed", "exit", error, code)
 
 

@@ -26,6 +26,7 @@ WAIT = 60.0  # what ``"wait": true`` stands for
 MAX_WAIT = 86_400
 MIN_TIMEOUT = 0.1
 MAX_SECONDS = 3650 * 86_400
+MAX_PIDS = 4_194_304  # what a 64-bit kernel has at most
 
 # What Swarm wants of a service's name; a container's may be longer, but one rule serves both.
 NAME = r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$(?!\n)"
@@ -36,6 +37,7 @@ OBJECT_NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$(?!\n)"
 USER = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?$(?!\n)"
 WORKDIR = r"^/"
 SHA256 = r"^[0-9a-fA-F]{64}$(?!\n)"
+CAPABILITY = r"^([cC][aA][pP]_)?[a-zA-Z][a-zA-Z_]{1,30}$(?!\n)"
 # What an error says in place of each: nobody reads a regular expression.
 PATTERNS = {
     NAME: "up to 63 letters, digits, - and _, with a letter or digit at both ends",
@@ -45,6 +47,7 @@ PATTERNS = {
     USER: "e.g. nobody or 1000:1000",
     WORKDIR: "an absolute path, e.g. /srv",
     SHA256: "64 hexadecimal digits",
+    CAPABILITY: "the name of a Linux capability, such as NET_RAW, or ALL",
 }
 
 Kind = Literal["service", "container"]
@@ -55,6 +58,7 @@ Reason = Literal[
     "oom",
     "timeout",
     "stopped",
+    "unhealthy",
     "rejected",
     "image_not_found",
     "registry_auth",
@@ -62,6 +66,15 @@ Reason = Literal[
     "node_down",
     "orphaned",
 ]
+# Linux's (capabilities(7)), and Docker's word for them all.
+CAPABILITIES = frozenset(
+    """
+    ALL AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH
+    FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN
+    NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT
+    SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
+    """.split()  # noqa: SIM905
+)
 Names = Annotated[list[Annotated[str, Meta(pattern=OBJECT_NAME)]], Meta(max_length=64)]
 
 
@@ -90,6 +103,10 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     wait: bool | Annotated[float, Meta(ge=0, le=MAX_WAIT)] = False
     timeout: Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_SECONDS)] | None = None
     ttl: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None = None
+    pids_limit: Annotated[int, Meta(ge=0, le=MAX_PIDS)] | None = None
+    cap_drop: Annotated[list[Annotated[str, Meta(pattern=CAPABILITY)]], Meta(max_length=64)] | None = None
+    no_new_privileges: bool = True
+    healthcheck: bool | None = None
 
     def __post_init__(self) -> None:
         Reference.parse(self.image)
@@ -100,6 +117,7 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         _check_labels(self.labels)
         _check_env(self.env)
         _check_ports(self.ports)
+        _check_unique("cap_drop", self.capabilities() or [])
         for field in ("networks", "secrets", "ports"):
             _check_unique(field, getattr(self, field))
         if HOST_NETWORK in self.networks:
@@ -121,6 +139,25 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     def credentials(self) -> Credentials | None:
         """The registry's credentials, decoded; None where none were given."""
         return None if self.auth is None else Credentials.decode(self.auth)
+
+    def capabilities(self) -> list[str] | None:
+        """``cap_drop`` in capitals and without ``CAP_``.
+
+        Raises:
+            ValueError: Linux has no such capability.
+        """
+        if self.cap_drop is None:
+            return None
+        names = [each.upper().removeprefix("CAP_") for each in self.cap_drop]
+        for name in names:
+            if name not in CAPABILITIES:
+                raise ValueError(f"cap_drop: Linux has no capability {quote(name)}; use names such as NET_RAW, or ALL")
+        return names
+
+    @property
+    def checks_health(self) -> bool:
+        """Whether the image's HEALTHCHECK is on: one that runs once is over before it says anything."""
+        return self.restart != "none" if self.healthcheck is None else self.healthcheck
 
     def __repr__(self) -> str:  # the default would show auth and env
         return f"RunRequest(type={self.type!r}, image={self.image!r})"

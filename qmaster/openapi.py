@@ -44,8 +44,12 @@ FIELDS: Mapping[str, str] = {
     "secrets": "Names of swarm secrets, found in `/run/secrets/`; services only.",
     "ports": "`8080:80`, `8080:80/udp` or `…/sctp`: published on every node, then the container's; services only.",
     "wait": "Seconds, or `true` (60): answer when it has ended, with the result.",
-    "timeout": "Seconds; end it when it has run that long, counted from its first `running`.",
+    "timeout": "Seconds; end it when it has run that long, counted from the start of its container.",
     "ttl": "Seconds; remove it that long after its end.",
+    "pids_limit": "Processes and threads at most, 1,024 if left out; 0: any number.",
+    "cap_drop": "Linux capabilities to drop, or `ALL`; replaces `NET_RAW`, `MKNOD` and `AUDIT_WRITE`.",
+    "no_new_privileges": "Whether set-user-id programs gain no privileges; services need Docker 25 or newer.",
+    "healthcheck": "Whether the image's HEALTHCHECK is on; left out: not where `restart` is `none`.",
 }
 ERRORS: Mapping[int, str] = {
     400: "The request is wrong, or the engine cannot start what it asks for; names the field.",
@@ -432,10 +436,20 @@ def _schemas() -> dict[str, Json]:
     service = schemas["Service"]["properties"]
     return {
         **dict(sorted(schemas.items())),
-        "Started": _object(success=_success(), id=_string()),
-        "Run": {**_object(success=_success(), **service), "description": "A service, as `Service`, with `success`."},
+        "Started": _warned(_object(success=_success(), id=_string())),
+        "Run": {
+            **_warned(_object(success=_success(), **service)),
+            "description": "A service, as `Service`, with `success`.",
+        },
         "Problem": _problem(),
     }
+
+
+def _warned(schema: Json) -> Json:
+    """With ``warnings``, which an answer has only where there are any."""
+    text = "What the run asked for, or has by default, and does not get; only where there is something to tell."
+    warnings = {"type": "array", "items": _string(), "minItems": 1, "description": text}
+    return {**schema, "properties": {**schema["properties"], "warnings": warnings}}
 
 
 def _told(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
+from . import hardening
 from .errors import Forbidden
 from .keys import NAME_PREFIX
 from .models import RunRequest
@@ -57,6 +58,7 @@ def allow(request: RunRequest, grant: Grant | None, registries: Collection[str],
     _check_image(image, grant)
     _check_name(request.name)
     _check_caps(request, grant)
+    _check_relaxed(request, grant)
     _check_list("networks", request.networks, grant.networks)
     _check_list("secrets", request.secrets, grant.secrets)
     _check_ports(request.ports, grant)
@@ -67,6 +69,7 @@ def allow(request: RunRequest, grant: Grant | None, registries: Collection[str],
         image=image.canonical,
         memory=_memory(request, grant, memory),
         cpus=grant.max_cpus if request.cpus is None else request.cpus,
+        pids_limit=_pids(request.pids_limit, grant),
         constraints=list(dict.fromkeys([*request.constraints, *grant.constraints])),
     )
 
@@ -102,6 +105,30 @@ def _check_caps(request: RunRequest, grant: Grant) -> None:
     ):
         if asked is not None and limit is not None and not asked <= limit:
             raise Forbidden(f"{rule}: this token's runs have at most {limit}{unit}, not {asked}")
+
+
+def _check_relaxed(request: RunRequest, grant: Grant) -> None:
+    if grant.allow_relaxed:
+        return
+    if not request.no_new_privileges:
+        raise Forbidden("allow_relaxed: this token's runs have no_new_privileges; leave the field out")
+    kept = hardening.kept(request.capabilities())
+    if kept:
+        raise Forbidden(f"allow_relaxed: this token's runs drop {', '.join(kept)} too; add them to cap_drop")
+
+
+def _pids(asked: int | None, grant: Grant) -> int | None:
+    """The limit of a run's processes: 0 for none, None for the default."""
+    most = grant.max_pids
+    if most is None and not grant.allow_relaxed:
+        most = hardening.PIDS_LIMIT
+    if most is None:
+        return asked
+    if asked is None:
+        return most if most < hardening.PIDS_LIMIT else None
+    if not 1 <= asked <= most:
+        raise Forbidden(f"max_pids: this token's runs have at most {most} processes, not {asked or 'any number'}")
+    return asked
 
 
 def _check_list(rule: str, asked: Iterable[str], allowed: Collection[str]) -> None:

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from . import hardening
 from .keys import Key
 from .lifecycle import BODY, MANAGED, MIB, OWNER, TIMEOUT, TTL
 from .models import LABEL_PREFIX, RunRequest, words
@@ -19,6 +20,7 @@ RUN = LABEL_PREFIX + "run"
 KEY = LABEL_PREFIX + "key"
 MAX_NAME = 63
 NOWHERE = "node.id==none"
+NO_HEALTHCHECK = {"Test": ["NONE"]}
 
 # A container has its image's labels too, but for those that it has itself: an image must not speak in our name.
 _NOT_OF_THE_IMAGE = dict.fromkeys((KEY, BODY, TIMEOUT, TTL), "")
@@ -72,6 +74,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
             "NanoCPUs": _nano(request.cpus),
         }
     )
+    pids = hardening.PIDS_LIMIT if request.pids_limit is None else request.pids_limit
     container = _drop_none(
         {
             "Image": image,
@@ -81,12 +84,15 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
             "Dir": request.workdir,
             "User": request.user,
             "Secrets": [_secret(name, i) for name, i in zip(request.secrets, objects.secrets, strict=True)] or None,
+            "CapabilityDrop": hardening.dropped(request.capabilities()) or None,
+            "Privileges": {"NoNewPrivileges": True} if request.no_new_privileges else None,
+            "Healthcheck": None if request.checks_health else NO_HEALTHCHECK,
         }
     )
     template = _drop_none(
         {
             "ContainerSpec": container,
-            "Resources": {"Limits": resources, "Reservations": dict(resources)},
+            "Resources": {"Limits": {**resources, **({"Pids": pids} if pids else {})}, "Reservations": resources},
             "RestartPolicy": _drop_none({"Condition": request.restart, "MaxAttempts": request.max_attempts}),
             "Placement": {"Constraints": list(request.constraints)} if request.constraints else None,
             "Networks": [{"Target": network} for network in objects.networks] or None,
@@ -110,6 +116,9 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
         "MemoryReservation": octets,
         "NanoCpus": _nano(request.cpus),
         "RestartPolicy": restart,
+        "PidsLimit": hardening.PIDS_LIMIT if request.pids_limit is None else request.pids_limit,
+        "CapDrop": hardening.dropped(request.capabilities()) or None,
+        "SecurityOpt": ["no-new-privileges:true"] if request.no_new_privileges else None,
     }
     return _drop_none(
         {
@@ -119,6 +128,7 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
             "Env": _environment(request.env),
             "WorkingDir": request.workdir,
             "User": request.user,
+            "Healthcheck": None if request.checks_health else NO_HEALTHCHECK,
             "Labels": _NOT_OF_THE_IMAGE | _labels(request, mark, defaults),
             "HostConfig": _drop_none(host),
         }

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import BadRequest, ConfigError
-from .models import CONSTRAINT, HOST_NETWORK, SHA256, Names, convert
+from .models import CONSTRAINT, HOST_NETWORK, MAX_PIDS, SHA256, Names, convert
 from .patterns import Pattern
 from .wording import quote
 
@@ -39,6 +39,8 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     max_cpus: Annotated[float, Meta(ge=0.001, le=10_000)] | None = None
     max_replicas: Annotated[int, Meta(ge=1)] | None = None
     max_running: Annotated[int, Meta(ge=1)] | None = None
+    max_pids: Annotated[int, Meta(ge=1, le=MAX_PIDS)] | None = None
+    allow_relaxed: bool = False
     constraints: list[Annotated[str, Meta(pattern=CONSTRAINT)]] = []
     networks: Names = []
     secrets: Names = []
@@ -48,8 +50,9 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 class Grant(Struct, kw_only=True, frozen=True):
     """What the token of a name may do.
 
-    ``images`` and the caps are None where nothing is limited; ``max_memory`` is MiB, ``max_cpus`` cores, both of one
-    replica; ``max_running`` counts runs. ``constraints`` are put on every run. ``ports`` are ranges of published ones.
+    ``images`` and the caps are None where nothing is limited; ``max_memory`` is MiB, ``max_cpus`` cores, ``max_pids``
+    processes, all of one replica; ``max_running`` counts runs. ``allow_relaxed``: its runs may be less hardened than
+    by default. ``constraints`` are put on every run. ``ports`` are ranges of published ones.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Grant(Struct, kw_only=True, frozen=True):
     max_cpus: float | None = None
     max_replicas: int | None = None
     max_running: int | None = None
+    max_pids: int | None = None
+    allow_relaxed: bool = False
     constraints: tuple[str, ...] = ()
     networks: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()

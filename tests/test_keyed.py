@@ -68,13 +68,13 @@ class House:
         self.error: Exception | None = None
 
     async def once(self, key: Key = KEY) -> Started:
-        async def start() -> str:
+        async def start() -> Started:
             self.starts += 1
             await asyncio.sleep(0.01)
             if self.error:
                 raise self.error
             self.reconciler.viewed[key.name] = (run(f"id-{key.name}"), key.body)
-            return f"id-{key.name}"
+            return Started(f"id-{key.name}")
 
         return await self.keyed.once(key, start)
 

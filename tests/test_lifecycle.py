@@ -278,6 +278,14 @@ def test_the_first_status_that_holds_is_the_services(tasks: tuple[Json, ...], st
         ("complete", {"code": 0}, "exit", 0),
         ("failed", {"code": 3, "err": "task: non-zero exit (3)"}, "exit", 3),
         ("failed", {"code": 137}, "exit", 137),
+        (
+            "failed",
+            {"code": 137, "err": "task: non-zero exit (137): dockerexec: unhealthy container"},
+            "unhealthy",
+            137,
+        ),
+        ("failed", {"code": 143, "err": "unhealthy container"}, "unhealthy", 143),
+        ("failed", {"code": 127, "err": 'exec: "unhealthy container": not found'}, "exit", 127),
         ("shutdown", {"code": 143}, "stopped", 143),
         ("remove", {"code": 0}, "stopped", 0),
         ("orphaned", {}, "orphaned", None),
@@ -296,6 +304,21 @@ def test_an_end_has_a_reason(state: str, over: Json, reason: str, exit_code: int
     view = see(task(state, **over))
     assert (view.reason, view.exit_code) == (reason, exit_code)
     assert view.error == over.get("err")
+
+
+CHECKED: Json = {"ContainerSpec": {"Image": "busybox"}, "RestartPolicy": {"Condition": "none"}}
+UNCHECKED: Json = {**CHECKED, "ContainerSpec": {"Image": "busybox", "Healthcheck": {"Test": ["NONE"]}}}
+
+
+def test_a_container_whose_health_is_not_known_has_started() -> None:
+    """Swarm calls its task starting until the first check passes; its timeout counts from there."""
+    there = task("starting", code=0, at=CREATED, DesiredState="running")
+    view = see(there, TaskTemplate=CHECKED)
+    assert (view.status, view.started_at) == ("preparing", CREATED)
+    later = lifecycle.service(service(TaskTemplate=CHECKED), [task("running", code=0)], NODES, NOW, view)
+    assert later.started_at == CREATED
+    assert see(task("starting", DesiredState="running"), TaskTemplate=CHECKED).started_at is None
+    assert see(there, TaskTemplate=UNCHECKED).started_at is None
 
 
 def test_the_first_failure_speaks_for_all() -> None:

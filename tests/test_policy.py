@@ -102,6 +102,40 @@ def test_what_is_not_named_is_within_the_limits_too() -> None:
     assert allow(run(), grant()).memory is None
 
 
+@pytest.mark.parametrize(
+    ("limits", "asked", "runs_with"),
+    [
+        ({}, None, None),
+        ({}, 1024, 1024),
+        ({"max_pids": 100}, None, 100),
+        ({"max_pids": 4096}, None, None),
+        ({"max_pids": 4096}, 4096, 4096),
+        ({"allow_relaxed": True}, 0, 0),
+        ({"allow_relaxed": True}, 100_000, 100_000),
+        ({"allow_relaxed": True, "max_pids": 100}, None, 100),
+    ],
+)
+def test_processes_are_limited(limits: dict[str, Any], asked: int | None, runs_with: int | None) -> None:
+    """To 1,024 where the token says nothing: that is what None stands for."""
+    assert allow(run(pids_limit=asked), grant(**limits)).pids_limit == runs_with
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"cap_drop": ["ALL"]}, {"cap_drop": ["CHOWN", "net_raw", "CAP_MKNOD", "AUDIT_WRITE"]}]
+)
+def test_a_run_may_be_hardened_further(fields: dict[str, Any]) -> None:
+    """By any token: what is dropped by default stays dropped."""
+    assert allow(run(**fields), grant()).cap_drop == fields.get("cap_drop")
+
+
+def test_a_token_may_be_allowed_to_relax() -> None:
+    """With allow_relaxed; the root token always may."""
+    relaxed = run(cap_drop=[], no_new_privileges=False)
+    for who in (grant(allow_relaxed=True), None):
+        allowed = allow(relaxed, who)
+        assert (allowed.cap_drop, allowed.no_new_privileges) == ([], False)
+
+
 def test_constraints_are_added_to_every_run() -> None:
     """To what it asks for itself, each once: Swarm wants all of them met."""
     forced = grant(constraints=("node.labels.team==blue", "node.role==worker"))
@@ -125,6 +159,23 @@ def test_constraints_are_added_to_every_run() -> None:
         ({}, {"image": "Registry.example.com/app"}, "images: write the registry in lower case"),
         ({"max_memory": 64}, {"memory": 65}, "max_memory: this token's runs have at most 64 MiB, not 65"),
         ({"max_cpus": 0.5}, {"cpus": 0.501}, "max_cpus: this token's runs have at most 0.5, not 0.501"),
+        ({}, {"pids_limit": 0}, "max_pids: this token's runs have at most 1024 processes, not any number"),
+        ({"max_pids": 9}, {"pids_limit": 10}, "max_pids: this token's runs have at most 9 processes, not 10"),
+        (
+            {"allow_relaxed": True, "max_pids": 9},
+            {"pids_limit": 0},
+            "max_pids: this token's runs have at most 9 processes, not any number",
+        ),
+        (
+            {},
+            {"cap_drop": ["MKNOD"]},
+            "allow_relaxed: this token's runs drop NET_RAW, AUDIT_WRITE too; add them to cap_drop",
+        ),
+        (
+            {},
+            {"no_new_privileges": False},
+            "allow_relaxed: this token's runs have no_new_privileges; leave the field out",
+        ),
         ({"max_replicas": 2}, {"replicas": 3}, "max_replicas: this token's runs have at most 2, not 3"),
         ({}, {"networks": ["blue"]}, "networks: this token may not use 'blue'"),
         (

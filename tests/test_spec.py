@@ -12,6 +12,9 @@ Json = dict[str, Any]
 MARK = spec.Stamp("named", "alice", "nonce")
 DEFAULTS = spec.Defaults(250)
 PINNED = f"busybox@{DIGEST}"
+CAPS = ["CAP_NET_RAW", "CAP_MKNOD", "CAP_AUDIT_WRITE"]
+HARDENED = {"CapabilityDrop": CAPS, "Privileges": {"NoNewPrivileges": True}, "Healthcheck": {"Test": ["NONE"]}}
+HARDENED_HOST = {"PidsLimit": 1024, "CapDrop": CAPS, "SecurityOpt": ["no-new-privileges:true"]}
 NOT_OF_THE_IMAGE = {f"io.qmaster.{name}": "" for name in ("key", "body", "timeout", "ttl")}
 LABELS = {"io.qmaster.managed": "true", "io.qmaster.owner": "alice", "io.qmaster.run": "nonce"}
 
@@ -25,14 +28,14 @@ def container(**fields: Any) -> Json:
 
 
 def test_the_least_service() -> None:
-    """Pinned, restarted never, one replica, the default memory as limit and reservation, and nothing more."""
+    """Pinned, restarted never, hardened, one replica, the default memory as limit and reservation, no more."""
     octets = {"MemoryBytes": 250 * 1024 * 1024}
     assert service() == {
         "Name": "named",
         "Labels": LABELS,
         "TaskTemplate": {
-            "ContainerSpec": {"Image": PINNED},
-            "Resources": {"Limits": octets, "Reservations": octets},
+            "ContainerSpec": {"Image": PINNED, **HARDENED},
+            "Resources": {"Limits": {**octets, "Pids": 1024}, "Reservations": octets},
             "RestartPolicy": {"Condition": "none"},
         },
         "Mode": {"Replicated": {"Replicas": 1}},
@@ -41,15 +44,17 @@ def test_the_least_service() -> None:
 
 
 def test_the_least_container() -> None:
-    """The default memory as limit and reservation, restarted never, and nothing more."""
+    """The default memory as limit and reservation, restarted never, hardened, and nothing more."""
     octets = 250 * 1024 * 1024
     assert container() == {
         "Image": "busybox",
         "Labels": NOT_OF_THE_IMAGE | LABELS,
+        "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
             "Memory": octets,
             "MemoryReservation": octets,
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+            **HARDENED_HOST,
         },
     }
 
@@ -104,8 +109,9 @@ def test_a_full_service() -> None:
                     "File": {"Name": "key", "UID": "0", "GID": "0", "Mode": 0o444},
                 }
             ],
+            **{key: value for key, value in HARDENED.items() if key != "Healthcheck"},
         },
-        "Resources": {"Limits": resources, "Reservations": resources},
+        "Resources": {"Limits": {**resources, "Pids": 1024}, "Reservations": resources},
         "RestartPolicy": {"Condition": "on-failure", "MaxAttempts": 2},
         "Placement": {"Constraints": ["node.role==worker"]},
         "Networks": [{"Target": "id-n"}],
@@ -127,13 +133,54 @@ def test_a_full_container() -> None:
         "WorkingDir": "/srv",
         "User": "1000:1000",
         "Labels": {"team": "data", **NOT_OF_THE_IMAGE, **LABELS},
+        "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
             "Memory": octets,
             "MemoryReservation": octets,
             "NanoCpus": 500_000_000,
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+            **HARDENED_HOST,
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [(["mknod"], ["CAP_MKNOD"]), (["CAP_CHOWN", "Net_Raw"], ["CAP_CHOWN", "CAP_NET_RAW"]), (["all"], ["ALL"])],
+)
+def test_capabilities_are_sent_in_dockers_spelling(asked: list[str], sent: list[str]) -> None:
+    """In any spelling that Docker takes; they replace those that are dropped by default."""
+    assert service(cap_drop=asked)["TaskTemplate"]["ContainerSpec"]["CapabilityDrop"] == sent
+    assert container(cap_drop=asked)["HostConfig"]["CapDrop"] == sent
+
+
+def test_a_run_may_be_relaxed() -> None:
+    """Any number of processes, Docker's own capabilities, and privileges from set-user-id programs."""
+    relaxed: Json = {"pids_limit": 0, "cap_drop": [], "no_new_privileges": False}
+    template = service(**relaxed)["TaskTemplate"]
+    assert "Pids" not in template["Resources"]["Limits"]
+    assert not template["ContainerSpec"].keys() & {"CapabilityDrop", "Privileges"}
+    host = container(**relaxed)["HostConfig"]
+    assert host["PidsLimit"] == 0
+    assert not host.keys() & {"CapDrop", "SecurityOpt"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "off"),
+    [
+        ({}, True),
+        ({"healthcheck": True}, False),
+        ({"healthcheck": False}, True),
+        ({"restart": "any"}, False),
+        ({"restart": "on-failure"}, False),
+        ({"restart": "any", "healthcheck": False}, True),
+    ],
+)
+def test_what_runs_once_is_not_checked_for_health(fields: Json, off: bool) -> None:
+    """Unless it asks for it; what restarts is, unless it asks not to be."""
+    expected = {"Test": ["NONE"]} if off else None
+    assert service(**fields)["TaskTemplate"]["ContainerSpec"].get("Healthcheck") == expected
+    assert container(**fields).get("Healthcheck") == expected
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ max_memory = 512
 max_cpus = 1.5
 max_replicas = 3
 max_running = 10
+max_pids = 4096
+allow_relaxed = true
 constraints = ["node.labels.team==blue"]
 networks = ["blue"]
 secrets = ["blue-key"]
@@ -45,6 +47,8 @@ def test_a_table_is_what_a_token_may_do() -> None:
         max_cpus=1.5,
         max_replicas=3,
         max_running=10,
+        max_pids=4096,
+        allow_relaxed=True,
         constraints=("node.labels.team==blue",),
         networks=frozenset({"blue"}),
         secrets=frozenset({"blue-key"}),
@@ -59,6 +63,7 @@ def test_what_is_not_said_is_not_allowed_or_not_limited() -> None:
     assert (alice.networks, alice.secrets, alice.ports, alice.constraints) == (frozenset(), frozenset(), (), ())
     assert alice.images is None
     assert (alice.max_memory, alice.max_cpus, alice.max_replicas, alice.max_running) == (None, None, None, None)
+    assert (alice.max_pids, alice.allow_relaxed) == (None, False)
 
 
 def test_a_list_of_no_images_lets_none_through() -> None:
@@ -85,6 +90,8 @@ def test_an_empty_file_has_no_tokens() -> None:
         ("max_cpus = nan", "[alice] max_cpus: expected a number"),
         ("max_cpus = inf", "[alice] max_cpus: expected a number"),
         ("max_replicas = 0", "[alice] max_replicas: expected an integer of at least 1"),
+        ("max_pids = 0", "[alice] max_pids: expected an integer of at least 1"),
+        ("allow_relaxed = 1", "[alice] allow_relaxed: expected a boolean, got an integer"),
         ("max_running = 0", "[alice] max_running: expected an integer of at least 1"),
         ('constraints = "node.role==worker"', "[alice] constraints: expected an array"),
         ('constraints = ["worker"]', "[alice] constraints[0]: expected"),

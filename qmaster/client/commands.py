@@ -155,6 +155,12 @@ FIELDS = (
     ),
     click.option("--timeout", type=float, metavar="SECONDS", help="End it when it has run that long."),
     click.option("--ttl", type=float, metavar="SECONDS", help="Remove it that long after its end."),
+    click.option("--pids-limit", type=int, metavar="N", help="Processes at most; 0: any number."),
+    click.option("--cap-drop", multiple=True, metavar="NAME", help="A Linux capability, or ALL, in place of three."),
+    click.option(
+        "--no-new-privileges/--new-privileges", default=None, help="Whether set-user-id programs gain nothing."
+    ),
+    click.option("--healthcheck/--no-healthcheck", default=None, help="The image's HEALTHCHECK, on or off."),
 )
 
 

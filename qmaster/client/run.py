@@ -91,6 +91,8 @@ class Run:
         except Lost as error:
             hint = "it may have been started: qmaster status shows it, and --idempotency-key makes a retry safe"
             raise ClientError(f"{error}; {hint}") from None
+        for warning in answer.document.get("warnings", ()):
+            self._screen.say(f"warning: {warning}")
         return answer.document
 
     async def to_its_end(self, body: Json, headers: Mapping[str, str]) -> int:

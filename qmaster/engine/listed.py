@@ -39,6 +39,7 @@ class _Task(TypedDict, total=False):
 class _ContainerSpec(TypedDict, total=False):
     Image: Any
     Args: Any
+    Healthcheck: Any
 
 
 class _Template(TypedDict, total=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from itertools import islice
 from typing import get_args
@@ -62,14 +62,15 @@ class ServicesHandler(BaseHandler):
         self.log_fields: dict[str, str] = {}
         self._left: asyncio.Future[None] | None = None
 
-    def _answer_id(self, run_id: str) -> None:
+    def _answer_id(self, run_id: str, warnings: Sequence[str] = ()) -> None:
         self.log_fields["run"] = run_id
-        self.answer({"success": True, "id": run_id})
+        self.answer({"success": True, "id": run_id, **({"warnings": warnings} if warnings else {})})
 
-    def _answer_view(self, view: Service, status: HTTPStatus = HTTPStatus.OK) -> None:
+    def _answer_view(self, view: Service, status: HTTPStatus = HTTPStatus.OK, warnings: Sequence[str] = ()) -> None:
         self.log_fields["run"] = view.id
         self.begin_json(status)
-        self.finish(SUCCESS + msgspec.json.encode(view)[1:] + b"\n")
+        told = b'"warnings":' + msgspec.json.encode(warnings) + b"," if warnings else b""
+        self.finish(SUCCESS + told + msgspec.json.encode(view)[1:] + b"\n")
 
     async def _when_over(self, run_id: str, seconds: float, identity: Identity) -> Service:
         self._left = asyncio.get_running_loop().create_future()
@@ -100,15 +101,15 @@ class RunHandler(ServicesHandler):
         request = models.convert(document, RunRequest)
         seconds = models.wait_seconds(request.wait)
         with self._hold(seconds, identity):  # before anything is started
-            run_id, replayed = await self.dispatch.run(request, identity, key)
-            if replayed:
+            started = await self.dispatch.run(request, identity, key)
+            if started.replayed:
                 self.set_header("Idempotency-Replayed", "true")
             if seconds is None:
-                self._answer_id(run_id)
+                self._answer_id(started.id, started.warnings)
                 return
-            view = await self._when_over(run_id, seconds, identity)
+            view = await self._when_over(started.id, seconds, identity)
         self.still(identity, "run")
-        self._answer_view(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED)
+        self._answer_view(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED, started.warnings)
 
 
 class StopHandler(ServicesHandler):
