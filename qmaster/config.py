@@ -63,6 +63,12 @@ OPTIONS = (
     Option(
         "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps facts, and records of what is removed."
     ),
+    Option(
+        "--keep-size",
+        "QMASTER_KEEP_SIZE",
+        "1024",
+        "MiB that the journal's file may have; beyond it the oldest of whoever keeps most goes first.",
+    ),
     Option("--allow-origin", "QMASTER_ALLOW_ORIGIN", "", "Origins of other pages that may read /events, with commas."),
     Option(
         "--allow-host",
@@ -100,6 +106,7 @@ class Config:
     user: str
     keep_facts: int
     keep_days: int
+    keep_size: int
     allow_origin: tuple[str, ...]
     allow_host: tuple[str, ...]
     registries: tuple[str, ...]
@@ -161,6 +168,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         user=raw["user"],
         keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
         keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500),
+        keep_size=_integer("--keep-size", raw["keep_size"], 16, MAX_MEMORY_MIB),
         allow_origin=_origins(raw["allow_origin"]),
         allow_host=_hosts(raw["allow_host"]),
         registries=_listed(raw["registries"]),

@@ -14,6 +14,8 @@ Topic = Literal["service", "task", "node"]
 PREFIX = "io.qmaster."
 SERVICE_EVENTS = ("created", "updated", "running", "complete", "failed", "stopping", "removed")
 MANY_TASKS = 20
+# Of a task's event: they do not change while a task moves, and would be most of what is kept.
+_ASIDE = ("labels", "command", "spec")
 _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 
 
@@ -90,6 +92,8 @@ def encode(fact: Fact, epoch: str, sequence: int) -> bytes:
     data: Any = fact.view
     if fact.task is not None:
         data = {**msgspec.structs.asdict(fact.view), "task": fact.task}
+        for name in _ASIDE:
+            data.pop(name, None)
         if len(data["tasks"]) > MANY_TASKS:  # else a service of n tasks would tell n times n of them
             data["tasks"] = [fact.task]
     event = Event(

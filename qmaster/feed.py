@@ -19,7 +19,8 @@ PAGE = 200  # facts read at once
 class Journal(Protocol):
     """What a feed needs of the journal."""
 
-    async def facts(self, after: int, limit: int) -> list[StoredFact]: ...
+    def kept_from(self, owner: str | None) -> int: ...
+    async def facts(self, after: int, limit: int, owner: str | None) -> list[StoredFact] | None: ...
 
 
 class Since(NamedTuple):
@@ -30,14 +31,12 @@ class Since(NamedTuple):
 
 
 class _Labelled(msgspec.Struct):
-    labels: dict[str, str] = {}
-    owner: str | None = None
+    labels: dict[str, str] | None = None
 
 
 class _Stored(msgspec.Struct):
-    """The part of a stored event that a filter looks at."""
+    """The part of a stored event that a filter for labels looks at."""
 
-    subject: str
     data: _Labelled
 
 
@@ -83,7 +82,7 @@ class Feed:
             JournalUnwritable: what it missed cannot be read.
         """
         await self._deliver(subscriber, frames.hello(__version__, self.cursor))
-        after = since.sequence if since and self._can_resume(since) else None
+        after = since.sequence if since and self._can_resume(since, subscriber.wants) else None
         if after is None:
             if since is not None:
                 await self._deliver(subscriber, self._gap(since))
@@ -100,9 +99,11 @@ class Feed:
         self._hub.sent += 1
         return await subscriber.deliver(frame)
 
-    def _can_resume(self, since: Since) -> bool:
+    def _can_resume(self, since: Since, wants: Filter) -> bool:
+        """Whether all that it may see is kept: that others' facts were deleted is no matter to it."""
         position = self._position()
-        return since.epoch == position.epoch and position.oldest - 1 <= since.sequence <= position.last
+        oldest = self._journal.kept_from(wants.owner)
+        return since.epoch == position.epoch and oldest - 1 <= since.sequence <= position.last
 
     def _gap(self, since: Since) -> Frame:
         position = self._position()
@@ -134,25 +135,33 @@ class Feed:
     async def _replay_page(self, subscriber: Subscriber, after: int) -> int:
         """Send the next facts; how far that came."""
         epoch, until = self._position().epoch, self._position().last
-        page = await self._journal.facts(after, PAGE)
-        if not page or page[0].seq != after + 1:  # they were pruned while the reader was slow
+        page = await self._journal.facts(after, PAGE, subscriber.wants.owner)
+        if page is None:  # they were pruned while the reader was slow
             await self._deliver(subscriber, self._gap(Since(epoch, after)))
             return await self._send_snapshot(subscriber)
         for fact in page:
             if fact.seq > until:
-                break
+                return until
             after = fact.seq
             if _wanted(subscriber.wants, fact):
                 frame = frames.event(cursor(epoch, fact.seq), fact.type, fact.event)
                 if not await self._deliver(subscriber, frame):
-                    break
-        return after
+                    return after
+        return after if len(page) == PAGE else until
 
 
 def _wanted(wants: Filter, fact: StoredFact) -> bool:
     if wants == Filter():
         return True
-    topic = fact.type.split(".")[2]
-    stored = msgspec.json.decode(fact.event, type=_Stored)
-    labels = frozenset(f"{key}={value}" for key, value in stored.data.labels.items())
-    return wants.lets_through(Tags(topic, stored.subject, labels, stored.data.owner))
+    labels = _labels(fact) if wants.labels else frozenset()
+    if labels is None:  # nobody knows them any more: once too often is better than never
+        labels = wants.labels
+    return wants.lets_through(Tags(fact.type.split(".")[2], fact.subject, labels, fact.owner or None))
+
+
+def _labels(fact: StoredFact) -> frozenset[str] | None:
+    """The labels of its service: the event has them, or else (that of a task) the record."""
+    labels = msgspec.json.decode(fact.event, type=_Stored).data.labels
+    if labels is None and fact.labels is not None:
+        labels = msgspec.json.decode(fact.labels, type=dict[str, str])
+    return None if labels is None else frozenset(f"{key}={value}" for key, value in labels.items())

@@ -15,16 +15,20 @@ from typing import TypeVar
 
 import structlog
 
+from . import retention
 from .errors import ConfigError, JournalUnwritable
 from .metrics import JournalSize
-from .store import FILE, NO_EPOCH, Intent, Position, Record, Store, StoredFact
+from .store import FILE, NO_EPOCH, Intent, NewFact, Position, Record, Store, StoredFact
 from .threads import Threads
 
-__all__ = ["NO_EPOCH", "Intent", "Journal", "Position", "Record", "StoredFact"]
+__all__ = ["NO_EPOCH", "Intent", "Journal", "NewFact", "Position", "Record", "StoredFact"]
 
 T = TypeVar("T")
 
 PRUNE_EVERY = 1000  # facts
+PRUNE_PARTS = 32  # or one part in so many of the bytes that are kept
+KEEP_SIZE = 1024  # MiB
+MIB = 1024 * 1024
 REOPEN_EVERY = 1.0  # seconds
 
 log = structlog.get_logger(__name__)
@@ -37,15 +41,20 @@ class Journal:
         folder: where the file lives; made if missing.
         keep_facts: how many facts are kept.
         keep_days: for how long facts, and records of what is removed, are kept.
+        keep_size: how large the file may become, in MiB.
     """
 
-    def __init__(self, folder: Path, keep_facts: int, keep_days: float) -> None:
-        self._file = Store(folder / FILE, keep_facts, keep_days)
+    def __init__(self, folder: Path, keep_facts: int, keep_days: float, keep_size: int = KEEP_SIZE) -> None:
+        self._file = Store(folder / FILE, keep_facts, keep_days, keep_size * MIB)
+        self._part = keep_size * MIB // PRUNE_PARTS
+        self._written = 0  # bytes since something was pruned last
         self._writer = Threads(1, "journal-writer")
         self._reader = Threads(1, "journal-reader")
         self.position = Position(NO_EPOCH, 1, 0)
+        self._deleted: dict[str, int] = {}  # the newest sequence that was pruned, by owner
         self.leftovers: list[Intent] = []  # of earlier processes: nobody was told what came of them
         self._pruning: asyncio.Task[None] | None = None
+        self._prune_again = False
         self.trouble: str | None = "not open yet"
         self._tried = 0.0
 
@@ -57,13 +66,18 @@ class Journal:
         """
         self._tried = time.monotonic()
         try:
-            self.position, self.leftovers = await self._writer.do(self._file.open)
+            self.position, self._deleted, self.leftovers = await self._writer.do(self._file.open)
         except ConfigError:
             raise
         except (sqlite3.Error, OSError) as error:
             self._note(error)
         else:
             self._well()
+            self._prune_soon()
+
+    def kept_from(self, owner: str | None) -> int:
+        """Return the first sequence from which all facts of an owner are kept; of everyone with None."""
+        return retention.kept_from(self._deleted, owner)
 
     async def ensure(self) -> None:
         """Raise unless the file is open, trying to open it now and then.
@@ -86,11 +100,11 @@ class Journal:
 
     async def append(
         self,
-        facts: Sequence[tuple[str, bytes]],
+        facts: Sequence[NewFact],
         records: Sequence[Record],
         settled: Sequence[str] = (),
     ) -> None:
-        """Write facts (type, event) in their order and the records they leave, in one transaction.
+        """Write facts in their order and the records they leave, in one transaction.
 
         The caller numbers them from ``position.last + 1`` and lets nobody else write meanwhile.
 
@@ -134,6 +148,7 @@ class Journal:
             JournalUnwritable
         """
         await self._write(lambda: self._file.keep_outcome(run_id, outcome))
+        self._grown(len(outcome))
 
     async def outcome(self, run_id: str) -> bytes | None:
         """What ``keep_outcome`` has kept of a run."""
@@ -143,9 +158,9 @@ class Journal:
         """The last view of the run that had this name last, and the digest of the request that it was started with."""
         return await self._read(lambda: self._file.keyed(name))
 
-    async def facts(self, after: int, limit: int) -> list[StoredFact]:
-        """Facts after a sequence, at most ``limit``."""
-        return await self._read(lambda: self._file.facts(after, limit))
+    async def facts(self, after: int, limit: int, owner: str | None = None) -> list[StoredFact] | None:
+        """Facts after a sequence, at most ``limit``, with an owner theirs; None where some are kept no longer."""
+        return await self._read(lambda: self._file.facts(after, limit, owner))
 
     async def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
         """The last view of a service or container by id, or else by name, the newest first; with owner, of theirs."""
@@ -165,8 +180,7 @@ class Journal:
 
     async def size(self) -> JournalSize:
         """How large it is."""
-        held, records = await self._read(self._file.size)
-        return JournalSize(held, self.position.last - self.position.oldest + 1, records)
+        return await self._read(self._file.size)
 
     async def close(self) -> None:
         """Close it so that the next start need not doubt its tail."""
@@ -177,23 +191,41 @@ class Journal:
         self._writer.end()
         self._reader.end()
 
-    async def _append(
-        self, facts: Sequence[tuple[str, bytes]], records: Sequence[Record], settled: Sequence[str]
-    ) -> None:
+    async def _append(self, facts: Sequence[NewFact], records: Sequence[Record], settled: Sequence[str]) -> None:
         first = self.position.last + 1
         await self._write(lambda: self._file.append(first, facts, records, settled))
         self.position = self.position._replace(last=first + len(facts) - 1)
-        if first // PRUNE_EVERY != (first + len(facts)) // PRUNE_EVERY and self._pruning is None:
+        self._grown(sum(len(one.event) for one in facts) + sum(len(one.view) for one in records))
+        if first // PRUNE_EVERY != (first + len(facts)) // PRUNE_EVERY:
+            self._prune_soon()
+
+    def _grown(self, size: int) -> None:
+        self._written += size
+        if self._written > self._part:
+            self._prune_soon()
+
+    def _prune_soon(self) -> None:
+        self._prune_again = True
+        if self._pruning is None:
             self._pruning = asyncio.create_task(self._prune())
 
     async def _prune(self) -> None:
         try:
-            oldest = await self._writer.do(self._file.prune)
-            self.position = self.position._replace(oldest=oldest)
+            while self._prune_again:
+                self._prune_again, self._written = False, 0
+                self._forget(await self._writer.do(self._file.prune))
+                more = True
+                while more:
+                    deleted, more = await self._writer.do(self._file.shrink)
+                    self._forget(deleted)
         except (sqlite3.Error, OSError) as error:
             log.warning("journal_prune_failed", reason=str(error))
         finally:
             self._pruning = None
+
+    def _forget(self, deleted: dict[str, int]) -> None:
+        self._deleted = deleted
+        self.position = self.position._replace(oldest=retention.kept_from(deleted, None))
 
     async def _write(self, work: Callable[[], None]) -> None:
         await self.ensure()

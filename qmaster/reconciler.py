@@ -20,7 +20,7 @@ from . import facts, frames, lifecycle
 from .errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from .facts import Fact
 from .hub import News, Tags
-from .journal import NO_EPOCH, Position, Record
+from .journal import NO_EPOCH, NewFact, Position, Record
 from .models import Node, Result, Service, Task
 from .view import Entry, View
 from .watcher import Hint
@@ -66,7 +66,7 @@ class Journal(Protocol):
     position: Position
 
     async def append(
-        self, facts: Sequence[tuple[str, bytes]], records: Sequence[Record], settled: Sequence[str] = ()
+        self, facts: Sequence[NewFact], records: Sequence[Record], settled: Sequence[str] = ()
     ) -> None: ...
     async def records(self) -> list[Record]: ...
     async def endings(self) -> dict[str, str]: ...
@@ -305,9 +305,7 @@ class Reconciler:
         if not fresh and not settled:
             return
         position = self._journal.position
-        encoded = [
-            (fact.type, facts.encode(fact, position.epoch, position.last + 1 + i)) for i, fact in enumerate(fresh)
-        ]
+        encoded = [_encoded(fact, position.epoch, position.last + 1 + i) for i, fact in enumerate(fresh)]
         try:
             await self._journal.append(encoded, list(_records(fresh, self.view.body)), sorted(settled))
         except BaseException:
@@ -318,8 +316,8 @@ class Reconciler:
         self._told = position.last + len(fresh)
         self._publish(
             [
-                News(frames.event(facts.cursor(position.epoch, sequence), kind, event), tags(fact), sequence)
-                for sequence, (fact, (kind, event)) in enumerate(zip(fresh, encoded, strict=True), position.last + 1)
+                News(frames.event(facts.cursor(position.epoch, sequence), new.type, new.event), tags(fact), sequence)
+                for sequence, (fact, new) in enumerate(zip(fresh, encoded, strict=True), position.last + 1)
             ]
         )
         for fact in fresh:
@@ -580,6 +578,10 @@ def service_tags(view: Service, topic: str = "service") -> Tags:
     return Tags(topic, view.id, frozenset(f"{k}={v}" for k, v in view.labels.items()), view.owner)
 
 
+def _encoded(fact: Fact, epoch: str, sequence: int) -> NewFact:
+    return NewFact(fact.type, facts.encode(fact, epoch, sequence), tags(fact).owner or "", fact.subject)
+
+
 def _records(fresh: Iterable[Fact], body: Callable[[str], str]) -> Iterable[Record]:
     """The record that each entry and node has after these facts."""
     last: Mapping[str, Fact] = {fact.subject: fact for fact in fresh}
@@ -588,7 +590,7 @@ def _records(fresh: Iterable[Fact], body: Callable[[str], str]) -> Iterable[Reco
         if isinstance(fact.view, Node):
             yield Record(subject, "node", fact.view.hostname, removed, view)
         else:
-            yield Record(subject, "service", fact.view.name, removed, view, body(subject))
+            yield Record(subject, "service", fact.view.name, removed, view, body(subject), fact.view.owner or "")
 
 
 def now_text(at: float | None = None) -> str:

@@ -114,7 +114,7 @@ class House:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, connections: int) -> None:
         metrics = Metrics(__version__)
         self.engine = engine = Engine(Endpoint.read(config.docker_host, os.environ), metrics.engine_call)
-        self.journal = journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days)
+        self.journal = journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days, config.keep_size)
         hub = Hub()
         self.reconciler = reconciler = Reconciler(
             engine.swarm, engine.containers, journal, hub.publish, lambda: self.feed.beat(), Tally(metrics).count

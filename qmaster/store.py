@@ -8,16 +8,22 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import structlog
 
+from . import retention
 from .errors import ConfigError
+from .metrics import JournalSize
 
 FILE = "journal.db"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+INCREMENTAL = 2  # of SQLite's auto_vacuum
+WAL_LIMIT = 4 * 1024 * 1024  # bytes that the write-ahead log is cut back to
+WAL_ROOM = 2 * WAL_LIMIT  # bytes of keep_bytes that are left for it
+SHRINK_BYTES = 4 * 1024 * 1024  # that are deleted at once
 BUSY_TIMEOUT = 2.0  # seconds that a lock of another program is waited for
 LOCK_WITHIN = 5.0  # seconds
 NO_EPOCH = "00000000"  # of a journal that could not be opened yet
@@ -25,10 +31,14 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE facts (seq INTEGER PRIMARY KEY, at REAL NOT NULL, type TEXT NOT NULL, event BLOB NOT NULL);
+CREATE TABLE facts (
+    seq INTEGER PRIMARY KEY, at REAL NOT NULL, owner TEXT NOT NULL, subject TEXT NOT NULL, size INTEGER NOT NULL,
+    type TEXT NOT NULL, event BLOB NOT NULL
+);
+CREATE TABLE pruned (owner TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE records (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, removed INTEGER NOT NULL, at REAL NOT NULL,
-    view BLOB NOT NULL, body TEXT NOT NULL DEFAULT ''
+    view BLOB NOT NULL, body TEXT NOT NULL DEFAULT '', owner TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX records_by_name ON records (name, at);
 CREATE TABLE intents (
@@ -37,8 +47,15 @@ CREATE TABLE intents (
 CREATE TABLE endings (
     id TEXT PRIMARY KEY, at REAL NOT NULL, why TEXT NOT NULL DEFAULT 'stopped'
 ) WITHOUT ROWID;
-CREATE TABLE outcomes (id TEXT PRIMARY KEY, at REAL NOT NULL, outcome BLOB NOT NULL);
-PRAGMA user_version = 2;
+CREATE TABLE outcomes (
+    id TEXT PRIMARY KEY, at REAL NOT NULL, outcome BLOB NOT NULL, owner TEXT NOT NULL DEFAULT '',
+    size INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX facts_by_owner ON facts (owner, seq, at, size);
+CREATE INDEX records_there ON records (id) WHERE NOT removed;
+CREATE INDEX removed_by_owner ON records (owner, at, size) WHERE removed;
+CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
+PRAGMA user_version = 3;
 """
 # Steps from each older schema version to the next, each ending as SCHEMA does: MIGRATIONS[n] makes n + 1 of n.
 MIGRATIONS: dict[int, str] = {
@@ -48,7 +65,37 @@ ALTER TABLE intents ADD COLUMN keyed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE endings ADD COLUMN why TEXT NOT NULL DEFAULT 'stopped';
 CREATE TABLE outcomes (id TEXT PRIMARY KEY, at REAL NOT NULL, outcome BLOB NOT NULL);
 PRAGMA user_version = 2;
-"""
+""",
+    2: """
+CREATE TABLE owned (
+    seq INTEGER PRIMARY KEY, at REAL NOT NULL, owner TEXT NOT NULL, subject TEXT NOT NULL, size INTEGER NOT NULL,
+    type TEXT NOT NULL, event BLOB NOT NULL
+);
+INSERT INTO owned SELECT seq, at,
+    CASE WHEN json_valid(CAST(event AS TEXT)) THEN coalesce(json_extract(CAST(event AS TEXT), '$.data.owner'), '')
+    ELSE '' END,
+    CASE WHEN json_valid(CAST(event AS TEXT)) THEN coalesce(json_extract(CAST(event AS TEXT), '$.subject'), '')
+    ELSE '' END,
+    length(event), type, event FROM facts;
+DROP TABLE facts;
+ALTER TABLE owned RENAME TO facts;
+CREATE TABLE pruned (owner TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO pruned SELECT '*', min(seq) - 1 FROM facts HAVING min(seq) > 1;
+ALTER TABLE records ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE records ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+UPDATE records SET size = length(view), owner =
+    CASE WHEN json_valid(CAST(view AS TEXT)) THEN coalesce(json_extract(CAST(view AS TEXT), '$.owner'), '')
+    ELSE '' END;
+ALTER TABLE outcomes ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE outcomes ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+UPDATE outcomes SET size = length(outcome),
+    owner = coalesce((SELECT owner FROM records WHERE records.id = outcomes.id), '');
+CREATE INDEX facts_by_owner ON facts (owner, seq, at, size);
+CREATE INDEX records_there ON records (id) WHERE NOT removed;
+CREATE INDEX removed_by_owner ON records (owner, at, size) WHERE removed;
+CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
+PRAGMA user_version = 3;
+""",
 }
 
 log = structlog.get_logger(__name__)
@@ -57,7 +104,8 @@ log = structlog.get_logger(__name__)
 class Record(NamedTuple):
     """The last that was told of a service, a container or a node: ``view`` is its JSON.
 
-    ``body`` is the digest of the request that a run under a key was started with, else "".
+    ``body`` is the digest of the request that a run under a key was started with, else "". ``owner`` is "" of what
+    quartermaster did not start.
     """
 
     id: str
@@ -66,12 +114,27 @@ class Record(NamedTuple):
     removed: bool
     view: bytes
     body: str = ""
+    owner: str = ""
+
+
+class NewFact(NamedTuple):
+    """A fact that is about to be written: its type, its event as JSON, and of whom and what it tells."""
+
+    type: str
+    event: bytes
+    owner: str = ""
+    subject: str = ""
 
 
 class StoredFact(NamedTuple):
+    """A fact as it is kept. ``labels`` is the JSON of the labels of a task's service, where it has a record."""
+
     seq: int
     type: str
     event: bytes
+    owner: str = ""
+    subject: str = ""
+    labels: str | None = None
 
 
 class Intent(NamedTuple):
@@ -87,7 +150,7 @@ class Intent(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where the journal stands: the facts kept are those from ``oldest`` to ``last``."""
+    """Where the journal stands: all facts from ``oldest`` to ``last`` are kept, and some before."""
 
     epoch: str
     oldest: int
@@ -95,16 +158,24 @@ class Position(NamedTuple):
 
 
 class Store:
-    """The file itself. ``facts``, ``record`` … run in the reader's thread, the rest in the writer's."""
+    """The file itself. ``facts``, ``record`` … run in the reader's thread, the rest in the writer's.
 
-    def __init__(self, path: Path, keep_facts: int, keep_days: float) -> None:
+    Args:
+        keep_facts: how many facts are kept.
+        keep_days: for how long facts, and records of what is removed, are kept.
+        keep_bytes: how large the file and its write-ahead log may become.
+    """
+
+    def __init__(self, path: Path, keep_facts: int, keep_days: float, keep_bytes: int) -> None:
         self.path = path
+        self._keep_bytes = keep_bytes
         self._keep_facts = keep_facts
         self._keep_seconds = keep_days * 86400
         self._lock = _Lock(path.with_suffix(".lock"))
         self._mark = _Mark(path.with_suffix(".mark"))
         self._epoch = NO_EPOCH
         self._inode = 0
+        self._shrinking = self._full = False
         self._write: sqlite3.Connection | None = None
         self._read: sqlite3.Connection | None = None
 
@@ -112,12 +183,14 @@ class Store:
     def is_open(self) -> bool:
         return self._write is not None
 
-    def open(self) -> tuple[Position, list[Intent]]:
+    def open(self) -> tuple[Position, dict[str, int], list[Intent]]:
+        """Open it; return where it stands, what ``retention.pruned`` does, and the intents that were left open."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock.take()
         write = _connect(self.path)
         try:
             _migrate(write, self.path)
+            _make_shrinkable(write, self.path)
             position = _position(write, self.path, self._mark.read())
             rows = write.execute("SELECT name, nonce, type, keyed FROM intents")
             leftovers = [Intent(name, nonce, kind, bool(keyed)) for name, nonce, kind, keyed in rows]
@@ -127,8 +200,8 @@ class Store:
         self._mark.write(position)
         self._epoch, self._inode = position.epoch, self.path.stat().st_ino
         self._write, self._read = write, _connect(self.path)
-        oldest = self.prune()  # what has grown too old while nobody wrote
-        return position._replace(oldest=oldest if position.last else position.oldest), leftovers
+        deleted = self.prune()  # what has grown too old while nobody wrote
+        return position._replace(oldest=retention.kept_from(deleted, None)), deleted, leftovers
 
     def close(self) -> None:
         if self._write is None or self._read is None:
@@ -145,19 +218,17 @@ class Store:
         with self._transaction() as write:
             _set(write, clean="0")
 
-    def append(
-        self, first: int, facts: Iterable[tuple[str, bytes]], records: Iterable[Record], settled: Iterable[str]
-    ) -> None:
+    def append(self, first: int, facts: Sequence[NewFact], records: Iterable[Record], settled: Iterable[str]) -> None:
         now = time.time()
-        facts = list(facts)
         with self._transaction() as write:
             write.executemany(
-                "INSERT INTO facts VALUES (?, ?, ?, ?)",
-                [(first + i, now, kind, event) for i, (kind, event) in enumerate(facts)],
+                "INSERT INTO facts (seq, at, owner, subject, size, type, event) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(first + i, now, f.owner, f.subject, len(f.event), f.type, f.event) for i, f in enumerate(facts)],
             )
             write.executemany(
-                "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(r.id, r.kind, r.name, r.removed, now, r.view, r.body) for r in records],
+                "INSERT OR REPLACE INTO records (id, kind, name, removed, at, view, body, owner, size)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(r.id, r.kind, r.name, r.removed, now, r.view, r.body, r.owner, len(r.view)) for r in records],
             )
             write.executemany("DELETE FROM endings WHERE id = ?", [(r.id,) for r in records if r.removed])
             write.executemany("DELETE FROM intents WHERE nonce = ?", [(nonce,) for nonce in settled])
@@ -181,27 +252,73 @@ class Store:
 
     def keep_outcome(self, run_id: str, outcome: bytes) -> None:
         with self._transaction() as write:
-            write.execute("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?)", (run_id, time.time(), outcome))
+            write.execute(
+                "INSERT OR REPLACE INTO outcomes (id, at, outcome, owner, size)"
+                " VALUES (?1, ?2, ?3, coalesce((SELECT owner FROM records WHERE id = ?1), ''), ?4)",
+                (run_id, time.time(), outcome, len(outcome)),
+            )
 
-    def prune(self) -> int:
-        """Drop what is kept no longer; the oldest sequence that is left."""
+    def prune(self) -> dict[str, int]:
+        """Delete what is too old, and the facts that are too many; return what ``pruned`` does."""
         too_old = time.time() - self._keep_seconds
         with self._transaction() as write:
             last = _scalar(write, "SELECT coalesce(max(seq), 0) FROM facts")
             # Only from the front, whatever the clock did: a hole would be a gap that nobody is told of.
             fresh = "SELECT coalesce(min(seq), ?) FROM facts WHERE at >= ?"
             kept_from = int(write.execute(fresh, (last, too_old)).fetchone()[0])
-            write.execute("DELETE FROM facts WHERE seq < ?", (max(kept_from, last - self._keep_facts + 1),))
+            retention.drop_facts_before(write, kept_from)
+            retention.drop_facts_beyond(write, self._keep_facts)
             write.execute("DELETE FROM records WHERE removed AND at < ?", (too_old,))
             write.execute("DELETE FROM endings WHERE at < ?", (too_old,))
             write.execute("DELETE FROM outcomes WHERE at < ? AND id NOT IN (SELECT id FROM records)", (too_old,))
-            return _scalar(write, "SELECT coalesce(min(seq), 1) FROM facts")
+            return retention.pruned(write)
 
-    def facts(self, after: int, limit: int) -> list[StoredFact]:
-        rows = self._reading().execute(
-            "SELECT seq, type, event FROM facts WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
-        )
-        return [StoredFact(*row) for row in rows]
+    def shrink(self) -> tuple[dict[str, int], bool]:
+        """Delete a part of what is beyond ``keep_bytes``; return what ``pruned`` does, and whether there is more to do.
+
+        A part at a time, so that what is to be written meanwhile need not wait for all of it.
+        """
+        room = self._keep_bytes - WAL_ROOM
+        with self._transaction() as write:
+            page, pages, free = _pages(write)
+            used = (pages - free) * page
+            self._shrinking = used > (room - room // 8 if self._shrinking else room - room // 16)
+            over = min(used - (room - room // 8), SHRINK_BYTES)
+            dropped = retention.drop_bytes(write, over) if self._shrinking else 0
+            deleted = retention.pruned(write)
+        if not dropped:
+            self._warn_if_full(used, room)
+        return deleted, dropped > 0 or self._give_back(pages * page - room)
+
+    def _give_back(self, beyond: int) -> bool:
+        """Give some free pages back to the disk, of so many bytes; return whether there were some."""
+        write = self._writing()
+        page, pages, free = _pages(write)
+        spare = min(free, beyond // page, SHRINK_BYTES // page)
+        if spare > 0:
+            write.executescript(f"PRAGMA incremental_vacuum({spare})")  # ``execute`` would free one page of them
+            write.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # until then the file is as large as it was
+        return _pages(write)[1] < pages
+
+    def _warn_if_full(self, used: int, room: int) -> None:
+        if used > room and not self._full:
+            advice = "runs that were not removed are kept; stop some, or raise --keep-size"
+            log.warning("journal_over_keep_size", bytes=used, advice=advice)
+        self._full = used > room
+
+    def facts(self, after: int, limit: int, owner: str | None = None) -> list[StoredFact] | None:
+        """Return the next facts, with an owner theirs; None where some of them are kept no longer."""
+        read = self._reading()
+        with _transaction(read, "DEFERRED"):  # what was deleted and what is there, of one moment
+            if retention.kept_from(retention.pruned(read), owner) > after + 1:
+                return None
+            rows = read.execute(
+                "SELECT seq, type, event, owner, subject, CASE WHEN type LIKE 'io.qmaster.task.%' THEN"
+                " (SELECT json_extract(CAST(view AS TEXT), '$.labels') FROM records WHERE id = subject) END"
+                " FROM facts WHERE seq > ?1 AND (?3 IS NULL OR owner = ?3) ORDER BY seq LIMIT ?2",
+                (after, limit, owner),
+            )
+            return [StoredFact(*row) for row in rows]
 
     def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
         row = (
@@ -217,7 +334,9 @@ class Store:
         return row[0] if row else None
 
     def records(self) -> list[Record]:
-        rows = self._reading().execute("SELECT id, kind, name, removed, view, body FROM records WHERE NOT removed")
+        rows = self._reading().execute(
+            "SELECT id, kind, name, removed, view, body, owner FROM records WHERE NOT removed"
+        )
         return [Record(*row) for row in rows]
 
     def removed(self, limit: int, owner: str | None = None) -> list[bytes]:
@@ -240,18 +359,23 @@ class Store:
         row: tuple[bytes, str] | None = self._reading().execute(query, (name,)).fetchone()
         return row
 
-    def size(self) -> tuple[int, int]:
-        """Bytes of the file and its write-ahead log, and how many records there are (counted in an index)."""
+    def size(self) -> JournalSize:
+        """Bytes of the file and its write-ahead log, and how many facts and records there are (counted in indexes)."""
         held = sum(path.stat().st_size for path in (self.path, Path(f"{self.path}-wal")) if path.exists())
-        return held, _scalar(self._reading(), "SELECT count(*) FROM records")
+        facts, records = (_scalar(self._reading(), f"SELECT count(*) FROM {t}") for t in ("facts", "records"))  # noqa: S608
+        return JournalSize(held, facts, records)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        write = self._writing()
+        self._require_the_file()
+        with _transaction(write):
+            yield write
+
+    def _writing(self) -> sqlite3.Connection:
         if self._write is None:
             raise sqlite3.OperationalError("the journal is not open")
-        self._require_the_file()
-        with _transaction(self._write):
-            yield self._write
+        return self._write
 
     def _require_the_file(self) -> None:
         """What is written to a file that has no name any more is lost with this process, and SQLite does not notice."""
@@ -272,15 +396,17 @@ class Store:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, check_same_thread=False, isolation_level=None)
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before all else: of a file with tables only VACUUM does it
     connection.execute("PRAGMA journal_mode = WAL")
     # A commit survives the end of this process; what a power cut may take is found by its boot (see _position).
     connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
     return connection
 
 
 @contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
     try:
         yield
         connection.execute("COMMIT")
@@ -301,6 +427,18 @@ def _migrate(write: sqlite3.Connection, path: Path) -> None:
         write.executescript(f"BEGIN; {step} COMMIT;")
 
 
+def _make_shrinkable(write: sqlite3.Connection, path: Path) -> None:
+    """Have a file of an older schema give its free pages back; this takes as much room again, for a moment."""
+    if _scalar(write, "PRAGMA auto_vacuum") == INCREMENTAL:
+        return
+    try:
+        write.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        write.execute("VACUUM")
+        write.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error as error:  # its pages are used again all the same
+        log.warning("journal_cannot_shrink", file=str(path), reason=str(error), advice="free some disk and restart")
+
+
 def _position(write: sqlite3.Connection, path: Path, mark: tuple[str, int] | None) -> Position:
     """Where the file stands, in a new epoch if it may have lost its tail: then a sequence could name two facts."""
     meta = dict(write.execute("SELECT key, value FROM meta"))
@@ -312,13 +450,11 @@ def _position(write: sqlite3.Connection, path: Path, mark: tuple[str, int] | Non
         _set(write, epoch=epoch, boot=boot, inode=inode, clean="0")
         if doubt:
             # An intent may have been settled in the lost tail: what it made is not to be removed.
-            for table in ("facts", "intents", "endings"):
+            for table in ("facts", "pruned", "intents", "endings"):
                 write.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
     if doubt and meta:
         log.warning("journal_new_epoch", file=str(path), reason=doubt)
-    oldest = _scalar(write, "SELECT coalesce(min(seq), 0) FROM facts")
-    last = 0 if doubt else last
-    return Position(epoch, oldest or last + 1, last)
+    return Position(epoch, retention.kept_from(retention.pruned(write), None), 0 if doubt else last)
 
 
 def _doubt(meta: dict[str, str], boot: str, inode: str, last: int, mark: tuple[str, int] | None) -> str | None:
@@ -389,6 +525,14 @@ class _Mark:
 
 def _set(write: sqlite3.Connection, **values: str) -> None:
     write.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+
+def _pages(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Bytes of a page, how many pages the file has, and how many of them are free."""
+    size, count, free = (
+        _scalar(connection, f"PRAGMA {name}") for name in ("page_size", "page_count", "freelist_count")
+    )
+    return size, count, free
 
 
 def _scalar(connection: sqlite3.Connection, query: str) -> int:

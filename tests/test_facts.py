@@ -114,6 +114,17 @@ def test_a_fact_is_a_cloud_event() -> None:
     assert data["task"] == json.loads(msgspec.json.encode(RUNNING.tasks[0]))
 
 
+def test_a_task_is_told_without_what_does_not_change() -> None:
+    """Neither the labels nor the command of its service: a crash loop would write them with each attempt."""
+    view = replace(RUNNING, labels={"a": "x" * 1000}, command=["y" * 1000])
+    moved, changed = (facts.encode(fact, "0a0b0c0d", 7) for fact in facts.of_service(PENDING, view, NOW_TEXT))
+    data = json.loads(moved)["data"]
+    assert not {"labels", "command", "spec"} & data.keys()
+    assert data.keys() >= {"id", "name", "owner", "image", "status", "tasks", "task"}
+    assert len(moved) < len(changed) - 1500
+    assert json.loads(changed)["data"]["labels"] == view.labels
+
+
 def test_every_type_is_a_known_one() -> None:
     """The words that the contract names."""
     assert Fact("service", "io.qmaster.service.created", "s1", CREATED, RUNNING).task is None

@@ -25,10 +25,15 @@ class Journal:
         self.position = Position(EPOCH, oldest, last)
         self.broken = False
 
-    async def facts(self, after: int, limit: int) -> list[StoredFact]:
+    def kept_from(self, owner: str | None) -> int:
+        return self.position.oldest
+
+    async def facts(self, after: int, limit: int, owner: str | None) -> list[StoredFact] | None:
         await asyncio.sleep(0)
         if self.broken:
             raise JournalUnwritable("torn")
+        if after < self.position.oldest - 1:
+            return None
         numbers = range(max(after + 1, self.position.oldest), min(after + limit, self.position.last) + 1)
         return [fact(number) for number in numbers]
 
@@ -41,7 +46,7 @@ def fact(number: int) -> StoredFact:
     subject = "s1" if number % 2 else "s2"
     data = {"labels": {"of": subject}, "owner": "root"}
     document = {"id": f"{EPOCH}:{number}", "subject": subject, "data": data}
-    return StoredFact(number, "io.qmaster.service.updated", json.dumps(document).encode())
+    return StoredFact(number, "io.qmaster.service.updated", json.dumps(document).encode(), "root", subject)
 
 
 class Pipe:
@@ -195,10 +200,10 @@ async def test_a_reader_that_pruning_overtakes_is_told() -> None:
     """A gap and a snapshot in the middle of its replay, instead of a hole."""
     stream = Stream(Journal(1000))
 
-    async def late(after: int, limit: int) -> list[StoredFact]:
+    async def late(after: int, limit: int, owner: str | None) -> list[StoredFact] | None:
         if after >= 200:
             stream.journal.position = stream.journal.position._replace(oldest=900)
-        return await Journal.facts(stream.journal, after, limit)
+        return await Journal.facts(stream.journal, after, limit, owner)
 
     stream.journal.facts = late  # type: ignore[method-assign]
     await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0))

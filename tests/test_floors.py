@@ -55,6 +55,7 @@ FLOORS: dict[float, set[str]] = {
         "target",
         "threads",
         "wording",
+        "retention",
     },
     0.2: {"keys", "privileges", "tls"},
 }

@@ -18,7 +18,7 @@ from testbed.subscriber import Subscriber, heartbeat
 from qmaster import journal as room
 from qmaster import store
 from qmaster.errors import ConfigError, JournalUnwritable
-from qmaster.journal import Intent, Journal, Record
+from qmaster.journal import Intent, Journal, NewFact, Record, StoredFact
 from qmaster.store import FILE
 
 Json = dict[str, Any]
@@ -26,12 +26,19 @@ StartServer = Callable[..., Server]
 unit = pytest.mark.gen_test(timeout=20)
 
 
-def fact(number: int) -> tuple[str, bytes]:
-    return "io.qmaster.service.updated", f'{{"n":{number}}}'.encode()
+def fact(number: int, owner: str = "", size: int = 0) -> NewFact:
+    event = f'{{"n":{number},"data":{{"owner":"{owner}","pad":"{"x" * size}"}}}}'.encode()
+    return NewFact("io.qmaster.service.updated", event, owner, "s1")
 
 
 def record(service: str, name: str = "one", removed: bool = False, view: bytes = b"{}") -> Record:
     return Record(service, "service", name, removed, view)
+
+
+async def facts(journal: Journal, after: int, limit: int = 100_000, owner: str | None = None) -> list[StoredFact]:
+    found = await journal.facts(after, limit, owner)
+    assert found is not None
+    return found
 
 
 async def opened(folder: Path, keep_facts: int = 1000, keep_days: float = 30) -> Journal:
@@ -51,8 +58,8 @@ async def test_facts_are_numbered_and_stay(tmp_path: Path) -> None:
     await journal.close()
     journal = await opened(tmp_path)
     assert journal.position == (epoch, 1, 3)
-    assert [stored.seq for stored in await journal.facts(1, 10)] == [2, 3]
-    assert [stored.event for stored in await journal.facts(0, 2)] == [fact(1)[1], fact(2)[1]]
+    assert [stored.seq for stored in await facts(journal, 1, 10)] == [2, 3]
+    assert [stored.event for stored in await facts(journal, 0, 2)] == [fact(1).event, fact(2).event]
     await journal.close()
 
 
@@ -103,7 +110,9 @@ async def test_facts_are_kept_by_count(tmp_path: Path, monkeypatch: pytest.Monke
     await settled(journal)
     assert journal.position.last == 60
     assert 60 - 25 - 10 <= journal.position.oldest <= 60 - 25 + 1
-    assert (await journal.facts(0, 1))[0].seq == journal.position.oldest
+    oldest = journal.position.oldest
+    assert (await facts(journal, oldest - 1))[0].seq == oldest
+    assert await journal.facts(oldest - 2, 1) is None
     await journal.close()
     journal = await opened(tmp_path, keep_facts=25)
     assert journal.position[1:] == (36, 60)  # pruned as it opens, too
@@ -219,7 +228,7 @@ async def test_a_locked_file_is_waited_for_and_then_said(tmp_path: Path, monkeyp
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(JournalUnwritable, match="locked"):
         await journal.append([fact(1)], [])
-    assert (journal.position.last, await journal.facts(0, 10)) == (0, [])
+    assert (journal.position.last, await facts(journal, 0, 10)) == (0, [])
     await journal.recheck()
     assert journal.trouble
     other.execute("COMMIT")

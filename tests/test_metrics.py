@@ -21,7 +21,7 @@ from testbed.subscriber import Sse, Subscriber
 
 from qmaster import facts, lifecycle
 from qmaster.errors import EngineAway, JournalUnwritable
-from qmaster.journal import Journal, Record
+from qmaster.journal import Journal, NewFact, Record
 from qmaster.metrics import JournalSize, Metrics, Now
 from qmaster.models import Node, Reserved, Result, Service
 from qmaster.reconciler import Reconciler
@@ -325,7 +325,7 @@ async def test_the_journal_tells_its_size(tmp_path: Path) -> None:
     await journal.open()
     empty = await journal.size()
     assert empty[1:] == (0, 0)
-    await journal.append([("a", b"x" * 5000), ("b", b"")], [Record("s1", "service", "one", False, b"{}")])
+    await journal.append([NewFact("a", b"x" * 5000), NewFact("b", b"")], [Record("s1", "service", "one", False, b"{}")])
     full = await journal.size()
     assert full[1:] == (2, 1)
     assert full.bytes >= empty.bytes + 4096

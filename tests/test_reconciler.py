@@ -45,7 +45,7 @@ class Journal:
         await asyncio.sleep(0)
         if self.full:
             raise JournalUnwritable("full")
-        self.facts += [json.loads(event) for _, event in facts]
+        self.facts += [json.loads(one.event) for one in facts]
         self.kept |= {record.id: record for record in records}
         self.settled += settled
         self.position = self.position._replace(last=self.position.last + len(facts))
