@@ -96,10 +96,9 @@ function changed({ task, ...service }, topic, word, time) {
   if (before && task && service.replicas.desired > MANY_TASKS && service.tasks.length === 1) {
     service.tasks = [...before.tasks.filter((one) => one.id !== task.id && one.slot !== task.slot), task];
   }
-  if (task) Object.assign(service, { labels: before?.labels ?? {}, command: before?.command ?? null });
   if (before) hold(before, -1);
   hold(service, 1);
-  services.set(id, service);
+  services.set(id, { ...before, ...service });
   if (status === 'removed') trim();
   if (task) note({ topic, id, name, is: task.state, time, task });
   else if (word !== 'updated' || !service.result || before?.result)
