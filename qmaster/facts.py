@@ -124,7 +124,7 @@ def _node_fact(word: str, view: Node, time: str) -> Fact:
 
 def _shown(view: Service) -> tuple[object, ...]:
     """What an ``updated`` is sent for while the status stays."""
-    return (view.reason, view.error, view.exit_code, view.replicas, view.result is None)
+    return (view.reason, view.error, view.exit_code, view.replicas, view.restarts, view.result is None)
 
 
 def _moment(view: Service, now: str) -> str:

@@ -118,7 +118,8 @@ class Keeper:
 
     def notice(self, view: Service) -> None:
         """A run has changed: see what is due, and take up an end that somebody else, or we before, have begun."""
-        if view.status == "stopping" and view.reason == "stopped":
+        # What had ended before it was stopped keeps its reason.
+        if view.status == "stopping" and (view.reason == "stopped" or view.finished_at is not None):
             self._carry(view.id, self._finish_service if view.type == "service" else self._finish_container)
         elif view.status == "stopping" and view.reason == "timeout":
             self._carry(view.id, self._time_out_service if view.type == "service" else self._time_out_container)

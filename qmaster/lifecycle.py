@@ -168,8 +168,8 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
         ),
         created_at=raw.get("Created"),
         # Of the first time that it ran: a restart moves it.
-        started_at=(before.started_at if before else None) or _time(state.get("StartedAt")),
-        finished_at=_time(state.get("FinishedAt")) if ended else None,
+        started_at=(before.started_at if before else None) or present(state.get("StartedAt")),
+        finished_at=present(state.get("FinishedAt")) if ended else None,
         removed_at=None,
         memory=_mib(host.get("Memory")),
         cpus=_cores(host.get("NanoCpus")),
@@ -193,7 +193,7 @@ def task(raw: Json, nodes: Mapping[str, Json]) -> Task:
         state=status["State"],
         message=status.get("Message") or None,
         error=status.get("Err") or None,
-        exit_code=_exit_code(raw),
+        exit_code=exit_code(raw),
         container_id=inner.get("ContainerID") or None,
         updated_at=status.get("Timestamp"),
     )
@@ -203,8 +203,8 @@ def newest(tasks: Iterable[Json]) -> list[Json]:
     """The newest task of each slot, or of each node for a global service; in order of the slots."""
     latest: dict[tuple[int, str], Json] = {}
     for raw in tasks:
-        key = _place(raw)
-        if key not in latest or _age(raw) > _age(latest[key]):
+        key = place(raw)
+        if key not in latest or age(raw) > age(latest[key]):
             latest[key] = raw
     return [latest[key] for key in sorted(latest)]
 
@@ -226,7 +226,7 @@ def judge(
         return _pending(by_state.get("pending", []))
     failures = by_state.get("failed", [])
     if failures:
-        return _failed(min(failures, key=_updated))
+        return _failed(min(failures, key=updated))
     return Verdict("complete", "exit", None, 0) if current else Verdict("complete")
 
 
@@ -355,7 +355,7 @@ def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
 
 
-def _place(raw: Json) -> tuple[int, str]:
+def place(raw: Json) -> tuple[int, str]:
     """Its slot, or the node of a task of a global service."""
     return raw.get("Slot") or 0, "" if raw.get("Slot") else raw.get("NodeID") or ""
 
@@ -370,16 +370,16 @@ def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
     delay = RESTART_DELAY if policy.get("Delay") is None else timedelta(microseconds=policy["Delay"] / 1000)
     ended: dict[tuple[int, str], Json] = {}  # what ended last, of its own accord
     begun: list[Json] = []
-    for raw in sorted(tasks, key=_age):
-        state, before = raw["Status"]["State"], ended.get(_place(raw))
-        early = before is not None and _updated(raw) - _updated(before) < delay
-        if state in WAITING or (state == "shutdown" and early and not _exit_code(raw)):
+    for raw in sorted(tasks, key=age):
+        state, before = raw["Status"]["State"], ended.get(place(raw))
+        early = before is not None and updated(raw) - updated(before) < delay
+        if state in WAITING or (state == "shutdown" and early and not exit_code(raw)):
             continue
         if before is not None and has_container(before) and state in TERMINAL and not has_container(raw):
             continue
         begun.append(raw)
         if state in ("complete", "failed", "rejected"):
-            ended[_place(raw)] = raw
+            ended[place(raw)] = raw
     return begun
 
 
@@ -408,14 +408,14 @@ def _started(tasks: Collection[Json], ended: bool, before: Service | None, check
     states = ("running",) if ended else ("running", "complete", "failed")
     if checks_health:
         states = (*states, "starting")
-    first = min((t for t in tasks if t["Status"]["State"] in states and _ran(t)), key=_updated, default=None)
+    first = min((t for t in tasks if t["Status"]["State"] in states and _ran(t)), key=updated, default=None)
     return first["Status"].get("Timestamp") if first else None
 
 
 def _ran(raw: Json) -> bool:
     if raw["Status"]["State"] == "starting":
         return has_container(raw)
-    return raw["Status"]["State"] == "running" or _exit_code(raw) is not None
+    return raw["Status"]["State"] == "running" or exit_code(raw) is not None
 
 
 def _checks_health(container: Json) -> bool:
@@ -426,7 +426,7 @@ def _checks_health(container: Json) -> bool:
 def _finished(raw: Json, current: list[Json], before: Service | None) -> str | None:
     """When it ended: the first time that was read, as an engine's restart moves the timestamps of ended tasks."""
     known = before.finished_at if before else None
-    last = max(current, key=_updated, default=None)
+    last = max(current, key=updated, default=None)
     if last is not None and not _all_ended(current):  # out of reach: nobody says when, but when it was told to end
         return known or raw.get("UpdatedAt")
     return known or (last["Status"].get("Timestamp") if last else None)
@@ -442,8 +442,8 @@ def _ending(current: list[Json], ending: str, out_of_reach: bool, otherwise: Ver
     reason: Reason = "timeout" if ending == "timeout" else "stopped"
     states = {t["Status"]["State"] for t in current}
     failures = [t for t in current if t["Status"]["State"] != "complete"]
-    first = min(failures or current, key=_updated, default=None)
-    code = _exit_code(first) if first else None
+    first = min(failures or current, key=updated, default=None)
+    code = exit_code(first) if first else None
     if reason == "stopped" or not (states <= TERMINAL or out_of_reach):
         return Verdict("stopping", reason, None, code)
     if otherwise is not None and otherwise.status in ("complete", "failed") and not states & {"shutdown", "remove"}:
@@ -477,7 +477,7 @@ def _pending(waiting: list[Json]) -> Verdict:
 
 
 def _failed(raw: Json) -> Verdict:
-    state, error, code = raw["Status"]["State"], raw["Status"].get("Err") or None, _exit_code(raw)
+    state, error, code = raw["Status"]["State"], raw["Status"].get("Err") or None, exit_code(raw)
     if state == "orphaned":
         return Verdict("failed", "orphaned", error, code)
     if state == "rejected":
@@ -502,7 +502,7 @@ def _rejection(error: str) -> Reason:
     return "rejected"
 
 
-def _exit_code(raw: Json) -> int | None:
+def exit_code(raw: Json) -> int | None:
     """The exit code, in terminal states only: while a task runs, Docker says 0 or -1."""
     inner = raw["Status"].get("ContainerStatus") or {}
     if raw["Status"]["State"] not in TERMINAL or not has_container(raw):
@@ -547,11 +547,11 @@ def _rank(raw: Json) -> tuple[int, int]:
     return ORDER.index(state) if state in ORDER else len(ORDER), (raw.get("Version") or {}).get("Index", 0)
 
 
-def _age(raw: Json) -> tuple[str, int]:
+def age(raw: Json) -> tuple[str, int]:
     return (raw.get("CreatedAt") or "", (raw.get("Version") or {}).get("Index", 0))
 
 
-def _updated(raw: Json) -> datetime:
+def updated(raw: Json) -> datetime:
     """When its state last changed; Docker's text would not sort, as it has no trailing zeros."""
     return parse_time(raw["Status"].get("Timestamp")) or LONG_AGO
 
@@ -564,7 +564,7 @@ def parse_time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(f"{whole}.{rest[:6].ljust(6, '0')}").replace(tzinfo=UTC)
 
 
-def _time(text: str | None) -> str | None:
+def present(text: str | None) -> str | None:
     return None if not text or text == NO_TIME else text
 
 

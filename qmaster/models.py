@@ -216,10 +216,19 @@ class Task(Struct, frozen=True, kw_only=True, gc=False):
     updated_at: str | None
 
 
+class LastExit(Struct, frozen=True, gc=False):
+    """How an attempt ended that was followed by another; what the engine no longer told is null."""
+
+    exit_code: int | None
+    error: str | None
+    finished_at: str | None
+
+
 class Service(Struct, frozen=True, kw_only=True, gc=False):
     """A service or a plain container, as every answer shows it.
 
     Times are RFC 3339, memory is MiB, ``timeout`` and ``ttl`` are seconds. ``result`` is null until it was read.
+    ``restarts`` counts the attempts that ended and were followed by another, ``last_exit`` is the latest of these.
     """
 
     id: str
@@ -242,6 +251,8 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     cpus: float | None
     timeout: float | None = None
     ttl: float | None = None
+    restarts: int = 0
+    last_exit: LastExit | None = None
     tasks: list[Task]
     result: Result | None = None
 

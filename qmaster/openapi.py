@@ -114,6 +114,8 @@ SERVICE: Json = {
     "cpus": None,
     "timeout": 30.0,
     "ttl": 600.0,
+    "restarts": 0,
+    "last_exit": None,
     "tasks": [
         {
             "id": "sc11dpc1n5l24cej6mbkapkbc",

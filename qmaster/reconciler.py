@@ -86,6 +86,7 @@ class Reconciler:
         publish: sends facts to who listens.
         stale_changed: told when ``stale_since`` changes.
         count: told of each fact.
+        own_node: the id of this engine's node, None while that is not known.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Reconciler:
         publish: Publish,
         stale_changed: Callable[[], None] = lambda: None,
         count: Count = lambda fact: None,
+        own_node: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.view = View()
         self.stale_since: str | None = now_text()
@@ -106,6 +108,7 @@ class Reconciler:
         self._publish = publish
         self._stale_changed = stale_changed
         self._count = count
+        self._own_node = own_node
         self._commits = asyncio.Lock()
         self._settled: set[str] = set()
         self._endings: dict[str, str] = {}  # what is being ended, and why: of containers Docker keeps no label of that
@@ -387,6 +390,7 @@ class Reconciler:
             await self._list_all(began)
         else:
             await self._look_around(began)
+        await self._ask_for_starts()
         await self.commit()
         self._runs = bool(self.view.going)  # else a sweep, which lists Swarm's tasks, can tell nothing
         self._fresh()
@@ -416,6 +420,18 @@ class Reconciler:
             self._cool(service_id)
         if began >= self._sweep_due and self._runs:
             await self._sweep(began)
+
+    async def _ask_for_starts(self) -> None:
+        """Ask the containers on this node when they started, where their tasks were too short to be seen running."""
+        node_id = self._own_node()
+        asked = self.view.not_seen_to_start(node_id) if node_id else []
+        await asyncio.gather(*(self._ask_for_start(run_id, container_id) for run_id, container_id in asked))
+
+    async def _ask_for_start(self, run_id: str, container_id: str) -> None:
+        with contextlib.suppress(HttpError):  # its start stays unknown
+            raw = await self._containers.container(container_id)
+            if raw is not None:
+                self.view.show_start(run_id, raw["State"].get("StartedAt"))
 
     async def _list_all(self, began: float) -> None:
         self._hinted.clear()

@@ -117,7 +117,13 @@ class House:
         self.journal = journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days, config.keep_size)
         hub = Hub()
         self.reconciler = reconciler = Reconciler(
-            engine.swarm, engine.containers, journal, hub.publish, lambda: self.feed.beat(), Tally(metrics).count
+            engine.swarm,
+            engine.containers,
+            journal,
+            hub.publish,
+            lambda: self.feed.beat(),
+            Tally(metrics).count,
+            lambda: engine.health.node_id,
         )
         self.feed = Feed(
             journal,

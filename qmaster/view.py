@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from . import facts, lifecycle
+from . import attempts, ends, facts, lifecycle
 from .errors import JournalUnwritable
 from .facts import Fact
 from .models import Node, Reserved, Result, Service, Task
@@ -24,13 +24,14 @@ class Entry:
     ``body`` is the digest of the request that a run under a key was started with, else "".
     """
 
-    __slots__ = ("_packed", "_raw", "_tasks", "body", "node_was_down", "seen", "shown", "state", "told")
+    __slots__ = ("_packed", "_raw", "_tasks", "asked", "body", "node_was_down", "seen", "shown", "state", "told")
 
     def __init__(self, shown: Service) -> None:
         self.shown = shown
         self.told: Service | None = None
         self.node_was_down = False
         self.body = ""
+        self.asked = False  # whether its container was asked when it started
         self.seen = 0.0  # monotonic: when the listing began that it was last in
         self.state: int | None = None  # of the listing that it was last in; None where that says nothing
         self._raw: Json | None = None
@@ -93,8 +94,13 @@ class View:
         """An entry as the journal has it; the next listing says what has come of it."""
         entry = self.entries.get(service.id) or self.entries.setdefault(service.id, Entry(service))
         entry.told, entry.body = service, body
-        if entry.shown.result is None and lifecycle.has_ended(entry.shown):  # it was listed before this was read
-            entry.shown = msgspec.structs.replace(entry.shown, result=service.result)
+        if entry.shown is not service:  # it was listed before this was read
+            again = (
+                ends.container_begun_again(entry.shown, entry.shown.started_at, service)
+                if service.type == "container"
+                else ends.tasks_begun_again(entry.shown, service, ())
+            )
+            entry.shown = ends.keep(entry.shown, service, again)
         self._note(entry)
 
     def restore_node(self, node: Node) -> None:
@@ -103,6 +109,8 @@ class View:
     def list_service(self, raw: Json, tasks: Collection[Json], seen: float) -> None:
         """A service with all its tasks, from a listing that began at ``seen``."""
         entry = self.entries.get(raw["ID"])
+        if entry is not None and seen < entry.seen:  # an older answer that comes last
+            return
         state = _state_of(raw, tasks)
         if entry is not None and entry.state == state is not None and (entry.is_over or _is_timeless(entry.raw)):
             entry.seen = max(entry.seen, seen)
@@ -134,22 +142,50 @@ class View:
     def list_container(self, raw: Json, ending: str | None, seen: float) -> None:
         """A container, inspected by a call that began at ``seen``; an older answer that comes last is dropped."""
         entry = self.entries.get(raw["Id"])
-        shown = lifecycle.container(raw, ending, entry.shown if entry else None)
+        if entry is not None and seen < entry.seen:
+            return
+        before = entry.shown if entry else None
+        shown = attempts.of_container(lifecycle.container(raw, ending, before), raw, before)
+        shown = ends.keep(shown, before, ends.container_begun_again(shown, raw["State"].get("StartedAt"), before))
         if entry is None:
             entry = self.entries[shown.id] = Entry(shown)
-        if seen >= entry.seen:
-            entry.seen, entry.shown = seen, shown
-            entry.body = (raw["Config"].get("Labels") or {}).get(lifecycle.BODY, "")
-            self._note(entry)
+        entry.seen, entry.shown = seen, shown
+        entry.body = (raw["Config"].get("Labels") or {}).get(lifecycle.BODY, "")
+        self._note(entry)
 
     def show_result(self, run_id: str, result: Result) -> bool:
         """What a run has said was read; False where it is not there, or runs again."""
         entry = self.entries.get(run_id)
         if entry is None or not (lifecycle.has_ended(entry.shown) or entry.shown.status in ("stopping", "removed")):
             return False
-        entry.shown = msgspec.structs.replace(entry.shown, result=result)
+        entry.shown = ends.keep(msgspec.structs.replace(entry.shown, result=result), None, begun_again=False)
         self._note(entry)
         return True
+
+    def not_seen_to_start(self, node_id: str | None) -> list[tuple[str, str]]:
+        """The services that have ended and were not seen to run, each with a container of theirs on a node; once.
+
+        Returns:
+            pairs of a service's id and a container's.
+        """
+        found = []
+        for run_id in self.dirty:
+            entry = self.entries.get(run_id)
+            if entry is None or entry.asked or entry.shown.started_at or not lifecycle.has_ended(entry.shown):
+                continue
+            there = [task for task in entry.shown.tasks if task.container_id and task.node_id == node_id]
+            if there:
+                entry.asked = True
+                found.append((run_id, min(there, key=lambda task: task.updated_at or "").container_id or ""))
+        return found
+
+    def show_start(self, run_id: str, started_at: str | None) -> None:
+        """When a service began to run, as its container tells."""
+        entry = self.entries.get(run_id)
+        if entry is not None and entry.shown.started_at is None:
+            shown = msgspec.structs.replace(entry.shown, started_at=lifecycle.present(started_at))
+            entry.shown = ends.keep(shown, None, begun_again=False)
+            self._note(entry)
 
     def vanish(self, gone_id: str, at: str, stopped: bool) -> None:
         """It is there no longer.
@@ -286,7 +322,10 @@ class View:
         shown = lifecycle.service(raw, tasks.values(), self.nodes, datetime.now(UTC), before, was_down)
         if entry is not None and shown.status == "unknown":
             entry.node_was_down = True
-        return shown
+        if lifecycle.END not in (raw["Spec"].get("Labels") or {}):  # what is being ended is tried no more
+            shown = attempts.of_service(shown, tasks.values(), before)
+        again = ends.tasks_begun_again(shown, before, entry.tasks.keys() if entry else ())
+        return ends.keep(shown, before, again)
 
     def _tell_service(self, view: Service) -> None:
         if view.status == "removed":

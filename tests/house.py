@@ -49,7 +49,7 @@ BOB = entry("bob")
 
 
 class Health:
-    trouble = None
+    trouble = node_id = None
 
 
 class Engine:

@@ -37,7 +37,7 @@ FLOORS: dict[float, set[str]] = {
     1.9: {"store", "throttle"},
     1.8: {"stream"},
     1.5: {"view"},
-    1.2: {"openapi"},
+    1.2: {"openapi", "attempts", "ends"},
     1: {"spec", "tokens"},
     0.9: {"lifecycle"},
     0.8: {"facts", "frames", "hardening", "marks", "output", "results"},
