@@ -56,6 +56,11 @@ class Authenticator:
         """From now on these are the tokens beside the root token."""
         identities = [(self.root, Identity(ROOT)), *((g.digest, Identity(g.name, g)) for g in grants)]
         self._known = {self._mark(known): (known, identity) for known, identity in identities}
+        self._grants = {grant.name: grant for _, identity in identities if (grant := identity.grant)}
+
+    def grant(self, name: str) -> Grant | None:
+        """What the token of this name may do; None of the root token, and where there is none."""
+        return self._grants.get(name)
 
     def identify(self, header: str | None, body_token: object, address: str = "") -> Identity:
         """Find out who sent a request.

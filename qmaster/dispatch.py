@@ -28,6 +28,7 @@ from .keys import Key, Started
 from .lifecycle import OVER
 from .linelimit import LineLimit
 from .models import Kind, Node, RunRequest, Service
+from .rates import Rates
 from .spec import Defaults
 
 Json = dict[str, Any]
@@ -140,6 +141,7 @@ class Dispatch:
         self._own_container = own_container
         self._registries = registries
         self._lines = lines or LineLimit()
+        self._rates = Rates()
         self._starting: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
 
     async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
@@ -150,7 +152,7 @@ class Dispatch:
             HttpError: nothing was started, or its outcome is open: then it is looked for, and removed unless it has
                 a key.
         """
-        request = policy.allow(request, by.grant, self._registries, self._defaults.memory)
+        request = policy.allow(request, by.grant, self._registries, self._defaults.memory, self._defaults.ttl)
         if key is None:
             return await self._start(request, by, None)
         return await self._keyed.once(key, lambda: self._start(request, by, key))
@@ -261,11 +263,14 @@ class Dispatch:
         Raises:
             Forbidden: so many of the owner's have not ended as may run.
             Conflict: what has its name is of another type.
+            TooManyRuns: the owner has begun as many within a minute as it may.
         """
         if by.grant is not None and by.grant.max_running is not None:
             policy.check_running(by.grant, self._running(by.name))
         if request.name is not None and self._is_of_another_type(request.name, request.type):
             raise _taken(mark.name)
+        if by.grant is not None and by.grant.max_rate is not None:
+            self._rates.begin(by.name, by.grant.max_rate)
         self._starting[mark.nonce] = (by.name, request.type, mark.name)
         try:
             yield

@@ -14,6 +14,7 @@
         ├── KeyReused         422  an Idempotency-Key comes with another body
         ├── TooManyHeld       429  connections that stay open
         ├── TooManyReaders    429
+        ├── TooManyRuns       429  of one token, in a minute
         ├── TooManyWrongTokens 429  from one address
         ├── JournalUnwritable 507  what would be promised could not be kept
         ├── EngineRefused     502  Docker answered, and said no
@@ -96,6 +97,16 @@ class TooManyHeld(HttpError):
 class TooManyReaders(HttpError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+
+
+class TooManyRuns(HttpError):
+    """``seconds``: when the next one may be begun."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, detail: str, seconds: int) -> None:
+        super().__init__(detail)
+        self.headers = {"Retry-After": str(seconds)}  # type: ignore[misc]  # of this one: of the others it never differs
 
 
 class TooManyWrongTokens(HttpError):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import structlog
 
 from .errors import HttpError, JournalUnwritable
-from .lifecycle import END, ENDED_WITHIN, STOPPED, TIMED_OUT, has_ended, nothing_runs, parse_time
+from .lifecycle import END, ENDED_WITHIN, LONG_AGO, STOPPED, TIMED_OUT, has_ended, nothing_runs, parse_time
 from .models import Service, Task
 
 Json = dict[str, Any]
@@ -57,6 +57,7 @@ class Reconciler(Protocol):
     """What the keeper needs of the reconciler."""
 
     def find(self, name_or_id: str) -> Service | None: ...
+    def services(self) -> list[Service]: ...
     def look(self, service_id: str) -> None: ...
     def will_remove(self, run_id: str) -> None: ...
     def earlier(self, service_id: str) -> list[Task]: ...
@@ -72,6 +73,7 @@ class Keeper:
         swarm, containers: the engine.
         journal: what is being ended, and why, where the engine keeps no word of that.
         record: puts what a run has said into the journal; nothing is removed before.
+        max_kept: how many ended runs of an owner may stay in the swarm; None: any number.
     """
 
     def __init__(
@@ -81,12 +83,15 @@ class Keeper:
         journal: Journal,
         reconciler: Reconciler,
         record: Callable[[Service], Awaitable[None]],
+        max_kept: Callable[[str], int | None] = lambda owner: None,
     ) -> None:
         self._swarm = swarm
         self._containers = containers
         self._journal = journal
         self._reconciler = reconciler
         self._record = record
+        self._max_kept = max_kept
+        self._early: set[str] = set()  # ended runs that go before their time to live is over
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, _Known] = {}
         self._closed = False
@@ -124,6 +129,21 @@ class Keeper:
         elif view.status == "stopping" and view.reason == "timeout":
             self._carry(view.id, self._time_out_service if view.type == "service" else self._time_out_container)
         self._set_timer(view)
+        if view.owner is not None and _may_go(view):
+            self.check_kept(view.owner)
+
+    def check_kept(self, owner: str) -> None:
+        """See which ended runs of an owner are more than may stay: the oldest of them go early."""
+        limit = self._max_kept(owner)
+        if limit is None and not self._early:
+            return
+        ended = [view for view in self._reconciler.services() if view.owner == owner and _may_go(view)]
+        ended.sort(key=lambda view: parse_time(view.finished_at) or LONG_AGO)
+        over = 0 if limit is None else max(0, len(ended) - limit)
+        for place, view in enumerate(ended):
+            if (place < over) != (view.id in self._early):
+                self._early ^= {view.id}
+                self._set_timer(view)
 
     async def close(self) -> None:
         """Leave what is not done to the next start."""
@@ -143,7 +163,9 @@ class Keeper:
     def _set_timer(self, view: Service) -> None:
         loop = asyncio.get_running_loop()
         known = self._known.pop(view.id, _Known(-math.inf, None, None))
-        now, due, timer = loop.time(), _due(view), known.timer
+        if view.status == "removed":
+            self._early.discard(view.id)
+        now, due, timer = loop.time(), self._due(view), known.timer
         if due != known.due:
             known.cancel()
             # An end that is noticed late makes no harm: what has ended stays a little longer.
@@ -154,10 +176,13 @@ class Keeper:
         if view.status != "removed":
             self._known[view.id] = _Known(now, due, timer)
 
+    def _due(self, view: Service) -> _Due | None:
+        return _Due(view.finished_at, KEPT) if view.id in self._early and _may_go(view) else _due(view)
+
     def _ring(self, run_id: str) -> None:
         known = self._known[run_id] = self._known[run_id]._replace(timer=None)
         view = self._reconciler.find(run_id)
-        if view is None or _due(view) != known.due:  # there is news of it, which will be noticed
+        if view is None or self._due(view) != known.due:  # there is news of it, which will be noticed
             return
         if has_ended(view):
             self._carry(run_id, self._retire)
@@ -340,12 +365,15 @@ def _due(view: Service) -> _Due | None:
     if view.owner is None or view.status == "removed":
         return None
     if has_ended(view):
-        if view.status == "stopping" or view.ttl is None or view.result is None:
-            return None
-        return _Due(view.finished_at, max(view.ttl, KEPT))
+        return _Due(view.finished_at, max(view.ttl, KEPT)) if view.ttl is not None and _may_go(view) else None
     if view.timeout is None or view.status == "stopping" or view.started_at is None:
         return None
     return _Due(view.started_at, view.timeout)
+
+
+def _may_go(view: Service) -> bool:
+    """Whether a run has ended by itself, and what it said is kept."""
+    return view.status in ("complete", "failed") and view.result is not None
 
 
 def _now() -> datetime:

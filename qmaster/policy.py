@@ -34,7 +34,9 @@ def require_root(grant: Grant | None, what: str) -> None:
         raise Forbidden(f"scopes: {what} for the root token only")
 
 
-def allow(request: RunRequest, grant: Grant | None, registries: Collection[str], memory: int) -> RunRequest:
+def allow(
+    request: RunRequest, grant: Grant | None, registries: Collection[str], memory: int, ttl: float | None = None
+) -> RunRequest:
     """The request as it may be run.
 
     Where anything was checked of an image, the reference that was checked is the one that is run.
@@ -44,6 +46,7 @@ def allow(request: RunRequest, grant: Grant | None, registries: Collection[str],
         grant: what the token may do; None: all.
         registries: those that images may come from; empty: any.
         memory: MiB, of a run that names none.
+        ttl: seconds, of a run that names none; None: for ever.
 
     Raises:
         Forbidden: the message begins with the rule.
@@ -70,6 +73,7 @@ def allow(request: RunRequest, grant: Grant | None, registries: Collection[str],
         memory=_memory(request, grant, memory),
         cpus=grant.max_cpus if request.cpus is None else request.cpus,
         pids_limit=_pids(request.pids_limit, grant),
+        ttl=_ttl(request.ttl, grant.max_ttl, ttl),
         constraints=list(dict.fromkeys([*request.constraints, *grant.constraints])),
     )
 
@@ -129,6 +133,15 @@ def _pids(asked: int | None, grant: Grant) -> int | None:
     if not 1 <= asked <= most:
         raise Forbidden(f"max_pids: this token's runs have at most {most} processes, not {asked or 'any number'}")
     return asked
+
+
+def _ttl(asked: float | None, limit: float | None, default: float | None) -> float | None:
+    """How long a run stays after its end; None for the default."""
+    if limit is None or (asked is None and default is not None and default <= limit):
+        return asked
+    if asked is not None and asked > limit:
+        raise Forbidden(f"max_ttl: this token's runs stay at most {limit:g} seconds after their end, not {asked:g}")
+    return limit if asked is None else asked
 
 
 def _check_list(rule: str, asked: Iterable[str], allowed: Collection[str]) -> None:

@@ -134,7 +134,9 @@ class House:
             lambda: reconciler.stale_since,
         )
         self.recorder = recorder = Recorder(engine.logs, journal, reconciler, config.output_limit)
-        self.keeper = keeper = Keeper(engine.swarm, engine.containers, journal, reconciler, recorder.record)
+        self.keeper = keeper = Keeper(
+            engine.swarm, engine.containers, journal, reconciler, recorder.record, self._max_kept
+        )
         self.sweeper = sweeper = Sweeper(engine.swarm, engine.containers, journal)
         self.waits = waits = Waits()
         reconciler.listeners += [recorder.notice, keeper.notice, waits.notice]
@@ -225,6 +227,12 @@ class House:
         self.parts.auth.replace(grants)
         self.parts.sockets.recheck()
         self.parts.logs.recheck()
+        for owner in {view.owner for view in self.reconciler.services() if view.owner is not None}:
+            self.keeper.check_kept(owner)
+
+    def _max_kept(self, owner: str) -> int | None:
+        grant = self.parts.auth.grant(owner)
+        return grant.max_kept if grant else None
 
     def _trouble(self) -> HttpError | None:
         stale = self.reconciler.stale_since

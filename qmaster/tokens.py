@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import BadRequest, ConfigError
-from .models import CONSTRAINT, HOST_NETWORK, MAX_PIDS, SHA256, Names, convert
+from .models import CONSTRAINT, HOST_NETWORK, MAX_PIDS, MAX_SECONDS, SHA256, Names, convert
 from .patterns import Pattern
 from .wording import quote
 
@@ -21,6 +21,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 ROOT = "root"
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 MAX_PORT = 65535
+MAX_RATE = 100_000
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _KEY = re.compile(r"\(('[^']*',? ?)+\)")  # as tomllib writes a table's name: Python's ('alice',)
 _PART = re.compile(r"'([^']*)'")
@@ -39,6 +40,9 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     max_cpus: Annotated[float, Meta(ge=0.001, le=10_000)] | None = None
     max_replicas: Annotated[int, Meta(ge=1)] | None = None
     max_running: Annotated[int, Meta(ge=1)] | None = None
+    max_rate: Annotated[int, Meta(ge=1, le=MAX_RATE)] | None = None
+    max_kept: Annotated[int, Meta(ge=0)] | None = None
+    max_ttl: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None = None
     max_pids: Annotated[int, Meta(ge=1, le=MAX_PIDS)] | None = None
     allow_relaxed: bool = False
     constraints: list[Annotated[str, Meta(pattern=CONSTRAINT)]] = []
@@ -51,8 +55,9 @@ class Grant(Struct, kw_only=True, frozen=True):
     """What the token of a name may do.
 
     ``images`` and the caps are None where nothing is limited; ``max_memory`` is MiB, ``max_cpus`` cores, ``max_pids``
-    processes, all of one replica; ``max_running`` counts runs. ``allow_relaxed``: its runs may be less hardened than
-    by default. ``constraints`` are put on every run. ``ports`` are ranges of published ones.
+    processes, all of one replica; ``max_running`` counts runs, ``max_rate`` those begun in a minute, ``max_kept`` those
+    that have ended and are still in the swarm; ``max_ttl`` is seconds. ``allow_relaxed``: its runs may be less
+    hardened than by default. ``constraints`` are put on every run. ``ports`` are ranges of published ones.
     """
 
     name: str
@@ -63,6 +68,9 @@ class Grant(Struct, kw_only=True, frozen=True):
     max_cpus: float | None = None
     max_replicas: int | None = None
     max_running: int | None = None
+    max_rate: int | None = None
+    max_kept: int | None = None
+    max_ttl: float | None = None
     max_pids: int | None = None
     allow_relaxed: bool = False
     constraints: tuple[str, ...] = ()

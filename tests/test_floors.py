@@ -34,7 +34,7 @@ FLOORS: dict[float, set[str]] = {
         "entrance",
         "linelimit",
     },
-    1.9: {"store", "throttle"},
+    1.9: {"store", "rates", "throttle"},
     1.8: {"stream"},
     1.5: {"view"},
     1.2: {"openapi", "attempts", "ends"},

@@ -44,14 +44,15 @@ def box(status: str, at: float = 0.0, ending: str | None = None, read: bool = Fa
 class House(Fake):
     """The engine, the journal and the reconciler in one: it notes what it is asked, in order."""
 
-    def __init__(self, *views: Service) -> None:
+    def __init__(self, *views: Service, max_kept: int | None = None) -> None:
         super().__init__()
+        self.max_kept = max_kept
         self.views = {each.id: each for each in views}
         self.after: dict[str, Callable[[], None]] = {}
         self.ran = False
         self.away = False
         self.looked_after: list[list[str]] = []  # what had been done when a container was looked at
-        self.keeper = Keeper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record)
+        self.keeper = Keeper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record, self.most)
 
     def note(self, name: str, *args: Any) -> None:
         self._note(name, *args)
@@ -67,6 +68,12 @@ class House(Fake):
 
     def find(self, name_or_id: str) -> Service | None:
         return self.views.get(name_or_id)
+
+    def most(self, owner: str) -> int | None:
+        return self.max_kept if owner == "root" else None
+
+    def services(self) -> list[Service]:
+        return [each for each in self.views.values() if each.status != "removed"]
 
     def look(self, service_id: str) -> None:
         pass
@@ -375,6 +382,53 @@ async def test_what_is_not_old_enough_stays(shown: Service) -> None:
     house = House()
     house.becomes(shown)
     await house.stays()
+    await house.keeper.close()
+
+
+def ended(run_id: str, at: float, **more: Any) -> Service:
+    """A run that ended so many seconds ago, and was read."""
+    return msgspec.structs.replace(view("complete", at=at, read=True, **more), id=run_id)
+
+
+async def test_the_oldest_that_are_too_many_go_early() -> None:
+    """Once they were read, and after the least time that everything stays; what runs or is being stopped is none."""
+    house = House(max_kept=2)
+    for shown in (ended("new", 1), ended("old", 300, ttl=3600.0), ended("older", 400), ended("unread", 500)):
+        house.becomes(msgspec.structs.replace(shown, result=None) if shown.id == "unread" else shown)
+    house.becomes(msgspec.structs.replace(view("running", at=900), id="runs"))
+    await house.stays()
+    await house.until("remove")
+    assert [run_id for run_id, shown in house.views.items() if shown.status == "removed"] == ["older"]
+    house.becomes(ended("unread", 500))
+    await house.until("remove", "remove")
+    assert house.views["unread"].status == "removed"
+    await house.keeper.close()
+
+
+async def test_another_owners_ended_runs_are_none_of_ours() -> None:
+    """They neither count, nor go."""
+    house = House(max_kept=1)
+    house.becomes(ended("mine", 100))
+    for number in range(5):
+        house.becomes(msgspec.structs.replace(ended(f"bobs-{number}", 200), owner="bob"))
+    await asyncio.sleep(keeper.KEPT)
+    await house.stays()
+    await house.keeper.close()
+
+
+async def test_a_limit_that_changes_counts_for_what_has_ended() -> None:
+    """Those that may stay after all do, and those that are too many now go."""
+    house = House(max_kept=1)
+    for number in range(3):
+        house.becomes(ended(f"s{number}", 100 - number))
+    house.max_kept = 3
+    house.keeper.check_kept("root")
+    await asyncio.sleep(keeper.KEPT)
+    await house.stays()
+    house.max_kept = 0
+    house.keeper.check_kept("root")
+    await house.until("remove", "remove", "remove")
+    assert not house.keeper._early
     await house.keeper.close()
 
 

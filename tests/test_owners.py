@@ -149,6 +149,22 @@ async def test_a_retry_is_no_run(ask: Ask, home: Home) -> None:
     assert (await ask("alice", "POST", "/run", IMAGE, {"Idempotency-Key": "l"})).code == 403
 
 
+async def test_runs_a_minute_are_limited(ask: Ask, home: Home) -> None:
+    """429 with when to come back; a retry under a key counts once, and others go on."""
+    home.write(entry("alice", "max_rate = 2") + entry("bob"))
+    await until(lambda: named(home) == {"alice", "bob"})
+    await run(ask, "alice", "k")
+    for _ in range(5):
+        await run(ask, "alice", "k")
+    await run(ask, "alice", "l")
+    refused = await ask("alice", "POST", "/run", IMAGE)
+    assert refused.code == 429
+    assert read(refused)["error"].startswith("max_rate: this token may begin 2 runs a minute")
+    assert 50 <= int(refused.headers["Retry-After"]) <= 60
+    assert (await ask("alice", "POST", "/run", IMAGE, {"Idempotency-Key": "k"})).code == 200
+    assert (await ask("bob", "POST", "/run", IMAGE)).code == 200
+
+
 # --- the stream -------------------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,7 @@ def test_constraints_are_added_to_every_run() -> None:
             {"no_new_privileges": False},
             "allow_relaxed: this token's runs have no_new_privileges; leave the field out",
         ),
+        ({"max_ttl": 60.0}, {"ttl": 61}, "max_ttl: this token's runs stay at most 60 seconds after their end, not 61"),
         ({"max_replicas": 2}, {"replicas": 3}, "max_replicas: this token's runs have at most 2, not 3"),
         ({}, {"networks": ["blue"]}, "networks: this token may not use 'blue'"),
         (
@@ -204,6 +205,26 @@ def test_what_is_beyond_a_limit_is_refused(limits: dict[str, Any], fields: dict[
         allow(run(**fields), grant(**limits))
     assert str(caught.value).startswith(says)
     assert allow(run(**fields)) == run(**fields)
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "default", "stays"),
+    [
+        (None, None, 86400.0, None),
+        (None, 60.0, 86400.0, 60.0),
+        (None, 60.0, None, 60.0),
+        (None, 60.0, 30.0, None),
+        (0, 60.0, 86400.0, 0),
+        (60, 60.0, 86400.0, 60),
+        (100, None, 86400.0, 100),
+    ],
+)
+def test_a_run_stays_no_longer_than_its_token_may(
+    asked: float | None, limit: float | None, default: float | None, stays: float | None
+) -> None:
+    """One that names no ttl gets the default, or the limit where that is less."""
+    request = run() if asked is None else run(ttl=asked)
+    assert policy.allow(request, grant(max_ttl=limit), (), MEMORY, default).ttl == stays
 
 
 everybody = pytest.mark.parametrize("by", [None, grant()], ids=["root", "alice"])

@@ -22,6 +22,9 @@ max_memory = 512
 max_cpus = 1.5
 max_replicas = 3
 max_running = 10
+max_rate = 60
+max_kept = 0
+max_ttl = 3600
 max_pids = 4096
 allow_relaxed = true
 constraints = ["node.labels.team==blue"]
@@ -47,6 +50,9 @@ def test_a_table_is_what_a_token_may_do() -> None:
         max_cpus=1.5,
         max_replicas=3,
         max_running=10,
+        max_rate=60,
+        max_kept=0,
+        max_ttl=3600.0,
         max_pids=4096,
         allow_relaxed=True,
         constraints=("node.labels.team==blue",),
@@ -63,6 +69,7 @@ def test_what_is_not_said_is_not_allowed_or_not_limited() -> None:
     assert (alice.networks, alice.secrets, alice.ports, alice.constraints) == (frozenset(), frozenset(), (), ())
     assert alice.images is None
     assert (alice.max_memory, alice.max_cpus, alice.max_replicas, alice.max_running) == (None, None, None, None)
+    assert (alice.max_rate, alice.max_kept, alice.max_ttl) == (None, None, None)
     assert (alice.max_pids, alice.allow_relaxed) == (None, False)
 
 
@@ -92,6 +99,11 @@ def test_an_empty_file_has_no_tokens() -> None:
         ("max_replicas = 0", "[alice] max_replicas: expected an integer of at least 1"),
         ("max_pids = 0", "[alice] max_pids: expected an integer of at least 1"),
         ("allow_relaxed = 1", "[alice] allow_relaxed: expected a boolean, got an integer"),
+        ("max_rate = 0", "[alice] max_rate: expected an integer of at least 1"),
+        ("max_rate = 0.5", "[alice] max_rate: expected an integer"),
+        ("max_kept = -1", "[alice] max_kept: expected an integer of at least 0"),
+        ("max_ttl = -1", "[alice] max_ttl: expected a number of at least 0"),
+        ('max_ttl = "1h"', "[alice] max_ttl: expected a number"),
         ("max_running = 0", "[alice] max_running: expected an integer of at least 1"),
         ('constraints = "node.role==worker"', "[alice] constraints: expected an array"),
         ('constraints = ["worker"]', "[alice] constraints[0]: expected"),
