@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -34,6 +35,10 @@ from .spec import Defaults
 Json = dict[str, Any]
 
 MAX_LISTED = 10_000
+# What no one sees is answered after a multiple of so many seconds: a service is found in one call to the engine, a
+# container in two, and another's in none.
+HIDDEN_STEP = 0.05
+NOBODYS = "qm-nobodys"
 _PLAUSIBLE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 log = structlog.get_logger(__name__)
@@ -226,6 +231,20 @@ class Dispatch:
         return self._reconciler.nodes()
 
     async def _find(self, name_or_id: str, by: Identity) -> Service:
+        """
+        Raises:
+            NotFound: nobody has it, or another; to who sees only its own neither the words nor the time tell which.
+        """
+        began = time.monotonic()
+        try:
+            return await self._look_for(name_or_id, by)
+        except NotFound:
+            if by.sees is not None:
+                elapsed = time.monotonic() - began
+                await asyncio.sleep(HIDDEN_STEP - elapsed % HIDDEN_STEP)
+            raise
+
+    async def _look_for(self, name_or_id: str, by: Identity) -> Service:
         if not _PLAUSIBLE.fullmatch(name_or_id):
             raise NotFound("no service or container has this id or name")
         there = self._reconciler.find(name_or_id, by.sees)
@@ -235,8 +254,11 @@ class Dispatch:
             stored = await self._journal.record(name_or_id, by.sees)
             if stored is not None:
                 return msgspec.json.decode(stored, type=Service)
-        # It may be too young for the view.
-        found = self._reconciler.find(name_or_id) or await self._reconciler.look_up(name_or_id)
+        found = self._reconciler.find(name_or_id)
+        if found is None:  # it may be too young for the view
+            found = await self._reconciler.look_up(name_or_id)
+        elif by.sees is not None:  # it is another's: the engine is asked as for what nobody has
+            await self._reconciler.look_up(NOBODYS)
         if found is not None and by.sees in (None, found.owner):
             return found
         if found is not None:

@@ -47,6 +47,7 @@ class HttpError(QmasterError):
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     headers: ClassVar[Mapping[str, str]] = {}
+    of_engine = False  # whether it holds words of the engine's, which may name other people's things
 
 
 class BadRequest(HttpError):
@@ -120,6 +121,7 @@ class JournalUnwritable(HttpError):
 
 class EngineRefused(HttpError):
     status = HTTPStatus.BAD_GATEWAY
+    of_engine = True
 
 
 class RegistryRefused(EngineRefused):
@@ -128,6 +130,7 @@ class RegistryRefused(EngineRefused):
 
 class EngineUnavailable(HttpError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
+    of_engine = True
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
 
 

@@ -11,7 +11,9 @@ import msgspec
 from . import attempts, ends, facts, lifecycle
 from .errors import JournalUnwritable
 from .facts import Fact
+from .masking import masked
 from .models import Node, Reserved, Result, Service, Task
+from .tokens import ROOT
 
 Json = Mapping[str, Any]
 
@@ -64,6 +66,11 @@ class Entry:
             return self._raw, self._tasks
         raw, tasks = msgspec.msgpack.decode(self._packed)
         return raw, tasks
+
+
+def _for_owner(view: Service) -> Service:
+    """As its owner may see it: one frame tells all of it."""
+    return view if view.owner in (None, ROOT) else masked(view)
 
 
 class Untold(NamedTuple):
@@ -146,7 +153,8 @@ class View:
             return
         before = entry.shown if entry else None
         shown = attempts.of_container(lifecycle.container(raw, ending, before), raw, before)
-        shown = ends.keep(shown, before, ends.container_begun_again(shown, raw["State"].get("StartedAt"), before))
+        again = ends.container_begun_again(shown, raw["State"].get("StartedAt"), before)
+        shown = _for_owner(ends.keep(shown, before, again))
         if entry is None:
             entry = self.entries[shown.id] = Entry(shown)
         entry.seen, entry.shown = seen, shown
@@ -325,7 +333,7 @@ class View:
         if lifecycle.END not in (raw["Spec"].get("Labels") or {}):  # what is being ended is tried no more
             shown = attempts.of_service(shown, tasks.values(), before)
         again = ends.tasks_begun_again(shown, before, entry.tasks.keys() if entry else ())
-        return ends.keep(shown, before, again)
+        return _for_owner(ends.keep(shown, before, again))
 
     def _tell_service(self, view: Service) -> None:
         if view.status == "removed":

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,3 +173,37 @@ def test_a_token_that_is_taken_away_is_gone_within_a_second(two: Two, engine: En
     assert audit[1:] == [("run", "alice", nap["id"]), ("stop", "root", nap["id"])]
     assert {line["by"] for line in lines if line["event"] == "refused"} == {"alice", None}
     assert not re.search("Traceback", logged)
+
+
+def test_who_has_a_port_is_not_told_to_others(two: Two) -> None:
+    """The engine's words name the service, or its id: the root token sees them, another only that the port is taken."""
+    two.write(two._bobs + 'ports = ["31000-31999"]\n')
+    port = "31234:80"
+    fields = {"image": IMAGE, "command": "nap 300", "ports": [port]}
+    victim = two.server.call("POST", "/run", json={**fields, "name": "victim"})
+    assert victim.status == 200, victim.text
+    eventually(lambda: two.run("bob", ports=["1:1"]).status == 403, 10, "the file is read")
+    refused = two.run("bob", name="other", ports=[port])
+    assert refused.status >= 400
+    assert "31234" in refused.text
+    for name in ("victim", victim["id"], victim["id"][:12]):
+        assert name not in refused.text
+    roots = two.server.call("POST", "/run", json=fields)
+    assert roots.status >= 400
+    assert "victim" in roots.text
+
+
+def test_the_time_of_an_answer_does_not_tell_whether_another_has_it(two: Two) -> None:
+    """An id of another's, a name of another's and what nobody has: medians that are near each other."""
+    alices = two.run("alice", name="alices")
+    assert alices.status == 200, alices.text
+    foreign = two.server.call("POST", "/run", json={"image": IMAGE, "command": "nap 300", "type": "container"})
+    asked = [alices["id"], "alices", foreign["id"], "nobodys", "0" * 25, "0" * 64]
+    times: dict[str, list[float]] = {name: [] for name in asked}
+    for _ in range(15):
+        for name in asked:
+            began = time.monotonic()
+            assert two.call("bob", "GET", f"/status/{name}").status == 404
+            times[name].append(time.monotonic() - began)
+    medians = sorted(statistics.median(each) for each in times.values())
+    assert medians[-1] < 1.3 * medians[0], times

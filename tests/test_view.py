@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from fakes import CONTAINER_ID, container, node, service, task
 
@@ -219,3 +220,17 @@ def test_what_the_journal_has_and_what_was_read_is_told() -> None:
     again = View()
     again.restore(shown, "digest")
     assert again.dirty == {"s1"}
+
+
+@pytest.mark.parametrize(("owner", "told"), [("alice", False), ("root", True), (None, True)])
+def test_the_engines_words_name_nobody_elses_things(owner: str | None, told: bool) -> None:
+    """In the error of a run and of its tasks; what only the root token sees has all of them."""
+    labels = {"io.qmaster.owner": owner} if owner else {}
+    said = f'port is in use by service "victim" ({"9f" * 32})'
+    view = View()
+    view.list_service(versioned(service(Labels=labels)), [task("rejected", err=said)], 1.0)
+    box = container(labels=labels, ours=False, state={"Status": "exited", "ExitCode": 1, "Error": said})
+    view.list_container(box, None, 1.0)
+    for name in ("s1", CONTAINER_ID):
+        shown = msgspec.json.encode(view.entries[name].shown).decode()
+        assert ("victim" in shown, "9f9f" in shown, "port is in use by" in shown) == (told, told, True)

@@ -180,6 +180,12 @@ class _Refusal(msgspec.Struct):
 
 
 def _of_status(status: int, said: str, path: str) -> HttpError:
+    error = _meant(status, said, path)
+    error.of_engine = True
+    return error
+
+
+def _meant(status: int, said: str, path: str) -> HttpError:
     trouble = _of_swarm(said) if status in SWARM_TROUBLE and _asks_the_swarm(path) else None
     if trouble is not None:
         return trouble

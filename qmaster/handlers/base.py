@@ -17,7 +17,7 @@ from tornado import web
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, format_timestamp
 
-from .. import models, policy, strict
+from .. import masking, models, policy, strict
 from ..auth import Authenticator, Identity
 from ..errors import (
     BadRequest,
@@ -85,6 +85,8 @@ class BaseHandler(web.RequestHandler):
         self.by: str | None = None  # whose token it is, once that is known
         self.failure: str | None = None  # why it was refused, or failed
         self._tokens: list[str] = []  # that it came with, right or wrong
+        self._sent: dict[str, Any] = {}  # its body, once that is known
+        self._sees_all = False  # whether its token is root's
 
     initialize: Callable[..., None] = _set_up
 
@@ -148,8 +150,17 @@ class BaseHandler(web.RequestHandler):
         if len(headers) > 1:
             raise BadRequest("the header Authorization is there twice")
         header, token = headers[0] if headers else None, document.pop("token", None)
+        self._sent = document
         self._tokens = [(header or "").partition(" ")[2].strip(), str(token or "")]
         return self._admit(header, token, needs)
+
+    def words_of(self, error: HttpError) -> str:
+        """What the caller is told. The engine names what it meets: only the root token sees everyone's things."""
+        cause = error.__cause__
+        of_engine = error.of_engine or (isinstance(cause, HttpError) and cause.of_engine)
+        if self._sees_all or not of_engine:
+            return str(error)
+        return masking.mask(str(error), [self._sent, unquote(self.request.path)])
 
     def without_token(self, text: str) -> str:
         """For the log: also where a caller put its token into a name or a path; the redaction knows not every token."""
@@ -168,7 +179,7 @@ class BaseHandler(web.RequestHandler):
 
     def _admit(self, header: str | None, body_token: object, needs: Needs) -> Identity:
         identity = self._auth.identify(header, body_token, self.request.remote_ip or "")
-        self.by = identity.name
+        self.by, self._sees_all = identity.name, identity.grant is None
         return _entitled(identity, needs)
 
     def parameters(self, *known: str) -> dict[str, list[str]]:
@@ -209,10 +220,10 @@ class BaseHandler(web.RequestHandler):
         """The one place where an error becomes an answer."""
         _, error, _ = kwargs.get("exc_info", (None, None, None))
         if isinstance(error, HttpError):
-            status, detail, headers = int(error.status), str(error), error.headers
+            status, detail, headers = int(error.status), self.words_of(error), error.headers
         else:
             status, detail, headers = status_code, _default_detail(status_code), {}
-        self.failure = self.without_token(detail)
+        self.failure = self.without_token(str(error) if isinstance(error, HttpError) else detail)
         self.set_status(status)
         for name, value in headers.items():
             self.set_header(name, value)

@@ -143,7 +143,7 @@ class LogsHandler(BaseHandler):
         except HttpError as error:
             if not self._headers_written:
                 raise
-            await self._break_off(writer, f"the log is cut off here: {error}")
+            await self._break_off(writer, f"the log is cut off here: {self.words_of(error)}")
         finally:
             self._logs.open.discard(self)
 
