@@ -287,7 +287,7 @@ def journal(server: Server) -> sqlite3.Connection:
 
 def oldest_fact(server: Server) -> int:
     with journal(server) as connection:
-        return int(connection.execute("SELECT min(seq) FROM facts").fetchone()[0])
+        return int(connection.execute("SELECT max(seq) + 1 FROM pruned").fetchone()[0])
 
 
 def last_fact(server: Server) -> int:
@@ -298,14 +298,14 @@ def last_fact(server: Server) -> int:
 def put_facts(server: Server, numbers: range) -> str:
     """Write copies of a fact that the journal has, and return its epoch; the server is stopped."""
     with journal(server) as connection:
-        kind, event = connection.execute("SELECT type, event FROM facts WHERE type LIKE '%service%'").fetchone()
+        kind, event, subject = connection.execute(
+            "SELECT type, event, subject FROM facts WHERE type LIKE '%service%'"
+        ).fetchone()
         epoch = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
         document = json.loads(event)
-        rows = [
-            (number, time.time(), kind, json.dumps({**document, "id": f"{epoch}:{number}"}).encode())
-            for number in numbers
-        ]
-        connection.executemany("INSERT INTO facts VALUES (?, ?, ?, ?)", rows)
+        events = [(number, json.dumps({**document, "id": f"{epoch}:{number}"}).encode()) for number in numbers]
+        rows = [(number, time.time(), "root", subject, len(event), kind, event) for number, event in events]
+        connection.executemany("INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         return str(epoch)
 
 
@@ -590,8 +590,8 @@ def put_services(server: Server, count: int) -> None:
         row = connection.execute("SELECT view FROM records WHERE kind = 'service' AND NOT removed").fetchone()
         view = json.loads(row[0])
         views = [{**view, "id": f"copy-{i}", "name": f"copy-{i}"} for i in range(count)]
-        rows = [(v["id"], "service", v["name"], 0, time.time(), json.dumps(v).encode()) for v in views]
-        connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, '')", rows)
+        rows = [(v["id"], v["name"], time.time(), json.dumps(v).encode()) for v in views]
+        connection.executemany("INSERT INTO records VALUES (?, 'service', ?, 0, ?, ?, '', 'root', 0)", rows)
 
 
 # --- heartbeats: last, as the witness has heard some by now -----------------------------------------------------------
