@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,14 +14,18 @@ from typing import IO, Any
 
 import click
 
-from . import __version__, config
+from . import __version__, config, standard
 from .errors import ConfigError
 
 USAGE_ERROR = 2
-COMMANDS = ("run", "stop", "status", "logs", "events", "nodes", "token", "healthcheck")
+UNWRITABLE = (errno.ENOSPC, errno.EBADF, errno.EIO)  # what a print may fail with, beside EPIPE, which is click's
+COMMANDS = ("run", "stop", "status", "logs", "events", "nodes", "token", "healthcheck", "help")
+OF_ALL = ("--url", "--token-file")  # options of the commands that may stand in front of the command; with a value
+JSON = "--json"  # and this one, without
 # A command needs no server and no engine's SDK, whose imports take a second: each imports what it needs as it begins.
 CLIENT, TOKENS, SERVER, LOG = "qmaster.client.commands", "qmaster.newtoken", "qmaster.server", "qmaster.log"
 HEALTHCHECK = "qmaster.healthcheck"
+_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 
 class _Wrong(click.UsageError):
@@ -31,7 +37,7 @@ class _Wrong(click.UsageError):
 
     def show(self, file: IO[Any] | None = None) -> None:
         where = self.ctx.command_path if self.ctx else "qmaster"
-        click.echo(f"qmaster: {self.message} ({where} --help)", file=file, err=True)
+        click.echo(f"qmaster: {_shown(self.message)} ({where} --help)", file=file, err=True)
 
 
 def _words(error: click.UsageError) -> str:
@@ -44,8 +50,20 @@ def _words(error: click.UsageError) -> str:
     return f"no such option: {error.option_name}{near}"
 
 
+def _shown(text: str) -> str:
+    r"""What came as bytes that are not UTF-8 as ``\xff``, where Python's ``repr`` of it says ``\udcff``."""
+    return _BYTE.sub(r"\\x\1", text.encode("utf-8", "backslashreplace").decode())
+
+
 class _Commands(click.Group):
     """The commands in the order of ``COMMANDS``."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        standard.open_missing()
+        return super().main(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _options_behind(args))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _on_one_line():
@@ -65,12 +83,30 @@ class _Commands(click.Group):
         return super().get_command(ctx, cmd_name) or importlib.import_module(room).COMMANDS[cmd_name]
 
 
+def _options_behind(args: list[str]) -> list[str]:
+    """The same, with options of all commands behind the command, where they stand in front of it."""
+    at = 0
+    while at < len(args) and args[at].partition("=")[0] in (*OF_ALL, JSON):
+        at += 2 if args[at] in OF_ALL else 1
+    if at == 0:
+        return args
+    if at >= len(args) or args[at].startswith("-"):
+        raise click.UsageError(f"{args[0].partition('=')[0]} is an option of the commands: name one behind it")
+    return [args[at], *args[:at], *args[at + 1 :]]
+
+
 @contextmanager
 def _on_one_line() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
         raise _Wrong(error) from None
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:
+            raise
+        click.echo(f"qmaster: the output cannot be written: {error.strerror}", err=True)
+        standard.write_no_more()
+        sys.exit(1)
 
 
 def _with_options(*options: config.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -125,3 +161,18 @@ def _leave() -> None:
 def check_health(**flags: Any) -> None:
     """Ask the server on this machine whether it is alive: the exit code is 0 or 1. Its options are the server's."""
     sys.exit(importlib.import_module(HEALTHCHECK).check(flags))
+
+
+@main.command("help", short_help="Show the help of a command.")
+@click.argument("command", required=False)
+@click.pass_context
+def show_help(context: click.Context, command: str | None) -> None:
+    """Show the help of COMMAND, or of qmaster."""
+    parent = context.parent or context
+    asked = parent
+    if command is not None:
+        found = main.get_command(parent, command)
+        if found is None:
+            raise click.UsageError(f"no such command {command!r}", parent)
+        asked = click.Context(found, info_name=command, parent=parent)
+    click.echo(asked.get_help())

@@ -212,6 +212,14 @@ WRONG_USES = [
     ),
     (["token", "root"], 2, "a name has up to 63"),
     (["--port", "1", "status"], 2, "--port is for serving"),
+    (["--url", "http://x"], 2, "--url is an option of the commands"),
+    (["--json", "--port", "1", "status"], 2, "--json is an option of the commands"),
+    (["help", "nonsense"], 2, "no such command 'nonsense'"),
+    (["\udcff"], 2, r"no such command '\xff'"),
+    (["status", "a\udcff"], 2, r"'[ID]': 'a\xff' is not UTF-8"),
+    (["run", "busybox", "a\udcff"], 125, r"'a\xff' is not UTF-8"),
+    (["run", "--label", "a=\udcff", "busybox"], 125, r"'--label' / '-l': 'a=\xff' is not UTF-8"),
+    (["events", "--service", "\udcff"], 2, r"'--service': '\xff' is not UTF-8"),
 ]
 
 
@@ -235,6 +243,64 @@ def test_the_list_of_commands_is_not_cut_off() -> None:
         command = cli.main.get_command(context, name)
         assert command is not None
         assert not command.get_short_help_str(60).endswith("...")
+
+
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
+
+
+def closed(folder: Path, which: str, *args: str, **more: str) -> subprocess.Popen[bytes]:
+    """A process that is started without some of its standard descriptors."""
+    script = ["sh", "-c", f'exec "$@" {which}', "sh", sys.executable, "-m", "qmaster", *args]
+    return subprocess.Popen(script, env=environ(folder, TOKEN=TOKEN, **more), cwd=folder)
+
+
+@pytest.mark.parametrize("which", CLOSED)
+def test_it_serves_without_standard_descriptors(which: str, tmp_path: Path) -> None:
+    """And ends as it should: no connection or file takes their numbers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with closed(tmp_path, which, PORT=str(port)) as process:
+        try:
+
+            def lives() -> bool:
+                try:
+                    return Server(process, tmp_path / "none", port).ask("GET", "/livez")[0] == 200
+                except OSError:
+                    return False
+
+            eventually(lives)
+            for number in (0, 1, 2):
+                target = os.readlink(f"/proc/{process.pid}/fd/{number}")
+                assert "socket" not in target
+                assert "journal" not in target
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WITHIN) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("which", CLOSED)
+@pytest.mark.parametrize(("args", "code"), [(["--help"], 0), (["token", "bob"], 0), (["status"], 1), (["nonsense"], 2)])
+def test_a_command_works_without_standard_descriptors(args: list[str], code: int, which: str, tmp_path: Path) -> None:
+    """What nobody can read goes nowhere; the exit code stays."""
+    with closed(tmp_path, which, *args, QMASTER_URL="http://127.0.0.1:1") as process:
+        assert process.wait(WITHIN) == code
+
+
+def test_help_is_a_command_too(tmp_path: Path) -> None:
+    """Of all, and of one."""
+    assert qmaster(tmp_path, "help").stdout == qmaster(tmp_path, "--help").stdout
+    assert qmaster(tmp_path, "help", "run").stdout == qmaster(tmp_path, "run", "--help").stdout
+
+
+@pytest.mark.parametrize("args", [["--help"], ["status", "--help"], ["help"], ["token", "bob"]])
+def test_output_that_cannot_be_written_is_one_line(args: list[str], tmp_path: Path) -> None:
+    """As on a full disk."""
+    command = [sys.executable, "-m", "qmaster", *args]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, env=environ(tmp_path), stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == b"qmaster: the output cannot be written: No space left on device"
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -48,9 +49,10 @@ def qmaster(fake: FakeServer, *args: str, stdin: str = "", **more: str) -> subpr
     return subprocess.CompletedProcess(args, done.exit_code, done.stdout_bytes, done.stderr_bytes)
 
 
-def process(fake: FakeServer, *args: str) -> subprocess.CompletedProcess[bytes]:
+def process(fake: FakeServer, *args: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[bytes]:
     """Run it to its end, as a process of its own."""
-    return subprocess.run([*COMMAND, *args], env=environ(fake), capture_output=True, timeout=WITHIN, check=False)
+    command = [*COMMAND, *args]
+    return subprocess.run(command, env=environ(fake), stdin=stdin, capture_output=True, timeout=WITHIN, check=False)
 
 
 class Begun:
@@ -245,6 +247,54 @@ def test_credentials_come_from_a_file_or_from_standard_input(fake: FakeServer, t
 def test_an_option_that_cannot_be_is_one_line(args: list[str], says: str, fake: FakeServer) -> None:
     """Exit code 125, and nothing is asked for."""
     check_one_line(qmaster(fake, "run", *args, "busybox"), 125, says)
+    assert fake.asked == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "file", "socket"])
+def test_standard_input_that_nobody_reads_is_refused(kind: str, fake: FakeServer, tmp_path: Path) -> None:
+    """Before anything is asked for; it says what to do."""
+    (tmp_path / "file").write_bytes(b"x\n")
+    if kind == "file":
+        reader = os.open(tmp_path / "file", os.O_RDONLY)
+    elif kind == "pipe":
+        reader, writer = os.pipe()
+        os.write(writer, b"x")
+        os.close(writer)
+    else:
+        ours, its = socket.socketpair()
+        ours.send(b"x")
+        ours.close()
+        reader = its.detach()
+    check_one_line(process(fake, "run", "-d", "busybox", stdin=reader), 125, "standard input has data", "</dev/null")
+    os.close(reader)
+    assert fake.asked == []
+
+
+def test_standard_input_without_data_is_no_error(fake: FakeServer, tmp_path: Path) -> None:
+    """As cron, CI and ssh give it: nothing, an empty file or pipe, one that is kept open, or none at all."""
+    ended, writer = os.pipe()
+    os.close(writer)
+    kept, writer = os.pipe()
+    (tmp_path / "empty").touch()
+    empty = os.open(tmp_path / "empty", os.O_RDONLY)
+    for stdin in (subprocess.DEVNULL, ended, kept, empty):
+        assert process(fake, "run", "-d", "busybox", stdin=stdin).returncode == 0
+    for descriptor in (ended, kept, empty, writer):
+        os.close(descriptor)
+
+
+def test_options_of_all_commands_may_stand_in_front(fake: FakeServer, tmp_path: Path) -> None:
+    """`--url`, `--token-file` and `--json`; they count more than the environment."""
+    (tmp_path / "token").write_text(TOKEN)
+    options = ["--url", fake.url, "--json", f"--token-file={tmp_path / 'token'}"]
+    done = qmaster(fake, *options, "nodes", QMASTER_URL="http://[::1]:1", TOKEN="wrong")
+    assert (done.returncode, json.loads(done.stdout)["success"]) == (0, True)
+
+
+def test_a_value_of_the_environment_that_is_not_utf8_is_one_line(fake: FakeServer) -> None:
+    """It names the variable."""
+    check_one_line(qmaster(fake, "run", "-e", "MINE", "busybox", MINE="a\udcff"), 125, "the value of MINE is not UTF-8")
+    check_one_line(qmaster(fake, "run", "busybox", QMASTER_AUTH="a\udcff"), 125, "QMASTER_AUTH: it is not UTF-8")
     assert fake.asked == []
 
 

@@ -51,6 +51,7 @@ FLOORS: dict[float, set[str]] = {
         "metrics",
         "reference",
         "credentials",
+        "standard",
         "strict",
         "target",
         "threads",

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import click
 
+from .. import standard
 from ..config import given_token
 from ..errors import ConfigError
 from . import events as event_stream
@@ -25,12 +26,19 @@ from .api import Api, Json
 from .failures import ClientError, Lost
 from .patience import Patience
 from .run import OUTPUT_CLOSED, OWN_FAILURE, SIGNALLED, Run
-from .screen import OUT, Screen
+from .screen import Screen
 from .signals import Signals
+from .stdin import has_data
 
 URL = "http://localhost:9090"
 FAILED, WRONG_USE = 1, 2
+FILE = "FILE"
 INTERRUPTED = SIGNALLED + signal.SIGINT
+
+UNREAD = (
+    "standard input has data, and it is not passed on to the job: give it in COMMAND or --env, or write </dev/null "
+    "where it is meant for something else"
+)
 
 Command = Callable[..., Coroutine[Any, Any, int]]
 
@@ -48,7 +56,20 @@ class Connection:
         self.screen = screen_
 
 
-class _Run(click.Command):
+class _Command(click.Command):
+    """A command whose arguments go into JSON, so that they are UTF-8; the name of a file may be anything."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        context = super().make_context(*args, **kwargs)
+        for parameter in self.params:
+            value = context.params.get(parameter.name or "")
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and parameter.metavar != FILE and not request.is_utf8(text):
+                    raise click.BadParameter(f"{text!r} is not UTF-8", context, parameter)
+        return context
+
+
+class _Run(_Command):
     """A job may end with any small exit code, so that a wrong use of the command ends with another."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -73,13 +94,13 @@ def _command(name: str, failure: tuple[int, int] = (FAILED, WRONG_USE), **settin
 
         common = (
             click.option("--url", envvar="QMASTER_URL", default=URL, help=f"The server [QMASTER_URL, default: {URL}]."),
-            click.option("--token-file", metavar="FILE", help="A file that holds the token [TOKEN_FILE, or TOKEN]."),
+            click.option("--token-file", metavar=FILE, help="A file that holds the token [TOKEN_FILE, or TOKEN]."),
             click.option("--json", "as_json", is_flag=True, help="Answer as JSON."),
         )
         wrapped: Any = call
         for option in reversed(common):
             wrapped = option(wrapped)
-        decorator: Any = click.command(name, **settings)
+        decorator: Any = click.command(name, **{"cls": _Command, **settings})
         return decorator(wrapped)
 
     return decorate
@@ -109,8 +130,12 @@ def _run(
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), OUT)  # or the interpreter's last flush fails too
+        standard.write_no_more()
         return OUTPUT_CLOSED
+    except OSError as error:  # of a print: all others are caught where they are
+        view.say(f"the output cannot be written: {error.strerror}")
+        standard.write_no_more()
+        return failure[0]
 
 
 def _print(text: str) -> None:
@@ -181,7 +206,7 @@ def _with_fields(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("command", nargs=-1)
 @_with_fields
 @click.option(
-    "--auth-file", metavar="FILE", help="The registry's credentials, as JSON or base64; - reads them [QMASTER_AUTH]."
+    "--auth-file", metavar=FILE, help="The registry's credentials, as JSON or base64; - reads them [QMASTER_AUTH]."
 )
 @click.option("--idempotency-key", metavar="KEY", help="The same key is the same run, however often it is asked for.")
 @click.option("--detach", "-d", is_flag=True, help="Print the id, and do not wait.")
@@ -193,6 +218,8 @@ async def run(
     Ctrl-C stops it, and a second one does not wait for its end. The exit code is 124 after --timeout, 125 where the job
     has none, and 130 after Ctrl-C. With --json the output is in the document that comes at the end.
     """
+    if fields["auth_file"] != "-" and has_data():
+        raise ConfigError(UNREAD)
     body = request.body(image, command, fields, os.environ)
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
     signals = Signals()
@@ -256,6 +283,7 @@ async def status(
     answer = (await to.api.ask("GET", "/status", query=query)).document
     if quiet:
         sys.stdout.writelines(one["id"] + "\n" for one in answer["services"])
+        sys.stdout.flush()
     elif to.as_json:
         _print_json(answer)
     else:

@@ -42,7 +42,14 @@ def variables(given: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
         if not equals and name not in environ:
             raise ConfigError(f"--env: {name} is not set here; say {name}=value")
         found[name] = value if equals else environ[name]
+        if not is_utf8(found[name]):
+            raise ConfigError(f"--env: the value of {name} is not UTF-8")
     return found
+
+
+def is_utf8(text: str) -> bool:
+    """Whether it came as UTF-8; of other bytes Python makes surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def credentials(file: str | None, environ: Mapping[str, str]) -> str | None:
@@ -57,6 +64,8 @@ def credentials(file: str | None, environ: Mapping[str, str]) -> str | None:
         if not text.strip():
             raise ConfigError("--auth-file: it is empty")
     text = text.strip()
+    if not is_utf8(text):
+        raise ConfigError(f"{'QMASTER_AUTH' if file is None else '--auth-file'}: it is not UTF-8")
     return base64.b64encode(text.encode()).decode() if text.startswith("{") else text or None
 
 
