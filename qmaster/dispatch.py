@@ -23,6 +23,7 @@ from .errors import (
     JournalUnwritable,
     NotFound,
     RegistryRefused,
+    TooManyCalls,
 )
 from .journal import Intent
 from .keys import Key, Started
@@ -383,7 +384,7 @@ class Dispatch:
 
 def _may_come_true(error: HttpError) -> bool:
     """Whether the engine may have done, or do yet, what it gave no good answer to; or did what could not be kept."""
-    known = (EngineUnavailable, EngineRefused, JournalUnwritable)
+    known = (EngineUnavailable, EngineRefused, JournalUnwritable, TooManyCalls)  # that may be of a later call
     return isinstance(error, known) and not isinstance(error, RegistryRefused)
 
 

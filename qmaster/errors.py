@@ -15,6 +15,7 @@
         ├── TooManyHeld       429  connections that stay open
         ├── TooManyReaders    429
         ├── TooManyRuns       429  of one token, in a minute
+        ├── TooManyCalls      429  of one token, at once: nothing was sent
         ├── TooManyWrongTokens 429  from one address
         ├── JournalUnwritable 507  what would be promised could not be kept
         ├── EngineRefused     502  Docker answered, and said no
@@ -108,6 +109,13 @@ class TooManyRuns(HttpError):
     def __init__(self, detail: str, seconds: int) -> None:
         super().__init__(detail)
         self.headers = {"Retry-After": str(seconds)}  # type: ignore[misc]  # of this one: of the others it never differs
+
+
+class TooManyCalls(HttpError):
+    """It waited in a queue of our own: that is no news of the engine, or of a registry."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
 
 class TooManyWrongTokens(HttpError):

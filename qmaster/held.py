@@ -18,7 +18,7 @@ Kind = Literal["socket", "wait", "log", "newcomer"]
 MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64, "newcomer": 256}
 SHARE = 4  # one token has one part in so many; of newcomers, one address (of IPv6 a /64)
 SPARE = 256  # connections that are never held: for short calls
-RESERVED = 256  # descriptors for the rest: 64 for logs that are read, 40 for the engine, the journal's few
+RESERVED = 256  # descriptors for the rest: 64 for logs that are read, 70 for the engine, the journal's few
 WANTED = sum(MOST.values()) + SPARE + RESERVED
 
 

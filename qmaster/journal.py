@@ -17,6 +17,7 @@ import structlog
 
 from . import retention
 from .errors import ConfigError, JournalUnwritable
+from .limiter import FairLimiter, acting_for
 from .metrics import JournalSize
 from .store import FILE, NO_EPOCH, Intent, NewFact, Position, Record, Store, StoredFact
 from .threads import Threads
@@ -50,6 +51,7 @@ class Journal:
         self._written = 0  # bytes since something was pruned last
         self._writer = Threads(1, "journal-writer")
         self._reader = Threads(1, "journal-reader")
+        self._writes, self._reads = FairLimiter(1, spare=1), FairLimiter(1, spare=1)
         self.position = Position(NO_EPOCH, 1, 0)
         self._deleted: dict[str, int] = {}  # the newest sequence that was pruned, by owner
         self.leftovers: list[Intent] = []  # of earlier processes: nobody was told what came of them
@@ -193,7 +195,8 @@ class Journal:
 
     async def _append(self, facts: Sequence[NewFact], records: Sequence[Record], settled: Sequence[str]) -> None:
         first = self.position.last + 1
-        await self._write(lambda: self._file.append(first, facts, records, settled))
+        with acting_for(None):  # it tells what all have done, and everybody waits for it
+            await self._write(lambda: self._file.append(first, facts, records, settled))
         self.position = self.position._replace(last=first + len(facts) - 1)
         self._grown(sum(len(one.event) for one in facts) + sum(len(one.view) for one in records))
         if first // PRUNE_EVERY != (first + len(facts)) // PRUNE_EVERY:
@@ -230,7 +233,8 @@ class Journal:
     async def _write(self, work: Callable[[], None]) -> None:
         await self.ensure()
         try:
-            await self._writer.do(work)
+            async with self._writes.slot():
+                await self._writer.do(work)
         except (sqlite3.Error, OSError) as error:
             self._note(error)
             raise JournalUnwritable(f"the journal cannot be written: {error}") from error
@@ -239,7 +243,8 @@ class Journal:
     async def _read(self, work: Callable[[], T]) -> T:
         await self.ensure()
         try:
-            return await self._reader.do(work)
+            async with self._reads.slot():
+                return await self._reader.do(work)
         except (sqlite3.Error, OSError) as error:
             raise JournalUnwritable(f"the journal cannot be read: {error}") from error
 

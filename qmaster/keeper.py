@@ -17,6 +17,7 @@ import structlog
 
 from .errors import HttpError, JournalUnwritable
 from .lifecycle import END, ENDED_WITHIN, LONG_AGO, STOPPED, TIMED_OUT, has_ended, nothing_runs, parse_time
+from .limiter import act_for
 from .models import Service, Task
 
 Json = dict[str, Any]
@@ -324,6 +325,8 @@ class Keeper:
             self.notice(view)
 
     async def _until_done(self, run_id: str, work: Work) -> None:
+        view = self._reconciler.find(run_id)
+        act_for(view.owner if view else None)
         while True:
             try:
                 await work(run_id)

@@ -77,7 +77,7 @@ class Metrics:
         self._calls = _Timed(
             Histogram(
                 "qmaster_engine_call_duration_seconds",
-                "Calls to the engine, with their wait for a thread or a connection.",
+                "Calls to the engine, with their wait for a turn.",
                 ["kind", "outcome"],
                 buckets=CALL,
                 registry=registry,

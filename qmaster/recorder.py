@@ -10,8 +10,9 @@ from typing import Literal, Protocol
 import structlog
 
 from . import results
-from .errors import EngineAway, HttpError, JournalUnwritable, NotFound
+from .errors import EngineAway, HttpError, JournalUnwritable, NotFound, TooManyCalls
 from .lifecycle import LONG_AGO, TERMINAL, has_ended, parse_time
+from .limiter import act_for
 from .models import Result, Service, Task
 from .results import Outcome, Output, TaskOutput
 
@@ -89,6 +90,7 @@ class Recorder:
             log.error("record_failed", run=run_id, exc_info=done.exception())
 
     async def _until_recorded(self, view: Service) -> None:
+        act_for(view.owner)
         outcome = await self._read(view)
         while True:
             try:
@@ -121,15 +123,16 @@ class Recorder:
 
     async def _read_until(self, kind: Literal["task", "container"], target_id: str, limit: int) -> Output:
         """Its output, as far as it can be had: what is gone has none, and a node that is out of reach is given up."""
-        until = time.monotonic() + GIVE_UP_AFTER
+        until = None  # its wait for a turn does not count
         while True:
             try:
                 return await self._logs.capture(kind, target_id, limit)
             except NotFound:
                 return Output([], truncated=True)
-            except EngineAway:  # it is there when the engine comes back
+            except (EngineAway, TooManyCalls):  # it is there when the engine comes back, or its owner's others are done
                 pass
             except HttpError as error:
+                until = until or time.monotonic() + GIVE_UP_AFTER
                 if time.monotonic() > until:
                     log.warning("output_not_read", what=target_id, reason=str(error))
                     return Output([], truncated=True)

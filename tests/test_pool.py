@@ -17,7 +17,6 @@ from fakes import AUTH, DIGEST, until
 from qmaster.credentials import Credentials
 from qmaster.engine import failures
 from qmaster.engine import health as health_room
-from qmaster.engine import pool as pool_room
 from qmaster.engine.calls import Calls
 from qmaster.engine.core import Engine
 from qmaster.engine.endpoint import Endpoint
@@ -36,7 +35,9 @@ from qmaster.errors import (
     NotAManager,
     NotFound,
     RegistryRefused,
+    TooManyCalls,
 )
+from qmaster.limiter import act_for, acting_for
 
 BROKEN = requests.exceptions.ConnectionError("Connection aborted.", ConnectionResetError(104, "reset"))
 REFUSED = requests.exceptions.ConnectionError("Connection aborted.", ConnectionRefusedError(111, "refused"))
@@ -211,7 +212,7 @@ async def test_what_is_given_up_is_told_at_once_and_its_outcome_is_open() -> Non
     for each in (flying, waiting):
         with pytest.raises(EngineAway, match="stopping") as told:
             await asyncio.wait_for(each, 1)
-        assert outcome_open(told.value)
+        assert outcome_open(told.value) is (each is flying)
     with pytest.raises(EngineAway, match="stopping") as told:
         await calls.call(ping, 25.0)
     assert not outcome_open(told.value)
@@ -258,17 +259,34 @@ async def test_its_threads_are_begun_as_they_are_needed_and_end_with_it() -> Non
 
 @pytest.mark.gen_test
 async def test_too_many_calls_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The queue is bounded; what is done makes room again."""
-    monkeypatch.setattr(pool_room, "MAX_QUEUED", 2)
-    go = threading.Event()
-    calls = pool(FakeClient("pong"))
+    """The queue of an owner is bounded; what is done makes room again. It is no news of the engine."""
+    monkeypatch.setattr("qmaster.limiter.MAX_QUEUED", 1)
+    act_for("alice")
+    go, told = threading.Event(), Mock()
+    calls = pool(FakeClient("pong"), failed=told)
     waiting = [asyncio.ensure_future(calls.call(lambda client: go.wait(4), 3.0)) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(EngineAway, match="too many"):
+    with pytest.raises(TooManyCalls, match="this token"):
         await calls.call(ping, 3.0)
     go.set()
     await asyncio.gather(*waiting)
     assert await calls.call(ping, 3.0) == "pong"
+    told.assert_not_called()
+
+
+@pytest.mark.gen_test
+async def test_a_slot_is_taken_until_its_thread_has_ended() -> None:
+    """Whoever has left: else the next call would wait for a thread, in the time that the engine has."""
+    act_for("alice")
+    go = threading.Event()
+    calls = pool(FakeClient("pong"))
+    with pytest.raises(EngineTimeout):
+        await calls.call(lambda client: go.wait(4), -0.95)
+    following = asyncio.ensure_future(calls.call(ping, -0.5))
+    await asyncio.sleep(0.8)  # longer than the call may take
+    assert not following.done()
+    go.set()
+    assert await following == "pong"
 
 
 @pytest.mark.gen_test
@@ -377,7 +395,7 @@ POSTED = ("/services/create", {"Name": "one"}, {"X-Registry-Auth": "x"})
 
 
 def posting(lines: FakeLines, **more: Any) -> Pool:
-    return pool(FakeClient("by a thread"), lines=lines, **more)
+    return pool(FakeClient("by a thread"), threads=2, lines=lines, **more)
 
 
 def sent(calls: Pool, within: float = 3.0) -> "asyncio.Future[Any]":
@@ -487,16 +505,14 @@ async def test_each_post_that_is_sent_is_counted(answer: object, outcome: str, s
 
 
 @pytest.mark.gen_test
-async def test_a_post_whose_caller_leaves_is_counted_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are bounds for how many there may be."""
-    monkeypatch.setattr(pool_room, "MAX_QUEUED", 1)
+async def test_a_post_whose_caller_leaves_is_counted_and_makes_room() -> None:
+    """Its connection is closed, so that its slot is free at once."""
+    act_for("alice")  # who has one of the two
     counted: list[str] = []
     lines = FakeLines(SILENCE)
     calls = posting(lines, count=lambda kind, outcome, seconds: counted.append(outcome))
     flying = sent(calls)
     await until(lambda: lines.sent)
-    with pytest.raises(EngineUnreached, match="too many"):
-        await sent(calls)
     flying.cancel()
     await asyncio.wait([flying])
     assert counted == ["cancelled"]
@@ -907,6 +923,44 @@ async def test_callers_at_once_share_one_question() -> None:
     answers = await asyncio.gather(*(kept.pin("busybox", None) for _ in range(100)))
     assert set(answers) == {f"busybox@{DIGEST}"}
     assert len(client.asked) == 1
+
+
+@pytest.mark.gen_test
+async def test_nobody_waits_in_anothers_queue_for_the_registry() -> None:
+    """Another owner asks again while a question is open; what it was told all may have."""
+    go, client = threading.Event(), FakeClient(TOLD)
+    slow: Any = FakeClient(TOLD)
+    slow.fetch = lambda path, headers: go.wait(5) and client.fetch(path, headers)
+    kept = Registry(Pool(lambda: slow, 3, "test"))
+    with acting_for("alice"):
+        first = [asyncio.ensure_future(kept.pin(image, None)) for image in ("busybox:1", "busybox:2", "busybox")]
+        await asyncio.sleep(0.05)
+    slow.fetch = client.fetch
+    with acting_for("bob"):
+        assert await asyncio.wait_for(kept.pin("busybox", None), 3) == f"busybox@{DIGEST}"
+        assert await kept.pin("busybox", None) == f"busybox@{DIGEST}"
+        assert len(client.asked) == 1
+    go.set()
+    assert len(await asyncio.gather(*first)) == 3
+
+
+@pytest.mark.gen_test
+async def test_a_wait_in_our_own_queue_is_no_silence_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told as what it is, also with credentials, and nothing is kept of it."""
+    go, client = threading.Event(), FakeClient(TOLD)
+    slow: Any = FakeClient(TOLD)
+    slow.fetch = lambda path, headers: go.wait(5) and client.fetch(path, headers)
+    calls = Pool(lambda: slow, 1, "test")
+    monkeypatch.setattr(calls._limiter, "_queued_for", 0.05)
+    kept = Registry(calls)
+    act_for("alice")
+    first = asyncio.ensure_future(kept.pin("busybox:1", None))
+    await asyncio.sleep(0.02)
+    with pytest.raises(TooManyCalls, match="busy with this token's other calls"):
+        await kept.pin("busybox", CREDENTIALS)
+    go.set()
+    await first
+    assert await kept.pin("busybox", CREDENTIALS) == f"busybox@{DIGEST}"
 
 
 @pytest.mark.gen_test

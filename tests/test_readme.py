@@ -17,12 +17,26 @@ from tornado import web
 from tornado.routing import PathMatches
 
 import qmaster
-from qmaster import app, cli, config, entrance, errors, held, models, newtoken, openapi, strict, throttle, tokens
+from qmaster import (
+    app,
+    cli,
+    config,
+    entrance,
+    errors,
+    held,
+    limiter,
+    models,
+    newtoken,
+    openapi,
+    strict,
+    throttle,
+    tokens,
+)
 from qmaster.auth import Authenticator
 from qmaster.client import commands as commands_of_client
 from qmaster.client import run
 from qmaster.client.signals import SIGNALS
-from qmaster.engine import failures, reader
+from qmaster.engine import core, failures, reader
 from qmaster.handlers import base, events, services
 from qmaster.handlers.base import BaseHandler
 
@@ -326,6 +340,10 @@ def test_the_limits_are_those_of_the_code() -> None:
         "open websockets that have shown no token": str(held.MOST["newcomer"]),
         "calls that wait for an end": str(held.MOST["wait"]),
         "logs that are sent": str(held.MOST["log"]),
+        "calls to Docker at once: short ones; questions to a registry; pulls; reads of what ended runs said": "; ".join(
+            map(str, (core.CALLS, core.REGISTRY, core.PULLS, core.CAPTURES))
+        ),
+        "calls of one token that wait for their turn": f"{limiter.MAX_QUEUED} of each kind",
         "connections": f"the descriptors of the process (`ulimit -n`) less {held.RESERVED}",
     }
     assert {row["limit"]: row["value"] for row in table("Limits")} == expected

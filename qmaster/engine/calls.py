@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import structlog
 
 from ..errors import EngineRefused, EngineUnavailable, HttpError, NotFound
+from ..limiter import acting_for
 from .client import Client
 from .failures import NO_API, EngineStopping, is_ambiguous, outcome_open
 from .listed import Listing
@@ -93,7 +94,8 @@ class Calls:
             if not outcome_open(error):
                 raise
             log.warning("engine_outcome_open", reason=str(error))
-            found = await _look_for(find, until)
+            with acting_for(None):  # no queue of its owner's may keep what was made from being found
+                found = await _look_for(find, until)
             if found is None:
                 raise
             return found

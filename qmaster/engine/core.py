@@ -16,9 +16,10 @@ from .reader import Readers
 from .registry import Registry
 from .swarm import Swarm
 
-THREADS = 8
-SLOW_THREADS = 4
-LINES = 8
+# Calls at once. One owner has half of them at most (see ``limiter``).
+CALLS = 16
+SPARE = 4  # for what nobody asked for
+REGISTRY = PULLS = CAPTURES = 8
 
 
 class Engine:
@@ -32,17 +33,16 @@ class Engine:
         self._connect = endpoint.connect
         self.health = Health(endpoint.connect, count)
 
-        def pool(name: str, threads: int) -> Pool:
-            return Pool(endpoint.connect, threads, name, lambda: self.health.away, self.health.suspect, count)
+        def pool(name: str, slots: int, lines: Lines | None = None, spare: int = 0) -> Pool:
+            away, suspect = lambda: self.health.away, self.health.suspect
+            return Pool(endpoint.connect, slots, name, away, suspect, count, lines, spare)
 
-        lines = None if endpoint.socket is None else Lines(endpoint.socket, LINES)
-        calls = Calls(
-            Pool(endpoint.connect, THREADS, "engine", lambda: self.health.away, self.health.suspect, count, lines)
-        )
+        lines = None if endpoint.socket is None else Lines(endpoint.socket, CALLS + SPARE)
+        calls = Calls(pool("engine", CALLS, lines, SPARE))
         # A registry that is away is not an engine that is: its silence is no suspicion.
-        ask = Pool(endpoint.connect, SLOW_THREADS, "engine-registry", lambda: self.health.away, count=count)
-        pulls = pool("engine-pull", SLOW_THREADS)
-        captures = pool("engine-logs", SLOW_THREADS)
+        ask = Pool(endpoint.connect, REGISTRY, "engine-registry", lambda: self.health.away, count=count)
+        pulls = pool("engine-pull", PULLS)
+        captures = pool("engine-logs", CAPTURES)
         registry = Registry(ask)
         self.swarm = Swarm(calls, registry)
         self.containers = Containers(calls, registry, Images(pulls))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import docker.errors
 
+from .. import limiter
 from ..credentials import Credentials, hide
 from ..errors import RegistryRefused
 from ..reference import Reference
@@ -28,20 +30,23 @@ class Images:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._pulling: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._pulling: dict[tuple[str | None, str, str], asyncio.Task[None]] = {}
 
     async def pull(self, image: str, credentials: Credentials | None) -> None:
-        """Pull an image; callers that ask for the same one with the same credentials wait for one pull.
+        """Pull an image; an owner's calls for the same one with the same credentials wait for one pull.
+
+        Not another owner's: it would wait in the queue of whoever came first. Docker itself fetches no layer twice.
 
         Raises:
             RegistryRefused: the registry did not give it.
         """
         header = credentials.header() if credentials else ""
-        task = self._pulling.get((image, header))
+        key = (limiter.owner(), image, header)
+        task = self._pulling.get(key)
         if task is None:
             task = asyncio.create_task(self._pull(image, header))
-            self._pulling[image, header] = task
-            task.add_done_callback(lambda _: self._pulling.pop((image, header), None))
+            self._pulling[key] = task
+            task.add_done_callback(lambda _: self._pulling.pop(key, None))
         await asyncio.shield(task)
 
     async def _pull(self, image: str, header: str) -> None:
@@ -58,9 +63,12 @@ def _pull(client: Client, image: str, header: str) -> None:
     params = {"fromImage": reference.name, "tag": reference.digest or reference.tag or "latest"}
     headers = {"X-Registry-Auth": header} if header else {}
     client.timeout = CHANGE  # for the registry's first word
+    until = time.monotonic() + PULL_WITHIN
     try:
         with client.open_lines("/images/create", params, headers, SILENCE) as response:
             for line in response.iter_lines():
+                if time.monotonic() > until:  # it holds a slot of its owner's, though nobody waits for it any more
+                    raise _refused(image, f"it took longer than {PULL_WITHIN:g} s")
                 progress = json.loads(line) if line.strip() else {}
                 if "error" in progress:
                     raise _refused(image, hide(str(progress["error"]), header))

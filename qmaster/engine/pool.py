@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import structlog
 
 from ..errors import EngineAway, HttpError
+from ..limiter import FairLimiter
 from ..threads import Threads
 from .client import Client
 from .failures import LATE, STOPPING, EngineStopping, EngineTimeout, EngineUnreached, broken_off, translate
@@ -26,7 +27,6 @@ Count = Callable[[str, str, float], None]
 
 LISTING = 3.0  # seconds: pings and listings
 CHANGE = 25.0  # seconds: the rest
-MAX_QUEUED = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -36,24 +36,26 @@ class Pool:
 
     Args:
         connect: makes a client; called in the thread that will use it.
-        threads: how many calls run at once.
+        slots: how many calls run at once, with a share for each owner; a call has a thread as soon as it has a slot.
         name: of the threads.
         away: the error to raise at once while the engine is known to be away, else None.
         failed: told of each call that the engine did not answer (on the event loop).
         count: told of each call that was sent (on the event loop): its kind, its outcome (``ok``, ``refused``: the
             engine said no, ``timeout``, ``away``, ``cancelled``: nobody waits for it any more), and its seconds.
         lines: to the engine's socket, where it has one here: ``post`` takes them instead of a thread.
+        spare: slots for calls that have no owner.
     """
 
     def __init__(
         self,
         connect: Connect,
-        threads: int,
+        slots: int,
         name: str,
         away: Callable[[], EngineAway | None] = lambda: None,
         failed: Callable[[EngineAway], None] = lambda error: None,
         count: Count = lambda kind, outcome, seconds: None,
         lines: Lines | None = None,
+        spare: int = 0,
     ) -> None:
         self._connect = connect
         self._lines = lines
@@ -61,7 +63,8 @@ class Pool:
         self._failed = failed
         self._count = count
         self._kind = name.removeprefix("engine-")
-        self._threads = Threads(threads, name)
+        self._limiter = FairLimiter(slots, spare)
+        self._threads = Threads(self._limiter.size, name)
         self._local = threading.local()
         self._flying: set[asyncio.Future[Any]] = set()
         self._stopping = False
@@ -71,14 +74,15 @@ class Pool:
 
         Args:
             work: the blocking call.
-            within: seconds, for the wait for a thread and the call together.
+            within: seconds, from when it has its slot.
             again: whether it may be sent a second time where the connection broke (it changes nothing).
             kind: what it is counted as; left out, what the pool is for.
 
         Raises:
             HttpError: what the engine answered, or that it did not.
+            TooManyCalls: it had no slot in time, and was not sent.
         """
-        return await self._counted(lambda: self._in_thread(work, within, again), within + 1, kind)
+        return await self._counted(lambda end: self._in_thread(work, within, again, end), within + 1, kind)
 
     async def post(
         self, path: str, body: Mapping[str, Any], headers: Mapping[str, str], within: float, kind: str
@@ -90,22 +94,26 @@ class Pool:
             within, kind: as in ``call``.
 
         Raises:
-            HttpError: what the engine answered, or that it did not.
+            HttpError, TooManyCalls: as ``call``.
         """
         lines = self._lines
         if lines is None:
             return await self.call(lambda client: client.submit(path, body, headers), within, kind=kind)
-        return await self._counted(
-            lambda: asyncio.ensure_future(lines.post(path, body, headers, self._refuse)), within, kind
-        )
 
-    async def _counted(self, begin: Callable[[], asyncio.Future[T]], within: float, kind: str) -> T:
+        def begin(end: Callable[[], None]) -> asyncio.Future[Any]:
+            sent = asyncio.ensure_future(lines.post(path, body, headers, self._refuse))
+            sent.add_done_callback(lambda _: end())
+            return sent
+
+        return await self._counted(begin, within, kind)
+
+    async def _counted(self, begin: Callable[[Callable[[], None]], asyncio.Future[T]], within: float, kind: str) -> T:
+        """``begin`` is told what to call when the slot is free again, also where nobody waits for the answer then."""
         self._refuse()
-        if len(self._flying) >= MAX_QUEUED:
-            raise EngineUnreached("too many calls wait for the Docker engine; try again")
         began, outcome = time.monotonic(), "cancelled"
+        end = await self._limiter.take()
         try:
-            answer = await self._sent(begin(), within)
+            answer = await self._sent(begin(end), within)
             outcome = "ok"
             return answer
         except EngineAway as error:
@@ -122,6 +130,7 @@ class Pool:
     def give_up(self) -> None:
         """Wait for no answer any longer, and ask nothing more: quartermaster ends."""
         self._stopping = True
+        self._limiter.refuse(lambda: EngineStopping(STOPPING))
         for future in list(self._flying):
             future.cancel()
 
@@ -132,9 +141,13 @@ class Pool:
         if self._lines is not None:
             self._lines.close()
 
-    def _in_thread(self, work: Callable[[Client], T], within: float, again: bool) -> asyncio.Future[T]:
+    def _in_thread(
+        self, work: Callable[[Client], T], within: float, again: bool, end: Callable[[], None]
+    ) -> asyncio.Future[T]:
         context = contextvars.copy_context()  # else the request's id would be missing in the thread's log lines
-        return self._threads.do(lambda: context.run(self._attempt, work, within, again))
+        done = self._threads.do(lambda: context.run(self._attempt, work, within, again))
+        done.add_done_callback(lambda _: end())
+        return asyncio.shield(done)  # the thread is taken until it has ended, whoever has left
 
     async def _sent(self, future: asyncio.Future[T], within: float) -> T:
         self._flying.add(future)
@@ -160,7 +173,7 @@ class Pool:
             raise EngineUnreached(str(away))
 
     def _attempt(self, work: Callable[[Client], T], timeout: float, again: bool) -> T:
-        self._refuse()  # it may have gone while this call was waiting for a thread
+        self._refuse()  # it may have gone while this call was on its way
         try:
             return self._run(work, timeout)
         except HttpError as error:

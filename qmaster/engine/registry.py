@@ -8,12 +8,13 @@ import os
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from .. import limiter
 from ..credentials import Credentials
-from ..errors import EngineAway, HttpError, RegistryRefused
+from ..errors import EngineAway, HttpError, RegistryRefused, TooManyCalls
 from ..reference import Reference
 from .client import Client
 from .failures import EngineBusy, EngineTimeout
@@ -50,7 +51,9 @@ class Registry:
         self._pool = pool
         self._clock = clock
         self._salt = os.urandom(16)
-        self._kept: OrderedDict[bytes, tuple[float, asyncio.Future[Answer]]] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[float, Answer]] = OrderedDict()
+        # An owner's own: another's question would wait in the queue of whoever asked first.
+        self._open: dict[tuple[str | None, bytes], asyncio.Task[Answer]] = {}
 
     async def pin(self, image: str, credentials: Credentials | None) -> str:
         """The image with the digest that the registry has for it; as it is, where none is told.
@@ -71,28 +74,32 @@ class Registry:
         """A salted digest: credentials are not kept, not even in memory."""
         return hashlib.blake2b(f"{image}\0{header or ''}".encode(), key=self._salt).digest()
 
-    async def _once(self, key: bytes, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _once(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
         kept = self._kept.get(key)
-        if kept is None or kept[0] < self._clock():
-            # No await up to here: callers that come while the question is open share its answer.
-            kept = (self._clock() + KEPT, asyncio.ensure_future(ask()))
-            self._kept[key] = kept
-            self._kept.move_to_end(key)
-            while len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
-        try:
-            return await asyncio.shield(kept[1])
-        except HttpError:
-            if self._kept.get(key) is kept:
-                del self._kept[key]
-            raise
+        if kept is not None and kept[0] >= self._clock():
+            return kept[1]
+        mine = (limiter.owner(), key)
+        task = self._open.get(mine)
+        if task is None:  # no await up to here: an owner's calls that come while its question is open share the answer
+            task = self._open[mine] = asyncio.create_task(self._answered(key, ask))
+            task.add_done_callback(lambda _: self._open.pop(mine, None))
+        return await asyncio.shield(task)
+
+    async def _answered(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+        until = self._clock() + KEPT
+        answer = await ask()
+        self._kept[key] = (until, answer)
+        self._kept.move_to_end(key)
+        while len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+        return answer
 
     async def _ask(self, image: str, header: str | None) -> Answer:
         try:
             digest = await self._pool.call(lambda client: _distribution(client, image, header), LISTING)
         except (EngineTimeout, EngineBusy) as error:
             return Answer("silent", said=str(error))
-        except EngineAway:  # the engine's silence is not the registry's
+        except (EngineAway, TooManyCalls):  # the engine's silence is not the registry's, and our queue is nobody's
             raise
         except HttpError as error:
             return _failure(str(error), image)

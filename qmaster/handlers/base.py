@@ -17,7 +17,7 @@ from tornado import web
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, format_timestamp
 
-from .. import masking, models, policy, strict
+from .. import limiter, masking, models, policy, strict
 from ..auth import Authenticator, Identity
 from ..errors import (
     BadRequest,
@@ -180,6 +180,7 @@ class BaseHandler(web.RequestHandler):
     def _admit(self, header: str | None, body_token: object, needs: Needs) -> Identity:
         identity = self._auth.identify(header, body_token, self.request.remote_ip or "")
         self.by, self._sees_all = identity.name, identity.grant is None
+        limiter.act_for(identity.name)
         return _entitled(identity, needs)
 
     def parameters(self, *known: str) -> dict[str, list[str]]:
