@@ -96,7 +96,7 @@ def make_app(parts: Parts) -> web.Application:
 def _finder(patterns: Collection[str]) -> Callable[[str], str]:
     """What finds the route of a path, by the name that the metrics give it; ``none`` where there is none."""
     plain = {pattern for pattern in patterns if "(" not in pattern}
-    names = [(re.compile(p), re.sub(r"\([^)]*\)", "{id}", p)) for p in patterns if p not in plain]
+    names = [(re.compile(p), re.sub(r"\([^()]*\)", "{id}", p)) for p in patterns if p not in plain]
 
     def route_of(path: str) -> str:
         return path if path in plain else next((name for p, name in names if p.fullmatch(path)), "none")

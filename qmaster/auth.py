@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from .config import MAX_TOKEN
 from .errors import BadRequest, TooManyWrongTokens, Unauthorized
 from .throttle import Throttle
 from .tokens import ROOT, Grant, digest
@@ -71,14 +72,18 @@ class Authenticator:
             address: where it comes from, "" where that is not known.
 
         Raises:
-            BadRequest: the body's token is not a string, or the two differ.
+            BadRequest: a token is too long or no string, or the two differ.
             Unauthorized: there is none, or nobody holds it.
             TooManyWrongTokens: nor did any hold the many that came from there before.
         """
         token = _bearer(header)
+        if token is not None and len(token) > MAX_TOKEN:
+            raise BadRequest(f"Authorization: expected a token of at most {MAX_TOKEN} bytes")
         if body_token is not None:
             if not isinstance(body_token, str):
                 raise BadRequest("token: expected a string")
+            if len(body_token.encode()) > MAX_TOKEN:
+                raise BadRequest(f"token: expected at most {MAX_TOKEN} bytes")
             if token not in (None, body_token.encode()):
                 raise BadRequest("token: the header and the body hold different ones; send one")
             token = body_token.encode()

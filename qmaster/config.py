@@ -17,6 +17,8 @@ SHORT_TOKEN = 16
 MAX_DIGITS = 20
 MAX_SECONDS = 3650 * 86_400
 MAX_OUTPUT = 16 * 1024 * 1024
+MAX_TOKEN = 4096  # bytes, far more than any needs
+NEVER = "never"
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _PORT = re.compile(r":[0-9]{1,5}$")
@@ -49,7 +51,7 @@ OPTIONS = (
         "--ttl",
         "QMASTER_TTL",
         "86400",
-        "Seconds that a run that names no ttl stays in the swarm after its end; 0: for ever.",
+        "Seconds that a run that names no ttl stays in the swarm after its end, or never: it is not removed.",
     ),
     Option("--output-limit", "QMASTER_OUTPUT_LIMIT", "65536", "Bytes that are kept of each stream of a run's output."),
     Option(
@@ -99,7 +101,7 @@ class Config:
     address: str
     memory: int
     timeout: float
-    ttl: float
+    ttl: float | None
     output_limit: int
     docker_host: str
     data_dir: str
@@ -161,7 +163,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         address=raw["address"],
         memory=_integer("--memory", raw["memory"], MIN_MEMORY_MIB, MAX_MEMORY_MIB),
         timeout=_seconds("--timeout", raw["timeout"]),
-        ttl=_seconds("--ttl", raw["ttl"]),
+        ttl=None if raw["ttl"] == NEVER else _seconds("--ttl", raw["ttl"], f", or {NEVER}"),
         output_limit=_integer("--output-limit", raw["output_limit"], 0, MAX_OUTPUT),
         docker_host=raw["docker_host"],
         data_dir=raw["data_dir"],
@@ -204,7 +206,7 @@ def given_token(environ: Mapping[str, str]) -> str | None:
     if not file:
         return None
     try:
-        return _printable(Path(file).read_text(encoding="utf-8").strip(), "TOKEN_FILE")
+        return _printable(Path(file).read_text(encoding="utf-8-sig").strip(), "TOKEN_FILE")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"TOKEN_FILE: cannot read {file}: {reason}") from None
@@ -220,6 +222,8 @@ def _token(flag: str | None, environ: Mapping[str, str]) -> str:
 def _printable(token: str, source: str) -> str:
     if not token:
         raise ConfigError(f"{source}: the token is empty")
+    if len(token.encode()) > MAX_TOKEN:
+        raise ConfigError(f"{source}: expected a token of at most {MAX_TOKEN} bytes")
     if not token.isprintable() or token != token.strip():
         raise ConfigError(f"{source}: a token is one line of printable characters, without space around it")
     return token
@@ -231,9 +235,9 @@ def _integer(flag: str, text: str, low: int, high: int) -> int:
     return int(text)
 
 
-def _seconds(flag: str, text: str) -> float:
+def _seconds(flag: str, text: str, other: str = "") -> float:
     if not (_DECIMAL.fullmatch(text) and float(text) <= MAX_SECONDS):
-        raise ConfigError(f"{flag}: expected seconds from 0 to {MAX_SECONDS}")
+        raise ConfigError(f"{flag}: expected seconds from 0 to {MAX_SECONDS}{other}")
     return float(text)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 HIDDEN = "[redacted]"
+BOM = b"\xef\xbb\xbf"  # the byte order mark that some editors write before UTF-8
 SHORTEST = 4  # characters; to look for less would hide half of every word
 _STANDARD = str.maketrans("-_", "+/")
 
@@ -41,7 +42,7 @@ class Credentials:
             ValueError: it is not; the message begins with ``auth:`` and shows nothing of it.
         """
         try:
-            shape = msgspec.json.decode(_from_base64(text), type=_Shape)
+            shape = msgspec.json.decode(_from_base64(text).removeprefix(BOM), type=_Shape)
             username, password = shape.username, shape.password
             if shape.auth and not username and not password:
                 username, _, password = _from_base64(shape.auth).decode().partition(":")

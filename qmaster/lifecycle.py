@@ -490,7 +490,7 @@ def _failed(raw: Json) -> Verdict:
 
 
 # What a caller has chosen: something quoted, a path or a reference, and the image that there is not.
-_NAMED = re.compile(r'"[^"]*"|\S*/\S*|(?<=no such image: )\S+')
+_NAMED = re.compile(r'"[^"]*"|(?<![^\s"])[^\s"/]*/\S*|(?<=no such image: )\S+')
 
 
 def _rejection(error: str) -> Reason:

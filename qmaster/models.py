@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-from .credentials import Credentials
+from .credentials import BOM, Credentials
 from .errors import BadRequest
 from .reference import Reference
 from .wording import explain, quote
@@ -20,7 +20,18 @@ T = TypeVar("T")
 LABEL_PREFIX = "io.qmaster."
 DOCKER_PREFIX = "com.docker."
 HOST_NETWORK = "host"
+CLEARED = [""]  # as Docker writes an entrypoint that switches the image's off
 MAX_BODY = 64 * 1024
+# Bytes in UTF-8, of all strings of a field together.
+MAX_LABELS = 8 * 1024
+MAX_WORDS = 32 * 1024  # of command, of entrypoint and of env, each
+# Characters of one string.
+MAX_AUTH = 16 * 1024
+MAX_NAME, MAX_OBJECT_NAME, MAX_USER, MAX_CONSTRAINT, MAX_PORT, MAX_WORKDIR = 63, 255, 255, 512, 16, 4096
+MAX_SHA256 = 255
+MAX_CAPABILITY = 64
+MIN_CPUS = 0.01  # the kernel's least: a quota is at least 1 ms of a period of 100 ms
+NEVER: Final = "never"
 # Seconds.
 WAIT = 60.0  # what ``"wait": true`` stands for
 MAX_WAIT = 86_400
@@ -31,7 +42,7 @@ MAX_PIDS = 4_194_304  # what a 64-bit kernel has at most
 # What Swarm wants of a service's name; a container's may be longer, but one rule serves both.
 NAME = r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$(?!\n)"
 # The grammar of swarmkit's constraint parser (manager/constraint/constraint.go).
-CONSTRAINT = r"^\s*[a-zA-Z_][a-zA-Z0-9_.-]+\s*(==|!=)\s*[a-zA-Z0-9:_\s.*()?+\[\]\\^$|/-]+$(?!\n)"
+CONSTRAINT = r"^\s*[a-zA-Z_][a-zA-Z0-9_.-]+\s*(==|!=)[a-zA-Z0-9:_\s.*()?+\[\]\\^$|/-]+$(?!\n)"
 PORT = r"^[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp|sctp))?$(?!\n)"
 OBJECT_NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$(?!\n)"
 USER = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?$(?!\n)"
@@ -75,7 +86,10 @@ CAPABILITIES = frozenset(
     SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
     """.split()  # noqa: SIM905
 )
-Names = Annotated[list[Annotated[str, Meta(pattern=OBJECT_NAME)]], Meta(max_length=64)]
+# The length is looked at before the pattern: no pattern is held against a long string.
+Names = Annotated[list[Annotated[str, Meta(pattern=OBJECT_NAME, max_length=MAX_OBJECT_NAME)]], Meta(max_length=64)]
+Constraint = Annotated[str, Meta(pattern=CONSTRAINT, max_length=MAX_CONSTRAINT)]
+Port = Annotated[str, Meta(pattern=PORT, max_length=MAX_PORT)]
 
 
 class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -84,34 +98,39 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     image: Annotated[str, Meta(min_length=1, max_length=512, description="any image reference")]
     command: str | list[str] | None = None
     type: Kind = "service"
-    auth: str | None = None
-    name: Annotated[str, Meta(pattern=NAME)] | None = None
+    auth: Annotated[str, Meta(max_length=MAX_AUTH)] | None = None
+    name: Annotated[str, Meta(pattern=NAME, max_length=MAX_NAME)] | None = None
     labels: dict[str, str] = {}
     env: dict[str, str] = {}
-    workdir: Annotated[str, Meta(pattern=WORKDIR)] | None = None
-    user: Annotated[str, Meta(pattern=USER)] | None = None
+    workdir: Annotated[str, Meta(pattern=WORKDIR, max_length=MAX_WORKDIR)] | None = None
+    user: Annotated[str, Meta(pattern=USER, max_length=MAX_USER)] | None = None
     entrypoint: str | list[str] | None = None
     memory: Annotated[int, Meta(ge=6, le=16 * 1024 * 1024)] | None = None
-    cpus: Annotated[float, Meta(ge=0.001, le=10_000)] | None = None
+    cpus: Annotated[float, Meta(ge=MIN_CPUS, le=10_000)] | None = None
     replicas: Annotated[int, Meta(ge=1, le=10_000)] = 1
     restart: Restart = "none"
     max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    constraints: Annotated[list[Annotated[str, Meta(pattern=CONSTRAINT)]], Meta(max_length=64)] = []
+    constraints: Annotated[list[Constraint], Meta(max_length=64)] = []
     networks: Names = []
     secrets: Names = []
-    ports: Annotated[list[Annotated[str, Meta(pattern=PORT)]], Meta(max_length=64)] = []
+    ports: Annotated[list[Port], Meta(max_length=64)] = []
     wait: bool | Annotated[float, Meta(ge=0, le=MAX_WAIT)] = False
     timeout: Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_SECONDS)] | None = None
-    ttl: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None = None
+    ttl: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | Literal["never"] | None = None
     pids_limit: Annotated[int, Meta(ge=0, le=MAX_PIDS)] | None = None
-    cap_drop: Annotated[list[Annotated[str, Meta(pattern=CAPABILITY)]], Meta(max_length=64)] | None = None
+    cap_drop: (
+        Annotated[list[Annotated[str, Meta(pattern=CAPABILITY, max_length=MAX_CAPABILITY)]], Meta(max_length=64)] | None
+    ) = None
     no_new_privileges: bool = True
     healthcheck: bool | None = None
 
     def __post_init__(self) -> None:
         Reference.parse(self.image)
         words("command", self.command)
-        words("entrypoint", self.entrypoint)
+        if entrypoint_words(self.entrypoint) == CLEARED and self.command is None:
+            raise ValueError(
+                "command: is required where entrypoint is empty; Docker then takes no command of the image"
+            )
         self.credentials()
         _check_text("workdir", [self.workdir or ""])
         _check_labels(self.labels)
@@ -122,6 +141,8 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
             _check_unique(field, getattr(self, field))
         if HOST_NETWORK in self.networks:
             raise ValueError(f"networks: the network {HOST_NETWORK} is not allowed")
+        if self.max_attempts is not None and self.restart == "none":
+            raise ValueError("max_attempts: expected restart on-failure or any beside it; none never tries again")
         if self.type == "container":
             self._check_container()
 
@@ -287,6 +308,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
         BadRequest: the body is anything else.
     """
     try:
+        body = body.removeprefix(BOM)  # RFC 8259, 8.1: a parser may ignore it
         document = msgspec.json.decode(body)
         json.loads(body.decode(), object_pairs_hook=_unique_keys)
     except _DuplicateKey as error:
@@ -314,10 +336,11 @@ def words(field: str, value: str | list[str] | None) -> list[str] | None:
     """A command as a list: a string is split as a shell splits words.
 
     Raises:
-        ValueError: a quote is left open, it is empty, or it holds a NUL.
+        ValueError: it is too long or empty, a quote is left open, or it holds a NUL.
     """
     if value is None:
         return None
+    _check_size(field, [value] if isinstance(value, str) else value, MAX_WORDS)
     try:
         split = shlex.split(value) if isinstance(value, str) else value
     except ValueError as error:
@@ -326,6 +349,17 @@ def words(field: str, value: str | list[str] | None) -> list[str] | None:
         raise ValueError(f"{field}: is empty; leave it out to run the image's own")
     _check_text(field, split)
     return split
+
+
+def entrypoint_words(value: str | list[str] | None) -> list[str] | None:
+    """An entrypoint as a list; ``CLEARED`` where it is empty: the image's own is switched off.
+
+    Raises:
+        ValueError: as ``words``.
+    """
+    if value is not None and not (value.strip() if isinstance(value, str) else value):
+        return list(CLEARED)
+    return words("entrypoint", value)
 
 
 def wait_seconds(wait: bool | float) -> float | None:
@@ -353,12 +387,19 @@ def _check_text(field: str, strings: Iterable[str]) -> None:
         raise ValueError(f"{field}: holds a NUL character")
 
 
+def _check_size(field: str, strings: Iterable[str], limit: int) -> None:
+    size = sum(len(each.encode()) for each in strings)
+    if size > limit:
+        raise ValueError(f"{field}: expected at most {limit} bytes in all; got {size}")
+
+
 def _check_unique(field: str, values: list[str]) -> None:
     if len(set(values)) != len(values):
         raise ValueError(f"{field}: names one of them twice")
 
 
 def _check_labels(labels: dict[str, str]) -> None:
+    _check_size("labels", [*labels, *labels.values()], MAX_LABELS)
     for key, value in labels.items():
         if not key.strip():
             raise ValueError("labels: a key is empty")
@@ -370,6 +411,7 @@ def _check_labels(labels: dict[str, str]) -> None:
 
 
 def _check_env(env: dict[str, str]) -> None:
+    _check_size("env", [*env, *env.values()], MAX_WORDS)
     for key, value in env.items():
         if not key or "=" in key:
             raise ValueError("env: a name is empty or holds '='")

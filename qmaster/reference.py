@@ -8,6 +8,8 @@ from functools import lru_cache
 from docker_image import reference as grammar
 
 DOCKER_HUB = "docker.io"
+# Docker's short form of docker.io/library/sha256:6… is an image ID, in full or its beginning, of any local image.
+ALGORITHMS = ("sha256", "sha384", "sha512")
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,19 @@ class Reference:
             parsed = grammar.Reference.parse_normalized_named(text)
         except (grammar.InvalidReference, grammar.digest_.InvalidDigest, ValueError) as error:
             raise ValueError(f"image: {error or 'invalid reference'}") from None
-        return cls(parsed["name"], parsed.domain(), parsed["tag"], parsed["digest"])
+        read = cls(parsed["name"], parsed.domain(), parsed["tag"], parsed["digest"])
+        if read.domain.lower() == DOCKER_HUB and read.path.removeprefix("library/") in ALGORITHMS:
+            raise ValueError("image: an image ID is no reference; write the image's name, with a tag or a digest")
+        return read
 
     @property
     def path(self) -> str:
         """The repository without its domain."""
         return self.name.removeprefix(f"{self.domain}/")
+
+    def explicit(self, text: str) -> str:
+        """The text that was read, with the tag that it leaves out: without one, ``beef`` may be the ID of an image."""
+        return text if self.tag or self.digest else f"{text}:latest"
 
     @property
     def canonical(self) -> str:

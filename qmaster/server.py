@@ -312,7 +312,13 @@ def _bind(config: Config) -> list[socket.socket]:
 
 
 def _warn(config: Config, sockets: Iterable[socket.socket]) -> None:
-    """Of how the token could become known to others."""
+    """Of how the token could become known to others, and of an option that may mean another thing than it says."""
+    if config.ttl == 0:
+        log.warning(
+            "ttl_is_for_ever",
+            advice="--ttl 0 removes nothing, though a run's own ttl of 0 means at once; "
+            "write --ttl never, or a number of seconds",
+        )
     if not config.tls_cert and _beyond_this_machine(sockets):
         log.warning(
             "token_in_clear", address=config.address or "*", advice="--tls-cert and --tls-key, or TLS of a proxy"

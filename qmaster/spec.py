@@ -8,12 +8,12 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from . import hardening
 from .keys import Key
 from .lifecycle import BODY, MANAGED, MIB, OWNER, TIMEOUT, TTL
-from .models import LABEL_PREFIX, RunRequest, words
+from .models import LABEL_PREFIX, NEVER, RunRequest, entrypoint_words, words
 from .reference import Reference
 
 RUN = LABEL_PREFIX + "run"
@@ -78,7 +78,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
     container = _drop_none(
         {
             "Image": image,
-            "Command": words("entrypoint", request.entrypoint),
+            "Command": entrypoint_words(request.entrypoint),
             "Args": words("command", request.command),
             "Env": _not_expanded(_environment(request.env)),
             "Dir": request.workdir,
@@ -122,9 +122,9 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
     }
     return _drop_none(
         {
-            "Image": request.image,
+            "Image": Reference.parse(request.image).explicit(request.image),
             "Cmd": words("command", request.command),
-            "Entrypoint": words("entrypoint", request.entrypoint),
+            "Entrypoint": entrypoint_words(request.entrypoint),
             "Env": _environment(request.env),
             "WorkingDir": request.workdir,
             "User": request.user,
@@ -156,7 +156,7 @@ def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, s
     """The caller's, and ours, by which any quartermaster can take up the care of it."""
     labels = {**request.labels, MANAGED: "true", OWNER: mark.owner, RUN: mark.nonce}
     timeout = defaults.timeout if request.timeout is None else request.timeout
-    ttl = defaults.ttl if request.ttl is None else request.ttl
+    ttl = _ttl(request.ttl, defaults.ttl)
     if timeout is not None:
         labels[TIMEOUT] = _duration(timeout)
     if ttl is not None:
@@ -164,6 +164,13 @@ def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, s
     if mark.key is not None:
         labels |= {KEY: mark.key.name, BODY: mark.key.body}
     return labels
+
+
+def _ttl(asked: float | Literal["never"] | None, default: float | None) -> float | None:
+    """Seconds; None where the run is never removed."""
+    if asked is None:
+        return default
+    return None if asked == NEVER else asked
 
 
 def _duration(seconds: float) -> str:

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta, Struct
 
+from .credentials import BOM
 from .errors import BadRequest, ConfigError
-from .models import CONSTRAINT, HOST_NETWORK, MAX_PIDS, MAX_SECONDS, SHA256, Names, convert
+from .models import HOST_NETWORK, MAX_PIDS, MAX_SECONDS, MAX_SHA256, MIN_CPUS, SHA256, Constraint, Names, convert
 from .patterns import Pattern
 from .wording import quote
 
@@ -23,21 +24,22 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 MAX_PORT = 65535
 MAX_RATE = 100_000
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
-_KEY = re.compile(r"\(('[^']*',? ?)+\)")  # as tomllib writes a table's name: Python's ('alice',)
+# As tomllib writes a table's name: Python's ('alice',). Anchored, as a name may be long and hold anything.
+_KEY = re.compile(r"(Cannot [a-z ]+)\(((?:'[^']*',? ?)+)\)")
 _PART = re.compile(r"'([^']*)'")
 _NOTHING = hashlib.sha256(b"").digest()
 
-Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | str
+Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | Annotated[str, Meta(max_length=64)]
 
 
 class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """What a table of the file may hold."""
 
-    sha256: Annotated[str, Meta(pattern=SHA256)]
+    sha256: Annotated[str, Meta(pattern=SHA256, max_length=MAX_SHA256)]
     scopes: Annotated[list[Scope], Meta(min_length=1)]
-    images: list[str] | None = None
+    images: list[Annotated[str, Meta(max_length=512)]] | None = None
     max_memory: Annotated[int, Meta(ge=6)] | None = None
-    max_cpus: Annotated[float, Meta(ge=0.001, le=10_000)] | None = None
+    max_cpus: Annotated[float, Meta(ge=MIN_CPUS, le=10_000)] | None = None
     max_replicas: Annotated[int, Meta(ge=1)] | None = None
     max_running: Annotated[int, Meta(ge=1)] | None = None
     max_rate: Annotated[int, Meta(ge=1, le=MAX_RATE)] | None = None
@@ -45,7 +47,7 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     max_ttl: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None = None
     max_pids: Annotated[int, Meta(ge=1, le=MAX_PIDS)] | None = None
     allow_relaxed: bool = False
-    constraints: list[Annotated[str, Meta(pattern=CONSTRAINT)]] = []
+    constraints: list[Constraint] = []
     networks: Names = []
     secrets: Names = []
     ports: list[Ports] = []
@@ -95,9 +97,9 @@ def read(content: bytes, taken: Collection[bytes] = ()) -> list[Grant]:
         ConfigError: it is not one; the message names the table and the key.
     """
     try:
-        tables = tomllib.loads(content.decode())
+        tables = tomllib.loads(content.removeprefix(BOM).decode())
     except ValueError as error:  # tomllib's own, and of what is not UTF-8
-        raise ConfigError(f"it is not TOML: {_KEY.sub(_as_table, str(error))}") from None
+        raise ConfigError(f"it is not TOML: {_in_toml(str(error))}") from None
     except RecursionError:
         raise ConfigError("it is not TOML: nested too deeply") from None
     grants = [_grant(name, table) for name, table in tables.items()]
@@ -109,8 +111,9 @@ def read(content: bytes, taken: Collection[bytes] = ()) -> list[Grant]:
     return grants
 
 
-def _as_table(found: re.Match[str]) -> str:
-    return f"[{'.'.join(_PART.findall(found[0]))}]"
+def _in_toml(text: str) -> str:
+    found = _KEY.match(text)
+    return f"{found[1]}[{'.'.join(_PART.findall(found[2]))}]{text[found.end() :]}" if found else text
 
 
 def _grant(name: str, table: Any) -> Grant:

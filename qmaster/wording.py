@@ -46,14 +46,21 @@ def explain(message: str, document: Mapping[str, Any], to: type, patterns: Mappi
     missing = re.match(r"Object missing required field `(.*)`", message)
     if missing:
         return f"{missing[1]}: is required"
-    placed = re.match(r"(.*) - at `(?:key in )?\$\.?(.*)`$", message, re.DOTALL)
-    text, path = (placed[1], placed[2]) if placed else (message, "")
+    text, path = _placed(message)
     field = re.split(r"[.\[]", path, maxsplit=1)[0]
     if text.startswith("Invalid enum value"):
         text = f"expected one of {', '.join(_choices(get_type_hints(to)[field]))}"
     else:
         text = _expected(text, patterns)
     return f"{_place(path, field, document)}: {text}" if path else text
+
+
+def _placed(message: str) -> tuple[str, str]:
+    """What is wrong, and the path of it, "" where none is said; what the caller sent may stand before it."""
+    text, at, path = message.rpartition(" - at `")
+    if not at or not path.endswith("`"):
+        return message, ""
+    return text, path[:-1].removeprefix("key in ").removeprefix("$").removeprefix(".")
 
 
 def _meant(field: str, to: Any) -> str:

@@ -73,6 +73,16 @@ def test_a_token_is_a_string(body: object) -> None:
         Authenticator(TOKEN).identify(f"Bearer {TOKEN}", body)
 
 
+def test_a_token_has_a_length() -> None:
+    """A longer one is looked up nowhere; the error has the bound."""
+    with pytest.raises(BadRequest, match=r"^Authorization: expected a token of at most 4096 bytes$"):
+        Authenticator(TOKEN).identify(f"Bearer {'x' * 4097}", None)
+    with pytest.raises(BadRequest, match=r"^token: expected at most 4096 bytes$"):
+        Authenticator(TOKEN).identify(None, "é" * 2049)
+    with pytest.raises(Unauthorized):
+        Authenticator(TOKEN).identify(None, "x" * 4096)
+
+
 def test_each_refusal_is_told() -> None:
     """That there is no token, or that nobody holds it; a malformed call, and a right one, are none."""
     told: list[str] = []

@@ -405,6 +405,17 @@ def test_a_short_token_is_warned_of(own: Callable[..., Server]) -> None:
     assert line["level"] == "warning"
 
 
+def test_a_ttl_of_0_is_warned_of(own: Callable[..., Server]) -> None:
+    """As of a run it is at once, of the option for ever; never says what it means."""
+    server = own("--ttl", "0")
+    eventually(lambda: "ttl_is_for_ever" in server.log.read_text())
+    assert server.end() == 0
+    other = own("--ttl", "never")
+    eventually(lambda: '"started"' in other.log.read_text())
+    assert other.end() == 0
+    assert "ttl_is_for_ever" not in other.log.read_text()
+
+
 class Listening(NamedTuple):
     """A socket's name is all that is asked of it."""
 

@@ -226,6 +226,19 @@ def test_every_field_of_a_run_has_an_option(fake: FakeServer) -> None:
     }
 
 
+@pytest.mark.parametrize(("text", "ttl"), [("never", "never"), ("1.5", 1.5)])
+def test_a_run_may_stay_for_ever(fake: FakeServer, text: str, ttl: float | str) -> None:
+    """By the word; a number is seconds."""
+    assert qmaster(fake, "run", "-d", "--ttl", text, "busybox").returncode == 0
+    assert asked(fake, "/run")[0][2]["ttl"] == ttl
+
+
+def test_an_empty_entrypoint_is_given(fake: FakeServer) -> None:
+    """It switches the image's own off; other empty options are as if left out."""
+    assert qmaster(fake, "run", "-d", "--entrypoint", "", "--user", "", "busybox", "ls").returncode == 0
+    assert asked(fake, "/run")[0][2] == {"image": "busybox", "command": ["ls"], "entrypoint": ""}
+
+
 def test_what_is_not_given_is_left_to_the_server(fake: FakeServer) -> None:
     """The body has the image alone."""
     assert qmaster(fake, "run", "-d", "busybox").returncode == 0

@@ -51,6 +51,27 @@ def test_a_token_is_read_from_a_file(tmp_path: Path) -> None:
     assert config.load({}, {"TOKEN_FILE": str(file)}).token == TOKEN
 
 
+def test_a_byte_order_mark_is_no_part_of_a_token(tmp_path: Path) -> None:
+    """Some editors write one in front of UTF-8."""
+    file = tmp_path / "token"
+    file.write_bytes(b"\xef\xbb\xbf" + TOKEN.encode() + b"\r\n")
+    assert config.load({}, {"TOKEN_FILE": str(file)}).token == TOKEN
+
+
+def test_a_token_has_a_length() -> None:
+    """The error has the bound."""
+    assert load(TOKEN="t" * 4096).token == "t" * 4096
+    with pytest.raises(ConfigError, match=r"^TOKEN: expected a token of at most 4096 bytes$"):
+        load(TOKEN="é" * 2049)
+
+
+def test_no_ttl_is_the_word_never() -> None:
+    """0 is taken as before."""
+    assert (load(QMASTER_TTL="never").ttl, load({"ttl": "never"}).ttl, load(QMASTER_TTL="0").ttl) == (None, None, 0.0)
+    with pytest.raises(ConfigError, match=r"^--ttl: expected seconds from 0 to [0-9]+, or never$"):
+        load(QMASTER_TTL="for ever")
+
+
 def _missing(path: Path) -> Path:
     return path / "missing"
 

@@ -1,7 +1,9 @@
 """models: what a request may hold; whatever is wrong is refused with the name of its field."""
 
+import base64
 import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from qmaster import models
 from qmaster.errors import BadRequest
 from qmaster.models import RunRequest, StopRequest
+from qmaster.tokens import Table
 
 IMAGE = {"image": "busybox"}
 
@@ -24,6 +27,80 @@ def test_an_image_is_enough() -> None:
     chosen = (request.command, request.entrypoint, request.memory, request.cpus, request.name)
     assert chosen == (None,) * 5
     assert request.credentials() is None
+
+
+SIZES: list[tuple[str, Any, Any]] = [  # the largest value, and what is beyond it
+    ("labels", {"a": "b" * 8191}, {"a": "b" * 8192}),
+    ("labels", {"a" * 4096: "", "b": "é" * 2047 + "b"}, {"a" * 4096: "", "b": "é" * 2048}),
+    ("command", ["a" * 16384] * 2, ["a" * 16384, "b" * 16385]),
+    ("command", "é" * 16384, "é" * 16385),
+    ("entrypoint", "a" * 32768, "a" * 32769),
+    ("env", {"A": "é" * 16383 + "b"}, {"A": "é" * 16384}),
+]
+
+
+@pytest.mark.parametrize(("field", "most", "more"), SIZES)
+def test_a_field_has_a_size(field: str, most: Any, more: Any) -> None:
+    """Bytes in all; the error has the bound and what was sent."""
+    assert getattr(run(**{field: most}), field) == most
+    limit = 8192 if field == "labels" else 32768
+    with pytest.raises(BadRequest, match=rf"^{field}: expected at most {limit} bytes in all; got [0-9]+$"):
+        run(**{field: more})
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({"image": "i" * 513}, 512),
+        ({"name": "n" * 64}, 63),
+        ({"workdir": "/" * 4097}, 4096),
+        ({"user": "u" * 256}, 255),
+        ({"auth": "a" * 16385}, 16384),
+        ({"constraints": ["aa==" + " " * 60_000 + "\x01"]}, 512),
+        ({"networks": ["n" * 256]}, 255),
+        ({"secrets": ["s" * 256]}, 255),
+        ({"ports": ["8080:" + "0" * 60_000]}, 16),
+    ],
+)
+def test_a_string_has_a_length(fields: dict[str, Any], limit: int) -> None:
+    """Each of a request; the error has the bound."""
+    with pytest.raises(BadRequest, match=rf"^{next(iter(fields))}.*: expected a string of at most {limit} characters"):
+        run(**fields)
+
+
+def every_string(schema: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(schema, dict):
+        if schema.get("type") == "string" and "enum" not in schema:
+            yield at, schema
+        for key, inner in schema.items():
+            yield from every_string(inner, f"{at}.{key}")
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from every_string(inner, at)
+
+
+def test_no_string_of_a_request_is_without_a_length() -> None:
+    """In the types of requests and of the tokens file; what SIZES bounds in all needs none of its own."""
+    schema = msgspec.json.schema_components([RunRequest, StopRequest, Table])[1]
+    bounded = {field for field, _, _ in SIZES}
+    without = {at for at, each in every_string(schema) if "maxLength" not in each}
+    assert {at for at in without if not bounded & set(at.split("."))} == set()
+
+
+def test_an_empty_entrypoint_wants_a_command() -> None:
+    """Docker takes no command of the image's own beside it, so that there would be nothing to run."""
+    empties: tuple[Any, ...] = ([], "", "  ")
+    for empty in empties:
+        assert models.entrypoint_words(run(entrypoint=empty, command="true").entrypoint) == models.CLEARED
+        with pytest.raises(BadRequest, match=r"^command: is required where entrypoint is empty"):
+            run(entrypoint=empty)
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    """One, as editors write it in front of UTF-8."""
+    assert models.decode_object(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    auth = base64.b64encode(b"\xef\xbb\xbf" + base64.b64decode(AUTH)).decode()
+    assert run(auth=auth).credentials() == run(auth=AUTH).credentials()
 
 
 @pytest.mark.parametrize(
@@ -46,9 +123,11 @@ def test_an_image_is_enough() -> None:
         ("memory", 6),
         ("cpus", 0.5),
         ("cpus", 2),
+        ("cpus", 0.01),
+        ("ttl", 0),
+        ("ttl", "never"),
         ("replicas", 3),
         ("restart", "any"),
-        ("max_attempts", 3),
         ("constraints", ["node.role==worker", "node.labels.zone != a b", "engine.labels.x==1.*"]),
         ("networks", ["backend"]),
         ("secrets", ["password_1.txt"]),
@@ -105,7 +184,6 @@ WRONG: list[tuple[str, Any]] = [
     ("user", "a b"),
     ("user", "a:"),
     ("user", "root\n"),
-    ("entrypoint", ""),
     ("entrypoint", ["\0"]),
     ("memory", 5),
     ("memory", 0),
@@ -117,6 +195,8 @@ WRONG: list[tuple[str, Any]] = [
     ("memory", 16 * 1024 * 1024 + 1),
     ("cpus", 0),
     ("cpus", -1),
+    ("cpus", 0.001),
+    ("cpus", 0.00999),
     ("cpus", "1"),
     ("cpus", False),
     ("cpus", 1e300),
@@ -127,6 +207,9 @@ WRONG: list[tuple[str, Any]] = [
     ("restart", "always"),
     ("restart", ""),
     ("max_attempts", 0),
+    ("max_attempts", 3),  # without a restart
+    ("ttl", "forever"),
+    ("ttl", "Never"),
     ("max_attempts", True),
     ("constraints", "node.role==worker"),
     ("constraints", ["node.role=worker"]),
@@ -242,7 +325,7 @@ def test_an_error_shows_no_secret() -> None:
         b'{"a": -Infinity}',
         b'{"a": "\xff"}',
         b'{"\xff": 1}',
-        b'\xef\xbb\xbf{"a": 1}',
+        b'\xef\xbb\xbf\xef\xbb\xbf{"a": 1}',
         '{"a": "b"}'.encode("utf-16"),
         b'{"a": "\n"}',
         b'{"a": 01}',

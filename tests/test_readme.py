@@ -331,7 +331,11 @@ def test_the_limits_are_those_of_the_code() -> None:
         "time for a body": f"{entrance.BODY_WITHIN:g} s",
         "time between two requests": f"{entrance.IDLE:g} s",
         "time in which nothing of an answer is taken": f"{entrance.UNTAKEN:g} s; of a log, any",
-        "query parameters": str(base.MAX_PARAMETERS),
+        "query parameters": f"{base.MAX_PARAMETERS}, of {kib(base.MAX_PARAMETER - 1)} each",
+        "strings of a request": f"labels {kib(models.MAX_LABELS)} in all; `command`, `entrypoint` and `env` "
+        f"{kib(models.MAX_WORDS)} each; a constraint {models.MAX_CONSTRAINT} characters; "
+        f"`auth` {kib(models.MAX_AUTH)}; "
+        f"a token {kib(config.MAX_TOKEN)}",
         "frame from a client": kib(events.MAX_INBOUND),
         "what a client says on a websocket": f"{said_first} at once, then {said_later} a second",
         "time until a websocket shows its token": f"{events.AUTH_WITHIN:g} s",

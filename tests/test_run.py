@@ -119,6 +119,27 @@ def test_the_two_curls_start_and_stop_a_container(engine: Engine, curl: Curl, pa
 # Every field of a service
 
 
+@pytest.mark.parametrize("kind", ["service", "container"])
+@pytest.mark.parametrize("cleared", [[], "", " "], ids=["list", "string", "space"])
+def test_an_empty_entrypoint_switches_the_image_s_off(
+    engine: Engine, server: Server, kind: str, cleared: str | list[str]
+) -> None:
+    """The command is then the program."""
+    engine.load_image("speaks:local", Entrypoint=["echo", "of the image"])
+    told = server.run(image="speaks:local", command="echo mine", type=kind, wait=30)
+    assert told["result"]["stdout"] == "of the image echo mine\n"
+    told = server.run(image="speaks:local", command="echo mine", type=kind, wait=30, entrypoint=cleared)
+    assert told["result"]["stdout"] == "mine\n"
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+def test_the_least_cpus_run(server: Server, kind: str) -> None:
+    """What is less fails at the kernel, so that it is refused before."""
+    assert server.run(image=IMAGE, command="true", type=kind, wait=30, cpus=0.01)["status"] == "complete"
+    refused = server.run(image=IMAGE, command="true", type=kind, wait=30, cpus=0.0099)
+    assert (refused.status, refused["error"]) == (400, "cpus: expected a number of at least 0.01")
+
+
 def test_a_service_runs_once_with_the_defaults(engine: Engine, server: Server) -> None:
     """One replica, no restart, 250 MiB as limit and reservation, and a name that tells the image."""
     service = started(server.run(image=IMAGE))

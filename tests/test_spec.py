@@ -47,7 +47,7 @@ def test_the_least_container() -> None:
     """The default memory as limit and reservation, restarted never, hardened, and nothing more."""
     octets = 250 * 1024 * 1024
     assert container() == {
-        "Image": "busybox",
+        "Image": "busybox:latest",
         "Labels": NOT_OF_THE_IMAGE | LABELS,
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
@@ -126,7 +126,7 @@ def test_a_full_container() -> None:
     """Each field at its place in Docker's API."""
     octets = 64 * 1024 * 1024
     assert container(**FULL) == {
-        "Image": "busybox",
+        "Image": "busybox:latest",
         "Cmd": ["echo", "a b"],
         "Entrypoint": ["/bin/sh", "-c"],
         "Env": ["A=1=2", "B="],
@@ -195,6 +195,33 @@ def test_what_runs_once_is_not_checked_for_health(fields: Json, off: bool) -> No
 def test_a_containers_restart_is_in_dockers_words(fields: Json, policy: Json) -> None:
     """Swarm's words and the engine's differ."""
     assert container(**fields)["HostConfig"]["RestartPolicy"] == policy
+
+
+def test_never_is_no_ttl() -> None:
+    """Whatever the default; without a word about it the default holds."""
+    for make in (service, container):
+        assert "io.qmaster.ttl" not in {key for key, value in make(ttl="never")["Labels"].items() if value}
+        assert make(ttl=0)["Labels"]["io.qmaster.ttl"] == "0s"
+
+
+def test_an_empty_entrypoint_is_one_of_docker_s() -> None:
+    """Of one empty word, which switches the image's off."""
+    assert service(entrypoint=[], command="true")["TaskTemplate"]["ContainerSpec"]["Command"] == [""]
+    assert container(entrypoint="", command="true")["Entrypoint"] == [""]
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        ("beef", "beef:latest"),
+        ("beef:1", "beef:1"),
+        ("a.example/beef", "a.example/beef:latest"),
+        ("localhost:5000/beef", "localhost:5000/beef:latest"),
+    ],
+)
+def test_the_image_of_a_container_has_a_tag(image: str, told: str) -> None:
+    """Without one an engine may read it as the beginning of an image's ID."""
+    assert container(image=image)["Image"] == told
 
 
 def test_a_reservation_is_not_the_limits_own_object() -> None:

@@ -38,6 +38,26 @@ scopes = ["read"]
 """
 
 
+def test_a_byte_order_mark_is_skipped() -> None:
+    """Some editors write one in front of UTF-8."""
+    assert tokens.read(b"\xef\xbb\xbf" + WHOLE.encode()) == tokens.read(WHOLE.encode())
+
+
+@pytest.mark.parametrize(
+    ("line", "limit"),
+    [
+        (f'images = ["{"i" * 513}"]', 512),
+        (f'constraints = ["aa=={" " * 600}"]', 512),
+        (f'networks = ["{"n" * 256}"]', 255),
+        (f'ports = ["{"8" * 65}"]', 64),
+    ],
+)
+def test_a_string_has_a_length(line: str, limit: int) -> None:
+    """Each of a table; the error has the bound."""
+    with pytest.raises(ConfigError, match=rf"^\[alice\] [a-z]+.*: expected .* of at most {limit} characters"):
+        tokens.read(f'[alice]\nsha256 = "{SHA}"\nscopes = ["run"]\n{line}'.encode())
+
+
 def test_a_table_is_what_a_token_may_do() -> None:
     """Every key; of the token only its digest."""
     alice, bob = tokens.read(WHOLE.encode())
@@ -92,7 +112,7 @@ def test_an_empty_file_has_no_tokens() -> None:
         ('max_memory = "64"', "[alice] max_memory: expected an integer"),
         ("max_memory = true", "[alice] max_memory: expected an integer"),
         ("max_memory = 2026-01-01", "[alice] max_memory: expected an integer"),
-        ("max_cpus = 0", "[alice] max_cpus: expected a number of at least 0.001"),
+        ("max_cpus = 0", "[alice] max_cpus: expected a number of at least 0.01"),
         ("max_cpus = -1", "[alice] max_cpus: expected a number"),
         ("max_cpus = nan", "[alice] max_cpus: expected a number"),
         ("max_cpus = inf", "[alice] max_cpus: expected a number"),

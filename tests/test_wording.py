@@ -27,7 +27,7 @@ def refused(document: dict[str, Any], to: type = RunRequest) -> str:
         ({"memory": 1.5}, "memory: expected an integer, got a number"),
         ({"memory": 5}, "memory: expected an integer of at least 6"),
         ({"cpus": "1"}, "cpus: expected a number, got a string"),
-        ({"cpus": 0}, "cpus: expected a number of at least 0.001"),
+        ({"cpus": 0}, "cpus: expected a number of at least 0.01"),
         ({"wait": "yes"}, "wait: expected a boolean or a number, got a string"),
         ({"wait": 1_000_000}, "wait: expected a number of at most 86400"),
         ({"command": 3}, "command: expected a string or an array, got an integer"),

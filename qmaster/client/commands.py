@@ -18,7 +18,7 @@ from urllib.parse import quote
 import click
 
 from .. import standard
-from ..config import given_token
+from ..config import NEVER, given_token
 from ..errors import ConfigError
 from . import events as event_stream
 from . import output, request, screen, tables
@@ -159,6 +159,16 @@ def _print_table(header: tuple[str, ...], rows: list[list[str]]) -> None:
 
 # --- run --------------------------------------------------------------------------------------------------------------
 
+
+class _Ttl(click.ParamType):  # type: ignore[type-arg]
+    """Seconds, or ``never``."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        return NEVER if value == NEVER else float(click.FLOAT.convert(value, param, ctx))
+
+
 FIELDS = (
     click.option("--type", type=click.Choice(["service", "container"]), help="On any node, or on this engine."),
     click.option("--name", help="Up to 63 letters, digits, - and _."),
@@ -179,7 +189,7 @@ FIELDS = (
         "--port", "-p", "ports", multiple=True, metavar="8080:80[/udp]", help="Published on every node; or /sctp."
     ),
     click.option("--timeout", type=float, metavar="SECONDS", help="End it when it has run that long."),
-    click.option("--ttl", type=float, metavar="SECONDS", help="Remove it that long after its end."),
+    click.option("--ttl", type=_Ttl(), metavar="SECONDS|never", help="Remove it that long after its end."),
     click.option("--pids-limit", type=int, metavar="N", help="Processes at most; 0: any number."),
     click.option("--cap-drop", multiple=True, metavar="NAME", help="A Linux capability, or ALL, in place of three."),
     click.option(

@@ -11,18 +11,21 @@ from typing import Any
 from ..errors import ConfigError
 
 Json = dict[str, Any]
+EMPTY: tuple[Any, ...] = (None, (), [], "")
+CLEARED = ("entrypoint", "")  # switches the image's own off
+BOM = "\ufeff"  # the byte order mark that some editors write first
 
 
 def body(image: str, command: Sequence[str], options: Mapping[str, Any], environ: Mapping[str, str]) -> Json:
     """
     Args:
-        options: by the field's name; None, an empty list or "" where it was not given.
+        options: by the field's name; None, an empty list or "" where it was not given, but for ``entrypoint``.
         environ: where ``--env NAME`` and credentials come from.
 
     Raises:
         ConfigError: an option is wrong.
     """
-    given = {field: value for field, value in options.items() if value not in (None, (), [], "")}
+    given = {field: value for field, value in options.items() if value not in EMPTY or (field, value) == CLEARED}
     auth = credentials(given.pop("auth_file", None), environ)
     return {
         "image": image,
@@ -63,7 +66,7 @@ def credentials(file: str | None, environ: Mapping[str, str]) -> str | None:
             raise ConfigError(f"--auth-file: cannot read it: {getattr(error, 'strerror', error)}") from None
         if not text.strip():
             raise ConfigError("--auth-file: it is empty")
-    text = text.strip()
+    text = text.removeprefix(BOM).strip()
     if not is_utf8(text):
         raise ConfigError(f"{'QMASTER_AUTH' if file is None else '--auth-file'}: it is not UTF-8")
     return base64.b64encode(text.encode()).decode() if text.startswith("{") else text or None

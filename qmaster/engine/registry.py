@@ -28,7 +28,7 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _MISSING = re.compile(r"manifest unknown|not found|name unknown|no such|(?<![:.\d])404\b", re.IGNORECASE)
-_QUOTED = re.compile(r'"[^"]*"|\S*/\S*')  # a URL or a reference, which holds the name that a caller chose
+_QUOTED = re.compile(r'"[^"]*"|(?<![^\s"])[^\s"/]*/\S*')  # a URL or a reference: it holds a name that a caller chose
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ _DRAINED = 4 * 1024 * 1024
 MAX_DIGITS = 18
 SHORTEST_HIDDEN = 8  # characters of a token: a shorter one would be found in every second word
 MAX_PARAMETERS = 50  # of a query
+MAX_PARAMETER = 8 * 1024 + 1  # characters of one: a label that is as large as they may be, and its '='
 ON = ("1", "true")
 FLAGS = (*ON, "0", "false")
 # Looked up once: an enum computes that each time, and each request asks for them several times.
@@ -199,6 +200,9 @@ class BaseHandler(web.RequestHandler):
             raise BadRequest("the query is not valid") from None
         for name in parameters.keys() - set(known):
             raise BadRequest(f"unknown query parameter {quote(name)}; known: {', '.join(known) or 'none'}")
+        for name, values in parameters.items():
+            if any(len(value) > MAX_PARAMETER for value in values):
+                raise BadRequest(f"{name}: expected at most {MAX_PARAMETER} characters")
         return parameters
 
     def compute_etag(self) -> str | None:
