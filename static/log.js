@@ -5,7 +5,6 @@ import { $, el, say } from './dom.js';
 
 const TAIL = 200; // lines asked for
 const MAX_LINES = 1000; // lines kept
-// Colours and titles. A title ends with BEL or ESC \\, and holds no ESC: else each of many would be read to the end.
 const ANSI = /\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))/g;
 
 const box = $('log');
