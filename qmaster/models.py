@@ -86,6 +86,7 @@ CAPABILITIES = frozenset(
     SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
     """.split()  # noqa: SIM905
 )
+Ttl = Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | Literal["never"]
 # The length is looked at before the pattern: no pattern is held against a long string.
 Names = Annotated[list[Annotated[str, Meta(pattern=OBJECT_NAME, max_length=MAX_OBJECT_NAME)]], Meta(max_length=64)]
 Constraint = Annotated[str, Meta(pattern=CONSTRAINT, max_length=MAX_CONSTRAINT)]
@@ -116,7 +117,7 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     ports: Annotated[list[Port], Meta(max_length=64)] = []
     wait: bool | Annotated[float, Meta(ge=0, le=MAX_WAIT)] = False
     timeout: Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_SECONDS)] | None = None
-    ttl: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | Literal["never"] | None = None
+    ttl: Ttl | None = None
     pids_limit: Annotated[int, Meta(ge=0, le=MAX_PIDS)] | None = None
     cap_drop: (
         Annotated[list[Annotated[str, Meta(pattern=CAPABILITY, max_length=MAX_CAPABILITY)]], Meta(max_length=64)] | None

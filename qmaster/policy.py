@@ -9,7 +9,7 @@ import msgspec
 from . import hardening
 from .errors import Forbidden
 from .keys import NAME_PREFIX
-from .models import RunRequest
+from .models import NEVER, RunRequest, Ttl
 from .reference import Reference
 from .tokens import SCOPES, Grant, Scope
 from .wording import quote
@@ -135,13 +135,19 @@ def _pids(asked: int | None, grant: Grant) -> int | None:
     return asked
 
 
-def _ttl(asked: float | None, limit: float | None, default: float | None) -> float | None:
+def _ttl(asked: Ttl | None, limit: float | None, default: float | None) -> Ttl | None:
     """How long a run stays after its end; None for the default."""
     if limit is None or (asked is None and default is not None and default <= limit):
         return asked
-    if asked is not None and asked > limit:
-        raise Forbidden(f"max_ttl: this token's runs stay at most {limit:g} seconds after their end, not {asked:g}")
+    if asked is not None and (asked == NEVER or asked > limit):
+        raise Forbidden(
+            f"max_ttl: this token's runs stay at most {limit:g} seconds after their end, not {_long(asked)}"
+        )
     return limit if asked is None else asked
+
+
+def _long(ttl: Ttl) -> str:
+    return "for ever" if ttl == NEVER else f"{ttl:g}"
 
 
 def _check_list(rule: str, asked: Iterable[str], allowed: Collection[str]) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from . import hardening
 from .keys import Key
 from .lifecycle import BODY, MANAGED, MIB, OWNER, TIMEOUT, TTL
-from .models import LABEL_PREFIX, NEVER, RunRequest, entrypoint_words, words
+from .models import LABEL_PREFIX, NEVER, RunRequest, Ttl, entrypoint_words, words
 from .reference import Reference
 
 RUN = LABEL_PREFIX + "run"
@@ -166,7 +166,7 @@ def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, s
     return labels
 
 
-def _ttl(asked: float | Literal["never"] | None, default: float | None) -> float | None:
+def _ttl(asked: Ttl | None, default: float | None) -> float | None:
     """Seconds; None where the run is never removed."""
     if asked is None:
         return default

@@ -1,10 +1,10 @@
-// The output of what is opened: its last lines, then each as it comes.
+// The output of what is opened: its last lines, then each new one.
 
 import * as api from './api.js';
 import { $, el, say } from './dom.js';
 
-const TAIL = 200; // lines asked for
-const MAX_LINES = 1000; // lines kept
+const TAIL = 200; // asked for
+const MAX_LINES = 1000; // kept
 const ANSI = /\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))/g;
 
 const box = $('log');

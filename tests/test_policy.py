@@ -175,6 +175,11 @@ def test_constraints_are_added_to_every_run() -> None:
             {"no_new_privileges": False},
             "allow_relaxed: this token's runs have no_new_privileges; leave the field out",
         ),
+        (
+            {"max_ttl": 60.0},
+            {"ttl": "never"},
+            "max_ttl: this token's runs stay at most 60 seconds after their end, not f",
+        ),
         ({"max_ttl": 60.0}, {"ttl": 61}, "max_ttl: this token's runs stay at most 60 seconds after their end, not 61"),
         ({"max_replicas": 2}, {"replicas": 3}, "max_replicas: this token's runs have at most 2, not 3"),
         ({}, {"networks": ["blue"]}, "networks: this token may not use 'blue'"),
