@@ -185,7 +185,9 @@ class Journal:
         return await self._read(self._file.size)
 
     async def close(self) -> None:
-        """Close it so that the next start need not doubt its tail."""
+        """Close it so that the next start need not doubt its tail; what is still to be pruned is left to that."""
+        if self._pruning is not None:
+            self._pruning.cancel()
         try:
             await self._writer.do(self._file.close)
         except (sqlite3.Error, OSError) as error:

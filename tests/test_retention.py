@@ -303,3 +303,17 @@ async def test_pruning_does_not_stand_in_the_way(tmp_path: Path) -> None:
         await asyncio.sleep(0)
     assert len(waits) > 5
     await journal.close()
+
+
+@unit
+async def test_closing_does_not_wait_for_pruning(tmp_path: Path) -> None:
+    """What is left of it is done after the next start."""
+    version_2(tmp_path, facts=800, size=60_000)
+    journal = await opened(tmp_path)
+    await journal.close()
+    assert on_disk(tmp_path) > 30 * MIB
+    journal = await opened(tmp_path)
+    assert journal.position.last == 800
+    await settled(journal)
+    assert on_disk(tmp_path) <= 16 * MIB
+    await journal.close()
