@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from . import hardening, policy, results, spec
+from . import hardening, policy, ports, results, spec
 from .auth import Identity
 from .credentials import Credentials
 from .errors import (
@@ -22,6 +22,7 @@ from .errors import (
     HttpError,
     JournalUnwritable,
     NotFound,
+    PortTaken,
     RegistryRefused,
     TooManyCalls,
 )
@@ -32,6 +33,7 @@ from .linelimit import LineLimit
 from .models import Kind, Node, RunRequest, Service
 from .rates import Rates
 from .spec import Defaults
+from .tokens import ROOT
 
 Json = dict[str, Any]
 
@@ -40,6 +42,7 @@ MAX_LISTED = 10_000
 # container in two, and another's in none.
 HIDDEN_STEP = 0.05
 NOBODYS = "qm-nobodys"
+_PORT_TAKEN = re.compile(r"port '([0-9]+)' is already in use by service '[^']*' \(([a-z0-9]+)\)")  # swarmkit's words
 _PLAUSIBLE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 log = structlog.get_logger(__name__)
@@ -118,6 +121,7 @@ class Dispatch:
         own_container: the id of the container that this process runs in, or None.
         registries: those that images may come from; empty: any.
         lines: bounds the log's lines about refused calls.
+        reserved: ports that no run may publish, and what each is.
     """
 
     def __init__(
@@ -134,6 +138,7 @@ class Dispatch:
         own_container: str | None,
         registries: Collection[str] = (),
         lines: LineLimit | None = None,
+        reserved: Mapping[ports.Port, str] = ports.SWARM,
     ) -> None:
         self._swarm = swarm
         self._containers = containers
@@ -147,6 +152,7 @@ class Dispatch:
         self._own_container = own_container
         self._registries = registries
         self._lines = lines or LineLimit()
+        self._reserved = dict(reserved)
         self._rates = Rates()
         self._starting: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
 
@@ -155,13 +161,20 @@ class Dispatch:
 
         Raises:
             Forbidden: the token may not run this.
+            Conflict: it would publish a port of quartermaster itself.
             HttpError: nothing was started, or its outcome is open: then it is looked for, and removed unless it has
                 a key.
         """
         request = policy.allow(request, by.grant, self._registries, self._defaults.memory, self._defaults.ttl)
+        if request.ports:
+            ports.check(request.ports, self._reserved | dict.fromkeys(await self._own_ports(), ports.OWN))
         if key is None:
             return await self._start(request, by, None)
         return await self._keyed.once(key, lambda: self._start(request, by, key))
+
+    def listens_at(self, port: int) -> None:
+        """Reserve the port that quartermaster listens at."""
+        self._reserved[port, "tcp"] = ports.OWN
 
     async def stop(self, name_or_id: str, by: Identity) -> str:
         """Stop and remove a service or a container of ours, and return its id; one that is removed is success too.
@@ -324,6 +337,9 @@ class Dispatch:
         start = self._run_container if request.type == "container" else self._run_service
         try:
             return await start(request, mark, intent, warnings)
+        except PortTaken:
+            await self._forget(mark.nonce)
+            raise
         except Conflict:
             await self._forget(mark.nonce)
             raise _taken(mark.name) from None
@@ -344,7 +360,10 @@ class Dispatch:
         if request.no_new_privileges:
             warnings += hardening.warn_of_older_nodes(self._reconciler.nodes())
         await self._journal.intend(intent)
-        service_id = await self._swarm.create(body, credentials)
+        try:
+            service_id = await self._swarm.create(body, credentials)
+        except HttpError as error:
+            raise self._port_taken(error, mark.owner) or error from None
         try:
             await self._reconciler.adopt_service(service_id, body, mark.nonce)
         except JournalUnwritable:
@@ -365,6 +384,20 @@ class Dispatch:
             raise
         return container_id
 
+    def _port_taken(self, error: HttpError, owner: str) -> PortTaken | None:
+        """The error that another service has the port; it is named only to who may see it."""
+        said = _PORT_TAKEN.search(str(error))
+        if said is None:
+            return None
+        port, holder = said[1], self._reconciler.find(said[2])
+        if holder is None or owner not in (ROOT, holder.owner):
+            return PortTaken(f"ports: {port} is taken: choose another")
+        ended = ", which has ended" if holder.status in OVER else ""
+        return PortTaken(
+            f"ports: {port} is published by the run {holder.name!r} (id {holder.id}){ended}: "
+            "stop it, which removes it, or choose another port"
+        )
+
     async def _forget(self, nonce: str) -> None:
         """The run came to nothing, and that is known."""
         with contextlib.suppress(JournalUnwritable):  # then the keeper looks for it, and finds nothing
@@ -372,14 +405,29 @@ class Dispatch:
 
     async def _own_ids(self) -> set[str]:
         """The container that this process runs in, its name, and the service that it is a task of."""
-        if self._own_container is None:
-            return set()
-        raw = await self._containers.container(self._own_container)
+        raw = await self._own()
         if raw is None:
-            return {self._own_container}
-        labels: Mapping[str, str] = raw["Config"].get("Labels") or {}
-        service = labels.get("com.docker.swarm.service.id", self._own_container)
-        return {self._own_container, raw["Name"].removeprefix("/"), service}
+            return {self._own_container} if self._own_container else set()
+        return {raw["Id"], raw["Name"].removeprefix("/"), _service_of(raw) or raw["Id"]}
+
+    async def _own(self) -> Json | None:
+        """The container that this process runs in, as inspected."""
+        return None if self._own_container is None else await self._containers.container(self._own_container)
+
+    async def _own_ports(self) -> set[ports.Port]:
+        """The ports under which the container that this process runs in, or its service, is published."""
+        raw = await self._own()
+        if raw is None:
+            return set()
+        service_id = _service_of(raw)
+        service = await self._swarm.service(service_id) if service_id else None
+        return {*ports.of_container(raw), *(ports.of_service(service) if service else ())}
+
+
+def _service_of(raw: Json) -> str | None:
+    """The service that a container is a task of."""
+    labels: Mapping[str, str] = raw["Config"].get("Labels") or {}
+    return labels.get("com.docker.swarm.service.id")
 
 
 def _may_come_true(error: HttpError) -> bool:

@@ -9,7 +9,8 @@
         ├── Forbidden         403  known, but not allowed
         ├── NotFound          404
         ├── MethodNotAllowed  405
-        ├── Conflict          409  a name is taken, or it would end quartermaster itself
+        ├── Conflict          409  a name is taken, or it would end or replace quartermaster itself
+        │   └── PortTaken              another service has published the port
         ├── PayloadTooLarge   413
         ├── KeyReused         422  an Idempotency-Key comes with another body
         ├── TooManyHeld       429  connections that stay open
@@ -80,6 +81,10 @@ class MethodNotAllowed(HttpError):
 
 class Conflict(HttpError):
     status = HTTPStatus.CONFLICT
+
+
+class PortTaken(Conflict):
+    pass
 
 
 class PayloadTooLarge(HttpError):

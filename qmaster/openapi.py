@@ -56,7 +56,7 @@ ERRORS: Mapping[int, str] = {
     401: "No token, or a wrong one.",
     403: "The token may not: the error names the rule. Or `--allow-host` or `--allow-origin` lets no such page in.",
     404: "No service or container has this id or name, or it is another token's.",
-    409: "The name is taken, or quartermaster would stop itself.",
+    409: "The name or a published port is taken, or quartermaster would stop itself or give up a port of its own.",
     413: f"The body is over {MAX_BODY // 1024} KiB.",
     422: "This `Idempotency-Key` came with another request before.",
     429: "Too many runs in a minute; too many open streams, waits or logs; or too many wrong tokens from this address.",

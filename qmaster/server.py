@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from tornado.netutil import bind_sockets
 
-from . import __version__, held, privileges, tls
+from . import __version__, held, ports, privileges, tls
 from .app import Parts, make_app
 from .auth import Authenticator
 from .config import SHORT_TOKEN, Config
@@ -81,6 +81,7 @@ async def serve(config: Config) -> None:
     await house.journal.open()
     await house.reconciler.load()
     sockets = _bind(config)
+    house.parts.dispatch.listens_at(sockets[0].getsockname()[1])
     entrance.listen(sockets)
     house.start()
     gc.collect()
@@ -157,6 +158,7 @@ class House:
             Defaults(config.memory, config.timeout or None, config.ttl or None),
             own_container_id(),
             _registries(config.registries),
+            reserved={**ports.SWARM, **ports.of_engine(config.docker_host)},
         )
         scrape = Scrape(
             metrics,

@@ -23,7 +23,7 @@ from fakes import (
 from msgspec.structs import replace
 from test_lifecycle import NODES, NOW
 
-from qmaster import lifecycle, models, results
+from qmaster import lifecycle, models, ports, results
 from qmaster.auth import Identity
 from qmaster.dispatch import Dispatch
 from qmaster.errors import (
@@ -35,6 +35,7 @@ from qmaster.errors import (
     HttpError,
     JournalUnwritable,
     NotFound,
+    PortTaken,
     RegistryRefused,
 )
 from qmaster.journal import Intent
@@ -531,3 +532,57 @@ async def test_a_listing_is_the_newest_first() -> None:
     assert await house.dispatch.listing(ROOT) == [new, SEEN]
     assert await house.dispatch.listing(ROOT, removed=True) == [new, SEEN, gone]
     assert house.engine_calls() == []
+
+
+# --- ports ------------------------------------------------------------------------------------------------------------
+
+HELD = "rpc error: code = InvalidArgument desc = port '8080' is already in use by service 'x' (s1) as an ingress port"
+
+
+@pytest.mark.parametrize("by", [ROOT, Identity("bob", grant("bob", ports=(range(1, 65536),)))])
+@pytest.mark.parametrize(
+    "port", ["9393:80", "9443:80/tcp", "9494:80", "9595:1", "2377:80", "7946:80/udp", "4789:1/udp"]
+)
+async def test_the_ports_of_quartermaster_itself_are_refused(by: Identity, port: str) -> None:
+    """Where it listens, where its container or its service is published, and Swarm's; to root too, and at once."""
+    house = House(own=OWN)
+    own = container(OWN, "me.1", ours=False, labels={"com.docker.swarm.service.id": "s-own"})
+    own["HostConfig"] = {"PortBindings": {"9090/tcp": [{"HostIp": "", "HostPort": "9494"}], "9/tcp": None}}
+    own["NetworkSettings"] = {"Ports": {"9090/tcp": [{"HostIp": "::", "HostPort": "9595"}], "1/tcp": None}}
+    house.containers.there = [own]
+    published = {"Ports": [{"Protocol": "tcp", "TargetPort": 9090, "PublishedPort": 9443}]}
+    house.swarm.there = [{**service("s-own", "me"), "Endpoint": published}]
+    house.dispatch.listens_at(9393)
+    with pytest.raises(Conflict, match=f"^ports: {port.partition(':')[0]}/"):
+        await house.dispatch.run(run(ports=["8080:80", port]), by)
+    assert "create" not in house.engine_calls()
+    for other in ("9393:80/udp", "8080:9393", "2377:80/udp"):
+        await house.dispatch.run(run(ports=[other]), by)
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [("tcp://127.0.0.1:4243", 4243), ("tcp://host", 2375), ("ssh://user@host", 22), ("ssh://host:2222", 2222)],
+)
+def test_the_port_of_the_engine_is_reserved(host: str, port: int) -> None:
+    """Swarm would publish it on the engine's node as well; a socket has none."""
+    assert list(ports.of_engine(host)) == [(port, "tcp")]
+    assert ports.of_engine("unix:///var/run/docker.sock") == ports.of_engine("") == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "by", "says"),
+    [
+        ("complete", ROOT, "port 8080 is published by the run 'one' (id s1), which has ended: stop it"),
+        ("running", ROOT, "port 8080 is published by the run 'one' (id s1): stop it"),
+        ("complete", Identity("alice", grant(ports=(range(1, 65536),))), "ports: 8080 is taken: choose another"),
+    ],
+)
+async def test_a_port_that_a_run_holds_is_a_conflict(status: models.Status, by: Identity, says: str) -> None:
+    """The run is named to who may see it; and nothing is looked for later."""
+    house = House(replace(SEEN, status=status, owner="bob"))
+    house.swarm.fails["create"] = BadRequest(f"the Docker engine refused: {HELD}")
+    with pytest.raises(PortTaken) as raised:
+        await house.dispatch.run(run(ports=["8080:80"]), by)
+    assert says.removeprefix("port ") in str(raised.value)
+    assert (house.sweeper.open, house.journal.intents) == ([], {})

@@ -58,7 +58,7 @@ FLOORS: dict[float, set[str]] = {
         "wording",
         "retention",
     },
-    0.2: {"limiter", "keys", "privileges", "tls"},
+    0.2: {"limiter", "keys", "ports", "privileges", "tls"},
 }
 ALLOWED = {
     ("__main__", "cli"),  # the door to it
