@@ -207,3 +207,25 @@ def test_the_time_of_an_answer_does_not_tell_whether_another_has_it(two: Two) ->
             times[name].append(time.monotonic() - began)
     medians = sorted(statistics.median(each) for each in times.values())
     assert medians[-1] < 1.3 * medians[0], times
+
+
+def test_only_so_many_ended_runs_stay(two: Two) -> None:
+    """The oldest goes from the swarm early; its record, exit code and output stay. Another's stay as they were."""
+    two.write(two._alices + LIMITS + "max_kept = 1\nmax_rate = 3\nmax_ttl = 600\n", two._bobs)
+    eventually(lambda: two.server.logs().count('"names"') > 1, 5, "the file is read")
+    assert two.run("alice", ttl=601)["error"].startswith("max_ttl: this token's runs stay at most 600 seconds")
+    bobs, first, second = (
+        two.run(who, command=["sh", "-c", f"echo {word}; exit 3"], wait=60)
+        for who, word in (("bob", "zero"), ("alice", "one"), ("alice", "two"))
+    )
+    assert (first["result"]["exit_code"], first["ttl"]) == (3, 600)
+    path = f"/status/{first['id']}"
+    eventually(lambda: two.call("alice", "GET", path)["status"] == "removed", 30, "the oldest goes")
+    gone = two.call("alice", "GET", path)
+    assert (gone["exit_code"], gone["result"]) == (3, first["result"])
+    assert two.call("alice", "GET", f"/status/{second['id']}")["status"] == "failed"
+    assert two.call("bob", "GET", f"/status/{bobs['id']}")["status"] == "failed"
+    two.run("alice", command="true", wait=60)
+    refused = two.run("alice")
+    assert (refused.status, refused["error"].partition(":")[0]) == (429, "max_rate")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
