@@ -2,7 +2,8 @@
 # No later syntax than Docker 20.10's, with or without BuildKit.
 
 # Any Debian with Python 3.11 or newer and its venv module serves as a base.
-ARG BASE=python:3.13.14-slim-trixie
+# The digest is that of the index of all platforms; change it with the tag.
+ARG BASE=python:3.13.14-slim-trixie@sha256:6771159cd4fa5d9bba1258caf0b82e6b73458c694d178ad97c5e925c2d0e1a91
 
 FROM ${BASE} AS build
 # For a builder that cannot reach PyPI: a mirror's address, or 1 and all packages in the folder wheels/.

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -314,7 +315,7 @@ def _bind(config: Config) -> list[socket.socket]:
 
 
 def _warn(config: Config, sockets: Iterable[socket.socket]) -> None:
-    """Of how the token could become known to others, and of an option that may mean another thing than it says."""
+    """Of what may become known to others, and of an option that may mean another thing than it says."""
     if config.ttl == 0:
         log.warning(
             "ttl_is_for_ever",
@@ -325,6 +326,9 @@ def _warn(config: Config, sockets: Iterable[socket.socket]) -> None:
         log.warning(
             "token_in_clear", address=config.address or "*", advice="--tls-cert and --tls-key, or TLS of a proxy"
         )
+    mode = stat.S_IMODE(Path(config.data_dir).stat().st_mode)
+    if mode & stat.S_IRWXO:
+        log.warning("data_dir_open_to_others", mode=f"{mode:04o}", advice=f"chmod o-rwx {config.data_dir}")
     if len(config.token) < SHORT_TOKEN:
         log.warning("token_short", characters=len(config.token), advice=f"{SHORT_TOKEN} or more, for instance uuidgen")
 

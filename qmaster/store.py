@@ -187,6 +187,7 @@ class Store:
         """Open it; return where it stands, what ``retention.pruned`` does, and the intents that were left open."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock.take()
+        _shut(self.path)
         write = _connect(self.path)
         try:
             _migrate(write, self.path)
@@ -392,6 +393,14 @@ class Store:
         if self._read is None:
             raise sqlite3.OperationalError("the journal is not open")
         return self._read
+
+
+def _shut(path: Path) -> None:
+    """The owner alone reads the journal: SQLite makes the files beside it with its mode."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for file in path.parent.glob(f"{path.stem}.*"):
+        with contextlib.suppress(OSError):  # it is gone meanwhile, or another's, who may open it as they like
+            file.chmod(0o600)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

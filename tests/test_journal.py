@@ -1,22 +1,26 @@
 """journal: facts in their order, records and intents on disk; and a disk that is full, torn, locked or not ours."""
 
 import asyncio
+import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 from testbed import Bed, Engine, Server, eventually
 from testbed.process import run as command
 from testbed.subscriber import Subscriber, heartbeat
 
 from qmaster import journal as room
-from qmaster import store
+from qmaster import server, store
 from qmaster.errors import ConfigError, JournalUnwritable
 from qmaster.journal import Intent, Journal, NewFact, Record, StoredFact
 from qmaster.store import FILE
@@ -513,3 +517,41 @@ def test_a_full_disk(start_server: StartServer, small_disk: Path, engine: Engine
     assert "journal_unwritable" in server.logs()
     assert "journal_writable_again" in server.logs()
     server.terminate()
+
+
+# --- who may read it --------------------------------------------------------------------------------------------------
+
+
+def _modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+def test_the_owner_alone_reads_the_files(tmp_path: Path, umask: int) -> None:
+    """Whatever the umask is, in a folder that was there and is open, and also where they were there and open."""
+    tmp_path.chmod(0o755)
+    before = os.umask(umask)
+    try:
+        for _ in range(2):
+            made = store.Store(tmp_path / FILE, 10, 1, 1 << 30)
+            made.open()
+            made.probe()
+            modes = _modes(tmp_path)
+            assert set(modes) == {"journal.db", "journal.db-wal", "journal.db-shm", "journal.lock", "journal.mark"}
+            assert set(modes.values()) == {0o600}
+            made.close()
+            for path in tmp_path.iterdir():
+                path.chmod(0o644)
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o755, True), (0o701, True), (0o770, False), (0o700, False)])
+def test_a_folder_that_is_open_to_others_is_a_warning(tmp_path: Path, mode: int, warned: bool) -> None:
+    """With the mode, and what to do."""
+    tmp_path.chmod(mode)
+    config = types.SimpleNamespace(data_dir=str(tmp_path), tls_cert="x", token="x" * 64, ttl=1)
+    with capture_logs() as lines:
+        server._warn(cast(Any, config), [])
+    assert [line["event"] for line in lines] == ["data_dir_open_to_others"] * warned
+    assert [line["mode"] for line in lines] == [f"{mode:04o}"] * warned
