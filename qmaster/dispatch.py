@@ -30,7 +30,7 @@ from .journal import Intent
 from .keys import Key, Started
 from .lifecycle import OVER
 from .linelimit import LineLimit
-from .models import Kind, Node, RunRequest, Service
+from .models import Kind, Node, PullPolicy, RunRequest, Service
 from .rates import Rates
 from .spec import Defaults
 from .tokens import ROOT
@@ -51,7 +51,7 @@ log = structlog.get_logger(__name__)
 class Swarm(Protocol):
     """What dispatch needs of the swarm."""
 
-    async def pin(self, image: str, credentials: Credentials | None) -> str: ...
+    async def pin(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> str: ...
     async def network_ids(self, names: list[str]) -> list[str]: ...
     async def secret_ids(self, names: list[str]) -> list[str]: ...
     async def create(self, spec: Json, credentials: Credentials | None) -> str: ...
@@ -62,7 +62,10 @@ class Swarm(Protocol):
 class Containers(Protocol):
     """What dispatch needs of this engine's containers."""
 
-    async def create(self, config: Json, name: str, credentials: Credentials | None) -> str: ...
+    async def prepare(
+        self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]
+    ) -> None: ...
+    async def create(self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy) -> str: ...
     async def container(self, name_or_id: str) -> Json | None: ...
     async def remove(self, container_id: str) -> None: ...
 
@@ -352,7 +355,7 @@ class Dispatch:
 
     async def _run_service(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
         credentials = request.credentials()
-        image = await self._swarm.pin(request.image, credentials)
+        image = await self._swarm.pin(request.image, credentials, request.pulls, warnings)
         objects = spec.Objects(
             await self._swarm.network_ids(request.networks), await self._swarm.secret_ids(request.secrets)
         )
@@ -374,8 +377,10 @@ class Dispatch:
 
     async def _run_container(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
         config = spec.container(request, mark, self._defaults)
+        credentials = request.credentials()
+        await self._containers.prepare(request.image, credentials, request.pulls, warnings)
         await self._journal.intend(intent)
-        container_id = await self._containers.create(config, mark.name, request.credentials())
+        container_id = await self._containers.create(config, mark.name, credentials, request.pulls)
         try:
             await self._reconciler.adopt_container(container_id, mark.nonce)
         except JournalUnwritable:

@@ -62,6 +62,7 @@ PATTERNS = {
 }
 
 Kind = Literal["service", "container"]
+PullPolicy = Literal["always", "missing", "never"]
 Restart = Literal["none", "on-failure", "any"]
 Status = Literal["pending", "preparing", "running", "complete", "failed", "stopping", "removed", "unknown"]
 Reason = Literal[
@@ -124,6 +125,7 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     ) = None
     no_new_privileges: bool = True
     healthcheck: bool | None = None
+    pull_policy: PullPolicy | None = None
 
     def __post_init__(self) -> None:
         Reference.parse(self.image)
@@ -175,6 +177,14 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
             if name not in CAPABILITIES:
                 raise ValueError(f"cap_drop: Linux has no capability {quote(name)}; use names such as NET_RAW, or ALL")
         return names
+
+    @property
+    def pulls(self) -> PullPolicy:
+        """``pull_policy``; left out it follows Kubernetes: what a tag other than ``latest`` means does not change."""
+        if self.pull_policy is not None:
+            return self.pull_policy
+        image = Reference.parse(self.image)
+        return "missing" if image.digest or image.tag not in (None, "latest") else "always"
 
     @property
     def checks_health(self) -> bool:

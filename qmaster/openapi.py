@@ -50,6 +50,8 @@ FIELDS: Mapping[str, str] = {
     "cap_drop": "Linux capabilities to drop, or `ALL`; replaces `NET_RAW`, `MKNOD` and `AUDIT_WRITE`.",
     "no_new_privileges": "Whether set-user-id programs gain no privileges; services need Docker 25 or newer.",
     "healthcheck": "Whether the image's HEALTHCHECK is on; left out: not where `restart` is `none`.",
+    "pull_policy": "Whether the registry is asked for the image; left out: `always` for no tag or `latest`, else "
+    "`missing`.",
 }
 ERRORS: Mapping[int, str] = {
     400: "The request is wrong, or the engine cannot start what it asks for; names the field.",

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from qmaster import models
 from qmaster.credentials import Credentials
-from qmaster.models import RunRequest
+from qmaster.models import PullPolicy, RunRequest
 from qmaster.tokens import Grant, digest
 
 Json = dict[str, Any]
@@ -132,7 +132,7 @@ class FakeSwarm(Fake):
         super().__init__()
         self.there, self.its_tasks, self.its_nodes = list(services), list(tasks), list(nodes)
 
-    async def pin(self, image: str, credentials: Credentials | None) -> str:
+    async def pin(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> str:
         self._note("pin", image, credentials)
         return f"{image}@{DIGEST}"
 
@@ -186,7 +186,10 @@ class FakeContainers(Fake):
         super().__init__()
         self.there = list(containers)
 
-    async def create(self, config: Json, name: str, credentials: Credentials | None) -> str:
+    async def prepare(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> None:
+        self._note("prepare", image, credentials)
+
+    async def create(self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy) -> str:
         self._note("create", config, name, credentials)
         container_id = _fresh("c-new", self.names())
         self.there.append(container(container_id, name, ours=False, labels=config["Labels"]))

@@ -192,6 +192,8 @@ EVERYTHING = [
     *("-u", "u:g", "--entrypoint", "sh -c", "--memory", "64", "--cpus", "0.5", "--replicas", "2"),
     *("--restart", "on-failure", "--max-attempts", "3", "--constraint", "node.role==worker", "--network", "net"),
     *("--secret", "s", "-p", "8080:80", "-p", "53:53/udp", "--timeout", "1.5", "--ttl", "0"),
+    *("--pids-limit", "0", "--cap-drop", "ALL", "--cap-drop", "MKNOD", "--new-privileges", "--no-healthcheck"),
+    *("--pull", "never"),
 ]
 
 
@@ -222,6 +224,11 @@ def test_every_field_of_a_run_has_an_option(fake: FakeServer) -> None:
         "ports": ["8080:80", "53:53/udp"],
         "timeout": 1.5,
         "ttl": 0.0,
+        "pids_limit": 0,
+        "cap_drop": ["ALL", "MKNOD"],
+        "no_new_privileges": False,
+        "healthcheck": False,
+        "pull_policy": "never",
         "auth": "eyJ1c2VybmFtZSI6ICJ1IiwgInBhc3N3b3JkIjogInAifQ==",
     }
 

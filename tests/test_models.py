@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import AUTH, encoded, run, steady
+from fakes import AUTH, DIGEST, encoded, run, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -412,3 +412,22 @@ def test_the_messages_have_a_schema() -> None:
     """OpenAPI is made of it."""
     (_, components) = msgspec.json.schema_components([RunRequest, StopRequest, models.Service])
     assert components["RunRequest"]["required"] == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("image", "fields", "pulls"),
+    [
+        ("busybox", {}, "always"),
+        ("busybox:latest", {}, "always"),
+        ("registry:5000/team/tool", {}, "always"),
+        ("busybox:1", {}, "missing"),
+        (f"busybox@{DIGEST}", {}, "missing"),
+        (f"busybox:latest@{DIGEST}", {}, "missing"),
+        ("busybox", {"pull_policy": "never"}, "never"),
+        ("busybox", {"pull_policy": "missing"}, "missing"),
+        ("busybox:1", {"pull_policy": "always"}, "always"),
+    ],
+)
+def test_what_is_pulled_follows_kubernetes(image: str, fields: dict[str, Any], pulls: str) -> None:
+    """Where pull_policy is left out: no tag and latest are asked for anew, a digest never changes."""
+    assert run(**{"image": image, **fields}).pulls == pulls

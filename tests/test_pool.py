@@ -978,6 +978,84 @@ async def test_an_answer_or_a_silence_is_kept_for_a_minute(answer: Any) -> None:
     assert KEPT == 60.0
 
 
+OLD, SILENT = {"Descriptor": {"digest": "sha256:" + "0" * 64}}, answered(500, "i/o timeout")
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("first", [OLD, answered(404, "manifest unknown"), answered(401, "unauthorized")], ids=str)
+async def test_always_asks_for_the_digest_of_now(first: Any) -> None:
+    """Whatever was told a moment ago; and what it learns serves those that ask for any of the last minute."""
+    kept, client, _ = registry(first, TOLD)
+    await kept.pin("busybox", None)
+    warnings: list[str] = []
+    assert await kept.pin("busybox", None, "always", warnings) == f"busybox@{DIGEST}"
+    assert await kept.pin("busybox", None) == f"busybox@{DIGEST}"
+    assert (len(client.asked), warnings) == (2, [])
+
+
+@pytest.mark.gen_test
+async def test_always_at_once_is_one_question() -> None:
+    """A thousand runs of one image that are in flight at one moment ask the registry once."""
+    kept, client, _ = registry(TOLD)
+    answers = await asyncio.gather(*(kept.pin("busybox", None, "always") for _ in range(1000)))
+    assert set(answers) == {f"busybox@{DIGEST}"}
+    assert len(client.asked) == 1
+    await kept.pin("busybox", None, "always")
+    assert len(client.asked) == 2
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (SILENT, "did not answer"),
+        (TIMEOUT, "did not answer"),
+        (answered(404, "manifest unknown"), "has no such image"),
+        (answered(401, "unauthorized"), "refused the image"),
+    ],
+    ids=str,
+)
+async def test_always_in_vain_is_a_warning(answer: Any, says: str) -> None:
+    """The image goes on as it is: its node may have it."""
+    kept, _, _ = registry(answer)
+    warnings: list[str] = []
+    assert await kept.pin("registry:5000/tool", None, "always", warnings) == "registry:5000/tool"
+    (warning,) = warnings
+    assert warning.startswith(f"pull_policy: the registry registry:5000 {says}, so what is there already is used: ")
+
+
+@pytest.mark.gen_test
+async def test_a_silence_is_believed_by_always_too() -> None:
+    """For a minute no run waits for that registry again; each is warned."""
+    kept, client, clock = registry(SILENT)
+    for asked in (1, 1, 2):
+        warnings: list[str] = []
+        await kept.pin("busybox", None, "always", warnings)
+        assert (len(client.asked), len(warnings)) == (asked, 1)
+        clock.now += KEPT / 2 + 0.1
+
+
+@pytest.mark.gen_test
+async def test_credentials_that_were_right_are_believed_for_a_minute() -> None:
+    """A registry that falls silent after it told a digest stops no run: always is warned, missing has that digest."""
+    kept, client, _ = registry(TOLD, SILENT)
+    await kept.pin("busybox", CREDENTIALS)
+    warnings: list[str] = []
+    assert await kept.pin("busybox", CREDENTIALS, "always", warnings) == "busybox"
+    assert len(warnings) == 1
+    assert await kept.pin("busybox", CREDENTIALS) == f"busybox@{DIGEST}"
+    assert len(client.asked) == 2
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("credentials", [None, CREDENTIALS])
+async def test_never_asks_nobody(credentials: Credentials | None) -> None:
+    """Neither for a digest nor whether credentials are right."""
+    kept, client, _ = registry(TOLD)
+    assert await kept.pin("busybox", credentials, "never") == "busybox"
+    assert client.asked == []
+
+
 @pytest.mark.gen_test
 async def test_one_callers_credentials_do_not_open_for_another() -> None:
     """Each image and each credentials are a question of their own."""

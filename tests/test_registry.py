@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import StartServer
@@ -240,3 +241,77 @@ def test_a_slow_registry_holds_nobody_up(engine: Engine, registry: Registry, ser
         for each in waiting:
             refused(each.result())
         assert time.monotonic() - began < 12 / (REGISTRY / 2) * BOUND + SLACK  # one owner has half of the questions
+
+
+# What was pushed a moment ago
+
+
+def pushed(engine: Engine, registry: Registry, name: str, says: str) -> str:
+    """An image of this name at the registry alone, which says that when it runs."""
+    engine.load_image("pushed:1", Cmd=["echo", says])
+    image = registry.push(engine, "pushed:1", name)
+    sdk(engine).remove_image("pushed:1", force=True)
+    return image
+
+
+@pytest.mark.parametrize(("tag", "policy"), [("latest", None), ("1", "always")])
+@pytest.mark.parametrize("kind", ["service", "container"])
+def test_a_push_counts_for_the_next_run(
+    engine: Engine, registry: Registry, server: Server, kind: str, tag: str, policy: str | None
+) -> None:
+    """With pull_policy always, and of latest without: the run after it has the new image, and no warning of that."""
+    name = f"news-{kind}-{tag}:{tag}"
+    fields: dict[str, Any] = {
+        "type": kind,
+        "auth": registry.alice.auth,
+        "wait": True,
+        **({"pull_policy": policy} if policy else {}),
+    }
+    for says in ("old", "new"):
+        reply = server.run(image=pushed(engine, registry, name, says), **fields)
+        assert reply["result"]["stdout"] == f"{says}\n", reply.text
+        assert not any("pull_policy" in each for each in reply.json.get("warnings", []))
+
+
+@pytest.mark.parametrize("policy", ["missing", "never"])
+@pytest.mark.parametrize("kind", ["service", "container"])
+def test_what_is_there_runs(engine: Engine, registry: Registry, server: Server, kind: str, policy: str) -> None:
+    """With pull_policy missing within the minute, and with never: the registry is asked nothing."""
+    name = f"kept-{kind}-{policy}:latest"
+    auth: dict[str, Any] = {"auth": registry.alice.auth}
+    image = pushed(engine, registry, name, "old")
+    first = server.run(image=image, type=kind, wait=True, **auth)
+    assert first["result"]["stdout"] == "old\n", first.text
+    repository, old = image.removesuffix(":latest"), registry.digest(image)
+    pushed(engine, registry, name, "new")
+    sdk(engine).tag(f"{repository}@{old}", repository, "latest")  # the push from this engine took it away
+    asked = registry.count(f"/v2/private/kept-{kind}-{policy}/manifests/")
+    reply = server.run(image=image, type=kind, pull_policy=policy, wait=True, **(auth if policy == "missing" else {}))
+    assert reply["result"]["stdout"] == "old\n", reply.text
+    assert registry.count(f"/v2/private/kept-{kind}-{policy}/manifests/") == asked
+
+
+def test_never_pulls_no_container_s_image(engine: Engine, registry: Registry, server: Server) -> None:
+    """400, and the registry was not asked."""
+    image = pushed(engine, registry, "never:1", "new")
+    before = registry.count("private/never")
+    reply = server.run(image=image, type="container", pull_policy="never", auth=registry.alice.auth)
+    assert (reply.status, reply["error"]) == (
+        400,
+        f"image: {image} is not on this engine; pull it first, or leave pull_policy out",
+    )
+    assert registry.count("private/never") == before
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+def test_a_silent_registry_is_a_warning(
+    engine: Engine, registry: Registry, server: Server, trouble: str, kind: str
+) -> None:
+    """Without credentials what is there runs, and the answer says that nobody could tell whether it is the newest."""
+    image = registry.push(engine, name=f"silent-{trouble}-{kind}:latest")
+    sdk(engine).pull(image, auth_config=registry.alice.auth_config)
+    befall(registry, trouble)
+    reply = server.run(image=image, command="true", type=kind)
+    assert reply.status == 200, reply.text
+    (warning,) = (each for each in reply["warnings"] if each.startswith("pull_policy: "))
+    assert f"the registry {registry.address} did not answer" in warning

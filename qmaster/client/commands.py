@@ -196,6 +196,9 @@ FIELDS = (
         "--no-new-privileges/--new-privileges", default=None, help="Whether set-user-id programs gain nothing."
     ),
     click.option("--healthcheck/--no-healthcheck", default=None, help="The image's HEALTHCHECK, on or off."),
+    click.option(
+        "--pull", "pull_policy", type=click.Choice(["always", "missing", "never"]), help="When the image is pulled."
+    ),
 )
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..credentials import Credentials
-from ..errors import BadRequest, Conflict, HttpError, NotFound
+from ..errors import BadRequest, Conflict, HttpError, NotFound, RegistryRefused
 from ..lifecycle import MANAGED
-from ..models import LABEL_PREFIX
+from ..models import LABEL_PREFIX, PullPolicy
+from ..reference import Reference
 from ..spec import RUN
 from .calls import Calls
 from .client import Client
@@ -35,18 +36,47 @@ class Containers:
         self._images = images
         self._nonces: dict[str, str | None] = {}  # by the id of an image, which never changes
 
-    async def create(self, config: Json, name: str, credentials: Credentials | None) -> str:
-        """Create and start a container, its image pulled if it is missing; return its id.
+    async def prepare(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> None:
+        """Check the credentials, and have the image that the registry has now where ``pull`` is ``always``.
+
+        Args:
+            warnings: takes that the registry could not tell or give it, and what is there is used.
 
         Raises:
-            RegistryRefused: the image could not be had, or the credentials are wrong.
+            RegistryRefused: the credentials are wrong, or the registry did not give the image with them.
+        """
+        if credentials is None and pull != "always":
+            return
+        pinned = Reference.parse(await self._registry.pin(image, credentials, pull, warnings))
+        if pull != "always" or pinned.digest is None or Reference.parse(image).digest:
+            return
+        for _ in range(2):  # a pull that was under way already may bring what was there before
+            there = await self._calls.inspect(lambda client: client.inspect_image(image))
+            if there is not None and any(each.endswith(f"@{pinned.digest}") for each in there["RepoDigests"] or ()):
+                return
+            try:
+                await self._images.pull(image, credentials)
+            except RegistryRefused as error:
+                if there is None or credentials is not None:
+                    raise
+                warnings.append(f"pull_policy: what is there already is used: {error}")
+                return
+
+    async def create(self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy) -> str:
+        """Create and start a container, its image pulled if it is missing and may be; return its id.
+
+        Raises:
+            BadRequest: the image is not there, and ``pull`` is ``never``.
+            RegistryRefused: the image could not be had.
             Conflict: the name is taken.
         """
-        if credentials is not None:
-            await self._registry.pin(config["Image"], credentials)
         try:
             container_id = await self._create(config, name)
         except NotFound:
+            if pull == "never":
+                raise BadRequest(
+                    f"image: {config['Image']} is not on this engine; pull it first, or leave pull_policy out"
+                ) from None
             await self._images.pull(config["Image"], credentials)
             container_id = await self._create(config, name)
         await self.start(container_id)

@@ -1,4 +1,4 @@
-"""What a registry says of an image: asked through the engine, once a minute for each image and credentials."""
+"""What a registry says of an image: asked through the engine, as often as ``pull_policy`` says."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .. import limiter
 from ..credentials import Credentials
 from ..errors import EngineAway, HttpError, RegistryRefused, TooManyCalls
+from ..models import PullPolicy
 from ..reference import Reference
 from .client import Client
 from .failures import EngineBusy, EngineTimeout
@@ -33,11 +34,15 @@ _QUOTED = re.compile(r'"[^"]*"|(?<![^\s"])[^\s"/]*/\S*')  # a URL or a reference
 
 @dataclass(frozen=True)
 class Answer:
-    """``digest`` is set where the registry told one; ``said`` are its words, or the engine's, where it did not."""
+    """``digest`` is set where the registry told one; ``said`` are its words, or the engine's, where it did not.
+
+    ``last`` is the digest that a silent registry told within the minute before: credentials were right then.
+    """
 
     kind: Literal["digest", "missing", "denied", "silent"]
     digest: str = ""
     said: str = ""
+    last: str = ""
 
 
 class Registry:
@@ -55,39 +60,62 @@ class Registry:
         # An owner's own: another's question would wait in the queue of whoever asked first.
         self._open: dict[tuple[str | None, bytes], asyncio.Task[Answer]] = {}
 
-    async def pin(self, image: str, credentials: Credentials | None) -> str:
+    async def pin(
+        self,
+        image: str,
+        credentials: Credentials | None,
+        pull: PullPolicy = "missing",
+        warnings: list[str] | None = None,
+    ) -> str:
         """The image with the digest that the registry has for it; as it is, where none is told.
+
+        Args:
+            pull: ``always`` wants the digest of now, ``missing`` one of the last minute; ``never`` asks nobody.
+            warnings: takes that ``always`` was in vain.
 
         Raises:
             RegistryRefused: credentials were given, and the registry refused them or did not answer.
         """
         header = credentials.header() if credentials else None
         reference = Reference.parse(image)
-        if reference.digest and header is None:
+        if pull == "never" or (reference.digest and header is None):
             return image
-        answer = await self._once(self._key(image, header), lambda: self._ask(image, header))
+        fresh = pull == "always" and not reference.digest
+        answer = await self._once(self._key(image, header), lambda: self._ask(image, header), fresh)
         if header is not None:
             _require_welcome(reference.domain, answer)
-        return f"{image}@{answer.digest}" if answer.digest and not reference.digest else image
+        if fresh and not answer.digest and warnings is not None:
+            warnings.append(_not_fresh(reference.domain, answer))
+        digest = answer.digest if fresh else answer.digest or answer.last
+        return f"{image}@{digest}" if digest and not reference.digest else image
 
     def _key(self, image: str, header: str | None) -> bytes:
         """A salted digest: credentials are not kept, not even in memory."""
         return hashlib.blake2b(f"{image}\0{header or ''}".encode(), key=self._salt).digest()
 
-    async def _once(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+    async def _once(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Answer]], fresh: bool) -> Answer:
+        """
+        Args:
+            fresh: whether only an answer counts that comes from now on; a silence is believed all the same.
+        """
         kept = self._kept.get(key)
-        if kept is not None and kept[0] >= self._clock():
-            return kept[1]
+        told = kept[1] if kept is not None and kept[0] >= self._clock() else None
+        if told is not None and not (fresh and told.kind != "silent"):
+            return told
         mine = (limiter.owner(), key)
         task = self._open.get(mine)
         if task is None:  # no await up to here: an owner's calls that come while its question is open share the answer
-            task = self._open[mine] = asyncio.create_task(self._answered(key, ask))
+            task = self._open[mine] = asyncio.create_task(self._answered(key, ask, told))
             task.add_done_callback(lambda _: self._open.pop(mine, None))
         return await asyncio.shield(task)
 
-    async def _answered(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> Answer:
+    async def _answered(
+        self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Answer]], before: Answer | None
+    ) -> Answer:
         until = self._clock() + KEPT
         answer = await ask()
+        if before is not None and answer.kind == "silent":
+            answer = replace(answer, last=before.digest)
         self._kept[key] = (until, answer)
         self._kept.move_to_end(key)
         while len(self._kept) > MAX_KEPT:
@@ -126,8 +154,13 @@ def _failure(said: str, image: str) -> Answer:
     return Answer("silent", said=said)
 
 
+def _not_fresh(domain: str, answer: Answer) -> str:
+    why = {"missing": "has no such image", "denied": "refused the image"}.get(answer.kind, "did not answer")
+    return f"pull_policy: the registry {domain} {why}, so what is there already is used: {answer.said}"
+
+
 def _require_welcome(domain: str, answer: Answer) -> None:
     if answer.kind == "denied":
         raise RegistryRefused(f"the registry {domain} refused the credentials in auth: {answer.said}")
-    if answer.kind == "silent":
+    if answer.kind == "silent" and not answer.last:
         raise RegistryRefused(f"the registry {domain} did not answer, so auth could not be checked: {answer.said}")

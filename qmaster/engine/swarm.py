@@ -8,6 +8,8 @@ from typing import Any
 from ..credentials import Credentials
 from ..errors import BadRequest, EngineRefused, NotFound
 from ..lifecycle import STOPPED
+from ..models import PullPolicy
+from ..reference import Reference
 from ..spec import RUN, ending_spec
 from . import listed
 from .calls import Calls
@@ -27,9 +29,14 @@ class Swarm:
         self._calls = calls
         self._registry = registry
 
-    async def pin(self, image: str, credentials: Credentials | None) -> str:
-        """See ``Registry.pin``."""
-        return await self._registry.pin(image, credentials)
+    async def pin(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> str:
+        """See ``Registry.pin``; an image that is never to be pulled is pinned to what this engine has of it.
+
+        A node that has an image of a digest asks no registry, which it does for one without.
+        """
+        if pull == "never":
+            return await self._pin_to_local(image)
+        return await self._registry.pin(image, credentials, pull, warnings)
 
     async def create(self, spec: Json, credentials: Credentials | None) -> str:
         """Create a service and return its id.
@@ -121,6 +128,16 @@ class Swarm:
             BadRequest: there is no such secret.
         """
         return [await self._secret_id(name) for name in names]
+
+    async def _pin_to_local(self, image: str) -> str:
+        reference = Reference.parse(image)
+        if reference.digest:
+            return image
+        there = await self._calls.inspect(lambda client: client.inspect_image(image)) or {}
+        for each in map(Reference.parse, there.get("RepoDigests") or ()):
+            if each.name == reference.name:
+                return f"{image}@{each.digest}"
+        return image
 
     async def _update(self, service_id: str, version: int, spec: Json) -> None:
         path = f"/services/{service_id}/update"
