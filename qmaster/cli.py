@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import click
 
-from . import __version__, config, standard
+from . import __version__, config, standard, synonyms
 from .errors import ConfigError
 
 USAGE_ERROR = 2
@@ -25,6 +25,9 @@ JSON = "--json"  # and this one, without
 # A command needs no server and no engine's SDK, whose imports take a second: each imports what it needs as it begins.
 CLIENT, TOKENS, SERVER, LOG = "qmaster.client.commands", "qmaster.newtoken", "qmaster.server", "qmaster.log"
 HEALTHCHECK = "qmaster.healthcheck"
+# Fields of a run that have no option of their name, and Docker's short options that run does not have.
+NOT_OPTIONS = {"image": "IMAGE", "command": "COMMAND", "auth": "--auth-file", "wait": "qmaster run"}
+SHORT = {"-v": "volume", "-i": "interactive", "-t": "tty", "-c": "cpu-shares", "-P": "publish-all", "-a": "attach"}
 _BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 
@@ -46,8 +49,18 @@ def _words(error: click.UsageError) -> str:
         return text[:1].lower() + text[1:]
     if error.option_name == "--token":
         return "no command takes a token, as all users of the machine would see it: set TOKEN, or TOKEN_FILE to a file"
-    near = f"; did you mean {' or '.join(error.possibilities)}?" if error.possibilities else ""
-    return f"no such option: {error.option_name}{near}"
+    return f"no such option: {error.option_name}{_instead(error.option_name, error.ctx)}"
+
+
+def _instead(option: str, context: click.Context | None) -> str:
+    """What to use in its place; a guess only where it means the same."""
+    params = context.command.params if context else []
+    options = {param.name or "": param.opts[0] for param in params if param.param_type_name == "option"}
+    answer = synonyms.answer(SHORT.get(option, option), options | NOT_OPTIONS) if "cpus" in options else None
+    if answer is not None:
+        return f": {answer}"
+    near = synonyms.meant(option, options.values())
+    return f"; did you mean {near}?" if near else ""
 
 
 def _shown(text: str) -> str:

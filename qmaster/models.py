@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from .credentials import BOM, Credentials
 from .errors import BadRequest
 from .reference import Reference
+from .synonyms import answer
 from .wording import explain, quote
 
 T = TypeVar("T")
@@ -340,7 +341,7 @@ def convert(document: dict[str, Any], to: type[T]) -> T:
     try:
         return msgspec.convert(document, to, strict=True)
     except msgspec.ValidationError as error:
-        raise BadRequest(explain(str(error), document, to, PATTERNS)) from None
+        raise BadRequest(explain(str(error), document, to, PATTERNS, _INSTEAD.get(to, lambda word: None))) from None
 
 
 def words(field: str, value: str | list[str] | None) -> list[str] | None:
@@ -378,6 +379,13 @@ def wait_seconds(wait: bool | float) -> float | None:
     if isinstance(wait, bool):
         return WAIT if wait else None
     return wait
+
+
+def _of_a_run(word: str) -> str | None:
+    return answer(word, {field: field for field in RunRequest.__struct_fields__})
+
+
+_INSTEAD: dict[type, Callable[[str], str | None]] = {RunRequest: _of_a_run}
 
 
 class _DuplicateKey(Exception):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from .synonyms import meant
 
 LONGEST = 64  # characters of what is said back
 NAMES = {
@@ -32,24 +33,33 @@ def quote(text: str, limit: int = LONGEST) -> str:
     return "'" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown) + "'"
 
 
-def explain(message: str, document: Mapping[str, Any], to: type, patterns: Mapping[str, str]) -> str:
+def explain(
+    message: str,
+    document: Mapping[str, Any],
+    to: type,
+    patterns: Mapping[str, str],
+    instead: Callable[[str], str | None] = lambda word: None,
+) -> str:
     """msgspec's ``Expected `int`, got `str` - at `$.memory``` as ``memory: expected an integer, got a string``.
 
     Args:
         document: what it is said of.
         to: the struct that it was held against.
         patterns: each pattern of ``to`` → what to write instead.
+        instead: what to use in place of another tool's word; None where it is nobody's.
     """
     unknown = re.match(r"Object contains unknown field `(.*)`", message, re.DOTALL)
     if unknown:
-        return f"unknown field {quote(unknown[1])}{_meant(unknown[1], to)}"
+        return f"unknown field {quote(unknown[1])}{_meant(unknown[1], to, instead(unknown[1]))}"
     missing = re.match(r"Object missing required field `(.*)`", message)
     if missing:
         return f"{missing[1]}: is required"
     text, path = _placed(message)
     field = re.split(r"[.\[]", path, maxsplit=1)[0]
     if text.startswith("Invalid enum value"):
-        text = f"expected one of {', '.join(_choices(get_type_hints(to)[field]))}"
+        hint = get_type_hints(to)[field]
+        number = "a number, or " if float in get_args(hint) else ""
+        text = f"expected {number}one of {', '.join(_choices(hint))}"
     else:
         text = _expected(text, patterns)
     return f"{_place(path, field, document)}: {text}" if path else text
@@ -63,10 +73,12 @@ def _placed(message: str) -> tuple[str, str]:
     return text, path[:-1].removeprefix("key in ").removeprefix("$").removeprefix(".")
 
 
-def _meant(field: str, to: Any) -> str:
+def _meant(field: str, to: Any, answer: str | None) -> str:
+    if answer is not None:
+        return f": {answer}"
     known: tuple[str, ...] = to.__struct_fields__
-    near = difflib.get_close_matches(field.lower(), known, 1) if len(field) <= LONGEST else []
-    return f": did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+    near = meant(field, known)
+    return f": did you mean {near}?" if near else f"; known: {', '.join(known)}"
 
 
 def _choices(hint: Any) -> Iterator[str]:

@@ -55,10 +55,10 @@ FLOORS: dict[float, set[str]] = {
         "strict",
         "target",
         "threads",
-        "wording",
+        "synonyms",
         "retention",
     },
-    0.2: {"limiter", "keys", "ports", "privileges", "tls"},
+    0.2: {"limiter", "keys", "ports", "wording", "privileges", "tls"},
 }
 ALLOWED = {
     ("__main__", "cli"),  # the door to it
