@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from . import lifecycle
+from . import lifecycle, modes
 from .models import LastExit, Service
 
 Json = Mapping[str, Any]
@@ -18,16 +18,19 @@ Json = Mapping[str, Any]
 ENDED = frozenset({"complete", "failed", "rejected"})  # of their own accord: an update or a stop shuts a task down
 
 
-def of_service(shown: Service, tasks: Collection[Json], before: Service | None) -> Service:
+def of_service(shown: Service, raw: Json, tasks: Collection[Json], before: Service | None) -> Service:
     """The view of a service with its attempts counted.
 
     Args:
         shown: the service as it is.
+        raw: the service, as Docker lists it.
         tasks: its tasks, as Docker lists them.
         before: what was last said of it. What it showed of each slot, and all older tasks there, is counted.
     """
     told = frozenset(task.id for task in before.tasks) if before else frozenset()
-    fresh = [raw for chain in _by_place(tasks) for raw in _since(chain, told) if raw["Status"]["State"] in ENDED]
+    current = frozenset(task.id for task in shown.tasks)
+    chains = _by_place(modes.counted(raw, tasks, {}), modes.by_node(raw["Spec"]))
+    fresh = [task for chain in chains for task in _between(chain, told, current) if task["Status"]["State"] in ENDED]
     last = before.last_exit if before else None
     if fresh:
         last = _exit_of(max(fresh, key=lifecycle.updated))
@@ -48,18 +51,19 @@ def of_container(shown: Service, raw: Json, before: Service | None) -> Service:
     return msgspec.structs.replace(shown, restarts=max(count, before.restarts if before else 0), last_exit=last)
 
 
-def _by_place(tasks: Iterable[Json]) -> Iterable[list[Json]]:
-    """The tasks of each slot, the oldest first."""
+def _by_place(tasks: Iterable[Json], by_node: bool) -> Iterable[list[Json]]:
+    """The tasks of each slot or node, the oldest first."""
     chains: dict[tuple[int, str], list[Json]] = {}
     for raw in sorted(tasks, key=lifecycle.age):
-        chains.setdefault(lifecycle.place(raw), []).append(raw)
+        chains.setdefault(modes.place(raw, by_node), []).append(raw)
     return chains.values()
 
 
-def _since(chain: list[Json], told: Collection[str]) -> list[Json]:
-    """Those from the one that was shown last on, without the newest: it may be the last of all."""
+def _between(chain: list[Json], told: Collection[str], current: Collection[str]) -> list[Json]:
+    """Those from the one that was shown last on, before the one that is shown now: it may be the last of all."""
     start = next((at for at, raw in enumerate(chain) if raw["ID"] in told), 0)
-    return chain[start:-1]
+    end = next((at for at, raw in enumerate(chain) if raw["ID"] in current), len(chain) - 1)
+    return chain[start:end]
 
 
 def _exit_of(raw: Json) -> LastExit:

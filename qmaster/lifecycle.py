@@ -7,13 +7,16 @@ starting, running, complete, shutdown, failed, rejected, remove, orphaned.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from . import modes
 from .models import LABEL_PREFIX, MAX_SECONDS, Node, Reason, Replicas, Reserved, Service, Status, Task
 
 Json = Mapping[str, Any]
+Counts = Mapping[tuple[int, str], int]  # by slot or node
 
 OWNER = LABEL_PREFIX + "owner"
 MANAGED = LABEL_PREFIX + "managed"
@@ -46,7 +49,7 @@ ORDER = [
 ]
 NODE_LOST = 255  # what Swarm says of a task whose node came back without it
 _NO_HEALTHCHECK: Json = {"Test": ["NONE"]}
-_TASK_KEYS = ("ID", "ServiceID", "Slot", "NodeID", "CreatedAt", "Version", "DesiredState", "Status")
+_TASK_KEYS = ("ID", "ServiceID", "Slot", "NodeID", "CreatedAt", "Version", "DesiredState", "JobIteration", "Status")
 
 MIB = 1024 * 1024
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -97,9 +100,9 @@ def service(
     # What replaces the tasks of a service that is being ended waits for a node that there is not.
     begun = _begun(tasks, spec) if ending else tasks
     replaced = len(begun) < len(tasks)
-    current = newest(begun)
-    desired = _desired(spec, current)
-    verdict = judge(current, spec, nodes, desired, now, _history(tasks))
+    current = newest(begun if ending else modes.counted(raw, begun, nodes), modes.by_node(spec))
+    desired = modes.desired(spec, current)
+    verdict = judge(current, spec, nodes, desired, now, _history(tasks, spec))
     if ending:
         out_of_reach = overdue and all(_phase(t, spec, nodes, now, {}) != "running" for t in current)
         verdict = _ending(current, ending, out_of_reach, None if replaced else verdict)
@@ -127,7 +130,7 @@ def service(
         cpus=_cores(limits.get("NanoCPUs")),
         timeout=duration(labels.get(TIMEOUT)),
         ttl=duration(labels.get(TTL)),
-        tasks=[task(t, nodes) for t in current],
+        tasks=[task(t, nodes, modes.by_node(spec)) for t in current],
         result=before.result if before and ended else None,
     )
 
@@ -180,14 +183,15 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
     )
 
 
-def task(raw: Json, nodes: Mapping[str, Json]) -> Task:
+def task(raw: Json, nodes: Mapping[str, Json], by_node: bool = False) -> Task:
+    """A task as quartermaster shows it; ``by_node``: it is one of a node, which has no slots."""
     status = raw["Status"]
     inner = status.get("ContainerStatus") or {}
     node_id = raw.get("NodeID") or None
     hostname = ((nodes.get(node_id or "") or {}).get("Description") or {}).get("Hostname")
     return Task(
         id=raw["ID"],
-        slot=raw.get("Slot") or None,
+        slot=raw.get("Slot") or (0 if modes.is_of_job(raw) and not by_node else None),
         node_id=node_id,
         node=hostname,
         state=status["State"],
@@ -199,18 +203,31 @@ def task(raw: Json, nodes: Mapping[str, Json]) -> Task:
     )
 
 
-def newest(tasks: Iterable[Json]) -> list[Json]:
-    """The newest task of each slot, or of each node for a global service; in order of the slots."""
+def newest(tasks: Iterable[Json], by_node: bool = False) -> list[Json]:
+    """The newest task of each slot, or of each node, in their order.
+
+    While an update starts the new task first, or its new tasks fail, it is the one that still runs.
+    """
     latest: dict[tuple[int, str], Json] = {}
-    for raw in tasks:
-        key = place(raw)
-        if key not in latest or age(raw) > age(latest[key]):
+    for raw in sorted(tasks, key=age):
+        key = modes.place(raw, by_node)
+        if key not in latest or not _runs_on(latest[key]) or raw["Status"]["State"] == "running":
             latest[key] = raw
     return [latest[key] for key in sorted(latest)]
 
 
+def _runs_on(raw: Json) -> bool:
+    """Whether a task runs and is to."""
+    return bool(raw["Status"]["State"] == raw.get("DesiredState") == "running")
+
+
 def judge(
-    current: list[Json], spec: Json, nodes: Mapping[str, Json], desired: int, now: datetime, history: Mapping[int, int]
+    current: list[Json],
+    spec: Json,
+    nodes: Mapping[str, Json],
+    desired: int,
+    now: datetime,
+    history: Counts,
 ) -> Verdict:
     """The status of a service: over the newest task of each slot, the first that holds (DESIGN 1.2)."""
     by_state: dict[str, list[Json]] = {}
@@ -224,6 +241,8 @@ def judge(
         return Verdict("preparing")
     if "pending" in by_state or len(current) < desired:
         return _pending(by_state.get("pending", []))
+    if not current and modes.by_node(spec):
+        return Verdict("pending")  # no node fits
     failures = by_state.get("failed", [])
     if failures:
         return _failed(min(failures, key=updated))
@@ -299,6 +318,7 @@ def slim_service(raw: Json) -> Json:
         "Version": raw.get("Version"),
         "CreatedAt": raw.get("CreatedAt"),
         "UpdatedAt": raw.get("UpdatedAt"),
+        "JobStatus": raw.get("JobStatus"),
         "Spec": {
             "Name": spec["Name"],
             "Labels": spec.get("Labels"),
@@ -355,11 +375,6 @@ def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
 
 
-def place(raw: Json) -> tuple[int, str]:
-    """Its slot, or the node of a task of a global service."""
-    return raw.get("Slot") or 0, "" if raw.get("Slot") else raw.get("NodeID") or ""
-
-
 def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
     """Without those that never ran where another may have before: that one ran last.
 
@@ -370,8 +385,9 @@ def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
     delay = RESTART_DELAY if policy.get("Delay") is None else timedelta(microseconds=policy["Delay"] / 1000)
     ended: dict[tuple[int, str], Json] = {}  # what ended last, of its own accord
     begun: list[Json] = []
+    by_node = modes.by_node(spec)
     for raw in sorted(tasks, key=age):
-        state, before = raw["Status"]["State"], ended.get(place(raw))
+        state, before = raw["Status"]["State"], ended.get(modes.place(raw, by_node))
         early = before is not None and updated(raw) - updated(before) < delay
         if state in WAITING or (state == "shutdown" and early and not exit_code(raw)):
             continue
@@ -379,11 +395,11 @@ def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
             continue
         begun.append(raw)
         if state in ("complete", "failed", "rejected"):
-            ended[place(raw)] = raw
+            ended[modes.place(raw, by_node)] = raw
     return begun
 
 
-def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, history: Mapping[int, int]) -> str:
+def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, history: Counts) -> str:
     state = raw["Status"]["State"]
     if state == "running":
         node = nodes.get(raw.get("NodeID") or "") or {}
@@ -455,14 +471,16 @@ def _all_ended(current: list[Json]) -> bool:
     return all(t["Status"]["State"] in TERMINAL for t in current)
 
 
-def _restart_due(raw: Json, spec: Json, now: datetime, history: Mapping[int, int]) -> bool:
+def _restart_due(raw: Json, spec: Json, now: datetime, history: Counts) -> bool:
     """Whether Swarm will put another task in this one's place."""
     policy = spec["TaskTemplate"].get("RestartPolicy") or {}
     condition = policy.get("Condition") or "any"
+    if modes.is_job(spec):
+        return raw["Status"]["State"] != "complete" and modes.tries_again(spec, condition)
     if condition == "none" or (condition == "on-failure" and raw["Status"]["State"] == "complete"):
         return False
     attempts = policy.get("MaxAttempts") or 0
-    if attempts and history.get(raw.get("Slot") or 0, 1) > attempts:
+    if attempts and history.get(modes.place(raw, modes.by_node(spec)), 1) > attempts:
         return False
     # Swarm keeps five tasks of a slot: with as many attempts or more the count says nothing, the time does.
     ended = parse_time(raw["Status"].get("Timestamp"))
@@ -512,17 +530,6 @@ def exit_code(raw: Json) -> int | None:
     return None if code == 0 and raw["Status"]["State"] == "failed" else code
 
 
-def _desired(spec: Json, current: list[Json]) -> int:
-    mode = spec.get("Mode") or {}
-    if "Global" in mode:
-        return len(current)
-    if "ReplicatedJob" in mode:
-        return int(mode["ReplicatedJob"].get("TotalCompletions") or 1)
-    if "Replicated" in mode:
-        return int(mode["Replicated"].get("Replicas", 1))
-    return len(current)
-
-
 def _replicas(current: list[Json], desired: int) -> Replicas:
     states = [t["Status"]["State"] for t in current]
     complete = states.count("complete")
@@ -534,12 +541,9 @@ def _replicas(current: list[Json], desired: int) -> Replicas:
     )
 
 
-def _history(tasks: Iterable[Json]) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for raw in tasks:
-        slot = raw.get("Slot") or 0
-        counts[slot] = counts.get(slot, 0) + 1
-    return counts
+def _history(tasks: Iterable[Json], spec: Json) -> Counts:
+    """How many tasks each place has had, as far as Swarm keeps them."""
+    return Counter(modes.place(raw, modes.by_node(spec)) for raw in tasks)
 
 
 def _rank(raw: Json) -> tuple[int, int]:

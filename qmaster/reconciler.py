@@ -202,6 +202,7 @@ class Reconciler:
         Raises:
             JournalUnwritable: it is told with the next commit.
         """
+        await self._ask_for_start(run_id)  # whoever waits for the result is told of the start too
         if self.view.show_result(run_id, result):
             await self.commit()
 
@@ -423,15 +424,15 @@ class Reconciler:
 
     async def _ask_for_starts(self) -> None:
         """Ask the containers on this node when they started, where their tasks were too short to be seen running."""
-        node_id = self._own_node()
-        asked = self.view.not_seen_to_start(node_id) if node_id else []
-        await asyncio.gather(*(self._ask_for_start(run_id, container_id) for run_id, container_id in asked))
+        await asyncio.gather(*(self._ask_for_start(run_id) for run_id in list(self.view.unstarted)))
 
-    async def _ask_for_start(self, run_id: str, container_id: str) -> None:
-        with contextlib.suppress(HttpError):  # its start stays unknown
-            raw = await self._containers.container(container_id)
-            if raw is not None:
-                self.view.show_start(run_id, raw["State"].get("StartedAt"))
+    async def _ask_for_start(self, run_id: str) -> None:
+        node_id = self._own_node() if run_id in self.view.unstarted else None
+        container_id = self.view.container_to_ask(run_id, node_id) if node_id else None
+        if container_id is not None:
+            with contextlib.suppress(HttpError):  # its start stays unknown
+                raw = await self._containers.container(container_id)
+                self.view.show_start(run_id, raw["State"].get("StartedAt") if raw else None)
 
     async def _list_all(self, began: float) -> None:
         self._hinted.clear()

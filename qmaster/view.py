@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from . import attempts, ends, facts, lifecycle
+from . import attempts, ends, facts, lifecycle, modes
 from .errors import JournalUnwritable
 from .facts import Fact
 from .masking import masked
@@ -26,14 +26,13 @@ class Entry:
     ``body`` is the digest of the request that a run under a key was started with, else "".
     """
 
-    __slots__ = ("_packed", "_raw", "_tasks", "asked", "body", "node_was_down", "seen", "shown", "state", "told")
+    __slots__ = ("_packed", "_raw", "_tasks", "body", "node_was_down", "seen", "shown", "state", "told")
 
     def __init__(self, shown: Service) -> None:
         self.shown = shown
         self.told: Service | None = None
         self.node_was_down = False
         self.body = ""
-        self.asked = False  # whether its container was asked when it started
         self.seen = 0.0  # monotonic: when the listing began that it was last in
         self.state: int | None = None  # of the listing that it was last in; None where that says nothing
         self._raw: Json | None = None
@@ -83,7 +82,8 @@ class Untold(NamedTuple):
 class View:
     """Entries and nodes by id.
 
-    ``dirty`` are those that may have something to tell, ``going`` the services that have not ended.
+    ``dirty`` are those that may have something to tell, ``going`` the services that have not ended, ``unstarted`` those
+    that have, and were not seen to run.
     """
 
     def __init__(self) -> None:
@@ -92,6 +92,7 @@ class View:
         self._told_nodes: dict[str, Node] = {}
         self.dirty: set[str] = set()
         self.going: set[str] = set()
+        self.unstarted: set[str] = set()
         self._nodes_dirty = False
         self.restored = False  # whether all that the journal has was put in
 
@@ -166,33 +167,25 @@ class View:
         entry = self.entries.get(run_id)
         if entry is None or not (lifecycle.has_ended(entry.shown) or entry.shown.status in ("stopping", "removed")):
             return False
-        entry.shown = ends.keep(msgspec.structs.replace(entry.shown, result=result), None, begun_again=False)
+        entry.shown = ends.keep(msgspec.structs.replace(entry.shown, result=result), None, False)
         self._note(entry)
         return True
 
-    def not_seen_to_start(self, node_id: str | None) -> list[tuple[str, str]]:
-        """The services that have ended and were not seen to run, each with a container of theirs on a node; once.
-
-        Returns:
-            pairs of a service's id and a container's.
-        """
-        found = []
-        for run_id in self.dirty:
-            entry = self.entries.get(run_id)
-            if entry is None or entry.asked or entry.shown.started_at or not lifecycle.has_ended(entry.shown):
-                continue
-            there = [task for task in entry.shown.tasks if task.container_id and task.node_id == node_id]
-            if there:
-                entry.asked = True
-                found.append((run_id, min(there, key=lambda task: task.updated_at or "").container_id or ""))
-        return found
+    def container_to_ask(self, run_id: str, node_id: str) -> str | None:
+        """The container on a node that ran a service first of those there, where nothing else tells of its start."""
+        entry = self.entries.get(run_id)
+        there = [task for task in entry.shown.tasks if task.container_id and task.node_id == node_id] if entry else []
+        if not there:
+            self.unstarted.discard(run_id)
+            return None
+        return min(there, key=lambda task: task.updated_at or "").container_id
 
     def show_start(self, run_id: str, started_at: str | None) -> None:
-        """When a service began to run, as its container tells."""
+        """When a service began to run, as its container tells; it is asked once."""
+        self.unstarted.discard(run_id)
         entry = self.entries.get(run_id)
-        if entry is not None and entry.shown.started_at is None:
-            shown = msgspec.structs.replace(entry.shown, started_at=lifecycle.present(started_at))
-            entry.shown = ends.keep(shown, None, begun_again=False)
+        if entry is not None and entry.shown.started_at is None and lifecycle.present(started_at):
+            entry.shown = ends.keep(msgspec.structs.replace(entry.shown, started_at=started_at), None, False)
             self._note(entry)
 
     def vanish(self, gone_id: str, at: str, stopped: bool) -> None:
@@ -301,7 +294,10 @@ class View:
             return []
         shown = {task.id for task in entry.shown.tasks}
         raws = [raw for raw in entry.tasks.values() if raw["ID"] not in shown and lifecycle.has_container(raw)]
-        return [lifecycle.task(raw, self.nodes) for raw in sorted(raws, key=lambda raw: raw.get("CreatedAt") or "")]
+        by_node = modes.by_node(entry.raw["Spec"])
+        return [
+            lifecycle.task(raw, self.nodes, by_node) for raw in sorted(raws, key=lambda raw: raw.get("CreatedAt") or "")
+        ]
 
     def body(self, run_id: str) -> str:
         """The digest of the request that a run under a key was started with, else ""."""
@@ -331,9 +327,12 @@ class View:
         if entry is not None and shown.status == "unknown":
             entry.node_was_down = True
         if lifecycle.END not in (raw["Spec"].get("Labels") or {}):  # what is being ended is tried no more
-            shown = attempts.of_service(shown, tasks.values(), before)
+            shown = attempts.of_service(shown, raw, tasks.values(), before)
         again = ends.tasks_begun_again(shown, before, entry.tasks.keys() if entry else ())
-        return _for_owner(ends.keep(shown, before, again))
+        shown = _for_owner(ends.keep(shown, before, again))
+        if shown.started_at is None and lifecycle.has_ended(shown) and not (before and lifecycle.has_ended(before)):
+            self.unstarted.add(shown.id)
+        return shown
 
     def _tell_service(self, view: Service) -> None:
         if view.status == "removed":
@@ -393,8 +392,9 @@ def _moved(known: Json, raw: Json) -> bool:
     )
 
 
-def _shows(raw: Json | None) -> tuple[str | None, str | None]:
-    """What services show of a node: its state, and its name."""
+def _shows(raw: Json | None) -> tuple[str | None, ...]:
+    """What services show of a node: its state, its name, and whether it takes tasks."""
     if not raw:
-        return None, None
-    return (raw.get("Status") or {}).get("State"), (raw.get("Description") or {}).get("Hostname")
+        return None, None, None
+    status, description, spec = (raw.get(part) or {} for part in ("Status", "Description", "Spec"))
+    return status.get("State"), description.get("Hostname"), spec.get("Availability")

@@ -40,7 +40,7 @@ FLOORS: dict[float, set[str]] = {
     1.2: {"openapi", "attempts", "ends"},
     1: {"spec", "tokens"},
     0.9: {"lifecycle"},
-    0.8: {"facts", "frames", "hardening", "marks", "masking", "output", "results"},
+    0.8: {"facts", "modes", "frames", "hardening", "marks", "masking", "output", "results"},
     0.5: {"models"},
     0.4: {"patterns"},
     0: {

@@ -33,6 +33,7 @@ class _Task(TypedDict, total=False):
     CreatedAt: Any
     Version: Any
     DesiredState: Any
+    JobIteration: Any
     Status: _TaskStatus
 
 
@@ -60,6 +61,7 @@ class _Service(TypedDict, total=False):
     Version: Any
     CreatedAt: Any
     UpdatedAt: Any
+    JobStatus: Any
     Spec: _Spec
 
 
