@@ -125,6 +125,7 @@ class Dispatch:
         registries: those that images may come from; empty: any.
         lines: bounds the log's lines about refused calls.
         reserved: ports that no run may publish, and what each is.
+        log_driver: what the engine keeps output with where a run names nothing; None while that is not known.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Dispatch:
         registries: Collection[str] = (),
         lines: LineLimit | None = None,
         reserved: Mapping[ports.Port, str] = ports.SWARM,
+        log_driver: Callable[[], str | None] = lambda: "json-file",
     ) -> None:
         self._swarm = swarm
         self._containers = containers
@@ -157,6 +159,7 @@ class Dispatch:
         self._lines = lines or LineLimit()
         self._reserved = dict(reserved)
         self._rates = Rates()
+        self._log_driver = log_driver
         self._starting: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
 
     async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
@@ -359,7 +362,7 @@ class Dispatch:
         objects = spec.Objects(
             await self._swarm.network_ids(request.networks), await self._swarm.secret_ids(request.secrets)
         )
-        body = spec.service(request, mark, image, self._defaults, objects)
+        body = spec.service(request, mark, image, self._now(), objects)
         if request.no_new_privileges:
             warnings += hardening.warn_of_older_nodes(self._reconciler.nodes())
         await self._journal.intend(intent)
@@ -376,7 +379,7 @@ class Dispatch:
         return service_id
 
     async def _run_container(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
-        config = spec.container(request, mark, self._defaults)
+        config = spec.container(request, mark, self._now())
         credentials = request.credentials()
         await self._containers.prepare(request.image, credentials, request.pulls, warnings)
         await self._journal.intend(intent)
@@ -402,6 +405,10 @@ class Dispatch:
             f"ports: {port} is published by the run {holder.name!r} (id {holder.id}){ended}: "
             "stop it, which removes it, or choose another port"
         )
+
+    def _now(self) -> Defaults:
+        """The defaults with a log driver that output can be read from, where the engine's own may be none."""
+        return self._defaults._replace(own_log=self._log_driver() not in spec.READABLE)
 
     async def _forget(self, nonce: str) -> None:
         """The run came to nothing, and that is known."""

@@ -160,6 +160,7 @@ class House:
             own_container_id(),
             _registries(config.registries),
             reserved={**ports.SWARM, **ports.of_engine(config.docker_host)},
+            log_driver=lambda: engine.health.log_driver,
         )
         scrape = Scrape(
             metrics,

@@ -40,6 +40,13 @@ class Defaults(NamedTuple):
     memory: int
     timeout: float | None = None
     ttl: float | None = None
+    own_log: bool = False  # the engine's own log driver keeps nothing that can be read
+
+
+# The log drivers whose output Docker gives back; others keep it elsewhere, or not at all, or give half of it.
+READABLE = frozenset({"json-file", "local", "journald"})
+OWN_LOG = "json-file"
+OWN_LOG_SIZE = {"max-size": "10m", "max-file": "3"}
 
 
 class Stamp(NamedTuple):
@@ -96,6 +103,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
             "RestartPolicy": _drop_none({"Condition": request.restart, "MaxAttempts": request.max_attempts}),
             "Placement": {"Constraints": list(request.constraints)} if request.constraints else None,
             "Networks": [{"Target": network} for network in objects.networks] or None,
+            "LogDriver": {"Name": OWN_LOG, "Options": OWN_LOG_SIZE} if defaults.own_log else None,
         }
     )
     return {
@@ -119,6 +127,7 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
         "PidsLimit": hardening.PIDS_LIMIT if request.pids_limit is None else request.pids_limit,
         "CapDrop": hardening.dropped(request.capabilities()) or None,
         "SecurityOpt": ["no-new-privileges:true"] if request.no_new_privileges else None,
+        "LogConfig": {"Type": OWN_LOG, "Config": OWN_LOG_SIZE} if defaults.own_log else None,
     }
     return _drop_none(
         {

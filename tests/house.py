@@ -50,6 +50,7 @@ BOB = entry("bob")
 
 class Health:
     trouble = node_id = None
+    log_driver = "json-file"
 
 
 class Engine:

@@ -154,6 +154,16 @@ def test_capabilities_are_sent_in_dockers_spelling(asked: list[str], sent: list[
     assert container(cap_drop=asked)["HostConfig"]["CapDrop"] == sent
 
 
+def test_a_log_that_can_be_read_is_set_where_the_engine_has_none() -> None:
+    """In bounded files; else the engine's own driver stays."""
+    files = {"max-size": "10m", "max-file": "3"}
+    unread = DEFAULTS._replace(own_log=True)
+    own = spec.service(run(), MARK, PINNED, unread, spec.Objects())
+    assert own["TaskTemplate"]["LogDriver"] == {"Name": "json-file", "Options": files}
+    host = spec.container(run(type="container"), MARK, unread)["HostConfig"]
+    assert host["LogConfig"] == {"Type": "json-file", "Config": files}
+
+
 def test_a_run_may_be_relaxed() -> None:
     """Any number of processes, Docker's own capabilities, and privileges from set-user-id programs."""
     relaxed: Json = {"pids_limit": 0, "cap_drop": [], "no_new_privileges": False}

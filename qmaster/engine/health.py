@@ -24,13 +24,15 @@ log = structlog.get_logger(__name__)
 class Health:
     """Watches the engine.
 
-    ``away`` is the error to answer with while it is away, else None; ``node_id`` is its node in the swarm, once known.
+    ``away`` is the error to answer with while it is away, else None. Once known, ``node_id`` is its node in the swarm,
+    and ``log_driver`` what it keeps output with where a run names nothing.
     """
 
     def __init__(self, connect: Connect, count: Count = lambda kind, outcome, seconds: None) -> None:
         self.away: EngineAway | None = None
         self.trouble: HttpError | None = EngineAway("the Docker engine has not answered yet")
         self.node_id: str | None = None
+        self.log_driver: str | None = None
         self._pool = Pool(connect, 1, "engine-health", count=count)
         self._wake = asyncio.Event()
         self._informed = 0.0
@@ -60,12 +62,14 @@ class Health:
             await self._pool.call(_ping, LISTING, again=True)
             self._back()
             if self.trouble is not None or time.monotonic() - self._informed > INFO_EVERY:
-                self._inform(await self._pool.call(_swarm_of, LISTING))
+                self._inform(await self._pool.call(_info, LISTING))
             self.trouble = None
         except HttpError as error:
             self._note(error)
 
-    def _inform(self, swarm: dict[str, Any]) -> None:
+    def _inform(self, info: dict[str, Any]) -> None:
+        self.log_driver = info.get("LoggingDriver")
+        swarm = info.get("Swarm") or {}
         self.node_id = swarm.get("NodeID") or None
         trouble = manager_trouble(swarm)
         if trouble is not None:
@@ -95,5 +99,5 @@ def _ping(client: Client) -> None:
     client.ping()
 
 
-def _swarm_of(client: Client) -> dict[str, Any]:
-    return client.info().get("Swarm") or {}
+def _info(client: Client) -> dict[str, Any]:
+    return dict(client.info())
