@@ -7,6 +7,7 @@ import pytest
 from fakes import CONTAINER_ID, container, node, service, task
 
 from qmaster import facts
+from qmaster.client import tables
 from qmaster.models import LastExit, Result, Service
 from qmaster.view import View
 
@@ -224,3 +225,11 @@ def test_a_restart_is_told() -> None:
     before = lists([attempt(1, "failed", 1), attempt(2, "ready")], **ANY)
     after = msgspec.structs.replace(before, restarts=2)
     assert [fact.type for fact in facts.of_service(before, after, "now")] == ["io.qmaster.service.updated"]
+
+
+def test_a_terminal_shows_the_last_exit() -> None:
+    """In a line, beside the count."""
+    shown = lists([attempt(1, "failed", 3), attempt(2, "ready")], **ANY)
+    lines = tables.details(msgspec.to_builtins(shown))
+    assert "restarts:     1" in lines
+    assert "last exit:    exit 3: exit 3 at 2024-05-06T07:01:00Z" in lines

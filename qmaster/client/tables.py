@@ -138,6 +138,9 @@ def details(one: Json) -> list[str]:
     shown["labels"] = " ".join(f"{key}={value}" for key, value in one["labels"].items()) or None
     shown["replicas"] = ", ".join(f"{count} {word}" for word, count in one["replicas"].items())
     shown["memory"] = None if one["memory"] is None else f"{one['memory']} MiB"
+    last = shown.pop("last_exit", None)
+    if last:
+        shown["last exit"] = f"{_end(None, last['exit_code'], last['error'])} at {last['finished_at']}".strip()
     for key in ("timeout", "ttl"):
         if shown.get(key) is not None:
             shown[key] = f"{shown[key]:g} s"
