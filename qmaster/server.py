@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import ipaddress
 import os
@@ -327,9 +328,10 @@ def _warn(config: Config, sockets: Iterable[socket.socket]) -> None:
         log.warning(
             "token_in_clear", address=config.address or "*", advice="--tls-cert and --tls-key, or TLS of a proxy"
         )
-    mode = stat.S_IMODE(Path(config.data_dir).stat().st_mode)
-    if mode & stat.S_IRWXO:
-        log.warning("data_dir_open_to_others", mode=f"{mode:04o}", advice=f"chmod o-rwx {config.data_dir}")
+    with contextlib.suppress(OSError):  # it cannot be made: the journal's own trouble
+        mode = stat.S_IMODE(Path(config.data_dir).stat().st_mode)
+        if mode & stat.S_IRWXO:
+            log.warning("data_dir_open_to_others", mode=f"{mode:04o}", advice=f"chmod o-rwx {config.data_dir}")
     if len(config.token) < SHORT_TOKEN:
         log.warning("token_short", characters=len(config.token), advice=f"{SHORT_TOKEN} or more, for instance uuidgen")
 
