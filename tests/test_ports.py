@@ -1,9 +1,13 @@
 """Published ports on a real engine: those that are quartermaster's own, and those that a run holds."""
 
+from pathlib import Path
+
 import pytest
 from conftest import StartServer
-from testbed import Engine, Server, started
+from testbed import Engine, Reply, Server, started
 from testbed.server import free_port
+
+from qmaster.tokens import digest
 
 IMAGE = "busybox:local"
 
@@ -31,3 +35,28 @@ def test_a_port_that_an_ended_run_holds_is_a_conflict(server: Server) -> None:
         assert words in refused["error"]
     server.stop_service(first)
     assert server.run(image=IMAGE, command="true", ports=[port]).status == 200
+
+
+def test_the_run_that_holds_a_port_is_named_to_its_owner_alone(
+    tmp_path: Path, start_server: StartServer, engine: Engine
+) -> None:
+    """Another token is told that the port is taken, and nothing of whose."""
+    tokens = tmp_path / "tokens.toml"
+    entries = (
+        f'[{name}]\nsha256 = "{digest(name.encode()).hex()}"\nscopes = ["run", "read"]\nports = ["1024-65535"]\n'
+        for name in ("alice", "bob")
+    )
+    tokens.write_text("".join(entries))
+    server = start_server(engine.host, QMASTER_TOKENS_FILE=str(tokens))
+    port = f"{free_port()}:80"
+
+    def run(who: str, **fields: str) -> Reply:
+        body = {"image": IMAGE, "command": "true", "ports": [port], **fields}
+        return server.call("POST", "/run", json=body, token=who, timeout=60)
+
+    held = started(run("alice", name="holder"))
+    told, hidden = run("alice"), run("bob")
+    assert (told.status, hidden.status) == (409, 409)
+    assert "'holder'" in told["error"]
+    assert held in told["error"]
+    assert hidden["error"] == f"ports: {port.removesuffix(':80')} is taken: choose another"
