@@ -731,6 +731,25 @@ def test_logs_has_times(fake: FakeServer) -> None:
     assert lines == ["2026-11-22T20:29:03.000000001Z one line", "2026-11-22T20:29:03.000000003Z two"]
 
 
+def test_two_tasks_do_not_share_a_line_of_a_terminal(fake: FakeServer) -> None:
+    """Where the first ends without a newline; also where both streams go to one place, and a remark follows."""
+    fake.add(service("job-1"))
+    unfinished = {"partial": True}
+    fake.write(
+        "job-1",
+        line(1, "one", **unfinished),
+        line(2, " and the rest", **unfinished),
+        line(3, "two", task="t2", **unfinished),
+        line(4, "error", "stderr", task="t3", **unfinished),
+        line(5, "a remark", "qmaster", task=None),
+    )
+    command = [*COMMAND, "logs", "job-1"]
+    done = subprocess.run(command, env=environ(fake), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.stdout == b"one and the rest\ntwo\nerror\nqmaster: a remark\n"
+    apart = process(fake, "logs", "job-1")
+    assert (apart.stdout, apart.stderr) == (b"one and the rest\ntwo", b"error\nqmaster: a remark\n")
+
+
 def test_logs_as_json_is_a_document_a_line(fake: FakeServer) -> None:
     """As the server tells them, on stdout."""
     fake.add(service("job-1"))

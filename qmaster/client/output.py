@@ -145,7 +145,6 @@ class Writer:
         self._screen = screen
         self._as_json = as_json
         self._timestamps = timestamps
-        self._open: set[tuple[str, str]] = set()  # whose last line is not finished
 
     async def write(self, line: Line) -> None:
         if self._as_json:
@@ -153,10 +152,10 @@ class Writer:
         elif line.stream == "qmaster":
             self._screen.say(line.data.decode(errors="replace"))
         else:
-            await self._screen.write(ERR if line.stream == "stderr" else OUT, self._stamp(line) + line.data)
+            await self._write(ERR if line.stream == "stderr" else OUT, line)
 
-    def _stamp(self, line: Line) -> bytes:
-        key = (line.task, line.stream)
-        begins = key not in self._open
-        (self._open.discard if line.data.endswith(b"\n") else self._open.add)(key)
-        return f"{line.time} ".encode() if self._timestamps and begins else b""
+    async def _write(self, descriptor: int, line: Line) -> None:
+        """With its time in front, each stream of a task has lines of its own, else each task has."""
+        of = f"{line.task} {line.stream}" if self._timestamps else line.task
+        stamp = f"{line.time} ".encode() if self._timestamps and self._screen.begins_line(descriptor, of) else b""
+        await self._screen.write(descriptor, stamp + line.data, of)

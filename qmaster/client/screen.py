@@ -57,6 +57,7 @@ class Screen:
         self._lively = lively and is_terminal(ERR) and os.environ.get("TERM") != "dumb"
         self._progress = ""
         self._drawn = False
+        self._unfinished: dict[object, str] = {}  # by where it is shown: whose line has no newline yet
         self._pictures: Iterator[str] = itertools.cycle(BRAILLE if _draws(BRAILLE) else ASCII)
 
     @property
@@ -66,7 +67,8 @@ class Screen:
     def say(self, text: str) -> None:
         """A remark of ours, on a line of its own on standard error."""
         self._wipe()
-        _print(f"qmaster: {clean(text)}\n")
+        break_line = "\n" if self._unfinished.pop(_place(ERR), None) is not None else ""
+        _print(f"{break_line}qmaster: {clean(text)}\n")
 
     def progress(self, text: str) -> None:
         """What the spinner says from now on."""
@@ -98,8 +100,15 @@ class Screen:
             _print(CLEAR)
         self._drawn = False
 
-    async def write(self, descriptor: int, data: bytes) -> None:
+    def begins_line(self, descriptor: int, of: str) -> bool:
+        """Whether what is written next of this source is not the rest of its line."""
+        return self._unfinished.get(_place(descriptor)) != of
+
+    async def write(self, descriptor: int, data: bytes, of: str = "") -> None:
         """Bytes as they are; waits for a reader that is slow, without holding up anything else.
+
+        Args:
+            of: their source; those of two never share a line.
 
         Raises:
             BrokenPipeError: nobody reads any more.
@@ -107,6 +116,11 @@ class Screen:
         """
         if self._lively:
             self.hush()
+        place = _place(descriptor)
+        if data and self._unfinished.pop(place, of) != of:
+            data = b"\n" + data
+        if data and not data.endswith(b"\n"):
+            self._unfinished[place] = of
         view = memoryview(data)
         while view:
             try:
@@ -118,6 +132,15 @@ class Screen:
                 if error.errno in (errno.EPIPE, errno.EBADF):
                     raise BrokenPipeError from error
                 raise ClientError(f"the output cannot be written: {error.strerror}") from None
+
+
+def _place(descriptor: int) -> object:
+    """Where it goes: standard output and error may be one terminal, file or pipe."""
+    try:
+        state = os.fstat(descriptor)
+    except OSError:
+        return descriptor
+    return state.st_dev, state.st_ino
 
 
 def _draws(text: str) -> bool:
