@@ -734,7 +734,7 @@ def test_logs_has_times(fake: FakeServer) -> None:
 def test_two_tasks_do_not_share_a_line_of_a_terminal(fake: FakeServer) -> None:
     """Where the first ends without a newline; also where both streams go to one place, and a remark follows."""
     fake.add(service("job-1"))
-    unfinished = {"partial": True}
+    unfinished: Any = {"partial": True}
     fake.write(
         "job-1",
         line(1, "one", **unfinished),
