@@ -18,6 +18,7 @@ from .held import Held
 from .hub import Hub
 from .linelimit import LineLimit
 from .spring import Spring
+from .unsent import Unsent
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Parts:
     stream, ``hosts`` the names that it answers under (none: any); ``page`` has the status page's files; ``scrape``
     makes the text of the metrics, and ``count`` is told of each request: its route, method, status and seconds;
     ``busy`` holds the requests that are being answered, ``sockets`` the open event streams, ``logs`` the logs that are
-    being sent; ``held`` counts what stays open; ``lines`` bounds the log's lines about who has no right to call.
+    being sent; ``held`` counts what stays open, ``unsent`` the bytes that wait for their readers; ``lines`` bounds the
+    log's lines about who has no right to call.
     """
 
     auth: Authenticator
@@ -47,6 +49,7 @@ class Parts:
     logs: logs.OpenLogs = field(default_factory=logs.OpenLogs)
     held: Held = field(default_factory=Held)
     lines: LineLimit = field(default_factory=LineLimit)
+    unsent: Unsent = field(default_factory=Unsent)
 
 
 def make_app(parts: Parts) -> web.Application:
@@ -90,6 +93,7 @@ def make_app(parts: Parts) -> web.Application:
         websocket_max_message_size=events.MAX_INBOUND,
         hosts=parts.hosts,
         lines=parts.lines,
+        unsent=parts.unsent,
     )
 
 

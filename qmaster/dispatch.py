@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -26,10 +26,12 @@ from .errors import (
     RegistryRefused,
     TooManyCalls,
 )
-from .journal import Intent
+from .journal import Intent, Page
+from .journal import Key as ListKey
 from .keys import Key, Started
 from .lifecycle import OVER
 from .linelimit import LineLimit
+from .listing import Listing, Wanted
 from .models import Kind, Node, PullPolicy, RunRequest, Service
 from .rates import Rates
 from .spec import Defaults
@@ -37,7 +39,6 @@ from .tokens import ROOT
 
 Json = dict[str, Any]
 
-MAX_LISTED = 10_000
 # What no one sees is answered after a multiple of so many seconds: a service is found in one call to the engine, a
 # container in two, and another's in none.
 HIDDEN_STEP = 0.05
@@ -76,7 +77,7 @@ class Journal(Protocol):
     async def intend(self, intent: Intent) -> None: ...
     async def settle(self, nonce: str) -> None: ...
     async def record(self, name_or_id: str, owner: str | None) -> bytes | None: ...
-    async def removed(self, limit: int, owner: str | None) -> list[bytes]: ...
+    async def removed(self, before: ListKey, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page: ...
     async def outcome(self, run_id: str) -> bytes | None: ...
 
 
@@ -160,6 +161,7 @@ class Dispatch:
         self._reserved = dict(reserved)
         self._rates = Rates()
         self._log_driver = log_driver
+        self._listing = Listing(journal, reconciler)
         self._starting: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
 
     async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
@@ -233,19 +235,16 @@ class Dispatch:
         await self._waits.until_over(view, seconds, left)
         return await self.status(view.id, by)
 
-    async def listing(self, by: Identity, removed: bool = False) -> list[Service]:
-        """All services of the swarm and the containers that quartermaster started here, the newest first.
+    def listing(self, by: Identity, wanted: Wanted) -> AsyncIterator[list[bytes]]:
+        """Services of the swarm and the containers that quartermaster started here, each as JSON, in pages.
 
-        Of another token than root's, only what it started.
+        The newest first; of another token than root's, only what it started.
         """
-        views = [view for view in self._reconciler.services() if by.sees in (None, view.owner)]
-        if removed:
-            there = {view.id for view in views}
-            stored = [
-                msgspec.json.decode(view, type=Service) for view in await self._journal.removed(MAX_LISTED, by.sees)
-            ]
-            views += [view for view in stored if view.id not in there]
-        return sorted(views, key=lambda view: view.created_at or "", reverse=True)
+        return self._listing.pages(by.sees, wanted)
+
+    def there(self, by: Identity, wanted: Wanted) -> list[Service]:
+        """Of a listing what was not removed."""
+        return self._listing.there(by.sees, wanted)
 
     def nodes(self) -> list[Node]:
         return self._reconciler.nodes()

@@ -17,6 +17,7 @@
         ├── TooManyReaders    429
         ├── TooManyRuns       429  of one token, in a minute
         ├── TooManyCalls      429  of one token, at once: nothing was sent
+        ├── TooManyUnread     429  answers of one token that nobody reads
         ├── TooManyWrongTokens 429  from one address
         ├── JournalUnwritable 507  what would be promised could not be kept
         ├── EngineRefused     502  Docker answered, and said no
@@ -119,6 +120,11 @@ class TooManyRuns(HttpError):
 class TooManyCalls(HttpError):
     """It waited in a queue of our own: that is no news of the engine, or of a registry."""
 
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+
+class TooManyUnread(HttpError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -11,7 +14,9 @@ from . import __version__, frames
 from .facts import cursor
 from .frames import Frame
 from .hub import Filter, Hub, News, Subscriber, Tags
-from .journal import Position, StoredFact
+from .journal import FACTS_BYTES, Position, StoredFact, is_full
+from .tokens import ROOT
+from .unsent import Lease, Unsent
 
 PAGE = 200  # facts read at once
 
@@ -51,6 +56,7 @@ class Feed:
             JournalUnwritable until the journal has been read.
         now: the time as RFC 3339.
         stale_since: since when the view may be behind the engine, or None.
+        unsent: the memory that each token's readers may take.
     """
 
     def __init__(
@@ -61,12 +67,16 @@ class Feed:
         snapshot: Callable[[Filter], tuple[list[Any], list[Any]]],
         now: Callable[[], str],
         stale_since: Callable[[], str | None],
+        unsent: Unsent | None = None,
     ) -> None:
         self._journal = journal
         self._hub = hub
         self._position = position
         self._snapshot = snapshot
-        self._last: tuple[str, Filter, Frame] | None = None  # the snapshot that was made last
+        self._last: _Snapshot | None = None  # the one that was made last
+        self._unsent = unsent or Unsent()
+        # One token's readers read the journal one page at a time, so that they do not keep others from it.
+        self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._now = now
         self._stale_since = stale_since
 
@@ -112,16 +122,25 @@ class Feed:
         return frames.gap(reason, cursor(*since), self.cursor)
 
     async def _send_snapshot(self, subscriber: Subscriber) -> int:
+        """Send what there is, once its token has room for it; how far that came."""
+        if not self._is_last(subscriber.wants):
+            await self._unsent.turn(_owner(subscriber))
         last = self._position().last
-        await self._deliver(subscriber, self._snapshot_frame(subscriber.wants))
+        if not subscriber.gone:
+            snapshot = self._snapshot_for(subscriber.wants)
+            with snapshot.read_by(_owner(subscriber), self._unsent):
+                await self._deliver(subscriber, snapshot.frame)
         return last
 
-    def _snapshot_frame(self, wants: Filter) -> Frame:
+    def _is_last(self, wants: Filter) -> bool:
+        return self._last is not None and (self._last.cursor, self._last.wants) == (self.cursor, wants)
+
+    def _snapshot_for(self, wants: Filter) -> _Snapshot:
         """Made once for all who come at the same time: after a restart that is everyone."""
-        at = self.cursor
-        if self._last is None or self._last[:2] != (at, wants):
-            self._last = (at, wants, frames.snapshot(at, *self._snapshot(wants)))
-        return self._last[2]
+        if self._last is None or not self._is_last(wants):
+            at = self.cursor
+            self._last = _Snapshot(at, wants, frames.snapshot(at, *self._snapshot(wants)))
+        return self._last
 
     async def _replay(self, subscriber: Subscriber, after: int) -> None:
         while not subscriber.gone:
@@ -133,12 +152,22 @@ class Feed:
             after = await self._replay_page(subscriber, after)
 
     async def _replay_page(self, subscriber: Subscriber, after: int) -> int:
-        """Send the next facts; how far that came."""
-        epoch, until = self._position().epoch, self._position().last
-        page = await self._journal.facts(after, PAGE, subscriber.wants.owner)
-        if page is None:  # they were pruned while the reader was slow
-            await self._deliver(subscriber, self._gap(Since(epoch, after)))
-            return await self._send_snapshot(subscriber)
+        """Send the next facts, once its token has room for them; how far that came."""
+        owner = _owner(subscriber)
+        await self._unsent.turn(owner)
+        with self._unsent.hold(owner, FACTS_BYTES):
+            epoch, until = self._position().epoch, self._position().last
+            async with self._reading[owner]:
+                page = await self._journal.facts(after, PAGE, subscriber.wants.owner)
+            if page is not None:
+                return await self._send_page(subscriber, page, after, epoch, until)
+        # They were pruned while the reader was slow.
+        await self._deliver(subscriber, self._gap(Since(epoch, after)))
+        return await self._send_snapshot(subscriber)
+
+    async def _send_page(
+        self, subscriber: Subscriber, page: list[StoredFact], after: int, epoch: str, until: int
+    ) -> int:
         for fact in page:
             if fact.seq > until:
                 return until
@@ -147,7 +176,32 @@ class Feed:
                 frame = frames.event(cursor(epoch, fact.seq), fact.type, fact.event)
                 if not await self._deliver(subscriber, frame):
                     return after
-        return after if len(page) == PAGE else until
+        return after if is_full(page, PAGE) else until
+
+
+class _Snapshot:
+    """A snapshot for all who want the same; it counts as its token's while one of them reads it."""
+
+    def __init__(self, cursor: str, wants: Filter, frame: Frame) -> None:
+        self.cursor, self.wants, self.frame = cursor, wants, frame
+        self._readers = 0
+        self._lease: Lease | None = None
+
+    @contextlib.contextmanager
+    def read_by(self, owner: str, unsent: Unsent) -> Iterator[None]:
+        self._lease = self._lease or unsent.hold(owner, 2 * len(self.frame.payload))  # and once more as it is sent
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            if not self._readers and self._lease is not None:
+                self._lease.release()
+                self._lease = None
+
+
+def _owner(subscriber: Subscriber) -> str:
+    return subscriber.wants.owner or ROOT
 
 
 def _wanted(wants: Filter, fact: StoredFact) -> bool:

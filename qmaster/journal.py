@@ -19,10 +19,22 @@ from . import retention
 from .errors import ConfigError, JournalUnwritable
 from .limiter import FairLimiter, acting_for
 from .metrics import JournalSize
-from .store import FILE, NO_EPOCH, Intent, NewFact, Position, Record, Store, StoredFact
+from .store import FACTS_BYTES, FILE, NO_EPOCH, Intent, Key, NewFact, Page, Position, Record, Store, StoredFact, is_full
 from .threads import Threads
 
-__all__ = ["NO_EPOCH", "Intent", "Journal", "NewFact", "Position", "Record", "StoredFact"]
+__all__ = [
+    "FACTS_BYTES",
+    "NO_EPOCH",
+    "Intent",
+    "Journal",
+    "Key",
+    "NewFact",
+    "Page",
+    "Position",
+    "Record",
+    "StoredFact",
+    "is_full",
+]
 
 T = TypeVar("T")
 
@@ -161,7 +173,10 @@ class Journal:
         return await self._read(lambda: self._file.keyed(name))
 
     async def facts(self, after: int, limit: int, owner: str | None = None) -> list[StoredFact] | None:
-        """Facts after a sequence, at most ``limit``, with an owner theirs; None where some are kept no longer."""
+        """Facts after a sequence, at most ``limit`` and of large ones fewer, with an owner theirs.
+
+        None where some are kept no longer; ``is_full`` tells whether there may be more.
+        """
         return await self._read(lambda: self._file.facts(after, limit, owner))
 
     async def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
@@ -172,9 +187,14 @@ class Journal:
         """Those of what was there when last seen."""
         return await self._read(self._file.records)
 
-    async def removed(self, limit: int, owner: str | None = None) -> list[bytes]:
-        """The last views of what is removed, the newest first; with an owner, of theirs."""
-        return await self._read(lambda: self._file.removed(limit, owner))
+    async def removed(self, before: Key, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
+        """A page of the last views of what is removed, by the time of creation; with an owner, of theirs.
+
+        Args:
+            before: where the page begins.
+            show: what is made of a view, in the reader's thread; None leaves it out.
+        """
+        return await self._read(lambda: self._file.removed(before, owner, show))
 
     async def endings(self) -> dict[str, str]:
         """What is being ended, and why: containers, and services that are being removed at once."""

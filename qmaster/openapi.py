@@ -61,7 +61,7 @@ ERRORS: Mapping[int, str] = {
     409: "The name or a published port is taken, or quartermaster would stop itself or give up a port of its own.",
     413: f"The body is over {MAX_BODY // 1024} KiB.",
     422: "This `Idempotency-Key` came with another request before.",
-    429: "Too many runs in a minute; too many open streams, waits or logs; or too many wrong tokens from this address.",
+    429: "Too many runs in a minute; too many open streams, waits, logs or unread answers; or too many wrong tokens.",
     500: "quartermaster failed; its log has the reason under the request's id.",
     502: "The registry or the engine refused.",
     503: "The engine is away, or is not a swarm manager.",

@@ -46,6 +46,7 @@ from .spring import Spring
 from .sweeper import Sweeper
 from .tally import Tally
 from .tokens import Grant
+from .unsent import Unsent
 from .waits import Waits
 from .watcher import Hint, Watcher
 
@@ -119,6 +120,7 @@ class House:
         self.engine = engine = Engine(Endpoint.read(config.docker_host, os.environ), metrics.engine_call)
         self.journal = journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days, config.keep_size)
         hub = Hub()
+        unsent = Unsent()
         self.reconciler = reconciler = Reconciler(
             engine.swarm,
             engine.containers,
@@ -135,6 +137,7 @@ class House:
             _snapshot_of(reconciler),
             now_text,
             lambda: reconciler.stale_since,
+            unsent,
         )
         self.recorder = recorder = Recorder(engine.logs, journal, reconciler, config.output_limit)
         self.keeper = keeper = Keeper(
@@ -187,6 +190,7 @@ class House:
             frozenset(config.allow_origin),
             hosts=frozenset(config.allow_host),
             held=Held(connections),
+            unsent=unsent,
         )
         self.keyring = self._keyring(config.tokens_file)
         self._tasks: list[asyncio.Task[None]] = []
@@ -264,6 +268,7 @@ class House:
         while True:
             await asyncio.sleep(CHECK_EVERY)
             self.parts.hub.check()
+            self.parts.unsent.check()
 
     async def _check_journal(self) -> None:
         while True:

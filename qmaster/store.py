@@ -8,7 +8,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +57,19 @@ CREATE INDEX removed_by_owner ON records (owner, at, size) WHERE removed;
 CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
 PRAGMA user_version = 3;
 """
+# What listings of removed runs are ordered by: read from the view as it is written, by any version.
+_TEXT = "CASE WHEN json_valid(CAST(view AS TEXT)) THEN CAST(view AS TEXT) END"
+_CREATED = f"coalesce(json_extract({_TEXT}, '$.created_at'), '')"
+ADD_CREATED = f"ALTER TABLE records ADD COLUMN created TEXT GENERATED ALWAYS AS ({_CREATED}) VIRTUAL;"
+_REMOVED = "removed AND kind = 'service'"
+LISTED_INDEXES = f"""
+CREATE INDEX IF NOT EXISTS listed_by_time ON records (created, id) WHERE {_REMOVED};
+CREATE INDEX IF NOT EXISTS listed_by_owner ON records (owner, created, id) WHERE {_REMOVED};
+"""
+PAGE_BYTES = 64 * 1024  # of what is read for one page, but for what its last row is larger
+FACTS_BYTES = 256 * 1024  # of a page of facts, but for what the last is larger
+SCANNED_BYTES = 1024 * 1024  # read for one page where little of it is wanted
+
 # Steps from each older schema version to the next, each ending as SCHEMA does: MIGRATIONS[n] makes n + 1 of n.
 MIGRATIONS: dict[int, str] = {
     1: """
@@ -149,12 +162,27 @@ class Intent(NamedTuple):
     keyed: bool = False
 
 
+Key = tuple[str, str]  # of a run in a listing: when it was created, and its id
+
+
+class Page(NamedTuple):
+    """Runs of a listing by their keys, the newest first; what is next is before ``next``, None at the end."""
+
+    rows: list[tuple[Key, bytes]]
+    next: Key | None
+
+
 class Position(NamedTuple):
     """Where the journal stands: all facts from ``oldest`` to ``last`` are kept, and some before."""
 
     epoch: str
     oldest: int
     last: int
+
+
+def is_full(page: Sequence[StoredFact], limit: int) -> bool:
+    """Whether a page of facts has as many as it may, so that there may be more."""
+    return len(page) >= limit or sum(len(fact.event) for fact in page) >= FACTS_BYTES
 
 
 class Store:
@@ -192,6 +220,7 @@ class Store:
         try:
             _migrate(write, self.path)
             _make_shrinkable(write, self.path)
+            _add_listed(write)
             position = _position(write, self.path, self._mark.read())
             rows = write.execute("SELECT name, nonce, type, keyed FROM intents")
             leftovers = [Intent(name, nonce, kind, bool(keyed)) for name, nonce, kind, keyed in rows]
@@ -319,7 +348,14 @@ class Store:
                 " FROM facts WHERE seq > ?1 AND (?3 IS NULL OR owner = ?3) ORDER BY seq LIMIT ?2",
                 (after, limit, owner),
             )
-            return [StoredFact(*row) for row in rows]
+            page, size = [], 0
+            for row in rows:
+                page.append(StoredFact(*row))
+                size += len(page[-1].event)
+                if size >= FACTS_BYTES:
+                    break
+            rows.close()
+            return page
 
     def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
         row = (
@@ -340,13 +376,24 @@ class Store:
         )
         return [Record(*row) for row in rows]
 
-    def removed(self, limit: int, owner: str | None = None) -> list[bytes]:
-        rows = self._reading().execute(
-            "SELECT view FROM records WHERE removed AND kind = 'service'"
-            " AND (?2 IS NULL OR json_extract(CAST(view AS TEXT), '$.owner') = ?2) ORDER BY at DESC LIMIT ?1",
-            (limit, owner),
+    def removed(self, before: Key, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
+        of = "owner = ?3" if owner is not None else "?3 IS NULL"
+        query = (
+            f"SELECT created, id, view FROM records WHERE {_REMOVED} AND {of}"  # noqa: S608 - text of ours
+            " AND (created, id) < (?1, ?2) ORDER BY created DESC, id DESC"
         )
-        return [row[0] for row in rows]
+        shown: list[tuple[Key, bytes]] = []
+        size = scanned = 0
+        with contextlib.closing(self._reading().execute(query, (*before, owner))) as rows:
+            for created, run_id, view in rows:
+                one = show(view)
+                if one is not None:
+                    shown.append(((created, run_id), one))
+                    size += len(one)
+                scanned += len(view)
+                if size >= PAGE_BYTES or scanned >= SCANNED_BYTES:
+                    return Page(shown, (created, run_id))
+        return Page(shown, None)
 
     def endings(self) -> dict[str, str]:
         return dict(self._reading().execute("SELECT id, why FROM endings"))
@@ -446,6 +493,13 @@ def _make_shrinkable(write: sqlite3.Connection, path: Path) -> None:
         write.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     except sqlite3.Error as error:  # its pages are used again all the same
         log.warning("journal_cannot_shrink", file=str(path), reason=str(error), advice="free some disk and restart")
+
+
+def _add_listed(write: sqlite3.Connection) -> None:
+    """Add the column that is computed; a version that does not know it writes it too."""
+    there = {row[1] for row in write.execute("PRAGMA table_xinfo(records)")}
+    step = "" if "created" in there else ADD_CREATED
+    write.executescript(f"BEGIN; {step} {LISTED_INDEXES} COMMIT;")
 
 
 def _position(write: sqlite3.Connection, path: Path, mark: tuple[str, int] | None) -> Position:

@@ -1,6 +1,7 @@
 """dispatch: run, stop and status, over an engine, a journal, a view and a keeper that only note what they are asked."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -38,10 +39,12 @@ from qmaster.errors import (
     PortTaken,
     RegistryRefused,
 )
-from qmaster.journal import Intent
+from qmaster.journal import Intent, Page
+from qmaster.journal import Key as ListKey
 from qmaster.keyed import Keyed
 from qmaster.keys import Key
 from qmaster.lifecycle import OVER
+from qmaster.listing import Wanted
 from qmaster.models import Node, Service
 from qmaster.results import Line, Outcome, Output, TaskOutput
 from qmaster.spec import Defaults
@@ -91,9 +94,13 @@ class FakeJournal(Fake):
         self._note("keyed", name)
         return self.keys.get(name)
 
-    async def removed(self, limit: int, owner: str | None) -> list[bytes]:
-        self._note("removed", limit)
-        return [msgspec.json.encode(view) for view in self.records.values() if owner in (None, view.owner)]
+    async def removed(self, before: ListKey, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
+        """Two of them a page."""
+        self._note("removed", before)
+        theirs = {(v.created_at or "", v.id): v for v in self.records.values() if owner in (None, v.owner)}
+        keys = sorted((key for key in theirs if key < before), reverse=True)
+        shown = [(key, show(msgspec.json.encode(theirs[key]))) for key in keys[:2]]
+        return Page([(key, one) for key, one in shown if one is not None], keys[1] if len(keys) > 2 else None)
 
 
 class FakeReconciler(Fake):
@@ -522,6 +529,11 @@ async def test_it_stops_others_when_it_is_in_a_container() -> None:
     assert await house.dispatch.stop("s1", ROOT) == "s1"
 
 
+async def listed(house: House, wanted: Wanted, by: Identity = ROOT) -> list[Service]:
+    pages = house.dispatch.listing(by, wanted)
+    return [msgspec.json.decode(one, type=Service) async for page in pages for one in page]
+
+
 async def test_a_listing_is_the_newest_first() -> None:
     """What is removed only where it is asked for, and nothing twice."""
     new = replace(SEEN, id="s2", name="two", created_at=LATER)
@@ -529,8 +541,8 @@ async def test_a_listing_is_the_newest_first() -> None:
     house = House(SEEN, new)
     house.journal.records = {"s0": gone, "s1": replace(SEEN, status="removed")}
     assert CREATED < LATER
-    assert await house.dispatch.listing(ROOT) == [new, SEEN]
-    assert await house.dispatch.listing(ROOT, removed=True) == [new, SEEN, gone]
+    assert house.dispatch.there(ROOT, Wanted()) == [new, SEEN]
+    assert await listed(house, Wanted(removed=True)) == [new, SEEN, gone]
     assert house.engine_calls() == []
 
 

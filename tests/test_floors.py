@@ -19,6 +19,7 @@ FLOORS: dict[float, set[str]] = {
     5: {"app"},
     4.5: {"handlers"},
     4: {"handlers.base"},
+    2.5: {"listing"},
     3: {"dispatch", "reconciler", "keeper", "feed", "keyed", "recorder", "scrape", "spring", "sweeper"},
     2: {
         "engine",
@@ -30,6 +31,7 @@ FLOORS: dict[float, set[str]] = {
         "tally",
         "waits",
         "held",
+        "unsent",
         "keyring",
         "entrance",
         "linelimit",

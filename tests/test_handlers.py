@@ -20,8 +20,9 @@ from tornado.web import Application
 from qmaster import errors, lifecycle
 from qmaster.app import Parts, make_app
 from qmaster.auth import Authenticator, Identity
-from qmaster.handlers import base
+from qmaster.handlers import base, services
 from qmaster.keys import Key, Started, digest
+from qmaster.listing import Wanted
 from qmaster.models import MAX_BODY, Node, Result, RunRequest, Service
 
 pytestmark = pytest.mark.gen_test
@@ -39,6 +40,7 @@ class FakeDispatch:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
+        self.breaks: Exception | None = None  # a listing, behind its first page
         self.gate: asyncio.Event | None = None
         self.views: list[Service] = []
         self.replays = False
@@ -46,10 +48,16 @@ class FakeDispatch:
         self.logged_as: list[object] = []
 
     async def _note(self, *call: Any) -> None:
-        self.calls.append(call)
-        self.logged_as.append(structlog.contextvars.get_contextvars().get("request"))
+        self._ask(*call)
         if self.gate:
             await self.gate.wait()
+        self._fail()
+
+    def _ask(self, *call: Any) -> None:
+        self.calls.append(call)
+        self.logged_as.append(structlog.contextvars.get_contextvars().get("request"))
+
+    def _fail(self) -> None:
         if self.error:
             raise self.error
 
@@ -70,9 +78,17 @@ class FakeDispatch:
         await self._note("when_over", name_or_id, seconds)
         return self.views[0]
 
-    async def listing(self, by: Identity, removed: bool = False) -> list[Service]:
-        await self._note("listing", removed)
-        return self.views
+    def there(self, by: Identity, wanted: Wanted) -> list[Service]:
+        self._ask("listing", wanted.removed)
+        self._fail()
+        return list(filter(wanted.keeps, self.views))[: wanted.limit]
+
+    async def listing(self, by: Identity, wanted: Wanted) -> AsyncIterator[list[bytes]]:
+        if wanted.removed:
+            await self._note("listing", True)
+        yield [msgspec.json.encode(view) for view in self.views if wanted.keeps(view)][: wanted.limit]
+        if self.breaks:
+            raise self.breaks
 
     def nodes(self) -> list[Node]:
         return []
@@ -310,6 +326,42 @@ async def test_a_listing_is_filtered(ask: Ask, dispatch: FakeDispatch, query: st
     shown = document(await ask("GET", "/status" + query))
     assert (shown["success"], shown["cursor"]) == (True, "epoch:1")
     assert [view["id"] for view in shown["services"]] == ids
+
+
+@pytest.mark.parametrize("query", ["", "?all=1"])
+async def test_a_large_listing_is_sent_in_pieces(
+    ask: Ask, dispatch: FakeDispatch, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    """It is the same document; a HEAD of it has no body."""
+    monkeypatch.setattr(services, "MAX_WHOLE", 1000)
+    monkeypatch.setattr(services, "BUFFERED", 100)
+    dispatch.views = views()
+    answer = await ask("GET", "/status" + query)
+    shown = document(answer)
+    assert (list(shown), answer.headers["Transfer-Encoding"]) == (["success", "cursor", "services"], "chunked")
+    assert [view["id"] for view in shown["services"]] == ["s1", "s2", CONTAINER_ID]
+    answer = await ask("HEAD", "/status" + query)
+    assert (answer.code, answer.body, answer.headers.get("Content-Length")) == (200, b"", None)
+
+
+async def test_a_small_listing_says_its_length(ask: Ask, dispatch: FakeDispatch) -> None:
+    """Also of what was removed."""
+    dispatch.views = views()
+    answer = await ask("GET", "/status?all=1")
+    assert answer.headers["Content-Length"] == str(len(answer.body))
+
+
+async def test_a_listing_that_breaks_off_is_not_taken_for_whole(
+    http_port: int, dispatch: FakeDispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal fails behind the first page: the connection ends in the middle of the answer."""
+    monkeypatch.setattr(services, "BUFFERED", 100)
+    dispatch.views, dispatch.breaks = views(), errors.JournalUnwritable("torn")
+    async with connection(http_port) as raw:
+        raw.send(head(path="/status?all=1", method="GET"))
+        said = await asyncio.wait_for(raw.reader.read(), 5)
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert not said.endswith(b"0\r\n\r\n")
 
 
 FLAGS = [("1", True), ("true", True), ("0", False), ("false", False)]

@@ -1,6 +1,7 @@
 """journal: facts in their order, records and intents on disk; and a disk that is full, torn, locked or not ours."""
 
 import asyncio
+import json
 import os
 import shutil
 import sqlite3
@@ -78,9 +79,77 @@ async def test_records_are_found_by_id_and_name(tmp_path: Path) -> None:
     assert await journal.record("a") == b"a"
     assert await journal.record("nothing") is None
     assert [each.id for each in await journal.records()] == ["c"]
-    assert await journal.removed(10) == [b"b", b"a"]
     await journal.append([], [record("c", removed=True, view=b"c2")])
-    assert (await journal.records(), await journal.removed(1)) == ([], [b"c2"])
+    assert await journal.records() == []
+    await journal.close()
+
+
+def view(number: int, owner: str | None, size: int = 0) -> bytes:
+    created = f"2026-01-01T00:00:{number:02d}Z"
+    return json.dumps({"created_at": created, "owner": owner, "labels": {"a": "x" * size}}).encode()
+
+
+async def pages(journal: Journal, owner: str | None) -> list[list[str]]:
+    """The ids of what is removed, by page."""
+    found, before = [], ("9", "")
+    while True:
+        page = await journal.removed(before, owner, lambda view: view)
+        found.append([run_id for (_, run_id), _ in page.rows])
+        if page.next is None:
+            return found
+        before = page.next
+
+
+@unit
+async def test_what_is_removed_is_read_in_pages(tmp_path: Path) -> None:
+    """By the time of creation, the newest first, of all or of one owner; what is large is alone on its page."""
+    journal = await opened(tmp_path)
+    for number, owner in ((3, "a"), (1, "a"), (4, "b"), (2, None)):
+        size = 2 * store.PAGE_BYTES if number == 3 else 0
+        one = record(f"r{number}", removed=True, view=view(number, owner, size))
+        await journal.append([], [one._replace(owner=owner or "")])
+    await journal.append([], [record("there", view=view(5, "a")), record("broken", removed=True, view=b"{")])
+    assert await pages(journal, None) == [["r4", "r3"], ["r2", "r1", "broken"]]
+    assert await pages(journal, "a") == [["r3"], ["r1"]]
+    assert await pages(journal, "nobody") == [[]]
+    await journal.close()
+
+
+@unit
+async def test_little_is_read_for_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing of it is wanted, so that others have a turn; the next page goes on where it ended."""
+    monkeypatch.setattr(store, "SCANNED_BYTES", 1000)
+    journal = await opened(tmp_path)
+    await journal.append([], [record(f"r{n}", removed=True, view=view(n, "a", 600)) for n in range(6)])
+    page = await journal.removed(("9", ""), None, lambda view: None)
+    assert (page.rows, page.next) == ([], ("2026-01-01T00:00:04Z", "r4"))
+    await journal.close()
+
+
+@unit
+async def test_an_older_file_is_listed_too(tmp_path: Path) -> None:
+    """What was written before there were listings in pages, and what a version without them writes later."""
+    old = sqlite3.connect(tmp_path / FILE)
+    old.executescript(store.SCHEMA)
+    row = "INSERT INTO records (id, kind, name, removed, at, view) VALUES (?, 'service', 'n', 1, 1e12, ?)"
+    old.execute(row, ("r1", view(1, "a")))
+    old.commit()
+    journal = await opened(tmp_path)
+    old.execute(row, ("r2", view(2, "a")))
+    old.commit()
+    assert await pages(journal, None) == [["r2", "r1"]]
+    await journal.close()
+    old.close()
+
+
+@unit
+async def test_a_page_of_facts_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large ones there are fewer on it, but one at least."""
+    monkeypatch.setattr(store, "FACTS_BYTES", 100)
+    journal = await opened(tmp_path)
+    await journal.append([NewFact("t", b"x" * size) for size in (60, 60, 60, 200)], [])
+    assert [stored.seq for stored in await facts(journal, 0)] == [1, 2]
+    assert [stored.seq for stored in await facts(journal, 3)] == [4]
     await journal.close()
 
 

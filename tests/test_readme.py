@@ -330,7 +330,10 @@ def test_the_limits_are_those_of_the_code() -> None:
         "time for a head": f"{entrance.HEAD_WITHIN:g} s from its first byte, or from the connection's beginning",
         "time for a body": f"{entrance.BODY_WITHIN:g} s",
         "time between two requests": f"{entrance.IDLE:g} s",
-        "time in which nothing of an answer is taken": f"{entrance.UNTAKEN:g} s; of a log, any",
+        "time in which nothing of an answer is taken": (
+            f"{unsent.PATIENCE:g} s over {kib(unsent.SMALL)}, else {entrance.UNTAKEN:g} s; of a log, any"
+        ),
+        "answers, snapshots and replays of one token that are not read yet": f"{unsent.MAX_UNSENT // 2**20} MiB",
         "query parameters": f"{base.MAX_PARAMETERS}, of {kib(base.MAX_PARAMETER - 1)} each",
         "strings of a request": f"labels {kib(models.MAX_LABELS)} in all; `command`, `entrypoint` and `env` "
         f"{kib(models.MAX_WORDS)} each; a constraint {models.MAX_CONSTRAINT} characters; "

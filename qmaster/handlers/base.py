@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import random
 import re
@@ -30,7 +32,9 @@ from ..errors import (
     problem,
 )
 from ..log import REDACTED
+from ..stream import Watched
 from ..tokens import Scope
+from ..unsent import SMALL, Unsent
 from ..wording import quote
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -215,6 +219,52 @@ class BaseHandler(web.RequestHandler):
     def answer(self, document: dict[str, Any], status: HTTPStatus = OK) -> None:
         self.begin_json(status)
         self.finish(msgspec.json.encode(document) + b"\n")  # not by a name: a large one would be there twice meanwhile
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
+        """As Tornado's; a large answer counts as its token's until it has left.
+
+        Raises:
+            TooManyUnread: the token has too much that it does not read.
+        """
+        size = len(chunk) if chunk is not None else 0
+        if size <= SMALL or self.request.method == "HEAD":
+            return super().finish(chunk)
+        unsent, stream = self._unsent(), self._stream_of_answer()
+        unsent.require(self._reader(), size)
+        done = super().finish(chunk)
+        if stream is not None:
+            unsent.watch(self._reader(), size, stream, done)
+        return done
+
+    def counted(self, size: int) -> contextlib.AbstractContextManager[object]:
+        """Count so many bytes while an answer is sent in pieces.
+
+        Raises:
+            TooManyUnread
+        """
+        unsent, stream = self._unsent(), self._stream_of_answer()
+        unsent.require(self._reader(), size)
+        if stream is None:
+            return unsent.hold(self._reader(), size)
+        return unsent.watching(self._reader(), size, stream)
+
+    def cut(self) -> None:
+        """End the connection, in the middle of an answer."""
+        if isinstance(self.request.connection, HTTP1Connection):
+            self.request.connection.stream.close()
+
+    def _unsent(self) -> Unsent:
+        unsent: Unsent = self.settings["unsent"]
+        return unsent
+
+    def _reader(self) -> str:
+        """Whose answer it is: a token's, or an address's where no token was asked for."""
+        return self.by or f"address {self.request.remote_ip}"
+
+    def _stream_of_answer(self) -> Watched | None:
+        connection = self.request.connection
+        stream = connection.stream if isinstance(connection, HTTP1Connection) else None
+        return stream if isinstance(stream, Watched) else None
 
     def begin_json(self, status: HTTPStatus) -> None:
         if status is not OK:  # which `clear` has set

@@ -5,27 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
-from itertools import islice
-from typing import get_args
+from typing import Any, cast, get_args
 
 import msgspec
+import structlog
 
 from .. import keys, models
 from ..auth import Authenticator, Identity
 from ..dispatch import Dispatch
-from ..errors import BadRequest
+from ..errors import BadRequest, HttpError
 from ..held import Held
+from ..listing import Wanted
 from ..models import RunRequest, Service, StopRequest
 from ..waits import is_over
 from .base import BaseHandler, flag
 
 MAX_LIMIT = 10_000
-MAX_KEPT = 1024 * 1024  # bytes of an encoded listing
+MAX_WHOLE = 1024 * 1024  # bytes of a listing that is answered in one piece
+ENCODED_AT_ONCE = 32  # runs
+BUFFERED = 64 * 1024  # bytes of a listing that is answered in pieces, before the first is sent
+HELD = 2 * BUFFERED  # bytes that such an answer counts for while it is sent
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 SUCCESS = b'{"success":true,'  # before what a view has
 FILTERS = ("status", "label", "name", "limit", "all")
+
+log = structlog.get_logger(__name__)
 
 
 class Encoded:
@@ -35,13 +41,24 @@ class Encoded:
         self._views: list[Service] = []
         self._json = msgspec.Raw(b"[]")
 
-    def of(self, views: list[Service]) -> msgspec.Raw:
+    def of(self, views: list[Service]) -> msgspec.Raw | None:
+        """A listing as JSON, or None where that is over ``MAX_WHOLE`` bytes."""
         if views != self._views:  # a view that has not changed is the very same one, so this takes no time
-            encoded = msgspec.json.encode(views)
-            if len(encoded) > MAX_KEPT:
-                return msgspec.Raw(encoded)
-            self._views, self._json = views, msgspec.Raw(encoded)
+            encoded = _encoded(views)
+            if encoded is None:
+                return None
+            self._views, self._json = views, encoded
         return self._json
+
+
+def _encoded(views: list[Service]) -> msgspec.Raw | None:
+    parts, size = [], 0
+    for start in range(0, len(views), ENCODED_AT_ONCE):
+        parts.append(msgspec.json.encode(views[start : start + ENCODED_AT_ONCE])[1:-1])
+        size += len(parts[-1])
+        if size > MAX_WHOLE:
+            return None
+    return msgspec.Raw(b"[" + b",".join(parts) + b"]")
 
 
 class ServicesHandler(BaseHandler):
@@ -139,38 +156,65 @@ class StatusHandler(ServicesHandler):
 class StatusListHandler(ServicesHandler):
     async def get(self) -> None:
         identity = self.identify(self.document(), "read")
-        query = self.parameters(*FILTERS)
-        keep, limit = _filters(query), _limit(query.get("limit"))
-        views = await self.dispatch.listing(identity, removed=flag("all", query.get("all")))
-        services = list(islice(views if keep is None else filter(keep, views), limit))
-        self.answer({"success": True, "cursor": self.cursor(), "services": self.encoded.of(services)})
+        wanted = _wanted(self.parameters(*FILTERS))
+        cursor = self.cursor()
+        whole = None if wanted.removed else self.encoded.of(self.dispatch.there(identity, wanted))
+        if whole is not None:
+            self.answer({"success": True, "cursor": cursor, "services": whole})
+            return
+        with self.counted(HELD):
+            await self._send(cursor, self.dispatch.listing(identity, wanted))
 
     head = get
 
+    async def _send(self, cursor: str, pages: AsyncIterator[list[bytes]]) -> None:
+        """At the reader's pace: no page is made before the one before it has left."""
+        self._left = asyncio.get_running_loop().create_future()
+        self.begin_json(HTTPStatus.OK)
+        self.write(SUCCESS + b'"cursor":' + msgspec.json.encode(cursor) + b',"services":[')
+        begun, buffered = False, 0
+        try:
+            async with contextlib.aclosing(cast(Any, pages)):
+                async for page in pages:
+                    text = (b"," if buffered and page else b"") + b",".join(page)
+                    self.write(text)
+                    buffered += len(text)
+                    if buffered < BUFFERED:
+                        continue
+                    if not await self._is_taken(self._left):
+                        return
+                    begun = True
+        except HttpError as error:
+            if not begun:
+                raise
+            log.warning("listing_cut_off", request=self.request_id, reason=str(error))
+            self.cut()  # so that nobody takes it for whole
+            return
+        self.write(b"]}\n")
+        await self._is_taken(self._left) if begun else self.finish()
 
-def _filters(query: dict[str, list[str]]) -> Callable[[Service], bool] | None:
-    """What ``status``, ``name`` and ``label`` let through, None for all; several of one widen, of ``label`` narrow."""
-    statuses, names = set(query.get("status", ())), set(query.get("name", ()))
+    async def _is_taken(self, left: asyncio.Future[None]) -> bool:
+        """Whether to go on: what was written has left, and the client has not; a HEAD has all with its head."""
+        flight = asyncio.ensure_future(self.flush())
+        await asyncio.wait({flight, left}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)  # where all of it left at once, others have a turn all the same
+        return not left.done() and self.request.method != "HEAD"
+
+
+def _wanted(query: dict[str, list[str]]) -> Wanted:
+    """What ``status``, ``name``, ``label``, ``limit`` and ``all`` let through.
+
+    Raises:
+        BadRequest
+    """
+    statuses = frozenset(query.get("status", ()))
     if not statuses <= set(get_args(models.Status)):
         raise BadRequest(f"status: expected one of {', '.join(get_args(models.Status))}")
-    labels = [label.partition("=") for label in query.get("label", ())]
+    labels = tuple(label.partition("=") for label in query.get("label", ()))
     if any(not key for key, _, _ in labels):
         raise BadRequest("label: expected key=value, or key")
-    if not (statuses or names or labels):
-        return None
-
-    def keep(view: Service) -> bool:
-        return (
-            (not statuses or view.status in statuses)
-            and (not names or view.name in names)
-            and _has_labels(view, labels)
-        )
-
-    return keep
-
-
-def _has_labels(view: Service, labels: Iterable[tuple[str, str, str]]) -> bool:
-    return all(key in view.labels and (not equals or view.labels[key] == value) for key, equals, value in labels)
+    names, limit = frozenset(query.get("name", ())), _limit(query.get("limit"))
+    return Wanted(statuses, names, labels, limit, flag("all", query.get("all")))
 
 
 def _limit(values: list[str] | None) -> int | None:
