@@ -352,7 +352,7 @@ async def test_a_small_listing_says_its_length(ask: Ask, dispatch: FakeDispatch)
 
 
 async def test_a_listing_that_breaks_off_is_not_taken_for_whole(
-    http_port: int, dispatch: FakeDispatch, monkeypatch: pytest.MonkeyPatch
+    http_client: AsyncHTTPClient, http_port: int, dispatch: FakeDispatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal fails behind the first page: the connection ends in the middle of the answer."""
     monkeypatch.setattr(services, "BUFFERED", 100)
