@@ -31,6 +31,7 @@ from qmaster import (
     strict,
     throttle,
     tokens,
+    unsent,
 )
 from qmaster.auth import Authenticator
 from qmaster.client import commands as commands_of_client
