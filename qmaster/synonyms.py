@@ -74,6 +74,7 @@ ANSWERS: Mapping[str, str] = {
     **dict.fromkeys(("healthcmd", "livenessprobe", "readinessprobe", "startupprobe"), PROBES),
     **dict.fromkeys(("pidslimit", "limitpids", "pids"), "use {pids_limit}"),
     **dict.fromkeys(("nohealthcheck",), "use {healthcheck}"),
+    **dict.fromkeys(("pull", "imagepullpolicy"), "use {pull_policy}: always, missing or never"),
     **dict.fromkeys(
         ("stopgraceperiod", "stoptimeout", "terminationgraceperiodseconds"), "not supported: a stop waits 10 s"
     ),
