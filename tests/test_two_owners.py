@@ -95,7 +95,7 @@ def test_two_owners_do_not_see_each_other(two: Two, engine: Engine) -> None:
         spec = client.inspect_service(alices["id"])["Spec"]
         assert spec["Labels"]["io.qmaster.owner"] == "alice"
         limits = spec["TaskTemplate"]["Resources"]["Limits"]
-        assert limits == {"MemoryBytes": 32 * 1024 * 1024, "NanoCPUs": 500_000_000}
+        assert limits == {"MemoryBytes": 32 * 1024 * 1024, "NanoCPUs": 500_000_000, "Pids": 1024}
         assert spec["TaskTemplate"]["Placement"]["Constraints"] == ["node.role==manager"]
 
         # What each sees.
