@@ -245,6 +245,11 @@ def test_the_list_of_commands_is_not_cut_off() -> None:
         assert not command.get_short_help_str(60).endswith("...")
 
 
+def in_use(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
 
 
@@ -257,8 +262,8 @@ def closed(folder: Path, which: str, *args: str, **more: str) -> subprocess.Pope
 @pytest.mark.parametrize("which", CLOSED)
 def test_it_serves_without_standard_descriptors(which: str, tmp_path: Path) -> None:
     """And ends as it should: no connection or file takes their numbers."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    # Below those that outgoing connections get, of which another process could have it by then.
+    port = next(port for port in range(20_000 + os.getpid() % 10_000, 32_000) if not in_use(port))
     with closed(tmp_path, which, PORT=str(port)) as process:
         try:
 
