@@ -11,6 +11,7 @@ from qmaster.errors import JournalUnwritable
 from qmaster.feed import Feed, Since
 from qmaster.hub import Filter, Hub, News, Subscriber, Tags
 from qmaster.journal import Position, StoredFact
+from qmaster.unsent import Unsent
 
 pytestmark = pytest.mark.gen_test
 
@@ -228,3 +229,29 @@ async def test_who_is_gone_is_not_brought_up() -> None:
     stream.subscriber.gone = True
     await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0))
     assert (stream.pipe.frames, len(stream.hub)) == ([], 0)
+
+
+async def test_unread_snapshots_hold_up_their_own_token_alone() -> None:
+    """Another's comes at once; the token's own next one when there is room again."""
+    stream, taken = Stream(Journal(3)), asyncio.get_running_loop().create_future()
+    stuck, mine, others = Pipe(), Pipe(), Pipe()
+    stream.feed = Feed(
+        stream.journal, stream.hub, lambda: stream.journal.position, stream._snapshot, lambda: "now", lambda: None,
+        Unsent(most=1),
+    )  # fmt: skip
+    write = stuck.write
+
+    def hold_up(data: bytes) -> asyncio.Future[None]:
+        return taken if b"snapshot" in data else write(data)
+
+    stuck.write = hold_up  # type: ignore[method-assign]
+    wants = [(stuck, "s1", "alice"), (mine, "s2", "alice"), (others, "s1", "bob")]
+    tasks = []
+    for pipe, service, owner in wants:
+        subscriber = Subscriber(pipe, "sse", Filter(service=service, owner=owner), lambda: None)
+        tasks.append(asyncio.create_task(stream.feed.bring_up(subscriber, None)))
+        await asyncio.sleep(0.01)
+    assert [len(pipe.frames) for pipe in (mine, others)] == [1, 2]
+    taken.set_result(None)
+    await asyncio.wait_for(asyncio.gather(*tasks), 2)
+    assert [frame["type"] for frame in mine.frames] == ["hello", "snapshot"]
