@@ -24,7 +24,7 @@ COPY . /opt/quartermaster/app
 RUN cd /opt/quartermaster/app \
     && rm -rf requirements.txt wheels \
     && PYTHONPYCACHEPREFIX=/opt/quartermaster/pycache \
-        /opt/quartermaster/bin/python -c 'import qmaster.server, qmaster.healthcheck, qmaster.client.commands' \
+        /opt/quartermaster/bin/python -c 'import qmaster.server.app, qmaster.cli.healthcheck, qmaster.cli.commands' \
     && chmod -R u=rwX,go=rX /opt/quartermaster
 
 FROM ${BASE}
@@ -43,7 +43,7 @@ ENV PATH=/opt/quartermaster/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
     QMASTER_USER=quartermaster
 VOLUME /data
 EXPOSE 9090
-# It starts as root for what `settle` in qmaster/privileges.py does; then it is quartermaster (QMASTER_USER).
+# It starts as root for what `settle` in qmaster/server/privileges.py does; then it is quartermaster (QMASTER_USER).
 ENTRYPOINT ["python", "-m", "qmaster"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["python", "-m", "qmaster", "healthcheck"]
 LABEL org.opencontainers.image.title="quartermaster" \

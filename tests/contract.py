@@ -5,7 +5,7 @@ from typing import Any
 
 import jsonschema
 
-from qmaster import openapi
+from qmaster.api import openapi
 
 Json = dict[str, Any]
 

@@ -17,7 +17,8 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler
 
-from qmaster import errors, models
+from qmaster import errors
+from qmaster.models.responses import Node, Replicas, Reserved, Service, Task
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -29,7 +30,7 @@ ENDED = ("complete", "failed", "removed")
 
 def service(job: str = "job-1", **over: Any) -> Json:
     """A service as answers show it: one that runs."""
-    view = models.Service(
+    view = Service(
         id=job,
         type="service",
         name=f"name-of-{job}",
@@ -41,7 +42,7 @@ def service(job: str = "job-1", **over: Any) -> Json:
         reason=None,
         error=None,
         exit_code=None,
-        replicas=models.Replicas(1, 1, 0, 0),
+        replicas=Replicas(1, 1, 0, 0),
         created_at="2026-11-22T20:29:03.085076548Z",
         started_at=None,
         finished_at=None,
@@ -53,7 +54,7 @@ def service(job: str = "job-1", **over: Any) -> Json:
     return {**msgspec.to_builtins(view), **over}
 
 
-def task(**over: Any) -> models.Task:
+def task(**over: Any) -> Task:
     fields: Json = {
         "id": "t1",
         "slot": 1,
@@ -66,7 +67,7 @@ def task(**over: Any) -> models.Task:
         "container_id": None,
         "updated_at": "2026-11-22T20:29:03Z",
     }
-    return models.Task(**{**fields, **over})
+    return Task(**{**fields, **over})
 
 
 def line(at: int, text: str, stream: str = "stdout", **over: Any) -> Json:
@@ -260,7 +261,7 @@ class _List(_Handler):
 
 class _Nodes(_Handler):
     def get(self) -> None:
-        node = models.Node(
+        node = Node(
             id="n1",
             hostname="lab",
             role="manager",
@@ -270,7 +271,7 @@ class _Nodes(_Handler):
             engine="20.10",
             memory=4096,
             cpus=2.0,
-            reserved=models.Reserved(250, 0.5),
+            reserved=Reserved(250, 0.5),
             leader=True,
         )
         self.finish({"success": True, "cursor": f"{EPOCH}:0", "nodes": [msgspec.to_builtins(node)]})

@@ -8,10 +8,10 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-from qmaster import models
-from qmaster.credentials import Credentials
-from qmaster.models import PullPolicy, RunRequest
-from qmaster.tokens import Grant, digest
+from qmaster.auth.tokens import Grant, digest
+from qmaster.models import requests
+from qmaster.models.credentials import Credentials
+from qmaster.models.requests import PullPolicy, RunRequest
 
 Json = dict[str, Any]
 
@@ -35,7 +35,7 @@ async def until(condition: Callable[[], object], seconds: float = 10) -> None:
 
 def run(**fields: Any) -> RunRequest:
     """A request as it is after its check."""
-    return models.convert({"image": "busybox", **fields}, RunRequest)
+    return requests.convert({"image": "busybox", **fields}, RunRequest)
 
 
 def encoded(document: Mapping[str, object] | str) -> str:

@@ -16,9 +16,10 @@ from tornado.httputil import HTTPHeaders
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
-from qmaster import config, server
-from qmaster.app import make_app
-from qmaster.tokens import digest
+from qmaster.api.routes import make_app
+from qmaster.auth.tokens import digest
+from qmaster.server import app as server
+from qmaster.server import config
 
 Json = dict[str, Any]
 Ask = Callable[..., Awaitable[HTTPResponse]]

@@ -7,10 +7,10 @@ from fakes import grant, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.auth import Authenticator, Identity
+from qmaster.auth.authenticator import Authenticator, Identity
+from qmaster.auth.throttle import BURST
 from qmaster.errors import BadRequest, TooManyWrongTokens, Unauthorized
-from qmaster.throttle import BURST
-from qmaster.tokens import ROOT
+from qmaster.models.owners import ROOT
 
 TOKEN = "a-token-for-tests"
 

@@ -21,8 +21,10 @@ import trustme
 from fakes import AUTH
 from structlog.testing import capture_logs
 
-from qmaster import __version__, cli, config
-from qmaster import server as server_room
+from qmaster import __version__
+from qmaster.cli import main
+from qmaster.server import app as server_room
+from qmaster.server import config
 
 TOKEN = "a-token-for-tests-of-the-command-line"
 ROOT = Path(__file__).parent.parent
@@ -227,7 +229,7 @@ WRONG_USES = [
 def test_a_wrong_use_is_one_line(args: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever click finds; it begins as all others, and says where help is."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(args, prog_name="qmaster")
+        main.main(args, prog_name="qmaster")
     said = capsys.readouterr().err
     assert (ended.value.code, said.count("\n")) == (code, 1)
     assert said.startswith("qmaster: ")
@@ -238,9 +240,9 @@ def test_a_wrong_use_is_one_line(args: list[str], code: int, says: str, capsys: 
 
 def test_the_list_of_commands_is_not_cut_off() -> None:
     """What each is for is a whole sentence."""
-    context = click.Context(cli.main)
-    for name in cli.COMMANDS:
-        command = cli.main.get_command(context, name)
+    context = click.Context(main.main)
+    for name in main.COMMANDS:
+        command = main.main.get_command(context, name)
         assert command is not None
         assert not command.get_short_help_str(60).endswith("...")
 

@@ -11,14 +11,14 @@ from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.client import patience as patience_module
-from qmaster.client import tables
-from qmaster.client.commands import COMMANDS
-from qmaster.client.events import SseParser
-from qmaster.client.failures import ClientError, Lost, Refused, Unreachable
-from qmaster.client.output import Line, Seen, parse
-from qmaster.client.patience import Patience
-from qmaster.models import RunRequest
+from qmaster.cli import retry as patience_module
+from qmaster.cli import tables
+from qmaster.cli.commands import COMMANDS
+from qmaster.cli.errors import ClientError, Lost, Refused, Unreachable
+from qmaster.cli.events import SseParser
+from qmaster.cli.output import Line, Seen, parse
+from qmaster.cli.retry import Patience
+from qmaster.models.requests import RunRequest
 
 NOW = datetime(2026, 11, 22, 20, 30, 3, tzinfo=UTC)
 

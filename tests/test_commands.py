@@ -19,7 +19,7 @@ from fake_server import EPOCH, TOKEN, FakeServer, line, service
 from testbed.terminal import CTRL_C, Terminal
 from testbed.wait import eventually
 
-from qmaster import cli
+from qmaster.cli import main
 
 ROOT = Path(__file__).parent.parent
 WITHIN = 60.0  # seconds: a loaded machine's bound, never waited for
@@ -44,7 +44,7 @@ def qmaster(fake: FakeServer, *args: str, stdin: str = "", **more: str) -> subpr
     """Run it to its end, in this process: a hundred of their own would take a minute."""
     env = dict.fromkeys(("TOKEN_FILE", "QMASTER_AUTH", "NO_COLOR")) | environ(fake, **more)
     env |= {name: "" for name, value in more.items() if not value}
-    done = CliRunner().invoke(cli.main, args, input=stdin, env=env)
+    done = CliRunner().invoke(main.main, args, input=stdin, env=env)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return subprocess.CompletedProcess(args, done.exit_code, done.stdout_bytes, done.stderr_bytes)
 
@@ -182,7 +182,7 @@ def test_a_command_needs_no_engine_and_no_server() -> None:
     """Neither Docker's SDK nor the server's rooms are imported: a command begins quickly."""
     code = "import sys, qmaster.cli, qmaster.client.commands; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    assert not {"docker", "paramiko", "requests", "structlog", "sqlite3", "qmaster.server"} & set(modules.split())
+    assert not {"docker", "paramiko", "requests", "structlog", "sqlite3", "qmaster.server.app"} & set(modules.split())
 
 
 # --- run: what is asked for -------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qmaster import config
 from qmaster.errors import ConfigError
+from qmaster.server import config
 
 TOKEN = "a-token-for-tests"
 

@@ -8,8 +8,7 @@ from fakes import CONTAINER_ID, container
 
 from qmaster.engine import containers as room
 from qmaster.engine.containers import Containers
-from qmaster.lifecycle import MANAGED
-from qmaster.spec import RUN
+from qmaster.engine.labels import MANAGED, RUN
 
 pytestmark = pytest.mark.gen_test
 

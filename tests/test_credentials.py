@@ -10,7 +10,7 @@ from fakes import encoded, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.credentials import HIDDEN, Credentials, hide
+from qmaster.models.credentials import HIDDEN, Credentials, hide
 
 PASSWORD = "p?>~ä\u00ff-secret"  # its base64 has characters in which the two alphabets differ
 DOCUMENT = {"username": "someone", "password": PASSWORD, "email": "someone@example.com"}

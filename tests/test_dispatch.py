@@ -24,9 +24,9 @@ from fakes import (
 from msgspec.structs import replace
 from test_lifecycle import NODES, NOW
 
-from qmaster import lifecycle, models, ports, results
-from qmaster.auth import Identity
-from qmaster.dispatch import Dispatch
+from qmaster.auth.authenticator import Identity
+from qmaster.engine import ports
+from qmaster.engine.spec import Defaults
 from qmaster.errors import (
     BadRequest,
     Conflict,
@@ -39,16 +39,18 @@ from qmaster.errors import (
     PortTaken,
     RegistryRefused,
 )
-from qmaster.journal import Intent, Page
-from qmaster.journal import Key as ListKey
-from qmaster.keyed import Keyed
-from qmaster.keys import Key
-from qmaster.lifecycle import OVER
-from qmaster.listing import Wanted
-from qmaster.models import Node, Service
-from qmaster.results import Line, Outcome, Output, TaskOutput
-from qmaster.spec import Defaults
-from qmaster.waits import Waits
+from qmaster.events.journal import Intent, Page
+from qmaster.events.journal import Key as ListKey
+from qmaster.models import results
+from qmaster.models.keys import Key
+from qmaster.models.responses import Node, Result, Service, Status
+from qmaster.models.results import Line, Outcome, Output, TaskOutput
+from qmaster.runs import status as lifecycle
+from qmaster.runs.idempotency import Keyed
+from qmaster.runs.listing import Wanted
+from qmaster.runs.service import Dispatch
+from qmaster.runs.status import OVER
+from qmaster.runs.waits import Waits
 
 pytestmark = pytest.mark.gen_test
 
@@ -182,7 +184,7 @@ def outcome(text: bytes) -> bytes:
     return results.encode(Outcome([TaskOutput("t1", 1, "host-1", 0, Output([line]))]))
 
 
-def brief(text: bytes) -> models.Result:
+def brief(text: bytes) -> Result:
     return results.result(results.decode(outcome(text)), results.BRIEF)
 
 
@@ -590,7 +592,7 @@ def test_the_port_of_the_engine_is_reserved(host: str, port: int) -> None:
         ("complete", Identity("alice", grant(ports=(range(1, 65536),))), "ports: 8080 is taken: choose another"),
     ],
 )
-async def test_a_port_that_a_run_holds_is_a_conflict(status: models.Status, by: Identity, says: str) -> None:
+async def test_a_port_that_a_run_holds_is_a_conflict(status: Status, by: Identity, says: str) -> None:
     """The run is named to who may see it; and nothing is looked for later."""
     house = House(replace(SEEN, status=status, owner="bob"))
     house.swarm.fails["create"] = BadRequest(f"the Docker engine refused: {HELD}")

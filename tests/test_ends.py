@@ -6,10 +6,10 @@ import msgspec
 import pytest
 from fakes import CONTAINER_ID, container, node, service, task
 
-from qmaster import facts
-from qmaster.client import tables
-from qmaster.models import LastExit, Result, Service
-from qmaster.view import View
+from qmaster.cli import tables
+from qmaster.events import cloudevents
+from qmaster.models.responses import LastExit, Result, Service
+from qmaster.runs.cache import View
 
 Json = dict[str, Any]
 
@@ -224,7 +224,7 @@ def test_a_restart_is_told() -> None:
     """Also where the status stays."""
     before = lists([attempt(1, "failed", 1), attempt(2, "ready")], **ANY)
     after = msgspec.structs.replace(before, restarts=2)
-    assert [fact.type for fact in facts.of_service(before, after, "now")] == ["io.qmaster.service.updated"]
+    assert [fact.type for fact in cloudevents.of_service(before, after, "now")] == ["io.qmaster.service.updated"]
 
 
 def test_a_terminal_shows_the_last_exit() -> None:

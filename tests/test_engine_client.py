@@ -15,13 +15,13 @@ import docker
 import pytest
 import requests
 
-from qmaster.credentials import Credentials
 from qmaster.engine import events, listed
 from qmaster.engine.client import Client
+from qmaster.engine.errors import EngineTimeout, EngineUnreached, broken_off, outcome_open, translate
 from qmaster.engine.events import SERVICE_LABEL, EventStream
-from qmaster.engine.failures import EngineTimeout, EngineUnreached, broken_off, outcome_open, translate
+from qmaster.engine.labels import MANAGED
 from qmaster.errors import Conflict, EngineRefused
-from qmaster.lifecycle import MANAGED
+from qmaster.models.credentials import Credentials
 
 
 def event(kind: str, actor: str, action: str, **attributes: str) -> str:

@@ -20,12 +20,12 @@ from tornado.http1connection import HTTP1Connection
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
-from qmaster import entrance
-from qmaster.app import Parts, make_app
-from qmaster.auth import Authenticator
-from qmaster.entrance import BODY_WITHIN, HEAD_WITHIN, IDLE, Entrance
-from qmaster.output import Piece
-from qmaster.stream import Allowance, Watched
+from qmaster.api import entrance
+from qmaster.api.entrance import BODY_WITHIN, HEAD_WITHIN, IDLE, Entrance
+from qmaster.api.routes import Parts, make_app
+from qmaster.api.stream import Allowance, Watched
+from qmaster.auth.authenticator import Authenticator
+from qmaster.runs.output import Piece
 
 pytestmark = pytest.mark.gen_test(timeout=20)
 

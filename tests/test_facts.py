@@ -10,9 +10,10 @@ from fakes import CREATED, LATER, service, task
 from msgspec.structs import replace
 from test_lifecycle import NODES, NOW
 
-from qmaster import facts, lifecycle
-from qmaster.facts import Fact
-from qmaster.models import Node, Replicas, Reserved, Service
+from qmaster.events import cloudevents
+from qmaster.events.cloudevents import Fact
+from qmaster.models.responses import Node, Replicas, Reserved, Service
+from qmaster.runs import status
 
 NOW_TEXT = "2024-05-06T07:09:00Z"
 NODE = Node(
@@ -22,11 +23,13 @@ NODE = Node(
 
 
 def see(*tasks: Any, **spec: Any) -> Service:
-    return lifecycle.service(service(**spec), tasks, NODES, NOW)
+    return status.service(service(**spec), tasks, NODES, NOW)
 
 
 def told(before: Service | None, after: Service) -> list[tuple[str, str]]:
-    return [(fact.type.removeprefix("io.qmaster."), fact.time) for fact in facts.of_service(before, after, NOW_TEXT)]
+    return [
+        (fact.type.removeprefix("io.qmaster."), fact.time) for fact in cloudevents.of_service(before, after, NOW_TEXT)
+    ]
 
 
 PENDING = see(task("pending", ID="t", at="2024-05-06T07:08:10.5Z"))
@@ -73,7 +76,7 @@ def test_each_task_is_told_with_the_service_as_it_is() -> None:
     one, two, three = (task("running", slot, ID=f"t{slot}", at=f"2024-05-06T07:08:0{9 - slot}Z") for slot in (1, 2, 3))
     replicas = {"Mode": {"Replicated": {"Replicas": 3}}}
     before = see(one, **replicas)
-    fresh = list(facts.of_service(before, see(one, two, three, **replicas), NOW_TEXT))
+    fresh = list(cloudevents.of_service(before, see(one, two, three, **replicas), NOW_TEXT))
     moved = [fact.task.id for fact in fresh if fact.task]
     assert moved == ["t3", "t2"]
     assert all(earlier.time <= later.time for earlier, later in pairwise(fresh[:2]))
@@ -96,28 +99,30 @@ def test_each_task_is_told_with_the_service_as_it_is() -> None:
 )
 def test_what_is_told_of_a_node(before: Node | None, after: Node | None, word: str | None) -> None:
     """That it joined or went, its state, its availability and role; not what is reserved on it."""
-    assert [fact.type for fact in facts.of_node(before, after, NOW_TEXT)] == (
+    assert [fact.type for fact in cloudevents.of_node(before, after, NOW_TEXT)] == (
         [f"io.qmaster.node.{word}"] if word else []
     )
 
 
 def test_a_fact_is_a_cloud_event() -> None:
     """Its id is the cursor, its source the epoch; with the task that moved beside the service."""
-    *_, moved, changed = facts.of_service(PENDING, RUNNING, NOW_TEXT)
-    event = json.loads(facts.encode(changed, "0a0b0c0d", 7))
+    *_, moved, changed = cloudevents.of_service(PENDING, RUNNING, NOW_TEXT)
+    event = json.loads(cloudevents.encode(changed, "0a0b0c0d", 7))
     assert event.pop("data") == json.loads(msgspec.json.encode(RUNNING))
     assert event == {
         "specversion": "1.0", "id": "0a0b0c0d:7", "source": "/qmaster/0a0b0c0d", "type": "io.qmaster.service.running",
         "subject": "s1", "time": "2024-05-06T07:08:11.5Z", "datacontenttype": "application/json",
     }  # fmt: skip
-    data = json.loads(facts.encode(moved, "0a0b0c0d", 6))["data"]
+    data = json.loads(cloudevents.encode(moved, "0a0b0c0d", 6))["data"]
     assert data["task"] == json.loads(msgspec.json.encode(RUNNING.tasks[0]))
 
 
 def test_a_task_is_told_without_what_does_not_change() -> None:
     """Neither the labels nor the command of its service: a crash loop would write them with each attempt."""
     view = replace(RUNNING, labels={"a": "x" * 1000}, command=["y" * 1000])
-    moved, changed = (facts.encode(fact, "0a0b0c0d", 7) for fact in facts.of_service(PENDING, view, NOW_TEXT))
+    moved, changed = (
+        cloudevents.encode(fact, "0a0b0c0d", 7) for fact in cloudevents.of_service(PENDING, view, NOW_TEXT)
+    )
     data = json.loads(moved)["data"]
     assert not {"labels", "command", "spec"} & data.keys()
     assert data.keys() >= {"id", "name", "owner", "image", "status", "tasks", "task"}
@@ -128,4 +133,12 @@ def test_a_task_is_told_without_what_does_not_change() -> None:
 def test_every_type_is_a_known_one() -> None:
     """The words that the contract names."""
     assert Fact("service", "io.qmaster.service.created", "s1", CREATED, RUNNING).task is None
-    assert set(facts.SERVICE_EVENTS) == {"created", "updated", "running", "complete", "failed", "stopping", "removed"}
+    assert set(cloudevents.SERVICE_EVENTS) == {
+        "created",
+        "updated",
+        "running",
+        "complete",
+        "failed",
+        "stopping",
+        "removed",
+    }

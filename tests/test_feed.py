@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from qmaster import frames
 from qmaster.errors import JournalUnwritable
-from qmaster.feed import Feed, Since
-from qmaster.hub import Filter, Hub, News, Subscriber, Tags
-from qmaster.journal import Position, StoredFact
-from qmaster.unsent import Unsent
+from qmaster.events import frames
+from qmaster.events.broker import Filter, Hub, News, Subscriber, Tags
+from qmaster.events.journal import Position, StoredFact
+from qmaster.events.stream import Feed, Since
+from qmaster.events.unsent import Unsent
 
 pytestmark = pytest.mark.gen_test
 

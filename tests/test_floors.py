@@ -1,4 +1,4 @@
-"""The house: imports point downwards only, and rooms on one floor do not know each other (DESIGN 2)."""
+"""The layout: eight packages, imports point downwards only, packages on one floor do not know each other (DESIGN 2)."""
 
 import ast
 import functools
@@ -11,74 +11,28 @@ import qmaster
 
 ROOT = Path(qmaster.__file__).parent
 
-# A room is a module, or a package: what is in a package may know its own. handlers/base is below the other handlers.
-FLOORS: dict[float, set[str]] = {
-    7: {"__main__", "cli"},
-    6.5: {"client", "newtoken"},
-    6: {"server", "healthcheck"},
-    5: {"app"},
-    4.5: {"handlers"},
-    4: {"handlers.base"},
-    2.5: {"listing"},
-    3: {"dispatch", "reconciler", "keeper", "feed", "keyed", "recorder", "scrape", "spring", "sweeper"},
-    2: {
-        "engine",
-        "watcher",
-        "journal",
-        "hub",
-        "auth",
-        "policy",
-        "tally",
-        "waits",
-        "held",
-        "unsent",
-        "keyring",
-        "entrance",
-        "linelimit",
-    },
-    1.9: {"store", "rates", "throttle"},
-    1.8: {"stream"},
-    1.5: {"view"},
-    1.2: {"openapi", "attempts", "ends"},
-    1: {"spec", "tokens"},
-    0.9: {"lifecycle"},
-    0.8: {"facts", "modes", "frames", "hardening", "marks", "masking", "output", "results"},
-    0.5: {"models"},
-    0.4: {"patterns"},
-    0: {
-        "addresses",
-        "config",
-        "errors",
-        "log",
-        "metrics",
-        "reference",
-        "credentials",
-        "standard",
-        "strict",
-        "target",
-        "threads",
-        "synonyms",
-        "retention",
-    },
-    0.2: {"limiter", "keys", "ports", "wording", "privileges", "tls"},
-}
-ALLOWED = {
-    ("__main__", "cli"),  # the door to it
-    ("config", "errors"),
+FLOORS: dict[int, set[str]] = {
+    9: {"__main__"},
+    8: {"cli"},
+    7: {"server"},
+    6: {"api"},
+    4: {"runs"},
+    3: {"engine", "events", "auth"},
+    2: {"models"},
+    1: {"limiter", "threads"},
+    0: {"errors"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
-def room(path: Path) -> str:
-    """The room that a file belongs to: ``engine`` for all of ``engine/``; "" for the package itself."""
+def package(path: Path) -> str:
+    """The package, or the module beside them, that a file belongs to; "" for the top level itself."""
     parts = path.relative_to(ROOT).with_suffix("").parts
-    if parts == ("handlers", "base"):
-        return "handlers.base"
     return "" if parts == ("__init__",) else parts[0]
 
 
-def floor(name: str) -> float:
-    return next(number for number, rooms in FLOORS.items() if name in rooms)
+def floor(name: str) -> int:
+    return next(number for number, packages in FLOORS.items() if name in packages)
 
 
 @functools.cache
@@ -88,27 +42,30 @@ def tree(path: Path) -> ast.Module:
 
 def imported(path: Path) -> Iterator[str]:
     """The full names of all that a file imports, of modules and of what is in them."""
-    package = ["qmaster", *path.relative_to(ROOT).parts[:-1]]
+    here = ["qmaster", *path.relative_to(ROOT).parts[:-1]]
     for statement in ast.walk(tree(path)):
         if isinstance(statement, ast.Import):
             yield from (alias.name for alias in statement.names)
         elif isinstance(statement, ast.ImportFrom):
-            base = package[: len(package) - statement.level + 1] if statement.level else []
+            base = here[: len(here) - statement.level + 1] if statement.level else []
             start = ".".join([*base, *([statement.module] if statement.module else [])])
             yield from (f"{start}.{alias.name}" for alias in statement.names)
         elif isinstance(statement, ast.Constant) and str(statement.value).startswith("qmaster."):
-            yield str(statement.value)  # what `import_module` is told
+            yield str(statement.value)  # the argument of `import_module`
 
 
-def rooms_of(path: Path) -> set[str]:
-    """The rooms that a file knows."""
+def packages_of(path: Path) -> set[str]:
+    """The packages, and the modules beside them, that a file imports from."""
     known = set()
     for name in imported(path):
-        parts = name.split(".")[1:]
-        if not name.startswith("qmaster.") or not ((ROOT / parts[0]).is_dir() or (ROOT / f"{parts[0]}.py").is_file()):
-            continue
-        known.add("handlers.base" if parts[:2] == ["handlers", "base"] else parts[0])
-    return known - {room(path)}
+        first = [*name.split("."), ""][1]
+        if name.startswith("qmaster.") and ((ROOT / first).is_dir() or (ROOT / f"{first}.py").is_file()):
+            known.add(first)
+    return known - {package(path)}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(["qmaster", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
 
 
 def name(path: Path) -> str:
@@ -117,41 +74,46 @@ def name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_imports_point_down(path: Path) -> None:
-    """No room knows one above it, nor another on its floor."""
-    here = room(path)
-    for below in rooms_of(path) if here else ():
-        assert floor(below) < floor(here) or (here, below) in ALLOWED, f"{here} imports {below}"
+    """No package imports one above it, nor another on its floor."""
+    here = package(path)
+    for below in packages_of(path) if here else ():
+        assert floor(below) < floor(here), f"{here} imports {below}"
 
 
-def test_every_room_has_a_floor() -> None:
-    """A new room is put on one, in the design and here."""
-    assert {room(path) for path in MODULES} - {""} <= set().union(*FLOORS.values())
+def test_every_package_has_a_floor() -> None:
+    """A new package is put on a floor, in the design and here."""
+    assert {package(path) for path in MODULES} - {""} <= set().union(*FLOORS.values())
 
 
-def test_the_base_of_the_handlers_knows_none_of_them() -> None:
-    """Handlers stand over base, and beside each other."""
-    for path in (ROOT / "handlers").glob("*.py"):
-        beside = {one.split(".")[2] for one in imported(path) if one.startswith("qmaster.handlers.")}
-        assert beside <= ({"base"} if path.stem != "base" else set()), name(path)
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Also inside of a package."""
+    modules = {module_name(path): path for path in MODULES if path.name != "__init__.py"}
+    below = {
+        module: {found for each in imported(path) for found in (each, each.rpartition(".")[0]) if found in modules}
+        for module, path in modules.items()
+    }
+    while leaves := {module for module, names in below.items() if not names - {module}}:
+        below = {module: names - leaves for module, names in below.items() if module not in leaves}
+    assert below == {}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_only_the_engine_knows_docker(path: Path) -> None:
     """Nor the libraries below the SDK. (`docker_image`, the parser of references, is another package.)"""
-    if room(path) != "engine":
+    if package(path) != "engine":
         assert not {one.split(".")[0] for one in imported(path)} & {"docker", "requests", "urllib3"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_no_import_is_in_a_function(path: Path) -> None:
-    """That is how a ring is hidden."""
+    """That is how a circle is hidden."""
     for function in ast.walk(tree(path)):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             assert not [one for one in ast.walk(function) if isinstance(one, ast.Import | ast.ImportFrom)]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
-def test_a_room_says_what_it_is_for(path: Path) -> None:
+def test_a_module_says_what_it_is_for(path: Path) -> None:
     """In the first line of its docstring, as a sentence."""
     first = (ast.get_docstring(tree(path)) or "").partition("\n")[0]
     assert first

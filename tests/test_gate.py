@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httpclient import HTTPResponse
 
-from qmaster import models, spec
-from qmaster.models import RunRequest
-from qmaster.spec import Defaults, Objects, Stamp
-from qmaster.wording import quote
+from qmaster.engine import spec
+from qmaster.engine.spec import Defaults, Objects, Stamp
+from qmaster.models import requests
+from qmaster.models.requests import RunRequest
+from qmaster.models.validation import quote
 
 __all__ = ["app", "ask", "home", "options"]  # the fixtures
 
@@ -587,7 +588,7 @@ MARK, DEFAULTS = Stamp("mine", "alice", "nonce"), Defaults(250, 10, 10)
 def test_no_service_asks_docker_for_anything_else(document: Json) -> None:
     """Whatever the request: its spec is made of these words alone."""
     again = {"restart": "any"} if "max_attempts" in document else {}
-    request = models.convert(document | again, RunRequest)
+    request = requests.convert(document | again, RunRequest)
     objects = Objects(["n1"] * len(request.networks), ["i1"] * len(request.secrets))
     assert set(places(spec.service(request, MARK, "busybox", DEFAULTS, objects))) <= OF_A_SERVICE
 
@@ -596,4 +597,4 @@ def test_no_service_asks_docker_for_anything_else(document: Json) -> None:
 @given(st.fixed_dictionaries({"image": st.just("busybox"), "type": st.just("container")}, optional=EITHER))
 def test_no_container_asks_docker_for_anything_else(document: Json) -> None:
     """Nor any container's."""
-    assert set(places(spec.container(models.convert(document, RunRequest), MARK, DEFAULTS))) <= OF_A_CONTAINER
+    assert set(places(spec.container(requests.convert(document, RunRequest), MARK, DEFAULTS))) <= OF_A_CONTAINER

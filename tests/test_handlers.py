@@ -17,13 +17,15 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httputil import HTTPHeaders
 from tornado.web import Application
 
-from qmaster import errors, lifecycle
-from qmaster.app import Parts, make_app
-from qmaster.auth import Authenticator, Identity
-from qmaster.handlers import base, services
-from qmaster.keys import Key, Started, digest
-from qmaster.listing import Wanted
-from qmaster.models import MAX_BODY, Node, Result, RunRequest, Service
+from qmaster import errors
+from qmaster.api import base, runs
+from qmaster.api.routes import Parts, make_app
+from qmaster.auth.authenticator import Authenticator, Identity
+from qmaster.models.keys import Key, Started, digest
+from qmaster.models.requests import MAX_BODY, RunRequest
+from qmaster.models.responses import Node, Result, Service
+from qmaster.runs import status as lifecycle
+from qmaster.runs.listing import Wanted
 
 pytestmark = pytest.mark.gen_test
 
@@ -333,8 +335,8 @@ async def test_a_large_listing_is_sent_in_pieces(
     ask: Ask, dispatch: FakeDispatch, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
     """It is the same document; a HEAD of it has no body."""
-    monkeypatch.setattr(services, "MAX_WHOLE", 1000)
-    monkeypatch.setattr(services, "BUFFERED", 100)
+    monkeypatch.setattr(runs, "MAX_WHOLE", 1000)
+    monkeypatch.setattr(runs, "BUFFERED", 100)
     dispatch.views = views()
     answer = await ask("GET", "/status" + query)
     shown = document(answer)
@@ -355,7 +357,7 @@ async def test_a_listing_that_breaks_off_is_not_taken_for_whole(
     http_client: AsyncHTTPClient, http_port: int, dispatch: FakeDispatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal fails behind the first page: the connection ends in the middle of the answer."""
-    monkeypatch.setattr(services, "BUFFERED", 100)
+    monkeypatch.setattr(runs, "BUFFERED", 100)
     dispatch.views, dispatch.breaks = views(), errors.JournalUnwritable("torn")
     async with connection(http_port) as raw:
         raw.send(head(path="/status?all=1", method="GET"))

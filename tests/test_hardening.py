@@ -8,8 +8,9 @@ from fakes import node as raw_node
 from test_run import service_spec
 from testbed import Engine, Server, sdk, started
 
-from qmaster import hardening, lifecycle
-from qmaster.models import Node, Reserved
+from qmaster.models import hardening
+from qmaster.models.responses import Node, Reserved
+from qmaster.runs import status
 
 IMAGE = "busybox:local"
 CAPS = ["CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_RAW"]
@@ -21,7 +22,7 @@ LOOK = "grep -E '^(CapBnd|NoNewPrivs)' /proc/self/status"
 def node(version: str | None, hostname: str = "lab") -> Node:
     raw = {**raw_node(hostname=hostname), "Spec": {}}
     raw["Description"]["Engine"] = {"EngineVersion": version}
-    return lifecycle.node(raw, Reserved(0, 0.0))
+    return status.node(raw, Reserved(0, 0.0))
 
 
 @pytest.mark.parametrize("version", ["20.10.24+dfsg1", "24.0.9", "1.13.1", "", None, "unknown"])

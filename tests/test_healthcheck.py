@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from qmaster import healthcheck
-from qmaster.config import Door, door
+from qmaster.cli import healthcheck
 from qmaster.errors import ConfigError
+from qmaster.server.config import Door, door
 
 
 class Answering(HTTPServer):

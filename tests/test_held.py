@@ -5,9 +5,9 @@ import resource
 
 import pytest
 
-from qmaster import held
+from qmaster.api import limits as held
+from qmaster.api.limits import MOST, SHARE, SPARE, WANTED, Held, Kind, Lease
 from qmaster.errors import TooManyHeld
-from qmaster.held import MOST, SHARE, SPARE, WANTED, Held, Kind, Lease
 
 
 def take_all(made: Held, kind: Kind, owner: str = "root", limited: bool = False) -> int:

@@ -22,8 +22,8 @@ from testbed.server import Server
 from testbed.stub import Stub
 from testbed.wait import eventually
 
-from qmaster.handlers.base import HEADERS
-from qmaster.models import RunRequest
+from qmaster.api.base import HEADERS
+from qmaster.models.requests import RunRequest
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import pytest
 from fakes import until
 from house import Home, home, options
 
-from qmaster import server
 from qmaster.errors import EngineAway
+from qmaster.server import app as server
 
 __all__ = ["home", "options"]  # the fixtures
 

@@ -4,9 +4,19 @@ import asyncio
 
 import pytest
 
-from qmaster import frames, hub
-from qmaster.frames import Frame
-from qmaster.hub import MAX_BEHIND_BYTES, MAX_BEHIND_FRAMES, MAX_BYTES, Filter, Hub, News, Subscriber, Tags, Wire
+from qmaster.events import broker, frames
+from qmaster.events.broker import (
+    MAX_BEHIND_BYTES,
+    MAX_BEHIND_FRAMES,
+    MAX_BYTES,
+    Filter,
+    Hub,
+    News,
+    Subscriber,
+    Tags,
+    Wire,
+)
+from qmaster.events.frames import Frame
 
 pytestmark = pytest.mark.gen_test
 
@@ -78,7 +88,7 @@ async def test_what_comes_together_leaves_together() -> None:
     late.subscriber.after = 2
     for reader in (whole, other, late):
         everyone.join(reader.subscriber)
-    sent = [frame(number, hub.JOINED // 4) for number in range(1, 7)]
+    sent = [frame(number, broker.JOINED // 4) for number in range(1, 7)]
     everyone.publish([News(each, ANY, number) for number, each in enumerate(sent, 1)])
     assert whole.pipe.written == [
         b"".join(each.websocket for each in sent[:4]),
@@ -90,9 +100,9 @@ async def test_what_comes_together_leaves_together() -> None:
 
 async def test_many_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop does other work in between; what comes meanwhile goes out together, after all before it."""
-    monkeypatch.setattr(hub, "SLICE", 0.0)
-    monkeypatch.setattr(hub, "FEW", 0)
-    everyone, readers = Hub(), [Reader() for _ in range(3 * hub.AT_ONCE)]
+    monkeypatch.setattr(broker, "SLICE", 0.0)
+    monkeypatch.setattr(broker, "FEW", 0)
+    everyone, readers = Hub(), [Reader() for _ in range(3 * broker.AT_ONCE)]
     for reader in readers:
         everyone.join(reader.subscriber)
     sent = [frame(number) for number in range(1, 5)]
@@ -100,7 +110,7 @@ async def test_many_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not any(reader.pipe.written for reader in readers)
     while not any(reader.pipe.written for reader in readers):  # noqa: ASYNC110
         await asyncio.sleep(0)
-    assert sum(len(reader.pipe.written) for reader in readers) == hub.AT_ONCE
+    assert sum(len(reader.pipe.written) for reader in readers) == broker.AT_ONCE
     late, gone = Reader(), readers.pop()
     late.subscriber.after = 2
     everyone.publish([News(sent[1], ANY, 2)])
@@ -162,7 +172,7 @@ behind = pytest.mark.parametrize(
 async def test_who_is_behind_for_too_long_is_cut(monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
     """By frames or bytes, for five seconds; what waited is let go."""
     now = [100.0]
-    monkeypatch.setattr("qmaster.hub.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("qmaster.events.broker.time.monotonic", lambda: now[0])
     everyone, reader = Hub(), Reader()
     everyone.join(reader.subscriber)
     reader.pipe.stuck = True
@@ -180,7 +190,7 @@ async def test_who_is_behind_for_too_long_is_cut(monkeypatch: pytest.MonkeyPatch
 async def test_who_catches_up_is_forgiven(monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
     """The five seconds begin anew."""
     now = [100.0]
-    monkeypatch.setattr("qmaster.hub.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("qmaster.events.broker.time.monotonic", lambda: now[0])
     reader = Reader()
     for _ in range(2):
         reader.pipe.stuck = True
@@ -244,7 +254,7 @@ async def test_what_was_replayed_is_not_sent_again() -> None:
 
 async def test_a_delivery_waits_for_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long, as long as it makes progress; without it is cut."""
-    monkeypatch.setattr(hub, "PATIENCE", 0.05)
+    monkeypatch.setattr(broker, "PATIENCE", 0.05)
     reader = Reader()
     reader.pipe.stuck = True
     delivery = asyncio.create_task(reader.subscriber.deliver(frame(1)))
@@ -263,8 +273,8 @@ async def test_a_delivery_waits_for_the_reader(monkeypatch: pytest.MonkeyPatch) 
 async def test_a_large_frame_is_handed_on_whole() -> None:
     """A pong, or the close of a websocket, that came between its pieces would be read as a part of it."""
     reader = Reader()
-    assert await reader.subscriber.deliver(frame(1, 3 * hub.JOINED))
-    assert reader.pipe.written == [frame(1, 3 * hub.JOINED).websocket]
+    assert await reader.subscriber.deliver(frame(1, 3 * broker.JOINED))
+    assert reader.pipe.written == [frame(1, 3 * broker.JOINED).websocket]
 
 
 async def test_a_delivery_to_who_left_ends() -> None:

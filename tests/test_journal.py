@@ -20,11 +20,12 @@ from testbed import Bed, Engine, Server, eventually
 from testbed.process import run as command
 from testbed.subscriber import Subscriber, heartbeat
 
-from qmaster import journal as room
-from qmaster import server, store
 from qmaster.errors import ConfigError, JournalUnwritable
-from qmaster.journal import Intent, Journal, NewFact, Record, StoredFact
-from qmaster.store import FILE
+from qmaster.events import journal as room
+from qmaster.events import store
+from qmaster.events.journal import Intent, Journal, NewFact, Record, StoredFact
+from qmaster.events.store import FILE
+from qmaster.server import app as server
 
 Json = dict[str, Any]
 StartServer = Callable[..., Server]

@@ -10,11 +10,13 @@ import pytest
 from fakes import CONTAINER_ID, Fake, container, service, task
 from test_lifecycle import NODES
 
-from qmaster import keeper, lifecycle, results
 from qmaster.errors import EngineAway, JournalUnwritable
-from qmaster.keeper import Keeper
-from qmaster.models import Service, Task
-from qmaster.results import Outcome
+from qmaster.models import results
+from qmaster.models.responses import Service, Task
+from qmaster.models.results import Outcome
+from qmaster.runs import reaper
+from qmaster.runs import status as lifecycle
+from qmaster.runs.reaper import Keeper
 
 pytestmark = pytest.mark.gen_test
 
@@ -138,7 +140,7 @@ class House(Fake):
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"SETTLE": 0.05, "KEPT": 0.2, "GRACE": 0.3, "LOOK_EVERY": 0.005, "AGAIN_EVERY": 0.005}.items():
-        monkeypatch.setattr(keeper, name, seconds)
+        monkeypatch.setattr(reaper, name, seconds)
 
 
 # Stops
@@ -192,7 +194,7 @@ async def test_what_has_ended_is_removed_at_once_when_it_was_read() -> None:
 
 async def test_what_cannot_be_recorded_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stop fails, and can be tried again."""
-    monkeypatch.setattr(keeper, "RECORD_WITHIN", 0.01)
+    monkeypatch.setattr(reaper, "RECORD_WITHIN", 0.01)
     house = House(view("complete"))
 
     async def never(shown: Service) -> None:
@@ -411,7 +413,7 @@ async def test_another_owners_ended_runs_are_none_of_ours() -> None:
     for number in range(5):
         house.becomes(msgspec.structs.replace(ended(f"bobs-{number}", 200), owner="bob"))
     house.becomes(ended("mine", 100))
-    await asyncio.sleep(keeper.KEPT)
+    await asyncio.sleep(reaper.KEPT)
     await house.stays()
     await house.keeper.close()
 
@@ -423,7 +425,7 @@ async def test_a_limit_that_changes_counts_for_what_has_ended() -> None:
         house.becomes(ended(f"s{number}", 100 - number))
     house.max_kept = 3
     house.keeper.check_kept("root")
-    await asyncio.sleep(keeper.KEPT)
+    await asyncio.sleep(reaper.KEPT)
     await house.stays()
     house.max_kept = 0
     house.keeper.check_kept("root")
@@ -437,7 +439,7 @@ async def test_a_limit_that_changes_counts_for_what_has_ended() -> None:
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
     """From now on the clock of the day is so many seconds ahead of the engine's."""
-    monkeypatch.setattr(keeper, "_now", lambda: datetime.now(UTC) + timedelta(seconds=ahead))
+    monkeypatch.setattr(reaper, "_now", lambda: datetime.now(UTC) + timedelta(seconds=ahead))
 
 
 @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])

@@ -7,17 +7,17 @@ import pytest
 from fakes import CREATED, service
 from test_lifecycle import NODES, NOW
 
-from qmaster import lifecycle
 from qmaster.errors import Conflict, EngineAway, KeyReused
-from qmaster.keyed import Keyed
-from qmaster.keys import Key, Started
-from qmaster.models import Service
+from qmaster.models.keys import Key, Started
+from qmaster.models.responses import Service
+from qmaster.runs import status
+from qmaster.runs.idempotency import Keyed
 
 pytestmark = pytest.mark.gen_test
 
 KEY, OTHER_BODY, OTHER_KEY = Key("qm-1", "body"), Key("qm-1", "other"), Key("qm-2", "body")
 Named = dict[str, tuple[Service, str]]  # name → run and digest
-RUN = lifecycle.service(service(), [], NODES, NOW)
+RUN = status.service(service(), [], NODES, NOW)
 
 
 def run(run_id: str = "id-qm-1", **fields: object) -> Service:
@@ -167,7 +167,7 @@ async def test_what_another_quartermaster_is_starting_shows_a_little_later() -> 
 
 async def test_what_had_the_name_and_went_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known of it, so the caller may try again."""
-    monkeypatch.setattr("qmaster.keyed.LOOK_AGAIN", (0.0, 0.01))
+    monkeypatch.setattr("qmaster.runs.idempotency.LOOK_AGAIN", (0.0, 0.01))
     house = House()
     house.error = Conflict("taken")
     with pytest.raises(Conflict):

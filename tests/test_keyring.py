@@ -10,10 +10,10 @@ import pytest
 from fakes import until
 from structlog.testing import capture_logs
 
-from qmaster import keyring
+from qmaster.auth import tokenfile
+from qmaster.auth.tokenfile import MAX_SIZE, Keyring
+from qmaster.auth.tokens import Grant, digest
 from qmaster.errors import ConfigError
-from qmaster.keyring import MAX_SIZE, Keyring
-from qmaster.tokens import Grant, digest
 
 pytestmark = pytest.mark.gen_test
 
@@ -38,7 +38,7 @@ def put(path: Path, content: str | None) -> None:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks more often, so that a test need not wait."""
-    monkeypatch.setattr(keyring, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(tokenfile, "LOOK_EVERY", 0.02)
 
 
 class Told:
@@ -148,7 +148,7 @@ async def test_one_that_stays_the_same_is_told_once(path: Path) -> None:
         put(path, entry("bob"))
         await until(lambda: len(told.names) == 2, WITHIN)
         put(path, entry("bob"))
-        await asyncio.sleep(10 * keyring.LOOK_EVERY)
+        await asyncio.sleep(10 * tokenfile.LOOK_EVERY)
         assert told.names == [["alice"], ["bob"]]
 
 
@@ -172,7 +172,7 @@ async def test_one_that_becomes_wrong_keeps_the_last_good_one(
         with capture_logs() as logs:
             spoil(path)
             await until(lambda: bool(logs), WITHIN)
-            await asyncio.sleep(10 * keyring.LOOK_EVERY)
+            await asyncio.sleep(10 * tokenfile.LOOK_EVERY)
             (line,) = logs
             assert (line["event"], line["log_level"]) == ("tokens_file_wrong", "warning")
             assert says in line["error"]

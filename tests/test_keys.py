@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from qmaster import keys, models
 from qmaster.errors import BadRequest
+from qmaster.models import keys, requests
 
 BODY: dict[str, Any] = {"image": "busybox", "env": {"A": "1", "B": "2"}}
 
@@ -26,7 +26,7 @@ def test_the_name_is_made_of_the_owner_and_the_key() -> None:
     """The same for the same, and one that Swarm takes; each token has keys of its own."""
     assert read("k").name == read("k").name
     assert len({read("k").name, read("l").name, read("k", "alice").name, read("root\0k"[5:], "x").name}) == 4
-    assert re.fullmatch(models.NAME, read("k").name)
+    assert re.fullmatch(requests.NAME, read("k").name)
 
 
 def test_the_owner_ends_where_the_key_begins() -> None:

@@ -10,8 +10,9 @@ from fakes import CONTAINER_ID, CREATED, LATER, container, node, service, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster import lifecycle, results
-from qmaster.models import Service, Status
+from qmaster.models import results
+from qmaster.models.responses import Service, Status
+from qmaster.runs import status as lifecycle
 
 Json = dict[str, Any]
 NOW = datetime(2024, 5, 6, 7, 8, 20, tzinfo=UTC)

@@ -16,12 +16,12 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders
 from tornado.web import Application
 
-from qmaster.app import Parts, make_app
-from qmaster.auth import Authenticator
-from qmaster.handlers.base import HEADERS, BaseHandler
-from qmaster.handlers.pages import POLICY
-from qmaster.held import RESERVED, WANTED
-from qmaster.held import connections as held_connections
+from qmaster.api.base import HEADERS, BaseHandler
+from qmaster.api.limits import RESERVED, WANTED
+from qmaster.api.limits import connections as held_connections
+from qmaster.api.pages import POLICY
+from qmaster.api.routes import Parts, make_app
+from qmaster.auth.authenticator import Authenticator
 
 pytestmark = pytest.mark.gen_test(timeout=20)
 

@@ -6,8 +6,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from qmaster import linelimit
-from qmaster.linelimit import ALL_BURST, EACH_BURST, EACH_REGAINED_IN, LineLimit
+from qmaster.auth import linelimit
+from qmaster.auth.linelimit import ALL_BURST, EACH_BURST, EACH_REGAINED_IN, LineLimit
 
 
 class Clock:

@@ -14,12 +14,12 @@ import pytest
 import structlog
 from fakes import AUTH, until
 
-from qmaster.credentials import Credentials
 from qmaster.engine.client import Client
-from qmaster.engine.failures import NO_API, EngineBusy, EngineUnreached, outcome_open
+from qmaster.engine.errors import NO_API, EngineBusy, EngineUnreached, outcome_open
 from qmaster.engine.lines import Lines, _Line
 from qmaster.engine.pool import Pool
 from qmaster.errors import BadRequest, Conflict, EngineAway, EngineRefused, HttpError, NotAManager, NotFound
+from qmaster.models.credentials import Credentials
 
 pytestmark = pytest.mark.gen_test(timeout=20)
 

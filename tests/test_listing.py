@@ -6,10 +6,10 @@ import msgspec
 import pytest
 from test_dispatch import SEEN, FakeJournal, FakeReconciler
 
-from qmaster import listing
-from qmaster.journal import Key, Page
-from qmaster.listing import Listing, Wanted
-from qmaster.models import Service
+from qmaster.events.journal import Key, Page
+from qmaster.models.responses import Service
+from qmaster.runs import listing
+from qmaster.runs.listing import Listing, Wanted
 
 pytestmark = pytest.mark.gen_test
 

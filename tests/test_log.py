@@ -15,11 +15,12 @@ import pytest
 import structlog
 from test_entrance import TOKEN, Caller, house
 
-from qmaster import log
-from qmaster.app import Parts, make_app
-from qmaster.auth import Authenticator
+from qmaster.api.routes import Parts, make_app
+from qmaster.auth.authenticator import Authenticator
+from qmaster.auth.linelimit import EACH_BURST, LineLimit
 from qmaster.errors import NotFound
-from qmaster.linelimit import EACH_BURST, LineLimit
+from qmaster.models.credentials import REDACTED
+from qmaster.server import log
 
 SECRET = "the 'secret' of ключ"
 
@@ -307,12 +308,12 @@ def test_a_secret_that_json_escapes_is_found(secret: str, capsys: pytest.Capture
     """JSON writes quotes, backslashes and other alphabets in another form."""
     log.configure("json", [secret])
     structlog.get_logger("a").info("event", key=secret)
-    assert [line["key"] for line in lines(capsys)] == [log.REDACTED]
+    assert [line["key"] for line in lines(capsys)] == [REDACTED]
 
 
 def test_the_longer_secret_goes_first() -> None:
     """Where one secret holds another, nothing of the longer one stays."""
-    assert log.Redactor(["abc", "abcdef"])("x abcdef y") == f"x {log.REDACTED} y"
+    assert log.Redactor(["abc", "abcdef"])("x abcdef y") == f"x {REDACTED} y"
 
 
 def test_an_empty_secret_changes_nothing() -> None:

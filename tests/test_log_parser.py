@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qmaster.engine.logs import Tail
 from qmaster.engine.multiplex import MAX_FRAME, PART, Message, Parser
-from qmaster.results import Line, Stream
+from qmaster.models.results import Line, Stream
 
 FIRST, SECOND = "2026-11-24T19:10:31.732562160Z", "2026-11-24T19:10:31.732562161Z"
 DETAILS = "com.docker.swarm.node.id=n1,com.docker.swarm.service.id=s1,com.docker.swarm.task.id=t1"

@@ -18,7 +18,7 @@ from testbed.server import ADDRESS
 from qmaster.engine import Endpoint
 from qmaster.engine import Engine as OurEngine
 from qmaster.errors import NodeUnreachable, NotFound
-from qmaster.results import Output, Stream
+from qmaster.models.results import Output, Stream
 
 IMAGE = "busybox:local"
 NDJSON = {"Accept": "application/x-ndjson"}

@@ -4,7 +4,7 @@ from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.marks import Marks
+from qmaster.runs.marks import Marks
 
 A, B, C = (f"2026-11-24T19:10:31.{n:09}Z" for n in (1, 2, 3))
 

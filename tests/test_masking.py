@@ -2,7 +2,7 @@
 
 import pytest
 
-from qmaster.masking import mask
+from qmaster.models.masking import mask
 
 SENT = {"image": "busybox:nosuch", "command": ["nosuchprogram"], "ports": ["8080:80"], "name": "mine"}
 ID64, ID25 = "3f" * 32, "rm81ax0pl2cnkq3hdxw9v4b7z"

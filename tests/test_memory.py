@@ -17,8 +17,8 @@ from testbed import Server, eventually
 from testbed.server import ADDRESS
 from testbed.stub import Stub
 
-from qmaster.journal import Record
-from qmaster.store import Store
+from qmaster.events.journal import Record
+from qmaster.events.store import Store
 
 MIB = 1024 * 1024
 RUNS, LABELS = 400, 60  # of a thousand bytes each: 24 MB in all

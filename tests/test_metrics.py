@@ -19,14 +19,16 @@ from test_reconciler import Journal as FakeJournal
 from testbed import Engine, Server, eventually
 from testbed.subscriber import Sse, Subscriber
 
-from qmaster import facts, lifecycle
 from qmaster.errors import EngineAway, JournalUnwritable
-from qmaster.journal import Journal, NewFact, Record
-from qmaster.metrics import JournalSize, Metrics, Now
-from qmaster.models import Node, Reserved, Result, Service
-from qmaster.reconciler import Reconciler
-from qmaster.scrape import Scrape
-from qmaster.tally import Tally
+from qmaster.events import cloudevents
+from qmaster.events.journal import Journal, NewFact, Record
+from qmaster.events.store import JournalSize
+from qmaster.models.responses import Node, Reserved, Result, Service
+from qmaster.runs import status as lifecycle
+from qmaster.runs.reconciler import Reconciler
+from qmaster.server.metrics import Metrics, Now
+from qmaster.server.scrape import Scrape
+from qmaster.server.tally import Tally
 
 __all__ = ["app", "ask", "dispatch", "state"]  # the fixtures
 
@@ -148,7 +150,7 @@ def tell(*views: Service | None, at: float = BEGAN + 20) -> Read:
     clock[0] = at
     for before, after in pairwise(views):
         assert after is not None
-        for fact in facts.of_service(before, after, "2024-05-06T07:08:20Z"):
+        for fact in cloudevents.of_service(before, after, "2024-05-06T07:08:20Z"):
             tally.count(fact)
     return read(metrics)
 
@@ -238,7 +240,7 @@ def test_a_node_is_no_run() -> None:
         id="n1", hostname="h", role="worker", state="ready", availability="active", address=None, engine="1",
         memory=1, cpus=1.0, reserved=Reserved(0, 0.0), leader=False,
     )  # fmt: skip
-    for fact in facts.of_node(None, node, "2024-05-06T07:08:20Z"):
+    for fact in cloudevents.of_node(None, node, "2024-05-06T07:08:20Z"):
         Tally(metrics).count(fact)
     assert read(metrics)("event_lag_seconds_count") == 0
 

@@ -12,10 +12,11 @@ from fakes import AUTH, DIGEST, encoded, run, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster import models
+from qmaster.auth.tokens import Table
 from qmaster.errors import BadRequest
-from qmaster.models import RunRequest, StopRequest
-from qmaster.tokens import Table
+from qmaster.models import requests
+from qmaster.models.requests import RunRequest, StopRequest
+from qmaster.models.responses import Service, Task
 
 IMAGE = {"image": "busybox"}
 
@@ -91,14 +92,14 @@ def test_an_empty_entrypoint_wants_a_command() -> None:
     """Docker takes no command of the image's own beside it, so that there would be nothing to run."""
     empties: tuple[Any, ...] = ([], "", "  ")
     for empty in empties:
-        assert models.entrypoint_words(run(entrypoint=empty, command="true").entrypoint) == models.CLEARED
+        assert requests.entrypoint_words(run(entrypoint=empty, command="true").entrypoint) == requests.CLEARED
         with pytest.raises(BadRequest, match=r"^command: is required where entrypoint is empty"):
             run(entrypoint=empty)
 
 
 def test_a_byte_order_mark_is_skipped() -> None:
     """One, as editors write it in front of UTF-8."""
-    assert models.decode_object(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    assert requests.decode_object(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
     auth = base64.b64encode(b"\xef\xbb\xbf" + base64.b64decode(AUTH)).decode()
     assert run(auth=auth).credentials() == run(auth=AUTH).credentials()
 
@@ -287,14 +288,14 @@ def test_a_long_unknown_field_is_cut() -> None:
 def test_a_missing_field_is_named(to: Any) -> None:
     """`image` of a run, `id` of a stop."""
     with pytest.raises(BadRequest, match=r"^(image|id): is required$"):
-        models.convert({}, to)
+        requests.convert({}, to)
 
 
 @pytest.mark.parametrize("value", ["", "i" * 256, 1, None, ["a"]])
 def test_a_wrong_id_is_named(value: object) -> None:
     """`/stop` takes a string that is not empty."""
     with pytest.raises(BadRequest, match=r"^id: "):
-        models.convert({"id": value}, StopRequest)
+        requests.convert({"id": value}, StopRequest)
 
 
 def test_an_error_shows_no_secret() -> None:
@@ -340,7 +341,7 @@ def test_an_error_shows_no_secret() -> None:
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     """Strictly: UTF-8, no NaN, no half of a surrogate, and no nesting that would break the stack."""
     with pytest.raises(BadRequest, match="the body is not"):
-        models.decode_object(body)
+        requests.decode_object(body)
 
 
 @pytest.mark.parametrize(
@@ -349,14 +350,14 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
 def test_a_key_twice_is_refused(body: bytes) -> None:
     """Two readers could take different ones; the error names it."""
     with pytest.raises(BadRequest, match="the key 'a' twice"):
-        models.decode_object(body)
+        requests.decode_object(body)
 
 
 @steady
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
 def test_an_object_comes_through(document: dict[str, Any]) -> None:
     """What json writes is read back as it was."""
-    assert models.decode_object(json.dumps(document, ensure_ascii=False).encode()) == document
+    assert requests.decode_object(json.dumps(document, ensure_ascii=False).encode()) == document
 
 
 @steady
@@ -364,7 +365,7 @@ def test_an_object_comes_through(document: dict[str, Any]) -> None:
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     """No body makes it fail in another way."""
     with contextlib.suppress(BadRequest):
-        models.decode_object(body)
+        requests.decode_object(body)
 
 
 @steady
@@ -393,7 +394,7 @@ def test_any_fields_are_taken_or_refused(fields: dict[str, Any]) -> None:
 )
 def test_a_command_is_split_as_a_shell_splits_words(value: Any, split: list[str] | None) -> None:
     """Quotes and backslashes, and nothing is expanded; a list stays as it is."""
-    assert models.words("command", value) == split
+    assert requests.words("command", value) == split
 
 
 def test_a_service_has_the_keys_of_the_contract() -> None:
@@ -403,14 +404,14 @@ def test_a_service_has_the_keys_of_the_contract() -> None:
         "finished_at removed_at memory cpus tasks"
     )
     task = "id slot node_id node state message error exit_code container_id updated_at"
-    assert set(models.Service.__struct_fields__) >= {*service.split(" ")}
-    assert set(models.Task.__struct_fields__) >= {*task.split(" ")}
-    assert "env" not in models.Service.__struct_fields__
+    assert set(Service.__struct_fields__) >= {*service.split(" ")}
+    assert set(Task.__struct_fields__) >= {*task.split(" ")}
+    assert "env" not in Service.__struct_fields__
 
 
 def test_the_messages_have_a_schema() -> None:
     """OpenAPI is made of it."""
-    (_, components) = msgspec.json.schema_components([RunRequest, StopRequest, models.Service])
+    (_, components) = msgspec.json.schema_components([RunRequest, StopRequest, Service])
     assert components["RunRequest"]["required"] == ["image"]
 
 

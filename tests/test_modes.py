@@ -8,8 +8,8 @@ from conftest import StartServer
 from fakes import node, service, task
 from testbed import Bed, Engine, Server, Swarm, eventually, sdk
 
-from qmaster.models import Service
-from qmaster.view import View
+from qmaster.models.responses import Service
+from qmaster.runs.cache import View
 
 IMAGE = "busybox:local"
 Json = dict[str, Any]

@@ -7,13 +7,15 @@ import tomllib
 import pytest
 from click.testing import CliRunner, Result
 
-from qmaster import cli, tokens
-from qmaster.log import MADE, REDACTED, Redactor
-from qmaster.tokens import SCOPES, digest
+from qmaster.auth import tokens
+from qmaster.auth.tokens import SCOPES, digest
+from qmaster.cli import main
+from qmaster.models.credentials import REDACTED
+from qmaster.server.log import MADE, Redactor
 
 
 def call(*words: str) -> Result:
-    return CliRunner().invoke(cli.main, ["token", *words])
+    return CliRunner().invoke(main.main, ["token", *words])
 
 
 def test_its_entry_is_of_the_token_that_it_shows() -> None:
@@ -69,6 +71,6 @@ def test_the_log_knows_it_by_its_form() -> None:
 
 def test_it_needs_no_server_and_no_token() -> None:
     """It reads nothing, and asks nobody."""
-    result = CliRunner().invoke(cli.main, ["token", "alice"], env={"TOKEN": "", "QMASTER_URL": "no url"})
+    result = CliRunner().invoke(main.main, ["token", "alice"], env={"TOKEN": "", "QMASTER_URL": "no url"})
     assert result.exit_code == 0
     assert io.StringIO(result.stdout).readline() == "\n"

@@ -12,10 +12,11 @@ from fakes import grant
 from test_handlers import BEARER, GOING_ON, IMAGE, OVER, TOKEN, Ask, FakeDispatch, State, app, ask, dispatch, state
 from test_readme import as_pattern, routes, statuses
 
-from qmaster import errors, models, openapi
-from qmaster.handlers import base, events, logs, services
-from qmaster.throttle import BURST
-from qmaster.tokens import SCOPES
+from qmaster import errors
+from qmaster.api import base, events, logs, openapi, runs
+from qmaster.auth.throttle import BURST
+from qmaster.auth.tokens import SCOPES
+from qmaster.models import requests
 
 __all__ = ["app", "ask", "dispatch", "state"]  # the fixtures
 
@@ -69,7 +70,7 @@ def test_every_route_is_described() -> None:
 
 def test_the_query_parameters_are_those_of_the_handlers() -> None:
     """Of the listing, of one, and of the stream."""
-    assert sorted(names("/status")) == sorted(services.FILTERS)
+    assert sorted(names("/status")) == sorted(runs.FILTERS)
     assert names("/status/{id}") == ["wait"]
     assert sorted(names("/logs/{id}")) == sorted(logs.PARAMETERS)
     assert sorted(names("/events")) == sorted(events.PARAMETERS)
@@ -77,7 +78,7 @@ def test_the_query_parameters_are_those_of_the_handlers() -> None:
 
 def test_each_field_of_a_run_is_told() -> None:
     """Those of the request, in words; and the token beside them, which the request type does not have."""
-    fields = [field.name for field in msgspec.structs.fields(models.RunRequest)]
+    fields = [field.name for field in msgspec.structs.fields(requests.RunRequest)]
     assert list(openapi.FIELDS) == fields
     properties = DOCUMENT["components"]["schemas"]["RunRequest"]["properties"]
     assert list(properties) == [*fields, "token"]

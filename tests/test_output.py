@@ -9,7 +9,7 @@ from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.output import MAX_LINE, Ndjson, Piece, Plain, note
+from qmaster.runs.output import MAX_LINE, Ndjson, Piece, Plain, note
 
 TIME = "2026-11-24T19:10:31.732562160Z"
 

@@ -30,11 +30,11 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 from tornado.ioloop import IOLoop
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-from qmaster.auth import Identity
-from qmaster.models import Service
-from qmaster.output import Piece
-from qmaster.spring import Wanted
-from qmaster.throttle import BURST
+from qmaster.auth.authenticator import Identity
+from qmaster.auth.throttle import BURST
+from qmaster.models.responses import Service
+from qmaster.runs.logs import Wanted
+from qmaster.runs.output import Piece
 
 __all__ = ["app", "ask", "home", "options"]  # the fixtures
 

@@ -11,9 +11,9 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.web import Application
 
-from qmaster.auth import Authenticator
-from qmaster.handlers import pages
-from qmaster.handlers.base import NotFoundHandler
+from qmaster.api import pages
+from qmaster.api.base import NotFoundHandler
+from qmaster.auth.authenticator import Authenticator
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "static"

@@ -8,12 +8,12 @@ from fakes import grant, run, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster import policy
+from qmaster.auth import policy
+from qmaster.auth.tokens import SCOPES, Grant
 from qmaster.errors import BadRequest, Forbidden
-from qmaster.models import RunRequest
-from qmaster.patterns import Pattern
-from qmaster.reference import Reference
-from qmaster.tokens import SCOPES, Grant
+from qmaster.models.images import Reference
+from qmaster.models.patterns import Pattern
+from qmaster.models.requests import RunRequest
 
 D1 = "sha256:" + "1" * 64
 MEMORY = 250  # MiB, of a run that names none

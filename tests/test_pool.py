@@ -14,13 +14,12 @@ import requests
 import urllib3.exceptions
 from fakes import AUTH, DIGEST, until
 
-from qmaster.credentials import Credentials
-from qmaster.engine import failures
+from qmaster.engine import errors
 from qmaster.engine import health as health_room
 from qmaster.engine.calls import Calls
 from qmaster.engine.core import Engine
 from qmaster.engine.endpoint import Endpoint
-from qmaster.engine.failures import EngineBusy, EngineTimeout, EngineUnreached, outcome_open, translate
+from qmaster.engine.errors import EngineBusy, EngineTimeout, EngineUnreached, outcome_open, translate
 from qmaster.engine.health import Health
 from qmaster.engine.identity import own_container_id
 from qmaster.engine.pool import Pool
@@ -38,6 +37,7 @@ from qmaster.errors import (
     TooManyCalls,
 )
 from qmaster.limiter import act_for, acting_for
+from qmaster.models.credentials import Credentials
 
 BROKEN = requests.exceptions.ConnectionError("Connection aborted.", ConnectionResetError(104, "reset"))
 REFUSED = requests.exceptions.ConnectionError("Connection aborted.", ConnectionRefusedError(111, "refused"))
@@ -626,7 +626,7 @@ def test_words_that_a_caller_sent_mean_nothing(error: Exception, kind: type[Http
 )
 def test_the_loops_own_calls_are_read_alike(path: str, status: int, kind: type[HttpError]) -> None:
     """By their status and path."""
-    assert type(failures.refused(status, LEADER.encode(), {}, path)) is kind
+    assert type(errors.refused(status, LEADER.encode(), {}, path)) is kind
 
 
 @pytest.mark.parametrize(
@@ -640,7 +640,7 @@ def test_the_loops_own_calls_are_read_alike(path: str, status: int, kind: type[H
 )
 def test_what_is_ambiguous(status: int, said: str, ambiguous: bool) -> None:
     """Docker says so of the beginning of several ids."""
-    assert failures.is_ambiguous(translate(answered(status, said))) is ambiguous
+    assert errors.is_ambiguous(translate(answered(status, said))) is ambiguous
 
 
 def test_a_lost_stream_is_explained_in_words() -> None:
@@ -660,9 +660,9 @@ def test_an_answer_that_was_lost_leaves_the_outcome_open(error: Exception, open_
 
 def test_dockers_words_are_one_line_of_bounded_length() -> None:
     """An engine's answer may be a page of HTML."""
-    said = failures.explanation(answered(500, "one\n two\t" + "x" * 9999))
+    said = errors.explanation(answered(500, "one\n two\t" + "x" * 9999))
     assert said.startswith("one two x")
-    assert len(said) == failures.MAX_DETAIL
+    assert len(said) == errors.MAX_DETAIL
 
 
 def test_a_worker_is_told_from_an_engine_without_a_swarm() -> None:
@@ -1236,7 +1236,7 @@ async def test_a_post_without_an_answer_that_says_an_id_is_looked_for(
         else:
             with pytest.raises(EngineAway if isinstance(answer, EngineAway) else EngineRefused) as caught:
                 await calls.post(*POSTED, find)
-            assert str(caught.value) == (str(answer) if isinstance(answer, EngineAway) else failures.NO_API)
+            assert str(caught.value) == (str(answer) if isinstance(answer, EngineAway) else errors.NO_API)
         assert len(lines.sent) == 1
         assert len(looked) == (1 if made else 2)
 

@@ -7,7 +7,7 @@ from conftest import StartServer
 from testbed import Engine, Reply, Server, started
 from testbed.server import free_port
 
-from qmaster.tokens import digest
+from qmaster.auth.tokens import digest
 
 IMAGE = "busybox:local"
 

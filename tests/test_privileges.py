@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from qmaster import privileges
 from qmaster.engine import Endpoint
 from qmaster.errors import ConfigError
+from qmaster.server import privileges
 
 
 @pytest.fixture

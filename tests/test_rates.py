@@ -2,8 +2,8 @@
 
 import pytest
 
+from qmaster.auth.rates import Rates
 from qmaster.errors import TooManyRuns
-from qmaster.rates import Rates
 
 
 class Clock:

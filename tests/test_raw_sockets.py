@@ -19,10 +19,9 @@ from testbed.stub import Stub
 from testbed.subscriber import Connection, Sse, Subscriber
 from testbed.wait import eventually
 
-from qmaster import entrance
-from qmaster.handlers import events
-from qmaster.handlers.base import HEADERS
-from qmaster.throttle import BURST
+from qmaster.api import entrance, events
+from qmaster.api.base import HEADERS
+from qmaster.auth.throttle import BURST
 
 Start = Callable[..., Server]
 Measured = Callable[[str], None]

@@ -1,6 +1,5 @@
 """The README and the changelog say what the code does: their tables and calls are compared with it."""
 
-import ast
 import inspect
 import re
 import shlex
@@ -17,37 +16,30 @@ from tornado import web
 from tornado.routing import PathMatches
 
 import qmaster
-from qmaster import (
-    app,
-    cli,
-    config,
-    entrance,
-    errors,
-    held,
-    limiter,
-    models,
-    newtoken,
-    openapi,
-    strict,
-    throttle,
-    tokens,
-    unsent,
-)
-from qmaster.auth import Authenticator
-from qmaster.client import commands as commands_of_client
-from qmaster.client import run
-from qmaster.client.signals import SIGNALS
-from qmaster.engine import core, failures, reader
-from qmaster.handlers import base, events, services
-from qmaster.handlers.base import BaseHandler
+from qmaster import errors, limiter
+from qmaster.api import base, entrance, events, limits, openapi, runs, strict
+from qmaster.api import routes as app
+from qmaster.api.base import BaseHandler
+from qmaster.auth import throttle, tokens
+from qmaster.auth.authenticator import Authenticator
+from qmaster.auth.tokens import MAX_TOKEN
+from qmaster.cli import commands as commands_of_client
+from qmaster.cli import main, newtoken, run
+from qmaster.cli.signals import SIGNALS
+from qmaster.engine import core, reader
+from qmaster.engine import errors as failures
+from qmaster.events import unsent
+from qmaster.models import requests
+from qmaster.models.responses import Reason, Service, Status, Task
+from qmaster.server import config
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CODE = ROOT / "qmaster"
 BODIES: dict[str, type[msgspec.Struct]] = {
-    "/run": models.RunRequest,
-    "/start": models.RunRequest,
-    "/stop": models.StopRequest,
+    "/run": requests.RunRequest,
+    "/start": requests.RunRequest,
+    "/stop": requests.StopRequest,
 }
 
 Row = dict[str, str]
@@ -175,23 +167,14 @@ def statuses(error: type[errors.HttpError]) -> set[HTTPStatus]:
     return {error.status}.union(*map(statuses, error.__subclasses__()))
 
 
-def rooms() -> list[str]:
-    """The modules in the order of the house's table, with their folders."""
+def modules() -> list[str]:
+    """The modules of the layout's table, with their packages."""
     found = []
-    for row in table("How the house is laid out"):
-        names = code(row["room"])
+    for row in table("Layout"):
+        names = code(row["package"])
         folder = names.pop(0) if names[0].endswith("/") else ""
         found += [folder + name for name in names]
     return found
-
-
-def imported(module: Path) -> Iterator[str]:
-    """The rooms, as the first part of their path, that a module of ours imports."""
-    depth = len(module.relative_to(CODE).parts)
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == depth:
-            for name in [node.module] if node.module else [alias.name for alias in node.names]:
-                yield name.partition(".")[0]
 
 
 def as_json(value: object) -> str:
@@ -220,10 +203,10 @@ def test_the_commands_are_those_of_the_code() -> None:
         name: [
             flag for option in command.params for flag in option.opts if flag.startswith("--") and flag not in common
         ]
-        for name, command in {**commands_of_client.COMMANDS, **newtoken.COMMANDS, **cli.main.commands}.items()
+        for name, command in {**commands_of_client.COMMANDS, **newtoken.COMMANDS, **main.main.commands}.items()
     }
     assert list(documented.items()) == list(expected.items())
-    assert list(documented) == list(cli.COMMANDS)
+    assert list(documented) == list(main.COMMANDS)
     assert common <= set(code(" ".join(section("Command line"))))
 
 
@@ -242,7 +225,7 @@ def test_the_routes_are_those_of_the_application() -> None:
     assert sorted(documented) == sorted(routes())
 
 
-@pytest.mark.parametrize(("title", "request_type"), [("Run", models.RunRequest), ("Stop", models.StopRequest)])
+@pytest.mark.parametrize(("title", "request_type"), [("Run", requests.RunRequest), ("Stop", requests.StopRequest)])
 def test_the_fields_are_those_of_the_request(title: str, request_type: type[msgspec.Struct]) -> None:
     """The table has each field with its default, and says which are required."""
     documented = [
@@ -287,21 +270,21 @@ def test_the_close_codes_are_those_of_the_stream() -> None:
 
 def test_the_filters_are_those_of_the_listing() -> None:
     """The table has each query parameter of ``GET /status``."""
-    assert sorted(column(table("Status"), "query")) == sorted(services.FILTERS)
+    assert sorted(column(table("Status"), "query")) == sorted(runs.FILTERS)
 
 
 def test_the_status_words_are_those_of_the_messages() -> None:
     """The tables have every status, and no reason that there is not."""
-    assert set(column(table("Status", "status"), "status")) == set(get_args(models.Status))
-    assert set(column(table("Status", "reason"), "reason")) <= set(get_args(models.Reason))
+    assert set(column(table("Status", "status"), "status")) == set(get_args(Status))
+    assert set(column(table("Status", "reason"), "reason")) <= set(get_args(Reason))
 
 
 def test_the_answer_that_is_shown_is_a_service() -> None:
     """The status in the README has the keys of a service as the code shows one, in its order."""
     blocks = re.findall(r"^```json\n(\{\n.*?)^```", README, re.DOTALL | re.MULTILINE)
     answer = next(document for document in map(msgspec.json.decode, blocks) if "tasks" in document)
-    assert list(answer) == ["success", *models.Service.__struct_fields__]
-    assert list(answer["tasks"][0]) == list(models.Task.__struct_fields__)
+    assert list(answer) == ["success", *Service.__struct_fields__]
+    assert list(answer["tasks"][0]) == list(Task.__struct_fields__)
 
 
 def test_the_error_that_is_shown_is_a_problem() -> None:
@@ -326,7 +309,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     """The table has each bound as the code has it."""
     said_first, said_later = kib(events.SAID_AT_ONCE), kib(events.SAID_EACH_SECOND)
     expected = {
-        "body of a request": kib(models.MAX_BODY),
+        "body of a request": kib(requests.MAX_BODY),
         "head of a request": f"{kib(entrance.MAX_HEAD)}, {strict.MAX_LINES} lines",
         "time for a head": f"{entrance.HEAD_WITHIN:g} s from its first byte, or from the connection's beginning",
         "time for a body": f"{entrance.BODY_WITHIN:g} s",
@@ -336,46 +319,34 @@ def test_the_limits_are_those_of_the_code() -> None:
         ),
         "answers, snapshots and replays of one token that are not read yet": f"{unsent.MAX_UNSENT // 2**20} MiB",
         "query parameters": f"{base.MAX_PARAMETERS}, of {kib(base.MAX_PARAMETER - 1)} each",
-        "strings of a request": f"labels {kib(models.MAX_LABELS)} in all; `command`, `entrypoint` and `env` "
-        f"{kib(models.MAX_WORDS)} each; a constraint {models.MAX_CONSTRAINT} characters; "
-        f"`auth` {kib(models.MAX_AUTH)}; "
-        f"a token {kib(config.MAX_TOKEN)}",
+        "strings of a request": f"labels {kib(requests.MAX_LABELS)} in all; `command`, `entrypoint` and `env` "
+        f"{kib(requests.MAX_WORDS)} each; a constraint {requests.MAX_CONSTRAINT} characters; "
+        f"`auth` {kib(requests.MAX_AUTH)}; "
+        f"a token {kib(MAX_TOKEN)}",
         "frame from a client": kib(events.MAX_INBOUND),
         "what a client says on a websocket": f"{said_first} at once, then {said_later} a second",
         "time until a websocket shows its token": f"{events.AUTH_WITHIN:g} s",
         "wrong tokens from one address": f"{throttle.BURST} at once, then one in {throttle.REGAINED_IN:g} s",
-        "open event streams": str(held.MOST["socket"]),
-        "open websockets that have shown no token": str(held.MOST["newcomer"]),
-        "calls that wait for an end": str(held.MOST["wait"]),
-        "logs that are sent": str(held.MOST["log"]),
+        "open event streams": str(limits.MOST["socket"]),
+        "open websockets that have shown no token": str(limits.MOST["newcomer"]),
+        "calls that wait for an end": str(limits.MOST["wait"]),
+        "logs that are sent": str(limits.MOST["log"]),
         "calls to Docker at once: short ones; questions to a registry; pulls; reads of what ended runs said": "; ".join(
             map(str, (core.CALLS, core.REGISTRY, core.PULLS, core.CAPTURES))
         ),
         "calls of one token that wait for their turn": f"{limiter.MAX_QUEUED} of each kind",
-        "connections": f"the descriptors of the process (`ulimit -n`) less {held.RESERVED}",
+        "connections": f"the descriptors of the process (`ulimit -n`) less {limits.RESERVED}",
     }
     assert {row["limit"]: row["value"] for row in table("Limits")} == expected
     prose = " ".join(section("Limits"))
-    assert (f"the last {held.SPARE} connections" in prose, held.SHARE, "a quarter" in prose) == (True, 4, True)
-    assert held.MOST["log"] == reader.MAX_READERS
+    assert (f"the last {limits.SPARE} connections" in prose, limits.SHARE, "a quarter" in prose) == (True, 4, True)
+    assert limits.MOST["log"] == reader.MAX_READERS
 
 
-def test_the_rooms_are_the_modules() -> None:
+def test_the_layout_has_every_module() -> None:
     """The table has each module once, and nothing else."""
-    modules = [str(path.relative_to(CODE)) for path in CODE.rglob("*.py") if path.name != "__init__.py"]
-    assert sorted(rooms()) == sorted(modules)
-
-
-def test_rooms_import_only_what_is_below_them() -> None:
-    """A room imports only rooms further down in the table."""
-    order = list(dict.fromkeys(room.partition("/")[0].removesuffix(".py") for room in rooms()))
-    wrong = [
-        f"{room} imports {name}"
-        for room in rooms()
-        for name in imported(CODE / room)
-        if name in order and order.index(name) <= order.index(room.partition("/")[0].removesuffix(".py"))
-    ]
-    assert wrong == []
+    there = [str(path.relative_to(CODE)) for path in CODE.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(modules()) == sorted(there)
 
 
 def test_each_call_is_one_that_the_server_takes() -> None:
@@ -385,9 +356,9 @@ def test_each_call_is_one_that_the_server_takes() -> None:
     for method, path, body in calls():
         assert any(method == m and re.fullmatch(pattern, path) for m, pattern in patterns), f"{method} {path}"
         if body is not None:
-            document = models.decode_object(body.encode())
+            document = requests.decode_object(body.encode())
             document.pop("token", None)
-            models.convert(document, BODIES[path])
+            requests.convert(document, BODIES[path])
 
 
 def test_the_troubles_are_told_in_the_code_s_words() -> None:

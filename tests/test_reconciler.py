@@ -12,13 +12,13 @@ import pytest
 import structlog
 from fakes import CREATED, LATER, FakeContainers, FakeSwarm, container, service, task, until
 
-from qmaster import reconciler as room
+from qmaster.engine.watcher import Hint
 from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
-from qmaster.hub import News, Tags
-from qmaster.journal import Position, Record
-from qmaster.models import Service
-from qmaster.reconciler import Reconciler
-from qmaster.watcher import Hint
+from qmaster.events.broker import News, Tags
+from qmaster.events.journal import Position, Record
+from qmaster.models.responses import Service
+from qmaster.runs import reconciler as room
+from qmaster.runs.reconciler import Reconciler
 
 pytestmark = pytest.mark.gen_test(timeout=10)
 

@@ -9,11 +9,13 @@ import pytest
 from fakes import CONTAINER_ID, Fake, container, service, task
 from test_lifecycle import NODES, NOW, REPLICAS_2
 
-from qmaster import lifecycle, recorder, results
 from qmaster.errors import EngineAway, JournalUnwritable, NodeUnreachable, NotFound
-from qmaster.models import Result, Service, Task
-from qmaster.recorder import Recorder
-from qmaster.results import Line, Outcome, Output
+from qmaster.models import results
+from qmaster.models.responses import Result, Service, Task
+from qmaster.models.results import Line, Outcome, Output
+from qmaster.runs import results as recorder
+from qmaster.runs import status
+from qmaster.runs.results import Recorder
 
 pytestmark = pytest.mark.gen_test
 
@@ -22,11 +24,11 @@ LIMIT = 1000
 
 
 def view(*tasks: Any, **spec: Any) -> Service:
-    return lifecycle.service(service(Labels=OURS, **spec), tasks, NODES, NOW)
+    return status.service(service(Labels=OURS, **spec), tasks, NODES, NOW)
 
 
 ENDED = view(task("failed", code=3))
-BOX = lifecycle.container(container(state={"Status": "exited", "ExitCode": 4, "FinishedAt": "2024-05-06T07:08:19Z"}))
+BOX = status.container(container(state={"Status": "exited", "ExitCode": 4, "FinishedAt": "2024-05-06T07:08:19Z"}))
 
 
 class Logs(Fake):

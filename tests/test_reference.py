@@ -7,7 +7,7 @@ from fakes import DIGEST, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.reference import Reference
+from qmaster.models.images import Reference
 
 
 @pytest.mark.parametrize(

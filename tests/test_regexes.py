@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import qmaster
-from qmaster import models
-from qmaster.reference import Reference
+from qmaster.models import requests
+from qmaster.models.images import Reference
 
 ROOT = Path(qmaster.__file__).parent
 STATIC = ROOT.parent / "static"
@@ -91,7 +91,7 @@ def of_python() -> Iterator[Used]:
             pattern = re.compile(text, flags(call))
             how = asked.get(names.get(id(call), ""), {"search"}) if function.attr == "compile" else {function.attr}
             yield from (Used(where, pattern, method) for method in sorted(how))
-    yield from (Used("models.py", re.compile(pattern), "search") for pattern in models.PATTERNS)
+    yield from (Used("models.py", re.compile(pattern), "search") for pattern in requests.PATTERNS)
 
 
 def letters(source: str) -> list[str]:

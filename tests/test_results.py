@@ -8,8 +8,8 @@ from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster import results
-from qmaster.results import Line, Outcome, Output, Stream, TaskOutput
+from qmaster.models import results
+from qmaster.models.results import Line, Outcome, Output, Stream, TaskOutput
 
 AT = "2024-05-06T07:08:09.123456789Z"
 

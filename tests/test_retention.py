@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from qmaster import journal as room
-from qmaster import retention, store
-from qmaster.feed import Feed, Since
-from qmaster.hub import Filter, Hub, Subscriber
-from qmaster.journal import Journal, NewFact, Record
-from qmaster.store import FILE
+from qmaster.events import journal as room
+from qmaster.events import retention, store
+from qmaster.events.broker import Filter, Hub, Subscriber
+from qmaster.events.journal import Journal, NewFact, Record
+from qmaster.events.store import FILE
+from qmaster.events.stream import Feed, Since
 
 unit = pytest.mark.gen_test(timeout=60)
 MIB = 1024 * 1024

@@ -10,7 +10,7 @@ from test_models import WRONG
 from testbed import Engine, Proxy, Reply, Server, eventually, sdk
 from testbed.process import run
 
-from qmaster.models import MAX_BODY
+from qmaster.models.requests import MAX_BODY
 
 MIB = 1024 * 1024
 IMAGE = "busybox:local"

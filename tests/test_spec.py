@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from fakes import AUTH, DIGEST, run
 
-from qmaster import lifecycle, models, spec
+from qmaster.engine import spec
+from qmaster.engine.labels import OWNER
+from qmaster.models import requests
+from qmaster.runs import status
 
 Json = dict[str, Any]
 MARK = spec.Stamp("named", "alice", "nonce")
@@ -257,8 +260,8 @@ def test_a_caller_cannot_take_quartermasters_labels() -> None:
 def test_a_label_read_back_is_the_one_that_was_written() -> None:
     """lifecycle shows the owner and the caller's labels."""
     labels = service(labels={"team": "data"})["Labels"]
-    assert lifecycle.own_labels(labels) == {"team": "data"}
-    assert labels[lifecycle.OWNER] == "alice"
+    assert status.own_labels(labels) == {"team": "data"}
+    assert labels[OWNER] == "alice"
 
 
 def test_a_name_that_is_given_is_kept() -> None:
@@ -279,7 +282,7 @@ def test_a_name_is_chosen_where_none_is_given(image: str, stem: str) -> None:
     """The image's own last word and a nonce: a name that Swarm takes, and that a person knows it by."""
     name = spec.stamp(run(image=image), "root").name
     assert name.rpartition("-")[0] == stem
-    assert re.fullmatch(models.NAME, name)
+    assert re.fullmatch(requests.NAME, name)
 
 
 def test_no_two_names_are_the_same() -> None:

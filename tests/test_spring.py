@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 from fakes import CREATED, FakeSwarm, container, node, task
 
-from qmaster import lifecycle, results
-from qmaster.auth import Identity
-from qmaster.engine.failures import EngineTimeout
+from qmaster.auth.authenticator import Identity
+from qmaster.engine.errors import EngineTimeout
 from qmaster.engine.multiplex import Message
 from qmaster.engine.reader import Wish
 from qmaster.errors import EngineAway, HttpError, NotFound, TooManyReaders
-from qmaster.models import Node, Reserved, Service
-from qmaster.output import Piece, Source
-from qmaster.results import Line, Outcome, TaskOutput
-from qmaster.spring import Spring, Wanted
+from qmaster.models import results
+from qmaster.models.responses import Node, Reserved, Service
+from qmaster.models.results import Line, Outcome, TaskOutput
+from qmaster.runs import status as lifecycle
+from qmaster.runs.logs import Spring, Wanted
+from qmaster.runs.output import Piece, Source
 
 Script = list[list[Message] | HttpError | Callable[[], None]]
 

@@ -3,7 +3,7 @@
 import pytest
 from tornado.httputil import HTTPHeaders, HTTPInputError
 
-from qmaster.strict import MAX_LINES, check_head, flaw, is_encoded
+from qmaster.api.strict import MAX_LINES, check_head, flaw, is_encoded
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 from fakes import FakeContainers, FakeSwarm, container, service, until
 
-from qmaster import sweeper
 from qmaster.errors import EngineAway
-from qmaster.journal import Intent
-from qmaster.sweeper import Sweeper
+from qmaster.events.journal import Intent
+from qmaster.runs import recovery
+from qmaster.runs.recovery import Sweeper
 
 pytestmark = pytest.mark.gen_test
 
@@ -49,8 +49,8 @@ class House:
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeper, "SWEEP_EVERY", 0.001)
-    monkeypatch.setattr(sweeper, "SURE_AFTER", 0.05)
+    monkeypatch.setattr(recovery, "SWEEP_EVERY", 0.001)
+    monkeypatch.setattr(recovery, "SURE_AFTER", 0.05)
 
 
 @pytest.mark.parametrize("intent", [SERVICE, CONTAINER])

@@ -7,8 +7,8 @@ from fake_server import FakeServer
 from test_commands import fake, qmaster
 from test_wording import RUN, refused
 
-from qmaster import synonyms
-from qmaster.models import RunRequest
+from qmaster.models import synonyms
+from qmaster.models.requests import RunRequest
 
 __all__ = ["fake"]  # the fixture
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from qmaster import throttle
+from qmaster.auth import throttle
+from qmaster.auth.throttle import BURST, REGAINED_IN, Throttle
 from qmaster.errors import TooManyWrongTokens
-from qmaster.throttle import BURST, REGAINED_IN, Throttle
 
 
 class Clock:

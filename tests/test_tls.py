@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from qmaster import tls
 from qmaster.errors import ConfigError
+from qmaster.server import tls
 
 ENCRYPTED = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"
 

@@ -4,10 +4,10 @@ import hashlib
 
 import pytest
 
-from qmaster import tokens
+from qmaster.auth import tokens
+from qmaster.auth.tokens import SCOPES, Grant, digest
 from qmaster.errors import ConfigError
-from qmaster.patterns import Pattern
-from qmaster.tokens import SCOPES, Grant, digest
+from qmaster.models.patterns import Pattern
 
 SHA = hashlib.sha256(b"alice's").hexdigest()
 OTHER = hashlib.sha256(b"bob's").hexdigest()

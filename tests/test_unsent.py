@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
+from qmaster.api.stream import Watched
 from qmaster.errors import TooManyUnread
-from qmaster.stream import Watched
-from qmaster.unsent import Unsent
+from qmaster.events.unsent import Unsent
 
 pytestmark = pytest.mark.gen_test
 

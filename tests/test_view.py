@@ -6,9 +6,10 @@ import msgspec
 import pytest
 from fakes import CONTAINER_ID, container, node, service, task
 
-from qmaster import lifecycle, results
-from qmaster.results import Outcome
-from qmaster.view import View
+from qmaster.engine.labels import END
+from qmaster.models import results
+from qmaster.models.results import Outcome
+from qmaster.runs.cache import View
 
 Json = dict[str, Any]
 
@@ -74,7 +75,7 @@ def test_what_has_moved_is_looked_at(raw: Json, tasks: list[Json]) -> None:
     [
         ({}, set()),
         ({"TaskTemplate": {"ContainerSpec": {}, "RestartPolicy": {"Condition": "any"}}}, {"s1"}),
-        ({"Labels": {lifecycle.END: "stopped"}}, {"s1"}),
+        ({"Labels": {END: "stopped"}}, {"s1"}),
     ],
     ids=["plain", "is restarted", "is being ended"],
 )
@@ -205,7 +206,7 @@ def test_what_had_ended_was_not_stopped(state: str, reason: str) -> None:
 def test_what_is_stopped_after_its_timeout_keeps_that_reason() -> None:
     """It was ended for its time; the removal came to that."""
     view = View()
-    view.list_service(versioned(service(Labels={lifecycle.END: "timeout"})), [task("running")], 1.0)
+    view.list_service(versioned(service(Labels={END: "timeout"})), [task("running")], 1.0)
     view.vanish("s1", "2024-05-06T08:00:00Z", stopped=True)
     assert view.entries["s1"].shown.reason == "timeout"
 

@@ -8,9 +8,9 @@ import pytest
 from fakes import service, task
 from test_lifecycle import NODES, NOW
 
-from qmaster import lifecycle
-from qmaster.models import Result, Service
-from qmaster.waits import Waits, is_over
+from qmaster.models.responses import Result, Service
+from qmaster.runs import status
+from qmaster.runs.waits import Waits, is_over
 
 pytestmark = pytest.mark.gen_test
 
@@ -19,7 +19,7 @@ RESULT = Result(exit_code=0, stdout="", stderr="", truncated=False, tasks=[])
 
 
 def view(state: str, owner: str | None = "root", result: Result | None = None) -> Service:
-    shown = lifecycle.service(service(), [task(state, code=0)], NODES, NOW)
+    shown = status.service(service(), [task(state, code=0)], NODES, NOW)
     return msgspec.structs.replace(shown, owner=owner, result=result)
 
 

@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 from testbed import eventually
 
-from qmaster import watcher
-from qmaster.watcher import Hint, Watcher
+from qmaster.engine import watcher
+from qmaster.engine.watcher import Hint, Watcher
 
 END = None
 
@@ -120,7 +120,7 @@ def test_pauses_grow_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         return False
 
     monkeypatch.setattr(watched.watcher._stopped, "wait", wait)
-    monkeypatch.setattr("qmaster.watcher.random.uniform", lambda low, high: high)
+    monkeypatch.setattr("qmaster.engine.watcher.random.uniform", lambda low, high: high)
     watched.watcher.start()
     eventually(lambda: watched.hints)
     watched.watcher.stop()

@@ -6,17 +6,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from qmaster import models, wording
+from qmaster.auth.tokens import Table
 from qmaster.errors import BadRequest
-from qmaster.models import PATTERNS, RunRequest, StopRequest
-from qmaster.tokens import Table
+from qmaster.models import requests, validation
+from qmaster.models.requests import PATTERNS, RunRequest, StopRequest
 
 RUN = {"image": "busybox"}
 
 
 def refused(document: dict[str, Any], to: type = RunRequest) -> str:
     with pytest.raises(BadRequest) as caught:
-        models.convert(document, to)
+        requests.convert(document, to)
     return str(caught.value)
 
 
@@ -99,6 +99,6 @@ def test_an_unknown_field_is_told_what_is_known(document: dict[str, Any], to: ty
 )
 def test_a_name_is_said_back_printable(text: str, shown: str) -> None:
     """Control characters cannot reach a terminal by way of an error."""
-    assert wording.quote(text) == shown
-    assert wording.quote("x" * 64) == "'" + "x" * 64 + "'"
-    assert wording.quote("x" * 65) == "'" + "x" * 64 + "…'"
+    assert validation.quote(text) == shown
+    assert validation.quote("x" * 64) == "'" + "x" * 64 + "'"
+    assert validation.quote("x" * 65) == "'" + "x" * 64 + "…'"

@@ -12,7 +12,7 @@ import structlog
 from ..errors import EngineRefused, EngineUnavailable, HttpError, NotFound
 from ..limiter import acting_for
 from .client import Client
-from .failures import NO_API, EngineStopping, is_ambiguous, outcome_open
+from .errors import NO_API, EngineStopping, is_ambiguous, outcome_open
 from .listed import Listing
 from .pool import CHANGE, LISTING, Pool
 

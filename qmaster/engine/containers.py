@@ -8,15 +8,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..credentials import Credentials
 from ..errors import BadRequest, Conflict, HttpError, NotFound, RegistryRefused
-from ..lifecycle import MANAGED
-from ..models import LABEL_PREFIX, PullPolicy
-from ..reference import Reference
-from ..spec import RUN
+from ..models.credentials import Credentials
+from ..models.images import Reference
+from ..models.requests import LABEL_PREFIX, PullPolicy
 from .calls import Calls
 from .client import Client
 from .images import Images
+from .labels import MANAGED, RUN
 from .registry import Registry
 
 Json = dict[str, Any]

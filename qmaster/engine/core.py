@@ -5,8 +5,8 @@ from __future__ import annotations
 from .calls import Calls
 from .containers import Containers
 from .endpoint import Endpoint
+from .errors import translate
 from .events import EventStream, Make
-from .failures import translate
 from .health import Health
 from .images import Images
 from .lines import Lines
@@ -14,7 +14,7 @@ from .logs import Logs
 from .pool import Count, Pool
 from .reader import Readers
 from .registry import Registry
-from .swarm import Swarm
+from .services import Swarm
 
 # Calls at once. One owner has half of them at most (see ``limiter``).
 CALLS = 16

@@ -11,9 +11,9 @@ from typing import Any
 from docker.errors import DockerException
 from docker.types import CancellableStream
 
-from ..lifecycle import MANAGED
 from .client import Client, LongAnswer
 from .endpoint import CONNECT_TIMEOUT
+from .labels import MANAGED
 
 AT_HAND = 0.001  # seconds that a read may take of what has come already
 GATHER = 0.005  # seconds in which events come together, so that each is not in the way of what has caused it

@@ -11,7 +11,7 @@ import structlog
 
 from ..errors import EngineAway, HttpError, NotAManager
 from .client import Client
-from .failures import EngineUnreached, manager_trouble
+from .errors import EngineUnreached, manager_trouble
 from .pool import LISTING, Connect, Count, Pool
 
 PING_EVERY = 2.0

@@ -9,11 +9,11 @@ import time
 import docker.errors
 
 from .. import limiter
-from ..credentials import Credentials, hide
 from ..errors import RegistryRefused
-from ..reference import Reference
+from ..models.credentials import Credentials, hide
+from ..models.images import Reference
 from .client import Client
-from .failures import EngineTimeout, explanation
+from .errors import EngineTimeout, explanation
 from .pool import CHANGE, Pool
 
 PULL_WITHIN = 600.0  # seconds

@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import HttpError
 from .answers import Answer, Incoming
-from .failures import refused, translate
+from .errors import refused, translate
 
 VERSION = re.compile(r"[0-9]+\.[0-9]+")
 

@@ -14,10 +14,10 @@ import requests
 import urllib3.exceptions
 
 from ..errors import NodeUnreachable
-from ..results import Line, Output, Stream
+from ..models.results import Line, Output, Stream
 from .client import Client
 from .endpoint import CONNECT_TIMEOUT
-from .failures import LATE, EngineTimeout
+from .errors import LATE, EngineTimeout
 from .multiplex import UNREACHED, Message, Parser
 from .pool import CHANGE, Pool
 

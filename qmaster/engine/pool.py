@@ -18,7 +18,7 @@ from ..errors import EngineAway, HttpError
 from ..limiter import FairLimiter
 from ..threads import Threads
 from .client import Client
-from .failures import LATE, STOPPING, EngineStopping, EngineTimeout, EngineUnreached, broken_off, translate
+from .errors import LATE, STOPPING, EngineStopping, EngineTimeout, EngineUnreached, broken_off, translate
 from .lines import Lines
 
 T = TypeVar("T")

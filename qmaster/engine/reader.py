@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 import docker.errors
 
 from ..errors import HttpError, TooManyReaders
-from ..results import Stream
+from ..models.results import Stream
 from .client import Client
-from .failures import translate
+from .errors import translate
 from .multiplex import Message, Parser
 
 MAX_READERS = 64  # as many as `held` lets in: who comes past it is bounded here

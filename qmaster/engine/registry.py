@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .. import limiter
-from ..credentials import Credentials
 from ..errors import EngineAway, HttpError, RegistryRefused, TooManyCalls
-from ..models import PullPolicy
-from ..reference import Reference
+from ..models.credentials import Credentials
+from ..models.images import Reference
+from ..models.requests import PullPolicy
 from .client import Client
-from .failures import EngineBusy, EngineTimeout
+from .errors import EngineBusy, EngineTimeout
 from .pool import LISTING, Pool
 
 KEPT = 60.0  # seconds that an answer, or a silence, is believed

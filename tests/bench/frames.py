@@ -1,7 +1,7 @@
 """The frames that are sent in vain: events of a given size."""
 
-from qmaster import frames
-from qmaster.frames import Frame
+from qmaster.events import frames
+from qmaster.events.frames import Frame
 
 KIND = "io.qmaster.service.updated"
 MARK = '"type":"event"'

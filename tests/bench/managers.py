@@ -18,7 +18,7 @@ from bench.rest import LISTED
 from bench.runs import create
 from bench.stream import HELLO, SNAPSHOT, join
 from bench.world import IMAGE, QUIET, World, cpu, in_threads, settle, settle_one, wait_ready
-from qmaster.lifecycle import MANAGED, OWNER
+from qmaster.engine.labels import MANAGED, OWNER
 
 CALLS = "qmaster_engine_call_duration_seconds_count"
 FRAMES = "qmaster_frames_sent_total"

@@ -19,13 +19,13 @@ from tornado.netutil import bind_sockets
 
 from bench.child import obey
 from bench.frames import frame
-from qmaster import log
-from qmaster.app import Parts, make_app
-from qmaster.auth import Authenticator
-from qmaster.feed import Feed
-from qmaster.hub import Hub, News, Tags
-from qmaster.journal import Journal
-from qmaster.reconciler import Reconciler, now_text
+from qmaster.api.routes import Parts, make_app
+from qmaster.auth.authenticator import Authenticator
+from qmaster.events.broker import Hub, News, Tags
+from qmaster.events.journal import Journal
+from qmaster.events.stream import Feed
+from qmaster.runs.reconciler import Reconciler, now_text
+from qmaster.server import log
 
 Json = dict[str, Any]
 

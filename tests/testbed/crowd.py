@@ -14,10 +14,10 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.websocket import WebSocketHandler
 
-from qmaster import facts, frames
-from qmaster.auth import Authenticator
-from qmaster.handlers import pages
-from qmaster.models import Node, Replicas, Reserved, Service, Status, Task
+from qmaster.api import pages
+from qmaster.auth.authenticator import Authenticator
+from qmaster.events import cloudevents, frames
+from qmaster.models.responses import Node, Replicas, Reserved, Service, Status, Task
 
 TOKEN = "the-token-of-the-crowd"
 EPOCH = "c0ffee00"
@@ -160,12 +160,12 @@ class Crowd:
             await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
             for fact in self._step():
                 sequence = next(self._sequence)
-                event = facts.encode(fact, EPOCH, sequence)
-                frame = frames.event(facts.cursor(EPOCH, sequence), fact.type, event)
+                event = cloudevents.encode(fact, EPOCH, sequence)
+                frame = frames.event(cloudevents.cursor(EPOCH, sequence), fact.type, event)
                 self.sent += 1
                 self._write(frame)
 
-    def _step(self) -> list[facts.Fact]:
+    def _step(self) -> list[cloudevents.Fact]:
         """One service goes on, and one that was removed long enough is forgotten for a new one."""
         number = self._random.choice(list(self.services))
         before: Service | None = self.services[number]
@@ -182,14 +182,14 @@ class Crowd:
         if before:
             after = msgspec.structs.replace(after, created_at=before.created_at)
         self.services[number] = after
-        return list(facts.of_service(before, after, stamp()))[-1:]
+        return list(cloudevents.of_service(before, after, stamp()))[-1:]
 
     @property
     def snapshot(self) -> frames.Frame:
         services = [each for each in self.services.values() if each.status != "removed"]
         held = [t.node_id for each in services for t in each.tasks if t.state in ("preparing", "running")]
         nodes = [node(number, held.count(f"node{number}")) for number in range(NODES)]
-        return frames.snapshot(facts.cursor(EPOCH, 0), services, nodes)
+        return frames.snapshot(cloudevents.cursor(EPOCH, 0), services, nodes)
 
 
 class _Events(WebSocketHandler):
@@ -197,7 +197,7 @@ class _Events(WebSocketHandler):
         self._crowd = crowd
 
     def on_message(self, message: str | bytes) -> None:
-        self.write_message(frames.hello("0", facts.cursor(EPOCH, 0)).payload.decode())
+        self.write_message(frames.hello("0", cloudevents.cursor(EPOCH, 0)).payload.decode())
         self.write_message(self._crowd.snapshot.payload.decode())
         self._crowd.readers.add(self)
 

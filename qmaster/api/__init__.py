@@ -1,0 +1,1 @@
+"""Tornado's routes and handlers: HTTP in, HTTP out."""

@@ -1,0 +1,443 @@
+"""What every answer shares: the request's id, the bounded body, who is asking, and the one rendering of errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote
+
+import msgspec
+import structlog
+from tornado import web
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders, format_timestamp
+
+from .. import limiter
+from ..auth import policy
+from ..auth.authenticator import Authenticator, Identity
+from ..auth.tokens import Scope
+from ..errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, Misframed, NotFound, PayloadTooLarge, problem
+from ..events.unsent import SMALL, Unsent
+from ..models import masking, requests
+from ..models.credentials import REDACTED
+from ..models.validation import quote
+from . import strict
+from .stream import Watched
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"})
+# An answer of 413 can only be read by a client whose body is read too; more than this is cut off.
+_DRAINED = 4 * 1024 * 1024
+
+MAX_DIGITS = 18
+SHORTEST_HIDDEN = 8  # characters of a token: a shorter one would be found in every second word
+MAX_PARAMETERS = 50  # of a query
+MAX_PARAMETER = 8 * 1024 + 1  # characters of one: a label that is as large as they may be, and its '='
+ON = ("1", "true")
+FLAGS = (*ON, "0", "false")
+# Looked up once: an enum computes that each time, and each request asks for them several times.
+OK, FAILED = HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR
+REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
+
+Needs = Scope | Literal["root"]
+
+# What every answer tells a browser: keep it nowhere, guess no type, run and load nothing that is in it, and show it in
+# no other page.
+HEADERS = {
+    "Server": "quartermaster",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+DEFAULT_TYPE = "text/html; charset=UTF-8"  # Tornado's
+_date = functools.lru_cache(maxsize=1)(format_timestamp)
+
+log = structlog.get_logger(__name__)
+
+
+@web.stream_request_body
+class BaseHandler(web.RequestHandler):
+    """A handler whose body is bounded, and whose errors all look the same."""
+
+    ANY_HOST = False  # whether it answers under names that --allow-host does not have
+    IS_KEPT = False  # by clients
+    IS_PROBE = False  # asked every few seconds, so that its successes are left out of the log
+    SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+    def _set_up(self, auth: Authenticator, busy: set[object]) -> None:
+        self._auth = auth
+        self._busy = busy
+        self._begun = False
+        self._prepared = False
+        self._chunks: list[bytes] = []
+        self._received = 0
+        self.by: str | None = None  # whose token it is, once that is known
+        self.failure: str | None = None  # why it was refused, or failed
+        self._tokens: list[str] = []  # that it came with, right or wrong
+        self._sent: dict[str, Any] = {}  # its body, once that is known
+        self._sees_all = False  # whether its token is root's
+
+    initialize: Callable[..., None] = _set_up
+
+    def clear(self) -> None:
+        """As Tornado's, which would check what never changes and write out the same date again for each answer."""
+        if not hasattr(self, "request_id"):  # an error clears the headers, but not the id
+            self.request_id = self._request_id()
+        own = {"Content-Type": DEFAULT_TYPE, "Date": _date(int(time.time())), "X-Request-ID": self.request_id}
+        self._headers = HTTPHeaders({**HEADERS, **own})
+        self.set_default_headers()
+        self._write_buffer: list[bytes] = []
+        self._status_code, self._reason = int(OK), OK.phrase
+
+    def prepare(self) -> None:
+        self._busy.add(self)
+        structlog.contextvars.bind_contextvars(request=self.request_id, remote=self.request.remote_ip)
+        self._refuse_misframed()
+        self._refuse_host()
+        self._refuse_large()
+        if self._token_in_url():
+            raise BadRequest("a token does not belong in a URL, where it is logged: send 'Authorization: Bearer …'")
+        self._prepared = True
+
+    def data_received(self, chunk: bytes) -> None:
+        self._received += len(chunk)
+        if self._received <= requests.MAX_BODY:
+            self._chunks.append(chunk)
+
+    def on_finish(self) -> None:
+        self._busy.discard(self)
+
+    def on_connection_close(self) -> None:
+        # Ends the wait for a body that will never be whole; a websocket's own way leaves this out.
+        web.RequestHandler.on_connection_close(self)
+        if not self._begun:  # what has begun goes on without its client, and finishes
+            self._busy.discard(self)
+
+    def document(self) -> dict[str, Any]:
+        """The body as a JSON object; ``{}`` where there is none.
+
+        Raises:
+            BadRequest, PayloadTooLarge
+        """
+        if self._received > requests.MAX_BODY:
+            raise _too_large()
+        self._begun = True
+        body = b"".join(self._chunks)
+        return requests.decode_object(body) if body else {}
+
+    def identify(self, document: dict[str, Any], needs: Needs) -> Identity:
+        """Who is asking; takes ``token`` out of the body.
+
+        Args:
+            needs: the scope that it takes, or ``root`` for the root token's alone.
+
+        Raises:
+            BadRequest, Unauthorized, TooManyWrongTokens
+            Forbidden: the token does not have it.
+        """
+        headers = self.request.headers.get_list("Authorization")
+        if len(headers) > 1:
+            raise BadRequest("the header Authorization is there twice")
+        header, token = headers[0] if headers else None, document.pop("token", None)
+        self._sent = document
+        self._tokens = [(header or "").partition(" ")[2].strip(), str(token or "")]
+        return self._admit(header, token, needs)
+
+    def words_of(self, error: HttpError) -> str:
+        """What the caller is told. The engine names what it meets: only the root token sees everyone's things."""
+        cause = error.__cause__
+        of_engine = error.of_engine or (isinstance(cause, HttpError) and cause.of_engine)
+        if self._sees_all or not of_engine:
+            return str(error)
+        return masking.mask(str(error), [self._sent, unquote(self.request.path)])
+
+    def without_token(self, text: str) -> str:
+        """For the log: also where a caller put its token into a name or a path; the redaction knows not every token."""
+        for token in self._tokens:
+            if len(token) >= SHORTEST_HIDDEN:
+                text = text.replace(token, REDACTED)
+        return text
+
+    def still(self, identity: Identity, needs: Needs) -> Identity:
+        """The same after a while, in which the tokens may have changed.
+
+        Raises:
+            Unauthorized, Forbidden
+        """
+        return _entitled(self._auth.current(identity), needs)
+
+    def _admit(self, header: str | None, body_token: object, needs: Needs) -> Identity:
+        identity = self._auth.identify(header, body_token, self.request.remote_ip or "")
+        self.by, self._sees_all = identity.name, identity.grant is None
+        limiter.act_for(identity.name)
+        return _entitled(identity, needs)
+
+    def parameters(self, *known: str) -> dict[str, list[str]]:
+        """The query's parameters.
+
+        Raises:
+            BadRequest: there is one that is not in ``known``.
+        """
+        if not self.request.query:
+            return {}
+        try:
+            parameters = parse_qs(
+                self.request.query, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
+            )
+        except ValueError:
+            raise BadRequest("the query is not valid") from None
+        for name in parameters.keys() - set(known):
+            raise BadRequest(f"unknown query parameter {quote(name)}; known: {', '.join(known) or 'none'}")
+        for name, values in parameters.items():
+            if any(len(value) > MAX_PARAMETER for value in values):
+                raise BadRequest(f"{name}: expected at most {MAX_PARAMETER} characters")
+        return parameters
+
+    def compute_etag(self) -> str | None:
+        """Tornado answers 304 to who has it; most answers nobody keeps, so that a digest would be made in vain."""
+        return super().compute_etag() if self.IS_KEPT else None
+
+    def check_etag_header(self) -> bool:
+        return self.IS_KEPT and super().check_etag_header()
+
+    def answer(self, document: dict[str, Any], status: HTTPStatus = OK) -> None:
+        self.begin_json(status)
+        self.finish(msgspec.json.encode(document) + b"\n")  # not by a name: a large one would be there twice meanwhile
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
+        """As Tornado's; a large answer counts as its token's until it has left.
+
+        Raises:
+            TooManyUnread: the token has too much that it does not read.
+        """
+        size = len(chunk) if chunk is not None else 0
+        if size <= SMALL or self.request.method == "HEAD":
+            return super().finish(chunk)
+        unsent, stream = self._unsent(), self._stream_of_answer()
+        unsent.require(self._reader(), size)
+        done = super().finish(chunk)
+        if stream is not None:
+            unsent.watch(self._reader(), size, stream, done)
+        return done
+
+    def counted(self, size: int) -> contextlib.AbstractContextManager[object]:
+        """Count so many bytes while an answer is sent in pieces.
+
+        Raises:
+            TooManyUnread
+        """
+        unsent, stream = self._unsent(), self._stream_of_answer()
+        unsent.require(self._reader(), size)
+        if stream is None:
+            return unsent.hold(self._reader(), size)
+        return unsent.watching(self._reader(), size, stream)
+
+    def cut(self) -> None:
+        """End the connection, in the middle of an answer."""
+        if isinstance(self.request.connection, HTTP1Connection):
+            self.request.connection.stream.close()
+
+    def _unsent(self) -> Unsent:
+        unsent: Unsent = self.settings["unsent"]
+        return unsent
+
+    def _reader(self) -> str:
+        """Whose answer it is: a token's, or an address's where no token was asked for."""
+        return self.by or f"address {self.request.remote_ip}"
+
+    def _stream_of_answer(self) -> Watched | None:
+        connection = self.request.connection
+        stream = connection.stream if isinstance(connection, HTTP1Connection) else None
+        return stream if isinstance(stream, Watched) else None
+
+    def begin_json(self, status: HTTPStatus) -> None:
+        if status is not OK:  # which `clear` has set
+            self.set_status(int(status))
+        self.set_header("Content-Type", "application/json")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """The one place where an error becomes an answer."""
+        _, error, _ = kwargs.get("exc_info", (None, None, None))
+        if isinstance(error, HttpError):
+            status, detail, headers = int(error.status), self.words_of(error), error.headers
+        else:
+            status, detail, headers = status_code, _default_detail(status_code), {}
+        self.failure = self.without_token(str(error) if isinstance(error, HttpError) else detail)
+        self.set_status(status)
+        for name, value in headers.items():
+            self.set_header(name, value)
+        if not self._prepared:  # Tornado reads no body behind an answer: it closes the connection, without a word
+            self.set_header("Connection", "close")
+        if status in REFUSALS:
+            self.log_refusal(status, self.failure)
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", ", ".join(self._allowed()))
+        self.set_header("Content-Type", "application/problem+json")
+        self.finish(msgspec.json.encode(problem(status, detail, self.request_id)) + b"\n")
+
+    def log_refusal(self, code: int, reason: str) -> None:
+        """Who was refused what; ``code`` is the HTTP status or the close code."""
+        if not self.settings["lines"].allows("refused", self.by, self.request.remote_ip):
+            return
+        log.warning(
+            "refused",
+            request=self.request_id,
+            remote=self.request.remote_ip,
+            by=self.by,
+            method=self.request.method,
+            path=_shown_path(self),
+            code=code,
+            reason=reason,
+        )
+
+    def _handle_request_exception(self, e: BaseException) -> None:
+        # Tornado knows the status of its own errors only; this gives ours theirs before it is logged.
+        if isinstance(e, HttpError) and not self._finished:
+            self.send_error(int(e.status), exc_info=(type(e), e, e.__traceback__))
+            return
+        super()._handle_request_exception(e)
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        if not isinstance(value, web.HTTPError):
+            log.error("request_failed", exc_info=(typ, value, tb))
+
+    def _not_allowed(self, *args: str, **kwargs: str) -> None:
+        raise MethodNotAllowed(f"{self.request.method} is not allowed here; allowed: {', '.join(self._allowed())}")
+
+    def _allowed(self) -> list[str]:
+        return [method for method in self.SUPPORTED_METHODS if method.lower() in type(self).__dict__]
+
+    # Annotated as Tornado's own are, so that a subclass may take what its route gives it.
+    head: Callable[..., Awaitable[None] | None] = _not_allowed
+    get: Callable[..., Awaitable[None] | None] = _not_allowed
+    post: Callable[..., Awaitable[None] | None] = _not_allowed
+    delete: Callable[..., Awaitable[None] | None] = _not_allowed
+    patch: Callable[..., Awaitable[None] | None] = _not_allowed
+    put: Callable[..., Awaitable[None] | None] = _not_allowed
+    options: Callable[..., Awaitable[None] | None] = _not_allowed
+
+    def _header(self, name: str) -> str:
+        """Its value, or ""; most are not there, which ``get`` finds out by an error."""
+        if name in self.request.headers:
+            return self.request.headers[name]
+        return ""
+
+    def _request_id(self) -> str:
+        given = self._header("X-Request-ID")
+        return given if _REQUEST_ID.fullmatch(given) else random.randbytes(16).hex()  # noqa: S311 - no secret
+
+    def _refuse_host(self) -> None:
+        """A page whose name was made to point here (DNS rebinding) asks under its own name."""
+        allowed = self.settings.get("hosts")
+        if allowed and not self.ANY_HOST and self.request.host_name.lower() not in allowed:
+            raise Forbidden("this host name is not served; see --allow-host")
+
+    def _refuse_misframed(self) -> None:
+        flaw = strict.flaw(self.request.version, self.request.headers)
+        if flaw:
+            raise Misframed(flaw)
+        if strict.is_encoded(self.request.headers):
+            raise BadRequest("the header Content-Encoding is not taken: send the body as it is, not compressed")
+
+    def _refuse_large(self) -> None:
+        length = self._header("Content-Length")
+        if length.isascii() and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > requests.MAX_BODY):
+            if isinstance(self.request.connection, HTTP1Connection):
+                self.request.connection.set_max_body_size(_DRAINED)
+            raise _too_large()
+
+    def _token_in_url(self) -> bool:
+        if not self.request.query:
+            return False
+        names = parse_qs(self.request.query, keep_blank_values=True, errors="replace")
+        return any(name.lower() in _TOKEN_PARAMETERS for name in names)
+
+
+class NotFoundHandler(BaseHandler):
+    """Every path that is no route."""
+
+    def _nothing(self, *args: str, **kwargs: str) -> None:
+        raise NotFound("there is nothing at this path; the routes are in the README")
+
+    head = get = post = delete = patch = put = options = _nothing
+
+
+def flag(name: str, values: list[str] | None) -> bool:
+    """A parameter of a query that is on or off; left out, it is off.
+
+    Raises:
+        BadRequest: it is none of ``FLAGS``, or there twice.
+    """
+    if values is None:
+        return False
+    if len(values) != 1 or values[0] not in FLAGS:
+        raise BadRequest(f"{name}: expected {', '.join(FLAGS[:-1])} or {FLAGS[-1]}")
+    return values[0] in ON
+
+
+def log_request(handler: web.RequestHandler) -> None:
+    """One line for each request, but for a probe that is well: no query, no body, no header.
+
+    Of those that show no right token so many as ``LineLimit`` allows.
+    """
+    status, by = handler.get_status(), getattr(handler, "by", None)
+    if status == OK and getattr(handler, "IS_PROBE", False):
+        return
+    known = by is not None or status == FAILED
+    if not known and not handler.settings["lines"].allows("request", None, handler.request.remote_ip):
+        return
+    failure = getattr(handler, "failure", None)
+    _write_for(status)(
+        "request",
+        request=getattr(handler, "request_id", None),
+        method=handler.request.method,
+        path=_shown_path(handler),
+        status=status,
+        duration_ms=round(handler.request.request_time() * 1000, 2),
+        remote=handler.request.remote_ip,
+        by=by,
+        **({"reason": failure} if failure else {}),
+        **getattr(handler, "log_fields", {}),
+    )
+
+
+def _write_for(status: int) -> Callable[..., Any]:
+    """The log's level: a mistake of ours is an error, an engine, registry or disk that fails a warning."""
+    if status == FAILED:
+        return log.error  # type: ignore[no-any-return]
+    return log.warning if status > FAILED else log.info  # type: ignore[no-any-return]
+
+
+def _shown_path(handler: web.RequestHandler) -> str:
+    """So that no token hides in it from the redaction."""
+    path: str = handler.request.path
+    shown = unquote(path, errors="replace") if "%" in path else path
+    return handler.without_token(shown) if isinstance(handler, BaseHandler) else shown
+
+
+def _entitled(identity: Identity, needs: Needs) -> Identity:
+    if needs == "root":
+        policy.require_root(identity.grant, "this is")
+    else:
+        policy.require(identity.grant, needs)
+    return identity
+
+
+def _too_large() -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is over {requests.MAX_BODY} bytes")
+
+
+def _default_detail(status: int) -> str:
+    if status == FAILED:
+        return "quartermaster failed: its log has the reason under this request id"
+    return HTTPStatus(status).description or HTTPStatus(status).phrase

@@ -1,0 +1,181 @@
+"""Logs: ``GET /logs/{id}``, as plain text or as NDJSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Protocol, cast, get_args
+
+import structlog
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
+
+from ..auth.authenticator import Authenticator, Identity
+from ..errors import BadRequest, HttpError
+from ..models.responses import Service
+from ..models.results import Stream
+from ..runs.logs import Wanted
+from ..runs.output import Ndjson, Piece, Plain, Writer, note
+from .base import BaseHandler, flag
+from .limits import Held
+from .stream import Watched
+
+PARAMETERS = ("follow", "tail", "timestamps", "stream")
+NDJSON = "application/x-ndjson"
+MAX_DIGITS = 9
+STOP_WITHIN = 2.0  # seconds for the last words to those who follow
+
+log = structlog.get_logger(__name__)
+
+
+class Spring(Protocol):
+    """What this handler needs of where the output comes from."""
+
+    async def find(self, name_or_id: str, by: Identity) -> Service: ...
+    def flow(self, view: Service, wanted: Wanted, by: Identity) -> AsyncIterator[list[Piece]]: ...
+
+
+class OpenLogs:
+    """All logs that are being sent."""
+
+    def __init__(self) -> None:
+        self.open: set[LogsHandler] = set()
+
+    async def close(self) -> None:
+        """End them, as this quartermaster ends; each is told, and sees that its log was cut off."""
+        tasks = [task for handler in list(self.open) for task in handler.stop()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_WITHIN)
+
+    def recheck(self) -> None:
+        """The tokens have changed: end what goes to those who may no longer read."""
+        for handler in list(self.open):
+            handler.recheck()
+
+
+class LogsHandler(BaseHandler):
+    def initialize(self, auth: Authenticator, busy: set[object], spring: Spring, logs: OpenLogs, held: Held) -> None:
+        super().initialize(auth, busy)
+        self._held = held
+        self._identity: Identity | None = None
+        self._why = "quartermaster is stopping"
+        self._spring = spring
+        self._logs = logs
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._gone = False
+        self.log_fields: dict[str, str] = {}
+
+    async def get(self, name_or_id: str) -> None:
+        self._identity = identity = self.identify(self.document(), "read")
+        wanted, writer = self._wishes()
+        view = await self._spring.find(name_or_id, identity)
+        self.log_fields["run"] = view.id
+        if self._gone:
+            return
+        with self._held.take("log", identity.name, identity.grant is not None):
+            self._task = asyncio.create_task(self._send(self._spring.flow(view, wanted, identity), writer, identity))
+            await self._task
+
+    def stop(self) -> list[asyncio.Task[None]]:
+        """End it from our side; what to wait for."""
+        if self._task is None:
+            return []
+        self._stopping = True
+        self._task.cancel()
+        return [self._task]
+
+    def recheck(self) -> None:
+        """End it if its token is gone, or may no longer read."""
+        if self._identity is not None and not self._stopping:
+            try:
+                self.still(self._identity, "read")
+            except HttpError as error:
+                self.log_refusal(int(error.status), str(error))
+                self._why = str(error)
+                self.stop()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._gone = True
+        if self._task is not None and not self._stopping:
+            self._task.cancel()
+
+    def _wishes(self) -> tuple[Wanted, Writer]:
+        """
+        Raises:
+            BadRequest
+        """
+        query = self.parameters(*PARAMETERS)
+        follow, timestamps = (flag(name, query.get(name)) for name in ("follow", "timestamps"))
+        streams = query.get("stream", list(get_args(Stream)))
+        if not set(streams) <= set(get_args(Stream)):
+            raise BadRequest(f"stream: expected one of {', '.join(get_args(Stream))}")
+        wanted = Wanted(follow, _tail(query.get("tail")), tuple(cast(Stream, name) for name in sorted(set(streams))))
+        accepted = self.request.headers.get("Accept", "").lower().split(",")
+        ndjson = NDJSON in (one.partition(";")[0].strip() for one in accepted)
+        return wanted, Ndjson() if ndjson else Plain(timestamps)
+
+    async def _send(self, flow: AsyncIterator[list[Piece]], writer: Writer, identity: Identity) -> None:
+        """At the reader's pace: what it has not taken yet is not read on."""
+        self._logs.open.add(self)
+        self.set_header("Content-Type", writer.media_type)
+        self.set_header("X-Accel-Buffering", "no")
+        if isinstance(self.request.connection, HTTP1Connection):
+            stream = self.request.connection.stream
+            if isinstance(stream, Watched):
+                stream.be_patient()
+        try:
+            self.still(identity, "read")  # the tokens may have changed since it came
+            async with contextlib.aclosing(cast(Any, flow)):
+                async for batch in flow:
+                    await self._pass_on(writer, batch)
+            self.write(writer.end())
+            self.finish()
+        except StreamClosedError:
+            self._leave()
+        except asyncio.CancelledError:
+            if not self._stopping:  # the client is gone
+                self._leave()
+                return
+            await self._break_off(writer, f"{self._why}: the log is cut off here")
+        except HttpError as error:
+            if not self._headers_written:
+                raise
+            await self._break_off(writer, f"the log is cut off here: {self.words_of(error)}")
+        finally:
+            self._logs.open.discard(self)
+
+    async def _pass_on(self, writer: Writer, batch: list[Piece]) -> None:
+        self._busy.discard(self)  # a stop does not wait for it
+        self.write(writer.write(batch))
+        await self.flush()
+
+    async def _break_off(self, writer: Writer, why: str) -> None:
+        """Say why, and leave the answer unfinished: so that nobody takes it for whole."""
+        self.failure = why
+        with contextlib.suppress(StreamClosedError, TimeoutError):
+            self.write(writer.end() + writer.write([note(why)]))
+            async with asyncio.timeout(STOP_WITHIN):  # who does not read is not waited for
+                await self.flush()
+        self._leave()
+        if isinstance(self.request.connection, HTTP1Connection):
+            self.request.connection.close()
+
+    def _leave(self) -> None:
+        """There is nobody to finish the answer for."""
+        self._auto_finish = False
+        if not self._finished:
+            self._finished = True
+            self.application.log_request(self)
+            self._busy.discard(self)
+
+
+def _tail(values: list[str] | None) -> int | None:
+    if values in (None, ["all"]):
+        return None
+    text = values[0] if values and len(values) == 1 else ""
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+        raise BadRequest("tail: expected a whole number, or all")
+    return int(text)

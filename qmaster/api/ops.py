@@ -1,0 +1,67 @@
+"""For those who operate it: ``/livez``, ``/readyz`` and ``/openapi.json``, which are open, and ``/metrics``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from ..auth.authenticator import Authenticator
+from ..errors import HttpError
+from .base import BaseHandler
+
+
+class LiveHandler(BaseHandler):
+    ANY_HOST = True  # a probe asks by address
+    IS_PROBE = True
+
+    def get(self) -> None:
+        self.answer({"success": True, "status": "alive"})
+
+    head = get
+
+
+class ReadyHandler(BaseHandler):
+    ANY_HOST = True
+    IS_PROBE = True
+
+    def initialize(self, auth: Authenticator, busy: set[object], trouble: Callable[[], HttpError | None]) -> None:
+        super().initialize(auth, busy)
+        self._trouble = trouble
+
+    def get(self) -> None:
+        trouble = self._trouble()
+        if trouble is not None:
+            raise trouble
+        self.answer({"success": True, "status": "ready"})
+
+    head = get
+
+
+class OpenApiHandler(BaseHandler):
+    def initialize(self, auth: Authenticator, busy: set[object], description: bytes) -> None:
+        super().initialize(auth, busy)
+        self._description = description
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.finish(self._description)
+
+    head = get
+
+
+class MetricsHandler(BaseHandler):
+    """For the root token: it tells what everyone runs here, and how much of it."""
+
+    def initialize(
+        self, auth: Authenticator, busy: set[object], scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
+    ) -> None:
+        super().initialize(auth, busy)
+        self._scrape = scrape
+
+    async def get(self) -> None:
+        self.identify(self.document(), "root")
+        self.parameters()
+        text, media_type = await self._scrape(self.request.headers.get("Accept", ""))
+        self.set_header("Content-Type", media_type)
+        self.finish(text)
+
+    head = get

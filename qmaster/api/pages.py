@@ -1,0 +1,77 @@
+"""The status page: ``GET /`` and ``GET /static/{file}``; open, as it holds nothing until it is given a token."""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ..auth.authenticator import Authenticator
+from ..errors import NotFound
+from .base import BaseHandler
+
+INDEX = "index.html"
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# Everything from here, nothing inline, and no way for a script to make markup out of text. 'self' covers the websocket
+# of the same origin too (CSP 3; WebKit since Safari 15.4).
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",  # kept, but asked for again: after an upgrade no old file goes with a new one
+}
+
+
+class File(NamedTuple):
+    """One file of the page; ``modified`` is in seconds since the epoch."""
+
+    body: bytes
+    type: str
+    modified: float
+
+
+def folder() -> Path:
+    """Where the page is: in an installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "static"
+    return installed if installed.is_dir() else package.parent / "static"
+
+
+def read(static: Path) -> dict[str, File]:
+    """The page's files by their names; none where it was left out of an installation."""
+    found = sorted(path for path in static.glob("*") if path.suffix in TYPES)
+    return {path.name: File(path.read_bytes(), TYPES[path.suffix], path.stat().st_mtime) for path in found}
+
+
+class PageHandler(BaseHandler):
+    """Files that were read at the start, so that no path in a request ever reaches the disk."""
+
+    IS_KEPT = True
+
+    def initialize(self, auth: Authenticator, busy: set[object], files: Mapping[str, File]) -> None:
+        super().initialize(auth, busy)
+        self._files = files
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        for name, value in HEADERS.items():
+            self.set_header(name, value)
+
+    def get(self, name: str = INDEX) -> None:
+        file = self._files.get(name)
+        if file is None:
+            raise NotFound("there is no such file of the status page")
+        self.set_header("Content-Type", file.type)
+        self.set_header("Last-Modified", email.utils.formatdate(file.modified, usegmt=True))
+        self.finish(file.body)
+
+    head = get

@@ -1,0 +1,107 @@
+"""The Tornado application, made from its parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from tornado import web
+
+from ..auth.authenticator import Authenticator
+from ..auth.linelimit import LineLimit
+from ..errors import HttpError
+from ..events.broker import Hub
+from ..events.stream import Feed
+from ..events.unsent import Unsent
+from ..runs.logs import Spring
+from ..runs.service import Dispatch
+from . import base, events, logs, nodes, openapi, ops, pages, runs
+from .limits import Held
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the handlers are made from.
+
+    ``trouble`` tells why quartermaster is not ready, or None; ``origins`` are those of other pages that may read the
+    stream, ``hosts`` the names that it answers under (none: any); ``page`` has the status page's files; ``scrape``
+    makes the text of the metrics, and ``count`` is told of each request: its route, method, status and seconds;
+    ``busy`` holds the requests that are being answered, ``sockets`` the open event streams, ``logs`` the logs that are
+    being sent; ``held`` counts what stays open, ``unsent`` the bytes that wait for their readers; ``lines`` bounds the
+    log's lines about who has no right to call.
+    """
+
+    auth: Authenticator
+    dispatch: Dispatch
+    feed: Feed
+    hub: Hub
+    spring: Spring
+    trouble: Callable[[], HttpError | None]
+    scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
+    count: Callable[[str, str, int, float], None] = lambda route, method, status, seconds: None
+    origins: Collection[str] = ()
+    page: Mapping[str, pages.File] = field(default_factory=lambda: pages.read(pages.folder()))
+    hosts: Collection[str] = ()
+    busy: set[object] = field(default_factory=set)
+    sockets: events.Sockets = field(default_factory=events.Sockets)
+    logs: logs.OpenLogs = field(default_factory=logs.OpenLogs)
+    held: Held = field(default_factory=Held)
+    lines: LineLimit = field(default_factory=LineLimit)
+    unsent: Unsent = field(default_factory=Unsent)
+
+
+def make_app(parts: Parts) -> web.Application:
+    """Put the routes together."""
+    everyone = {"auth": parts.auth, "busy": parts.busy}
+    placed = {**everyone, "cursor": lambda: parts.feed.cursor}
+    verbs = {**placed, "dispatch": parts.dispatch, "held": parts.held, "encoded": runs.Encoded()}
+    page = {**everyone, "files": parts.page}
+    stream = {**everyone, "feed": parts.feed, "hub": parts.hub, "sockets": parts.sockets, "origins": parts.origins}
+    stream["held"] = parts.held
+    speech = {**everyone, "spring": parts.spring, "logs": parts.logs, "held": parts.held}
+    routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
+        (r"/status/([^/]+)", runs.StatusHandler, verbs),  # the patterns are tried in this order
+        (r"/", pages.PageHandler, page),
+        (r"/static/([^/]+)", pages.PageHandler, page),
+        (r"/run", runs.RunHandler, verbs),
+        (r"/start", runs.RunHandler, verbs),
+        (r"/stop", runs.StopHandler, verbs),
+        (r"/status", runs.StatusListHandler, verbs),
+        (r"/logs/([^/]+)", logs.LogsHandler, speech),
+        (r"/nodes", nodes.NodesHandler, {**placed, "nodes": lambda: parts.dispatch.nodes()}),
+        (r"/events", events.EventsHandler, stream),
+        (r"/livez", ops.LiveHandler, everyone),
+        (r"/readyz", ops.ReadyHandler, {**everyone, "trouble": parts.trouble}),
+        (r"/metrics", ops.MetricsHandler, {**everyone, "scrape": parts.scrape}),
+        (r"/openapi.json", ops.OpenApiHandler, {**everyone, "description": openapi.encoded()}),
+    ]
+    route_of = _finder([pattern for pattern, _, _ in routes])
+
+    def log_request(handler: web.RequestHandler) -> None:
+        base.log_request(handler)
+        request = handler.request
+        method = request.method if request.method in handler.SUPPORTED_METHODS else "other"
+        parts.count(route_of(request.path), str(method), handler.get_status(), request.request_time())
+
+    return web.Application(
+        routes,
+        default_handler_class=base.NotFoundHandler,
+        default_handler_args=everyone,
+        log_function=log_request,
+        websocket_max_message_size=events.MAX_INBOUND,
+        hosts=parts.hosts,
+        lines=parts.lines,
+        unsent=parts.unsent,
+    )
+
+
+def _finder(patterns: Collection[str]) -> Callable[[str], str]:
+    """What finds the route of a path, by the name that the metrics give it; ``none`` where there is none."""
+    plain = {pattern for pattern in patterns if "(" not in pattern}
+    names = [(re.compile(p), re.sub(r"\([^()]*\)", "{id}", p)) for p in patterns if p not in plain]
+
+    def route_of(path: str) -> str:
+        return path if path in plain else next((name for p, name in names if p.fullmatch(path)), "none")
+
+    return route_of

@@ -1,0 +1,238 @@
+"""Services: ``POST /run``, ``POST /stop``, ``GET /status`` and ``GET /status/{id}``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from http import HTTPStatus
+from typing import Any, cast, get_args
+
+import msgspec
+import structlog
+
+from ..auth.authenticator import Authenticator, Identity
+from ..errors import BadRequest, HttpError
+from ..models import keys, requests
+from ..models.requests import RunRequest, StopRequest
+from ..models.responses import Service, Status
+from ..runs.listing import Wanted
+from ..runs.service import Dispatch
+from ..runs.waits import is_over
+from .base import BaseHandler, flag
+from .limits import Held
+
+MAX_LIMIT = 10_000
+MAX_WHOLE = 1024 * 1024  # bytes of a listing that is answered in one piece
+ENCODED_AT_ONCE = 32  # runs
+BUFFERED = 64 * 1024  # bytes of a listing that is answered in pieces, before the first is sent
+HELD = 2 * BUFFERED  # bytes that such an answer counts for while it is sent
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+SUCCESS = b'{"success":true,'  # before what a view has
+FILTERS = ("status", "label", "name", "limit", "all")
+
+log = structlog.get_logger(__name__)
+
+
+class Encoded:
+    """The listing that was encoded last, as JSON: while nothing changes the next one is the same."""
+
+    def __init__(self) -> None:
+        self._views: list[Service] = []
+        self._json = msgspec.Raw(b"[]")
+
+    def of(self, views: list[Service]) -> msgspec.Raw | None:
+        """A listing as JSON, or None where that is over ``MAX_WHOLE`` bytes."""
+        if views != self._views:  # a view that has not changed is the very same one, so this takes no time
+            encoded = _encoded(views)
+            if encoded is None:
+                return None
+            self._views, self._json = views, encoded
+        return self._json
+
+
+def _encoded(views: list[Service]) -> msgspec.Raw | None:
+    parts, size = [], 0
+    for start in range(0, len(views), ENCODED_AT_ONCE):
+        parts.append(msgspec.json.encode(views[start : start + ENCODED_AT_ONCE])[1:-1])
+        size += len(parts[-1])
+        if size > MAX_WHOLE:
+            return None
+    return msgspec.Raw(b"[" + b",".join(parts) + b"]")
+
+
+class ServicesHandler(BaseHandler):
+    def initialize(
+        self,
+        auth: Authenticator,
+        busy: set[object],
+        dispatch: Dispatch,
+        cursor: Callable[[], str],
+        held: Held,
+        encoded: Encoded,
+    ) -> None:
+        super().initialize(auth, busy)
+        self.encoded = encoded
+        self.held = held
+        self.dispatch = dispatch
+        self.cursor = cursor
+        self.log_fields: dict[str, str] = {}
+        self._left: asyncio.Future[None] | None = None
+
+    def _answer_id(self, run_id: str, warnings: Sequence[str] = ()) -> None:
+        self.log_fields["run"] = run_id
+        self.answer({"success": True, "id": run_id, **({"warnings": warnings} if warnings else {})})
+
+    def _answer_view(self, view: Service, status: HTTPStatus = HTTPStatus.OK, warnings: Sequence[str] = ()) -> None:
+        self.log_fields["run"] = view.id
+        self.begin_json(status)
+        told = b'"warnings":' + msgspec.json.encode(warnings) + b"," if warnings else b""
+        self.finish(SUCCESS + told + msgspec.json.encode(view)[1:] + b"\n")
+
+    async def _when_over(self, run_id: str, seconds: float, identity: Identity) -> Service:
+        self._left = asyncio.get_running_loop().create_future()
+        return await self.dispatch.when_over(run_id, seconds, self._left, identity)
+
+    def _hold(self, seconds: float | None, identity: Identity) -> contextlib.AbstractContextManager[object]:
+        """A place among those who wait.
+
+        Raises:
+            TooManyHeld
+        """
+        if seconds is None:
+            return contextlib.nullcontext()
+        return self.held.take("wait", identity.name, identity.grant is not None)
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
+
+
+class RunHandler(ServicesHandler):
+    async def post(self) -> None:
+        document = self.document()
+        identity = self.identify(document, "run")
+        self.parameters()
+        key = keys.read(self.request.headers.get_list("Idempotency-Key"), identity.name, document)
+        request = requests.convert(document, RunRequest)
+        seconds = requests.wait_seconds(request.wait)
+        with self._hold(seconds, identity):  # before anything is started
+            started = await self.dispatch.run(request, identity, key)
+            if started.replayed:
+                self.set_header("Idempotency-Replayed", "true")
+            if seconds is None:
+                self._answer_id(started.id, started.warnings)
+                return
+            view = await self._when_over(started.id, seconds, identity)
+        self.still(identity, "run")
+        self._answer_view(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED, started.warnings)
+
+
+class StopHandler(ServicesHandler):
+    async def post(self) -> None:
+        document = self.document()
+        identity = self.identify(document, "stop")
+        self.parameters()
+        request = requests.convert(document, StopRequest)
+        self._answer_id(await self.dispatch.stop(request.id, identity))
+
+
+class StatusHandler(ServicesHandler):
+    async def get(self, name_or_id: str) -> None:
+        identity = self.identify(self.document(), "read")
+        seconds = _wait(self.parameters("wait").get("wait"))
+        if seconds is None:
+            self._answer_view(await self.dispatch.status(name_or_id, identity))
+            return
+        with self._hold(seconds, identity):
+            view = await self._when_over(name_or_id, seconds, identity)
+        self.still(identity, "read")
+        self._answer_view(view)
+
+    head = get
+
+
+class StatusListHandler(ServicesHandler):
+    async def get(self) -> None:
+        identity = self.identify(self.document(), "read")
+        wanted = _wanted(self.parameters(*FILTERS))
+        cursor = self.cursor()
+        whole = None if wanted.removed else self.encoded.of(self.dispatch.there(identity, wanted))
+        if whole is not None:
+            self.answer({"success": True, "cursor": cursor, "services": whole})
+            return
+        with self.counted(HELD):
+            await self._send(cursor, self.dispatch.listing(identity, wanted))
+
+    head = get
+
+    async def _send(self, cursor: str, pages: AsyncIterator[list[bytes]]) -> None:
+        """At the reader's pace: no page is made before the one before it has left."""
+        self._left = asyncio.get_running_loop().create_future()
+        self.begin_json(HTTPStatus.OK)
+        self.write(SUCCESS + b'"cursor":' + msgspec.json.encode(cursor) + b',"services":[')
+        begun, buffered = False, 0
+        try:
+            async with contextlib.aclosing(cast(Any, pages)):
+                async for page in pages:
+                    text = (b"," if buffered and page else b"") + b",".join(page)
+                    self.write(text)
+                    buffered += len(text)
+                    if buffered < BUFFERED:
+                        continue
+                    if not await self._is_taken(self._left):
+                        return
+                    begun = True
+        except HttpError as error:
+            if not begun:
+                raise
+            log.warning("listing_cut_off", request=self.request_id, reason=str(error))
+            self.cut()  # so that nobody takes it for whole
+            return
+        self.write(b"]}\n")
+        await self._is_taken(self._left) if begun else self.finish()
+
+    async def _is_taken(self, left: asyncio.Future[None]) -> bool:
+        """Whether to go on: what was written has left, and the client has not; a HEAD has all with its head."""
+        flight = asyncio.ensure_future(self.flush())
+        await asyncio.wait({flight, left}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)  # where all of it left at once, others have a turn all the same
+        return not left.done() and self.request.method != "HEAD"
+
+
+def _wanted(query: dict[str, list[str]]) -> Wanted:
+    """What ``status``, ``name``, ``label``, ``limit`` and ``all`` let through.
+
+    Raises:
+        BadRequest
+    """
+    statuses = frozenset(query.get("status", ()))
+    if not statuses <= set(get_args(Status)):
+        raise BadRequest(f"status: expected one of {', '.join(get_args(Status))}")
+    labels = tuple(label.partition("=") for label in query.get("label", ()))
+    if any(not key for key, _, _ in labels):
+        raise BadRequest("label: expected key=value, or key")
+    names, limit = frozenset(query.get("name", ())), _limit(query.get("limit"))
+    return Wanted(statuses, names, labels, limit, flag("all", query.get("all")))
+
+
+def _limit(values: list[str] | None) -> int | None:
+    if values is None:
+        return None
+    text = values[0]
+    if len(values) > 1 or not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
+        raise BadRequest(f"limit: expected a whole number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def _wait(values: list[str] | None) -> float | None:
+    """``wait`` in a query: seconds, or ``true``, as in a body."""
+    if values is None:
+        return None
+    if values == ["true"]:
+        return requests.WAIT
+    if len(values) == 1 and _SECONDS.fullmatch(values[0]) and float(values[0]) <= requests.MAX_WAIT:
+        return float(values[0])
+    raise BadRequest(f"wait: expected seconds, at most {requests.MAX_WAIT}, or true")

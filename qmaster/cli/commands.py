@@ -1,0 +1,378 @@
+"""The commands of a terminal: their options, and what they print."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from ..errors import ConfigError
+from ..server.config import NEVER, given_token
+from . import events as event_stream
+from . import output, request, standard, tables, terminal
+from .client import Api, Json
+from .errors import ClientError, Lost
+from .retry import Patience
+from .run import OUTPUT_CLOSED, OWN_FAILURE, SIGNALLED, Run
+from .signals import Signals
+from .stdin import has_data
+from .terminal import Screen
+
+URL = "http://localhost:9090"
+FAILED, WRONG_USE = 1, 2
+FILE = "FILE"
+INTERRUPTED = SIGNALLED + signal.SIGINT
+
+UNREAD = (
+    "standard input has data, and it is not passed on to the job: give it in COMMAND or --env, or write </dev/null "
+    "where it is meant for something else"
+)
+
+Command = Callable[..., Coroutine[Any, Any, int]]
+
+
+class Connection:
+    """Where the server is, and how to answer: what every command is told."""
+
+    def __init__(self, url: str, token_file: str | None, as_json: bool, screen_: Screen) -> None:
+        environ = {**os.environ, **({"TOKEN_FILE": token_file, "TOKEN": ""} if token_file else {})}
+        token = given_token(environ)
+        if token is None:
+            raise ConfigError("no token: set TOKEN, or TOKEN_FILE to a file with the server's token")
+        self.api = Api(url, token)
+        self.as_json = as_json
+        self.screen = screen_
+
+
+class _Command(click.Command):
+    """A command whose arguments go into JSON, so that they are UTF-8; the name of a file may be anything."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        context = super().make_context(*args, **kwargs)
+        for parameter in self.params:
+            value = context.params.get(parameter.name or "")
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and parameter.metavar != FILE and not request.is_utf8(text):
+                    raise click.BadParameter(f"{text!r} is not UTF-8", context, parameter)
+        return context
+
+
+class _Run(_Command):
+    """A job may end with any small exit code, so that a wrong use of the command ends with another."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            error.exit_code = OWN_FAILURE  # type: ignore[misc]
+            raise
+
+
+def _command(name: str, failure: tuple[int, int] = (FAILED, WRONG_USE), **settings: Any) -> Callable[[Command], Any]:
+    """A command of click's from a coroutine, with the options that all of them have.
+
+    Args:
+        failure: exit codes where the server refuses or is away, and where the command is used wrongly.
+    """
+
+    def decorate(function: Command) -> Any:
+        @functools.wraps(function)
+        def call(url: str, token_file: str | None, as_json: bool, **options: Any) -> None:
+            sys.exit(_run(function, failure, url, token_file, as_json, options))
+
+        common = (
+            click.option("--url", envvar="QMASTER_URL", default=URL, help=f"The server [QMASTER_URL, default: {URL}]."),
+            click.option("--token-file", metavar=FILE, help="A file that holds the token [TOKEN_FILE, or TOKEN]."),
+            click.option("--json", "as_json", is_flag=True, help="Answer as JSON."),
+        )
+        wrapped: Any = call
+        for option in reversed(common):
+            wrapped = option(wrapped)
+        decorator: Any = click.command(name, **{"cls": _Command, **settings})
+        return decorator(wrapped)
+
+    return decorate
+
+
+def _run(
+    function: Command,
+    failure: tuple[int, int],
+    url: str,
+    token_file: str | None,
+    as_json: bool,
+    options: dict[str, Any],
+) -> int:
+    """The command's exit code; what went wrong is one line on standard error."""
+    logging.getLogger("tornado").addHandler(logging.NullHandler())  # its words are not for users
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal has every letter
+    view = Screen(lively=True)
+    try:
+        return asyncio.run(function(Connection(url, token_file, as_json, view), **options))
+    except ConfigError as error:
+        view.say(str(error))
+        return failure[1]
+    except ClientError as error:
+        view.say(str(error))
+        return failure[0]
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        standard.write_no_more()
+        return OUTPUT_CLOSED
+    except OSError as error:  # of a print: all others are caught where they are
+        view.say(f"the output cannot be written: {error.strerror}")
+        standard.write_no_more()
+        return failure[0]
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _print_json(document: Any) -> None:
+    _print(json.dumps(document, ensure_ascii=not _is_utf8(), separators=(",", ":")))
+
+
+def _is_utf8() -> bool:
+    return (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
+
+
+def _print_table(header: tuple[str, ...], rows: list[list[str]]) -> None:
+    paint = tables.painted if terminal.colours(os.environ) else tables.plain
+    for line in tables.table(header, rows, terminal.width(), paint):
+        _print(line)
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
+class _Ttl(click.ParamType):  # type: ignore[type-arg]
+    """Seconds, or ``never``."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        return NEVER if value == NEVER else float(click.FLOAT.convert(value, param, ctx))
+
+
+FIELDS = (
+    click.option("--type", type=click.Choice(["service", "container"]), help="On any node, or on this engine."),
+    click.option("--name", help="Up to 63 letters, digits, - and _."),
+    click.option("--env", "-e", multiple=True, metavar="NAME[=VALUE]", help="A variable; without a value, ours."),
+    click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label."),
+    click.option("--workdir", "-w", metavar="PATH", help="The working directory."),
+    click.option("--user", "-u", metavar="USER[:GROUP]", help="Who it runs as."),
+    click.option("--entrypoint", metavar="COMMAND", help="Replaces the image's ENTRYPOINT."),
+    click.option("--memory", "-m", type=int, metavar="MIB", help="The limit and reservation."),
+    click.option("--cpus", type=float, metavar="N", help="The limit, and for services the reservation."),
+    click.option("--replicas", type=int, metavar="N", help="How many at once."),
+    click.option("--restart", type=click.Choice(["none", "on-failure", "any"]), help="When it is started again."),
+    click.option("--max-attempts", type=int, metavar="N", help="How often."),
+    click.option("--constraint", "constraints", multiple=True, metavar="RULE", help="As node.role==worker."),
+    click.option("--network", "networks", multiple=True, metavar="NAME", help="A swarm network to join."),
+    click.option("--secret", "secrets", multiple=True, metavar="NAME", help="A swarm secret, in /run/secrets/."),
+    click.option(
+        "--port", "-p", "ports", multiple=True, metavar="8080:80[/udp]", help="Published on every node; or /sctp."
+    ),
+    click.option("--timeout", type=float, metavar="SECONDS", help="End it when it has run that long."),
+    click.option("--ttl", type=_Ttl(), metavar="SECONDS|never", help="Remove it that long after its end."),
+    click.option("--pids-limit", type=int, metavar="N", help="Processes at most; 0: any number."),
+    click.option("--cap-drop", multiple=True, metavar="NAME", help="A Linux capability, or ALL, in place of three."),
+    click.option(
+        "--no-new-privileges/--new-privileges", default=None, help="Whether set-user-id programs gain nothing."
+    ),
+    click.option("--healthcheck/--no-healthcheck", default=None, help="The image's HEALTHCHECK, on or off."),
+    click.option(
+        "--pull", "pull_policy", type=click.Choice(["always", "missing", "never"]), help="When the image is pulled."
+    ),
+)
+
+
+def _with_fields(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(FIELDS):
+        function = option(function)
+    return function
+
+
+@_command(
+    "run",
+    (OWN_FAILURE, OWN_FAILURE),
+    cls=_Run,
+    context_settings={"allow_interspersed_args": False},
+    short_help="Run a job, follow its output, and end as it ends.",
+)
+@click.argument("image")
+@click.argument("command", nargs=-1)
+@_with_fields
+@click.option(
+    "--auth-file", metavar=FILE, help="The registry's credentials, as JSON or base64; - reads them [QMASTER_AUTH]."
+)
+@click.option("--idempotency-key", metavar="KEY", help="The same key is the same run, however often it is asked for.")
+@click.option("--detach", "-d", is_flag=True, help="Print the id, and do not wait.")
+async def run(
+    to: Connection, image: str, command: tuple[str, ...], idempotency_key: str | None, detach: bool, **fields: Any
+) -> int:
+    """Run IMAGE, or COMMAND in it: follow its output, and end with its exit code.
+
+    Ctrl-C stops it, and a second one does not wait for its end. The exit code is 124 after --timeout, 125 where the job
+    has none, and 130 after Ctrl-C. With --json the output is in the document that comes at the end.
+    """
+    if fields["auth_file"] != "-" and has_data():
+        raise ConfigError(UNREAD)
+    body = request.body(image, command, fields, os.environ)
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
+    signals = Signals()
+    job = Run(to.api, to.screen, signals, as_json=to.as_json)
+    if detach:
+        answer = await job.start(body, headers)
+        _print_json(answer) if to.as_json else _print(answer["id"])
+        return 0
+    with signals.listening():
+        return await job.to_its_end(body, headers)
+
+
+# --- stop, status, nodes ----------------------------------------------------------------------------------------------
+
+
+@_command("stop", short_help="Stop and remove what runs.")
+@click.argument("ids", nargs=-1, required=True, metavar="ID…")
+async def stop(to: Connection, ids: tuple[str, ...]) -> int:
+    """Stop and remove each of these, by id or name; prints them as that is accepted."""
+    code = 0
+    for one in ids:
+        try:
+            answer = (await to.api.ask("POST", "/stop", {"id": one})).document
+        except ClientError as error:
+            to.screen.say(f"{one}: {error}")
+            code = FAILED
+        else:
+            _print_json(answer) if to.as_json else _print(answer["id"])
+    return code
+
+
+@_command("status", short_help="List what there is, or show one.")
+@click.argument("id", required=False)
+@click.option(
+    "--status", "statuses", multiple=True, metavar="STATUS", help="Only with this status; several: any of them."
+)
+@click.option("--name", "names", multiple=True, help="Only with exactly this name; several: any of them.")
+@click.option("--label", "-l", "labels", multiple=True, metavar="KEY[=VALUE]", help="Only with this label.")
+@click.option("--limit", type=int, metavar="N", help="So many at most.")
+@click.option("--all", "-a", "everything", is_flag=True, help="Also what was removed.")
+@click.option("--quiet", "-q", is_flag=True, help="The ids alone.")
+async def status(
+    to: Connection,
+    id: str | None,  # noqa: A002 - what click calls it in its usage
+    statuses: tuple[str, ...],
+    names: tuple[str, ...],
+    labels: tuple[str, ...],
+    limit: int | None,
+    everything: bool,
+    quiet: bool,
+) -> int:
+    """A table of all services, the newest first, or all that is known of ID."""
+    if id is not None:
+        if statuses or names or labels or limit is not None or everything:
+            raise ConfigError("status: an ID takes no filters")
+        return _show_one((await to.api.ask("GET", f"/status/{quote(id, safe='')}")).document, to.as_json, quiet)
+    several = {"status": statuses, "name": names, "label": labels}
+    query = [(name, value) for name, values in several.items() for value in values]
+    query += [("limit", str(limit))] if limit is not None else []
+    query += [("all", "1")] if everything else []
+    answer = (await to.api.ask("GET", "/status", query=query)).document
+    if quiet:
+        sys.stdout.writelines(one["id"] + "\n" for one in answer["services"])
+        sys.stdout.flush()
+    elif to.as_json:
+        _print_json(answer)
+    else:
+        _print_table(tables.SERVICES, tables.services(answer["services"], datetime.now(UTC)))
+    return 0
+
+
+def _show_one(one: Json, as_json: bool, quiet: bool) -> int:
+    if quiet:
+        _print(one["id"])
+    elif as_json:
+        _print_json(one)
+    else:
+        for line in tables.details(one):
+            _print(line)
+        if one["tasks"]:
+            _print("")
+            _print_table(tables.TASKS, tables.tasks(one["tasks"], datetime.now(UTC)))
+    return 0
+
+
+@_command("nodes", short_help="List the swarm's nodes.")
+async def nodes(to: Connection) -> int:
+    """A table of the swarm's nodes, with what is reserved on each; * is the leader."""
+    answer = (await to.api.ask("GET", "/nodes")).document
+    if to.as_json:
+        _print_json(answer)
+    else:
+        _print_table(tables.NODES, tables.nodes(answer["nodes"]))
+    return 0
+
+
+# --- logs, events -----------------------------------------------------------------------------------------------------
+
+
+@_command("logs", short_help="Show what a job wrote.")
+@click.argument("id")
+@click.option("--follow", "-f", is_flag=True, help="Until it ends.")
+@click.option("--tail", "-n", type=int, metavar="N", help="The last N lines.")
+@click.option("--timestamps", "-t", is_flag=True, help="When each line was written, in front of it.")
+@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this one.")
+async def logs(
+    to: Connection,
+    id: str,  # noqa: A002 - what click calls it in its usage
+    follow: bool,
+    tail: int | None,
+    timestamps: bool,
+    stream: str | None,
+) -> int:
+    """What ID wrote, to standard output and error as it did; with --json a document for each line."""
+    query = {**({"tail": str(tail)} if tail is not None else {}), **({"stream": stream} if stream else {})}
+    writer = output.Writer(to.screen, as_json=to.as_json, timestamps=timestamps)
+    async for line in output.lines(to.api, id, query, follow, Patience(to.screen.say)):
+        await writer.write(line)
+    return 0
+
+
+@_command("events", short_help="Watch what changes.")
+@click.option("--since", default="", metavar="CURSOR", help="Begin after this event, not now.")
+@click.option("--service", metavar="ID", help="Only of this one.")
+@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="Only of what has this label.")
+@click.option("--topic", "topics", multiple=True, help="Only of a service, task or node; several: any of them.")
+async def events(
+    to: Connection, since: str, service: str | None, labels: tuple[str, ...], topics: tuple[str, ...]
+) -> int:
+    """A line for each change from now on, until Ctrl-C; with --json the CloudEvents, whose id is the cursor."""
+    query = [("label", label) for label in labels]
+    query += [("service", service)] if service else []
+    query += [("topic", ",".join(topics))] if topics else []
+    async for frame in event_stream.follow(to.api, query, since, Patience(to.screen.say)):
+        if frame.kind == "gap":
+            to.screen.say(f"a gap: what happened after {frame.data['from']} is not known ({frame.data['reason']})")
+        elif frame.kind.startswith("io.qmaster."):
+            _print_json(frame.data) if to.as_json else _print(tables.event(frame.data))
+    raise Lost("the stream has ended")
+
+
+COMMANDS: dict[str, click.Command] = {
+    command.name or "": command for command in (run, stop, status, logs, events, nodes)
+}

@@ -1,0 +1,194 @@
+"""The command line: without a command it serves, and its commands are a client's."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any
+
+import click
+
+from .. import __version__
+from ..errors import ConfigError
+from ..models import synonyms
+from ..server import config
+from . import standard
+
+USAGE_ERROR = 2
+UNWRITABLE = (errno.ENOSPC, errno.EBADF, errno.EIO)  # what a print may fail with, beside EPIPE, which is click's
+COMMANDS = ("run", "stop", "status", "logs", "events", "nodes", "token", "healthcheck", "help")
+OF_ALL = ("--url", "--token-file")  # options of the commands that may stand in front of the command; with a value
+JSON = "--json"  # and this one, without
+# A command needs no server and no engine's SDK, whose imports take a second: each imports what it needs as it begins.
+CLIENT, TOKENS, SERVER, LOG = "qmaster.cli.commands", "qmaster.cli.newtoken", "qmaster.server.app", "qmaster.server.log"
+HEALTHCHECK = "qmaster.cli.healthcheck"
+# Fields of a run that have no option of their name, and Docker's short options that run does not have.
+NOT_OPTIONS = {"image": "IMAGE", "command": "COMMAND", "auth": "--auth-file", "wait": "qmaster run"}
+SHORT = {"-v": "volume", "-i": "interactive", "-t": "tty", "-c": "cpu-shares", "-P": "publish-all", "-a": "attach"}
+_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
+
+
+class _Wrong(click.UsageError):
+    """A wrong use, said on one line as every error is; click shows four."""
+
+    def __init__(self, error: click.UsageError) -> None:
+        super().__init__(_words(error), error.ctx)
+        self.exit_code = error.exit_code  # type: ignore[misc]
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        where = self.ctx.command_path if self.ctx else "qmaster"
+        click.echo(f"qmaster: {_shown(self.message)} ({where} --help)", file=file, err=True)
+
+
+def _words(error: click.UsageError) -> str:
+    if not isinstance(error, click.NoSuchOption):
+        text = " ".join(error.format_message().split()).removesuffix(".")
+        return text[:1].lower() + text[1:]
+    if error.option_name == "--token":
+        return "no command takes a token, as all users of the machine would see it: set TOKEN, or TOKEN_FILE to a file"
+    return f"no such option: {error.option_name}{_instead(error.option_name, error.ctx)}"
+
+
+def _instead(option: str, context: click.Context | None) -> str:
+    """What to use in its place; a guess only where it means the same."""
+    params = context.command.params if context else []
+    options = {param.name or "": param.opts[0] for param in params if param.param_type_name == "option"}
+    answer = synonyms.answer(SHORT.get(option, option), options | NOT_OPTIONS) if "cpus" in options else None
+    if answer is not None:
+        return f": {answer}"
+    near = synonyms.meant(option, options.values())
+    return f"; did you mean {near}?" if near else ""
+
+
+def _shown(text: str) -> str:
+    r"""What came as bytes that are not UTF-8 as ``\xff``, where Python's ``repr`` of it says ``\udcff``."""
+    return _BYTE.sub(r"\\x\1", text.encode("utf-8", "backslashreplace").decode())
+
+
+class _Commands(click.Group):
+    """The commands in the order of ``COMMANDS``."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        standard.open_missing()
+        return super().main(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _options_behind(args))
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _on_one_line():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _on_one_line():
+            return super().invoke(ctx)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        room = TOKENS if cmd_name == "token" else CLIENT
+        return super().get_command(ctx, cmd_name) or importlib.import_module(room).COMMANDS[cmd_name]
+
+
+def _options_behind(args: list[str]) -> list[str]:
+    """The same, with options of all commands behind the command, where they stand in front of it."""
+    at = 0
+    while at < len(args) and args[at].partition("=")[0] in (*OF_ALL, JSON):
+        at += 2 if args[at] in OF_ALL else 1
+    if at == 0:
+        return args
+    if at >= len(args) or args[at].startswith("-"):
+        raise click.UsageError(f"{args[0].partition('=')[0]} is an option of the commands: name one behind it")
+    return [args[at], *args[:at], *args[at + 1 :]]
+
+
+@contextmanager
+def _on_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        raise _Wrong(error) from None
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:
+            raise
+        click.echo(f"qmaster: the output cannot be written: {error.strerror}", err=True)
+        standard.write_no_more()
+        sys.exit(1)
+
+
+def _with_options(*options: config.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            default = f" [default: {option.default}]" if option.default else ""
+            text = f"{option.help} [{option.env}]{default}"
+            command = click.option(option.flag, option.name, default=None, help=text)(command)
+        return command
+
+    return decorate
+
+
+@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="quartermaster")
+@click.pass_context
+@_with_options(*config.OPTIONS)
+def main(context: click.Context, **flags: Any) -> None:
+    """Run functions and jobs on Docker and Docker Swarm over HTTP, with a token.
+
+    Without a command it serves. Each option is a flag or an environment variable; the flag wins. A command asks a
+    server, at QMASTER_URL and with the same TOKEN; it has options of its own. Only token asks nobody.
+    """
+    if context.invoked_subcommand is None:
+        _serve(flags)
+        return
+    given = [option.flag for option in config.OPTIONS if flags[option.name] is not None]
+    if given:
+        raise click.UsageError(f"{given[0]} is for serving: {context.invoked_subcommand} takes its options behind it")
+
+
+def _serve(flags: Mapping[str, str | None]) -> None:
+    try:
+        settings = config.load(flags, os.environ)
+        importlib.import_module(LOG).configure(settings.log_format, [settings.token])
+        asyncio.run(importlib.import_module(SERVER).serve(settings))
+        _leave()
+    except ConfigError as error:
+        click.echo(f"qmaster: {error}", err=True)
+        sys.exit(USAGE_ERROR)
+
+
+def _leave() -> None:
+    """End without a wait for the threads: nothing is open any more, but a silent engine would hold one for 25 s."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+@main.command("healthcheck", short_help="Ask whether the server on this machine is alive.")
+@_with_options(*(option for option in config.OPTIONS if option.name in config.DOOR))
+def check_health(**flags: Any) -> None:
+    """Ask the server on this machine whether it is alive: the exit code is 0 or 1. Its options are the server's."""
+    sys.exit(importlib.import_module(HEALTHCHECK).check(flags))
+
+
+@main.command("help", short_help="Show the help of a command.")
+@click.argument("command", required=False)
+@click.pass_context
+def show_help(context: click.Context, command: str | None) -> None:
+    """Show the help of COMMAND, or of qmaster."""
+    parent = context.parent or context
+    asked = parent
+    if command is not None:
+        found = main.get_command(parent, command)
+        if found is None:
+            raise click.UsageError(f"no such command {command!r}", parent)
+        asked = click.Context(found, info_name=command, parent=parent)
+    click.echo(asked.get_help())

@@ -1,0 +1,218 @@
+"""``qmaster run``: start a job, show what it writes, stop it on Ctrl-C, and end as it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import re
+import signal
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from . import events, output, tables
+from .client import ANSWER_WITHIN, Api
+from .errors import ClientError, Lost, Refused
+from .retry import Patience
+from .signals import Signals, before
+from .terminal import OUT, Screen
+
+Json = dict[str, Any]
+
+TIMED_OUT = 124  # as coreutils' timeout
+OWN_FAILURE = 125  # as docker run
+HIGHEST = 255
+SIGNALLED = 128  # and the signal's number, as a shell says it
+OUTPUT_CLOSED = SIGNALLED + signal.SIGPIPE
+WAIT = 50  # seconds of one call
+SAYS_THE_CODE = re.compile(r"task: non-zero exit \([0-9]+\)")  # and nothing else: Swarm's words where a program ended
+
+
+def exit_code(ended: Json) -> int:
+    """The command's exit code for a job that has ended."""
+    code: int | None = ended["exit_code"]
+    if ended["reason"] == "timeout":
+        return TIMED_OUT
+    if code is None or (code == 0 and ended["status"] == "failed"):
+        return OWN_FAILURE
+    return code if 0 <= code <= HIGHEST else HIGHEST
+
+
+def remark(ended: Json, name: str) -> str | None:
+    """How it ended, where its exit code does not say that.
+
+    Args:
+        name: what the job is called from its first line to its last.
+    """
+    reason, error = ended["reason"], ended["error"]
+    if reason == "timeout":
+        limit = ended.get("timeout")
+        return f"{name} ran longer than its timeout" + (f" of {limit:g} s" if limit else "") + ", and was ended"
+    if reason == "stopped":
+        return f"{name} was stopped"
+    if reason == "oom":
+        return f"{name} ran out of memory"
+    if reason in (None, "exit") and ended["exit_code"] is None:
+        return f"{name} is gone, and its exit code is not known"
+    if reason in (None, "exit"):
+        says_more = error and ended["status"] != "complete" and not SAYS_THE_CODE.fullmatch(error)
+        return f"{name} failed: {error}" if says_more else None
+    return f"{name} failed ({reason})" + (f": {error}" if error else "")
+
+
+class Run:
+    """One job, from its start to its end.
+
+    Args:
+        as_json: show no output, and the last status document at the end.
+    """
+
+    def __init__(self, api: Api, screen: Screen, signals: Signals, *, as_json: bool) -> None:
+        self._api = api
+        self._screen = screen
+        self._signals = signals
+        self._as_json = as_json
+        self._patience = Patience(screen.say)
+        self._name: str | None = None  # what it is called, where the user has chosen that; else its id
+        self._stopping: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    async def start(self, body: Json, headers: Mapping[str, str]) -> Json:
+        """Start it, once; with a key, which makes that safe, again where the answer was lost.
+
+        Raises:
+            ClientError: it was refused, or the server is away.
+        """
+        if headers:
+            self._patience.met()  # bears even the first call's failure
+        try:
+            answer = await self._patience.insist(lambda: self._api.ask("POST", "/run", body, headers=headers))
+        except Lost as error:
+            hint = "it may have been started: qmaster status shows it, and --idempotency-key makes a retry safe"
+            raise ClientError(f"{error}; {hint}") from None
+        for warning in answer.document.get("warnings", ()):
+            self._screen.say(f"warning: {warning}")
+        return answer.document
+
+    async def to_its_end(self, body: Json, headers: Mapping[str, str]) -> int:
+        """Start it, and follow it.
+
+        Returns:
+            The exit code of the command.
+
+        Raises:
+            ClientError: it was not started, or the server was away for too long.
+        """
+        self._name = body.get("name")
+        with self._screen.spinning():
+            job = await self._start(body, headers)
+            if job is None:
+                return SIGNALLED + self._signals.number
+            try:
+                return await self._attend(job)
+            except ClientError as error:
+                raise ClientError(f"{error}; {self._called(job)} may go on: qmaster status {job} shows it") from None
+            finally:
+                if self._stopping is not None:
+                    self._stopping.cancel()
+
+    async def _start(self, body: Json, headers: Mapping[str, str]) -> str | None:
+        """Its id; None where the user would not wait for it."""
+        self._screen.progress("starting")
+        starting = asyncio.create_task(self.start(body, headers))
+        if not await before(starting, self._signals.once):
+            self._screen.say("stopping it as soon as it has started; a second Ctrl-C leaves it running")
+            if not await before(starting, self._signals.twice):
+                starting.cancel()
+                self._screen.say("left: it may have been started; qmaster status shows it")
+                return None
+        return str((await starting)["id"])
+
+    async def _attend(self, job: str) -> int:
+        try:
+            ended = await self._or_signal(job, self._show(job))
+            code = None if ended is None else exit_code(ended)
+        except BrokenPipeError:  # nobody reads its output any more
+            self._stop(job, "its output has no reader")
+            ended, code = await self._or_signal(job, self._end(job)), OUTPUT_CLOSED
+        if self._signals.number or code is None:
+            code = SIGNALLED + self._signals.number
+        if ended is not None:
+            await self._conclude(job, ended)
+        return code
+
+    async def _or_signal(self, job: str, work: Coroutine[Any, Any, Json]) -> Json | None:
+        """The work's answer; a first signal stops the job, and with a second there is no answer."""
+        task = asyncio.create_task(work)
+        try:
+            if not await before(task, self._signals.once):
+                self._stop(job, "a second Ctrl-C does not wait for its end")
+            if await before(task, self._signals.twice):
+                return await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        words = "it is being stopped" if self._stopped else "the server did not take the stop, so it goes on running"
+        self._screen.say(f"left {self._called(job)}: {words}; qmaster status {job} shows it")
+        return None
+
+    def _stop(self, job: str, words: str) -> None:
+        if self._stopping is None:
+            self._screen.say(f"stopping {self._called(job)}: {words}")
+            self._stopping = asyncio.create_task(self._stop_call(job))
+
+    async def _stop_call(self, job: str) -> None:
+        with contextlib.suppress(Refused):  # what has gone meanwhile
+            await self._patience.insist(lambda: self._api.ask("POST", "/stop", {"id": job}))
+        self._stopped = True
+
+    async def _show(self, job: str) -> Json:
+        """Show what it writes; how it ended."""
+        progress = asyncio.create_task(self._show_progress(job))
+        try:
+            if not self._as_json:
+                writer = output.Writer(self._screen)
+                async for line in output.lines(self._api, job, {}, True, self._patience):
+                    await writer.write(line)
+            return await self._end(job)
+        finally:
+            progress.cancel()
+            await asyncio.gather(progress, return_exceptions=True)
+
+    async def _show_progress(self, job: str) -> None:
+        if not self._screen.lively:
+            return
+        with contextlib.suppress(ClientError):  # the spinner then says what it knew last
+            query = [("service", job), ("topic", "service")]
+            async for frame in events.follow(self._api, query, "", Patience(lambda text: None)):
+                services = frame.data.get("services", []) if frame.kind == "snapshot" else [frame.data.get("data")]
+                for service in filter(None, services):
+                    self._screen.progress(tables.progress(service))
+                if not self._screen.lively:
+                    return
+
+    async def _end(self, job: str) -> Json:
+        """Its last status, once it has ended; to be shown as JSON, with its result, which comes a moment later."""
+        path = f"/status/{job}"
+        query: list[tuple[str, str]] = []
+        while True:
+            asked = functools.partial(self._api.ask, "GET", path, query=query, within=WAIT + ANSWER_WITHIN)
+            document = (await self._patience.insist(asked)).document
+            read = document.get("result") is not None or document["status"] == "removed" or not self._as_json
+            if document["status"] in output.ENDED and (read or query):
+                return document
+            if query:
+                await asyncio.sleep(output.LOOK_AGAIN)  # a server that stops answers at once
+            query = [("wait", str(WAIT))]
+
+    def _called(self, job: str) -> str:
+        return self._name or job
+
+    async def _conclude(self, job: str, ended: Json) -> None:
+        said = remark(ended, self._called(job))
+        if said is not None:
+            self._screen.say(said)
+        if self._as_json:
+            with contextlib.suppress(BrokenPipeError):
+                await self._screen.write(OUT, json.dumps(ended).encode() + b"\n")

@@ -1,0 +1,199 @@
+"""Pure: services, nodes and events as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from .terminal import clean
+
+Json = dict[str, Any]
+Paint = Callable[[str, str], str]
+
+COLOURS = {
+    "complete": "32",
+    "failed": "31",
+    "running": "36",
+    "pending": "33",
+    "preparing": "33",
+    "stopping": "2",
+    "removed": "2",
+    "unknown": "35",
+    "ready": "32",
+    "down": "31",
+}
+NARROWEST = 10  # columns that the widest cell keeps on a narrow terminal
+SERVICES = ("NAME", "STATUS", "EXIT", "RUNNING", "AGE", "IMAGE", "COMMAND")
+NODES = ("NODE", "ROLE", "STATE", "AVAILABILITY", "CPUS", "RESERVED", "MEMORY", "RESERVED", "ENGINE")
+TASKS = ("SLOT", "NODE", "STATE", "EXIT", "AGE", "ERROR")
+UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+
+
+def painted(word: str, text: str) -> str:
+    """The text in the colour of a status or state."""
+    return f"\x1b[{COLOURS[word]}m{text}\x1b[0m" if word in COLOURS else text
+
+
+def plain(word: str, text: str) -> str:
+    return text
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int | None, paint: Paint = plain) -> list[str]:
+    """Aligned lines; on a terminal of so many columns the widest cells are cut so that each is one line.
+
+    Args:
+        columns: None: cut nothing.
+    """
+    cells = [list(header), *([clean(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(header))]
+    if columns is not None:
+        widths = _narrowed(widths, columns - 2 * (len(widths) - 1))
+    return [_line(row, widths, paint if number else plain) for number, row in enumerate(cells)]
+
+
+def _narrowed(widths: list[int], columns: int) -> list[int]:
+    widths = list(widths)
+    while sum(widths) > columns and max(widths) > NARROWEST:
+        widest = max(range(len(widths)), key=lambda at: (widths[at], at))
+        widths[widest] -= 1
+    return widths
+
+
+def _line(row: Sequence[str], widths: Sequence[int], paint: Paint) -> str:
+    cut = [cell if len(cell) <= width else cell[: width - 1] + "…" for cell, width in zip(row, widths, strict=True)]
+    padded = [cell.ljust(width) for cell, width in zip(cut, widths, strict=True)]
+    padded[-1] = cut[-1]
+    return "  ".join(paint(cell, text) for cell, text in zip(row, padded, strict=True)).rstrip()
+
+
+def age(text: str | None, now: datetime) -> str:
+    """How long ago that was, in its greatest unit; "" where it is not known."""
+    if not text:
+        return ""
+    seconds = max(0, int((now - moment(text)).total_seconds()))
+    return next((f"{seconds // size}{unit}" for size, unit in UNITS if seconds >= size), "0s")
+
+
+def moment(text: str) -> datetime:
+    """RFC 3339 with up to nanoseconds."""
+    whole, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}").replace(tzinfo=UTC)
+
+
+def services(listed: Sequence[Json], now: datetime) -> list[list[str]]:
+    """The rows of a table of services, under ``SERVICES``."""
+    return [
+        [
+            one["name"],
+            one["status"],
+            _number(one["exit_code"]),
+            f"{one['replicas']['running']}/{one['replicas']['desired']}",
+            age(one["created_at"], now),
+            image(one["image"]),
+            command(one["command"]),
+        ]
+        for one in listed
+    ]
+
+
+def tasks(listed: Sequence[Json], now: datetime) -> list[list[str]]:
+    """Under ``TASKS``."""
+    return [
+        [
+            _number(one["slot"]),
+            one["node"] or "",
+            one["state"],
+            _number(one["exit_code"]),
+            age(one["updated_at"], now),
+            one["error"] or "",
+        ]
+        for one in listed
+    ]
+
+
+def nodes(listed: Sequence[Json]) -> list[list[str]]:
+    """Under ``NODES``."""
+    return [
+        [
+            one["hostname"] + ("*" if one["leader"] else ""),
+            one["role"],
+            one["state"],
+            one["availability"],
+            f"{one['cpus']:g}",
+            f"{one['reserved']['cpus']:g}",
+            f"{one['memory']} MiB",
+            f"{one['reserved']['memory']} MiB",
+            one["engine"] or "",
+        ]
+        for one in listed
+    ]
+
+
+def details(one: Json) -> list[str]:
+    """All of one service that is known, a line each; without its output."""
+    shown = {**one, "command": command(one["command"]) or None, "image": image(one["image"])}
+    for key in ("success", "tasks", "result"):
+        shown.pop(key, None)
+    shown["labels"] = " ".join(f"{key}={value}" for key, value in one["labels"].items()) or None
+    shown["replicas"] = ", ".join(f"{count} {word}" for word, count in one["replicas"].items())
+    shown["memory"] = None if one["memory"] is None else f"{one['memory']} MiB"
+    last = shown.pop("last_exit", None)
+    if last:
+        shown["last exit"] = f"{_end(None, last['exit_code'], last['error'])} at {last['finished_at']}".strip()
+    for key in ("timeout", "ttl"):
+        if shown.get(key) is not None:
+            shown[key] = f"{shown[key]:g} s"
+    return [f"{key + ':':<13} {clean(str(value))}" for key, value in shown.items() if value is not None]
+
+
+def event(one: Json) -> str:
+    """A CloudEvent on a line: when, what, of which, and what matters of it."""
+    data, kind = one["data"], one["type"].removeprefix("io.qmaster.")
+    name = data.get("name") or data.get("hostname") or one["subject"]
+    return clean(f"{_second(one.get('time'))}  {kind:<18}  {name}  {_said(kind, data)}".rstrip())[:1000]
+
+
+def _second(time: str | None) -> str:
+    return f"{time[:19]}Z" if time else " " * 20
+
+
+def _said(kind: str, data: Json) -> str:
+    if kind.startswith("node."):
+        return f"{data['state']} {data['availability']} {data['role']}"
+    task = data.get("task")
+    if kind.startswith("task.") and task:
+        place = "  ".join(filter(None, [f"slot {task['slot']}" if task["slot"] else "", task["node"]]))
+        return "  ".join(filter(None, [place, _end(None, task["exit_code"], task["error"])]))
+    words = data["status"] if kind == "service.updated" else ""
+    return "  ".join(filter(None, [words, _end(data["reason"], data["exit_code"], data["error"])]))
+
+
+def _end(reason: str | None, code: int | None, error: str | None) -> str:
+    ended = f"{reason or 'exit'} {code}" if code is not None else reason or ""
+    return f"{ended}: {error}" if error and ended else error or ended
+
+
+def progress(one: Json) -> str:
+    """What a spinner says of a service that has said nothing yet."""
+    desired, status = one["replicas"]["desired"], one["status"]
+    where = ", ".join(sorted({task["node"] for task in one["tasks"] if task["node"]})[:3])
+    if status == "pending":
+        return f"waiting for a node: {one['error']}" if one["error"] else "waiting for a node"
+    if status == "running" and desired > 1:
+        return f"running {one['replicas']['running']} of {desired}" + (f" on {where}" if where else "")
+    return f"{status} on {where}" if where and status in ("preparing", "running", "unknown") else str(status)
+
+
+def command(words: Sequence[str] | None) -> str:
+    """As a shell would take it, nearly: for reading."""
+    return " ".join(word if word and " " not in word else repr(word) for word in words or ())
+
+
+def image(reference: str) -> str:
+    """Without the digest that it is pinned to."""
+    return reference.partition("@")[0] or reference
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)

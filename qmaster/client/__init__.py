@@ -1,1 +1,0 @@
-"""The command line's way to a quartermaster: the HTTP API alone, and a terminal."""

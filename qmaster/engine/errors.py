@@ -1,0 +1,245 @@
+"""Docker's failures become quartermaster's errors here."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+import docker.errors
+import msgspec
+import requests
+import structlog
+import urllib3.exceptions
+
+from ..errors import (
+    BadRequest,
+    Conflict,
+    EngineAway,
+    EngineRefused,
+    EngineUnavailable,
+    HttpError,
+    NotAManager,
+    NotFound,
+)
+from ..models.credentials import hide
+from . import ssh
+
+log = structlog.get_logger(__name__)
+
+# An engine quotes what was sent: a name, an image, a command. So each of these has to be where the engine's own words
+# are, at the beginning, and is only looked for in an answer that may say so.
+_RPC = r"(?:rpc error: code = \w+ desc = )?"
+NO_LEADER = re.compile(
+    r"rpc error: code = (?:DeadlineExceeded|Unavailable) desc = "
+    rf"|{_RPC}(?:The swarm does not have a leader|context deadline exceeded)",
+    re.IGNORECASE,
+)
+NOT_A_MANAGER = re.compile(
+    rf"{_RPC}(?:(?:this |the )?node (?:is not|isn't) (?:a swarm manager|part of a swarm)"
+    r"|Swarm is encrypted|Swarm certificates have expired)",
+    re.IGNORECASE,
+)
+AMBIGUOUS = re.compile(
+    rf"{_RPC}(?:multiple IDs found with provided prefix|(?:network|node|secret|service|task) \S+ is ambiguous \()",
+    re.IGNORECASE,
+)
+SWARM = frozenset({"configs", "info", "networks", "nodes", "secrets", "services", "swarm", "tasks"})  # first in a path
+_VERSION = re.compile(r"v[0-9.]+")
+_REFUSED = "the Docker engine refused: "
+SWARM_TROUBLE = (HTTPStatus.NOT_ACCEPTABLE, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
+UNREACHED = (ConnectionRefusedError, FileNotFoundError, PermissionError)
+MAX_DETAIL = 500
+
+NO_API = "the Docker engine answered with something that is not its API"
+
+LATE = "the Docker engine did not answer in time; try again"
+
+STOPPING = "quartermaster is stopping: what was asked may yet be done; ask again when it is back"
+
+NO_SWARM = "this engine is not a swarm manager: run 'docker swarm init' on it, or join it to a swarm as a manager"
+WORKER = "this engine is a swarm worker, not a swarm manager: run quartermaster on a manager"
+# Each of these has a swarm whose state 'docker swarm init' or 'leave' would destroy.
+LOCKED = "this swarm manager is locked: run 'docker swarm unlock' on it"
+JOINING = "this engine is joining its swarm or starting its manager: wait, and see 'docker node ls' on another manager"
+EXPIRED = "this engine's swarm certificates have expired: see 'docker info' on it, then join it to its swarm again"
+BROKEN = "this engine's part of the swarm has failed: see 'docker info' and the log of the engine"
+_SWARM_WORDS = (  # moby's daemon/cluster errors
+    (re.compile(r"swarm is encrypted", re.IGNORECASE), LOCKED),
+    (re.compile(r"certificates have expired", re.IGNORECASE), EXPIRED),
+    (re.compile(r"manager is being prepared", re.IGNORECASE), JOINING),
+    (re.compile(r"worker nodes", re.IGNORECASE), WORKER),
+)
+
+
+class EngineUnreached(EngineAway):
+    """Nothing was sent: there is no engine to connect to."""
+
+
+class EngineStopping(EngineUnreached):
+    """Nothing was sent: quartermaster is stopping."""
+
+
+class EngineBusy(EngineUnavailable):
+    """It answers, but not with what was asked: the swarm has no leader, or it is starting."""
+
+
+class EngineTimeout(EngineAway):
+    """What was asked may have been done, or may be yet."""
+
+
+def translate(error: Exception) -> HttpError:
+    """The error that a caller is told of, for whatever a call to the engine raised."""
+    if isinstance(error, HttpError):
+        return error
+    if isinstance(error, docker.errors.APIError):
+        return _answered(error)
+    if isinstance(error, docker.errors.DockerException) and isinstance(error.__cause__, Exception):
+        return translate(error.__cause__)  # the client's constructor wraps what its first call raised
+    if isinstance(error, requests.exceptions.Timeout | TimeoutError):
+        return EngineTimeout(LATE)
+    if isinstance(error, ValueError):  # before OSError: what requests raises for bad JSON is both
+        return _not_understood(error)
+    if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ConnectionError | OSError):
+        return _disconnected(error)
+    if isinstance(error, urllib3.exceptions.HTTPError | EOFError) or _of_ssh(error):
+        return _disconnected(error)
+    return _not_understood(error)
+
+
+def _of_ssh(error: Exception) -> bool:
+    """Whether paramiko raised it, which is not imported where nobody needs it; it raises ``EOFError`` too."""
+    return any(kind.__module__.partition(".")[0] == ssh.LIBRARY for kind in type(error).__mro__)
+
+
+def _not_understood(error: Exception) -> EngineRefused:
+    log.warning("engine_answer_not_understood", exc_info=error)
+    return EngineRefused(NO_API)
+
+
+def outcome_open(error: HttpError) -> bool:
+    """Whether what was asked may have been done: no answer came, or a 5xx, which may mean *created*."""
+    return isinstance(error, EngineAway | EngineBusy | EngineRefused) and not isinstance(error, EngineUnreached)
+
+
+def is_ambiguous(error: HttpError) -> bool:
+    """Whether what was asked for is nobody's name or whole id, but the beginning of several ids: 400 or 500."""
+    said = str(error).removeprefix(_REFUSED)
+    return isinstance(error, BadRequest | EngineRefused) and AMBIGUOUS.match(said) is not None
+
+
+def broken_off(error: HttpError) -> bool:
+    """Whether the connection broke: an old one, perhaps, that the engine had closed meanwhile."""
+    return isinstance(error, EngineAway) and not isinstance(error, EngineUnreached | EngineTimeout)
+
+
+def _disconnected(error: BaseException) -> EngineAway:
+    if any(isinstance(cause, UNREACHED) for cause in _causes(error)):
+        return EngineUnreached(
+            "the Docker engine is away: nothing answers at its address; start it, or see --docker-host"
+        )
+    if any(isinstance(cause, urllib3.exceptions.ReadTimeoutError) for cause in _causes(error)):
+        return EngineTimeout(LATE)  # in the middle of an answer: requests says ConnectionError of that
+    if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in _causes(error)):
+        return EngineUnreached("the Docker engine is away: its address cannot be reached; see --docker-host")
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
+        return EngineTimeout(LATE)
+    return EngineAway("the Docker engine broke the connection off; try again")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and all that it wraps: requests and urllib3 keep the cause in ``args`` as often as in the chain."""
+    found: list[BaseException] = []
+    queue: list[object] = [error]
+    while queue and len(found) < 20:
+        item = queue.pop()
+        if isinstance(item, BaseException) and item not in found:
+            found.append(item)
+            queue += [item.__cause__, item.__context__, getattr(item, "reason", None), *item.args]
+    return found
+
+
+def _answered(error: docker.errors.APIError) -> HttpError:
+    url = getattr(error.response, "url", None)
+    return _of_status(error.status_code or 0, explanation(error), urlsplit(url).path if url else "")
+
+
+def refused(status: int, body: bytes, asked_with: Mapping[str, str], path: str = "") -> HttpError:
+    """The error for an answer that is none of 2xx, to a request of this path with these headers."""
+    words = body.decode(errors="replace")
+    with contextlib.suppress(msgspec.MsgspecError):
+        words = msgspec.json.decode(words, type=_Refusal).message
+    return _of_status(status, _in_one_line(words, asked_with) or f"status {status}, without a word", path)
+
+
+class _Refusal(msgspec.Struct):
+    message: str
+
+
+def _of_status(status: int, said: str, path: str) -> HttpError:
+    error = _meant(status, said, path)
+    error.of_engine = True
+    return error
+
+
+def _meant(status: int, said: str, path: str) -> HttpError:
+    trouble = _of_swarm(said) if status in SWARM_TROUBLE and _asks_the_swarm(path) else None
+    if trouble is not None:
+        return trouble
+    if status == HTTPStatus.NOT_FOUND:
+        return NotFound(said)
+    if status == HTTPStatus.CONFLICT:
+        return Conflict(said)
+    if status == HTTPStatus.BAD_REQUEST:
+        return BadRequest(_REFUSED + said)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return EngineBusy(f"the Docker engine is not available: {said}")
+    return EngineRefused(_REFUSED + said)
+
+
+def _of_swarm(said: str) -> EngineUnavailable | None:
+    """The swarm's own trouble, in these words of the engine; None where they are of something else."""
+    if NOT_A_MANAGER.match(said):
+        return NotAManager(_manager_hint(said))
+    if NO_LEADER.match(said):
+        return EngineBusy(f"the swarm has no leader at the moment: {said}")
+    return None
+
+
+def _asks_the_swarm(path: str) -> bool:
+    """Whether an answer to this path may be the swarm's; a path that is not known may be any."""
+    first, *rest = path.removeprefix("/").split("/")
+    return (rest[0] if rest and _VERSION.fullmatch(first) else first) in {"", *SWARM}
+
+
+def explanation(error: docker.errors.APIError) -> str:
+    """Docker's own words, in one line."""
+    words = error.explanation
+    text = words.decode(errors="replace") if isinstance(words, bytes) else str(words or error)
+    return _in_one_line(text, getattr(getattr(error.response, "request", None), "headers", None) or {})
+
+
+def _in_one_line(text: str, asked_with: Mapping[str, str]) -> str:
+    """Without the credentials that were sent."""
+    return hide(" ".join(text.split()), asked_with.get("X-Registry-Auth", ""))[:MAX_DETAIL]
+
+
+def _manager_hint(said: str) -> str:
+    """What to do where a call was refused as the engine is no manager."""
+    return next((hint for words, hint in _SWARM_WORDS if words.search(said)), NO_SWARM)
+
+
+def manager_trouble(swarm: Mapping[str, Any]) -> str | None:
+    """What to do where the ``Swarm`` of an engine's ``/info`` says that it is no manager; None where it is one."""
+    if swarm.get("ControlAvailable"):
+        return None
+    state, error = swarm.get("LocalNodeState") or "inactive", swarm.get("Error") or ""
+    if state == "inactive":
+        return NO_SWARM
+    if state == "error":
+        hint = next((hint for words, hint in _SWARM_WORDS if words.search(error)), BROKEN)
+        return f"{hint} ({error[:MAX_DETAIL]})" if error else hint
+    return {"active": WORKER, "pending": JOINING, "locked": LOCKED}.get(state, f"{BROKEN} (it is {state!r})")

@@ -1,0 +1,18 @@
+"""Every label by which quartermaster knows its own in the swarm."""
+
+from __future__ import annotations
+
+from ..models.requests import LABEL_PREFIX
+
+OWNER = LABEL_PREFIX + "owner"
+MANAGED = LABEL_PREFIX + "managed"
+END = LABEL_PREFIX + "end"
+STOPPED, TIMED_OUT = "stopped", "timeout"  # its values
+TIMEOUT = LABEL_PREFIX + "timeout"
+TTL = LABEL_PREFIX + "ttl"
+BODY = LABEL_PREFIX + "body"
+
+MIB = 1024 * 1024
+
+RUN = LABEL_PREFIX + "run"
+KEY = LABEL_PREFIX + "key"

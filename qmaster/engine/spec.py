@@ -1,0 +1,219 @@
+"""Pure: a checked request → what Docker is asked for, built from scratch out of known fields.
+
+Whatever is not written here cannot be asked of Docker: no mounts, no privileges, no host namespaces.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..models import hardening
+from ..models.images import Reference
+from ..models.keys import Key
+from ..models.requests import NEVER, RunRequest, Ttl, entrypoint_words, words
+from .labels import BODY, KEY, MANAGED, MIB, OWNER, RUN, TIMEOUT, TTL
+
+MAX_NAME = 63
+NOWHERE = "node.id==none"
+NO_HEALTHCHECK = {"Test": ["NONE"]}
+
+# A container has its image's labels too, but for those that it has itself: an image must not speak in our name.
+_NOT_OF_THE_IMAGE = dict.fromkeys((KEY, BODY, TIMEOUT, TTL), "")
+_CONTAINER_RESTART = {"none": "no", "on-failure": "on-failure", "any": "always"}
+
+
+class Objects(NamedTuple):
+    """What the names in a request stand for in the swarm: ids, in the order of the request."""
+
+    networks: Sequence[str] = ()
+    secrets: Sequence[str] = ()
+
+
+class Defaults(NamedTuple):
+    """For a run that names none: MiB, and seconds, None for no end."""
+
+    memory: int
+    timeout: float | None = None
+    ttl: float | None = None
+    own_log: bool = False  # the engine's own log driver keeps nothing that can be read
+
+
+# The log drivers whose output Docker gives back; others keep it elsewhere, or not at all, or give half of it.
+READABLE = frozenset({"json-file", "local", "journald"})
+OWN_LOG = "json-file"
+OWN_LOG_SIZE = {"max-size": "10m", "max-file": "3"}
+
+
+class Stamp(NamedTuple):
+    """What quartermaster adds to a run: its name, its owner, a nonce by which its creation is known again, its key."""
+
+    name: str
+    owner: str
+    nonce: str
+    key: Key | None = None
+
+
+def stamp(request: RunRequest, owner: str, key: Key | None = None) -> Stamp:
+    """Choose the run's name where none was given: Docker's own random names collide."""
+    nonce = base64.b32encode(secrets.token_bytes(10)).decode().lower()
+    name = key.name if key else request.name or f"{_stem(request.image)}-{nonce}"
+    return Stamp(name, owner, nonce, key)
+
+
+def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, objects: Objects) -> dict[str, Any]:
+    """The body of Docker's ``POST /services/create``.
+
+    Args:
+        request: what was asked.
+        mark: the name, owner and nonce.
+        image: the reference to run, with its digest where one is known.
+        defaults: for what the request does not name.
+        objects: the ids of its networks and secrets.
+    """
+    resources = _drop_none(
+        {
+            "MemoryBytes": (request.memory or defaults.memory) * MIB,
+            "NanoCPUs": _nano(request.cpus),
+        }
+    )
+    pids = hardening.PIDS_LIMIT if request.pids_limit is None else request.pids_limit
+    container = _drop_none(
+        {
+            "Image": image,
+            "Command": entrypoint_words(request.entrypoint),
+            "Args": words("command", request.command),
+            "Env": _not_expanded(_environment(request.env)),
+            "Dir": request.workdir,
+            "User": request.user,
+            "Secrets": [_secret(name, i) for name, i in zip(request.secrets, objects.secrets, strict=True)] or None,
+            "CapabilityDrop": hardening.dropped(request.capabilities()) or None,
+            "Privileges": {"NoNewPrivileges": True} if request.no_new_privileges else None,
+            "Healthcheck": None if request.checks_health else NO_HEALTHCHECK,
+        }
+    )
+    template = _drop_none(
+        {
+            "ContainerSpec": container,
+            "Resources": {"Limits": {**resources, **({"Pids": pids} if pids else {})}, "Reservations": resources},
+            "RestartPolicy": _drop_none({"Condition": request.restart, "MaxAttempts": request.max_attempts}),
+            "Placement": {"Constraints": list(request.constraints)} if request.constraints else None,
+            "Networks": [{"Target": network} for network in objects.networks] or None,
+            "LogDriver": {"Name": OWN_LOG, "Options": OWN_LOG_SIZE} if defaults.own_log else None,
+        }
+    )
+    return {
+        "Name": mark.name,
+        "Labels": _labels(request, mark, defaults),
+        "TaskTemplate": template,
+        "Mode": {"Replicated": {"Replicas": request.replicas}},
+        "EndpointSpec": {"Ports": [_port(port) for port in request.ports]},
+    }
+
+
+def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, Any]:
+    """The body of Docker's ``POST /containers/create``."""
+    octets = (request.memory or defaults.memory) * MIB
+    restart = {"Name": _CONTAINER_RESTART[request.restart], "MaximumRetryCount": request.max_attempts or 0}
+    host = {
+        "Memory": octets,
+        "MemoryReservation": octets,
+        "NanoCpus": _nano(request.cpus),
+        "RestartPolicy": restart,
+        "PidsLimit": hardening.PIDS_LIMIT if request.pids_limit is None else request.pids_limit,
+        "CapDrop": hardening.dropped(request.capabilities()) or None,
+        "SecurityOpt": ["no-new-privileges:true"] if request.no_new_privileges else None,
+        "LogConfig": {"Type": OWN_LOG, "Config": OWN_LOG_SIZE} if defaults.own_log else None,
+    }
+    return _drop_none(
+        {
+            "Image": Reference.parse(request.image).explicit(request.image),
+            "Cmd": words("command", request.command),
+            "Entrypoint": entrypoint_words(request.entrypoint),
+            "Env": _environment(request.env),
+            "WorkingDir": request.workdir,
+            "User": request.user,
+            "Healthcheck": None if request.checks_health else NO_HEALTHCHECK,
+            "Labels": _NOT_OF_THE_IMAGE | _labels(request, mark, defaults),
+            "HostConfig": _drop_none(host),
+        }
+    )
+
+
+def ending_spec(stored: Mapping[str, Any], label: str, why: str) -> dict[str, Any]:
+    """A service's stored spec, changed so that Swarm ends all its tasks gracefully and starts no other."""
+    template = dict(stored["TaskTemplate"])
+    placement = dict(template.get("Placement") or {})
+    template["Placement"] = {**placement, "Constraints": [NOWHERE]}
+    template["RestartPolicy"] = {**(template.get("RestartPolicy") or {}), "Condition": "none"}
+    update = {**(stored.get("UpdateConfig") or {}), "Parallelism": 0, "Delay": 0}
+    labels = {**(stored.get("Labels") or {}), label: why}
+    return {**stored, "TaskTemplate": template, "UpdateConfig": update, "Labels": labels}
+
+
+def _stem(image: str) -> str:
+    """``registry:5000/team/tool_x:1`` → ``tool-x``: the part of the name that a person knows the run by."""
+    last = Reference.parse(image).name.rpartition("/")[2]
+    return "-".join(part for part in last.replace("_", "-").replace(".", "-").split("-") if part)[: MAX_NAME - 17]
+
+
+def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, str]:
+    """The caller's, and ours, by which any quartermaster can take up the care of it."""
+    labels = {**request.labels, MANAGED: "true", OWNER: mark.owner, RUN: mark.nonce}
+    timeout = defaults.timeout if request.timeout is None else request.timeout
+    ttl = _ttl(request.ttl, defaults.ttl)
+    if timeout is not None:
+        labels[TIMEOUT] = _duration(timeout)
+    if ttl is not None:
+        labels[TTL] = _duration(ttl)
+    if mark.key is not None:
+        labels |= {KEY: mark.key.name, BODY: mark.key.body}
+    return labels
+
+
+def _ttl(asked: Ttl | None, default: float | None) -> float | None:
+    """Seconds; None where the run is never removed."""
+    if asked is None:
+        return default
+    return None if asked == NEVER else asked
+
+
+def _duration(seconds: float) -> str:
+    """As Docker writes durations: ``1.5s``."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+
+
+def _environment(env: Mapping[str, str]) -> list[str] | None:
+    return [f"{key}={value}" for key, value in env.items()] or None
+
+
+def _not_expanded(environment: list[str] | None) -> list[str] | None:
+    """Swarm takes an environment for templates, of Go's: what begins one is written as one that gives just that."""
+    return None if environment is None else [each.replace("{{", '{{"{{"}}') for each in environment]
+
+
+def _secret(name: str, secret_id: str) -> dict[str, Any]:
+    """As ``docker service create --secret NAME`` mounts it: /run/secrets/NAME, readable by all in the container."""
+    file = {"Name": name, "UID": "0", "GID": "0", "Mode": 0o444}
+    return {"SecretID": secret_id, "SecretName": name, "File": file}
+
+
+def _port(text: str) -> dict[str, Any]:
+    numbers, _, protocol = text.partition("/")
+    published, _, target = numbers.partition(":")
+    return {
+        "Protocol": protocol or "tcp",
+        "PublishedPort": int(published),
+        "TargetPort": int(target),
+        "PublishMode": "ingress",
+    }
+
+
+def _nano(cpus: float | None) -> int | None:
+    return None if cpus is None else round(cpus * 1e9)
+
+
+def _drop_none(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if value is not None}

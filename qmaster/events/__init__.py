@@ -1,0 +1,1 @@
+"""The event stream: journal, CloudEvents, broker, resume."""

@@ -1,0 +1,137 @@
+"""Pure: the facts between two views, as CloudEvents 1.0 (DESIGN 1.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from ..models.responses import Node, Service, Task
+
+Topic = Literal["service", "task", "node"]
+
+PREFIX = "io.qmaster."
+SERVICE_EVENTS = ("created", "updated", "running", "complete", "failed", "stopping", "removed")
+MANY_TASKS = 20
+# Of a task's event: they do not change while a task moves, and would be most of what is kept.
+_ASIDE = ("labels", "command", "spec")
+_OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
+
+
+class Fact(NamedTuple):
+    """One change, before it has its place in the order.
+
+    ``subject`` is the service's or node's id, ``time`` the engine's own timestamp of the change (RFC 3339), ``before``
+    the view that was told last.
+    """
+
+    topic: Topic
+    type: str
+    subject: str
+    time: str
+    view: Service | Node
+    task: Task | None = None
+    before: Service | Node | None = None
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A CloudEvent; ``id`` is the cursor."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    datacontenttype: str
+    data: Any
+
+
+def of_service(before: Service | None, after: Service, now: str) -> Iterator[Fact]:
+    """What happened to a service between two views of it: its tasks' changes, then its own.
+
+    Args:
+        before: the last view that was told, None where there was none.
+        after: the view now.
+        now: the time (RFC 3339) for a change that the engine has no timestamp of.
+    """
+    if before is None:
+        yield _service_fact("created", None, after, after.created_at or now)
+    known = {task.id: task.state for task in before.tasks} if before else {}
+    for task in sorted(after.tasks, key=lambda task: task.updated_at or ""):
+        if known.get(task.id) != task.state:
+            yield Fact("task", f"{PREFIX}task.{task.state}", after.id, task.updated_at or now, after, task, before)
+    if before is None:
+        if after.status in _OWN_EVENT:
+            yield _service_fact(after.status, None, after, _moment(after, now))
+    elif after.status != before.status:
+        word = after.status if after.status in _OWN_EVENT else "updated"
+        yield _service_fact(word, before, after, _moment(after, now))
+    elif _shown(before) != _shown(after):
+        yield _service_fact("updated", before, after, _moment(after, now))
+
+
+def of_node(before: Node | None, after: Node | None, now: str) -> Iterator[Fact]:
+    """What happened to a node between two views of it; Docker keeps no timestamp of that."""
+    view = after or before
+    if view is None:
+        return
+    if after is None:
+        yield _node_fact("removed", view, now)
+    elif before is None:
+        yield _node_fact("joined", view, now)
+    elif after.state != before.state:
+        yield _node_fact(after.state if after.state in ("ready", "down") else "updated", view, now)
+    elif (after.availability, after.role) != (before.availability, before.role):
+        yield _node_fact("updated", view, now)
+
+
+def encode(fact: Fact, epoch: str, sequence: int) -> bytes:
+    """The fact as a CloudEvent in JSON, with its place in the order; an epoch is one quartermaster's."""
+    data: Any = fact.view
+    if fact.task is not None:
+        data = {**msgspec.structs.asdict(fact.view), "task": fact.task}
+        for name in _ASIDE:
+            data.pop(name, None)
+        if len(data["tasks"]) > MANY_TASKS:  # else a service of n tasks would tell n times n of them
+            data["tasks"] = [fact.task]
+    event = Event(
+        "1.0",
+        cursor(epoch, sequence),
+        f"/qmaster/{epoch}",
+        fact.type,
+        fact.subject,
+        fact.time,
+        "application/json",
+        data,
+    )
+    return msgspec.json.encode(event)
+
+
+def cursor(epoch: str, sequence: int) -> str:
+    """Opaque to clients: a place in one quartermaster's order."""
+    return f"{epoch}:{sequence}"
+
+
+def _service_fact(word: str, before: Service | None, view: Service, time: str) -> Fact:
+    return Fact("service", f"{PREFIX}service.{word}", view.id, time, view, before=before)
+
+
+def _node_fact(word: str, view: Node, time: str) -> Fact:
+    return Fact("node", f"{PREFIX}node.{word}", view.id, time, view)
+
+
+def _shown(view: Service) -> tuple[object, ...]:
+    """What an ``updated`` is sent for while the status stays."""
+    return (view.reason, view.error, view.exit_code, view.replicas, view.restarts, view.result is None)
+
+
+def _moment(view: Service, now: str) -> str:
+    """When the status came to be: the latest change of a task, or of the container."""
+    if view.status == "removed":
+        return view.removed_at or now
+    if view.status in ("stopping", "unknown"):
+        return now
+    latest = max((task.updated_at or "" for task in view.tasks), default="")
+    return view.finished_at or latest or view.started_at or view.created_at or now

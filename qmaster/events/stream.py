@@ -1,0 +1,222 @@
+"""What one subscriber gets, in order: hello, then a snapshot or what it missed, then everything live."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from .. import __version__
+from ..models.owners import ROOT
+from . import frames
+from .broker import Filter, Hub, News, Subscriber, Tags
+from .cloudevents import cursor
+from .frames import Frame
+from .journal import FACTS_BYTES, Position, StoredFact, is_full
+from .unsent import Lease, Unsent
+
+PAGE = 200  # facts read at once
+
+
+class Journal(Protocol):
+    """What a feed needs of the journal."""
+
+    def kept_from(self, owner: str | None) -> int: ...
+    async def facts(self, after: int, limit: int, owner: str | None) -> list[StoredFact] | None: ...
+
+
+class Since(NamedTuple):
+    """Where a subscriber wants to go on."""
+
+    epoch: str
+    sequence: int
+
+
+class _Labelled(msgspec.Struct):
+    labels: dict[str, str] | None = None
+
+
+class _Stored(msgspec.Struct):
+    """The part of a stored event that a filter for labels looks at."""
+
+    data: _Labelled
+
+
+class Feed:
+    """Brings subscribers to the present, at their own pace, and keeps them there.
+
+    Args:
+        journal: what they missed.
+        hub: the present.
+        position: how far the present has come, and what is kept.
+        snapshot: services and nodes as of the journal's last fact, as far as a filter lets them through; raises
+            JournalUnwritable until the journal has been read.
+        now: the time as RFC 3339.
+        stale_since: since when the view may be behind the engine, or None.
+        unsent: the memory that each token's readers may take.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        hub: Hub,
+        position: Callable[[], Position],
+        snapshot: Callable[[Filter], tuple[list[Any], list[Any]]],
+        now: Callable[[], str],
+        stale_since: Callable[[], str | None],
+        unsent: Unsent | None = None,
+    ) -> None:
+        self._journal = journal
+        self._hub = hub
+        self._position = position
+        self._snapshot = snapshot
+        self._last: _Snapshot | None = None  # the one that was made last
+        self._unsent = unsent or Unsent()
+        # One token's readers read the journal one page at a time, so that they do not keep others from it.
+        self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._now = now
+        self._stale_since = stale_since
+
+    @property
+    def cursor(self) -> str:
+        """Where the stream stands."""
+        return cursor(self._position().epoch, self._position().last)
+
+    async def bring_up(self, subscriber: Subscriber, since: Since | None) -> None:
+        """Send hello and all up to the present, and let it join the live stream.
+
+        Raises:
+            JournalUnwritable: what it missed cannot be read.
+        """
+        await self._deliver(subscriber, frames.hello(__version__, self.cursor))
+        after = since.sequence if since and self._can_resume(since, subscriber.wants) else None
+        if after is None:
+            if since is not None:
+                await self._deliver(subscriber, self._gap(since))
+            after = await self._send_snapshot(subscriber)
+        await self._replay(subscriber, after)
+
+    def beat(self) -> None:
+        """Tell everyone how far the stream has come."""
+        beat = frames.heartbeat(self.cursor, self._now(), self._stale_since())
+        # As the next event would go: who comes meanwhile, and has read more than the heartbeat's cursor, needs none.
+        self._hub.publish([News(beat, None, self._position().last + 1)])
+
+    async def _deliver(self, subscriber: Subscriber, frame: Frame) -> bool:
+        self._hub.sent += 1
+        return await subscriber.deliver(frame)
+
+    def _can_resume(self, since: Since, wants: Filter) -> bool:
+        """Whether all that it may see is kept: that others' facts were deleted is no matter to it."""
+        position = self._position()
+        oldest = self._journal.kept_from(wants.owner)
+        return since.epoch == position.epoch and oldest - 1 <= since.sequence <= position.last
+
+    def _gap(self, since: Since) -> Frame:
+        position = self._position()
+        expired = since.epoch == position.epoch and since.sequence < position.last
+        reason = "cursor_expired" if expired else "epoch_changed"
+        return frames.gap(reason, cursor(*since), self.cursor)
+
+    async def _send_snapshot(self, subscriber: Subscriber) -> int:
+        """Send what there is, once its token has room for it; how far that came."""
+        if not self._is_last(subscriber.wants):
+            await self._unsent.turn(_owner(subscriber))
+        last = self._position().last
+        if not subscriber.gone:
+            snapshot = self._snapshot_for(subscriber.wants)
+            with snapshot.read_by(_owner(subscriber), self._unsent):
+                await self._deliver(subscriber, snapshot.frame)
+        return last
+
+    def _is_last(self, wants: Filter) -> bool:
+        return self._last is not None and (self._last.cursor, self._last.wants) == (self.cursor, wants)
+
+    def _snapshot_for(self, wants: Filter) -> _Snapshot:
+        """Made once for all who come at the same time: after a restart that is everyone."""
+        if self._last is None or not self._is_last(wants):
+            at = self.cursor
+            self._last = _Snapshot(at, wants, frames.snapshot(at, *self._snapshot(wants)))
+        return self._last
+
+    async def _replay(self, subscriber: Subscriber, after: int) -> None:
+        while not subscriber.gone:
+            if after >= self._position().last:
+                # No await since the look at the position: nothing can come between the replay and the live stream.
+                subscriber.after = after
+                self._hub.join(subscriber)
+                return
+            after = await self._replay_page(subscriber, after)
+
+    async def _replay_page(self, subscriber: Subscriber, after: int) -> int:
+        """Send the next facts, once its token has room for them; how far that came."""
+        owner = _owner(subscriber)
+        await self._unsent.turn(owner)
+        with self._unsent.hold(owner, FACTS_BYTES):
+            epoch, until = self._position().epoch, self._position().last
+            async with self._reading[owner]:
+                page = await self._journal.facts(after, PAGE, subscriber.wants.owner)
+            if page is not None:
+                return await self._send_page(subscriber, page, after, epoch, until)
+        # They were pruned while the reader was slow.
+        await self._deliver(subscriber, self._gap(Since(epoch, after)))
+        return await self._send_snapshot(subscriber)
+
+    async def _send_page(
+        self, subscriber: Subscriber, page: list[StoredFact], after: int, epoch: str, until: int
+    ) -> int:
+        for fact in page:
+            if fact.seq > until:
+                return until
+            after = fact.seq
+            if _wanted(subscriber.wants, fact):
+                frame = frames.event(cursor(epoch, fact.seq), fact.type, fact.event)
+                if not await self._deliver(subscriber, frame):
+                    return after
+        return after if is_full(page, PAGE) else until
+
+
+class _Snapshot:
+    """A snapshot for all who want the same; it counts as its token's while one of them reads it."""
+
+    def __init__(self, cursor: str, wants: Filter, frame: Frame) -> None:
+        self.cursor, self.wants, self.frame = cursor, wants, frame
+        self._readers = 0
+        self._lease: Lease | None = None
+
+    @contextlib.contextmanager
+    def read_by(self, owner: str, unsent: Unsent) -> Iterator[None]:
+        self._lease = self._lease or unsent.hold(owner, 2 * len(self.frame.payload))  # and once more as it is sent
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            if not self._readers and self._lease is not None:
+                self._lease.release()
+                self._lease = None
+
+
+def _owner(subscriber: Subscriber) -> str:
+    return subscriber.wants.owner or ROOT
+
+
+def _wanted(wants: Filter, fact: StoredFact) -> bool:
+    if wants == Filter():
+        return True
+    labels = _labels(fact) if wants.labels else frozenset()
+    if labels is None:  # nobody knows them any more: once too often is better than never
+        labels = wants.labels
+    return wants.lets_through(Tags(fact.type.split(".")[2], fact.subject, labels, fact.owner or None))
+
+
+def _labels(fact: StoredFact) -> frozenset[str] | None:
+    """The labels of its service: the event has them, or else (that of a task) the record."""
+    labels = msgspec.json.decode(fact.event, type=_Stored).data.labels
+    if labels is None and fact.labels is not None:
+        labels = msgspec.json.decode(fact.labels, type=dict[str, str])
+    return None if labels is None else frozenset(f"{key}={value}" for key, value in labels.items())

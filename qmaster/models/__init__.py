@@ -1,0 +1,1 @@
+"""Requests, responses, image references, credentials and their validation."""

@@ -1,0 +1,93 @@
+"""Registry credentials: decoded from a request, checked, and encoded again for Docker. They are never kept or shown."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+import msgspec
+
+HIDDEN = "[redacted]"
+BOM = b"\xef\xbb\xbf"  # the byte order mark that some editors write before UTF-8
+SHORTEST = 4  # characters; to look for less would hide half of every word
+_STANDARD = str.maketrans("-_", "+/")
+REDACTED = "[redacted]"
+
+
+class _Shape(msgspec.Struct, forbid_unknown_fields=True):
+    """Docker's AuthConfig; ``auth`` is base64 of ``username:password`` where those two are left out."""
+
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    email: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    email: str = field(default="", repr=False)
+    identitytoken: str = field(default="", repr=False)
+
+    @classmethod
+    def decode(cls, text: str) -> Credentials:
+        """Read base64 (standard or URL alphabet, padded or not) of Docker's AuthConfig.
+
+        Raises:
+            ValueError: it is not; the message begins with ``auth:`` and shows nothing of it.
+        """
+        try:
+            shape = msgspec.json.decode(_from_base64(text).removeprefix(BOM), type=_Shape)
+            username, password = shape.username, shape.password
+            if shape.auth and not username and not password:
+                username, _, password = _from_base64(shape.auth).decode().partition(":")
+        except (binascii.Error, msgspec.MsgspecError, ValueError, RecursionError):
+            raise ValueError(
+                'auth: expected base64 of {"username", "password", "auth", "email"} or {"identitytoken"}'
+            ) from None
+        if not shape.identitytoken and not (username and password):
+            raise ValueError("auth: needs a username and a password, or an identitytoken")
+        return cls(username, password, shape.email, shape.identitytoken)
+
+    def header(self) -> str:
+        """The value of Docker's ``X-Registry-Auth``: base64 of JSON in the URL alphabet."""
+        if self.identitytoken:
+            document = {"identitytoken": self.identitytoken}
+        else:
+            document = {"username": self.username, "password": self.password, "email": self.email}
+        return base64.urlsafe_b64encode(msgspec.json.encode(document)).decode()
+
+
+def hide(text: str, header: str) -> str:
+    """The words of an engine or a registry, without the credentials that they were asked with: some say them back.
+
+    Args:
+        header: the ``X-Registry-Auth`` that was sent; "" where none was.
+    """
+    for secret in _forms(header) if header else ():
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def _forms(header: str) -> list[str]:
+    """What gives the credentials away: as they were sent, alone, and as registries are sent them; the longest first."""
+    forms = {header, header.translate(_STANDARD), header.rstrip("="), header.translate(_STANDARD).rstrip("=")}
+    try:
+        sent = msgspec.json.decode(_from_base64(header), type=_Shape)
+    except (binascii.Error, msgspec.MsgspecError, ValueError):
+        return sorted(forms, key=len, reverse=True)
+    login = base64.b64encode(f"{sent.username}:{sent.password}".encode()).decode()
+    secrets = {secret for secret in (sent.password, sent.identitytoken) if len(secret) >= SHORTEST}
+    written = {json.dumps(secret)[1:-1] for secret in secrets} | {quote(secret, safe="") for secret in secrets}
+    return sorted(forms | {login, login.rstrip("=")} | secrets | written, key=len, reverse=True)
+
+
+def _from_base64(text: str) -> bytes:
+    compact = "".join(text.split()).rstrip("=")
+    return base64.b64decode(compact.translate(_STANDARD) + "=" * (-len(compact) % 4), validate=True)

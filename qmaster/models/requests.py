@@ -1,0 +1,318 @@
+"""The messages: what a request may hold, and what an answer shows. Pure; nothing here talks to anything."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ..errors import BadRequest
+from .credentials import BOM, Credentials
+from .images import Reference
+from .synonyms import answer
+from .validation import explain, quote
+
+T = TypeVar("T")
+
+LABEL_PREFIX = "io.qmaster."
+DOCKER_PREFIX = "com.docker."
+HOST_NETWORK = "host"
+CLEARED = [""]  # as Docker writes an entrypoint that switches the image's off
+MAX_BODY = 64 * 1024
+# Bytes in UTF-8, of all strings of a field together.
+MAX_LABELS = 8 * 1024
+MAX_WORDS = 32 * 1024  # of command, of entrypoint and of env, each
+# Characters of one string.
+MAX_AUTH = 16 * 1024
+MAX_NAME, MAX_OBJECT_NAME, MAX_USER, MAX_CONSTRAINT, MAX_PORT, MAX_WORKDIR = 63, 255, 255, 512, 16, 4096
+MAX_SHA256 = 255
+MAX_CAPABILITY = 64
+MIN_CPUS = 0.01  # the kernel's least: a quota is at least 1 ms of a period of 100 ms
+NEVER: Final = "never"
+# Seconds.
+WAIT = 60.0  # what ``"wait": true`` stands for
+MAX_WAIT = 86_400
+MIN_TIMEOUT = 0.1
+MAX_SECONDS = 3650 * 86_400
+MAX_PIDS = 4_194_304  # what a 64-bit kernel has at most
+
+# What Swarm wants of a service's name; a container's may be longer, but one rule serves both.
+NAME = r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$(?!\n)"
+# The grammar of swarmkit's constraint parser (manager/constraint/constraint.go).
+CONSTRAINT = r"^\s*[a-zA-Z_][a-zA-Z0-9_.-]+\s*(==|!=)[a-zA-Z0-9:_\s.*()?+\[\]\\^$|/-]+$(?!\n)"
+PORT = r"^[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp|sctp))?$(?!\n)"
+OBJECT_NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$(?!\n)"
+USER = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?$(?!\n)"
+WORKDIR = r"^/"
+SHA256 = r"^[0-9a-fA-F]{64}$(?!\n)"
+CAPABILITY = r"^([cC][aA][pP]_)?[a-zA-Z][a-zA-Z_]{1,30}$(?!\n)"
+# What an error says in place of each: nobody reads a regular expression.
+PATTERNS = {
+    NAME: "up to 63 letters, digits, - and _, with a letter or digit at both ends",
+    CONSTRAINT: "e.g. node.role==worker or node.labels.team!=blue",
+    PORT: "e.g. 8080:80, 8080:80/udp or 8080:80/sctp",
+    OBJECT_NAME: "a name: up to 255 letters, digits, '.', - and _, with a letter or digit in front",
+    USER: "e.g. nobody or 1000:1000",
+    WORKDIR: "an absolute path, e.g. /srv",
+    SHA256: "64 hexadecimal digits",
+    CAPABILITY: "the name of a Linux capability, such as NET_RAW, or ALL",
+}
+
+Kind = Literal["service", "container"]
+PullPolicy = Literal["always", "missing", "never"]
+Restart = Literal["none", "on-failure", "any"]
+# Linux's (capabilities(7)), and Docker's word for them all.
+CAPABILITIES = frozenset(
+    """
+    ALL AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH
+    FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN
+    NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN SYS_BOOT SYS_CHROOT
+    SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM
+    """.split()  # noqa: SIM905
+)
+Ttl = Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | Literal["never"]
+# The length is looked at before the pattern: no pattern is held against a long string.
+Names = Annotated[list[Annotated[str, Meta(pattern=OBJECT_NAME, max_length=MAX_OBJECT_NAME)]], Meta(max_length=64)]
+Constraint = Annotated[str, Meta(pattern=CONSTRAINT, max_length=MAX_CONSTRAINT)]
+Port = Annotated[str, Meta(pattern=PORT, max_length=MAX_PORT)]
+
+
+class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What ``POST /run`` takes, without the token. ``memory`` is in MiB, ``cpus`` in cores, times are seconds."""
+
+    image: Annotated[str, Meta(min_length=1, max_length=512, description="any image reference")]
+    command: str | list[str] | None = None
+    type: Kind = "service"
+    auth: Annotated[str, Meta(max_length=MAX_AUTH)] | None = None
+    name: Annotated[str, Meta(pattern=NAME, max_length=MAX_NAME)] | None = None
+    labels: dict[str, str] = {}
+    env: dict[str, str] = {}
+    workdir: Annotated[str, Meta(pattern=WORKDIR, max_length=MAX_WORKDIR)] | None = None
+    user: Annotated[str, Meta(pattern=USER, max_length=MAX_USER)] | None = None
+    entrypoint: str | list[str] | None = None
+    memory: Annotated[int, Meta(ge=6, le=16 * 1024 * 1024)] | None = None
+    cpus: Annotated[float, Meta(ge=MIN_CPUS, le=10_000)] | None = None
+    replicas: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    restart: Restart = "none"
+    max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    constraints: Annotated[list[Constraint], Meta(max_length=64)] = []
+    networks: Names = []
+    secrets: Names = []
+    ports: Annotated[list[Port], Meta(max_length=64)] = []
+    wait: bool | Annotated[float, Meta(ge=0, le=MAX_WAIT)] = False
+    timeout: Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_SECONDS)] | None = None
+    ttl: Ttl | None = None
+    pids_limit: Annotated[int, Meta(ge=0, le=MAX_PIDS)] | None = None
+    cap_drop: (
+        Annotated[list[Annotated[str, Meta(pattern=CAPABILITY, max_length=MAX_CAPABILITY)]], Meta(max_length=64)] | None
+    ) = None
+    no_new_privileges: bool = True
+    healthcheck: bool | None = None
+    pull_policy: PullPolicy | None = None
+
+    def __post_init__(self) -> None:
+        Reference.parse(self.image)
+        words("command", self.command)
+        if entrypoint_words(self.entrypoint) == CLEARED and self.command is None:
+            raise ValueError(
+                "command: is required where entrypoint is empty; Docker then takes no command of the image"
+            )
+        self.credentials()
+        _check_text("workdir", [self.workdir or ""])
+        _check_labels(self.labels)
+        _check_env(self.env)
+        _check_ports(self.ports)
+        _check_unique("cap_drop", self.capabilities() or [])
+        for field in ("networks", "secrets", "ports"):
+            _check_unique(field, getattr(self, field))
+        if HOST_NETWORK in self.networks:
+            raise ValueError(f"networks: the network {HOST_NETWORK} is not allowed")
+        if self.max_attempts is not None and self.restart == "none":
+            raise ValueError("max_attempts: expected restart on-failure or any beside it; none never tries again")
+        if self.type == "container":
+            self._check_container()
+
+    def _check_container(self) -> None:
+        for field in ("constraints", "networks", "secrets", "ports"):
+            if getattr(self, field):
+                raise ValueError(f"{field}: for services only; leave it out, or ask for type service")
+        if self.name is not None and len(self.name) < 2:
+            raise ValueError("name: a container's has two characters or more")
+        if self.replicas != 1:
+            raise ValueError("replicas: a container is one; leave it out, or ask for type service")
+        if self.max_attempts is not None and self.restart != "on-failure":
+            raise ValueError("max_attempts: a container takes it with restart on-failure only")
+
+    def credentials(self) -> Credentials | None:
+        """The registry's credentials, decoded; None where none were given."""
+        return None if self.auth is None else Credentials.decode(self.auth)
+
+    def capabilities(self) -> list[str] | None:
+        """``cap_drop`` in capitals and without ``CAP_``.
+
+        Raises:
+            ValueError: Linux has no such capability.
+        """
+        if self.cap_drop is None:
+            return None
+        names = [each.upper().removeprefix("CAP_") for each in self.cap_drop]
+        for name in names:
+            if name not in CAPABILITIES:
+                raise ValueError(f"cap_drop: Linux has no capability {quote(name)}; use names such as NET_RAW, or ALL")
+        return names
+
+    @property
+    def pulls(self) -> PullPolicy:
+        """``pull_policy``; left out it follows Kubernetes: what a tag other than ``latest`` means does not change."""
+        if self.pull_policy is not None:
+            return self.pull_policy
+        image = Reference.parse(self.image)
+        return "missing" if image.digest or image.tag not in (None, "latest") else "always"
+
+    @property
+    def checks_health(self) -> bool:
+        """Whether the image's HEALTHCHECK is on: one that runs once is over before it says anything."""
+        return self.restart != "none" if self.healthcheck is None else self.healthcheck
+
+    def __repr__(self) -> str:  # the default would show auth and env
+        return f"RunRequest(type={self.type!r}, image={self.image!r})"
+
+
+class StopRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What ``POST /stop`` takes, without the token: a full id or an exact name."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Decode a JSON object, strictly: UTF-8, no NaN, no key twice.
+
+    Raises:
+        BadRequest: the body is anything else.
+    """
+    try:
+        body = body.removeprefix(BOM)  # RFC 8259, 8.1: a parser may ignore it
+        document = msgspec.json.decode(body)
+        json.loads(body.decode(), object_pairs_hook=_unique_keys)
+    except _DuplicateKey as error:
+        raise BadRequest(f"the body has the key {quote(str(error))} twice") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise BadRequest("the body is not valid JSON (UTF-8, one object)") from None
+    if not isinstance(document, dict):
+        raise BadRequest("the body is not a JSON object")
+    return document
+
+
+def convert(document: dict[str, Any], to: type[T]) -> T:
+    """Check a decoded object against a request type.
+
+    Raises:
+        BadRequest: a field is wrong, unknown or missing; the message names it.
+    """
+    try:
+        return msgspec.convert(document, to, strict=True)
+    except msgspec.ValidationError as error:
+        raise BadRequest(explain(str(error), document, to, PATTERNS, _INSTEAD.get(to, lambda word: None))) from None
+
+
+def words(field: str, value: str | list[str] | None) -> list[str] | None:
+    """A command as a list: a string is split as a shell splits words.
+
+    Raises:
+        ValueError: it is too long or empty, a quote is left open, or it holds a NUL.
+    """
+    if value is None:
+        return None
+    _check_size(field, [value] if isinstance(value, str) else value, MAX_WORDS)
+    try:
+        split = shlex.split(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{field}: {str(error).lower()}") from None
+    if not split:
+        raise ValueError(f"{field}: is empty; leave it out to run the image's own")
+    _check_text(field, split)
+    return split
+
+
+def entrypoint_words(value: str | list[str] | None) -> list[str] | None:
+    """An entrypoint as a list; ``CLEARED`` where it is empty: the image's own is switched off.
+
+    Raises:
+        ValueError: as ``words``.
+    """
+    if value is not None and not (value.strip() if isinstance(value, str) else value):
+        return list(CLEARED)
+    return words("entrypoint", value)
+
+
+def wait_seconds(wait: bool | float) -> float | None:
+    """What ``wait`` asks for; None where it asks for nothing."""
+    if isinstance(wait, bool):
+        return WAIT if wait else None
+    return wait
+
+
+def _of_a_run(word: str) -> str | None:
+    return answer(word, {field: field for field in RunRequest.__struct_fields__})
+
+
+_INSTEAD: dict[type, Callable[[str], str | None]] = {RunRequest: _of_a_run}
+
+
+class _DuplicateKey(Exception):
+    pass
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise _DuplicateKey(key)
+        seen[key] = value
+    return seen
+
+
+def _check_text(field: str, strings: Iterable[str]) -> None:
+    if any("\0" in s for s in strings):
+        raise ValueError(f"{field}: holds a NUL character")
+
+
+def _check_size(field: str, strings: Iterable[str], limit: int) -> None:
+    size = sum(len(each.encode()) for each in strings)
+    if size > limit:
+        raise ValueError(f"{field}: expected at most {limit} bytes in all; got {size}")
+
+
+def _check_unique(field: str, values: list[str]) -> None:
+    if len(set(values)) != len(values):
+        raise ValueError(f"{field}: names one of them twice")
+
+
+def _check_labels(labels: dict[str, str]) -> None:
+    _check_size("labels", [*labels, *labels.values()], MAX_LABELS)
+    for key, value in labels.items():
+        if not key.strip():
+            raise ValueError("labels: a key is empty")
+        if key.strip().lower().startswith(LABEL_PREFIX):
+            raise ValueError(f"labels: {LABEL_PREFIX}* belongs to quartermaster")
+        if key.strip().lower().startswith(DOCKER_PREFIX):
+            raise ValueError(f"labels: {DOCKER_PREFIX}* belongs to Docker")
+        _check_text("labels", (key, value))
+
+
+def _check_env(env: dict[str, str]) -> None:
+    _check_size("env", [*env, *env.values()], MAX_WORDS)
+    for key, value in env.items():
+        if not key or "=" in key:
+            raise ValueError("env: a name is empty or holds '='")
+        _check_text("env", (key, value))
+
+
+def _check_ports(ports: list[str]) -> None:
+    for port in ports:
+        if not all(1 <= int(number) <= 65535 for number in port.partition("/")[0].split(":")):
+            raise ValueError("ports: a port is a number from 1 to 65535")

@@ -1,0 +1,95 @@
+"""Runs under an ``Idempotency-Key``: each is started once, whoever asks again. Belongs to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+
+from ..errors import Conflict, KeyReused
+from ..models.keys import Key, Started
+from ..models.responses import Service
+from .status import came_to_nothing
+
+Known = tuple[Service, str]  # a run, and the digest of the request that it was started with
+LOOK_AGAIN = (0.0, 0.03, 0.1, 0.3, 1.0)  # seconds; Docker takes a container's name some time before it shows it
+
+
+class Journal(Protocol):
+    """What it needs of the journal: the record outlives the run."""
+
+    async def keyed(self, name: str) -> tuple[bytes, str] | None: ...
+
+
+class Reconciler(Protocol):
+    """What it needs of the reconciler."""
+
+    def keyed(self, name: str) -> tuple[Service, str] | None: ...
+    async def look_up(self, name_or_id: str) -> Service | None: ...
+    async def look_at_container(self, container_id: str) -> None: ...
+
+
+class Keyed:
+    """Remembers the runs of keys: in the view, then in the journal; the swarm's names decide between two at once."""
+
+    def __init__(self, journal: Journal, reconciler: Reconciler) -> None:
+        self._journal = journal
+        self._reconciler = reconciler
+        self._flying: dict[str, tuple[Key, asyncio.Task[Started]]] = {}
+
+    async def once(self, key: Key, start: Callable[[], Awaitable[Started]]) -> Started:
+        """Start a run, or find what an earlier call under its key has started; one that is in flight is waited for.
+
+        Raises:
+            KeyReused: that was another request.
+            HttpError: of ``start``, for all who wait for it.
+        """
+        flying = self._flying.get(key.name)
+        if flying is not None:
+            _require_same(key, flying[0].body)
+            return (await asyncio.shield(flying[1]))._replace(replayed=True)
+        task = asyncio.create_task(self._first(key, start))
+        self._flying[key.name] = key, task
+        task.add_done_callback(lambda _: self._flying.pop(key.name, None))
+        return await asyncio.shield(task)
+
+    async def _first(self, key: Key, start: Callable[[], Awaitable[Started]]) -> Started:
+        known = await self._known(key)
+        if known is not None:
+            return _replay(key, *known)
+        try:
+            return await start()
+        except Conflict:
+            # Another quartermaster was first, or an earlier call whose answer was lost.
+            for pause in LOOK_AGAIN:
+                await asyncio.sleep(pause)
+                await self._reconciler.look_up(key.name)
+                known = await self._known(key)
+                if known is not None:
+                    return _replay(key, *known)
+            raise
+
+    async def _known(self, key: Key) -> Known | None:
+        """The run of a key; one that came to nothing was answered with an error, so it is tried again."""
+        known = self._reconciler.keyed(key.name)
+        if known is not None and known[0].type == "container" and known[0].started_at is None:
+            await self._reconciler.look_at_container(known[0].id)  # it may be gone already
+            known = self._reconciler.keyed(key.name)
+        if known is None:
+            kept = await self._journal.keyed(key.name)
+            known = (msgspec.json.decode(kept[0], type=Service), kept[1]) if kept else None
+        return None if known is None or came_to_nothing(known[0]) else known
+
+
+def _replay(key: Key, run: Service, body: str) -> Started:
+    if not body:
+        raise Conflict(f"the name {key.name!r} of this Idempotency-Key is taken by something else: use another key")
+    _require_same(key, body)
+    return Started(run.id, True)
+
+
+def _require_same(key: Key, body: str) -> None:
+    if key.body != body:
+        raise KeyReused("this Idempotency-Key came with another request before: use a new key for a new request")

@@ -1,0 +1,141 @@
+"""Listings of runs: what is there and, where it is asked for, what was removed; the newest first, page by page.
+
+Nothing is built whole: a page is made when the one before it was taken. Belongs to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from ..events.journal import Key, Page
+from ..models.responses import Service
+
+MAX_REMOVED = 10_000  # of a listing
+PAGE = 64 * 1024  # bytes of a page, but for what one run is larger
+
+LATEST: Key = ("\U0010ffff", "")  # behind every time
+
+
+class Journal(Protocol):
+    """What a listing needs of the journal."""
+
+    async def removed(self, before: Key, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page: ...
+    async def record(self, name_or_id: str, owner: str | None) -> bytes | None: ...
+
+
+class View(Protocol):
+    """What a listing needs of the reconciler."""
+
+    def services(self) -> list[Service]: ...
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None: ...
+
+
+class Wanted(NamedTuple):
+    """The filters of a listing: several statuses or names widen, several labels narrow; empty is everything.
+
+    ``labels`` are ``str.partition("=")`` of what was asked for: without ``=`` a key alone is looked for.
+    """
+
+    statuses: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+    labels: tuple[tuple[str, str, str], ...] = ()
+    limit: int | None = None
+    removed: bool = False
+
+    def keeps(self, view: Service) -> bool:
+        return (
+            (not self.statuses or view.status in self.statuses)
+            and (not self.names or view.name in self.names)
+            and all(key in view.labels and (not eq or view.labels[key] == value) for key, eq, value in self.labels)
+        )
+
+
+class Listing:
+    """Makes listings of the view and the journal."""
+
+    def __init__(self, journal: Journal, view: View) -> None:
+        self._journal = journal
+        self._view = view
+        # One token's listings read the journal one page at a time, so that they do not keep others from it.
+        self._reading: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def there(self, owner: str | None, wanted: Wanted) -> list[Service]:
+        """What is there and was not removed; an owner sees its own."""
+        return sorted(filter(wanted.keeps, self._of(owner)), key=_key, reverse=True)[: wanted.limit]
+
+    async def pages(self, owner: str | None, wanted: Wanted) -> AsyncIterator[list[bytes]]:
+        """All that is wanted, each run as JSON, in pages of about ``PAGE`` bytes.
+
+        A run has one place in the order, whether it is there or removed meanwhile, so that none is listed twice.
+
+        Raises:
+            JournalUnwritable: the journal cannot be read.
+        """
+        left = MAX_REMOVED + len(self._view.services()) if wanted.limit is None else wanted.limit
+        async for page in self._all(owner, wanted):
+            part, left = page[:left], left - len(page)
+            yield part
+            if left <= 0:
+                return
+
+    async def _all(self, owner: str | None, wanted: Wanted) -> AsyncIterator[list[bytes]]:
+        if not wanted.removed or (wanted.statuses and "removed" not in wanted.statuses):
+            keys = [_key(view) for view in self.there(owner, wanted)]
+            async for part in self._parts(keys, {}, owner, wanted):
+                yield part
+            return
+        before: Key | None = LATEST
+        while before is not None:
+            # First what is there: what is removed while the journal is read is then in both, and shown once.
+            live = {key for key in map(_key, self._of(owner)) if key < before}
+            async with self._reading[owner]:
+                page = await self._journal.removed(before, owner, _show(wanted))
+            beside = {key for key in live if page.next is None or key >= page.next}
+            removed = {key: shown for key, shown in page.rows if key not in beside}
+            async for part in self._parts([*beside, *removed], removed, owner, wanted):
+                yield part
+            before = page.next
+
+    async def _parts(
+        self, keys: list[Key], removed: dict[Key, bytes], owner: str | None, wanted: Wanted
+    ) -> AsyncIterator[list[bytes]]:
+        """Runs in their order, as they are when their part is made."""
+        part, size = [], 0
+        for key in sorted(keys, reverse=True):
+            shown = removed.get(key) or await self._shown(key[1], owner, wanted)
+            if shown is not None:
+                part.append(shown)
+                size += len(shown)
+            if size >= PAGE:
+                yield part
+                part, size = [], 0
+        yield part
+
+    async def _shown(self, run_id: str, owner: str | None, wanted: Wanted) -> bytes | None:
+        view = self._view.find(run_id, owner)
+        if view is not None and view.id == run_id:
+            return msgspec.json.encode(view) if wanted.keeps(view) else None
+        stored = await self._journal.record(run_id, owner) if wanted.removed else None
+        return stored and _show(wanted)(stored)  # it was removed a moment ago
+
+    def _of(self, owner: str | None) -> Iterator[Service]:
+        return (view for view in self._view.services() if owner in (None, view.owner))
+
+
+def _key(view: Service) -> Key:
+    return view.created_at or "", view.id
+
+
+def _show(wanted: Wanted) -> Callable[[bytes], bytes | None]:
+    """What makes the JSON of a stored run, or None where it is not wanted; it runs in the journal's thread."""
+
+    def show(stored: bytes) -> bytes | None:
+        view = msgspec.json.decode(stored, type=Service)
+        return msgspec.json.encode(view) if wanted.keeps(view) else None
+
+    return show

@@ -1,0 +1,622 @@
+"""Turns hints and listings into facts, one turn at a time: list, compare, journal, then view and hub in one tick.
+
+The event loop owns it. The listing is the truth, a hint only says where to look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from ..engine.labels import MANAGED
+from ..engine.watcher import Hint
+from ..errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
+from ..events import cloudevents, frames
+from ..events.broker import News, Tags
+from ..events.cloudevents import Fact
+from ..events.journal import NO_EPOCH, NewFact, Position, Record
+from ..models.responses import Node, Result, Service, Task
+from . import status
+from .cache import Entry, View
+
+Json = dict[str, Any]
+
+FIRST_LOOK = 0.05  # seconds after its creation
+FIRST_PAUSE, LAST_PAUSE, GROWTH = 0.02, 1.0, 1.5  # seconds between two looks at what is unsettled
+QUICK, QUICK_GROWTH = 0.1, 1.06  # for the first second or so, in which most begin to run and many end
+SWEEP_EVERY = 1.0
+SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time,
+LAST_SWEEP = 5.0  # but there are never more seconds than these without one: a single slow one says little
+FULL_EVERY = 60.0
+MANY = 8  # with more services than this to look at, one listing of all is cheaper
+MANY_SHARE, SHORT_SHARE = 5, 10  # such listings take at most one part in so many of the time: less of it
+SHORT_PAUSE = 0.5  # seconds; where the pauses are not longer than that
+MOST_AT_ONCE = 200  # services whose facts are in one transaction
+RETRY_EVERY = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class Swarm(Protocol):
+    """What the reconciler needs of the swarm."""
+
+    async def service(self, name_or_id: str) -> Json | None: ...
+    async def services(self) -> Sequence[Json]: ...
+    async def tasks(self, service_id: str | None = None) -> Sequence[Json]: ...
+    async def wanted_tasks(self) -> Sequence[Json]: ...
+    async def nodes(self) -> Sequence[Json]: ...
+
+
+class Containers(Protocol):
+    """What the reconciler needs of this engine's containers."""
+
+    async def container(self, name_or_id: str) -> Json | None: ...
+    async def containers(self) -> Sequence[Json]: ...
+
+
+class Journal(Protocol):
+    """What the reconciler needs of the journal."""
+
+    position: Position
+
+    async def append(
+        self, facts: Sequence[NewFact], records: Sequence[Record], settled: Sequence[str] = ()
+    ) -> None: ...
+    async def records(self) -> list[Record]: ...
+    async def endings(self) -> dict[str, str]: ...
+
+
+Publish = Callable[[list[News]], None]
+Listener = Callable[[Service], None]
+Count = Callable[[Fact], None]
+
+
+class Reconciler:
+    """Keeps the view true and tells its changes.
+
+    Args:
+        swarm, containers: the engine.
+        journal: where a fact has its sequence before anyone hears of it.
+        publish: sends facts to who listens.
+        stale_changed: told when ``stale_since`` changes.
+        count: told of each fact.
+        own_node: the id of this engine's node, None while that is not known.
+    """
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        containers: Containers,
+        journal: Journal,
+        publish: Publish,
+        stale_changed: Callable[[], None] = lambda: None,
+        count: Count = lambda fact: None,
+        own_node: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.view = View()
+        self.stale_since: str | None = now_text()
+        self.listeners: list[Listener] = []
+        self._swarm = swarm
+        self._containers = containers
+        self._journal = journal
+        self._publish = publish
+        self._stale_changed = stale_changed
+        self._count = count
+        self._own_node = own_node
+        self._commits = asyncio.Lock()
+        self._settled: set[str] = set()
+        self._endings: dict[str, str] = {}  # what is being ended, and why: of containers Docker keeps no label of that
+        self._removing: dict[str, float] = {}  # what was seen to go, and when (seconds since 1970)
+        self._hinted: set[str] = set()
+        self._hinted_containers: set[str] = set()
+        self._nodes_hinted = False
+        self._hot: dict[str, tuple[float, float]] = {}  # service id → when to look, and the pause that comes then
+        self._wake = asyncio.Event()
+        self._sleeps_until = 0.0
+        self._runs = False  # whether anything did after the last turn: what has begun since then is looked at
+        self._full_due = self._sweep_due = self._many_due = 0.0
+        self._told = 0
+
+    @property
+    def position(self) -> Position:
+        """How far everyone has been told: the journal may be some ticks ahead of that."""
+        if not self.view.restored:
+            return Position(NO_EPOCH, 1, 0)
+        return self._journal.position._replace(last=self._told)
+
+    # -- what others tell it ---------------------------------------------------------------------------------------
+
+    def hint(self, hint: Hint) -> None:
+        """Look where the hint points, soon."""
+        if hint.gone and hint.kind != "node":
+            self._removing[hint.id] = hint.time
+        if hint.kind == "relist":
+            self._full_due = 0.0
+        elif hint.kind == "node":
+            self._nodes_hinted = True
+        elif hint.kind == "container":
+            self._hinted_containers.add(hint.id)
+        elif not hint.gone and hint.id not in self.view.entries:
+            self._look_soon(hint.id)
+            return
+        elif not hint.gone and self._is_young(hint.id):
+            return  # its first look comes in a moment
+        else:
+            self._hinted.add(hint.id)
+            # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
+            self._hot.pop(hint.id, None)
+        self._wake.set()
+
+    def look(self, service_id: str) -> None:
+        """Something is about to happen to this service."""
+        self._hot[service_id] = (0.0, FIRST_PAUSE)
+        self._wake.set()
+
+    async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None:
+        """Take in a service that was just created, with its record and ``created``, before its id is told.
+
+        Raises:
+            JournalUnwritable: nobody was told of it.
+        """
+        if service_id not in self.view.entries:
+            raw = {"ID": service_id, "CreatedAt": now_text(), "Spec": spec}
+            self.view.list_service(raw, [], time.monotonic())
+        self._look_soon(service_id)
+        await self.commit([nonce])
+
+    async def adopt_container(self, container_id: str, nonce: str) -> None:
+        """As ``adopt_service``, for a container.
+
+        Raises:
+            EngineRefused: somebody has removed it already.
+        """
+        await self._list_container(container_id)
+        if container_id not in self.view.entries:
+            raise EngineRefused("the container was removed by somebody else as it started")
+        await self.commit([nonce])
+
+    async def ending_container(self, container_id: str, why: str) -> None:
+        """A container is being ended, as ``stopped`` or for its ``timeout``: say so."""
+        self._endings[container_id] = why
+        await self.look_at_container(container_id)
+
+    async def look_at_container(self, container_id: str) -> None:
+        """Something has happened to this container: say so."""
+        await self._list_container(container_id)
+        with contextlib.suppress(JournalUnwritable):
+            await self.commit()
+
+    def will_remove(self, run_id: str) -> None:
+        """What goes now was stopped."""
+        self._endings[run_id] = "stopped"
+
+    async def show_result(self, run_id: str, result: Result) -> None:
+        """What a run has said is in the journal: tell that.
+
+        Raises:
+            JournalUnwritable: it is told with the next commit.
+        """
+        await self._ask_for_start(run_id)  # whoever waits for the result is told of the start too
+        if self.view.show_result(run_id, result):
+            await self.commit()
+
+    def earlier(self, service_id: str) -> list[Task]:
+        """The tasks of a service that may have said something and are not shown any more, the oldest first."""
+        return self.view.earlier(service_id)
+
+    def keyed(self, name: str) -> tuple[Service, str] | None:
+        """What there is of this name, and the digest of the request that it was started with."""
+        entry = self.view.find(name)
+        return None if entry is None or entry.shown.name != name else (entry.shown, entry.body)
+
+    async def refresh(self, service_id: str) -> Service | None:
+        """List a service now.
+
+        Raises:
+            HttpError: the engine did not answer.
+        """
+        await self._list_service(service_id, time.monotonic())
+        self.look(service_id)  # what it found is told in the next turn
+        view = self.find(service_id)
+        return None if view is None or view.status == "removed" else view
+
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
+        """What there is of exactly this id or name; with an owner, of theirs."""
+        entry = self.view.find(name_or_id, owner)
+        return entry.shown if entry else None
+
+    def services(self) -> list[Service]:
+        return self.view.services()
+
+    def nodes(self) -> list[Node]:
+        return self.view.node_views()
+
+    async def look_up(self, name_or_id: str) -> Service | None:
+        """Ask the engine for what the view does not know yet.
+
+        Raises:
+            HttpError: the engine did not answer.
+        """
+        began = time.monotonic()
+        try:
+            raw = await self._swarm.service(name_or_id)
+        except NotAManager:  # containers need no swarm
+            raw = None
+        if raw is not None:
+            await self._list_service(raw["ID"], began)
+            self.look(raw["ID"])
+            return self.find(raw["ID"])
+        await self._list_container(name_or_id)
+        return self.find(name_or_id)
+
+    # -- its life --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        while True:
+            try:
+                await self.load()
+                await self._wait()
+                await self._turn()
+            except HttpError as error:
+                self._stale(error)
+                await asyncio.sleep(RETRY_EVERY)
+            except Exception:  # the top of the task: whatever it is, the next turn begins with a full listing
+                log.exception("reconcile_failed")
+                self._full_due = 0.0
+                await asyncio.sleep(RETRY_EVERY)
+
+    async def commit(self, settled: Iterable[str] = ()) -> None:
+        """Tell what is untold: into the journal, then to everyone, in one order.
+
+        Raises:
+            JournalUnwritable: it stays untold.
+        """
+        mine = set(settled)
+        self._settled |= mine
+        async with self._commits:
+            if mine and not mine & self._settled:
+                return  # somebody else's commit took it along
+            try:
+                await self._commit()
+            except BaseException:
+                self._settled -= mine  # whoever waits with theirs tries with theirs
+                raise
+
+    async def _commit(self) -> None:
+        if not self.view.restored:
+            raise JournalUnwritable("the journal has not been read yet: what is new is not known")
+        # Taken at the same moment: what an intent has made is told before it is settled, or together with it.
+        ids, (settled, self._settled) = sorted(self.view.dirty), (self._settled, set())
+        try:
+            # Not all of 5,000 services in one transaction: that would take 50 MB for a moment, which stay taken.
+            *first, last = [ids[at : at + MOST_AT_ONCE] for at in range(0, len(ids), MOST_AT_ONCE)] or [[]]
+            for some in first:
+                await self._commit_some(some)
+            await self._commit_some(last, True, settled)
+        except BaseException:
+            self._settled |= settled
+            raise
+
+    async def _commit_some(self, ids: list[str], nodes: bool = False, settled: Collection[str] = ()) -> None:
+        fresh, untold = self.view.take_untold(ids, nodes, now_text())
+        if not fresh and not settled:
+            return
+        position = self._journal.position
+        encoded = [_encoded(fact, position.epoch, position.last + 1 + i) for i, fact in enumerate(fresh)]
+        try:
+            await self._journal.append(encoded, list(_records(fresh, self.view.body)), sorted(settled))
+        except BaseException:
+            self.view.put_back(untold)
+            raise
+        # From here on in one tick: the view, the position and what subscribers hear are never apart.
+        self.view.tell(fresh)
+        self._told = position.last + len(fresh)
+        self._publish(
+            [
+                News(
+                    frames.event(cloudevents.cursor(position.epoch, sequence), new.type, new.event),
+                    tags(fact),
+                    sequence,
+                )
+                for sequence, (fact, new) in enumerate(zip(fresh, encoded, strict=True), position.last + 1)
+            ]
+        )
+        for fact in fresh:
+            self._count(fact)
+        self._tell_listeners(fresh)
+
+    def _tell_listeners(self, fresh: list[Fact]) -> None:
+        changed = {fact.subject: fact.view for fact in fresh if isinstance(fact.view, Service)}
+        nobodys = contextvars.Context()  # a request's commit tells what others have done too: that is not logged as its
+        for view in changed.values():
+            for listener in self.listeners:
+                try:
+                    nobodys.run(listener, view)
+                except Exception:  # the facts are told: one that cannot take them in keeps nobody else from it
+                    log.exception("listener_failed", run=view.id)
+
+    async def load(self) -> None:
+        """Read what was told before; where the journal cannot be read, the view goes on without being told."""
+        if self.view.restored:
+            return
+        try:
+            records, endings = await self._journal.records(), await self._journal.endings()
+        except JournalUnwritable:
+            return
+        for record in records:
+            if record.kind == "node":
+                self.view.restore_node(msgspec.json.decode(record.view, type=Node))
+            else:
+                self.view.restore(msgspec.json.decode(record.view, type=Service), record.body)
+        self._endings = endings | self._endings
+        self._told = self._journal.position.last
+        self.view.restored = True
+
+    # -- turns -----------------------------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        """Until there is something to look at."""
+        while not self._due():
+            self._wake.clear()
+            self._sleeps_until = self._next_due()
+            pause = max(0.001, self._sleeps_until - time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+
+    def _next_due(self) -> float:
+        if self._are_many() and self._many_due > time.monotonic():
+            return self._many_due
+        if self._hinted:
+            return 0.0
+        due = [self._full_due, *(when for when, _ in self._hot.values())]
+        if self._runs:
+            due.append(self._sweep_due)
+        return min(due)
+
+    def _due(self) -> bool:
+        return bool(self._hinted_containers or self._nodes_hinted) or self._next_due() <= time.monotonic()
+
+    def _are_many(self) -> bool:
+        """Whether so many services are to be looked at that all are listed, and not too often."""
+        return len(self._hinted) + len(self._hot) > MANY
+
+    async def _turn(self) -> None:
+        began = time.monotonic()
+        if began >= self._full_due:
+            self._full_due = began + FULL_EVERY  # before the listing: a hint that comes meanwhile asks for another
+            await self._list_all(began)
+        else:
+            await self._look_around(began)
+        await self._ask_for_starts()
+        await self.commit()
+        self._runs = bool(self.view.going)  # else a sweep, which lists Swarm's tasks, can tell nothing
+        self._fresh()
+
+    async def _look_around(self, began: float) -> None:
+        if self._nodes_hinted:
+            self._nodes_hinted = False
+            self.view.list_nodes(await self._swarm.nodes())
+        for container_id in self._take(self._hinted_containers):
+            await self._list_container(container_id)
+        if self._are_many() and self._many_due > began:
+            return
+        due = {service_id: pause for service_id, (when, pause) in self._hot.items() if when <= began}
+        hinted = self._take(self._hinted)
+        wanted = hinted | due.keys()
+        if len(wanted) > MANY:
+            await self._list_services(began)
+            took = time.monotonic() - began
+            self._many_due = began + max(took * MANY_SHARE, min(took * SHORT_SHARE, SHORT_PAUSE))
+        else:
+            quick = {service_id for service_id, pause in due.items() if FIRST_PAUSE < pause < QUICK} - hinted
+            await asyncio.gather(
+                *(self._list_service(service_id, began) for service_id in wanted - quick),
+                *(self._glance(service_id, began) for service_id in quick),
+            )
+        for service_id in wanted:
+            self._cool(service_id)
+        if began >= self._sweep_due and self._runs:
+            await self._sweep(began)
+
+    async def _ask_for_starts(self) -> None:
+        """Ask the containers on this node when they started, where their tasks were too short to be seen running."""
+        await asyncio.gather(*(self._ask_for_start(run_id) for run_id in list(self.view.unstarted)))
+
+    async def _ask_for_start(self, run_id: str) -> None:
+        node_id = self._own_node() if run_id in self.view.unstarted else None
+        container_id = self.view.container_to_ask(run_id, node_id) if node_id else None
+        if container_id is not None:
+            with contextlib.suppress(HttpError):  # its start stays unknown
+                raw = await self._containers.container(container_id)
+                self.view.show_start(run_id, raw["State"].get("StartedAt") if raw else None)
+
+    async def _list_all(self, began: float) -> None:
+        self._hinted.clear()
+        self._nodes_hinted = False
+        self._removing = {gone_id: at for gone_id, at in self._removing.items() if gone_id in self.view.entries}
+        await self._list_containers(began)
+        try:
+            self.view.list_nodes(await self._swarm.nodes())
+            await self._list_services(began)
+        except NotAManager:  # containers need no swarm
+            if any(entry.shown.type == "service" for entry in self.view.entries.values()):
+                raise
+
+    # The tasks before the services: the other way round a service that is removed in between would be shown without
+    # its tasks, and one that is being ended without that.
+
+    async def _list_services(self, began: float) -> None:
+        tasks = await self._swarm.tasks()
+        services = await self._swarm.services()
+        of_service: dict[str, list[int]] = {}  # not the tasks themselves: they are decoded as they are needed
+        for place, task in enumerate(tasks):
+            of_service.setdefault(task["ServiceID"], []).append(place)
+        there = set()
+        for raw in services:
+            there.add(raw["ID"])
+            self._show_service(raw, [tasks[place] for place in of_service.get(raw["ID"], ())], began)
+        self._vanish("service", there, began)
+
+    async def _list_service(self, service_id: str, began: float) -> None:
+        tasks = await self._swarm.tasks(service_id)
+        raw = await self._swarm.service(service_id)
+        if raw is not None:
+            self._show_service(raw, tasks, began)
+        else:
+            self._gone(service_id, began)
+
+    async def _glance(self, service_id: str, began: float) -> None:
+        """Look at the tasks of a service that has just begun: of all else there would be a hint."""
+        tasks = await self._swarm.tasks(service_id)
+        entry = self.view.entries.get(service_id)
+        known = entry is not None and bool(tasks) and entry.tasks.keys() <= {task["ID"] for task in tasks}
+        if not known or not all(map(self.view.list_task, tasks)):
+            await self._list_service(service_id, began)
+
+    def _show_service(self, raw: Json, tasks: Sequence[Json], began: float) -> None:
+        """One that cannot be understood does not hide the others."""
+        try:
+            self.view.list_service(raw, tasks, began)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            log.exception("service_not_understood", run=raw.get("ID"))
+
+    async def _list_containers(self, began: float) -> None:
+        listed = await self._containers.containers()
+        for raw in listed:
+            entry = self.view.entries.get(raw["Id"])
+            if entry is None or entry.shown.status not in status.OVER or raw["State"] != "exited":
+                await self._list_container(raw["Id"])
+            else:
+                entry.seen = began
+        self._vanish("container", {raw["Id"] for raw in listed}, began)
+
+    async def _list_container(self, container_id: str) -> None:
+        began = time.monotonic()
+        raw = await self._containers.container(container_id)
+        if raw is None:
+            self._gone(container_id, began)
+        elif (raw["Config"].get("Labels") or {}).get(MANAGED) == "true":
+            self.view.list_container(raw, self._endings.get(raw["Id"]), began)
+
+    async def _sweep(self, began: float) -> None:
+        """List the tasks that should run; what has left that list has ended, and is looked at.
+
+        So is what waits for a restart although its last task has ended: that comes, or Swarm has given it up.
+        """
+        there, unknown = set(), set()
+        for raw in await self._swarm.wanted_tasks():
+            there.add(raw["ID"])
+            if not self.view.list_task(raw):
+                unknown.add(raw["ServiceID"])
+        left = {
+            service_id
+            for service_id, entry in self.view.entries.items()
+            if not entry.is_over and _has_left(entry, there)
+        }
+        self._hinted |= unknown | left
+        took = time.monotonic() - began
+        self._sweep_due = began + took + min(max(SWEEP_EVERY, took * SWEEP_SHARE), LAST_SWEEP)
+
+    def _vanish(self, kind: str, there: set[str], began: float) -> None:
+        known = [i for i, entry in self.view.entries.items() if entry.shown.type == kind]
+        for gone_id in set(known) - there:
+            self._gone(gone_id, began)
+
+    def _gone(self, gone_id: str, began: float) -> None:
+        entry = self.view.entries.get(gone_id)
+        if entry is not None and entry.seen > began:  # it came after the listing began
+            return
+        at = self._removing.pop(gone_id, None)
+        if entry is None:
+            self._endings.pop(gone_id, None)
+            return
+        self.view.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
+        self._hot.pop(gone_id, None)
+
+    def _look_soon(self, service_id: str) -> None:
+        """It was created a moment ago: a look at once would tell nothing, and be in the way of who creates more."""
+        due, _ = self._hot.setdefault(service_id, (time.monotonic() + FIRST_LOOK, FIRST_PAUSE))
+        if max(due, self._many_due if self._are_many() else 0.0) < self._sleeps_until:
+            self._wake.set()
+
+    def _is_young(self, service_id: str) -> bool:
+        """Whether the first look at it is still to come."""
+        due, pause = self._hot.get(service_id, (0.0, 0.0))
+        return pause == FIRST_PAUSE and due > time.monotonic()
+
+    def _cool(self, service_id: str) -> None:
+        """Look again after a growing pause, while it is unsettled and the pause is short; then sweeps will do."""
+        entry = self.view.entries.get(service_id)
+        _, pause = self._hot.pop(service_id, (0.0, FIRST_PAUSE))
+        if entry is not None and entry.shown.status not in status.OVER and pause <= LAST_PAUSE:
+            growth = QUICK_GROWTH if pause < QUICK else GROWTH
+            self._hot[service_id] = (time.monotonic() + pause, pause * growth)
+
+    def _take(self, hinted: set[str]) -> set[str]:
+        taken = set(hinted)
+        hinted.clear()
+        return taken
+
+    # -- whether it knows ------------------------------------------------------------------------------------------
+
+    def _stale(self, error: HttpError) -> None:
+        self._full_due = 0.0
+        if self.stale_since is None:
+            log.warning("stale", reason=str(error))
+            self.stale_since = now_text()
+            self._stale_changed()
+
+    def _fresh(self) -> None:
+        if self.stale_since is not None:
+            log.info("caught_up", since=self.stale_since)
+            self.stale_since = None
+            self._stale_changed()
+
+
+def _has_left(entry: Entry, there: Collection[str]) -> bool:
+    """Whether a service has changed, or must, by the ids of the tasks that Swarm wants to run."""
+    going = [task_id for task_id, task in entry.tasks.items() if task["Status"]["State"] not in status.TERMINAL]
+    over = not going and entry.shown.status not in status.OVER
+    return bool(entry.tasks) and (over or any(task_id not in there for task_id in going))
+
+
+def tags(fact: Fact) -> Tags:
+    """What a filter looks at in a fact."""
+    if isinstance(fact.view, Node):
+        return Tags("node", fact.subject, frozenset(), None)
+    return service_tags(fact.view, fact.topic)
+
+
+def service_tags(view: Service, topic: str = "service") -> Tags:
+    return Tags(topic, view.id, frozenset(f"{k}={v}" for k, v in view.labels.items()), view.owner)
+
+
+def _encoded(fact: Fact, epoch: str, sequence: int) -> NewFact:
+    return NewFact(fact.type, cloudevents.encode(fact, epoch, sequence), tags(fact).owner or "", fact.subject)
+
+
+def _records(fresh: Iterable[Fact], body: Callable[[str], str]) -> Iterable[Record]:
+    """The record that each entry and node has after these facts."""
+    last: Mapping[str, Fact] = {fact.subject: fact for fact in fresh}
+    for subject, fact in last.items():
+        view, removed = msgspec.json.encode(fact.view), fact.type.endswith(".removed")
+        if isinstance(fact.view, Node):
+            yield Record(subject, "node", fact.view.hostname, removed, view)
+        else:
+            yield Record(subject, "service", fact.view.name, removed, view, body(subject), fact.view.owner or "")
+
+
+def now_text(at: float | None = None) -> str:
+    """A time in seconds since 1970, or now, as RFC 3339."""
+    moment = datetime.fromtimestamp(at, UTC) if at else datetime.now(UTC)
+    return moment.isoformat().replace("+00:00", "Z")

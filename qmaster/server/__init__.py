@@ -1,0 +1,1 @@
+"""Configuration, logging and metrics; builds the parts, serves and shuts down."""
