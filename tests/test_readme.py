@@ -1,25 +1,18 @@
 """The README and the changelog say what the code does: their tables and calls are compared with it."""
 
-import inspect
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from http import HTTPStatus
-from pathlib import Path
-from typing import Any, get_args
-from unittest.mock import Mock
+from typing import get_args
 
 import msgspec
 import pytest
-from tornado import web
-from tornado.routing import PathMatches
+from docs import README, ROOT, Row, as_pattern, code, lines_with_fence, routes, section, statuses, table
 
 import qmaster
 from qmaster import errors, limiter
 from qmaster.api import base, entrance, events, limits, openapi, runs, strict
-from qmaster.api import routes as app
-from qmaster.api.base import BaseHandler
 from qmaster.auth import throttle, tokens
 from qmaster.auth.authenticator import Authenticator
 from qmaster.auth.tokens import MAX_TOKEN
@@ -33,70 +26,12 @@ from qmaster.models import requests
 from qmaster.models.responses import Reason, Service, Status, Task
 from qmaster.server import config
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 CODE = ROOT / "qmaster"
 BODIES: dict[str, type[msgspec.Struct]] = {
     "/run": requests.RunRequest,
     "/start": requests.RunRequest,
     "/stop": requests.StopRequest,
 }
-
-Row = dict[str, str]
-
-
-# Reading Markdown
-
-
-def lines_with_fence() -> Iterator[tuple[str, str | None]]:
-    """Each line of the README with the language of the code block that it is in, None outside of one."""
-    fence: str | None = None
-    for line in README.splitlines():
-        mark = re.match(r"\s*```(\w*)", line)
-        if mark:
-            fence = mark[1] if fence is None else None
-        else:
-            yield line, fence
-
-
-def section(title: str) -> list[str]:
-    """The prose under a heading, up to the next heading."""
-    found: list[str] = []
-    current = ""
-    for line, fence in lines_with_fence():
-        if fence is None and line.startswith("#"):
-            current = line.lstrip("# ")
-        elif fence is None and current == title:
-            found.append(line)
-    assert found, f"the README has no section {title!r}"
-    return found
-
-
-def tables(title: str) -> list[list[Row]]:
-    """The tables of a section: a list of rows each, by column."""
-    found: list[list[Row]] = []
-    header: list[str] = []
-    for line in section(title):
-        if not line.startswith("|"):
-            header = []
-            continue
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if not header:
-            header = cells
-            found.append([])
-        elif set(line) - set("|- "):
-            found[-1].append(dict(zip(header, cells, strict=True)))
-    return found
-
-
-def table(title: str, having: str = "") -> list[Row]:
-    """The section's first table, or its first with that column."""
-    return next(rows for rows in tables(title) if having in ("", *rows[0]))
-
-
-def code(cell: str) -> list[str]:
-    """What a cell shows as code."""
-    return re.findall(r"`([^`]+)`", cell)
 
 
 def column(rows: list[Row], name: str) -> list[str]:
@@ -137,34 +72,6 @@ def calls() -> list[tuple[str, str, str | None]]:
             path = url.removeprefix("http://localhost:9090").partition("?")[0]
             found.append(("GET" if body is None else "POST", path, body))
     return found
-
-
-# Reading the code
-
-
-def routes() -> list[tuple[str, str]]:
-    """Method and pattern of each route."""
-    make: Any = app.make_app
-    application: web.Application = make(*(Mock() for _ in inspect.signature(make).parameters))
-    return [
-        (method, rule.matcher.regex.pattern.removesuffix("$"))
-        for rule in application.wildcard_router.rules
-        if isinstance(rule.matcher, PathMatches)
-        for method in BaseHandler.SUPPORTED_METHODS
-        if takes(rule.target, method.lower())
-    ]
-
-
-def takes(handler: type, method: str) -> bool:
-    return getattr(handler, method) not in (getattr(BaseHandler, method), getattr(web.RequestHandler, method))
-
-
-def as_pattern(path: str) -> str:
-    return re.sub(r"\{\w+\}", "([^/]+)", path)
-
-
-def statuses(error: type[errors.HttpError]) -> set[HTTPStatus]:
-    return {error.status}.union(*map(statuses, error.__subclasses__()))
 
 
 def modules() -> list[str]:

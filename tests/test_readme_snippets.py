@@ -38,23 +38,23 @@ IN_DOCKER = "it wants the image, on an engine of its own"
 ON_A_SWARM = "it wants the image, on a swarm"
 # The first line of what is not run here: why, and the test or script that shows it.
 ELSEWHERE = {
-    "./build.sh": (IN_DOCKER, "tests/test_image.py::test_the_run_line"),
+    "./build.sh": (IN_DOCKER, "tests/server/test_image.py::test_the_run_line"),
     "docker run -d --name quartermaster --restart unless-stopped -e TOKEN -p 9090:9090 \\": (
         IN_DOCKER,
-        "tests/test_image.py::test_a_backup",
+        "tests/server/test_image.py::test_a_backup",
     ),
     "docker run -d -e TOKEN -p 9090:9090 -v /var/run/docker.sock:/var/run/docker.sock --read-only --cap-drop ALL \\": (
         IN_DOCKER,
-        "tests/test_image.py::test_a_read_only_container_without_capabilities",
+        "tests/server/test_image.py::test_a_read_only_container_without_capabilities",
     ),
-    "docker stop quartermaster": (IN_DOCKER, "tests/test_image.py::test_a_backup"),
+    "docker stop quartermaster": (IN_DOCKER, "tests/server/test_image.py::test_a_backup"),
     "printf '%s' \"$TOKEN\" | docker secret create quartermaster-token -": (
         ON_A_SWARM,
-        "tests/test_image.py::test_the_stack",
+        "tests/server/test_image.py::test_the_stack",
     ),
     "QMASTER_IMAGE=quartermaster:2 docker stack deploy --compose-file stack.yml quartermaster": (
         ON_A_SWARM,
-        "tests/test_image.py::test_the_stack",
+        "tests/server/test_image.py::test_the_stack",
     ),
     "./build.sh bench": ("it takes ten minutes", "tests/test_bench.py::test_no_figure_is_far_from_its_reach"),
     "./build.sh test": ("it would run these tests within themselves", ".ci/run"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_readme import code, table
+from docs import code, table
 from testbed import Registry, Server, eventually
 from testbed.server import ADDRESS
 

@@ -1,0 +1,230 @@
+"""openapi: the document is valid, says what the code does, and its examples work."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import contract
+import msgspec
+import openapi_spec_validator
+import pytest
+from api_cases import BEARER, GOING_ON, IMAGE, OVER, TOKEN, Ask, FakeDispatch, State, app, ask, dispatch, state
+from docs import as_pattern, routes, statuses
+from fakes import grant
+
+from qmaster import errors
+from qmaster.api import base, events, logs, openapi, runs
+from qmaster.auth.throttle import BURST
+from qmaster.auth.tokens import SCOPES
+from qmaster.models import requests
+
+__all__ = ["app", "ask", "dispatch", "state"]  # the fixtures
+
+Json = dict[str, Any]
+
+DOCUMENT = openapi.document()
+OPERATIONS = [
+    (path, method, item[method])
+    for path, item in DOCUMENT["paths"].items()
+    for method in ("get", "post")
+    if method in item
+]
+
+
+STREAMS = {"/events", "/logs/{id}"}  # come from parts that the handlers' tests do not have
+BODIES: Json = {"/run": IMAGE, "/start": IMAGE, "/stop": {"id": "nap"}}
+READS = sorted({path for path, method, _ in OPERATIONS if method == "get"} - STREAMS)
+
+
+def nested(value: Any) -> Iterator[Json]:
+    """Every object in it."""
+    if isinstance(value, dict):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from nested(each)
+
+
+def names(path: str, where: str = "query") -> list[str]:
+    parameters = [contract.resolved(each) for each in DOCUMENT["paths"][path]["get"].get("parameters", ())]
+    return [each["name"] for each in parameters if each["in"] == where]
+
+
+# --- it says what the code does ---------------------------------------------------------------------------------------
+
+
+def test_it_is_openapi_3_1() -> None:
+    """By a validator of others."""
+    assert DOCUMENT["openapi"].startswith("3.1.")
+    openapi_spec_validator.validate(DOCUMENT)
+
+
+def test_every_route_is_described() -> None:
+    """Each method and path of the application, and nothing else."""
+    described = [
+        (method.upper(), as_pattern(path))
+        for path, item in DOCUMENT["paths"].items()
+        for method in item.keys() - {"parameters"}
+    ]
+    assert sorted(described) == sorted(routes())
+
+
+def test_the_query_parameters_are_those_of_the_handlers() -> None:
+    """Of the listing, of one, and of the stream."""
+    assert sorted(names("/status")) == sorted(runs.FILTERS)
+    assert names("/status/{id}") == ["wait"]
+    assert sorted(names("/logs/{id}")) == sorted(logs.PARAMETERS)
+    assert sorted(names("/events")) == sorted(events.PARAMETERS)
+
+
+def test_each_field_of_a_run_is_told() -> None:
+    """Those of the request, in words; and the token beside them, which the request type does not have."""
+    fields = [field.name for field in msgspec.structs.fields(requests.RunRequest)]
+    assert list(openapi.FIELDS) == fields
+    properties = DOCUMENT["components"]["schemas"]["RunRequest"]["properties"]
+    assert list(properties) == [*fields, "token"]
+    assert all(properties[name]["description"] for name in properties)
+    assert DOCUMENT["components"]["schemas"]["RunRequest"]["additionalProperties"] is False
+
+
+def test_the_errors_are_those_of_the_code() -> None:
+    """Each status but 405, which no described call is answered with; in the one shape."""
+    assert set(openapi.ERRORS) == {int(status) for status in statuses(errors.HttpError)} - {405}
+    assert set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]) == set(errors.problem(400, "", ""))
+
+
+def test_only_the_page_the_probes_and_the_document_are_open() -> None:
+    """All else wants the token: in the header, or where there is a body in it."""
+    open_ = {path for path, _, operation in OPERATIONS if operation.get("security") == []}
+    assert open_ == {"/", "/static/{file}", "/livez", "/readyz", "/openapi.json"}
+    body = {path for path, _, operation in OPERATIONS if {} in operation.get("security", ())}
+    assert body == {"/run", "/start", "/stop"}
+    for path, _, operation in OPERATIONS:
+        assert all((str(status) in operation["responses"]) == (path not in open_) for status in (401, 429))
+
+
+@pytest.mark.gen_test
+async def test_the_scopes_are_those_of_the_handlers(ask: Ask, dispatch: FakeDispatch, state: State) -> None:
+    """Beside each call stands what its token needs."""
+    needs = {path: operation["security"][0]["bearer"][0] for path, _, operation in OPERATIONS if operation["security"]}
+    assert {path for path, scope in needs.items() if scope == "root"} == {"/nodes", "/metrics"}
+    state.auth.replace([grant(scope, scopes=frozenset({scope})) for scope in SCOPES])
+    dispatch.views = [OVER]
+    for path, method, _ in [one for one in OPERATIONS if one[0] in needs]:
+        for scope in SCOPES:
+            if path in STREAMS and scope == needs[path]:
+                continue
+            answer = await ask(method.upper(), path, BODIES.get(path), {"Authorization": f"Bearer {scope}"})
+            assert (answer.code == 403) == (scope != needs[path]), (path, scope)
+            contract.check_answer(path, method, answer.code, answer.headers, answer.body)
+            if answer.code == 403:
+                assert msgspec.json.decode(answer.body)["error"].startswith("scopes: ")
+
+
+def test_its_patterns_are_anybody_s() -> None:
+    """No lookahead, which Go and Rust do not have."""
+    patterns = [each["pattern"] for each in nested(DOCUMENT) if isinstance(each.get("pattern"), str)]
+    assert len(patterns) > 5
+    assert not [pattern for pattern in patterns if "(?" in pattern or not re.compile(pattern)]
+
+
+# --- its examples work ------------------------------------------------------------------------------------------------
+
+
+def test_each_example_is_of_its_schema() -> None:
+    """Of parameters, headers, bodies and answers."""
+    found = [each for each in nested(contract.DOCUMENT) if "schema" in each and {"example", "examples"} & each.keys()]
+    assert len(found) > 20
+    for each in found:
+        values = [one["value"] for one in each["examples"].values()] if "examples" in each else [each["example"]]
+        for value in values:
+            as_sent = int(value) if each["schema"].get("type") == "integer" else value
+            contract.check_value(each["schema"], as_sent)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("path", ["/run", "/start", "/stop"])
+async def test_each_body_is_taken(ask: Ask, dispatch: FakeDispatch, path: str) -> None:
+    """By the real handlers; with the token in the header, and in the body. The answers are described."""
+    dispatch.views = [OVER]
+    examples = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    for example in examples.values():
+        for body, headers in ((example["value"], BEARER), ({**example["value"], "token": TOKEN}, {})):
+            answer = await ask("POST", path, body, headers)
+            assert answer.code == 200, answer.body
+            contract.check_answer(path, "post", 200, answer.headers, answer.body)
+    assert len(dispatch.calls) >= 2 * len(examples)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("path", READS)
+async def test_each_query_is_taken(ask: Ask, dispatch: FakeDispatch, path: str) -> None:
+    """With the examples of all its parameters; the answers are described."""
+    dispatch.views = [OVER]
+    query = []
+    for parameter in map(contract.resolved, DOCUMENT["paths"][path]["get"].get("parameters", ())):
+        if parameter["in"] == "query" and "example" in parameter:
+            values = parameter["example"] if isinstance(parameter["example"], list) else [parameter["example"]]
+            query += [f"{parameter['name']}={value}" for value in values]
+    answer = await ask("GET", path.replace("{id}", "nap").replace("{file}", "style.css") + "?" + "&".join(query))
+    assert answer.code == 200, answer.body
+    contract.check_answer(path, "get", 200, answer.headers, answer.body)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("path", READS)
+async def test_head_is_answered_as_get(ask: Ask, dispatch: FakeDispatch, path: str) -> None:
+    """The same status and headers, and no body, as what watches a page or a probe asks (RFC 9110, 9.3.2)."""
+    dispatch.views = [OVER]
+    place = path.replace("{id}", "nap").replace("{file}", "style.css")
+    get, head = await ask("GET", place), await ask("HEAD", place)
+    varying = ("X-Request-Id", "Date")
+    for answer in (get, head):
+        for name in varying:
+            del answer.headers[name]
+    assert (head.code, dict(head.headers), head.body) == (200, dict(get.headers), b"")
+    assert DOCUMENT["paths"][path]["head"]["responses"] == DOCUMENT["paths"][path]["get"]["responses"]
+
+
+def test_each_flag_is_described_with_all_of_its_words() -> None:
+    """Those that are taken, wherever one is."""
+    described = {
+        (path, each["name"]): each["schema"].get("enum")
+        for path, method, operation in OPERATIONS
+        for each in operation.get("parameters", [])
+        if method == "get" and each.get("name") in ("all", "follow", "timestamps")
+    }
+    flags = (("/status", "all"), ("/logs/{id}", "follow"), ("/logs/{id}", "timestamps"))
+    assert described == {flag: list(base.FLAGS) for flag in flags}
+
+
+@pytest.mark.gen_test
+async def test_other_answers_are_described_too(ask: Ask, dispatch: FakeDispatch, state: State) -> None:
+    """202 and a replayed one; every error of a run, with its headers; a probe that is not well."""
+    dispatch.views, dispatch.replays = [GOING_ON], True
+    answer = await ask("POST", "/run", {**IMAGE, "wait": 0}, {**BEARER, "Idempotency-Key": "one"})
+    assert (answer.code, answer.headers["Idempotency-Replayed"]) == (202, "true")
+    contract.check_answer("/run", "post", answer.code, answer.headers, answer.body)
+    for kind in (errors.Conflict, errors.KeyReused, errors.EngineRefused, errors.EngineAway, errors.JournalUnwritable):
+        dispatch.error = kind("why")
+        answer = await ask("POST", "/run", IMAGE)
+        assert answer.code == kind.status
+        contract.check_answer("/run", "post", answer.code, answer.headers, answer.body)
+    wrong = [("/run", {"Authorization": "Bearer wrong"}, 401)] * BURST + [("/run", {"Authorization": "Bearer x"}, 429)]
+    for path, headers, code in (("/run", {}, 401), ("/run?token=x", BEARER, 400), *wrong):
+        answer = await ask("POST", path, IMAGE, headers)
+        assert answer.code == code
+        contract.check_answer("/run", "post", answer.code, answer.headers, answer.body)
+    state.trouble.append(errors.EngineAway("why"))
+    answer = await ask("GET", "/readyz")
+    contract.check_answer("/readyz", "get", 503, answer.headers, answer.body)
+
+
+# --- it is served -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_it_is_served_to_everyone(ask: Ask) -> None:
+    """Without a token: it holds no secret."""
+    answer = await ask("GET", "/openapi.json", headers={})
+    assert (answer.code, answer.headers["Content-Type"]) == (200, "application/json")
+    assert msgspec.json.decode(answer.body) == DOCUMENT

@@ -1,0 +1,172 @@
+"""pages: what is served of the status page and how, and what its files never hold."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.web import Application
+
+from qmaster.api import pages
+from qmaster.api.base import NotFoundHandler
+from qmaster.auth.authenticator import Authenticator
+
+ROOT = Path(__file__).resolve().parents[2]
+STATIC = ROOT / "static"
+FILES = sorted(path.name for path in STATIC.iterdir())
+SCRIPTS = [name for name in FILES if name.endswith(".js")]
+HTML = (STATIC / "index.html").read_text(encoding="utf-8")
+BUDGET = 60_000  # bytes, all files together
+# What makes markup or code out of text, and what would leave the tab.
+FORBIDDEN = (
+    r"innerHTML|outerHTML|insertAdjacentHTML|createContextualFragment|DOMParser|srcdoc|document\.write|\beval\b|"
+    r"\bFunction\(|setAttribute\('style|\bstyle=|localStorage|indexedDB|document\.cookie|sendBeacon|EventSource|"
+    r"javascript:|\bon[a-z]+=\"|setInterval\(.*(fetch|api)"
+)
+
+
+def text(name: str) -> str:
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def app() -> Application:
+    everyone: dict[str, Any] = {"auth": Authenticator("a-token"), "busy": set()}
+    page = {**everyone, "files": pages.read(pages.folder())}
+    routes: list[Any] = [(r"/", pages.PageHandler, page), (r"/static/([^/]+)", pages.PageHandler, page)]
+    return Application(routes, default_handler_class=NotFoundHandler, default_handler_args=everyone)
+
+
+async def get(http_client: AsyncHTTPClient, url: str, **options: Any) -> HTTPResponse:
+    return await http_client.fetch(url, raise_error=False, **options)
+
+
+# How it is served
+
+
+@pytest.mark.gen_test
+async def test_each_file_is_served_to_anyone(http_client: AsyncHTTPClient, base_url: str) -> None:
+    """As it is on disk, with its type, without a token."""
+    for name in FILES:
+        answer = await get(http_client, f"{base_url}/static/{name}")
+        assert (answer.code, answer.body) == (200, (STATIC / name).read_bytes()), name
+        assert answer.headers["Content-Type"] == pages.TYPES[Path(name).suffix]
+    assert (await get(http_client, base_url + "/")).body.decode() == HTML
+
+
+@pytest.mark.gen_test
+async def test_every_answer_is_guarded(http_client: AsyncHTTPClient, base_url: str) -> None:
+    """Nothing inline, nothing from elsewhere, no frame around it, no markup from a script; on errors too."""
+    for path in ("/", "/static/app.js", "/static/style.css", "/static/nothing.js"):
+        headers = (await get(http_client, base_url + path)).headers
+        policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
+        assert policy.pop("require-trusted-types-for") == "'script'"
+        closed = ("default-src", "base-uri", "form-action", "frame-ancestors", "trusted-types")
+        own = ("script-src", "style-src", "img-src", "connect-src")
+        assert policy == {**dict.fromkeys(closed, "'none'"), **dict.fromkeys(own, "'self'")}
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.gen_test
+async def test_what_a_browser_has_is_not_sent_again(http_client: AsyncHTTPClient, base_url: str) -> None:
+    """It asks each time, and is told 304 until the file has changed."""
+    first = await get(http_client, base_url + "/static/app.js")
+    assert first.headers["Cache-Control"] == "no-cache"
+    assert first.headers["Last-Modified"].endswith("GMT")
+    again = await get(http_client, base_url + "/static/app.js", headers={"If-None-Match": first.headers["Etag"]})
+    assert (again.code, again.body) == (304, b"")
+    other = await get(http_client, base_url + "/static/app.js", headers={"If-None-Match": '"of-another-version"'})
+    assert other.code == 200
+
+
+@pytest.mark.gen_test
+async def test_nothing_else_is_served(http_client: AsyncHTTPClient, base_url: str) -> None:
+    """404, in the one error shape; no path reaches the disk."""
+    for name in ("nothing.js", "..%2fpyproject.toml", "%2e%2e%2fREADME.md", "%00", "index.html%2f..", "app.js%00", "."):
+        answer = await get(http_client, f"{base_url}/static/{name}")
+        assert answer.code == 404, name
+        assert json.loads(answer.body)["code"] == 404
+    assert (await get(http_client, base_url + "/", method="POST", body="")).code == 405
+
+
+def test_an_installation_without_the_page_serves_the_rest(tmp_path: Path) -> None:
+    """What is not there is no reason not to start."""
+    assert pages.read(tmp_path / "static") == {}
+
+
+def test_the_page_is_found_and_packed() -> None:
+    """Beside the package in a checkout; a wheel takes it into the package, a source archive as it is."""
+    assert pages.folder() == STATIC
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
+    assert build["wheel"]["force-include"] == {"static": "qmaster/static"}
+    assert "/static" in build["sdist"]["include"]
+
+
+# What is in it
+
+
+def test_the_page_is_small() -> None:
+    """All of it together, as it is sent."""
+    assert sum((STATIC / name).stat().st_size for name in FILES) <= BUDGET
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_comes_from_outside(name: str) -> None:
+    """No address is in any file but the name of SVG's namespace."""
+    assert re.findall(r"(?:https?:|wss?:)?//[a-z][\w.-]+\.[a-z]{2,}\S*", text(name)) in (
+        [],
+        ["http://www.w3.org/2000/svg',"],
+        ['http://www.w3.org/2000/svg"'],
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_text_stays_text(name: str) -> None:
+    """No call makes markup or code of a string, and nothing outlives the tab."""
+    assert not re.search(FORBIDDEN, text(name))
+
+
+def test_nothing_is_inline() -> None:
+    """One script and one stylesheet, both files; no handler or style in the markup."""
+    assert re.findall(r"<script[^>]*>(.*?)</script>", HTML, re.DOTALL) == [""]
+    assert "<style" not in HTML
+
+
+def test_every_reference_is_to_a_file() -> None:
+    """Of the markup and of the modules."""
+    named = re.findall(r'(?:src|href)="(static/[^"]+)"', HTML)
+    imported = [f"static/{name}" for script in SCRIPTS for name in re.findall(r"from '\./([\w.]+)'", text(script))]
+    assert set(named + imported) | {"static/index.html"} == {f"static/{name}" for name in FILES}
+
+
+def test_every_element_that_is_looked_up_is_there() -> None:
+    """An id that a module names is in the markup, and each id once."""
+    ids = re.findall(r'\bid="([\w-]+)"', HTML)
+    assert len(ids) == len(set(ids))
+    looked_up = {name for script in SCRIPTS for name in re.findall(r"\$\('([\w-]+)'\)", text(script))}
+    assert looked_up <= set(ids)
+
+
+def test_only_two_modules_talk_to_anyone() -> None:
+    """The stream and the calls; so nothing else can poll."""
+    assert [name for name in SCRIPTS if re.search(r"\bfetch\(", text(name))] == ["api.js"]
+    assert [name for name in SCRIPTS if re.search(r"WebSocket\(", text(name))] == ["stream.js"]
+
+
+def functions() -> Iterator[tuple[str, int]]:
+    for script in SCRIPTS:
+        for match in re.finditer(
+            r"^(?:export )?(?:async )?function (\w+).*?^}", text(script), re.DOTALL | re.MULTILINE
+        ):
+            yield f"{script}: {match[1]}", match[0].count("\n") + 1
+
+
+def test_functions_are_short() -> None:
+    """At most forty lines, as in the house."""
+    assert [name for name, lines in functions() if lines > 40] == []

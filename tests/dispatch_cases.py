@@ -1,0 +1,106 @@
+"""What tests of several modules share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from fakes import (
+    Fake,
+    service,
+    task,
+)
+from swarm_cases import NODES, NOW
+
+from qmaster.events.journal import Intent, Page
+from qmaster.events.journal import Key as ListKey
+from qmaster.models import results
+from qmaster.models.responses import Node, Service
+from qmaster.models.results import Line, Outcome, Output, TaskOutput
+from qmaster.runs import status as lifecycle
+
+Json = dict[str, Any]
+SEEN = lifecycle.service(service(), [task("running")], NODES, NOW)
+
+
+class FakeJournal(Fake):
+    """Records by id; ``intents`` that are open, by their nonce."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: dict[str, Service] = {}
+        self.intents: dict[str, Intent] = {}
+        self.outcomes: dict[str, bytes] = {}
+        self.keys: dict[str, tuple[bytes, str]] = {}
+
+    async def intend(self, intent: Intent) -> None:
+        self._note("intend", intent)
+        self.intents[intent.nonce] = intent
+
+    async def settle(self, nonce: str) -> None:
+        self._note("settle", nonce)
+        self.intents.pop(nonce, None)
+
+    async def record(self, name_or_id: str, owner: str | None) -> bytes | None:
+        self._note("record", name_or_id)
+        found = self.records.get(name_or_id)
+        if found and owner not in (None, found.owner):
+            return None
+        return msgspec.json.encode(found) if found else None
+
+    async def outcome(self, run_id: str) -> bytes | None:
+        self._note("outcome", run_id)
+        return self.outcomes.get(run_id)
+
+    async def keyed(self, name: str) -> tuple[bytes, str] | None:
+        self._note("keyed", name)
+        return self.keys.get(name)
+
+    async def removed(self, before: ListKey, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
+        """Two of them a page."""
+        self._note("removed", before)
+        theirs = {(v.created_at or "", v.id): v for v in self.records.values() if owner in (None, v.owner)}
+        keys = sorted((key for key in theirs if key < before), reverse=True)
+        shown = [(key, show(msgspec.json.encode(theirs[key]))) for key in keys[:2]]
+        return Page([(key, one) for key, one in shown if one is not None], keys[1] if len(keys) > 2 else None)
+
+
+class FakeReconciler(Fake):
+    """A view of services; ``young`` are those that only the engine knows."""
+
+    def __init__(self, *views: Service) -> None:
+        super().__init__()
+        self.views = list(views)
+        self.young: dict[str, Service] = {}
+        self.bodies: dict[str, str] = {}  # id → digest of the request under a key
+
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
+        found = (view for view in self.views if name_or_id in (view.id, view.name) and owner in (None, view.owner))
+        return next(found, None)
+
+    def services(self) -> list[Service]:
+        return list(self.views)
+
+    def keyed(self, name: str) -> tuple[Service, str] | None:
+        found = self.find(name)
+        return (found, self.bodies.get(found.id, "")) if found else None
+
+    def nodes(self) -> list[Node]:
+        return []
+
+    async def look_up(self, name_or_id: str) -> Service | None:
+        self._note("look_up", name_or_id)
+        return self.young.get(name_or_id)
+
+    async def look_at_container(self, container_id: str) -> None:
+        self._note("look_at_container", container_id)
+
+    async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None:
+        self._note("adopt_service", service_id, nonce)
+
+    async def adopt_container(self, container_id: str, nonce: str) -> None:
+        self._note("adopt_container", container_id, nonce)
+
+
+def outcome(text: bytes) -> bytes:
+    line = Line("2024-05-06T07:08:09Z", "stdout", text)
+    return results.encode(Outcome([TaskOutput("t1", 1, "host-1", 0, Output([line]))]))

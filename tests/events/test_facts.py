@@ -1,0 +1,144 @@
+"""facts: what is told between two views of a service or a node, and how."""
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+from fakes import CREATED, LATER, service, task
+from msgspec.structs import replace
+from swarm_cases import NODES, NOW
+
+from qmaster.events import cloudevents
+from qmaster.events.cloudevents import Fact
+from qmaster.models.responses import Node, Replicas, Reserved, Service
+from qmaster.runs import status
+
+NOW_TEXT = "2024-05-06T07:09:00Z"
+NODE = Node(
+    id="n1", hostname="host-1", role="worker", state="ready", availability="active", address=None, engine="28.5.2",
+    memory=1024, cpus=2.0, reserved=Reserved(0, 0.0), leader=False,
+)  # fmt: skip
+
+
+def see(*tasks: Any, **spec: Any) -> Service:
+    return status.service(service(**spec), tasks, NODES, NOW)
+
+
+def told(before: Service | None, after: Service) -> list[tuple[str, str]]:
+    return [
+        (fact.type.removeprefix("io.qmaster."), fact.time) for fact in cloudevents.of_service(before, after, NOW_TEXT)
+    ]
+
+
+PENDING = see(task("pending", ID="t", at="2024-05-06T07:08:10.5Z"))
+RUNNING = see(task("running", ID="t", at="2024-05-06T07:08:11.5Z"))
+FAILED = see(task("failed", ID="t", at="2024-05-06T07:08:12.5Z", code=3))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (None, see(), [("service.created", CREATED)]),
+        (None, PENDING, [("service.created", CREATED), ("task.pending", "2024-05-06T07:08:10.5Z")]),
+        (
+            None,
+            FAILED,
+            [
+                ("service.created", CREATED),
+                ("task.failed", "2024-05-06T07:08:12.5Z"),
+                ("service.failed", "2024-05-06T07:08:12.5Z"),
+            ],
+        ),
+        (
+            PENDING,
+            RUNNING,
+            [("task.running", "2024-05-06T07:08:11.5Z"), ("service.running", "2024-05-06T07:08:11.5Z")],
+        ),
+        (RUNNING, RUNNING, []),
+        (RUNNING, replace(RUNNING, status="removed", removed_at=LATER), [("service.removed", LATER)]),
+        (RUNNING, replace(RUNNING, status="stopping", reason="stopped"), [("service.stopping", NOW_TEXT)]),
+        (RUNNING, replace(RUNNING, status="unknown", reason="node_down"), [("service.updated", NOW_TEXT)]),
+        (PENDING, replace(PENDING, reason="unschedulable"), [("service.updated", "2024-05-06T07:08:10.5Z")]),
+        (RUNNING, replace(RUNNING, replicas=Replicas(2, 1, 0, 0)), [("service.updated", "2024-05-06T07:08:11.5Z")]),
+        (FAILED, replace(FAILED, exit_code=4), [("service.updated", "2024-05-06T07:08:12.5Z")]),
+        (RUNNING, replace(RUNNING, labels={"a": "b"}), []),
+    ],
+)
+def test_what_is_told_of_a_service(before: Service | None, after: Service, expected: list[tuple[str, str]]) -> None:
+    """Its creation, its tasks' changes in the order of their times, and its own change, with the engine's time."""
+    assert told(before, after) == expected
+
+
+def test_each_task_is_told_with_the_service_as_it_is() -> None:
+    """Several that moved, the earliest first; one that did not is not told."""
+    one, two, three = (task("running", slot, ID=f"t{slot}", at=f"2024-05-06T07:08:0{9 - slot}Z") for slot in (1, 2, 3))
+    replicas = {"Mode": {"Replicated": {"Replicas": 3}}}
+    before = see(one, **replicas)
+    fresh = list(cloudevents.of_service(before, see(one, two, three, **replicas), NOW_TEXT))
+    moved = [fact.task.id for fact in fresh if fact.task]
+    assert moved == ["t3", "t2"]
+    assert all(earlier.time <= later.time for earlier, later in pairwise(fresh[:2]))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"),
+    [
+        (None, NODE, "joined"),
+        (NODE, None, "removed"),
+        (NODE, replace(NODE, state="down"), "down"),
+        (replace(NODE, state="down"), NODE, "ready"),
+        (NODE, replace(NODE, state="disconnected"), "updated"),
+        (NODE, replace(NODE, availability="drain"), "updated"),
+        (NODE, replace(NODE, role="manager"), "updated"),
+        (NODE, replace(NODE, reserved=Reserved(64, 0.5)), None),
+        (NODE, NODE, None),
+        (None, None, None),
+    ],
+)
+def test_what_is_told_of_a_node(before: Node | None, after: Node | None, word: str | None) -> None:
+    """That it joined or went, its state, its availability and role; not what is reserved on it."""
+    assert [fact.type for fact in cloudevents.of_node(before, after, NOW_TEXT)] == (
+        [f"io.qmaster.node.{word}"] if word else []
+    )
+
+
+def test_a_fact_is_a_cloud_event() -> None:
+    """Its id is the cursor, its source the epoch; with the task that moved beside the service."""
+    *_, moved, changed = cloudevents.of_service(PENDING, RUNNING, NOW_TEXT)
+    event = json.loads(cloudevents.encode(changed, "0a0b0c0d", 7))
+    assert event.pop("data") == json.loads(msgspec.json.encode(RUNNING))
+    assert event == {
+        "specversion": "1.0", "id": "0a0b0c0d:7", "source": "/qmaster/0a0b0c0d", "type": "io.qmaster.service.running",
+        "subject": "s1", "time": "2024-05-06T07:08:11.5Z", "datacontenttype": "application/json",
+    }  # fmt: skip
+    data = json.loads(cloudevents.encode(moved, "0a0b0c0d", 6))["data"]
+    assert data["task"] == json.loads(msgspec.json.encode(RUNNING.tasks[0]))
+
+
+def test_a_task_is_told_without_what_does_not_change() -> None:
+    """Neither the labels nor the command of its service: a crash loop would write them with each attempt."""
+    view = replace(RUNNING, labels={"a": "x" * 1000}, command=["y" * 1000])
+    moved, changed = (
+        cloudevents.encode(fact, "0a0b0c0d", 7) for fact in cloudevents.of_service(PENDING, view, NOW_TEXT)
+    )
+    data = json.loads(moved)["data"]
+    assert not {"labels", "command", "spec"} & data.keys()
+    assert data.keys() >= {"id", "name", "owner", "image", "status", "tasks", "task"}
+    assert len(moved) < len(changed) - 1500
+    assert json.loads(changed)["data"]["labels"] == view.labels
+
+
+def test_every_type_is_a_known_one() -> None:
+    """The words that the contract names."""
+    assert Fact("service", "io.qmaster.service.created", "s1", CREATED, RUNNING).task is None
+    assert set(cloudevents.SERVICE_EVENTS) == {
+        "created",
+        "updated",
+        "running",
+        "complete",
+        "failed",
+        "stopping",
+        "removed",
+    }

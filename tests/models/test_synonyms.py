@@ -1,0 +1,102 @@
+"""synonyms: other tools' words get their answer, and a guess is made only where it means the same."""
+
+import string
+
+import pytest
+from commands_cases import fake, qmaster
+from fake_server import FakeServer
+from wording_cases import RUN, refused
+
+from qmaster.models import synonyms
+from qmaster.models.requests import RunRequest
+
+__all__ = ["fake"]  # the fixture
+
+FIELDS = RunRequest.__struct_fields__
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("gpus", "not supported; use constraints to choose nodes that have them"),
+        ("mounts", "volumes and mounts are not supported; put files into the image, or small ones into secrets"),
+        ("registry_auth", "use auth"),
+        ("environment", "use env"),
+        ("workingDir", "use workdir"),
+        ("working-dir", "use workdir"),
+        ("activeDeadlineSeconds", "use timeout"),
+        ("ttlSecondsAfterFinished", "use ttl: seconds after its end, 0 for at once"),
+        ("rm", "use ttl: seconds after its end, 0 for at once"),
+        ("restart_policy", "use restart: none, on-failure or any"),
+        ("backoffLimit", "use max_attempts with restart"),
+        ("mem_limit", "use memory"),
+        ("deploy", "use memory and cpus: each is the limit and the reservation"),
+        ("network_mode", "use networks, the names of swarm networks; the host's network is not supported"),
+        ("privileged", "not supported, as it could reach the host"),
+        ("cap_add", "not supported, as it could reach the host"),
+        ("hostPID", "not supported, as it could reach the host"),
+        ("volumes_from", "volumes and mounts are not supported; put files into the image, or small ones into secrets"),
+        ("tty", "not supported: a run has no terminal and no standard input; use command and env"),
+        ("HostConfig", "not supported, as it could reach the host"),
+    ],
+)
+def test_another_tools_word_is_answered(field: str, says: str) -> None:
+    """Docker's, Compose's and Kubernetes', in whatever way it is written."""
+    assert refused({**RUN, field: 1}) == f"unknown field '{field}': {says}"
+
+
+@pytest.mark.parametrize(
+    ("word", "known"),
+    [
+        ("comand", "command"), ("ENV", "env"), ("evn", "env"), ("secret", "secrets"), ("Ports", "ports"),
+        ("maxAttempts", "max_attempts"), ("cpu", "cpus"), ("imgae", "image"), ("replica", "replicas"),
+        ("pidsLimit", "pids_limit"), ("networkss", "networks"),
+    ],
+)  # fmt: skip
+def test_a_slip_of_the_hand_is_seen(word: str, known: str) -> None:
+    """Of case, of separators, of a letter too many or too few, of two in the wrong order."""
+    assert synonyms.meant(word, FIELDS) == known
+
+
+@pytest.mark.parametrize(
+    "word", ["gpus", "mounts", "registry_auth", "rm", "tty", "times", "hosts", "mode", "node", "test", "x" * 65, ""]
+)
+def test_no_other_meaning_is_guessed(word: str) -> None:
+    """A word that means something else is no slip of the hand."""
+    assert synonyms.meant(word, FIELDS) is None
+
+
+def test_every_answer_names_fields_that_there_are() -> None:
+    """And no word is answered that is a field itself."""
+    for word, answer in synonyms.ANSWERS.items():
+        assert {name for _, name, _, _ in string.Formatter().parse(answer) if name} <= set(FIELDS), word
+        assert word == synonyms.squeezed(word)
+    assert not set(synonyms.ANSWERS) & set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--rm", ": use --ttl: seconds after its end, 0 for at once"),
+        ("--gpus", ": not supported; use --constraint to choose nodes that have them"),
+        ("-v", ": volumes and mounts are not supported; put files into the image, or small ones into --secret"),
+        ("-it", ": not supported: a run has no terminal and no standard input; use COMMAND and --env"),
+        ("--publish", ": use --port"),
+        ("--env-file", ": not supported; use --env with its names and values"),
+        ("--with-registry-auth", ": use --auth-file"),
+        ("--memroy", "; did you mean --memory?"),
+        ("--labels", "; did you mean --label?"),
+        ("--frobnicate", ""),
+    ],
+)
+def test_another_tools_option_is_answered(fake: FakeServer, option: str, says: str) -> None:
+    """In the words of the command line."""
+    done = qmaster(fake, "run", option, "busybox")
+    said = done.stderr.decode()
+    assert done.returncode == 125
+    assert said.rpartition(" (")[0] == f"qmaster: no such option: {option[:2] if option == '-it' else option}{says}"
+
+
+def test_other_commands_know_no_words_of_a_run(fake: FakeServer) -> None:
+    """`status --rm` is a mistake without a guess."""
+    assert qmaster(fake, "status", "--rm").stderr.startswith(b"qmaster: no such option: --rm (")

@@ -1,0 +1,40 @@
+"""A journal in memory."""
+
+import asyncio
+import json
+from typing import Any
+
+from qmaster.errors import JournalUnwritable
+from qmaster.events.journal import Position, Record
+
+Json = dict[str, Any]
+EPOCH = "0a0b0c0d"
+
+
+class Journal:
+    """Keeps what is appended, in a list."""
+
+    def __init__(self) -> None:
+        self.position = Position(EPOCH, 1, 0)
+        self.facts: list[Json] = []
+        self.kept: dict[str, Record] = {}
+        self.settled: list[str] = []
+        self.ending: dict[str, str] = {}
+        self.full = self.unreadable = False
+
+    async def append(self, facts: Any, records: Any, settled: Any = ()) -> None:
+        await asyncio.sleep(0)
+        if self.full:
+            raise JournalUnwritable("full")
+        self.facts += [json.loads(one.event) for one in facts]
+        self.kept |= {record.id: record for record in records}
+        self.settled += settled
+        self.position = self.position._replace(last=self.position.last + len(facts))
+
+    async def records(self) -> list[Record]:
+        if self.unreadable:
+            raise JournalUnwritable("torn")
+        return [record for record in self.kept.values() if not record.removed]
+
+    async def endings(self) -> dict[str, str]:
+        return self.ending

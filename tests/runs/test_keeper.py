@@ -1,0 +1,492 @@
+"""keeper: what is stopped, timed out or old enough is ended, and nothing is removed before its output was read."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from fakes import CONTAINER_ID, Fake, container, service, task
+from swarm_cases import NODES
+
+from qmaster.errors import EngineAway, JournalUnwritable
+from qmaster.models import results
+from qmaster.models.responses import Service, Task
+from qmaster.models.results import Outcome
+from qmaster.runs import reaper
+from qmaster.runs import status as lifecycle
+from qmaster.runs.reaper import Keeper
+
+pytestmark = pytest.mark.gen_test
+
+LABELS = {"io.qmaster.owner": "root"}
+RESULT = results.result(Outcome([]))
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def view(state: str, at: float = 0.0, *, ending: str = "", read: bool = False, **more: Any) -> Service:
+    """A service whose task came to this state so many seconds ago; ``timeout`` and ``ttl`` in ``more``."""
+    labels = {**LABELS, **({"io.qmaster.end": ending} if ending else {})}
+    terminal = state in lifecycle.TERMINAL
+    one = task(state, code=0 if terminal else None, at=ago(at), DesiredState="shutdown" if terminal else "running")
+    shown = lifecycle.service({**service(Labels=labels), "UpdatedAt": ago(at)}, [one], NODES, datetime.now(UTC))
+    return msgspec.structs.replace(shown, result=RESULT if read else None, **more)
+
+
+def box(status: str, at: float = 0.0, ending: str | None = None, read: bool = False, **more: Any) -> Service:
+    state = {"Status": status, "StartedAt": ago(at), "FinishedAt": ago(at) if status == "exited" else ""}
+    shown = lifecycle.container(container(state=state), ending)
+    return msgspec.structs.replace(shown, owner="root", result=RESULT if read else None, **more)
+
+
+class House(Fake):
+    """The engine, the journal and the reconciler in one: it notes what it is asked, in order."""
+
+    def __init__(self, *views: Service, max_kept: int | None = None) -> None:
+        super().__init__()
+        self.max_kept = max_kept
+        self.views = {each.id: each for each in views}
+        self.after: dict[str, Callable[[], None]] = {}
+        self.ran = False
+        self.away = False
+        self.looked_after: list[list[str]] = []  # what had been done when a container was looked at
+        self.keeper = Keeper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record, self.most)
+
+    def note(self, name: str, *args: Any) -> None:
+        self._note(name, *args)
+        if name in self.after:
+            self.after[name]()
+
+    def becomes(self, shown: Service | None, run_id: str = "s1") -> None:
+        """What the reconciler would tell."""
+        if shown is None:
+            shown = msgspec.structs.replace(self.views[run_id], status="removed")
+        self.views[shown.id] = shown
+        self.keeper.notice(shown)
+
+    def find(self, name_or_id: str) -> Service | None:
+        return self.views.get(name_or_id)
+
+    def most(self, owner: str) -> int | None:
+        return self.max_kept if owner == "root" else None
+
+    def services(self) -> list[Service]:
+        return [each for each in self.views.values() if each.status != "removed"]
+
+    def look(self, service_id: str) -> None:
+        pass
+
+    def earlier(self, service_id: str) -> list[Task]:
+        return view("failed").tasks if self.ran else []
+
+    def will_remove(self, run_id: str) -> None:
+        self.note("will_remove")
+
+    async def refresh(self, service_id: str) -> Service | None:
+        found = self.views.get(service_id)
+        return None if found is None or found.status == "removed" else found
+
+    async def ending_container(self, container_id: str, why: str) -> None:
+        self.note("ending", why)
+
+    async def look_at_container(self, container_id: str) -> None:
+        self.looked_after.append(self.names())
+        if self.away:
+            raise EngineAway("away")
+
+    async def record(self, shown: Service) -> None:
+        self.note("record")
+
+    class Part:
+        def __init__(self, house: "House") -> None:
+            self.house = house
+
+    class Swarm(Part):
+        async def end(self, service_id: str, label: str, why: str) -> bool:
+            self.house.note("end", why)
+            return True
+
+        async def remove(self, service_id: str) -> None:
+            self.house.note("remove")
+            self.house.becomes(None, service_id)
+
+    class Containers(Part):
+        async def stop(self, container_id: str) -> None:
+            self.house.note("stop")
+
+        async def remove(self, container_id: str) -> None:
+            self.house.note("remove")
+            self.house.becomes(None, container_id)
+
+    class Journal(Part):
+        async def end(self, container_id: str, why: str) -> None:
+            self.house.note("keep", why)
+
+    async def until(self, *names: str) -> None:
+        """Wait until it was asked just that, in this order."""
+        async with asyncio.timeout(5):
+            while self.names() != list(names):  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.002)
+
+    async def stays(self, *names: str) -> None:
+        await asyncio.sleep(0.1)
+        assert self.names() == list(names)
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"SETTLE": 0.05, "KEPT": 0.2, "GRACE": 0.3, "LOOK_EVERY": 0.005, "AGAIN_EVERY": 0.005}.items():
+        monkeypatch.setattr(reaper, name, seconds)
+
+
+# Stops
+
+
+async def test_what_runs_is_ended_recorded_and_removed() -> None:
+    """In this order; the call returns when the swarm has accepted the end."""
+    house = House(view("running"))
+    await house.keeper.stop(house.views["s1"])
+    assert house.calls == [("end", "stopped")]
+    house.becomes(view("running", ending="stopped"))
+    await house.stays("end")
+    house.becomes(view("shutdown", ending="stopped"))
+    await house.until("end", "record", "remove")
+    await house.keeper.close()
+
+
+async def test_a_container_that_has_ended_is_removed_at_once_when_it_was_read() -> None:
+    """It is not said to have been stopped; one that somebody has removed is success too."""
+    house = House(box("exited"))
+    await house.keeper.stop(house.views[CONTAINER_ID])
+    assert house.names() == ["record", "remove"]
+    assert house.looked_after == [[], ["record", "remove"]]  # so that its end is told at once
+    await house.keeper.stop(house.views[CONTAINER_ID])
+    assert house.names() == ["record", "remove"]
+
+
+async def test_a_stop_that_the_engine_did_not_hear_is_not_made_up_for() -> None:
+    """The caller was told that it failed: nothing is noted of it."""
+    house = House(box("running"))
+    house.away = True
+    with pytest.raises(EngineAway):
+        await house.keeper.stop(house.views[CONTAINER_ID])
+    await house.stays()
+
+
+async def test_what_does_not_end_in_its_grace_is_removed_all_the_same() -> None:
+    """Its node is out of reach."""
+    house = House(view("running"))
+    await house.keeper.stop(house.views["s1"])
+    house.becomes(view("running", ending="stopped"))
+    await house.until("end", "record", "remove")
+
+
+async def test_what_has_ended_is_removed_at_once_when_it_was_read() -> None:
+    """The call returns when it is gone."""
+    house = House(view("complete"))
+    await house.keeper.stop(house.views["s1"])
+    assert house.names() == ["record", "keep", "will_remove", "remove"]
+
+
+async def test_what_cannot_be_recorded_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop fails, and can be tried again."""
+    monkeypatch.setattr(reaper, "RECORD_WITHIN", 0.01)
+    house = House(view("complete"))
+
+    async def never(shown: Service) -> None:
+        await asyncio.sleep(60)
+
+    house.keeper._record = never
+    with pytest.raises(JournalUnwritable):
+        await house.keeper.stop(house.views["s1"])
+    assert house.names() == []
+
+
+async def test_what_waits_for_a_node_is_removed_at_once() -> None:
+    """It has said nothing."""
+    waits = view("pending")
+    house = House(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
+    await house.keeper.stop(house.views["s1"])
+    assert house.names() == ["keep", "will_remove", "remove"]
+
+
+async def test_what_waits_to_run_again_is_ended_and_recorded() -> None:
+    """What it said before is read of the task that ran last, which is shown once it is being ended."""
+    waits = view("pending")
+    house = House(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
+    house.ran = True
+    await house.keeper.stop(house.views["s1"])
+    house.becomes(view("failed", ending="stopped"))
+    await house.until("end", "record", "remove")
+
+
+async def test_what_has_ended_does_not_wait_to_run_again() -> None:
+    """The task that ran last is shown: it is read and removed at once, whatever ran before."""
+    house = House(view("failed"))
+    house.ran = True
+    await house.keeper.stop(house.views["s1"])
+    assert house.names() == ["record", "keep", "will_remove", "remove"]
+
+
+async def test_what_was_given_to_a_node_may_run_already() -> None:
+    """Swarm learns a moment later that it does, and what it said by then is not to be lost."""
+    house = House(view("assigned"))
+    await house.keeper.stop(house.views["s1"])
+    assert house.names() == ["end"]
+
+
+async def test_what_one_of_several_replicas_has_said_is_read_before_all_are_removed() -> None:
+    """It has ended, and another waits for a node."""
+    house = House(msgspec.structs.replace(view("complete"), status="pending", finished_at=None))
+    await house.keeper.stop(house.views["s1"])
+    assert house.names() == ["record", "keep", "will_remove", "remove"]
+
+
+async def test_a_foreign_service_is_removed_at_once() -> None:
+    """As `docker service rm` does: how it is to be ended is not ours to say."""
+    house = House(msgspec.structs.replace(view("running"), owner=None))
+    await house.keeper.stop(house.views["s1"])
+    assert house.names() == ["keep", "will_remove", "remove"]
+
+
+async def test_a_container_is_stopped_recorded_and_removed() -> None:
+    """That it is being stopped is in the journal first: a crash leaves nothing half done."""
+    house = House(box("running"))
+    await house.keeper.stop(house.views[CONTAINER_ID])
+    await house.until("keep", "ending", "stop", "ending", "record", "remove")
+
+
+async def test_an_end_that_somebody_else_has_begun_is_taken_up() -> None:
+    """Another quartermaster, or this one before it was killed."""
+    house = House()
+    house.becomes(view("shutdown", ending="stopped"))
+    await house.until("record", "remove")
+
+
+async def test_an_engine_that_is_away_is_asked_again() -> None:
+    """Until the end is carried through."""
+    house = House()
+    house.fails["remove"] = EngineAway("away")
+    house.becomes(view("shutdown", ending="stopped"))
+    await house.until("record", "remove", "record", "remove")
+    house.fails.clear()
+    async with asyncio.timeout(5):
+        while house.views["s1"].status != "removed":  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+# Timeouts
+
+
+async def test_what_runs_too_long_is_timed_out() -> None:
+    """From its first `running`; then it stays."""
+    house = House()
+    house.becomes(view("running", timeout=0.05))
+    await house.until("end")
+    assert house.calls == [("end", "timeout")]
+    house.becomes(view("shutdown", ending="timeout", timeout=0.05, ttl=60.0))
+    await house.stays("end")
+    await house.keeper.close()
+
+
+async def test_a_change_may_move_a_timeout() -> None:
+    """Later, and sooner: what was due before is forgotten."""
+    house = House()
+    running = view("running", timeout=0.05)
+    house.becomes(running)
+    house.becomes(msgspec.structs.replace(running, timeout=60.0))
+    await house.stays()
+    house.becomes(running)
+    await house.until("end")
+    await house.keeper.close()
+
+
+async def test_a_timeout_that_fell_due_meanwhile_is_made_up_for() -> None:
+    """The process was away."""
+    house = House()
+    house.becomes(view("running", at=100, timeout=50.0))
+    await house.until("end")
+    await house.keeper.close()
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        view("running", at=100),
+        view("pending", at=100, timeout=1.0),
+        view("preparing", at=100, timeout=1.0),
+        view("complete", at=100, timeout=1.0),
+        view("running", at=0, timeout=3600.0),
+        msgspec.structs.replace(view("running", at=100, timeout=1.0), owner=None),
+    ],
+)
+async def test_what_is_not_due_is_left_alone(shown: Service) -> None:
+    """It has no timeout, does not run yet or any more, has time left, or is not ours."""
+    house = House()
+    house.becomes(shown)
+    await house.stays()
+    await house.keeper.close()
+
+
+async def test_an_end_in_time_is_no_timeout() -> None:
+    """Also one that the timer overtakes: it is looked at before it is ended."""
+    house = House(view("running", timeout=0.02))
+    house.keeper.notice(house.views["s1"])
+    house.views["s1"] = view("complete", timeout=0.02)  # nobody has told of it yet
+    await house.stays()
+
+
+async def test_a_container_that_runs_too_long_is_stopped() -> None:
+    """Its journal entry says why."""
+    house = House()
+    house.after["stop"] = lambda: house.becomes(box("exited", ending="timeout", timeout=0.02))
+    house.becomes(box("running", timeout=0.02))
+    await house.until("keep", "ending", "stop")
+    assert house.calls[:2] == [("keep", "timeout"), ("ending", "timeout")]
+
+
+async def test_a_container_whose_timeout_had_begun_is_stopped_after_a_restart() -> None:
+    """The journal has told why it is ending."""
+    house = House()
+    house.after["stop"] = lambda: house.becomes(box("exited", ending="timeout", timeout=1.0))
+    house.becomes(box("running", at=10, ending="timeout", timeout=1.0))
+    await house.until("stop")
+    await house.stays("stop")
+
+
+# Time to live
+
+
+@pytest.mark.parametrize(("make", "state"), [(view, "complete"), (box, "exited")])
+async def test_what_is_old_enough_is_removed(make: Callable[..., Service], state: str) -> None:
+    """Not before the least time that it stays, whatever its time to live; what it said was read."""
+    house = House()
+    house.becomes(make(state, read=True, ttl=0.1))
+    await house.stays()
+    await house.until("remove")
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        view("complete", at=100, read=True),
+        view("complete", at=100, ttl=1.0),
+        view("running", at=100, ttl=1.0),
+        view("complete", at=100, read=True, ttl=3600.0),
+    ],
+)
+async def test_what_is_not_old_enough_stays(shown: Service) -> None:
+    """It has no time to live, was not read yet, runs, or has time left."""
+    house = House()
+    house.becomes(shown)
+    await house.stays()
+    await house.keeper.close()
+
+
+def ended(run_id: str, at: float, **more: Any) -> Service:
+    """A run that ended so many seconds ago, and was read."""
+    return msgspec.structs.replace(view("complete", at=at, read=True, **more), id=run_id)
+
+
+async def test_the_oldest_that_are_too_many_go_early() -> None:
+    """Once they were read, and after the least time that everything stays; what runs or is being stopped is none."""
+    house = House(max_kept=2)
+    for shown in (ended("new", 1), ended("old", 300, ttl=3600.0), ended("older", 400), ended("unread", 500)):
+        house.becomes(msgspec.structs.replace(shown, result=None) if shown.id == "unread" else shown)
+    house.becomes(msgspec.structs.replace(view("running", at=900), id="runs"))
+    await house.stays()
+    await house.until("remove")
+    assert [run_id for run_id, shown in house.views.items() if shown.status == "removed"] == ["older"]
+    house.becomes(ended("unread", 500))
+    await house.until("remove", "remove")
+    assert house.views["unread"].status == "removed"
+    await house.keeper.close()
+
+
+async def test_another_owners_ended_runs_are_none_of_ours() -> None:
+    """They neither count, nor go."""
+    house = House(max_kept=1)
+    for number in range(5):
+        house.becomes(msgspec.structs.replace(ended(f"bobs-{number}", 200), owner="bob"))
+    house.becomes(ended("mine", 100))
+    await asyncio.sleep(reaper.KEPT)
+    await house.stays()
+    await house.keeper.close()
+
+
+async def test_a_limit_that_changes_counts_for_what_has_ended() -> None:
+    """Those that may stay after all do, and those that are too many now go."""
+    house = House(max_kept=1)
+    for number in range(3):
+        house.becomes(ended(f"s{number}", 100 - number))
+    house.max_kept = 3
+    house.keeper.check_kept("root")
+    await asyncio.sleep(reaper.KEPT)
+    await house.stays()
+    house.max_kept = 0
+    house.keeper.check_kept("root")
+    await house.until("remove", "remove", "remove")
+    assert not house.keeper._early
+    await house.keeper.close()
+
+
+# Clocks
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
+    """From now on the clock of the day is so many seconds ahead of the engine's."""
+    monkeypatch.setattr(reaper, "_now", lambda: datetime.now(UTC) + timedelta(seconds=ahead))
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+async def test_a_clock_that_is_set_ends_nothing_early_and_nothing_late(
+    monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """A timeout and a time to live go on as they were."""
+    house = House()
+    running = view("running", timeout=0.4)
+    house.becomes(running)
+    timer = house.keeper._known["s1"].timer
+    set_clock(monkeypatch, ahead)
+    house.becomes(msgspec.structs.replace(running, error="news of it"))
+    assert house.keeper._known["s1"].timer is timer
+    await house.stays()
+    await house.until("end")
+    await house.keeper.close()
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+async def test_another_clock_than_the_engines_is_not_believed_where_it_began_before_our_eyes(
+    monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """A run that was seen before it ran, or before it ended, has its whole time."""
+    set_clock(monkeypatch, ahead)
+    house = House()
+    house.becomes(view("pending", timeout=0.4))
+    house.becomes(view("running", timeout=0.4))
+    await house.stays()
+    await house.until("end")
+    house.becomes(view("shutdown", ending="timeout", timeout=0.4, read=True, ttl=0.3))
+    await house.stays("end")
+    await house.until("end", "remove")
+
+
+async def test_what_is_removed_is_forgotten() -> None:
+    """With its timer."""
+    house = House()
+    house.becomes(view("running", timeout=0.05))
+    house.becomes(None, "s1")
+    assert not house.keeper._known
+    await house.stays()
+
+
+async def test_after_the_end_nothing_is_taken_up() -> None:
+    """Something was due once another thing had been done."""
+    house = House(view("running", at=100, timeout=1.0))
+    await house.keeper.close()
+    house.keeper._notice_again("s1")
+    assert not house.keeper._known

@@ -1,0 +1,228 @@
+"""keyed: a run under a key is started once, whoever asks again."""
+
+import asyncio
+
+import msgspec
+import pytest
+from fakes import CREATED, service
+from swarm_cases import NODES, NOW
+
+from qmaster.errors import Conflict, EngineAway, KeyReused
+from qmaster.models.keys import Key, Started
+from qmaster.models.responses import Service
+from qmaster.runs import status
+from qmaster.runs.idempotency import Keyed
+
+pytestmark = pytest.mark.gen_test
+
+KEY, OTHER_BODY, OTHER_KEY = Key("qm-1", "body"), Key("qm-1", "other"), Key("qm-2", "body")
+Named = dict[str, tuple[Service, str]]  # name → run and digest
+RUN = status.service(service(), [], NODES, NOW)
+
+
+def run(run_id: str = "id-qm-1", **fields: object) -> Service:
+    return msgspec.structs.replace(RUN, id=run_id, **fields)
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.kept: Named = {}
+
+    async def keyed(self, name: str) -> tuple[bytes, str] | None:
+        await asyncio.sleep(0)
+        kept = self.kept.get(name)
+        return (msgspec.json.encode(kept[0]), kept[1]) if kept else None
+
+
+class Reconciler:
+    """``viewed`` is what it knows, ``there`` what the engine has."""
+
+    def __init__(self) -> None:
+        self.viewed: Named = {}
+        self.there: Named = {}
+        self.looked_at: Service | None = None
+
+    def keyed(self, name: str) -> tuple[Service, str] | None:
+        return self.viewed.get(name)
+
+    async def look_up(self, name_or_id: str) -> Service | None:
+        await asyncio.sleep(0)
+        if name_or_id not in self.there:
+            return None
+        self.viewed[name_or_id] = self.there[name_or_id]
+        return RUN
+
+    async def look_at_container(self, container_id: str) -> None:
+        for name in [name for name, (view, _) in self.viewed.items() if view.id == container_id]:
+            view, body = self.viewed[name]
+            self.viewed[name] = (self.looked_at or view, body)
+
+
+class House:
+    """Starting takes a while; where ``error`` is set it comes to nothing."""
+
+    def __init__(self) -> None:
+        self.journal, self.reconciler = Journal(), Reconciler()
+        self.keyed = Keyed(self.journal, self.reconciler)
+        self.starts = 0
+        self.error: Exception | None = None
+
+    async def once(self, key: Key = KEY) -> Started:
+        async def start() -> Started:
+            self.starts += 1
+            await asyncio.sleep(0.01)
+            if self.error:
+                raise self.error
+            self.reconciler.viewed[key.name] = (run(f"id-{key.name}"), key.body)
+            return Started(f"id-{key.name}")
+
+        return await self.keyed.once(key, start)
+
+
+async def test_the_first_call_starts_it_and_the_next_is_told_of_it() -> None:
+    """The same id; the second answer is a replay."""
+    house = House()
+    assert await house.once() == Started("id-qm-1", False)
+    assert await house.once() == Started("id-qm-1", True)
+    assert house.starts == 1
+
+
+async def test_calls_at_the_same_time_start_one() -> None:
+    """All get its id; one of them has started it."""
+    house = House()
+    answers = await asyncio.gather(*(house.once() for _ in range(20)))
+    assert {answer.id for answer in answers} == {"id-qm-1"}
+    assert sorted(answer.replayed for answer in answers) == [False, *[True] * 19]
+    assert house.starts == 1
+
+
+async def test_one_that_hangs_up_takes_nothing_along() -> None:
+    """What was begun is finished for those who still wait."""
+    house = House()
+    first = asyncio.create_task(house.once())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(house.once())
+    await asyncio.sleep(0.001)
+    first.cancel()
+    assert (await second).id == "id-qm-1"
+    assert house.starts == 1
+
+
+async def test_another_body_is_refused() -> None:
+    """Also while the first is in flight."""
+    house = House()
+    first = asyncio.create_task(house.once())
+    await asyncio.sleep(0)
+    with pytest.raises(KeyReused):
+        await house.once(OTHER_BODY)
+    await first
+    with pytest.raises(KeyReused):
+        await house.once(OTHER_BODY)
+    assert house.starts == 1
+
+
+async def test_other_keys_are_other_runs() -> None:
+    """Even with the same body."""
+    house = House()
+    assert {(await house.once(key)).id for key in (KEY, OTHER_KEY)} == {"id-qm-1", "id-qm-2"}
+
+
+async def test_the_journal_remembers_what_is_removed() -> None:
+    """A key lives as long as the record."""
+    house = House()
+    house.journal.kept["qm-1"] = (run("old"), "body")
+    assert await house.once() == Started("old", True)
+    with pytest.raises(KeyReused):
+        await house.once(OTHER_BODY)
+    assert house.starts == 0
+
+
+async def test_what_another_quartermaster_started_is_found_by_its_name() -> None:
+    """The swarm refuses the second of two equal names; then its labels say whether it was the same request."""
+    house = House()
+    house.error, house.reconciler.there["qm-1"] = Conflict("taken"), (run("theirs"), "body")
+    assert await house.once() == Started("theirs", True)
+    house.reconciler.viewed.clear()
+    with pytest.raises(KeyReused):
+        await house.once(OTHER_BODY)
+
+
+async def test_a_foreign_service_of_that_name_is_a_conflict() -> None:
+    """It has no digest: it is nobody's answer."""
+    house = House()
+    house.error, house.reconciler.there["qm-1"] = Conflict("taken"), (run("foreign"), "")
+    with pytest.raises(Conflict, match="taken by something else"):
+        await house.once()
+
+
+async def test_what_another_quartermaster_is_starting_shows_a_little_later() -> None:
+    """Docker takes a container's name before it shows the container."""
+    house = House()
+    house.error = Conflict("taken")
+    asking = asyncio.create_task(house.once())
+    await asyncio.sleep(0.01)
+    house.reconciler.there["qm-1"] = (run("theirs"), "body")
+    assert await asking == Started("theirs", True)
+
+
+async def test_what_had_the_name_and_went_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of it, so the caller may try again."""
+    monkeypatch.setattr("qmaster.runs.idempotency.LOOK_AGAIN", (0.0, 0.01))
+    house = House()
+    house.error = Conflict("taken")
+    with pytest.raises(Conflict):
+        await house.once()
+
+
+async def test_a_failure_is_everyones_and_is_not_kept() -> None:
+    """Those who waited for it are told; who comes later tries anew."""
+    house = House()
+    house.error = EngineAway("away")
+    answers = await asyncio.gather(house.once(), house.once(), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [EngineAway, EngineAway]
+    house.error = None
+    assert await house.once() == Started("id-qm-1", False)
+    assert house.starts == 2
+
+
+NOTHING = run(type="container", status="removed", reason="rejected")
+
+
+async def test_what_could_not_be_started_is_tried_again() -> None:
+    """Its first call was answered with an error, so the next is not told that it runs: of the journal or the view."""
+    house = House()
+    house.journal.kept["qm-1"] = (NOTHING, "body")
+    assert await house.once() == Started("id-qm-1", False)
+    house.journal.kept["qm-1"] = (run(type="container", status="preparing"), "body")  # its end is still to be told
+    house.reconciler.viewed["qm-1"] = (NOTHING, "body")
+    assert await house.once() == Started("id-qm-1", False)
+    assert house.starts == 2
+
+
+async def test_what_was_not_seen_to_start_is_looked_at_before_it_counts() -> None:
+    """The view may be a moment behind the removal of what could not start."""
+    house = House()
+    house.reconciler.viewed["qm-1"] = (run(type="container", status="preparing"), "body")
+    assert await house.once() == Started("id-qm-1", True)
+    house.reconciler.looked_at = NOTHING
+    assert await house.once() == Started("id-qm-1", False)
+    assert house.starts == 1
+
+
+@pytest.mark.parametrize("view", [run(status="pending"), run(type="container", status="running", started_at=CREATED)])
+async def test_what_runs_or_is_a_service_is_not_looked_at(view: Service) -> None:
+    """It is the key's run, and the engine is not asked of it."""
+    house = House()
+    house.reconciler.viewed["qm-1"] = (view, "body")
+    house.reconciler.looked_at = NOTHING
+    assert await house.once() == Started("id-qm-1", True)
+
+
+async def test_what_was_removed_unseen_or_stopped_counts() -> None:
+    """A service may have run between two looks; a container has; and who has stopped one knew of it."""
+    house = House()
+    replace = msgspec.structs.replace
+    for view in (run(status="removed"), replace(NOTHING, started_at=CREATED), replace(NOTHING, reason="stopped")):
+        house.journal.kept["qm-1"] = (view, "body")
+        assert (await house.once()).replayed
+    assert house.starts == 0

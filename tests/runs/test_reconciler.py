@@ -1,0 +1,522 @@
+"""reconciler: hints and listings become facts, over a swarm, containers and a journal that are plain data."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+from fakes import CREATED, LATER, FakeContainers, FakeSwarm, container, service, task, until
+from reconciler_cases import EPOCH, Journal, Json
+
+from qmaster.engine.watcher import Hint
+from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
+from qmaster.events.broker import News, Tags
+from qmaster.models.responses import Service
+from qmaster.runs import reconciler as room
+from qmaster.runs.reconciler import Reconciler
+
+pytestmark = pytest.mark.gen_test(timeout=10)
+
+
+def node(node_id: str = "n1", state: str = "ready") -> Json:
+    return {"ID": node_id, "Spec": {"Role": "worker", "Availability": "active"}, "Status": {"State": state}}
+
+
+class World:
+    """A reconciler with all that it needs."""
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.swarm, self.containers = FakeSwarm(nodes=(node(),)), FakeContainers()
+        self.journal = journal or Journal()
+        self.published: list[News] = []
+        self.stale_changes = 0
+        self.reconciler = Reconciler(self.swarm, self.containers, self.journal, self._publish, self._stale_changed)
+        self.told: list[Service] = []
+        self.reconciler.listeners.append(self.told.append)
+
+    def _publish(self, news: list[News]) -> None:
+        self.published += news
+
+    def _stale_changed(self) -> None:
+        self.stale_changes += 1
+
+    def words(self, subject: str = "s1") -> list[str]:
+        """What was told of a service or node, in order."""
+        return [f["type"].removeprefix("io.qmaster.") for f in self.journal.facts if f["subject"] == subject]
+
+    def put(self, *tasks: Json, **spec: Any) -> None:
+        """The swarm has the service s1 with these tasks."""
+        self.swarm.there, self.swarm.its_tasks = [service(**spec)], list(tasks)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.reconciler.run())
+        try:
+            await until(lambda: self.reconciler.stale_since is None)
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def live(state: str, **over: Any) -> Json:
+    return task(state, ID="t1", DesiredState="running", **over)
+
+
+def ended(state: str, code: int) -> Json:
+    return task(state, ID="t1", code=code)
+
+
+async def test_a_start_lists_everything() -> None:
+    """Nodes, services and containers are told, each with its record; it is stale no more."""
+    world = World()
+    world.put(live("running"))
+    world.containers.there = [container()]
+    async with world.running():
+        pass
+    assert world.words("n1") == ["node.joined"]
+    assert world.words() == ["service.created", "task.running", "service.running"]
+    assert world.words(container()["Id"]) == ["service.created", "service.running"]
+    assert {record.kind for record in world.journal.kept.values()} == {"node", "service"}
+    assert world.stale_changes == 1
+
+
+async def test_a_fact_is_published_as_it_is_in_the_journal() -> None:
+    """In the same order, with its sequence in the cursor, and its tags for the filters."""
+    world = World()
+    world.put(live("running"), Labels={"team": "data", "io.qmaster.owner": "alice"})
+    async with world.running():
+        pass
+    assert [one.sequence for one in world.published] == list(range(1, len(world.journal.facts) + 1))
+    frames = [json.loads(one.frame.payload) for one in world.published]
+    assert [frame["event"] for frame in frames] == world.journal.facts
+    assert [frame["cursor"] for frame in frames] == [f"{EPOCH}:{n + 1}" for n in range(len(frames))]
+    by_subject = {tags.subject: tags for _, tags, _ in world.published if tags and tags.topic != "task"}
+    assert by_subject["s1"] == Tags("service", "s1", frozenset({"team=data"}), "alice")
+    assert by_subject["n1"] == Tags("node", "n1", frozenset(), None)
+
+
+async def test_a_hint_is_looked_at() -> None:
+    """That service is listed at once, and again at short intervals while it is unsettled."""
+    world = World()
+    async with world.running():
+        world.put(live("starting"))
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: "task.starting" in world.words())
+        world.put(live("running"))
+        await until(lambda: "service.running" in world.words())
+        world.put(ended("complete", 0))
+        await until(lambda: "service.complete" in world.words())
+    assert world.reconciler.services()[0].exit_code == 0
+    assert world.swarm.names().count("services") == 1  # the one full listing at the start
+
+
+async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that left the list of those that should run is looked at."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
+    world = World()
+    world.put(live("running"))
+    async with world.running():
+        world.put(ended("failed", 3))
+        await until(lambda: "service.failed" in world.words())
+    assert (world.told[-1].status, world.told[-1].reason, world.told[-1].exit_code) == ("failed", "exit", 3)
+
+
+async def test_what_goes_on_or_has_ended_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one that was restarted the first task has ended; a sweep is one call, however many there are."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 0.01)
+    monkeypatch.setattr(room, "LAST_PAUSE", 60.0)
+    world = World()
+    world.put(ended("failed", 3), live("running", CreatedAt=LATER) | {"ID": "t2"})
+    async with world.running():
+        await until(lambda: world.swarm.names().count("wanted_tasks") > 3)
+        assert "service" not in world.swarm.names()
+        world.put(ended("failed", 3), ended("complete", 0) | {"ID": "t2", "CreatedAt": LATER})
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: "service.complete" in world.words())
+        assert world.reconciler._hot == {}
+
+
+async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that was rejected while it waited for its restart's delay: no task is left that should run."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
+    world = World()
+    policy: Json = {"TaskTemplate": {"RestartPolicy": {"Condition": "on-failure", "MaxAttempts": 1}}}
+    first = task("rejected", ID="t1")
+    world.put(first, task("rejected", ID="t2", CreatedAt=LATER, DesiredState="ready"), **policy)
+    async with world.running():
+        assert world.told[-1].status == "pending"
+        world.put(first, task("rejected", ID="t2", CreatedAt=LATER), **policy)
+        await until(lambda: "service.failed" in world.words())
+
+
+async def test_why_a_task_waits_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler may say it long after the service was made, and the state stays the same."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
+    world = World()
+    world.put(live("pending"))
+    async with world.running():
+        world.put(live("pending", err="no suitable node (insufficient resources on 1 node)"))
+        await until(lambda: "service.updated" in world.words())
+    assert world.told[-1].reason == "unschedulable"
+
+
+async def test_a_state_only_grows() -> None:
+    """An older reading that comes last is not told."""
+    world = World()
+    world.put(live("running"))
+    async with world.running():
+        world.put(live("starting"))
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: ("service", "s1") in world.swarm.calls)
+        await asyncio.sleep(0.1)
+    assert world.words() == ["service.created", "task.running", "service.running"]
+
+
+async def test_what_vanished_is_removed() -> None:
+    """Found by a hint, with the engine's time, or by the listing after a reconnect; it is told once."""
+    world = World()
+    world.put(ended("complete", 0))
+    async with world.running():
+        world.swarm.there, world.swarm.its_tasks = [], []
+        world.reconciler.hint(Hint("service", "s1", 1_700_000_000.5, True))
+        await until(lambda: "service.removed" in world.words())
+        world.reconciler.hint(Hint("relist"))
+        await until(lambda: world.swarm.names().count("services") == 2)
+        await asyncio.sleep(0.02)
+    assert world.words().count("service.removed") == 1
+    assert world.journal.facts[-1]["time"] == "2023-11-14T22:13:20.500000Z"
+    assert world.journal.kept["s1"].removed
+    assert world.reconciler.services() == []
+
+
+async def test_what_happened_while_it_was_away_is_told_once() -> None:
+    """It begins with what the journal has: only the difference is told."""
+    before = World()
+    before.put(live("running"))
+    async with before.running():
+        pass
+    after = World(before.journal)
+    after.put(ended("complete", 0))
+    async with after.running():
+        await until(lambda: after.reconciler.services()[0].status == "complete")
+    assert after.words() == [
+        *["service.created", "task.running", "service.running"],
+        *["task.complete", "service.complete"],
+    ]
+    assert after.words("n1") == ["node.joined"]
+
+
+async def test_what_was_stopped_and_went_while_it_was_away_is_told_as_stopped() -> None:
+    """The engine has no word of it any more, the journal has."""
+    before = World()
+    before.put(task("pending", ID="t1", DesiredState="running"))
+    async with before.running():
+        pass
+    before.journal.ending["s1"] = "stopped"
+    after = World(before.journal)
+    async with after.running():
+        await until(lambda: "service.removed" in after.words())
+    assert after.journal.facts[-1]["data"]["reason"] == "stopped"
+
+
+async def test_nothing_is_told_that_the_journal_does_not_have() -> None:
+    """It is stale until it can write again; then all is told, once."""
+    world = World()
+    world.put(live("running"))
+    async with world.running():
+        world.journal.full = True
+        world.put(ended("complete", 0))
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: world.reconciler.stale_since is not None)
+        assert "service.complete" not in world.words()
+        assert world.journal.position.last == len(world.published)
+        world.journal.full = False
+        await until(lambda: world.reconciler.stale_since is None)
+    assert world.words()[-2:] == ["task.complete", "service.complete"]
+    assert world.journal.position.last == len(world.published)
+
+
+async def test_a_journal_that_cannot_be_read_is_waited_for() -> None:
+    """What it has told before is not known, so nothing is told."""
+    world = World()
+    world.put(live("running"))
+    world.journal.unreadable = True
+    running = asyncio.create_task(world.reconciler.run())
+    await until(lambda: "services" in world.swarm.names())
+    assert (world.journal.facts, world.reconciler.stale_since is None) == ([], False)
+    assert [view.status for view in world.reconciler.services()] == ["running"]
+    world.journal.unreadable = False
+    await until(lambda: world.reconciler.stale_since is None)
+    assert world.words() == ["service.created", "task.running", "service.running"]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("error", [EngineAway("away"), RuntimeError("something foreign")])
+async def test_an_engine_that_is_away_makes_it_stale_not_blind(error: Exception) -> None:
+    """The view stays as it was; when it is back everything is listed again."""
+    world = World()
+    world.put(live("running"))
+    async with world.running():
+        world.swarm.fails = {"services": error, "service": error, "wanted_tasks": error, "tasks": error}
+        world.reconciler.hint(Hint("relist"))
+        if isinstance(error, EngineAway):
+            await until(lambda: world.reconciler.stale_since is not None)
+        else:
+            await asyncio.sleep(0.1)
+        assert [view.status for view in world.reconciler.services()] == ["running"]
+        assert "service.removed" not in world.words()
+        world.put(ended("complete", 0))
+        world.swarm.fails = {}
+        await until(lambda: "service.complete" in world.words())
+
+
+async def test_without_a_swarm_there_are_containers() -> None:
+    """An engine that is no manager has nothing else to tell."""
+    world = World()
+    world.swarm.fails = {name: NotAManager("no swarm") for name in ("nodes", "services", "tasks", "wanted_tasks")}
+    world.containers.there = [container()]
+    async with world.running():
+        assert [view.type for view in world.reconciler.services()] == ["container"]
+        await asyncio.sleep(0.1)
+        assert world.reconciler.stale_since is None
+    assert world.stale_changes == 1
+
+
+async def test_what_was_made_is_known_before_its_id_is_told() -> None:
+    """With its record and `created`, and its intent settled; a listing that began before does not take it away."""
+    world = World()
+    async with world.running():
+        await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+        assert world.words() == ["service.created"]
+        assert world.journal.settled == ["nonce"]
+        found = world.reconciler.find("s1")
+        assert found is not None
+        assert (found.status, found.name) == ("pending", "one")
+
+
+async def test_a_run_that_cannot_be_written_is_not_told() -> None:
+    """Whoever asked for it is told that; nobody else hears of it."""
+    world = World()
+    async with world.running():
+        world.journal.full = True
+        with pytest.raises(JournalUnwritable):
+            await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+        assert (world.words(), world.journal.settled) == ([], [])
+
+
+async def test_a_node_that_is_down_makes_its_services_unknown() -> None:
+    """With the reason node_down; and back."""
+    world = World()
+    world.put(live("running"))
+    async with world.running():
+        for state, status in (("down", "unknown"), ("ready", "running")):
+            world.swarm.its_nodes = [node(state=state)]
+            world.reconciler.hint(Hint("node", "n1"))
+            await until(lambda status=status: world.reconciler.services()[0].status == status)  # type: ignore[misc]
+        await until(lambda: world.words("n1") == ["node.joined", "node.down", "node.ready"])
+    assert world.words() == ["service.created", "task.running", "service.running", "service.updated", "service.running"]
+    assert [view.reason for view in world.told if view.status == "unknown"] == ["node_down"]
+
+
+async def test_a_container_of_ours_is_told_and_others_are_not() -> None:
+    """By hints, as containers have no sweeps."""
+    world = World()
+    async with world.running():
+        world.containers.there = [container("ours"), container("foreign", "other", ours=False)]
+        for name in ("ours", "foreign"):
+            world.reconciler.hint(Hint("container", name))
+        await until(lambda: world.words("ours") == ["service.created", "service.running"])
+        world.containers.there = [container("ours", state={"Status": "exited", "ExitCode": 4})]
+        world.reconciler.hint(Hint("container", "ours"))
+        await until(lambda: "service.failed" in world.words("ours"))
+    assert world.words("foreign") == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_now", "inspected"),
+    [("running", "running", 2), ("running", "exited", 2), ("exited", "running", 2), ("exited", "exited", 1)],
+)
+async def test_a_container_that_has_ended_is_inspected_once(seen: str, is_now: str, inspected: int) -> None:
+    """A full listing of many thousands is one call then; one that runs again is told."""
+    world = World()
+    for state in (seen, is_now):
+        world.containers.there = [container("ours", state={"Status": state})]
+        await world.reconciler._list_containers(0.0)
+    assert world.containers.names().count("container") == inspected
+    assert world.reconciler.services()[0].status == {"running": "running", "exited": "complete"}[is_now]
+
+
+async def test_a_key_is_of_a_name_and_not_of_an_id() -> None:
+    """What has that id by chance is not the key's run."""
+    world = World()
+    world.put(ended("failed", 3), live("running", CreatedAt=LATER) | {"ID": "t2"}, Labels={"io.qmaster.body": "digest"})
+    async with world.running():
+        found = world.reconciler.keyed("one")
+        assert world.reconciler.keyed("s1") is None
+        assert [each.id for each in world.reconciler.earlier("s1")] == ["t1"]
+    assert found is not None
+    assert (found[0].id, found[1]) == ("s1", "digest")
+
+
+async def test_many_at_once_are_listed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst of hints is one listing of all, not one each."""
+    monkeypatch.setattr(room, "FIRST_LOOK", 0.0)  # else the moment of a look may come between those of two hints
+    monkeypatch.setattr(room, "LAST_PAUSE", -1.0)  # no second look, which a slow machine would come to
+    world = World()
+    async with world.running():
+        world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]
+        for number in range(100):
+            world.reconciler.hint(Hint("service", f"s{number}"))
+        await until(lambda: len(world.reconciler.services()) == 100)
+    assert world.swarm.names().count("service") == 0
+    assert {view.created_at for view in world.reconciler.services()} == {CREATED}
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+async def test_what_is_young_is_looked_at_in_a_moment(adopted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who made it, or its first hint, has said so already: the hints that follow wake nobody."""
+    monkeypatch.setattr(room, "FIRST_LOOK", 0.1)
+    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no second look, which a slow machine would come to
+    world = World()
+    async with world.running():
+        began = time.monotonic()
+        if adopted:
+            await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+        else:
+            world.reconciler.hint(Hint("service", "s1"))
+        world.put(live("starting"))
+        await until(lambda: not world.reconciler._wake.is_set())
+        for _ in range(3):
+            world.reconciler.hint(Hint("service", "s1"))
+            assert not world.reconciler._wake.is_set()
+        await until(lambda: "task.starting" in world.words())
+        assert time.monotonic() - began >= 0.1
+    assert world.swarm.names().count("service") == 1
+
+
+async def test_what_was_looked_at_is_looked_at_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hint of it says that something has changed; and then again soon, however long the pauses had become."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 60.0)
+    world = World()
+    world.put(live("starting"))
+    async with world.running():
+        world.reconciler._hot["s1"] = (time.monotonic() + 60, 1.0)
+        world.put(live("running"))
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: "service.running" in world.words())
+        assert world.reconciler._hot["s1"][1] < 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_is_gone_is_looked_at_at_once(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its first look was to come in a moment."""
+    monkeypatch.setattr(room, "FIRST_LOOK", 60.0)
+    world = World()
+    async with world.running():
+        if known:
+            await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: not world.reconciler._wake.is_set())
+        assert "service" not in world.swarm.names()
+        world.reconciler.hint(Hint("service", "s1", 1_700_000_000.5, True))
+        await until(lambda: "service" in world.swarm.names())
+        await until(lambda: not known or "service.removed" in world.words())
+
+
+async def test_what_is_new_is_looked_at_soon_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the next look at the others is far off, theirs is not waited for."""
+    monkeypatch.setattr(room, "SWEEP_EVERY", 60.0)
+    world = World()
+    async with world.running():
+        for number in range(room.MANY):
+            world.reconciler._hot[f"other-{number}"] = (time.monotonic() + 60, 1.0)
+        world.reconciler._wake.set()
+        await until(lambda: not world.reconciler._wake.is_set())
+        world.put(live("running"))
+        world.reconciler.hint(Hint("service", "s1"))
+        await until(lambda: "service.running" in world.words())
+
+
+@pytest.mark.parametrize(
+    ("took", "pause"), [(0.01, 0.1), (0.04, 0.4), (0.07, 0.5), (0.1, 0.5), (0.2, 1.0), (3.0, 15.0)]
+)
+async def test_many_are_not_listed_all_the_time(took: float, pause: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing of all takes a tenth of the time; one that is long a fifth, so that nobody waits for too long."""
+    now = [100.0]
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    world = World()
+    listings = []
+
+    async def services() -> list[Json]:
+        listings.append(now[0])
+        now[0] += took
+        return []
+
+    monkeypatch.setattr(world.swarm, "services", services)
+    world.reconciler._full_due = 1_000.0
+    for began, listed in ((100.0, 1), (100.0 + pause - 0.001, 1), (100.0 + pause + 0.001, 2)):
+        now[0] = began
+        for number in range(room.MANY + 1):
+            world.reconciler.hint(Hint("service", f"s{number}", gone=True))
+        assert world.reconciler._due() == (listed > len(listings))
+        await world.reconciler._look_around(began)
+        assert len(listings) == listed
+
+
+async def test_who_hears_of_a_change_acts_for_nobody() -> None:
+    """What a listener begins, and logs, is not the request's whose commit has told the change: it may be another's."""
+    world = World()
+    seen: list[Json] = []
+    world.reconciler.listeners.append(lambda view: seen.append(structlog.contextvars.get_contextvars()))
+    with structlog.contextvars.bound_contextvars(request="r-1"):
+        await world.reconciler.load()
+        await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
+    assert seen == [{}]
+
+
+async def test_no_intent_is_settled_before_what_it_has_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where many are told in several transactions, and a run is adopted in the middle of them."""
+    monkeypatch.setattr(room, "MOST_AT_ONCE", 1)
+    world = World()
+    await world.reconciler.load()
+    for number in range(4):
+        world.reconciler.view.list_service(service(f"s{number}", f"name-{number}"), [], 1.0)
+    telling = asyncio.create_task(world.reconciler.commit())
+    await asyncio.sleep(0)
+    spec = service("a", "adopted")["Spec"]
+    adopting = asyncio.create_task(world.reconciler.adopt_service("a", spec, "nonce"))
+    while not telling.done():
+        assert "nonce" not in world.journal.settled or "a" in world.journal.kept
+        await asyncio.sleep(0)
+    await adopting
+    assert (world.journal.settled, set(world.journal.kept)) == (["nonce"], {"s0", "s1", "s2", "s3", "a"})
+    assert [one.sequence for one in world.published] == list(range(1, len(world.journal.facts) + 1))
+
+
+async def test_what_cannot_be_told_in_the_middle_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the intent that was to be settled with it."""
+    monkeypatch.setattr(room, "MOST_AT_ONCE", 1)
+    world = World()
+    await world.reconciler.load()
+    for number in range(3):
+        world.reconciler.view.list_service(service(f"s{number}", f"name-{number}"), [], 1.0)
+    adopting = asyncio.create_task(world.reconciler.adopt_service("a", service("a", "adopted")["Spec"], "nonce"))
+    while not world.journal.kept:  # noqa: ASYNC110 - a turn of the loop at a time
+        await asyncio.sleep(0)
+    world.journal.full = True
+    with pytest.raises(JournalUnwritable):
+        await adopting
+    assert world.journal.settled == []
+    world.journal.full = False
+    await world.reconciler.commit(["nonce"])
+    assert (world.journal.settled, set(world.journal.kept)) == (["nonce"], {"s0", "s1", "s2", "a"})

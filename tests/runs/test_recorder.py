@@ -1,0 +1,213 @@
+"""recorder: what a run has said is in the journal once it has ended, whatever gets in the way."""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from fakes import CONTAINER_ID, Fake, container, service, task
+from swarm_cases import NODES, NOW, REPLICAS_2
+
+from qmaster.errors import EngineAway, JournalUnwritable, NodeUnreachable, NotFound
+from qmaster.models import results
+from qmaster.models.responses import Result, Service, Task
+from qmaster.models.results import Line, Outcome, Output
+from qmaster.runs import results as recorder
+from qmaster.runs import status
+from qmaster.runs.results import Recorder
+
+pytestmark = pytest.mark.gen_test
+
+OURS = {"io.qmaster.owner": "root"}
+LIMIT = 1000
+
+
+def view(*tasks: Any, **spec: Any) -> Service:
+    return status.service(service(Labels=OURS, **spec), tasks, NODES, NOW)
+
+
+ENDED = view(task("failed", code=3))
+BOX = status.container(container(state={"Status": "exited", "ExitCode": 4, "FinishedAt": "2024-05-06T07:08:19Z"}))
+
+
+class Logs(Fake):
+    """Each says its own id; ``times`` is how often a failure comes before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self.times = 10**9
+
+    async def capture(self, kind: str, target_id: str, limit: int) -> Output:
+        self._note("capture", kind, target_id, limit)
+        await asyncio.sleep(0)
+        if self.error is not None and len(self.calls) <= self.times:
+            raise self.error
+        return Output([Line("2024-05-06T07:08:19Z", "stdout", target_id.encode())])
+
+
+class House(Fake):
+    """The journal, and the reconciler; what was shown comes after what was kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logs = Logs()
+        self.kept: dict[str, Outcome] = {}
+        self.shown: dict[str, Result] = {}
+        self.full = 0
+        self.before: list[Task] = []
+        self.recorder = Recorder(self.logs, self, self, LIMIT)
+
+    async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
+        if self.full:
+            self.full -= 1
+            raise JournalUnwritable("full")
+        self.kept[run_id] = results.decode(outcome)
+
+    async def show_result(self, run_id: str, result: Result) -> None:
+        assert run_id in self.kept
+        self.shown[run_id] = result
+
+    def earlier(self, service_id: str) -> list[Task]:
+        return self.before
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "AGAIN_EVERY", 0.001)
+    monkeypatch.setattr(recorder, "GIVE_UP_AFTER", 0.05)
+
+
+async def test_a_service_is_recorded_by_its_tasks() -> None:
+    """The output of each, with its place and exit code, in the journal and then shown."""
+    house = House()
+    await house.recorder.record(ENDED)
+    assert house.logs.calls == [("capture", "task", "t-failed-1", LIMIT)]
+    (kept,) = house.kept["s1"].tasks
+    assert (kept.task, kept.slot, kept.node, kept.exit_code) == ("t-failed-1", 1, "host-1", 3)
+    assert (house.shown["s1"].exit_code, house.shown["s1"].stdout) == (3, "t-failed-1")
+
+
+async def test_what_ran_before_a_restart_is_kept_beside_the_result() -> None:
+    """The log shows it while the service is there, so it does when that is gone."""
+    house = House()
+    house.before = view(task("failed", ID="earlier", code=5)).tasks
+    await house.recorder.record(ENDED)
+    (kept,) = house.kept["s1"].earlier
+    assert (kept.task, kept.exit_code, kept.output.lines[0].data) == ("earlier", 5, b"earlier")
+    assert (house.shown["s1"].exit_code, house.shown["s1"].stdout, house.shown["s1"].tasks) == (3, "t-failed-1", [])
+
+
+async def test_a_silent_node_is_waited_for_once() -> None:
+    """What ran before a restart is read beside the rest: a stop waits for both, and not for long."""
+    house = House()
+    house.before = view(task("failed", ID="earlier", code=5)).tasks
+    house.logs.error = NodeUnreachable("the node cannot be reached")
+    await house.recorder.record(ENDED)
+    assert [target for _, _, target, _ in house.logs.calls[:2]] == ["t-failed-1", "earlier"]
+    kept = house.kept["s1"]
+    assert [each.output for each in (*kept.tasks, *kept.earlier)] == [Output([], truncated=True)] * 2
+
+
+async def test_a_container_is_recorded_by_itself() -> None:
+    """It has no tasks."""
+    house = House()
+    await house.recorder.record(BOX)
+    assert house.logs.calls == [("capture", "container", CONTAINER_ID, LIMIT)]
+    assert (house.shown[CONTAINER_ID].exit_code, house.shown[CONTAINER_ID].tasks) == (4, [])
+
+
+async def test_the_task_that_ended_first_comes_first() -> None:
+    """Whatever its slot; its result is the run's."""
+    house = House()
+    late = task("complete", 1, code=0, at="2024-05-06T07:08:19Z")
+    early = task("failed", 2, code=9, at="2024-05-06T07:08:18.5Z")
+    await house.recorder.record(view(late, early, **REPLICAS_2))
+    assert house.shown["s1"].exit_code == 9
+    assert [each.slot for each in house.shown["s1"].tasks] == [2, 1]
+
+
+@pytest.mark.parametrize("count", [2, 20])
+async def test_of_many_tasks_each_has_a_share(count: int) -> None:
+    """So that all of them together are bounded, with those that ran before."""
+    house = House()
+    tasks = [task("complete", slot, code=0) for slot in range(1, count + 1)]
+    house.before = view(task("failed", ID="earlier", code=5)).tasks
+    await house.recorder.record(view(*tasks, Mode={"Replicated": {"Replicas": count}}))
+    assert [limit for *_, limit in house.logs.calls] == [results.share(LIMIT, count + 1)] * (count + 1)
+
+
+async def test_what_never_had_a_container_has_said_nothing() -> None:
+    """The engine is not asked."""
+    house = House()
+    await house.recorder.record(view(task("rejected", err="No such image: x")))
+    assert house.logs.calls == []
+    assert (house.shown["s1"].exit_code, house.shown["s1"].stdout) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("shown", "read"),
+    [
+        (ENDED, True),
+        (view(task("running")), False),
+        (view(task("pending")), False),
+        (msgspec.structs.replace(ENDED, owner=None), False),
+        (msgspec.structs.replace(ENDED, result=results.result(Outcome([]))), False),
+        (msgspec.structs.replace(ENDED, status="removed"), False),
+    ],
+)
+async def test_a_change_that_is_an_end_is_recorded(shown: Service, read: bool) -> None:
+    """Of what quartermaster started, once."""
+    house = House()
+    house.recorder.notice(shown)
+    house.recorder.notice(shown)
+    await asyncio.sleep(0.02)
+    assert len(house.logs.calls) == int(read)
+    await house.recorder.close()
+
+
+async def test_an_engine_that_is_away_is_waited_for() -> None:
+    """However long: the output is there when it comes back."""
+    house = House()
+    house.logs.error, house.logs.times = EngineAway("away"), 100
+    await house.recorder.record(ENDED)
+    assert house.shown["s1"].stdout == "t-failed-1"
+
+
+async def test_a_node_that_is_out_of_reach_is_given_up() -> None:
+    """After a while; then the result says that there was more."""
+    house = House()
+    house.logs.error = NodeUnreachable("no way to it")
+    began = time.monotonic()
+    await house.recorder.record(ENDED)
+    assert time.monotonic() - began >= 0.05
+    assert (house.shown["s1"].exit_code, house.shown["s1"].truncated) == (3, True)
+
+
+async def test_what_is_gone_has_no_output() -> None:
+    """Its exit code is known all the same."""
+    house = House()
+    house.logs.error = NotFound("gone")
+    await house.recorder.record(ENDED)
+    assert (house.shown["s1"].exit_code, house.shown["s1"].truncated) == (3, True)
+
+
+async def test_nothing_is_shown_before_it_is_kept() -> None:
+    """A journal that cannot be written is tried again; the output is read once."""
+    house = House()
+    house.full = 5
+    await house.recorder.record(ENDED)
+    assert (len(house.logs.calls), house.full) == (1, 0)
+    assert house.shown["s1"].exit_code == 3
+
+
+async def test_who_waits_for_a_record_and_hangs_up_ends_nothing() -> None:
+    """It is for all."""
+    house = House()
+    house.logs.error, house.logs.times = EngineAway("away"), 20
+    one = asyncio.create_task(house.recorder.record(ENDED))
+    await asyncio.sleep(0.002)
+    one.cancel()
+    await house.recorder.record(ENDED)
+    assert house.shown["s1"].stdout == "t-failed-1"

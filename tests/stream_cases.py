@@ -1,0 +1,90 @@
+"""A journal and a stream in memory."""
+
+import asyncio
+import json
+from typing import Any
+
+from qmaster.errors import JournalUnwritable
+from qmaster.events import frames
+from qmaster.events.broker import Filter, Hub, News, Subscriber, Tags
+from qmaster.events.journal import Position, StoredFact
+from qmaster.events.stream import Feed
+
+Json = dict[str, Any]
+EPOCH = "0a0b0c0d"
+
+
+class Journal:
+    """Facts 1 to `last`, of which those from `oldest` on are kept; the odd ones are of s1, the even ones of s2."""
+
+    def __init__(self, last: int, oldest: int = 1) -> None:
+        self.position = Position(EPOCH, oldest, last)
+        self.broken = False
+
+    def kept_from(self, owner: str | None) -> int:
+        return self.position.oldest
+
+    async def facts(self, after: int, limit: int, owner: str | None) -> list[StoredFact] | None:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise JournalUnwritable("torn")
+        if after < self.position.oldest - 1:
+            return None
+        numbers = range(max(after + 1, self.position.oldest), min(after + limit, self.position.last) + 1)
+        return [fact(number) for number in numbers]
+
+    def grow(self) -> int:
+        self.position = self.position._replace(last=self.position.last + 1)
+        return self.position.last
+
+
+def fact(number: int) -> StoredFact:
+    subject = "s1" if number % 2 else "s2"
+    data = {"labels": {"of": subject}, "owner": "root"}
+    document = {"id": f"{EPOCH}:{number}", "subject": subject, "data": data}
+    return StoredFact(number, "io.qmaster.service.updated", json.dumps(document).encode(), "root", subject)
+
+
+class Pipe:
+    sent = 0
+
+    def __init__(self) -> None:
+        self.frames: list[Json] = []
+
+    def write(self, data: bytes) -> asyncio.Future[None]:
+        self.frames += [json.loads(line[6:]) for line in data.splitlines() if line.startswith(b"data: ")]
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_result(None)
+        return future
+
+
+class Stream:
+    """A feed with one reader."""
+
+    def __init__(self, journal: Journal, wants: Filter = Filter()) -> None:  # noqa: B008 - a constant
+        self.journal, self.hub, self.pipe = journal, Hub(), Pipe()
+        self.read = True
+        self.made = 0
+        self.stale: str | None = None
+        self.feed = Feed(journal, self.hub, lambda: journal.position, self._snapshot, lambda: "now", lambda: self.stale)
+        self.subscriber = Subscriber(self.pipe, "sse", wants, lambda: None)
+
+    def _snapshot(self, wants: Filter) -> tuple[list[Any], list[Any]]:
+        if not self.read:
+            raise JournalUnwritable("not read yet")
+        self.made += 1
+        return [{"id": "s1"}], []
+
+    def publish(self) -> None:
+        number = self.journal.grow()
+        stored = fact(number)
+        frame = frames.event(f"{EPOCH}:{number}", stored.type, stored.event)
+        subject = "s1" if number % 2 else "s2"
+        tags = Tags("service", subject, frozenset({f"of={subject}"}), "root")
+        self.hub.publish([News(frame, tags, number)])
+
+    def kinds(self) -> list[str]:
+        return [frame.get("type", "event") for frame in self.pipe.frames]
+
+    def ids(self) -> list[int]:
+        return [int(frame["id"].partition(":")[2]) for frame in self.pipe.frames if "id" in frame]
