@@ -562,7 +562,7 @@ build_image() {
   [[ ! -d wheels ]] || flags+=(--build-arg PIP_NO_INDEX=1)
   say "building the image $image of version $version${BASE:+ on $BASE}"
   docker build "${flags[@]}" . || die "the image was not built"
-  say "built $image: \"Running in Docker\" in README.md says how to start it"
+  say "built $image: docs/deploy.md says how to start it"
 }
 
 main() {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+from documents import TEXT
 from tornado import web
 from tornado.routing import PathMatches
 
@@ -16,7 +17,6 @@ from qmaster.api import routes as app
 from qmaster.api.base import BaseHandler
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 Row = dict[str, str]
 
@@ -25,9 +25,9 @@ Row = dict[str, str]
 
 
 def lines_with_fence() -> Iterator[tuple[str, str | None]]:
-    """Each line of the README with the language of the code block that it is in, None outside of one."""
+    """Each line of the documents with the language of the code block that it is in, None outside of one."""
     fence: str | None = None
-    for line in README.splitlines():
+    for line in TEXT.splitlines():
         mark = re.match(r"\s*```(\w*)", line)
         if mark:
             fence = mark[1] if fence is None else None
@@ -44,7 +44,7 @@ def section(title: str) -> list[str]:
             current = line.lstrip("# ")
         elif fence is None and current == title:
             found.append(line)
-    assert found, f"the README has no section {title!r}"
+    assert found, f"the documents have no section {title!r}"
     return found
 
 

@@ -1,18 +1,18 @@
-"""The README's blocks of code, as they stand in it."""
+"""The documents' blocks of code, as they stand in it."""
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-README = Path(__file__).parents[1] / "README.md"
+from documents import TEXT
+
 SHELL = ("sh", "bash")
 PROGRAMS = ("python", "js", "javascript")
 SHOWN = ("json", "text", "yaml", "nginx", "caddy", "toml")  # what is shown, and not run
 
 
 class Block(NamedTuple):
-    """A block of code; ``line`` is the README's, from 1."""
+    """A block of code; ``line`` is that of the whole text, from 1."""
 
     line: int
     language: str
@@ -26,7 +26,7 @@ class Block(NamedTuple):
 
 def blocks() -> list[Block]:
     """All of them, in their order; what is part of a list is moved to the left."""
-    return list(_read(README.read_text(encoding="utf-8").splitlines()))
+    return list(_read(TEXT.splitlines()))
 
 
 def _read(lines: list[str]) -> Iterator[Block]:

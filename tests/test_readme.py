@@ -1,4 +1,4 @@
-"""The README and the changelog say what the code does: their tables and calls are compared with it."""
+"""The docs and the changelog say what the code does: their tables and calls are compared with it."""
 
 import re
 import shlex
@@ -8,9 +8,10 @@ from typing import get_args
 
 import msgspec
 import pytest
-from docs import README, ROOT, Row, as_pattern, code, lines_with_fence, routes, section, statuses, table
+from documents import TEXT
 
 import qmaster
+from docs import ROOT, Row, as_pattern, code, lines_with_fence, routes, section, statuses, table
 from qmaster import errors, limiter
 from qmaster.api import base, entrance, events, limits, openapi, runs, strict
 from qmaster.auth import throttle, tokens
@@ -46,7 +47,7 @@ def default(cell: str) -> str:
 
 
 def commands() -> Iterator[list[str]]:
-    """The words of each shell command in the README; one may go over several lines."""
+    """The words of each shell command in the docs; one may go over several lines."""
     text = ""
     for line, fence in lines_with_fence():
         if fence != "sh":
@@ -162,7 +163,7 @@ def test_the_keys_are_those_of_the_tokens_file() -> None:
     documented = [(code(row["key"])[0], row["left out"] == "required") for row in table("Tokens")]
     expected = [(field.name, field.required) for field in msgspec.structs.fields(tokens.Table)]
     assert documented == expected
-    (shown,) = re.findall(r"^```toml\n(\[.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (shown,) = re.findall(r"^```toml\n(\[.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
     (grant,) = tokens.read(shown.encode())
     assert [name for name, _ in expected] == list(tomllib.loads(shown)[grant.name])
     assert set(code(table("Tokens")[1]["meaning"])) == set(tokens.SCOPES)
@@ -187,16 +188,16 @@ def test_the_status_words_are_those_of_the_messages() -> None:
 
 
 def test_the_answer_that_is_shown_is_a_service() -> None:
-    """The status in the README has the keys of a service as the code shows one, in its order."""
-    blocks = re.findall(r"^```json\n(\{\n.*?)^```", README, re.DOTALL | re.MULTILINE)
+    """The status in the docs has the keys of a service as the code shows one, in its order."""
+    blocks = re.findall(r"^```json\n(\{\n.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
     answer = next(document for document in map(msgspec.json.decode, blocks) if "tasks" in document)
     assert list(answer) == ["success", *Service.__struct_fields__]
     assert list(answer["tasks"][0]) == list(Task.__struct_fields__)
 
 
 def test_the_error_that_is_shown_is_a_problem() -> None:
-    """The error in the README is what the code makes of it."""
-    blocks = re.findall(r"^```json\n(\{\n.*?)^```", README, re.DOTALL | re.MULTILINE)
+    """The error in the docs is what the code makes of it."""
+    blocks = re.findall(r"^```json\n(\{\n.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
     answer = next(document for document in map(msgspec.json.decode, blocks) if not document["success"])
     assert answer == errors.problem(answer["status"], answer["detail"], answer["instance"])
 
@@ -257,7 +258,7 @@ def test_the_layout_has_every_module() -> None:
 
 
 def test_each_call_is_one_that_the_server_takes() -> None:
-    """Each curl of the README names a route, and its body is a request that the code accepts."""
+    """Each curl of the docs names a route, and its body is a request that the code accepts."""
     patterns = routes()
     assert {path for _, path, body in calls() if body} >= {"/run", "/stop"}
     for method, path, body in calls():
@@ -282,7 +283,7 @@ def test_the_troubles_are_told_in_the_code_s_words() -> None:
 
 
 def test_what_to_watch_is_there() -> None:
-    """Each metric that the README advises to watch is in its table of metrics, and each line of the log in the code."""
+    """Each metric that the docs advise to watch is in its table of metrics, and each line of the log in the code."""
     source = "".join(path.read_text(encoding="utf-8") for path in CODE.rglob("*.py"))
     metrics = set(column(table("Metrics"), "metric"))
     watched = [word for row in table("Disk, log, and what to watch") for word in code(row["watch"])]

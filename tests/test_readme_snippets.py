@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import pytest
 from conftest import StartServer
+from documents import place
 from playwright.sync_api import Error, Page
 from snippets import PROGRAMS, SHELL, SHOWN, Block, blocks
 from testbed import Bed, Engine, Registry, Server, eventually
@@ -167,9 +168,9 @@ class Reader:
             timeout=90,
             check=False,
         )
-        assert done.returncode == 0, f"README.md:{block.line}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{place(block.line)}: {done.stdout}{done.stderr}"
         for having, says in SAYS.items():
-            assert having not in block.text or says in done.stdout, f"README.md:{block.line}: {done.stdout}"
+            assert having not in block.text or says in done.stdout, f"{place(block.line)}: {done.stdout}"
         return done.stdout
 
     def read_on(self) -> None:
@@ -236,8 +237,8 @@ def check_answer(reader: Reader, block: Block, said: str) -> None:
     """An answer that the README shows after a call is like the one that came; its id is known from now on."""
     shown, came = json.loads(block.text), json.loads(said.splitlines()[-1])
     came.pop("warnings", None)  # of an engine that ignores a part of what is the default
-    assert list(shown) == list(came), f"README.md:{block.line}"
-    assert len(shown["id"]) == len(came["id"]), f"README.md:{block.line}"
+    assert list(shown) == list(came), f"{place(block.line)}"
+    assert len(shown["id"]) == len(came["id"]), f"{place(block.line)}"
     reader.ids[shown["id"]] = came["id"]
 
 

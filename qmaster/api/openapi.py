@@ -1,6 +1,6 @@
 """Pure: the API as an OpenAPI 3.1 document, made from the messages that decode and answer the requests.
 
-What a subscriber of ``/events`` reads is in the README, frame by frame: OpenAPI has no words for it.
+What a subscriber of ``/events`` reads is in docs/events.md, frame by frame: OpenAPI has no words for it.
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ def _events() -> Json:
         {101: upgraded, 200: stream},
         "read",
         parameters=parameters,
-        description="The frames and close codes are in the README. A browser's websocket sends its token in a first "
+        description="docs/events.md has the frames and close codes. A browser's websocket sends its token in a first "
         'frame, `{"type": "auth", "token": "…"}`.',
     )
 

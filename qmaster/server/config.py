@@ -1,4 +1,4 @@
-"""The options: one table for flags, environment, ``--help`` and README, turned into one checked ``Config``."""
+"""The options: one table for flags, environment, ``--help`` and the docs, made into one checked ``Config``."""
 
 from __future__ import annotations
 

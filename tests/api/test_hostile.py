@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import pytest
 from api_cases import NOT_JSON
-from docs import routes
 from fakes import steady
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from testbed.server import Server
 from testbed.stub import Stub
 from testbed.wait import eventually
 
+from docs import routes
 from qmaster.api.base import HEADERS
 from qmaster.models.requests import RunRequest
 

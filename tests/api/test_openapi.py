@@ -9,9 +9,9 @@ import msgspec
 import openapi_spec_validator
 import pytest
 from api_cases import BEARER, GOING_ON, IMAGE, OVER, TOKEN, Ask, FakeDispatch, State, app, ask, dispatch, state
-from docs import as_pattern, routes, statuses
 from fakes import grant
 
+from docs import as_pattern, routes, statuses
 from qmaster import errors
 from qmaster.api import base, events, logs, openapi, runs
 from qmaster.auth.throttle import BURST

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import TEXT
 from testbed import Bed, Client, Engine, Swarm, eventually
 from testbed.debian import BASE, Debian, checkout, download
 from testbed.process import CommandFailed, run
@@ -26,7 +27,6 @@ SOCKET = "/var/run/docker.sock"
 GROUP = 4242  # the socket's
 USER = 10001
 MOUNT = ("-v", f"{SOCKET}:{SOCKET}")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUN_LINE = "docker run -d -e TOKEN -p 9090:9090 -v /var/run/docker.sock:/var/run/docker.sock quartermaster"
 STACK, SERVICE = "quartermaster", "quartermaster_quartermaster"
 NEXT = "quartermaster:2"  # as the README calls an update
@@ -83,7 +83,7 @@ def shell(host: Engine, image: None) -> Iterator[Callable[[str], str]]:
 
 def block(having: str) -> str:
     """The shell commands of the README, the block that has this text."""
-    blocks: list[str] = re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    blocks: list[str] = re.findall(r"^```sh\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
     return next(text for text in blocks if having in text)
 
 
@@ -150,7 +150,7 @@ def refused(host: Engine, *flags: str) -> str:
 
 def test_the_run_line(host: Engine, shell: Callable[[str], str], measured: Measured) -> None:
     """It is in the README; what it starts runs jobs, is a user, becomes healthy, and ends on SIGTERM within 10 s."""
-    assert RUN_LINE in README.splitlines()
+    assert RUN_LINE in TEXT.splitlines()
     begun = time.monotonic()
     container = shell(RUN_LINE).strip()
     client = at(host)

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 from api_cases import BEARER, IMAGE, Ask, FakeDispatch, State, app, ask, dispatch, state
-from docs import code, table
 from fakes import CONTAINER_ID, FakeContainers, FakeSwarm, container, service, task
 from prometheus_client.parser import text_string_to_metric_families
 from reconciler_cases import Journal as FakeJournal
@@ -19,6 +18,7 @@ from swarm_cases import NODES, NOW
 from testbed import Engine, Server, eventually
 from testbed.subscriber import Sse, Subscriber
 
+from docs import code, table
 from qmaster.errors import EngineAway, JournalUnwritable
 from qmaster.events import cloudevents
 from qmaster.events.journal import Journal, NewFact, Record

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import trustme
+from documents import TEXT
 from testbed import Client, Server, eventually
 from testbed.process import Process, start
-from testbed.server import ADDRESS, ROOT, free_port
+from testbed.server import ADDRESS, free_port
 from testbed.subscriber import Sse, Subscriber
 
 NGINX = """
@@ -28,8 +29,7 @@ CADDY = "{{\n admin off\n grace_period 1s\n auto_https disable_redirects\n}}\n{s
 
 def snippet(language: str, **replaced: str) -> str:
     """The README's block in that language, with the user's values (each is there) replaced by the test's."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"^```{language}\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    found = re.search(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
     assert found, f"the README has no {language}"
     text = found[1]
     for name, value in replaced.items():
