@@ -97,7 +97,7 @@ class KeyReused(HttpError):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-class TooManyHeld(HttpError):
+class TooManyConnections(HttpError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
 

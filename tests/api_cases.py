@@ -16,13 +16,13 @@ from tornado.httputil import HTTPHeaders
 from tornado.web import Application
 
 from qmaster import errors
-from qmaster.api.routes import Parts, make_app
+from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator, Identity
 from qmaster.models.keys import Key, Started
 from qmaster.models.requests import RunRequest
 from qmaster.models.responses import Node, Result, Service
 from qmaster.runs import status as lifecycle
-from qmaster.runs.listing import Wanted
+from qmaster.runs.listing import ListQuery
 
 TOKEN = "a-token-for-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -31,7 +31,7 @@ IMAGE = {"image": "busybox"}
 Ask = Callable[..., Awaitable[HTTPResponse]]
 
 
-class FakeDispatch:
+class FakeRunService:
     """Notes what it is asked; ``error`` is raised by each verb, ``gate`` holds each up."""
 
     def __init__(self) -> None:
@@ -75,12 +75,12 @@ class FakeDispatch:
         await self._note("when_over", name_or_id, seconds)
         return self.views[0]
 
-    def there(self, by: Identity, wanted: Wanted) -> list[Service]:
+    def there(self, by: Identity, wanted: ListQuery) -> list[Service]:
         self._ask("listing", wanted.removed)
         self._fail()
         return list(filter(wanted.keeps, self.views))[: wanted.limit]
 
-    async def listing(self, by: Identity, wanted: Wanted) -> AsyncIterator[list[bytes]]:
+    async def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
         if wanted.removed:
             await self._note("listing", True)
         yield [msgspec.json.encode(view) for view in self.views if wanted.keeps(view)][: wanted.limit]
@@ -92,7 +92,7 @@ class FakeDispatch:
 
 
 class State(NamedTuple):
-    dispatch: FakeDispatch
+    run_service: FakeRunService
     trouble: list[errors.HttpError]
     auth: Authenticator
     busy: set[object]
@@ -101,15 +101,15 @@ class State(NamedTuple):
 
 @pytest.fixture
 def state() -> State:
-    return State(FakeDispatch(), [], Authenticator(TOKEN), set(), [])
+    return State(FakeRunService(), [], Authenticator(TOKEN), set(), [])
 
 
 @pytest.fixture
-def dispatch(state: State) -> FakeDispatch:
-    return state.dispatch
+def run_service(state: State) -> FakeRunService:
+    return state.run_service
 
 
-class FakeFeed:
+class FakeEventStream:
     cursor = "epoch:1"
 
 
@@ -119,9 +119,9 @@ async def scrape(accept: str) -> tuple[bytes, str]:
 
 @pytest.fixture
 def app(state: State) -> Application:
-    parts: dict[str, Any] = {"dispatch": state.dispatch, "feed": FakeFeed(), "hub": None, "spring": None}
+    parts: dict[str, Any] = {"dispatch": state.run_service, "feed": FakeEventStream(), "hub": None, "spring": None}
     return make_app(
-        Parts(
+        AppState(
             state.auth,
             **parts,
             trouble=lambda: state.trouble[0] if state.trouble else None,

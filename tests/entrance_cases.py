@@ -11,7 +11,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
-from qmaster.api.entrance import HEAD_WITHIN, Entrance
+from qmaster.api.entrance import HEAD_WITHIN, LimitedHTTPServer
 from qmaster.api.stream import Watched
 
 LARGE = 16 * 1024 * 1024
@@ -53,7 +53,7 @@ class Clock:
         return getattr(self._loop, name)
 
 
-class House:
+class Components:
     """An entrance with an application behind it, and its callers."""
 
     def __init__(
@@ -63,7 +63,7 @@ class House:
         self.streams: list[Watched] = []
         routes = [("/(.*)", Handler, {"gate": self.gate, "streams": self.streams})]
         application = application or Application(routes, log_function=lambda handler: None)
-        self.entrance = Entrance(application, most, tls, head_within)
+        self.entrance = LimitedHTTPServer(application, most, tls, head_within)
         self.clock = Clock()
         self.entrance._loop = cast(Any, self.clock)
         sockets = bind_sockets(0, "127.0.0.1")
@@ -130,8 +130,8 @@ async def house(
     head_within: float = HEAD_WITHIN,
     tls: ssl.SSLContext | None = None,
     application: Application | None = None,
-) -> AsyncIterator[House]:
-    made = House(most, head_within, tls, application)
+) -> AsyncIterator[Components]:
+    made = Components(most, head_within, tls, application)
     try:
         yield made
     finally:

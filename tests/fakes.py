@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-from qmaster.auth.tokens import Grant, digest
+from qmaster.auth.tokens import TokenPolicy, digest
 from qmaster.models import requests
 from qmaster.models.credentials import Credentials
 from qmaster.models.requests import PullPolicy, RunRequest
@@ -98,9 +98,9 @@ def container(container_id: str = CONTAINER_ID, name: str = "box", *, ours: bool
     }
 
 
-def grant(name: str = "alice", token: str = "", **limits: Any) -> Grant:
+def grant(name: str = "alice", token: str = "", **limits: Any) -> TokenPolicy:
     """What a token may do: all but what a limit says, of what it started. Its name is its token where none is given."""
-    return Grant(name=name, digest=digest((token or name).encode()), **limits)
+    return TokenPolicy(name=name, digest=digest((token or name).encode()), **limits)
 
 
 class Fake:

@@ -99,7 +99,7 @@ class Home:
         self.tokens = folder / "tokens.toml"
         self.write(ALICE, BOB)
         flags = {"token": TOKEN, "data_dir": str(folder), "tokens_file": str(self.tokens), **options}
-        self.house = server.House(config.load(flags, {}), loop, connections=1000)
+        self.house = server.Components(config.load(flags, {}), loop, connections=1000)
         self.engine: Any = self.house.engine
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -113,8 +113,8 @@ class Home:
         await self.house.reconciler.load()
         await self.house.reconciler._turn()
         self.engine.forget()
-        assert self.house.keyring
-        self._tasks.append(asyncio.create_task(self.house.keyring.run()))
+        assert self.house.token_file
+        self._tasks.append(asyncio.create_task(self.house.token_file.run()))
 
     async def look(self) -> None:
         """What has changed at the engine is seen and told."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from qmaster.errors import JournalUnwritable
 from qmaster.events import frames
-from qmaster.events.broker import Filter, Hub, News, Subscriber, Tags
+from qmaster.events.broker import Broker, Filter, News, Subscriber, Tags
 from qmaster.events.journal import Position, StoredFact
-from qmaster.events.stream import Feed
+from qmaster.events.stream import EventStream
 
 Json = dict[str, Any]
 EPOCH = "0a0b0c0d"
@@ -62,11 +62,13 @@ class Stream:
     """A feed with one reader."""
 
     def __init__(self, journal: Journal, wants: Filter = Filter()) -> None:  # noqa: B008 - a constant
-        self.journal, self.hub, self.pipe = journal, Hub(), Pipe()
+        self.journal, self.broker, self.pipe = journal, Broker(), Pipe()
         self.read = True
         self.made = 0
         self.stale: str | None = None
-        self.feed = Feed(journal, self.hub, lambda: journal.position, self._snapshot, lambda: "now", lambda: self.stale)
+        self.event_stream = EventStream(
+            journal, self.broker, lambda: journal.position, self._snapshot, lambda: "now", lambda: self.stale
+        )
         self.subscriber = Subscriber(self.pipe, "sse", wants, lambda: None)
 
     def _snapshot(self, wants: Filter) -> tuple[list[Any], list[Any]]:
@@ -81,7 +83,7 @@ class Stream:
         frame = frames.event(f"{EPOCH}:{number}", stored.type, stored.event)
         subject = "s1" if number % 2 else "s2"
         tags = Tags("service", subject, frozenset({f"of={subject}"}), "root")
-        self.hub.publish([News(frame, tags, number)])
+        self.broker.publish([News(frame, tags, number)])
 
     def kinds(self) -> list[str]:
         return [frame.get("type", "event") for frame in self.pipe.frames]

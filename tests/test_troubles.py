@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs import code, table
 from testbed import Registry, Server, eventually
 from testbed.server import ADDRESS
+
+from docs import code, table
 
 IMAGE = "busybox:local"
 ROWS = [code(row["you see"])[0] for row in table("Troubleshooting")]

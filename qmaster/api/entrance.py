@@ -59,7 +59,7 @@ _OPTIONS = (
 log = structlog.get_logger(__name__)
 
 
-class Entrance(HTTPServerConnectionDelegate):
+class LimitedHTTPServer(HTTPServerConnectionDelegate):
     """Takes connections for an application.
 
     Args:
@@ -252,7 +252,7 @@ class _Deadlines:
 class _Coming(HTTPMessageDelegate):
     """A request that is coming: tells the entrance how far it is."""
 
-    def __init__(self, entrance: Entrance, stream: Watched, inner: HTTPMessageDelegate) -> None:
+    def __init__(self, entrance: LimitedHTTPServer, stream: Watched, inner: HTTPMessageDelegate) -> None:
         self._entrance = entrance
         self._stream = stream
         self._inner = inner

@@ -14,13 +14,21 @@ from tornado.websocket import WebSocketHandler
 
 from ..auth import policy
 from ..auth.authenticator import Authenticator, Identity
-from ..errors import BadRequest, Forbidden, HttpError, JournalUnwritable, TooManyHeld, TooManyWrongTokens, Unauthorized
+from ..errors import (
+    BadRequest,
+    Forbidden,
+    HttpError,
+    JournalUnwritable,
+    TooManyConnections,
+    TooManyWrongTokens,
+    Unauthorized,
+)
 from ..events import frames
-from ..events.broker import Filter, Hub, Subscriber, Wire
-from ..events.stream import Feed, Since
+from ..events.broker import Broker, Filter, Subscriber, Wire
+from ..events.stream import EventStream, Since
 from ..models import requests
 from .base import HEADERS, BaseHandler
-from .limits import Held, Lease
+from .limits import ConnectionLimiter, Slot
 from .stream import Watched
 
 AUTH_WITHIN = 5.0  # seconds
@@ -38,7 +46,7 @@ CLOSES: Mapping[type[HttpError], int] = {
     BadRequest: MALFORMED,
     Unauthorized: BAD_TOKEN,
     Forbidden: FORBIDDEN,
-    TooManyHeld: TOO_MANY,
+    TooManyConnections: TOO_MANY,
     TooManyWrongTokens: TOO_MANY,
 }
 
@@ -101,22 +109,22 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         self,
         auth: Authenticator,
         busy: set[object],
-        feed: Feed,
-        hub: Hub,
+        event_stream: EventStream,
+        broker: Broker,
         sockets: Sockets,
         origins: Collection[str],
-        held: Held,
+        held: ConnectionLimiter,
     ) -> None:
         super().initialize(auth, busy)
         self._held = held
-        self._lease: Lease | None = None
-        self._feed = feed
-        self._hub = hub
+        self._lease: Slot | None = None
+        self._event_stream = event_stream
+        self._broker = broker
         self._sockets = sockets
         self._origins = origins
         self._subscriber: Subscriber | None = None
         self._identity: Identity | None = None
-        self._newcomer: Lease | None = None  # until it has said who it is
+        self._newcomer: Slot | None = None  # until it has said who it is
         self._auth_timeout: asyncio.TimerHandle | None = None
         self._stream: IOStream | None = None
         self._task: asyncio.Task[None] | None = None
@@ -200,7 +208,9 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             self._begin("websocket")
 
     def _give_way(self) -> None:
-        self._refuse(TooManyHeld("too many open websockets that have shown no token: this one waited for the longest"))
+        self._refuse(
+            TooManyConnections("too many open websockets that have shown no token: this one waited for the longest")
+        )
 
     def on_close(self) -> None:
         self._forget()
@@ -275,7 +285,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
 
     async def _bring_up(self, subscriber: Subscriber, since: Since | None) -> None:
         try:
-            await self._feed.bring_up(subscriber, since)
+            await self._event_stream.bring_up(subscriber, since)
         except JournalUnwritable as error:
             self.end(1011, str(error))
         except Exception:  # the top of a task
@@ -286,7 +296,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             if subscriber.gone:
                 self._forget()
 
-    def _take_lease(self, identity: Identity) -> Lease:
+    def _take_lease(self, identity: Identity) -> Slot:
         return self._held.take("socket", identity.name, identity.grant is not None)
 
     def _wishes(self, identity: Identity) -> tuple[Since | None, Filter]:
@@ -337,7 +347,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             self._lease.release()
         if self._subscriber is not None:
             self._subscriber.gone = True
-            self._hub.leave(self._subscriber)
+            self._broker.leave(self._subscriber)
 
     def on_connection_close(self) -> None:
         BaseHandler.on_connection_close(self)

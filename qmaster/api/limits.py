@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-from ..errors import TooManyHeld
+from ..errors import TooManyConnections
 from ..models.addresses import source
 
 Kind = Literal["socket", "wait", "log", "newcomer"]
@@ -22,13 +22,13 @@ RESERVED = 256  # descriptors for the rest: 64 for logs that are read, 70 for th
 WANTED = sum(MOST.values()) + SPARE + RESERVED
 
 
-class Lease:
+class Slot:
     """One connection that is held; ``release`` gives it back, once."""
 
     __slots__ = ("_held", "_kind", "_owner")
 
-    def __init__(self, held: Held, kind: Kind, owner: str) -> None:
-        self._held: Held | None = held
+    def __init__(self, held: ConnectionLimiter, kind: Kind, owner: str) -> None:
+        self._held: ConnectionLimiter | None = held
         self._kind: Kind = kind
         self._owner = owner
 
@@ -37,14 +37,14 @@ class Lease:
             held, self._held = self._held, None
             held.give_back(self, self._kind, self._owner)
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Slot:
         return self
 
     def __exit__(self, *raised: object) -> None:
         self.release()
 
 
-class Held:
+class ConnectionLimiter:
     """Counts them.
 
     Args:
@@ -56,9 +56,9 @@ class Held:
         self._all: Counter[str] = Counter()
         self._by: Counter[tuple[str, str]] = Counter()
         # Of each address the websockets that have shown no token, the oldest first, and what ends each.
-        self._newcomers: dict[str, dict[Lease, Callable[[], None]]] = {}
+        self._newcomers: dict[str, dict[Slot, Callable[[], None]]] = {}
 
-    def take(self, kind: Kind, owner: str, limited: bool) -> Lease:
+    def take(self, kind: Kind, owner: str, limited: bool) -> Slot:
         """
         Args:
             owner: whose token it is.
@@ -70,12 +70,12 @@ class Held:
         most = self._most(kind)
         # A newcomer is ended where another needs its place (see entrance), so it takes none of the room.
         if self._all.total() - self._all["newcomer"] >= self._room or self._all[kind] >= most:
-            raise TooManyHeld(f"too many open {kind}s: close some, or come back later")
+            raise TooManyConnections(f"too many open {kind}s: close some, or come back later")
         if limited and self._by[kind, owner] >= max(1, most // SHARE):
-            raise TooManyHeld(f"too many open {kind}s of this token: close some")
+            raise TooManyConnections(f"too many open {kind}s of this token: close some")
         return self._lease(kind, owner)
 
-    def admit(self, address: str, end: Callable[[], None]) -> Lease:
+    def admit(self, address: str, end: Callable[[], None]) -> Slot:
         """A place for a websocket that has shown no token. There always is one: another loses its place for it.
 
         Else 64 that say nothing would keep out a browser at the same address, which has to come without its token.
@@ -101,12 +101,12 @@ class Held:
     def _most(self, kind: Kind) -> int:
         return min(MOST[kind], self._room)
 
-    def _lease(self, kind: Kind, owner: str) -> Lease:
+    def _lease(self, kind: Kind, owner: str) -> Slot:
         self._all[kind] += 1
         self._by[kind, owner] += 1
-        return Lease(self, kind, owner)
+        return Slot(self, kind, owner)
 
-    def give_back(self, lease: Lease, kind: Kind, owner: str) -> None:
+    def give_back(self, lease: Slot, kind: Kind, owner: str) -> None:
         self._all[kind] -= 1
         self._by[kind, owner] -= 1
         if not self._by[kind, owner]:

@@ -15,10 +15,10 @@ from ..auth.authenticator import Authenticator, Identity
 from ..errors import BadRequest, HttpError
 from ..models.responses import Service
 from ..models.results import Stream
-from ..runs.logs import Wanted
+from ..runs.logs import LogQuery
 from ..runs.output import Ndjson, Piece, Plain, Writer, note
 from .base import BaseHandler, flag
-from .limits import Held
+from .limits import ConnectionLimiter
 from .stream import Watched
 
 PARAMETERS = ("follow", "tail", "timestamps", "stream")
@@ -29,11 +29,11 @@ STOP_WITHIN = 2.0  # seconds for the last words to those who follow
 log = structlog.get_logger(__name__)
 
 
-class Spring(Protocol):
+class LogReader(Protocol):
     """What this handler needs of where the output comes from."""
 
     async def find(self, name_or_id: str, by: Identity) -> Service: ...
-    def flow(self, view: Service, wanted: Wanted, by: Identity) -> AsyncIterator[list[Piece]]: ...
+    def flow(self, view: Service, wanted: LogQuery, by: Identity) -> AsyncIterator[list[Piece]]: ...
 
 
 class OpenLogs:
@@ -55,12 +55,14 @@ class OpenLogs:
 
 
 class LogsHandler(BaseHandler):
-    def initialize(self, auth: Authenticator, busy: set[object], spring: Spring, logs: OpenLogs, held: Held) -> None:
+    def initialize(
+        self, auth: Authenticator, busy: set[object], log_reader: LogReader, logs: OpenLogs, held: ConnectionLimiter
+    ) -> None:
         super().initialize(auth, busy)
         self._held = held
         self._identity: Identity | None = None
         self._why = "quartermaster is stopping"
-        self._spring = spring
+        self._log_reader = log_reader
         self._logs = logs
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -70,12 +72,14 @@ class LogsHandler(BaseHandler):
     async def get(self, name_or_id: str) -> None:
         self._identity = identity = self.identify(self.document(), "read")
         wanted, writer = self._wishes()
-        view = await self._spring.find(name_or_id, identity)
+        view = await self._log_reader.find(name_or_id, identity)
         self.log_fields["run"] = view.id
         if self._gone:
             return
         with self._held.take("log", identity.name, identity.grant is not None):
-            self._task = asyncio.create_task(self._send(self._spring.flow(view, wanted, identity), writer, identity))
+            self._task = asyncio.create_task(
+                self._send(self._log_reader.flow(view, wanted, identity), writer, identity)
+            )
             await self._task
 
     def stop(self) -> list[asyncio.Task[None]]:
@@ -102,7 +106,7 @@ class LogsHandler(BaseHandler):
         if self._task is not None and not self._stopping:
             self._task.cancel()
 
-    def _wishes(self) -> tuple[Wanted, Writer]:
+    def _wishes(self) -> tuple[LogQuery, Writer]:
         """
         Raises:
             BadRequest
@@ -112,7 +116,7 @@ class LogsHandler(BaseHandler):
         streams = query.get("stream", list(get_args(Stream)))
         if not set(streams) <= set(get_args(Stream)):
             raise BadRequest(f"stream: expected one of {', '.join(get_args(Stream))}")
-        wanted = Wanted(follow, _tail(query.get("tail")), tuple(cast(Stream, name) for name in sorted(set(streams))))
+        wanted = LogQuery(follow, _tail(query.get("tail")), tuple(cast(Stream, name) for name in sorted(set(streams))))
         accepted = self.request.headers.get("Accept", "").lower().split(",")
         ndjson = NDJSON in (one.partition(";")[0].strip() for one in accepted)
         return wanted, Ndjson() if ndjson else Plain(timestamps)

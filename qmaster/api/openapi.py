@@ -13,7 +13,7 @@ import msgspec
 
 from .. import __version__
 from ..auth.tokens import Scope
-from ..errors import EngineUnavailable, TooManyHeld, Unauthorized, problem
+from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, problem
 from ..models.requests import MAX_BODY, MAX_WAIT, RunRequest, StopRequest
 from ..models.responses import Node, Service, Status
 from ..models.results import Stream
@@ -72,7 +72,7 @@ ALWAYS = (400, 413, 500)
 GUARDED = (401, 403, 429)  # of all that wants a token
 _HEADERS: Mapping[int, Mapping[str, str]] = {
     401: Unauthorized.headers,
-    429: TooManyHeld.headers,
+    429: TooManyConnections.headers,
     503: EngineUnavailable.headers,
 }
 

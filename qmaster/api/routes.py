@@ -11,17 +11,17 @@ from tornado import web
 from ..auth.authenticator import Authenticator
 from ..auth.linelimit import LineLimit
 from ..errors import HttpError
-from ..events.broker import Hub
-from ..events.stream import Feed
+from ..events.broker import Broker
+from ..events.stream import EventStream
 from ..events.unsent import Unsent
-from ..runs.logs import Spring
-from ..runs.service import Dispatch
+from ..runs.logs import LogReader
+from ..runs.service import RunService
 from . import base, events, logs, nodes, openapi, ops, pages, runs
-from .limits import Held
+from .limits import ConnectionLimiter
 
 
 @dataclass(frozen=True)
-class Parts:
+class AppState:
     """What the handlers are made from.
 
     ``trouble`` tells why quartermaster is not ready, or None; ``origins`` are those of other pages that may read the
@@ -33,10 +33,10 @@ class Parts:
     """
 
     auth: Authenticator
-    dispatch: Dispatch
-    feed: Feed
-    hub: Hub
-    spring: Spring
+    run_service: RunService
+    event_stream: EventStream
+    broker: Broker
+    log_reader: LogReader
     trouble: Callable[[], HttpError | None]
     scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
     count: Callable[[str, str, int, float], None] = lambda route, method, status, seconds: None
@@ -46,20 +46,26 @@ class Parts:
     busy: set[object] = field(default_factory=set)
     sockets: events.Sockets = field(default_factory=events.Sockets)
     logs: logs.OpenLogs = field(default_factory=logs.OpenLogs)
-    held: Held = field(default_factory=Held)
+    held: ConnectionLimiter = field(default_factory=ConnectionLimiter)
     lines: LineLimit = field(default_factory=LineLimit)
     unsent: Unsent = field(default_factory=Unsent)
 
 
-def make_app(parts: Parts) -> web.Application:
+def make_app(parts: AppState) -> web.Application:
     """Put the routes together."""
     everyone = {"auth": parts.auth, "busy": parts.busy}
-    placed = {**everyone, "cursor": lambda: parts.feed.cursor}
-    verbs = {**placed, "dispatch": parts.dispatch, "held": parts.held, "encoded": runs.Encoded()}
+    placed = {**everyone, "cursor": lambda: parts.event_stream.cursor}
+    verbs = {**placed, "dispatch": parts.run_service, "held": parts.held, "encoded": runs.Encoded()}
     page = {**everyone, "files": parts.page}
-    stream = {**everyone, "feed": parts.feed, "hub": parts.hub, "sockets": parts.sockets, "origins": parts.origins}
+    stream = {
+        **everyone,
+        "feed": parts.event_stream,
+        "hub": parts.broker,
+        "sockets": parts.sockets,
+        "origins": parts.origins,
+    }
     stream["held"] = parts.held
-    speech = {**everyone, "spring": parts.spring, "logs": parts.logs, "held": parts.held}
+    speech = {**everyone, "spring": parts.log_reader, "logs": parts.logs, "held": parts.held}
     routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
         (r"/status/([^/]+)", runs.StatusHandler, verbs),  # the patterns are tried in this order
         (r"/", pages.PageHandler, page),
@@ -69,7 +75,7 @@ def make_app(parts: Parts) -> web.Application:
         (r"/stop", runs.StopHandler, verbs),
         (r"/status", runs.StatusListHandler, verbs),
         (r"/logs/([^/]+)", logs.LogsHandler, speech),
-        (r"/nodes", nodes.NodesHandler, {**placed, "nodes": lambda: parts.dispatch.nodes()}),
+        (r"/nodes", nodes.NodesHandler, {**placed, "nodes": lambda: parts.run_service.nodes()}),
         (r"/events", events.EventsHandler, stream),
         (r"/livez", ops.LiveHandler, everyone),
         (r"/readyz", ops.ReadyHandler, {**everyone, "trouble": parts.trouble}),

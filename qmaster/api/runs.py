@@ -17,11 +17,11 @@ from ..errors import BadRequest, HttpError
 from ..models import keys, requests
 from ..models.requests import RunRequest, StopRequest
 from ..models.responses import Service, Status
-from ..runs.listing import Wanted
-from ..runs.service import Dispatch
+from ..runs.listing import ListQuery
+from ..runs.service import RunService
 from ..runs.waits import is_over
 from .base import BaseHandler, flag
-from .limits import Held
+from .limits import ConnectionLimiter
 
 MAX_LIMIT = 10_000
 MAX_WHOLE = 1024 * 1024  # bytes of a listing that is answered in one piece
@@ -67,15 +67,15 @@ class ServicesHandler(BaseHandler):
         self,
         auth: Authenticator,
         busy: set[object],
-        dispatch: Dispatch,
+        run_service: RunService,
         cursor: Callable[[], str],
-        held: Held,
+        held: ConnectionLimiter,
         encoded: Encoded,
     ) -> None:
         super().initialize(auth, busy)
         self.encoded = encoded
         self.held = held
-        self.dispatch = dispatch
+        self.run_service = run_service
         self.cursor = cursor
         self.log_fields: dict[str, str] = {}
         self._left: asyncio.Future[None] | None = None
@@ -92,7 +92,7 @@ class ServicesHandler(BaseHandler):
 
     async def _when_over(self, run_id: str, seconds: float, identity: Identity) -> Service:
         self._left = asyncio.get_running_loop().create_future()
-        return await self.dispatch.when_over(run_id, seconds, self._left, identity)
+        return await self.run_service.when_over(run_id, seconds, self._left, identity)
 
     def _hold(self, seconds: float | None, identity: Identity) -> contextlib.AbstractContextManager[object]:
         """A place among those who wait.
@@ -119,7 +119,7 @@ class RunHandler(ServicesHandler):
         request = requests.convert(document, RunRequest)
         seconds = requests.wait_seconds(request.wait)
         with self._hold(seconds, identity):  # before anything is started
-            started = await self.dispatch.run(request, identity, key)
+            started = await self.run_service.run(request, identity, key)
             if started.replayed:
                 self.set_header("Idempotency-Replayed", "true")
             if seconds is None:
@@ -136,7 +136,7 @@ class StopHandler(ServicesHandler):
         identity = self.identify(document, "stop")
         self.parameters()
         request = requests.convert(document, StopRequest)
-        self._answer_id(await self.dispatch.stop(request.id, identity))
+        self._answer_id(await self.run_service.stop(request.id, identity))
 
 
 class StatusHandler(ServicesHandler):
@@ -144,7 +144,7 @@ class StatusHandler(ServicesHandler):
         identity = self.identify(self.document(), "read")
         seconds = _wait(self.parameters("wait").get("wait"))
         if seconds is None:
-            self._answer_view(await self.dispatch.status(name_or_id, identity))
+            self._answer_view(await self.run_service.status(name_or_id, identity))
             return
         with self._hold(seconds, identity):
             view = await self._when_over(name_or_id, seconds, identity)
@@ -159,12 +159,12 @@ class StatusListHandler(ServicesHandler):
         identity = self.identify(self.document(), "read")
         wanted = _wanted(self.parameters(*FILTERS))
         cursor = self.cursor()
-        whole = None if wanted.removed else self.encoded.of(self.dispatch.there(identity, wanted))
+        whole = None if wanted.removed else self.encoded.of(self.run_service.there(identity, wanted))
         if whole is not None:
             self.answer({"success": True, "cursor": cursor, "services": whole})
             return
         with self.counted(HELD):
-            await self._send(cursor, self.dispatch.listing(identity, wanted))
+            await self._send(cursor, self.run_service.listing(identity, wanted))
 
     head = get
 
@@ -202,7 +202,7 @@ class StatusListHandler(ServicesHandler):
         return not left.done() and self.request.method != "HEAD"
 
 
-def _wanted(query: dict[str, list[str]]) -> Wanted:
+def _wanted(query: dict[str, list[str]]) -> ListQuery:
     """What ``status``, ``name``, ``label``, ``limit`` and ``all`` let through.
 
     Raises:
@@ -215,7 +215,7 @@ def _wanted(query: dict[str, list[str]]) -> Wanted:
     if any(not key for key, _, _ in labels):
         raise BadRequest("label: expected key=value, or key")
     names, limit = frozenset(query.get("name", ())), _limit(query.get("limit"))
-    return Wanted(statuses, names, labels, limit, flag("all", query.get("all")))
+    return ListQuery(statuses, names, labels, limit, flag("all", query.get("all")))
 
 
 def _limit(values: list[str] | None) -> int | None:

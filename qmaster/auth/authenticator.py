@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from ..errors import BadRequest, TooManyWrongTokens, Unauthorized
 from ..models.owners import ROOT
-from .throttle import Throttle
-from .tokens import MAX_TOKEN, Grant, digest
+from .throttle import RateLimiter
+from .tokens import MAX_TOKEN, TokenPolicy, digest
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Identity:
     """Whose token it is; ``name`` is the owner of what it starts; ``grant`` is None for the root token: it may all."""
 
     name: str
-    grant: Grant | None = None
+    grant: TokenPolicy | None = None
 
     @property
     def sees(self) -> str | None:
@@ -40,12 +40,12 @@ class Authenticator:
     def __init__(
         self,
         token: str,
-        grants: Iterable[Grant] = (),
+        grants: Iterable[TokenPolicy] = (),
         refused: Callable[[str], None] = lambda reason: None,
-        throttle: Throttle | None = None,
+        throttle: RateLimiter | None = None,
     ) -> None:
         self._refused = refused
-        self._throttle = throttle or Throttle()
+        self._throttle = throttle or RateLimiter()
         self.root = digest(token.encode())
         # Looked up by a hash that nobody else can compute, so that the time of it says nothing of the digests, nor
         # of how many there are.
@@ -53,13 +53,13 @@ class Authenticator:
         self._known: dict[bytes, tuple[bytes, Identity]] = {}
         self.replace(grants)
 
-    def replace(self, grants: Iterable[Grant]) -> None:
+    def replace(self, grants: Iterable[TokenPolicy]) -> None:
         """From now on these are the tokens beside the root token."""
         identities = [(self.root, Identity(ROOT)), *((g.digest, Identity(g.name, g)) for g in grants)]
         self._known = {self._mark(known): (known, identity) for known, identity in identities}
         self._grants = {grant.name: grant for _, identity in identities if (grant := identity.grant)}
 
-    def grant(self, name: str) -> Grant | None:
+    def grant(self, name: str) -> TokenPolicy | None:
         """What the token of this name may do; None of the root token, and where there is none."""
         return self._grants.get(name)
 

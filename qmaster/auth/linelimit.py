@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from .throttle import Throttle
+from .throttle import RateLimiter
 
 # Lines at once, and the seconds for one more: of one address or token, and of all addresses that show no token.
 EACH_BURST, EACH_REGAINED_IN = 100, 0.5
@@ -24,8 +24,8 @@ class LineLimit:
     """Bounds the lines about refused calls and about calls without a token, and tells how many it left out."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._each = Throttle(clock, EACH_BURST, EACH_REGAINED_IN)
-        self._all = Throttle(clock, ALL_BURST, ALL_REGAINED_IN)
+        self._each = RateLimiter(clock, EACH_BURST, EACH_REGAINED_IN)
+        self._all = RateLimiter(clock, ALL_BURST, ALL_REGAINED_IN)
         self._left_out: Counter[str] = Counter()
 
     def allows(self, event: str, by: str | None, address: str | None = None) -> bool:

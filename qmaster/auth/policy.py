@@ -12,10 +12,10 @@ from ..models.images import Reference
 from ..models.keys import NAME_PREFIX
 from ..models.requests import NEVER, RunRequest, Ttl
 from ..models.validation import quote
-from .tokens import SCOPES, Grant, Scope
+from .tokens import SCOPES, Scope, TokenPolicy
 
 
-def require(grant: Grant | None, scope: Scope) -> None:
+def require(grant: TokenPolicy | None, scope: Scope) -> None:
     """
     Raises:
         Forbidden: the token does not have the scope; the root token (None) has all.
@@ -25,7 +25,7 @@ def require(grant: Grant | None, scope: Scope) -> None:
         raise Forbidden(f"scopes: this needs the scope {scope}; the token has {has}")
 
 
-def require_root(grant: Grant | None, what: str) -> None:
+def require_root(grant: TokenPolicy | None, what: str) -> None:
     """
     Raises:
         Forbidden: it is another than the root token.
@@ -35,7 +35,7 @@ def require_root(grant: Grant | None, what: str) -> None:
 
 
 def allow(
-    request: RunRequest, grant: Grant | None, registries: Collection[str], memory: int, ttl: float | None = None
+    request: RunRequest, grant: TokenPolicy | None, registries: Collection[str], memory: int, ttl: float | None = None
 ) -> RunRequest:
     """The request as it may be run.
 
@@ -78,7 +78,7 @@ def allow(
     )
 
 
-def check_running(grant: Grant | None, running: int) -> None:
+def check_running(grant: TokenPolicy | None, running: int) -> None:
     """
     Args:
         running: how many runs of the token have not ended.
@@ -91,7 +91,7 @@ def check_running(grant: Grant | None, running: int) -> None:
         raise Forbidden(f"max_running: this token has {running} runs that have not ended, and may have {limit}")
 
 
-def _check_image(image: Reference, grant: Grant) -> None:
+def _check_image(image: Reference, grant: TokenPolicy) -> None:
     if grant.images is not None and not any(pattern.matches(image) for pattern in grant.images):
         raise Forbidden(f"images: this token may not run {image.canonical}")
 
@@ -101,7 +101,7 @@ def _check_name(name: str | None) -> None:
         raise Forbidden(f"name: {NAME_PREFIX}… is taken for runs under an Idempotency-Key")
 
 
-def _check_caps(request: RunRequest, grant: Grant) -> None:
+def _check_caps(request: RunRequest, grant: TokenPolicy) -> None:
     for rule, asked, limit, unit in (
         ("max_memory", request.memory, grant.max_memory, " MiB"),
         ("max_cpus", request.cpus, grant.max_cpus, ""),
@@ -111,7 +111,7 @@ def _check_caps(request: RunRequest, grant: Grant) -> None:
             raise Forbidden(f"{rule}: this token's runs have at most {limit}{unit}, not {asked}")
 
 
-def _check_relaxed(request: RunRequest, grant: Grant) -> None:
+def _check_relaxed(request: RunRequest, grant: TokenPolicy) -> None:
     if grant.allow_relaxed:
         return
     if not request.no_new_privileges:
@@ -121,7 +121,7 @@ def _check_relaxed(request: RunRequest, grant: Grant) -> None:
         raise Forbidden(f"allow_relaxed: this token's runs drop {', '.join(kept)} too; add them to cap_drop")
 
 
-def _pids(asked: int | None, grant: Grant) -> int | None:
+def _pids(asked: int | None, grant: TokenPolicy) -> int | None:
     """The limit of a run's processes: 0 for none, None for the default."""
     most = grant.max_pids
     if most is None and not grant.allow_relaxed:
@@ -156,14 +156,14 @@ def _check_list(rule: str, asked: Iterable[str], allowed: Collection[str]) -> No
             raise Forbidden(f"{rule}: this token may not use {quote(name)}")
 
 
-def _check_ports(ports: Iterable[str], grant: Grant) -> None:
+def _check_ports(ports: Iterable[str], grant: TokenPolicy) -> None:
     for port in ports:
         published = int(port.partition(":")[0])
         if not any(published in allowed for allowed in grant.ports):
             raise Forbidden(f"ports: this token may not publish {published}")
 
 
-def _memory(request: RunRequest, grant: Grant, memory: int) -> int | None:
+def _memory(request: RunRequest, grant: TokenPolicy, memory: int) -> int | None:
     """Of a run that names none: what every such run has, but not more than the token may."""
     if request.memory is None and grant.max_memory is not None:
         return min(memory, grant.max_memory)

@@ -13,7 +13,7 @@ REGAINED_IN = 3.0  # seconds for one more; who is told to come back, is told thi
 MAX_ADDRESSES = 10_000
 
 
-class Throttle:
+class RateLimiter:
     """Forgets the addresses that it has not heard of for the longest time, where there are too many.
 
     Args:

@@ -11,7 +11,7 @@ import structlog
 
 from ..errors import ConfigError
 from . import tokens
-from .tokens import Grant
+from .tokens import TokenPolicy
 
 LOOK_EVERY = 0.25  # seconds; a change counts when two looks in a row agree, so that none is seen half-written
 MAX_SIZE = 1024 * 1024
@@ -19,7 +19,7 @@ MAX_SIZE = 1024 * 1024
 log = structlog.get_logger(__name__)
 
 
-class Keyring:
+class TokenFile:
     """Hands on what the file holds; what cannot be read changes nothing.
 
     Args:
@@ -28,7 +28,7 @@ class Keyring:
         changed: told of the tokens that there are from now on.
     """
 
-    def __init__(self, path: Path, taken: Collection[bytes], changed: Callable[[Sequence[Grant]], None]) -> None:
+    def __init__(self, path: Path, taken: Collection[bytes], changed: Callable[[Sequence[TokenPolicy]], None]) -> None:
         self._path = path
         self._taken = taken
         self._changed = changed

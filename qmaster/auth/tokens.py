@@ -64,7 +64,7 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     ports: list[Ports] = []
 
 
-class Grant(Struct, kw_only=True, frozen=True):
+class TokenPolicy(Struct, kw_only=True, frozen=True):
     """What the token of a name may do.
 
     ``images`` and the caps are None where nothing is limited; ``max_memory`` is MiB, ``max_cpus`` cores, ``max_pids``
@@ -97,7 +97,7 @@ def digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-def read(content: bytes, taken: Collection[bytes] = ()) -> list[Grant]:
+def read(content: bytes, taken: Collection[bytes] = ()) -> list[TokenPolicy]:
     """Read a tokens file.
 
     Args:
@@ -127,7 +127,7 @@ def _in_toml(text: str) -> str:
     return f"{found[1]}[{'.'.join(_PART.findall(found[2]))}]{text[found.end() :]}" if found else text
 
 
-def _grant(name: str, table: Any) -> Grant:
+def _grant(name: str, table: Any) -> TokenPolicy:
     if not isinstance(table, dict):
         raise ConfigError(f"{quote(name)}: expected a table for each name, as [alice]")
     if not NAME.fullmatch(name):
@@ -141,12 +141,12 @@ def _grant(name: str, table: Any) -> Grant:
         raise ConfigError(f"[{name}] {text}") from None
 
 
-def _checked(name: str, table: Table) -> Grant:
+def _checked(name: str, table: Table) -> TokenPolicy:
     if HOST_NETWORK in table.networks:
         raise ValueError(f"networks: the network {HOST_NETWORK} is not allowed, to nobody")
     fields = msgspec.structs.asdict(table)
     del fields["sha256"]
-    return Grant(
+    return TokenPolicy(
         **fields
         | {
             "name": name,

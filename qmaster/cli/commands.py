@@ -23,7 +23,7 @@ from . import events as event_stream
 from . import output, request, standard, tables, terminal
 from .client import Api, Json
 from .errors import ClientError, Lost
-from .retry import Patience
+from .retry import RetryPolicy
 from .run import OUTPUT_CLOSED, OWN_FAILURE, SIGNALLED, Run
 from .signals import Signals
 from .stdin import has_data
@@ -348,7 +348,7 @@ async def logs(
     """What ID wrote, to standard output and error as it did; with --json a document for each line."""
     query = {**({"tail": str(tail)} if tail is not None else {}), **({"stream": stream} if stream else {})}
     writer = output.Writer(to.screen, as_json=to.as_json, timestamps=timestamps)
-    async for line in output.lines(to.api, id, query, follow, Patience(to.screen.say)):
+    async for line in output.lines(to.api, id, query, follow, RetryPolicy(to.screen.say)):
         await writer.write(line)
     return 0
 
@@ -365,7 +365,7 @@ async def events(
     query = [("label", label) for label in labels]
     query += [("service", service)] if service else []
     query += [("topic", ",".join(topics))] if topics else []
-    async for frame in event_stream.follow(to.api, query, since, Patience(to.screen.say)):
+    async for frame in event_stream.follow(to.api, query, since, RetryPolicy(to.screen.say)):
         if frame.kind == "gap":
             to.screen.say(f"a gap: what happened after {frame.data['from']} is not known ({frame.data['reason']})")
         elif frame.kind.startswith("io.qmaster."):

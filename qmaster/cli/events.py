@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .client import Api, Query
 from .errors import ClientError, Lost
-from .retry import Patience
+from .retry import RetryPolicy
 
 SILENT_FOR = 50.0  # seconds: three heartbeats
 
@@ -28,7 +28,7 @@ class SseParser:
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, piece: bytes) -> list[Frame]:
+    def event_stream(self, piece: bytes) -> list[Frame]:
         *blocks, self._rest = (self._rest + piece).split(b"\n\n")
         return [_frame(block) for block in blocks if block.strip()]
 
@@ -38,7 +38,7 @@ def _frame(block: bytes) -> Frame:
     return Frame(fields.get("id", ""), fields.get("event", ""), json.loads(fields.get("data", "{}")))
 
 
-async def follow(api: Api, query: Query, since: str, patience: Patience) -> AsyncIterator[Frame]:
+async def follow(api: Api, query: Query, since: str, retry_policy: RetryPolicy) -> AsyncIterator[Frame]:
     """All frames, for ever; after a break from where it was.
 
     Args:
@@ -53,12 +53,12 @@ async def follow(api: Api, query: Query, since: str, patience: Patience) -> Asyn
         try:
             asked = [*query, *([("since", cursor)] if cursor else [])]
             async for frame in _once(api, asked):
-                patience.met()
+                retry_policy.met()
                 cursor = frame.cursor or cursor
                 yield frame
             raise Lost(f"{api.url} ended the stream")
         except ClientError as error:
-            await patience.bear(error)
+            await retry_policy.bear(error)
 
 
 async def _once(api: Api, query: Query) -> AsyncIterator[Frame]:
@@ -74,5 +74,5 @@ async def _once(api: Api, query: Query) -> AsyncIterator[Frame]:
                 raise Lost(f"{api.url} has been silent for {SILENT_FOR:g} s") from None
             if piece is None:
                 return
-            for frame in parser.feed(piece):
+            for frame in parser.event_stream(piece):
                 yield frame

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from .client import Api, Query
 from .errors import ClientError
-from .retry import Patience
+from .retry import RetryPolicy
 from .terminal import ERR, OUT, Screen
 
 ENDED = frozenset({"complete", "failed", "removed"})
@@ -85,7 +85,9 @@ class Seen:
         self._first = min(self._first or line.time, line.time)
 
 
-async def lines(api: Api, job: str, query: dict[str, str], follow: bool, patience: Patience) -> AsyncIterator[Line]:
+async def lines(
+    api: Api, job: str, query: dict[str, str], follow: bool, retry_policy: RetryPolicy
+) -> AsyncIterator[Line]:
     """The lines of a job.
 
     Args:
@@ -99,7 +101,7 @@ async def lines(api: Api, job: str, query: dict[str, str], follow: bool, patienc
     seen, asked, told = Seen(), {**query, **({"follow": "1"} if follow else {})}, False
     while True:
         try:
-            async for line in _once(api, job, asked.items(), patience):
+            async for line in _once(api, job, asked.items(), retry_policy):
                 told = line.stream == "qmaster"
                 if "tail" in asked:
                     seen.from_here(line)
@@ -110,17 +112,17 @@ async def lines(api: Api, job: str, query: dict[str, str], follow: bool, patienc
                 return
             await asyncio.sleep(LOOK_AGAIN)
         except ClientError as error:
-            await patience.bear(error, told)
+            await retry_policy.bear(error, told)
         seen.begin_again()
         if seen:
             asked.pop("tail", None)
 
 
-async def _once(api: Api, job: str, query: Query, patience: Patience) -> AsyncIterator[Line]:
+async def _once(api: Api, job: str, query: Query, retry_policy: RetryPolicy) -> AsyncIterator[Line]:
     rest: list[bytes] = []
     async with api.open("GET", f"/logs/{quote(job, safe='')}", query=query, headers=NDJSON) as response:
         await response.check()
-        patience.met()
+        retry_policy.met()
         async for piece in response.pieces():
             *whole, last = piece.split(b"\n")
             for raw in whole:

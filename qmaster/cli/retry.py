@@ -17,7 +17,7 @@ GIVE_UP_AFTER = 300.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 
-class Patience:
+class RetryPolicy:
     """One for all that a command does with a server.
 
     Args:

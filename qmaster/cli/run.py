@@ -14,7 +14,7 @@ from typing import Any
 from . import events, output, tables
 from .client import ANSWER_WITHIN, Api
 from .errors import ClientError, Lost, Refused
-from .retry import Patience
+from .retry import RetryPolicy
 from .signals import Signals, before
 from .terminal import OUT, Screen
 
@@ -73,7 +73,7 @@ class Run:
         self._screen = screen
         self._signals = signals
         self._as_json = as_json
-        self._patience = Patience(screen.say)
+        self._retry_policy = RetryPolicy(screen.say)
         self._name: str | None = None  # what it is called, where the user has chosen that; else its id
         self._stopping: asyncio.Task[None] | None = None
         self._stopped = False
@@ -85,9 +85,9 @@ class Run:
             ClientError: it was refused, or the server is away.
         """
         if headers:
-            self._patience.met()  # bears even the first call's failure
+            self._retry_policy.met()  # bears even the first call's failure
         try:
-            answer = await self._patience.insist(lambda: self._api.ask("POST", "/run", body, headers=headers))
+            answer = await self._retry_policy.insist(lambda: self._api.ask("POST", "/run", body, headers=headers))
         except Lost as error:
             hint = "it may have been started: qmaster status shows it, and --idempotency-key makes a retry safe"
             raise ClientError(f"{error}; {hint}") from None
@@ -164,7 +164,7 @@ class Run:
 
     async def _stop_call(self, job: str) -> None:
         with contextlib.suppress(Refused):  # what has gone meanwhile
-            await self._patience.insist(lambda: self._api.ask("POST", "/stop", {"id": job}))
+            await self._retry_policy.insist(lambda: self._api.ask("POST", "/stop", {"id": job}))
         self._stopped = True
 
     async def _show(self, job: str) -> Json:
@@ -173,7 +173,7 @@ class Run:
         try:
             if not self._as_json:
                 writer = output.Writer(self._screen)
-                async for line in output.lines(self._api, job, {}, True, self._patience):
+                async for line in output.lines(self._api, job, {}, True, self._retry_policy):
                     await writer.write(line)
             return await self._end(job)
         finally:
@@ -185,7 +185,7 @@ class Run:
             return
         with contextlib.suppress(ClientError):  # the spinner then says what it knew last
             query = [("service", job), ("topic", "service")]
-            async for frame in events.follow(self._api, query, "", Patience(lambda text: None)):
+            async for frame in events.follow(self._api, query, "", RetryPolicy(lambda text: None)):
                 services = frame.data.get("services", []) if frame.kind == "snapshot" else [frame.data.get("data")]
                 for service in filter(None, services):
                     self._screen.progress(tables.progress(service))
@@ -198,7 +198,7 @@ class Run:
         query: list[tuple[str, str]] = []
         while True:
             asked = functools.partial(self._api.ask, "GET", path, query=query, within=WAIT + ANSWER_WITHIN)
-            document = (await self._patience.insist(asked)).document
+            document = (await self._retry_policy.insist(asked)).document
             read = document.get("result") is not None or document["status"] == "removed" or not self._as_json
             if document["status"] in output.ENDED and (read or query):
                 return document

@@ -36,7 +36,7 @@ class Incoming:
         self._head: _Head | None = None
         self._body = bytearray()
 
-    def feed(self, data: bytes) -> Answer | None:
+    def event_stream(self, data: bytes) -> Answer | None:
         """The answer, once it is whole.
 
         Raises:
@@ -71,7 +71,7 @@ class Incoming:
     def _whole(self, head: _Head) -> Answer | None:
         """What has come behind its end was not asked for, so the next answer would not be the one to the next call."""
         if head.coding is not None:
-            self._body += head.coding.feed(bytes(self._rest))
+            self._body += head.coding.event_stream(bytes(self._rest))
             self._rest.clear()
             if not head.coding.done:
                 return None

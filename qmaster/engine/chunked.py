@@ -21,7 +21,7 @@ class Chunked:
         self._in_chunk = False
         self._in_trailers = False
 
-    def feed(self, data: bytes) -> bytes:
+    def event_stream(self, data: bytes) -> bytes:
         """What this piece holds.
 
         Raises:

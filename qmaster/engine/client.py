@@ -259,6 +259,6 @@ def _unchunked(body: Any) -> Iterator[bytes]:
         data = body.read1(CHUNK)
         if not data:
             raise ProtocolError("the answer was cut off")
-        payload = coding.feed(data)
+        payload = coding.event_stream(data)
         if payload:
             yield payload

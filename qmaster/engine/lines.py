@@ -146,7 +146,7 @@ class _Line(asyncio.Protocol):
             self.close()
             return
         try:
-            answer = self._incoming.feed(data)
+            answer = self._incoming.event_stream(data)
         except ValueError as error:
             self._answer.set_exception(error)
         else:

@@ -154,7 +154,7 @@ class _Capture:
         try:
             with self._client.open_log(self._path, params, (CONNECT_TIMEOUT, self._left())) as log:
                 for chunk in log.chunks():
-                    yield from parser.feed(chunk)
+                    yield from parser.event_stream(chunk)
                     log.wait_at_most(self._left())
                 yield from parser.end()
         except _LATE:

@@ -56,7 +56,7 @@ class Parser:
         self._last = ""  # the time of the part before
         self._known: tuple[bytes, str | None, str | None] = (b"", None, None)
 
-    def feed(self, chunk: bytes) -> Iterator[Message]:
+    def event_stream(self, chunk: bytes) -> Iterator[Message]:
         """The messages that this piece completes.
 
         Raises:

@@ -214,7 +214,7 @@ def _pass_on(client: Client, wish: Wish, pipe: _Pipe) -> None:
         path = f"/{wish.kind}s/{wish.id}/logs"
         with client.get_on(connection, path, wish.parameters(), wish.silence) as answer:
             for chunk in answer.chunks():
-                for message in parser.feed(chunk):
+                for message in parser.event_stream(chunk):
                     pipe.put(message)
             for message in parser.end():
                 pipe.put(message)

@@ -17,7 +17,7 @@ MAX_REASON = 300  # characters
 log = structlog.get_logger(__name__)
 
 
-class Hint(NamedTuple):
+class Change(NamedTuple):
     """Something may have changed: a ``service``, ``container`` or ``node`` of this id; ``relist``: anything.
 
     ``time`` is the engine's own, in seconds since 1970; ``gone`` says that it was removed.
@@ -32,7 +32,7 @@ class Hint(NamedTuple):
 class Events(Protocol):
     """An open event stream; ``close`` may be called from another thread and ends the iteration."""
 
-    def __iter__(self) -> Iterator[Hint]: ...
+    def __iter__(self) -> Iterator[Change]: ...
     def close(self) -> None: ...
 
 
@@ -48,7 +48,7 @@ class Watcher:
     def __init__(
         self,
         open_events: Callable[[], Events],
-        emit: Callable[[Hint], None],
+        emit: Callable[[Change], None],
         explain: Callable[[Exception], str] = str,
     ) -> None:
         self._open_events = open_events
@@ -108,7 +108,7 @@ class Watcher:
             self._events = events
         try:
             # Only now can nothing be missed that the relist does not see.
-            self._hand_over(Hint("relist"))
+            self._hand_over(Change("relist"))
             if self._stopped.is_set():  # while it was being opened: then nobody else closes it
                 return
             until = time.monotonic() + MAX_AGE
@@ -121,6 +121,6 @@ class Watcher:
                 self._events = None
             events.close()
 
-    def _hand_over(self, hint: Hint) -> None:
+    def _hand_over(self, hint: Change) -> None:
         if not self._stopped.is_set():
             self._emit(hint)

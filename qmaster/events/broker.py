@@ -197,7 +197,7 @@ class Subscriber:
         return b"".join(batch)
 
 
-class Hub:
+class Broker:
     """Everyone who is listening live, by what they get: one encoding and one look at a filter serve all of a kind.
 
     News goes out in rounds: at once to a few subscribers, to many a little later, so that the answer to a run is not

@@ -13,7 +13,7 @@ import msgspec
 from .. import __version__
 from ..models.owners import ROOT
 from . import frames
-from .broker import Filter, Hub, News, Subscriber, Tags
+from .broker import Broker, Filter, News, Subscriber, Tags
 from .cloudevents import cursor
 from .frames import Frame
 from .journal import FACTS_BYTES, Position, StoredFact, is_full
@@ -46,7 +46,7 @@ class _Stored(msgspec.Struct):
     data: _Labelled
 
 
-class Feed:
+class EventStream:
     """Brings subscribers to the present, at their own pace, and keeps them there.
 
     Args:
@@ -63,7 +63,7 @@ class Feed:
     def __init__(
         self,
         journal: Journal,
-        hub: Hub,
+        broker: Broker,
         position: Callable[[], Position],
         snapshot: Callable[[Filter], tuple[list[Any], list[Any]]],
         now: Callable[[], str],
@@ -71,7 +71,7 @@ class Feed:
         unsent: Unsent | None = None,
     ) -> None:
         self._journal = journal
-        self._hub = hub
+        self._broker = broker
         self._position = position
         self._snapshot = snapshot
         self._last: _Snapshot | None = None  # the one that was made last
@@ -104,10 +104,10 @@ class Feed:
         """Tell everyone how far the stream has come."""
         beat = frames.heartbeat(self.cursor, self._now(), self._stale_since())
         # As the next event would go: who comes meanwhile, and has read more than the heartbeat's cursor, needs none.
-        self._hub.publish([News(beat, None, self._position().last + 1)])
+        self._broker.publish([News(beat, None, self._position().last + 1)])
 
     async def _deliver(self, subscriber: Subscriber, frame: Frame) -> bool:
-        self._hub.sent += 1
+        self._broker.sent += 1
         return await subscriber.deliver(frame)
 
     def _can_resume(self, since: Since, wants: Filter) -> bool:
@@ -148,7 +148,7 @@ class Feed:
             if after >= self._position().last:
                 # No await since the look at the position: nothing can come between the replay and the live stream.
                 subscriber.after = after
-                self._hub.join(subscriber)
+                self._broker.join(subscriber)
                 return
             after = await self._replay_page(subscriber, after)
 

@@ -23,7 +23,7 @@ Json = Mapping[str, Any]
 _NO_TASKS: dict[str, Json] = {}
 
 
-class Entry:
+class CachedRun:
     """A service or container: ``shown`` is what it is, ``told`` the last of it that the journal holds.
 
     ``body`` is the digest of the request that a run under a key was started with, else "".
@@ -82,7 +82,7 @@ class Untold(NamedTuple):
     nodes: bool
 
 
-class View:
+class RunCache:
     """Entries and nodes by id.
 
     ``dirty`` are those that may have something to tell, ``going`` the services that have not ended, ``unstarted`` those
@@ -90,7 +90,7 @@ class View:
     """
 
     def __init__(self) -> None:
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, CachedRun] = {}
         self.nodes: dict[str, Json] = {}
         self._told_nodes: dict[str, Node] = {}
         self.dirty: set[str] = set()
@@ -103,7 +103,7 @@ class View:
 
     def restore(self, service: Service, body: str) -> None:
         """An entry as the journal has it; the next listing says what has come of it."""
-        entry = self.entries.get(service.id) or self.entries.setdefault(service.id, Entry(service))
+        entry = self.entries.get(service.id) or self.entries.setdefault(service.id, CachedRun(service))
         entry.told, entry.body = service, body
         if entry.shown is not service:  # it was listed before this was read
             again = (
@@ -131,7 +131,7 @@ class View:
         merged = {t["ID"]: lifecycle.grown(known.get(t["ID"]), lifecycle.slim_task(t)) for t in tasks}
         shown = self._view(slim, merged, entry)
         if entry is None:
-            entry = self.entries[shown.id] = Entry(shown)
+            entry = self.entries[shown.id] = CachedRun(shown)
         entry.shown = entry.told if entry.told == shown else shown  # one of two equal ones is enough
         entry.state, entry.seen = state, max(entry.seen, seen)
         entry.keep(slim, merged)
@@ -160,7 +160,7 @@ class View:
         again = ends.container_begun_again(shown, raw["State"].get("StartedAt"), before)
         shown = _for_owner(ends.keep(shown, before, again))
         if entry is None:
-            entry = self.entries[shown.id] = Entry(shown)
+            entry = self.entries[shown.id] = CachedRun(shown)
         entry.seen, entry.shown = seen, shown
         entry.body = (raw["Config"].get("Labels") or {}).get(BODY, "")
         self._note(entry)
@@ -277,7 +277,7 @@ class View:
         reserved = self._reserved()
         return [lifecycle.node(raw, reserved.get(i, Reserved(0, 0.0))) for i, raw in self.nodes.items()]
 
-    def find(self, name_or_id: str, owner: str | None = None) -> Entry | None:
+    def find(self, name_or_id: str, owner: str | None = None) -> CachedRun | None:
         """The entry of exactly this id or name; with an owner, of theirs."""
         entry = self.entries.get(name_or_id)
         if entry is not None and owner in (None, entry.shown.owner):
@@ -307,14 +307,14 @@ class View:
         entry = self.entries.get(run_id)
         return entry.body if entry else ""
 
-    def _show_again(self, entry: Entry, tasks: dict[str, Json]) -> None:
+    def _show_again(self, entry: CachedRun, tasks: dict[str, Json]) -> None:
         raw = entry.raw
         if raw is not None:
             entry.shown = self._view(raw, tasks, entry)
             entry.keep(raw, tasks)
             self._note(entry)
 
-    def _note(self, entry: Entry) -> None:
+    def _note(self, entry: CachedRun) -> None:
         """It is shown otherwise, perhaps."""
         shown = entry.shown
         self.dirty.add(shown.id)
@@ -323,7 +323,7 @@ class View:
         else:
             self.going.discard(shown.id)
 
-    def _view(self, raw: Json, tasks: Mapping[str, Json], entry: Entry | None) -> Service:
+    def _view(self, raw: Json, tasks: Mapping[str, Json], entry: CachedRun | None) -> Service:
         before = entry.shown if entry else None
         was_down = entry is not None and (entry.node_was_down or entry.shown.status == "unknown")
         shown = lifecycle.service(raw, tasks.values(), self.nodes, datetime.now(UTC), before, was_down)

@@ -31,7 +31,7 @@ class Reconciler(Protocol):
     async def look_at_container(self, container_id: str) -> None: ...
 
 
-class Keyed:
+class IdempotencyStore:
     """Remembers the runs of keys: in the view, then in the journal; the swarm's names decide between two at once."""
 
     def __init__(self, journal: Journal, reconciler: Reconciler) -> None:

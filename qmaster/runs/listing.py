@@ -28,14 +28,14 @@ class Journal(Protocol):
     async def record(self, name_or_id: str, owner: str | None) -> bytes | None: ...
 
 
-class View(Protocol):
+class RunCache(Protocol):
     """What a listing needs of the reconciler."""
 
     def services(self) -> list[Service]: ...
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None: ...
 
 
-class Wanted(NamedTuple):
+class ListQuery(NamedTuple):
     """The filters of a listing: several statuses or names widen, several labels narrow; empty is everything.
 
     ``labels`` are ``str.partition("=")`` of what was asked for: without ``=`` a key alone is looked for.
@@ -58,17 +58,17 @@ class Wanted(NamedTuple):
 class Listing:
     """Makes listings of the view and the journal."""
 
-    def __init__(self, journal: Journal, view: View) -> None:
+    def __init__(self, journal: Journal, view: RunCache) -> None:
         self._journal = journal
         self._view = view
         # One token's listings read the journal one page at a time, so that they do not keep others from it.
         self._reading: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def there(self, owner: str | None, wanted: Wanted) -> list[Service]:
+    def there(self, owner: str | None, wanted: ListQuery) -> list[Service]:
         """What is there and was not removed; an owner sees its own."""
         return sorted(filter(wanted.keeps, self._of(owner)), key=_key, reverse=True)[: wanted.limit]
 
-    async def pages(self, owner: str | None, wanted: Wanted) -> AsyncIterator[list[bytes]]:
+    async def pages(self, owner: str | None, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
         """All that is wanted, each run as JSON, in pages of about ``PAGE`` bytes.
 
         A run has one place in the order, whether it is there or removed meanwhile, so that none is listed twice.
@@ -83,7 +83,7 @@ class Listing:
             if left <= 0:
                 return
 
-    async def _all(self, owner: str | None, wanted: Wanted) -> AsyncIterator[list[bytes]]:
+    async def _all(self, owner: str | None, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
         if not wanted.removed or (wanted.statuses and "removed" not in wanted.statuses):
             keys = [_key(view) for view in self.there(owner, wanted)]
             async for part in self._parts(keys, {}, owner, wanted):
@@ -102,7 +102,7 @@ class Listing:
             before = page.next
 
     async def _parts(
-        self, keys: list[Key], removed: dict[Key, bytes], owner: str | None, wanted: Wanted
+        self, keys: list[Key], removed: dict[Key, bytes], owner: str | None, wanted: ListQuery
     ) -> AsyncIterator[list[bytes]]:
         """Runs in their order, as they are when their part is made."""
         part, size = [], 0
@@ -116,7 +116,7 @@ class Listing:
                 part, size = [], 0
         yield part
 
-    async def _shown(self, run_id: str, owner: str | None, wanted: Wanted) -> bytes | None:
+    async def _shown(self, run_id: str, owner: str | None, wanted: ListQuery) -> bytes | None:
         view = self._view.find(run_id, owner)
         if view is not None and view.id == run_id:
             return msgspec.json.encode(view) if wanted.keeps(view) else None
@@ -131,7 +131,7 @@ def _key(view: Service) -> Key:
     return view.created_at or "", view.id
 
 
-def _show(wanted: Wanted) -> Callable[[bytes], bytes | None]:
+def _show(wanted: ListQuery) -> Callable[[bytes], bytes | None]:
     """What makes the JSON of a stored run, or None where it is not wanted; it runs in the journal's thread."""
 
     def show(stored: bytes) -> bytes | None:

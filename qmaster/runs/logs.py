@@ -70,7 +70,7 @@ class Journal(Protocol):
     async def outcome(self, run_id: str) -> bytes | None: ...
 
 
-class Wanted(NamedTuple):
+class LogQuery(NamedTuple):
     """What a caller wants of a log; ``tail`` counts messages of each task, None: all."""
 
     follow: bool = False
@@ -87,7 +87,7 @@ class Origin(NamedTuple):
     down: bool = False
 
 
-class Spring:
+class LogReader:
     """Belongs to the event loop.
 
     Args:
@@ -116,7 +116,7 @@ class Spring:
         """
         return await self.status(name_or_id, by)
 
-    async def flow(self, view: Service, wanted: Wanted, by: Identity) -> Batches:
+    async def flow(self, view: Service, wanted: LogQuery, by: Identity) -> Batches:
         """What a run has said, and with ``follow`` what it says until it has ended. Close it when it is left early.
 
         Raises:
@@ -135,8 +135,8 @@ class Spring:
 class _Flow:
     """One reading of one run's output."""
 
-    def __init__(self, spring: Spring, view: Service, wanted: Wanted, by: Identity, open_log: Open) -> None:
-        self._spring = spring
+    def __init__(self, log_reader: LogReader, view: Service, wanted: LogQuery, by: Identity, open_log: Open) -> None:
+        self._log_reader = log_reader
         self._view = view
         self._wanted = wanted
         self._by = by
@@ -309,7 +309,7 @@ class _Flow:
 
     def _cut_off(self) -> list[Piece]:
         """Words about nodes that went down since the last look: their silence would say nothing."""
-        down = {node.id: node.hostname for node in self._spring.nodes() if node.state == "down"}
+        down = {node.id: node.hostname for node in self._log_reader.nodes() if node.state == "down"}
         ours = {task.node_id for task in self._view.tasks if task.node_id in down and task.state == "running"}
         fresh = sorted(down[i] for i in ours if i is not None and i not in self._down)
         if self._down - ours or fresh:
@@ -321,7 +321,7 @@ class _Flow:
 
     async def _look(self) -> None:
         try:
-            self._view = await self._spring.status(self._view.id, self._by)
+            self._view = await self._log_reader.status(self._view.id, self._by)
         except NotFound:
             self._view = msgspec.structs.replace(self._view, status="removed")
 
@@ -332,10 +332,10 @@ class _Flow:
         """Its tasks that may have said something, the oldest first; None where it has none at all."""
         if self._view.type == "container":
             return [Origin(self._view.id)]
-        tasks = await self._spring.swarm.tasks(self._view.id)
+        tasks = await self._log_reader.swarm.tasks(self._view.id)
         if not tasks:
             return None
-        nodes = {node.id: node for node in self._spring.nodes()}
+        nodes = {node.id: node for node in self._log_reader.nodes()}
         found = []
         for raw in sorted(tasks, key=lambda raw: raw.get("CreatedAt") or ""):
             node = nodes.get(raw.get("NodeID") or "")
@@ -365,7 +365,7 @@ class _Flow:
         if task is None:
             return None
         if task not in self._names and node_id is not None:
-            names = {node.id: node.hostname for node in self._spring.nodes()}
+            names = {node.id: node.hostname for node in self._log_reader.nodes()}
             self._names[task] = names.get(node_id, node_id)
         return self._names.get(task)
 
@@ -374,7 +374,7 @@ class _Flow:
     async def _kept(self) -> Outcome | None:
         if not self._asked:
             self._asked = True
-            stored = await self._spring.journal.outcome(self._view.id)
+            stored = await self._log_reader.journal.outcome(self._view.id)
             self._outcome = results.decode(stored) if stored is not None else None
         return self._outcome
 

@@ -68,7 +68,7 @@ class Reconciler(Protocol):
     async def look_at_container(self, container_id: str) -> None: ...
 
 
-class Keeper:
+class Reaper:
     """Carries ends through to their end.
 
     Args:

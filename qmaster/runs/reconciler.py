@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from ..engine.labels import MANAGED
-from ..engine.watcher import Hint
+from ..engine.watcher import Change
 from ..errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from ..events import cloudevents, frames
 from ..events.broker import News, Tags
@@ -25,7 +25,7 @@ from ..events.cloudevents import Fact
 from ..events.journal import NO_EPOCH, NewFact, Position, Record
 from ..models.responses import Node, Result, Service, Task
 from . import status
-from .cache import Entry, View
+from .cache import CachedRun, RunCache
 
 Json = dict[str, Any]
 
@@ -101,7 +101,7 @@ class Reconciler:
         count: Count = lambda fact: None,
         own_node: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.view = View()
+        self.view = RunCache()
         self.stale_since: str | None = now_text()
         self.listeners: list[Listener] = []
         self._swarm = swarm
@@ -134,7 +134,7 @@ class Reconciler:
 
     # -- what others tell it ---------------------------------------------------------------------------------------
 
-    def hint(self, hint: Hint) -> None:
+    def hint(self, hint: Change) -> None:
         """Look where the hint points, soon."""
         if hint.gone and hint.kind != "node":
             self._removing[hint.id] = hint.time
@@ -583,7 +583,7 @@ class Reconciler:
             self._stale_changed()
 
 
-def _has_left(entry: Entry, there: Collection[str]) -> bool:
+def _has_left(entry: CachedRun, there: Collection[str]) -> bool:
     """Whether a service has changed, or must, by the ids of the tasks that Swarm wants to run."""
     going = [task_id for task_id, task in entry.tasks.items() if task["Status"]["State"] not in status.TERMINAL]
     over = not going and entry.shown.status not in status.OVER

@@ -42,7 +42,7 @@ class Journal(Protocol):
     async def settle(self, nonce: str) -> None: ...
 
 
-class Sweeper:
+class Recovery:
     """Looks for what such a run has made: one under a key stays, for whoever asks again; another nobody was told of."""
 
     def __init__(self, swarm: Swarm, containers: Containers, journal: Journal) -> None:

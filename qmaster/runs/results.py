@@ -42,7 +42,7 @@ class Reconciler(Protocol):
     async def show_result(self, run_id: str, result: Result) -> None: ...
 
 
-class Recorder:
+class ResultCollector:
     """Records each run that quartermaster started, once it has ended.
 
     Args:

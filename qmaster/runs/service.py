@@ -37,7 +37,7 @@ from ..models.keys import Key, Started
 from ..models.owners import ROOT
 from ..models.requests import Kind, PullPolicy, RunRequest
 from ..models.responses import Node, Service
-from .listing import Listing, Wanted
+from .listing import Listing, ListQuery
 from .status import OVER
 
 Json = dict[str, Any]
@@ -95,19 +95,19 @@ class Reconciler(Protocol):
     async def adopt_container(self, container_id: str, nonce: str) -> None: ...
 
 
-class Keeper(Protocol):
+class Reaper(Protocol):
     """What dispatch needs of the keeper."""
 
     async def stop(self, view: Service) -> None: ...
 
 
-class Sweeper(Protocol):
+class Recovery(Protocol):
     """What dispatch needs of the sweeper."""
 
     def look_for(self, intent: Intent) -> None: ...
 
 
-class Keyed(Protocol):
+class IdempotencyStore(Protocol):
     """What dispatch needs of the runs under keys."""
 
     async def once(self, key: Key, start: Callable[[], Awaitable[Started]]) -> Started: ...
@@ -119,7 +119,7 @@ class Waits(Protocol):
     async def until_over(self, view: Service, seconds: float, left: asyncio.Future[None]) -> None: ...
 
 
-class Dispatch:
+class RunService:
     """Runs, stops and shows services and containers.
 
     Args:
@@ -138,9 +138,9 @@ class Dispatch:
         containers: Containers,
         journal: Journal,
         reconciler: Reconciler,
-        keeper: Keeper,
-        sweeper: Sweeper,
-        keyed: Keyed,
+        keeper: Reaper,
+        sweeper: Recovery,
+        keyed: IdempotencyStore,
         waits: Waits,
         defaults: Defaults,
         own_container: str | None,
@@ -153,9 +153,9 @@ class Dispatch:
         self._containers = containers
         self._journal = journal
         self._reconciler = reconciler
-        self._keeper = keeper
-        self._sweeper = sweeper
-        self._keyed = keyed
+        self._reaper = keeper
+        self._recovery = sweeper
+        self._idempotency = keyed
         self._waits = waits
         self._defaults = defaults
         self._own_container = own_container
@@ -181,7 +181,7 @@ class Dispatch:
             ports.check(request.ports, self._reserved | dict.fromkeys(await self._own_ports(), ports.OWN))
         if key is None:
             return await self._start(request, by, None)
-        return await self._keyed.once(key, lambda: self._start(request, by, key))
+        return await self._idempotency.once(key, lambda: self._start(request, by, key))
 
     def listens_at(self, port: int) -> None:
         """Reserve the port that quartermaster listens at."""
@@ -208,7 +208,7 @@ class Dispatch:
             return view.id
         if view.id in await self._own_ids():
             raise _itself()
-        await self._keeper.stop(view)
+        await self._reaper.stop(view)
         log.info("stop", run=view.id, name=view.name, type=view.type, owner=view.owner, by=by.name)
         return view.id
 
@@ -238,14 +238,14 @@ class Dispatch:
         await self._waits.until_over(view, seconds, left)
         return await self.status(view.id, by)
 
-    def listing(self, by: Identity, wanted: Wanted) -> AsyncIterator[list[bytes]]:
+    def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
         """Services of the swarm and the containers that quartermaster started here, each as JSON, in pages.
 
         The newest first; of another token than root's, only what it started.
         """
         return self._listing.pages(by.sees, wanted)
 
-    def there(self, by: Identity, wanted: Wanted) -> list[Service]:
+    def there(self, by: Identity, wanted: ListQuery) -> list[Service]:
         """Of a listing what was not removed."""
         return self._listing.there(by.sees, wanted)
 
@@ -353,7 +353,7 @@ class Dispatch:
             raise _taken(mark.name) from None
         except HttpError as error:
             if _may_come_true(error):
-                self._sweeper.look_for(intent)
+                self._recovery.look_for(intent)
             else:
                 await self._forget(mark.nonce)
             raise

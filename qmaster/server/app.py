@@ -21,30 +21,30 @@ from tornado.netutil import bind_sockets
 
 from .. import __version__
 from ..api import limits
-from ..api.entrance import BACKLOG, Entrance
-from ..api.limits import Held
-from ..api.routes import Parts, make_app
+from ..api.entrance import BACKLOG, LimitedHTTPServer
+from ..api.limits import ConnectionLimiter
+from ..api.routes import AppState, make_app
 from ..auth.authenticator import Authenticator
-from ..auth.tokenfile import Keyring
-from ..auth.tokens import Grant
+from ..auth.tokenfile import TokenFile
+from ..auth.tokens import TokenPolicy
 from ..engine import Endpoint, Engine, ports
 from ..engine.identity import own_container_id
 from ..engine.spec import Defaults
-from ..engine.watcher import Hint, Watcher
+from ..engine.watcher import Change, Watcher
 from ..errors import ConfigError, EngineUnavailable, HttpError
-from ..events.broker import Filter, Hub, Tags
+from ..events.broker import Broker, Filter, Tags
 from ..events.frames import HEARTBEAT_EVERY
 from ..events.journal import Journal
-from ..events.stream import Feed
+from ..events.stream import EventStream
 from ..events.unsent import Unsent
 from ..models.patterns import check_registry
-from ..runs.idempotency import Keyed
-from ..runs.logs import Spring
-from ..runs.reaper import Keeper
+from ..runs.idempotency import IdempotencyStore
+from ..runs.logs import LogReader
+from ..runs.reaper import Reaper
 from ..runs.reconciler import Reconciler, now_text, service_tags
-from ..runs.recovery import Sweeper
-from ..runs.results import Recorder
-from ..runs.service import Dispatch
+from ..runs.recovery import Recovery
+from ..runs.results import ResultCollector
+from ..runs.service import RunService
 from ..runs.waits import Waits
 from . import privileges, tls
 from .config import SHORT_TOKEN, Config
@@ -81,12 +81,12 @@ async def serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     most = limits.connections(limits.descriptors())
-    house = House(config, loop, most)
-    entrance = Entrance(make_app(house.parts), most, https)
+    house = Components(config, loop, most)
+    entrance = LimitedHTTPServer(make_app(house.parts), most, https)
     await house.journal.open()
     await house.reconciler.load()
     sockets = _bind(config)
-    house.parts.dispatch.listens_at(sockets[0].getsockname()[1])
+    house.parts.run_service.listens_at(sockets[0].getsockname()[1])
     entrance.listen(sockets)
     house.start()
     gc.collect()
@@ -114,53 +114,53 @@ async def serve(config: Config) -> None:
     log.info("stopped")
 
 
-class House:
+class Components:
     """The parts, wired to each other; ``connections``: how many there may be."""
 
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, connections: int) -> None:
         metrics = Metrics(__version__)
         self.engine = engine = Engine(Endpoint.read(config.docker_host, os.environ), metrics.engine_call)
         self.journal = journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days, config.keep_size)
-        hub = Hub()
+        broker = Broker()
         unsent = Unsent()
         self.reconciler = reconciler = Reconciler(
             engine.swarm,
             engine.containers,
             journal,
-            hub.publish,
-            lambda: self.feed.beat(),
+            broker.publish,
+            lambda: self.event_stream.beat(),
             Tally(metrics).count,
             lambda: engine.health.node_id,
         )
-        self.feed = Feed(
+        self.event_stream = EventStream(
             journal,
-            hub,
+            broker,
             lambda: reconciler.position,
             _snapshot_of(reconciler),
             now_text,
             lambda: reconciler.stale_since,
             unsent,
         )
-        self.recorder = recorder = Recorder(engine.logs, journal, reconciler, config.output_limit)
-        self.keeper = keeper = Keeper(
-            engine.swarm, engine.containers, journal, reconciler, recorder.record, self._max_kept
+        self.collector = collector = ResultCollector(engine.logs, journal, reconciler, config.output_limit)
+        self.keeper = keeper = Reaper(
+            engine.swarm, engine.containers, journal, reconciler, collector.record, self._max_kept
         )
-        self.sweeper = sweeper = Sweeper(engine.swarm, engine.containers, journal)
+        self.sweeper = sweeper = Recovery(engine.swarm, engine.containers, journal)
         self.waits = waits = Waits()
-        reconciler.listeners += [recorder.notice, keeper.notice, waits.notice]
+        reconciler.listeners += [collector.notice, keeper.notice, waits.notice]
 
-        def emit(hint: Hint) -> None:
+        def emit(hint: Change) -> None:
             loop.call_soon_threadsafe(reconciler.hint, hint)
 
-        self.watcher = watcher = Watcher(lambda: engine.events(Hint), emit, engine.explain)
-        dispatch = Dispatch(
+        self.watcher = watcher = Watcher(lambda: engine.events(Change), emit, engine.explain)
+        run_service = RunService(
             engine.swarm,
             engine.containers,
             journal,
             reconciler,
             keeper,
             sweeper,
-            Keyed(journal, reconciler),
+            IdempotencyStore(journal, reconciler),
             waits,
             Defaults(config.memory, config.timeout or None, config.ttl or None),
             own_container_id(),
@@ -174,27 +174,27 @@ class House:
             reconciler,
             self._trouble,
             subscribers=lambda: len(self.parts.sockets.open),
-            frames_sent=lambda: hub.sent,
+            frames_sent=lambda: broker.sent,
             slow_consumers_cut=lambda: self.parts.sockets.cut,
             waits=waits,
             logs=lambda: len(self.parts.logs.open),
             reconnects=lambda: watcher.reopened,
         )
-        self.parts = Parts(
+        self.parts = AppState(
             Authenticator(config.token, refused=metrics.token_refused),
-            dispatch,
-            self.feed,
-            hub,
-            Spring(engine.swarm, engine.readers, journal, dispatch.status, reconciler.nodes),
+            run_service,
+            self.event_stream,
+            broker,
+            LogReader(engine.swarm, engine.readers, journal, run_service.status, reconciler.nodes),
             self._trouble,
             scrape,
             metrics.request,
             frozenset(config.allow_origin),
             hosts=frozenset(config.allow_host),
-            held=Held(connections),
+            held=ConnectionLimiter(connections),
             unsent=unsent,
         )
-        self.keyring = self._keyring(config.tokens_file)
+        self.token_file = self._token_file(config.tokens_file)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -210,8 +210,8 @@ class House:
             self._check_journal(),
         )
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
-        if self.keyring is not None:
-            self._tasks.append(asyncio.create_task(self.keyring.run()))
+        if self.token_file is not None:
+            self._tasks.append(asyncio.create_task(self.token_file.run()))
         for task in self._tasks:
             task.add_done_callback(_report)
 
@@ -222,18 +222,18 @@ class House:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.keeper.close()
-        await self.recorder.close()
+        await self.collector.close()
         await self.journal.close()
         self.engine.close()
 
-    def _keyring(self, path: str) -> Keyring | None:
+    def _token_file(self, path: str) -> TokenFile | None:
         if not path:
             return None
-        keyring = Keyring(Path(path), {self.parts.auth.root}, self._take_grants)
-        keyring.load()
-        return keyring
+        token_file = TokenFile(Path(path), {self.parts.auth.root}, self._take_grants)
+        token_file.load()
+        return token_file
 
-    def _take_grants(self, grants: Sequence[Grant]) -> None:
+    def _take_grants(self, grants: Sequence[TokenPolicy]) -> None:
         """These are the tokens from now on, also for what is open."""
         self.parts.auth.replace(grants)
         self.parts.sockets.recheck()
@@ -258,18 +258,18 @@ class House:
             await asyncio.sleep(RESUME_EVERY)
         self.sweeper.resume(self.journal.leftovers)
         for view in self.reconciler.services():
-            self.recorder.notice(view)
+            self.collector.notice(view)
             self.keeper.notice(view)
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_EVERY)
-            self.feed.beat()
+            self.event_stream.beat()
 
     async def _check_readers(self) -> None:
         while True:
             await asyncio.sleep(CHECK_EVERY)
-            self.parts.hub.check()
+            self.parts.broker.check()
             self.parts.unsent.check()
 
     async def _check_journal(self) -> None:
@@ -295,7 +295,7 @@ def _snapshot_of(reconciler: Reconciler) -> Callable[[Filter], tuple[list[Any], 
     return snapshot
 
 
-async def _finish(house: House, within: float) -> None:
+async def _finish(house: Components, within: float) -> None:
     """Let the requests that are being answered come to their end; the engine is not waited for until the last."""
     busy = house.parts.busy
     last = min(GIVE_UP_BEFORE, within / 2)

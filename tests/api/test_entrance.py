@@ -13,13 +13,13 @@ from typing import Any, cast
 import pytest
 import structlog
 import trustme
-from entrance_cases import LARGE, TOKEN, Caller, House, house
+from entrance_cases import LARGE, TOKEN, Caller, Components, house
 from fakes import until
 from stream_cases import Journal, Stream
 
 from qmaster.api import entrance
 from qmaster.api.entrance import BODY_WITHIN, HEAD_WITHIN, IDLE
-from qmaster.api.routes import Parts, make_app
+from qmaster.api.routes import AppState, make_app
 from qmaster.api.stream import Allowance, Watched
 from qmaster.auth.authenticator import Authenticator
 from qmaster.runs.output import Piece
@@ -306,7 +306,7 @@ async def test_those_who_are_gone_do_not_stand_before_the_late(monkeypatch: pyte
         assert await slow.ended()
 
 
-def check_forgotten(made: House) -> None:
+def check_forgotten(made: Components) -> None:
     assert (made.owing(), len(made.entrance._waiting)) == ((0, 0, 0), 0)
 
 
@@ -321,9 +321,14 @@ class Own:
         self.stream = Stream(Journal(7))
         self.log: asyncio.Queue[bytes] = asyncio.Queue()
         self.gate = asyncio.Event()
-        parts: dict[str, Any] = {"dispatch": self, "feed": self.stream.feed, "hub": self.stream.hub, "spring": self}
+        parts: dict[str, Any] = {
+            "dispatch": self,
+            "feed": self.stream.event_stream,
+            "hub": self.stream.broker,
+            "spring": self,
+        }
         parts |= {"trouble": lambda: None, "scrape": lambda accept: None}
-        self.application = make_app(Parts(Authenticator(TOKEN), **parts))
+        self.application = make_app(AppState(Authenticator(TOKEN), **parts))
 
     async def find(self, name: str, by: object) -> Any:
         return SimpleNamespace(id=name)
@@ -598,7 +603,7 @@ async def test_who_says_more_than_it_may_is_ended() -> None:
 # --- what is said too soon --------------------------------------------------------------------------------------------
 
 
-async def busy(made: House, said: bytes = SLOW) -> tuple[Caller, Watched]:
+async def busy(made: Components, said: bytes = SLOW) -> tuple[Caller, Watched]:
     """A caller who is being answered, and the connection."""
     caller = await made.call(said)
     await until(lambda: len(made.streams) == 1)

@@ -13,7 +13,7 @@ from api_cases import (
     OVER,
     TOKEN,
     Ask,
-    FakeDispatch,
+    FakeRunService,
     State,
     check_refused,
     connection,
@@ -41,11 +41,11 @@ pytestmark = pytest.mark.gen_test
 
 
 @pytest.mark.parametrize("path", ["/run", "/start"])
-async def test_a_run_is_answered_with_its_id(ask: Ask, dispatch: FakeDispatch, path: str) -> None:
+async def test_a_run_is_answered_with_its_id(ask: Ask, run_service: FakeRunService, path: str) -> None:
     """Success and the id; the request goes on as it was sent, with its owner."""
     answer = await ask("POST", path, {**IMAGE, "command": "echo hi", "type": "container", "memory": 64})
     assert (answer.code, document(answer)) == (200, {"success": True, "id": "s1"})
-    ((verb, request, owner),) = dispatch.calls
+    ((verb, request, owner),) = run_service.calls
     assert (verb, owner) == ("run", "root")
     assert (request.image, request.command, request.type, request.memory) == ("busybox", "echo hi", "container", 64)
 
@@ -55,58 +55,58 @@ async def test_a_run_is_answered_with_its_id(ask: Ask, dispatch: FakeDispatch, p
     [(True, 60.0, OVER, 200), (2.5, 2.5, OVER, 200), (1, 1.0, GOING_ON, 202), (0, 0.0, GOING_ON, 202)],
 )
 async def test_a_run_that_waits_is_answered_with_its_end(
-    ask: Ask, dispatch: FakeDispatch, wait: object, seconds: float, view: Service, status: int
+    ask: Ask, run_service: FakeRunService, wait: object, seconds: float, view: Service, status: int
 ) -> None:
     """The status document, with the result; 202 where it has not ended by then."""
-    dispatch.views = [view]
+    run_service.views = [view]
     answer = await ask("POST", "/run", {**IMAGE, "wait": wait})
     assert answer.code == status
-    assert dispatch.calls[-1] == ("when_over", "s1", seconds)
+    assert run_service.calls[-1] == ("when_over", "s1", seconds)
     assert document(answer) == {"success": True, **msgspec.to_builtins(view)}
 
 
 @pytest.mark.parametrize(("query", "seconds"), [("5", 5.0), ("0.5", 0.5), ("true", 60.0)])
-async def test_a_status_can_wait_too(ask: Ask, dispatch: FakeDispatch, query: str, seconds: float) -> None:
+async def test_a_status_can_wait_too(ask: Ask, run_service: FakeRunService, query: str, seconds: float) -> None:
     """`wait=S`; it is 200 whatever the run has come to."""
-    dispatch.views = [GOING_ON]
+    run_service.views = [GOING_ON]
     answer = await ask("GET", f"/status/one?wait={query}")
-    assert (answer.code, dispatch.calls) == (200, [("when_over", "one", seconds)])
+    assert (answer.code, run_service.calls) == (200, [("when_over", "one", seconds)])
 
 
 @pytest.mark.parametrize("query", ["", "-1", "1e3", "false", "soon", "86401", "1&wait=2"])
-async def test_a_wait_that_is_no_time_is_refused(ask: Ask, dispatch: FakeDispatch, query: str) -> None:
+async def test_a_wait_that_is_no_time_is_refused(ask: Ask, run_service: FakeRunService, query: str) -> None:
     """It names the parameter."""
     check_refused(await ask("GET", f"/status/one?wait={query}"), 400, "wait: expected seconds")
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 async def test_who_hangs_up_waits_no_longer(http_client: AsyncHTTPClient, http_port: int, state: State) -> None:
     """The wait is told, and the request is finished."""
-    dispatch = state.dispatch
-    dispatch.views, dispatch.gate = [OVER], asyncio.Event()
+    run_service = state.run_service
+    run_service.views, run_service.gate = [OVER], asyncio.Event()
     async with connection(http_port) as raw:
         raw.send(head(path="/status/one?wait=9", method="GET"))
-        await until(lambda: dispatch.left is not None)
-        assert dispatch.left is not None
-        assert not dispatch.left.done()
-    await dispatch.left
-    dispatch.gate.set()
+        await until(lambda: run_service.left is not None)
+        assert run_service.left is not None
+        assert not run_service.left.done()
+    await run_service.left
+    run_service.gate.set()
     await until(lambda: not state.busy)
 
 
-async def test_a_key_names_the_run(ask: Ask, dispatch: FakeDispatch) -> None:
+async def test_a_key_names_the_run(ask: Ask, run_service: FakeRunService) -> None:
     """By owner and key, with a digest of the body without `token`, `auth` and `wait`."""
-    dispatch.views = [OVER]
+    run_service.views = [OVER]
     answer = await ask("POST", "/run", {**IMAGE, "wait": 1}, {**BEARER, "Idempotency-Key": "k-1"})
     assert (answer.code, answer.headers.get("Idempotency-Replayed")) == (200, None)
-    key = dispatch.calls[0][3]
+    key = run_service.calls[0][3]
     assert key.name.startswith("qm-")
     assert key.body == digest(IMAGE)
 
 
-async def test_a_replayed_answer_says_so(ask: Ask, dispatch: FakeDispatch) -> None:
+async def test_a_replayed_answer_says_so(ask: Ask, run_service: FakeRunService) -> None:
     """In a header; the answer is the first one's."""
-    dispatch.replays = True
+    run_service.replays = True
     answer = await ask("POST", "/run", IMAGE, {**BEARER, "Idempotency-Key": "k-1"})
     assert (document(answer), answer.headers["Idempotency-Replayed"]) == ({"success": True, "id": "s1"}, "true")
 
@@ -121,38 +121,38 @@ async def test_a_replayed_answer_says_so(ask: Ask, dispatch: FakeDispatch) -> No
     ],
 )
 async def test_a_key_that_is_none_is_refused(
-    ask: Ask, dispatch: FakeDispatch, key: str, body: object, says: str
+    ask: Ask, run_service: FakeRunService, key: str, body: object, says: str
 ) -> None:
     """Nothing is started."""
     check_refused(await ask("POST", "/run", body, {**BEARER, "Idempotency-Key": key}), 400, says)
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
-async def test_two_keys_are_refused(ask: Ask, dispatch: FakeDispatch) -> None:
+async def test_two_keys_are_refused(ask: Ask, run_service: FakeRunService) -> None:
     """Which one is meant is not guessed."""
     headers = HTTPHeaders(BEARER)
     headers.add("Idempotency-Key", "a")
     headers.add("Idempotency-Key", "b")
     check_refused(await ask("POST", "/run", IMAGE, headers), 400, "twice")
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
-async def test_a_stop_is_answered_with_its_id(ask: Ask, dispatch: FakeDispatch) -> None:
+async def test_a_stop_is_answered_with_its_id(ask: Ask, run_service: FakeRunService) -> None:
     """Also where a name was sent."""
     answer = await ask("POST", "/stop", {"id": "one"})
     assert (answer.code, document(answer)) == (200, {"success": True, "id": "s1"})
-    assert dispatch.calls == [("stop", "one")]
+    assert run_service.calls == [("stop", "one")]
 
 
-async def test_a_status_is_the_service_flat(ask: Ask, dispatch: FakeDispatch) -> None:
+async def test_a_status_is_the_service_flat(ask: Ask, run_service: FakeRunService) -> None:
     """`success` beside all keys of a service."""
-    dispatch.views = [lifecycle.service(service(), [task("failed", code=3)], NODES, NOW)]
+    run_service.views = [lifecycle.service(service(), [task("failed", code=3)], NODES, NOW)]
     shown = document(await ask("GET", "/status/one"))
     assert (shown["success"], shown["id"], shown["status"], shown["exit_code"]) == (True, "s1", "failed", 3)
     assert set(shown) == {"success", *Service.__struct_fields__}
     assert shown["replicas"] == {"desired": 1, "running": 0, "complete": 0, "failed": 1}
     assert shown["tasks"][0]["node"] == "host-1"
-    assert dispatch.calls == [("status", "one")]
+    assert run_service.calls == [("status", "one")]
 
 
 def views() -> list[Service]:
@@ -178,9 +178,9 @@ def views() -> list[Service]:
         ("?status=running&name=box&limit=5", [CONTAINER_ID]),
     ],
 )
-async def test_a_listing_is_filtered(ask: Ask, dispatch: FakeDispatch, query: str, ids: list[str]) -> None:
+async def test_a_listing_is_filtered(ask: Ask, run_service: FakeRunService, query: str, ids: list[str]) -> None:
     """By status, name and label; several statuses or names widen, several labels narrow."""
-    dispatch.views = views()
+    run_service.views = views()
     shown = document(await ask("GET", "/status" + query))
     assert (shown["success"], shown["cursor"]) == (True, "epoch:1")
     assert [view["id"] for view in shown["services"]] == ids
@@ -188,12 +188,12 @@ async def test_a_listing_is_filtered(ask: Ask, dispatch: FakeDispatch, query: st
 
 @pytest.mark.parametrize("query", ["", "?all=1"])
 async def test_a_large_listing_is_sent_in_pieces(
-    ask: Ask, dispatch: FakeDispatch, monkeypatch: pytest.MonkeyPatch, query: str
+    ask: Ask, run_service: FakeRunService, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
     """It is the same document; a HEAD of it has no body."""
     monkeypatch.setattr(runs, "MAX_WHOLE", 1000)
     monkeypatch.setattr(runs, "BUFFERED", 100)
-    dispatch.views = views()
+    run_service.views = views()
     answer = await ask("GET", "/status" + query)
     shown = document(answer)
     assert (list(shown), answer.headers["Transfer-Encoding"]) == (["success", "cursor", "services"], "chunked")
@@ -202,19 +202,19 @@ async def test_a_large_listing_is_sent_in_pieces(
     assert (answer.code, answer.body, answer.headers.get("Content-Length")) == (200, b"", None)
 
 
-async def test_a_small_listing_says_its_length(ask: Ask, dispatch: FakeDispatch) -> None:
+async def test_a_small_listing_says_its_length(ask: Ask, run_service: FakeRunService) -> None:
     """Also of what was removed."""
-    dispatch.views = views()
+    run_service.views = views()
     answer = await ask("GET", "/status?all=1")
     assert answer.headers["Content-Length"] == str(len(answer.body))
 
 
 async def test_a_listing_that_breaks_off_is_not_taken_for_whole(
-    http_client: AsyncHTTPClient, http_port: int, dispatch: FakeDispatch, monkeypatch: pytest.MonkeyPatch
+    http_client: AsyncHTTPClient, http_port: int, run_service: FakeRunService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal fails behind the first page: the connection ends in the middle of the answer."""
     monkeypatch.setattr(runs, "BUFFERED", 100)
-    dispatch.views, dispatch.breaks = views(), errors.JournalUnwritable("torn")
+    run_service.views, run_service.breaks = views(), errors.JournalUnwritable("torn")
     async with connection(http_port) as raw:
         raw.send(head(path="/status?all=1", method="GET"))
         said = await asyncio.wait_for(raw.reader.read(), 5)
@@ -237,11 +237,11 @@ def test_every_flag_of_a_query_takes_the_same_words(name: str) -> None:
 
 @pytest.mark.parametrize(("query", "removed"), [("", False), *((f"?all={word}", on) for word, on in FLAGS)])
 async def test_what_is_removed_is_listed_where_it_is_asked_for(
-    ask: Ask, dispatch: FakeDispatch, query: str, removed: bool
+    ask: Ask, run_service: FakeRunService, query: str, removed: bool
 ) -> None:
     """`all=1`, or any other of the words of a flag."""
     await ask("GET", "/status" + query)
-    assert dispatch.calls == [("listing", removed)]
+    assert run_service.calls == [("listing", removed)]
 
 
 @pytest.mark.parametrize(
@@ -265,10 +265,10 @@ async def test_what_is_removed_is_listed_where_it_is_asked_for(
         ("&".join(["name=a"] * 51), "query"),
     ],
 )
-async def test_a_wrong_filter_is_named(ask: Ask, dispatch: FakeDispatch, query: str, named: str) -> None:
+async def test_a_wrong_filter_is_named(ask: Ask, run_service: FakeRunService, query: str, named: str) -> None:
     """400, and Docker is not asked."""
     check_refused(await ask("GET", "/status?" + query), 400, named)
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -279,45 +279,45 @@ READS = [("GET", "/status", None), ("GET", "/status/s1", None)]
 
 @pytest.mark.parametrize(("method", "path", "body"), CALLS)
 async def test_a_token_in_the_body_does(
-    ask: Ask, dispatch: FakeDispatch, method: str, path: str, body: dict[str, str]
+    ask: Ask, run_service: FakeRunService, method: str, path: str, body: dict[str, str]
 ) -> None:
     """Alone, or the same as in the header; what goes on is without it."""
     for headers in ({}, BEARER):
         answer = await ask(method, path, {**body, "token": TOKEN}, headers)
         assert answer.code == 200, answer.body
-    assert len(dispatch.calls) == 2
+    assert len(run_service.calls) == 2
 
 
 @pytest.mark.parametrize(("method", "path", "body"), [*CALLS, *READS])
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}])
 async def test_without_the_token_nothing_is_done(
-    ask: Ask, dispatch: FakeDispatch, method: str, path: str, body: object, headers: dict[str, str]
+    ask: Ask, run_service: FakeRunService, method: str, path: str, body: object, headers: dict[str, str]
 ) -> None:
     """401, with how to authenticate."""
     answer = await ask(method, path, body, headers)
     check_refused(answer, 401)
     assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 @pytest.mark.parametrize("token", ["wrong", "", 1, True, [], {}])
-async def test_two_tokens_that_differ_are_a_mistake(ask: Ask, dispatch: FakeDispatch, token: object) -> None:
+async def test_two_tokens_that_differ_are_a_mistake(ask: Ask, run_service: FakeRunService, token: object) -> None:
     """400, though the header's is right."""
     check_refused(await ask("POST", "/run", {**IMAGE, "token": token}), 400, "token: ")
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
-async def test_a_null_token_is_none(ask: Ask, dispatch: FakeDispatch) -> None:
+async def test_a_null_token_is_none(ask: Ask, run_service: FakeRunService) -> None:
     """Clients that fill in a template send null for what they do not have."""
     assert (await ask("POST", "/run", {**IMAGE, "token": None})).code == 200
 
 
-async def test_two_authorization_headers_are_a_mistake(ask: Ask, dispatch: FakeDispatch) -> None:
+async def test_two_authorization_headers_are_a_mistake(ask: Ask, run_service: FakeRunService) -> None:
     """Which one counts would be a guess."""
     headers = HTTPHeaders(BEARER)
     headers.add("Authorization", "Bearer wrong")
     check_refused(await ask("POST", "/run", IMAGE, headers), 400, "Authorization")
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 @pytest.mark.parametrize("name", ["token", "TOKEN", "access_token", "auth", "authorization", "%74oken"])
@@ -325,23 +325,23 @@ async def test_two_authorization_headers_are_a_mistake(ask: Ask, dispatch: FakeD
     ("method", "path", "body"), [*CALLS, *READS, ("GET", "/livez", None), ("GET", "/nothing", None)]
 )
 async def test_a_token_in_the_url_is_refused(
-    ask: Ask, dispatch: FakeDispatch, method: str, path: str, body: object, name: str
+    ask: Ask, run_service: FakeRunService, method: str, path: str, body: object, name: str
 ) -> None:
     """400 on every path, also beside a right header, and not said back."""
     answer = await ask(method, f"{path}?x=1&{name}={TOKEN}", body)
     check_refused(answer, 400, "URL")
     assert TOKEN.encode() not in answer.body
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
-async def test_a_wrong_field_is_named(ask: Ask, dispatch: FakeDispatch, field: str, value: object) -> None:
+async def test_a_wrong_field_is_named(ask: Ask, run_service: FakeRunService, field: str, value: object) -> None:
     """400 with the field's name, for each field in turn; nothing is run."""
     check_refused(await ask("POST", "/run", {**IMAGE, field: value}), 400, field)
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 @pytest.mark.parametrize(
@@ -356,26 +356,26 @@ async def test_a_wrong_field_is_named(ask: Ask, dispatch: FakeDispatch, field: s
     ],
 )
 async def test_a_field_too_many_or_too_few_is_named(
-    ask: Ask, dispatch: FakeDispatch, path: str, body: object, says: str
+    ask: Ask, run_service: FakeRunService, path: str, body: object, says: str
 ) -> None:
     """400 that names it."""
     check_refused(await ask("POST", path, body), 400, says)
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 @pytest.mark.parametrize("body", NOT_JSON)
 @pytest.mark.parametrize("path", ["/run", "/stop"])
 @pytest.mark.parametrize("headers", [BEARER, {}])
 async def test_what_is_no_json_object_is_refused_before_the_token(
-    ask: Ask, dispatch: FakeDispatch, path: str, body: bytes, headers: dict[str, str]
+    ask: Ask, run_service: FakeRunService, path: str, body: bytes, headers: dict[str, str]
 ) -> None:
     """400, with a token and without."""
     check_refused(await ask("POST", path, body, headers), 400, "the body ")
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "nonsense"])
-async def test_a_body_is_json_whatever_its_type_says(ask: Ask, dispatch: FakeDispatch, kind: str) -> None:
+async def test_a_body_is_json_whatever_its_type_says(ask: Ask, run_service: FakeRunService, kind: str) -> None:
     """`curl -d` calls it a form."""
     answer = await ask("POST", "/run", IMAGE, {**BEARER, "Content-Type": kind})
     assert answer.code == 200
@@ -387,37 +387,37 @@ async def test_no_body_is_an_empty_one(ask: Ask) -> None:
     check_refused(await ask("POST", "/run", b""), 400, "image: is required")
 
 
-async def test_a_body_of_just_the_bound_is_read(ask: Ask, dispatch: FakeDispatch) -> None:
+async def test_a_body_of_just_the_bound_is_read(ask: Ask, run_service: FakeRunService) -> None:
     """64 KiB are allowed, one byte more is not."""
     fits = json.dumps(IMAGE).encode().ljust(MAX_BODY)
     assert len(fits) == MAX_BODY
     assert (await ask("POST", "/run", fits)).code == 200
     check_refused(await ask("POST", "/run", fits + b" "), 413, str(MAX_BODY))
-    assert len(dispatch.calls) == 1
+    assert len(run_service.calls) == 1
 
 
 @pytest.mark.parametrize("size", [MAX_BODY + 1, 512 * 1024, 2 * 1024 * 1024])
 @pytest.mark.parametrize("path", ["/run", "/stop", "/nothing"])
-async def test_a_large_body_is_answered_readably(ask: Ask, dispatch: FakeDispatch, size: int, path: str) -> None:
+async def test_a_large_body_is_answered_readably(ask: Ask, run_service: FakeRunService, size: int, path: str) -> None:
     """413 to a client that sends all of it first."""
     check_refused(await ask("POST", path, b"x" * size), 413)
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 async def test_a_large_content_length_is_refused_before_the_body(
-    http_client: AsyncHTTPClient, http_port: int, dispatch: FakeDispatch
+    http_client: AsyncHTTPClient, http_port: int, run_service: FakeRunService
 ) -> None:
     """413 at once: the client need not send what would be thrown away."""
     async with connection(http_port) as raw:
         raw.send(head(f"Content-Length: {MAX_BODY + 1}"))
         status, headers, problem = await raw.answer()
     assert (status, problem["code"], headers["X-Request-Id"]) == (413, 413, problem["instance"])
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 @pytest.mark.parametrize("size", [MAX_BODY + 1, 900 * 1024])
 async def test_a_large_chunked_body_is_refused(
-    http_client: AsyncHTTPClient, http_port: int, dispatch: FakeDispatch, size: int
+    http_client: AsyncHTTPClient, http_port: int, run_service: FakeRunService, size: int
 ) -> None:
     """Its length is known at its end only; the answer is the same 413."""
     async with connection(http_port) as raw:
@@ -428,11 +428,11 @@ async def test_a_large_chunked_body_is_refused(
         raw.send("0\r\n\r\n")
         status, _, problem = await raw.answer()
     assert (status, problem["success"]) == (413, False)
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 async def test_a_small_chunked_body_is_read(
-    http_client: AsyncHTTPClient, http_port: int, dispatch: FakeDispatch
+    http_client: AsyncHTTPClient, http_port: int, run_service: FakeRunService
 ) -> None:
     """In however many pieces."""
     async with connection(http_port) as raw:
@@ -459,14 +459,14 @@ async def test_a_token_may_have_any_characters_in_a_header(
 
 async def test_a_run_goes_on_without_its_client(http_client: AsyncHTTPClient, http_port: int, state: State) -> None:
     """What has begun is finished, and counted as busy until it is."""
-    state.dispatch.gate = asyncio.Event()
+    state.run_service.gate = asyncio.Event()
     body = json.dumps(IMAGE)
     async with connection(http_port) as raw:
         raw.send(head(f"Content-Length: {len(body)}"), body)
-        await until(lambda: bool(state.dispatch.calls))
+        await until(lambda: bool(state.run_service.calls))
     await asyncio.sleep(0)
     assert len(state.busy) == 1
-    state.dispatch.gate.set()
+    state.run_service.gate.set()
     await until(lambda: not state.busy)
 
 
@@ -478,13 +478,13 @@ async def test_a_client_that_leaves_in_the_middle_holds_nothing_up(
         raw.send(head("Content-Length: 100"), '{"image": ')
         await until(lambda: bool(state.busy))
     await until(lambda: not state.busy)
-    assert state.dispatch.calls == []
+    assert state.run_service.calls == []
 
 
 @pytest.mark.parametrize(("method", "path", "body"), [*CALLS, *READS, ("GET", "/nothing", None), ("PUT", "/run", b"")])
 async def test_an_answered_request_is_not_busy(ask: Ask, state: State, method: str, path: str, body: object) -> None:
     """Else a stop would wait for it."""
-    state.dispatch.views = views()
+    state.run_service.views = views()
     await ask(method, path, body)
     await until(lambda: not state.busy)
 
@@ -507,7 +507,7 @@ async def test_a_path_that_is_no_route_is_404(ask: Ask, method: str, path: str) 
     [("/run", "POST"), ("/start", "POST"), ("/stop", "POST"), ("/status", "GET"), ("/livez", "GET"), ("/", "GET")],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-async def test_another_method_is_405(ask: Ask, dispatch: FakeDispatch, method: str, path: str, right: str) -> None:
+async def test_another_method_is_405(ask: Ask, run_service: FakeRunService, method: str, path: str, right: str) -> None:
     """With the right ones in Allow (RFC 9110), and in the error."""
     if method == right:
         return
@@ -515,7 +515,7 @@ async def test_another_method_is_405(ask: Ask, dispatch: FakeDispatch, method: s
     check_refused(answer, 405, right)
     assert right in answer.headers["Allow"].split(", ")
     assert method not in answer.headers["Allow"].split(", ")
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 @pytest.mark.parametrize(
@@ -534,10 +534,10 @@ async def test_another_method_is_405(ask: Ask, dispatch: FakeDispatch, method: s
 )
 @pytest.mark.parametrize(("method", "path", "body"), [CALLS[0], CALLS[2], *READS])
 async def test_each_error_is_answered_with_its_status(
-    ask: Ask, dispatch: FakeDispatch, error: errors.HttpError, method: str, path: str, body: object
+    ask: Ask, run_service: FakeRunService, error: errors.HttpError, method: str, path: str, body: object
 ) -> None:
     """And the headers that belong to it."""
-    dispatch.error = error
+    run_service.error = error
     answer = await ask(method, path, body)
     check_refused(answer, int(error.status), str(error))
     for name, value in error.headers.items():
@@ -555,13 +555,13 @@ async def test_each_error_is_answered_with_its_status(
     ],
 )
 async def test_the_log_has_the_reason_of_each_refusal(
-    ask: Ask, dispatch: FakeDispatch, error: errors.HttpError, level: str
+    ask: Ask, run_service: FakeRunService, error: errors.HttpError, level: str
 ) -> None:
     """The words of the answer; where the engine, the registry or the disk fails, at level warning."""
-    dispatch.error = error
+    run_service.error = error
     with capture_logs() as logs:
         await ask(*READS[0])
-        dispatch.error = None
+        run_service.error = None
         await ask(*READS[0])
     refused, answered = [line for line in logs if line["event"] == "request"]
     assert (refused["reason"], refused["log_level"], refused["status"]) == (str(error), level, int(error.status))
@@ -570,10 +570,10 @@ async def test_the_log_has_the_reason_of_each_refusal(
 
 @pytest.mark.parametrize(("method", "path", "body"), [CALLS[0], READS[0]])
 async def test_a_mistake_of_ours_shows_nothing(
-    ask: Ask, dispatch: FakeDispatch, method: str, path: str, body: object
+    ask: Ask, run_service: FakeRunService, method: str, path: str, body: object
 ) -> None:
     """500 in the one shape, without the error's own words."""
-    dispatch.error = RuntimeError("hunter2")
+    run_service.error = RuntimeError("hunter2")
     answer = await ask(method, path, body)
     check_refused(answer, 500)
     assert b"hunter2" not in answer.body
@@ -595,12 +595,12 @@ async def test_a_requests_id_comes_back(ask: Ask, given: str, method: str, path:
 )
 @pytest.mark.parametrize("given", [{}, {"X-Request-ID": "r-1"}], ids=["chosen", "given"])
 async def test_the_id_in_an_answer_is_the_one_in_the_log(
-    ask: Ask, dispatch: FakeDispatch, error: Exception | None, given: dict[str, str]
+    ask: Ask, run_service: FakeRunService, error: Exception | None, given: dict[str, str]
 ) -> None:
     """A caller that was told of a failure can be helped by its id."""
-    dispatch.error = error
+    run_service.error = error
     answer = await ask("POST", "/run", IMAGE, {**BEARER, **given})
-    assert dispatch.logged_as == [answer.headers["X-Request-ID"]]
+    assert run_service.logged_as == [answer.headers["X-Request-ID"]]
 
 
 @pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "<script>", "a;b", "ä"])

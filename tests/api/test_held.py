@@ -6,16 +6,16 @@ import resource
 import pytest
 
 from qmaster.api import limits as held
-from qmaster.api.limits import MOST, SHARE, SPARE, WANTED, Held, Kind, Lease
-from qmaster.errors import TooManyHeld
+from qmaster.api.limits import MOST, SHARE, SPARE, WANTED, ConnectionLimiter, Kind, Slot
+from qmaster.errors import TooManyConnections
 
 
-def take_all(made: Held, kind: Kind, owner: str = "root", limited: bool = False) -> int:
+def take_all(made: ConnectionLimiter, kind: Kind, owner: str = "root", limited: bool = False) -> int:
     """How many can be had."""
     for number in range(WANTED + 1):
         try:
             made.take(kind, owner, limited)
-        except TooManyHeld:
+        except TooManyConnections:
             return number
     raise AssertionError("there is no end of them")
 
@@ -23,9 +23,9 @@ def take_all(made: Held, kind: Kind, owner: str = "root", limited: bool = False)
 @pytest.mark.parametrize("kind", ["socket", "wait", "log"])
 def test_there_are_so_many_of_a_kind(kind: Kind) -> None:
     """The next is told to close some; another kind is not hurt."""
-    made = Held()
+    made = ConnectionLimiter()
     assert take_all(made, kind) == MOST[kind]
-    with pytest.raises(TooManyHeld, match=f"too many open {kind}s: close some"):
+    with pytest.raises(TooManyConnections, match=f"too many open {kind}s: close some"):
         made.take(kind, "bob", True)
     for other in set(MOST) - {kind, "newcomer"}:
         made.take(other, "bob", True)
@@ -34,9 +34,9 @@ def test_there_are_so_many_of_a_kind(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", ["socket", "wait", "log"])
 def test_one_token_has_a_share(kind: Kind) -> None:
     """So that none takes all of them; the root token is not limited."""
-    made = Held()
+    made = ConnectionLimiter()
     assert take_all(made, kind, "alice", limited=True) == MOST[kind] // SHARE
-    with pytest.raises(TooManyHeld, match=f"too many open {kind}s of this token"):
+    with pytest.raises(TooManyConnections, match=f"too many open {kind}s of this token"):
         made.take(kind, "alice", True)
     made.take(kind, "bob", True)
     assert take_all(made, kind, "root") == MOST[kind] - MOST[kind] // SHARE - 1
@@ -44,19 +44,19 @@ def test_one_token_has_a_share(kind: Kind) -> None:
 
 def test_what_is_given_back_can_be_had_again() -> None:
     """Once, however often that is said; also by leaving a block."""
-    made = Held()
+    made = ConnectionLimiter()
     lease = made.take("log", "alice", True)
     assert take_all(made, "log", "alice", limited=True) == MOST["log"] // SHARE - 1
     lease.release()
     lease.release()
-    with made.take("log", "alice", True), pytest.raises(TooManyHeld):
+    with made.take("log", "alice", True), pytest.raises(TooManyConnections):
         made.take("log", "alice", True)
     assert take_all(made, "log", "alice", limited=True) == 1
 
 
 def test_a_block_that_fails_gives_it_back() -> None:
     """Whatever it failed with."""
-    made = Held()
+    made = ConnectionLimiter()
     for _ in range(MOST["log"] + 1):
         with pytest.raises(KeyError), made.take("log", "alice", True):
             raise KeyError
@@ -65,22 +65,22 @@ def test_a_block_that_fails_gives_it_back() -> None:
 
 def test_few_descriptors_leave_room_for_the_rest() -> None:
     """What is held never takes those that short calls and the engine need; of very few, that is half."""
-    made = Held(3 * SPARE)
+    made = ConnectionLimiter(3 * SPARE)
     assert take_all(made, "socket") == 2 * SPARE
-    with pytest.raises(TooManyHeld):
+    with pytest.raises(TooManyConnections):
         made.take("wait", "bob", True)
-    assert take_all(Held(3 * SPARE), "socket", "alice", limited=True) == 2 * SPARE // SHARE
-    assert take_all(Held(100), "socket") == 50
-    assert take_all(Held(2), "socket", "alice", limited=True) == 1
+    assert take_all(ConnectionLimiter(3 * SPARE), "socket", "alice", limited=True) == 2 * SPARE // SHARE
+    assert take_all(ConnectionLimiter(100), "socket") == 50
+    assert take_all(ConnectionLimiter(2), "socket", "alice", limited=True) == 1
 
 
 class Crowd:
     """Websockets that have shown no token."""
 
-    def __init__(self, made: Held) -> None:
+    def __init__(self, made: ConnectionLimiter) -> None:
         self.made = made
         self.ended: list[str] = []
-        self.leases: dict[str, Lease] = {}
+        self.leases: dict[str, Slot] = {}
 
     def come(self, address: str, *names: str) -> None:
         for name in names:
@@ -96,7 +96,7 @@ SHARED = MOST["newcomer"] // SHARE  # that one address may have
 
 def test_the_oldest_newcomer_of_an_address_goes_for_the_next() -> None:
     """Nobody is kept out by those that wait already; the place is free for another once it is given back."""
-    crowd = Crowd(Held())
+    crowd = Crowd(ConnectionLimiter())
     crowd.come("a", *numbered("a", SHARED))
     assert crowd.ended == []
     crowd.come("a", "next", "and the next")
@@ -114,7 +114,7 @@ def test_the_oldest_newcomer_of_an_address_goes_for_the_next() -> None:
 
 def test_the_address_with_most_newcomers_gives_way_where_all_places_are_taken() -> None:
     """Not the one that came first: strangers in one place end nobody who comes from another."""
-    crowd = Crowd(Held())
+    crowd = Crowd(ConnectionLimiter())
     crowd.come("single", "single")
     for address in ("b", "c", "d"):
         crowd.come(address, *numbered(address, SHARED))
@@ -126,7 +126,7 @@ def test_the_address_with_most_newcomers_gives_way_where_all_places_are_taken() 
 
 def test_newcomers_of_one_network_count_together() -> None:
     """Of IPv6 a /64 has one share, whichever of its addresses they come from."""
-    crowd = Crowd(Held())
+    crowd = Crowd(ConnectionLimiter())
     for number, name in enumerate(numbered("a", SHARED + 1)):
         crowd.come(f"2001:db8::{number:x}:1", name)
     crowd.come("2001:db8:0:1::1", "another network")
@@ -135,7 +135,7 @@ def test_newcomers_of_one_network_count_together() -> None:
 
 def test_newcomers_take_no_room_from_who_has_a_token() -> None:
     """They are ended where it is needed."""
-    made = Held(20)
+    made = ConnectionLimiter(20)
     crowd = Crowd(made)
     crowd.come("a", "a0", "a1", "a2")
     assert take_all(made, "socket") == 10

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from api_cases import BEARER, FakeDispatch, FakeFeed, check_refused, connection, head, scrape
+from api_cases import BEARER, FakeEventStream, FakeRunService, check_refused, connection, head, scrape
 from fakes import until
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders
@@ -20,7 +20,7 @@ from qmaster.api.base import HEADERS, BaseHandler
 from qmaster.api.limits import RESERVED, WANTED
 from qmaster.api.limits import connections as held_connections
 from qmaster.api.pages import POLICY
-from qmaster.api.routes import Parts, make_app
+from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator
 
 pytestmark = pytest.mark.gen_test(timeout=20)
@@ -29,16 +29,16 @@ Ask = Callable[..., Awaitable[HTTPResponse]]
 
 
 @pytest.fixture
-def dispatch() -> FakeDispatch:
-    return FakeDispatch()
+def run_service() -> FakeRunService:
+    return FakeRunService()
 
 
 @pytest.fixture
-def app(dispatch: FakeDispatch) -> Application:
-    parts: dict[str, Any] = {"dispatch": dispatch, "feed": FakeFeed(), "hub": None, "spring": None}
+def app(run_service: FakeRunService) -> Application:
+    parts: dict[str, Any] = {"dispatch": run_service, "feed": FakeEventStream(), "hub": None, "spring": None}
     hosts = frozenset({"qm.example.com", "10.0.0.5", "[::1]"})
     auth = Authenticator(BEARER["Authorization"].removeprefix("Bearer "))
-    return make_app(Parts(auth, **parts, trouble=lambda: None, scrape=scrape, hosts=hosts))
+    return make_app(AppState(auth, **parts, trouble=lambda: None, scrape=scrape, hosts=hosts))
 
 
 @pytest.fixture
@@ -71,10 +71,12 @@ async def test_a_name_that_is_listed_is_served(ask: Ask, host: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/"), ("GET", "/status"), ("POST", "/run"), ("GET", "/events"), ("GET", "/nothing")]
 )
-async def test_another_name_is_refused(ask: Ask, dispatch: FakeDispatch, host: str, method: str, path: str) -> None:
+async def test_another_name_is_refused(
+    ask: Ask, run_service: FakeRunService, host: str, method: str, path: str
+) -> None:
     """403, with the right token too: a page of that name may have been made to point here (DNS rebinding)."""
     check_refused(await ask(method, path, b"{}" if method == "POST" else None, Host=host), 403, "--allow-host")
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
@@ -87,18 +89,18 @@ async def test_a_probe_may_come_under_any_name(ask: Ask, path: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity"])
-async def test_a_compressed_body_is_refused(ask: Ask, dispatch: FakeDispatch, encoding: str) -> None:
+async def test_a_compressed_body_is_refused(ask: Ask, run_service: FakeRunService, encoding: str) -> None:
     """Nothing that somebody sends is inflated: a few KiB could become a GiB."""
     body = gzip.compress(json.dumps({"image": "busybox"}).encode())
     check_refused(await ask("POST", "/run", body, Content_Encoding=encoding), 400, "Content-Encoding")
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
-async def test_a_form_of_many_parts_is_not_read(ask: Ask, dispatch: FakeDispatch) -> None:
+async def test_a_form_of_many_parts_is_not_read(ask: Ask, run_service: FakeRunService) -> None:
     """A body is JSON: no part, and no file, is ever looked for in it."""
     body = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nbusybox\r\n--x--\r\n'
     check_refused(await ask("POST", "/run", body, Content_Type="multipart/form-data; boundary=x"), 400, "JSON")
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ async def test_a_form_of_many_parts_is_not_read(ask: Ask, dispatch: FakeDispatch
 )
 @pytest.mark.parametrize("what", ["POST /run", "GET /status", "GET /status/x", "GET /nodes", "GET /livez", "GET /"])
 async def test_a_body_whose_end_is_not_certain_is_refused(
-    http_client: AsyncHTTPClient, http_port: int, dispatch: FakeDispatch, fields: str, what: str
+    http_client: AsyncHTTPClient, http_port: int, run_service: FakeRunService, fields: str, what: str
 ) -> None:
     """In the one shape of errors, and nothing more is read from there; also where nobody wants a body."""
     async with connection(http_port) as raw:
@@ -120,7 +122,7 @@ async def test_a_body_whose_end_is_not_certain_is_refused(
     assert said.startswith("HTTP/1.1 400 Bad Request\r\n")
     assert "\r\nConnection: close\r\n" in said
     assert json.loads(said.partition("\r\n\r\n")[2])["code"] == 400
-    assert dispatch.calls == []
+    assert run_service.calls == []
 
 
 @pytest.mark.parametrize(
@@ -240,16 +242,16 @@ async def test_every_answer_tells_browsers_to_trust_nothing(
 
 
 async def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_no_failure(
-    http_client: AsyncHTTPClient, http_port: int, dispatch: FakeDispatch, alive: weakref.WeakSet[BaseHandler]
+    http_client: AsyncHTTPClient, http_port: int, run_service: FakeRunService, alive: weakref.WeakSet[BaseHandler]
 ) -> None:
     """Reset, as by a client that was killed: what was begun goes on."""
-    dispatch.gate = asyncio.Event()
+    run_service.gate = asyncio.Event()
     body = json.dumps({"image": "busybox"})
     async with connection(http_port) as raw:
         raw.send(head(f"Content-Length: {len(body)}").replace("Host: x", "Host: 10.0.0.5"), body)
-        await until(lambda: bool(dispatch.calls))
+        await until(lambda: bool(run_service.calls))
         raw.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    dispatch.gate.set()
+    run_service.gate.set()
     await forgotten(alive)
 
 

@@ -8,7 +8,7 @@ import contract
 import msgspec
 import openapi_spec_validator
 import pytest
-from api_cases import BEARER, GOING_ON, IMAGE, OVER, TOKEN, Ask, FakeDispatch, State, app, ask, dispatch, state
+from api_cases import BEARER, GOING_ON, IMAGE, OVER, TOKEN, Ask, FakeRunService, State, app, ask, run_service, state
 from fakes import grant
 
 from docs import as_pattern, routes, statuses
@@ -18,7 +18,7 @@ from qmaster.auth.throttle import BURST
 from qmaster.auth.tokens import SCOPES
 from qmaster.models import requests
 
-__all__ = ["app", "ask", "dispatch", "state"]  # the fixtures
+__all__ = ["app", "ask", "run_service", "state"]  # the fixtures
 
 Json = dict[str, Any]
 
@@ -103,12 +103,12 @@ def test_only_the_page_the_probes_and_the_document_are_open() -> None:
 
 
 @pytest.mark.gen_test
-async def test_the_scopes_are_those_of_the_handlers(ask: Ask, dispatch: FakeDispatch, state: State) -> None:
+async def test_the_scopes_are_those_of_the_handlers(ask: Ask, run_service: FakeRunService, state: State) -> None:
     """Beside each call stands what its token needs."""
     needs = {path: operation["security"][0]["bearer"][0] for path, _, operation in OPERATIONS if operation["security"]}
     assert {path for path, scope in needs.items() if scope == "root"} == {"/nodes", "/metrics"}
     state.auth.replace([grant(scope, scopes=frozenset({scope})) for scope in SCOPES])
-    dispatch.views = [OVER]
+    run_service.views = [OVER]
     for path, method, _ in [one for one in OPERATIONS if one[0] in needs]:
         for scope in SCOPES:
             if path in STREAMS and scope == needs[path]:
@@ -143,23 +143,23 @@ def test_each_example_is_of_its_schema() -> None:
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("path", ["/run", "/start", "/stop"])
-async def test_each_body_is_taken(ask: Ask, dispatch: FakeDispatch, path: str) -> None:
+async def test_each_body_is_taken(ask: Ask, run_service: FakeRunService, path: str) -> None:
     """By the real handlers; with the token in the header, and in the body. The answers are described."""
-    dispatch.views = [OVER]
+    run_service.views = [OVER]
     examples = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
     for example in examples.values():
         for body, headers in ((example["value"], BEARER), ({**example["value"], "token": TOKEN}, {})):
             answer = await ask("POST", path, body, headers)
             assert answer.code == 200, answer.body
             contract.check_answer(path, "post", 200, answer.headers, answer.body)
-    assert len(dispatch.calls) >= 2 * len(examples)
+    assert len(run_service.calls) >= 2 * len(examples)
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("path", READS)
-async def test_each_query_is_taken(ask: Ask, dispatch: FakeDispatch, path: str) -> None:
+async def test_each_query_is_taken(ask: Ask, run_service: FakeRunService, path: str) -> None:
     """With the examples of all its parameters; the answers are described."""
-    dispatch.views = [OVER]
+    run_service.views = [OVER]
     query = []
     for parameter in map(contract.resolved, DOCUMENT["paths"][path]["get"].get("parameters", ())):
         if parameter["in"] == "query" and "example" in parameter:
@@ -172,9 +172,9 @@ async def test_each_query_is_taken(ask: Ask, dispatch: FakeDispatch, path: str) 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("path", READS)
-async def test_head_is_answered_as_get(ask: Ask, dispatch: FakeDispatch, path: str) -> None:
+async def test_head_is_answered_as_get(ask: Ask, run_service: FakeRunService, path: str) -> None:
     """The same status and headers, and no body, as what watches a page or a probe asks (RFC 9110, 9.3.2)."""
-    dispatch.views = [OVER]
+    run_service.views = [OVER]
     place = path.replace("{id}", "nap").replace("{file}", "style.css")
     get, head = await ask("GET", place), await ask("HEAD", place)
     varying = ("X-Request-Id", "Date")
@@ -198,14 +198,14 @@ def test_each_flag_is_described_with_all_of_its_words() -> None:
 
 
 @pytest.mark.gen_test
-async def test_other_answers_are_described_too(ask: Ask, dispatch: FakeDispatch, state: State) -> None:
+async def test_other_answers_are_described_too(ask: Ask, run_service: FakeRunService, state: State) -> None:
     """202 and a replayed one; every error of a run, with its headers; a probe that is not well."""
-    dispatch.views, dispatch.replays = [GOING_ON], True
+    run_service.views, run_service.replays = [GOING_ON], True
     answer = await ask("POST", "/run", {**IMAGE, "wait": 0}, {**BEARER, "Idempotency-Key": "one"})
     assert (answer.code, answer.headers["Idempotency-Replayed"]) == (202, "true")
     contract.check_answer("/run", "post", answer.code, answer.headers, answer.body)
     for kind in (errors.Conflict, errors.KeyReused, errors.EngineRefused, errors.EngineAway, errors.JournalUnwritable):
-        dispatch.error = kind("why")
+        run_service.error = kind("why")
         answer = await ask("POST", "/run", IMAGE)
         assert answer.code == kind.status
         contract.check_answer("/run", "post", answer.code, answer.headers, answer.body)

@@ -11,8 +11,8 @@ from fakes import until
 from structlog.testing import capture_logs
 
 from qmaster.auth import tokenfile
-from qmaster.auth.tokenfile import MAX_SIZE, Keyring
-from qmaster.auth.tokens import Grant, digest
+from qmaster.auth.tokenfile import MAX_SIZE, TokenFile
+from qmaster.auth.tokens import TokenPolicy, digest
 from qmaster.errors import ConfigError
 
 pytestmark = pytest.mark.gen_test
@@ -46,10 +46,10 @@ class Told:
 
     def __init__(self, path: Path) -> None:
         self.names: list[list[str]] = []
-        self.keyring = Keyring(path, {ROOT}, self._take)
-        self.last: Sequence[Grant] = ()
+        self.token_file = TokenFile(path, {ROOT}, self._take)
+        self.last: Sequence[TokenPolicy] = ()
 
-    def _take(self, grants: Sequence[Grant]) -> None:
+    def _take(self, grants: Sequence[TokenPolicy]) -> None:
         self.names.append([grant.name for grant in grants])
         self.last = grants
 
@@ -66,8 +66,8 @@ def path(tmp_path: Path) -> Path:
 async def watching(path: Path) -> AsyncIterator[Told]:
     """A keyring that has read the file, and looks at it."""
     told = Told(path)
-    told.keyring.load()
-    task = asyncio.create_task(told.keyring.run())
+    told.token_file.load()
+    task = asyncio.create_task(told.token_file.run())
     try:
         yield told
         assert not task.done()
@@ -82,7 +82,7 @@ async def test_it_is_read_at_the_start(path: Path) -> None:
     """And the log says whose tokens there are; never a digest."""
     told = Told(path)
     with capture_logs() as logs:
-        told.keyring.load()
+        told.token_file.load()
     assert told.names == [["alice"]]
     assert logs == [{"event": "tokens", "log_level": "info", "names": ["alice"]}]
 
@@ -101,7 +101,7 @@ async def test_one_that_is_wrong_at_the_start_ends_it(path: Path, content: str |
     """There is no last good one to keep."""
     put(path, content)
     with pytest.raises(ConfigError) as caught:
-        Told(path).keyring.load()
+        Told(path).token_file.load()
     assert str(caught.value).startswith("--tokens-file: " + says.format(path=path))
 
 
@@ -111,7 +111,7 @@ async def test_a_file_is_a_file(path: Path, make: Callable[[Path], None]) -> Non
     put(path, None)
     make(path)
     with pytest.raises(ConfigError, match="it is not a file"):
-        Told(path).keyring.load()
+        Told(path).token_file.load()
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o644, False), (0o664, True), (0o602, True)])
@@ -119,7 +119,7 @@ async def test_who_could_write_it_is_warned_of(path: Path, mode: int, warns: boo
     """They could give themselves a token; who reads it has digests alone."""
     os.chmod(path, mode)
     with capture_logs() as logs:
-        Told(path).keyring.load()
+        Told(path).token_file.load()
     assert ([line["mode"] for line in logs if line["event"] == "tokens_file_writable_by_others"] != []) is warns
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmaster.auth import policy
-from qmaster.auth.tokens import SCOPES, Grant
+from qmaster.auth.tokens import SCOPES, TokenPolicy
 from qmaster.errors import BadRequest, Forbidden
 from qmaster.models.images import Reference
 from qmaster.models.patterns import Pattern
@@ -19,7 +19,7 @@ D1 = "sha256:" + "1" * 64
 MEMORY = 250  # MiB, of a run that names none
 
 
-def allow(request: RunRequest, by: Grant | None = None, registries: frozenset[str] = frozenset()) -> RunRequest:
+def allow(request: RunRequest, by: TokenPolicy | None = None, registries: frozenset[str] = frozenset()) -> RunRequest:
     return policy.allow(request, by, registries, MEMORY)
 
 
@@ -247,7 +247,7 @@ everybody = pytest.mark.parametrize("by", [None, grant()], ids=["root", "alice"]
         "registry.example.com-evil/app",
     ],
 )
-def test_an_image_is_of_a_registry_that_is_allowed(image: str, by: Grant | None) -> None:
+def test_an_image_is_of_a_registry_that_is_allowed(image: str, by: TokenPolicy | None) -> None:
     """Also for the root token."""
     with pytest.raises(Forbidden, match=r"^--registries: images from '.*' are not run here$"):
         allow(run(image=image), by, frozenset({"registry.example.com"}))
@@ -255,7 +255,7 @@ def test_an_image_is_of_a_registry_that_is_allowed(image: str, by: Grant | None)
 
 
 @everybody
-def test_a_registry_is_written_in_lower_case(by: Grant | None) -> None:
+def test_a_registry_is_written_in_lower_case(by: TokenPolicy | None) -> None:
     """What is wrong is said: it is one that is allowed."""
     with pytest.raises(Forbidden, match=r"^images: write the registry in lower case$"):
         allow(run(image="REGISTRY.example.com/app"), by, frozenset({"registry.example.com"}))

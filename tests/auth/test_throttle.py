@@ -3,7 +3,7 @@
 import pytest
 
 from qmaster.auth import throttle
-from qmaster.auth.throttle import BURST, REGAINED_IN, Throttle
+from qmaster.auth.throttle import BURST, REGAINED_IN, RateLimiter
 from qmaster.errors import TooManyWrongTokens
 
 
@@ -19,18 +19,18 @@ def clock() -> Clock:
     return Clock()
 
 
-def failures(made: Throttle, address: str, times: int) -> list[bool]:
+def failures(made: RateLimiter, address: str, times: int) -> list[bool]:
     return [made.fail(address) for _ in range(times)]
 
 
 def test_a_burst_is_let_through_and_no_more(clock: Clock) -> None:
     """The attempts after it are too many."""
-    assert failures(Throttle(clock), "10.0.0.1", BURST + 3) == [False] * BURST + [True] * 3
+    assert failures(RateLimiter(clock), "10.0.0.1", BURST + 3) == [False] * BURST + [True] * 3
 
 
 def test_attempts_come_back_one_by_one(clock: Clock) -> None:
     """Also for who goes on trying meanwhile; never more than a burst."""
-    made = Throttle(clock)
+    made = RateLimiter(clock)
     failures(made, "10.0.0.1", BURST)
     clock.now += REGAINED_IN / 2
     assert made.fail("10.0.0.1")
@@ -47,7 +47,7 @@ def test_who_is_told_to_come_back_may_do_so_then() -> None:
 
 def test_addresses_are_apart(clock: Clock) -> None:
     """One does not use up another's."""
-    made = Throttle(clock)
+    made = RateLimiter(clock)
     failures(made, "10.0.0.1", BURST + 1)
     assert not made.fail("10.0.0.2")
 
@@ -67,7 +67,7 @@ def test_addresses_are_apart(clock: Clock) -> None:
 )
 def test_what_one_caller_may_have_counts_as_one(clock: Clock, one: str, other: str, same: bool) -> None:
     """Of IPv6 that is a /64."""
-    made = Throttle(clock)
+    made = RateLimiter(clock)
     failures(made, one, BURST)
     assert made.fail(other) is same
 
@@ -75,7 +75,7 @@ def test_what_one_caller_may_have_counts_as_one(clock: Clock, one: str, other: s
 def test_it_keeps_so_many_addresses(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """And forgets the one that it has not heard of for the longest time."""
     monkeypatch.setattr(throttle, "MAX_ADDRESSES", 3)
-    made = Throttle(clock)
+    made = RateLimiter(clock)
     for address in ("1", "2", "3", "1", "4"):
         failures(made, address, BURST + 1)
     assert len(made._left) == 3

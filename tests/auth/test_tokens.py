@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from qmaster.auth import tokens
-from qmaster.auth.tokens import SCOPES, Grant, digest
+from qmaster.auth.tokens import SCOPES, TokenPolicy, digest
 from qmaster.errors import ConfigError
 from qmaster.models.patterns import Pattern
 
@@ -61,7 +61,7 @@ def test_a_string_has_a_length(line: str, limit: int) -> None:
 def test_a_table_is_what_a_token_may_do() -> None:
     """Every key; of the token only its digest."""
     alice, bob = tokens.read(WHOLE.encode())
-    assert alice == Grant(
+    assert alice == TokenPolicy(
         name="alice",
         digest=bytes.fromhex(SHA),
         scopes=frozenset(SCOPES),

@@ -19,11 +19,11 @@ from tornado.netutil import bind_sockets
 
 from bench.child import obey
 from bench.frames import frame
-from qmaster.api.routes import Parts, make_app
+from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator
-from qmaster.events.broker import Hub, News, Tags
+from qmaster.events.broker import Broker, News, Tags
 from qmaster.events.journal import Journal
-from qmaster.events.stream import Feed
+from qmaster.events.stream import EventStream
 from qmaster.runs.reconciler import Reconciler, now_text
 from qmaster.server import log
 
@@ -38,13 +38,13 @@ class Stage:
     """The verbs."""
 
     def __init__(self, folder: Path) -> None:
-        self._hub = Hub()
+        self._broker = Broker()
         self._journal = Journal(folder, 100_000, 30)
         nobody = cast(Any, None)
-        self._reconciler = Reconciler(nobody, nobody, self._journal, self._hub.publish)
-        self._feed = Feed(
+        self._reconciler = Reconciler(nobody, nobody, self._journal, self._broker.publish)
+        self._event_stream = EventStream(
             self._journal,
-            self._hub,
+            self._broker,
             lambda: self._reconciler.position,
             lambda wants: ([], []),
             now_text,
@@ -56,7 +56,7 @@ class Stage:
         await self._journal.open()
         await self._reconciler.load()
         nobody = cast(Any, None)
-        parts = Parts(Authenticator(TOKEN), nobody, self._feed, self._hub, nobody, lambda: None, nobody)
+        parts = AppState(Authenticator(TOKEN), nobody, self._event_stream, self._broker, nobody, lambda: None, nobody)
         server = HTTPServer(make_app(parts))
         (listener,) = bind_sockets(0, ADDRESS)
         server.add_sockets([listener])
@@ -66,7 +66,7 @@ class Stage:
         """So many frames, with a pause after each; without one, all in one turn of the loop."""
         news = [News(frame(number, size), TAGS, next(self._numbers)) for number in range(frames)]
         for some in [[one] for one in news] if pause else [news]:
-            self._hub.publish(some)
+            self._broker.publish(some)
             await asyncio.sleep(pause)
 
     async def live(self, services: int, times: int) -> int:

@@ -17,7 +17,7 @@ from qmaster.cli.commands import COMMANDS
 from qmaster.cli.errors import ClientError, Lost, Refused, Unreachable
 from qmaster.cli.events import SseParser
 from qmaster.cli.output import Line, Seen, parse
-from qmaster.cli.retry import Patience
+from qmaster.cli.retry import RetryPolicy
 from qmaster.models.requests import RunRequest
 
 NOW = datetime(2026, 11, 22, 20, 30, 3, tzinfo=UTC)
@@ -105,7 +105,7 @@ def test_frames_come_out_however_the_stream_is_cut(sizes: list[int]) -> None:
     stream = 'event: hello\ndata: {"a":1}\n\nid: x:1\nevent: io.qmaster.node.up\ndata: {"b":"€: ü"}\n\n'.encode()
     parser, frames = SseParser(), []
     for size in [*sizes, len(stream)]:
-        frames += parser.feed(stream[:size])
+        frames += parser.event_stream(stream[:size])
         stream = stream[size:]
     assert frames == [("", "hello", {"a": 1}), ("x:1", "io.qmaster.node.up", {"b": "€: ü"})]
 
@@ -171,14 +171,14 @@ class Waiting:
     def __init__(self) -> None:
         self.now = 1000.0
         self.said: list[str] = []
-        self.patience = Patience(self.said.append, lambda: self.now, self._pause)
+        self.retry_policy = RetryPolicy(self.said.append, lambda: self.now, self._pause)
 
     async def _pause(self, seconds: float) -> None:
         assert 0 < seconds <= patience_module.LONGEST_PAUSE
 
     def bear(self, error: ClientError, after: float = 0, *, said: bool = False) -> None:
         self.now += after
-        asyncio.run(self.patience.bear(error, said))
+        asyncio.run(self.retry_policy.bear(error, said))
 
 
 def test_a_server_that_never_answered_is_not_waited_for() -> None:
@@ -190,7 +190,7 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
 def test_a_refusal_is_not_waited_for_unless_it_passes() -> None:
     """429 and 503 do; 404 does not."""
     waiting = Waiting()
-    waiting.patience.met()
+    waiting.retry_policy.met()
     for status in (429, 503):
         waiting.bear(Refused("x", status))
     with pytest.raises(Refused):
@@ -200,15 +200,15 @@ def test_a_refusal_is_not_waited_for_unless_it_passes() -> None:
 def test_an_absence_is_told_after_a_while_and_given_up_in_the_end() -> None:
     """Once; and its end, if it was told."""
     waiting = Waiting()
-    waiting.patience.met()
+    waiting.retry_policy.met()
     waiting.bear(Lost("it broke"))
-    waiting.patience.met()
+    waiting.retry_policy.met()
     assert waiting.said == []
     waiting.bear(Lost("it broke"))
     for _ in range(3):
         waiting.bear(Lost("it broke"), after=patience_module.QUIET_FOR + 1)
     assert waiting.said == ["it broke; trying again"]
-    waiting.patience.met()
+    waiting.retry_policy.met()
     assert waiting.said == ["it broke; trying again", "the server is back"]
     waiting.bear(Lost("it broke"))
     with pytest.raises(Lost):
@@ -218,8 +218,8 @@ def test_an_absence_is_told_after_a_while_and_given_up_in_the_end() -> None:
 def test_what_the_server_told_is_not_told_again() -> None:
     """But that it is back is."""
     waiting = Waiting()
-    waiting.patience.met()
+    waiting.retry_policy.met()
     waiting.bear(Lost("it broke"), said=True)
     waiting.bear(Lost("it broke"), after=patience_module.QUIET_FOR + 1)
-    waiting.patience.met()
+    waiting.retry_policy.met()
     assert waiting.said == ["the server is back"]

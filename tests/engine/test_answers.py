@@ -31,7 +31,7 @@ def fed(said: bytes, size: int = 10**9) -> Answer | None:
     incoming, answer = Incoming(), None
     for at in range(0, len(said), size):
         assert answer is None, "it was whole before"
-        answer = incoming.feed(said[at : at + size])
+        answer = incoming.event_stream(said[at : at + size])
     return answer
 
 
@@ -53,7 +53,7 @@ def test_an_answer_that_is_cut_off_is_none(said: bytes) -> None:
     """Wherever that is."""
     for size in range(len(said)):
         incoming = Incoming()
-        assert incoming.feed(said[:size]) is None
+        assert incoming.event_stream(said[:size]) is None
         with pytest.raises(EOFError):
             incoming.end()
 
@@ -61,7 +61,7 @@ def test_an_answer_that_is_cut_off_is_none(said: bytes) -> None:
 def test_without_a_length_the_end_is_the_connections() -> None:
     """So nothing more comes on it."""
     incoming = Incoming()
-    assert [incoming.feed(bytes([byte])) for byte in ENDLESS] == [None] * len(ENDLESS)
+    assert [incoming.event_stream(bytes([byte])) for byte in ENDLESS] == [None] * len(ENDLESS)
     assert incoming.end() == Answer(201, {}, BODY, is_last=True)
 
 
@@ -150,7 +150,7 @@ def test_nonsense_is_an_error_or_waited_for(nonsense: bytes, size: int) -> None:
         incoming = Incoming()
         try:
             for at in range(0, len(said), size):
-                if incoming.feed(said[at : at + size]):
+                if incoming.event_stream(said[at : at + size]):
                     break
             else:
                 incoming.end()

@@ -17,14 +17,14 @@ def test_a_body_may_be_cut_anywhere(chunks: list[bytes], size: int, extension: b
     got = b""
     for at in range(0, len(coded), size):
         assert not coding.done or coded[at:].strip() == b""
-        got += coding.feed(coded[at : at + size])
+        got += coding.event_stream(coded[at : at + size])
     assert (got, coding.done) == (b"".join(chunks), True)
 
 
 def test_a_body_that_is_cut_off_is_not_done() -> None:
     """Though a chunk has just ended."""
     coding = Chunked()
-    assert coding.feed(b"3\r\nabc\r\n") == b"abc"
+    assert coding.event_stream(b"3\r\nabc\r\n") == b"abc"
     assert not coding.done
 
 
@@ -32,9 +32,9 @@ def test_a_body_that_is_cut_off_is_not_done() -> None:
 def test_the_end_is_behind_the_trailers(trailers: bytes) -> None:
     """What is left on the connection would be taken for the beginning of the next answer."""
     coding = Chunked()
-    assert coding.feed(b"3\r\nabc\r\n0\r\n" + trailers + b"\r") == b"abc"
+    assert coding.event_stream(b"3\r\nabc\r\n0\r\n" + trailers + b"\r") == b"abc"
     assert not coding.done
-    assert coding.feed(b"\nHTTP") == b""
+    assert coding.event_stream(b"\nHTTP") == b""
     assert (coding.done, coding.rest) == (True, b"HTTP")
 
 
@@ -55,4 +55,4 @@ def test_the_end_is_behind_the_trailers(trailers: bytes) -> None:
 def test_what_is_not_coded_so_is_an_error(data: bytes) -> None:
     """A size that is none, one that is wrong, and one without end."""
     with pytest.raises(ValueError):  # noqa: PT011 - its words are for nobody
-        Chunked().feed(data)
+        Chunked().event_stream(data)

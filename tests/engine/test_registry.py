@@ -90,7 +90,7 @@ def test_credentials_are_not_kept_on_disk(engine: Engine, registry: Registry, se
 # A thousand runs
 
 
-class Recorder:
+class ResultCollector:
     """A relay in front of an engine that notes which credentials each service was created with, by its name."""
 
     def __init__(self, path: Path, engine: Engine) -> None:
@@ -136,19 +136,19 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(bed: Bed, engine: Engine) -> Iterator[Recorder]:
+def collector(bed: Bed, engine: Engine) -> Iterator[ResultCollector]:
     path = bed.root / "recorder.sock"
-    recorder = Recorder(path, engine)
-    yield recorder
-    recorder.close()
+    collector = ResultCollector(path, engine)
+    yield collector
+    collector.close()
     path.unlink()
 
 
 def test_a_thousand_runs_of_two_users_do_not_mix(
-    engine: Engine, registry: Registry, recorder: Recorder, start_server: StartServer
+    engine: Engine, registry: Registry, collector: ResultCollector, start_server: StartServer
 ) -> None:
     """Each service is created with the credentials of its own call, and the registry is asked once for each user."""
-    server = start_server(recorder.host)
+    server = start_server(collector.host)
     image = registry.push(engine, name="thousand:1")
     before = registry.count("HEAD /v2/private/thousand/manifests/1")
 
@@ -165,7 +165,7 @@ def test_a_thousand_runs_of_two_users_do_not_mix(
     assert Counter(reply.status for _, reply in replies) == {200: 1000}
     passwords = {user.username: user.password for user in (registry.alice, registry.bob)}
     expected = sorted((name, f"{name.split('-')[0]}:{passwords[name.split('-')[0]]}") for name, _ in replies)
-    assert sorted(recorder.seen) == expected
+    assert sorted(collector.seen) == expected
     assert registry.count("HEAD /v2/private/thousand/manifests/1") - before == 2
 
 

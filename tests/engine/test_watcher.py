@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from testbed import eventually
 
 from qmaster.engine import watcher
-from qmaster.engine.watcher import Hint, Watcher
+from qmaster.engine.watcher import Change, Watcher
 
 END = None
 
@@ -19,13 +19,13 @@ END = None
 class Stream:
     """An event stream that gives what is put into it; an error is raised, END ends it."""
 
-    def __init__(self, *given: Hint | Exception | None) -> None:
-        self._given: queue.Queue[Hint | Exception | None] = queue.Queue()
+    def __init__(self, *given: Change | Exception | None) -> None:
+        self._given: queue.Queue[Change | Exception | None] = queue.Queue()
         self.closed = threading.Event()
         for each in given:
             self._given.put(each)
 
-    def __iter__(self) -> Iterator[Hint]:
+    def __iter__(self) -> Iterator[Change]:
         while (given := self._given.get()) is not END:
             if isinstance(given, Exception):
                 raise given
@@ -40,7 +40,7 @@ class Watched:
     """A watcher on those streams, opened one after the other; then on one that says nothing."""
 
     def __init__(self, *streams: Stream | Exception) -> None:
-        self.hints: list[Hint] = []
+        self.hints: list[Change] = []
         self.opened = 0
         self.quiet = Stream()
         self._streams = iter([*streams, self.quiet])
@@ -54,7 +54,7 @@ class Watched:
         return stream
 
 
-RELIST, SERVICE, GONE = Hint("relist"), Hint("service", "s1", 5.0), Hint("service", "s2", 6.0, True)
+RELIST, SERVICE, GONE = Change("relist"), Change("service", "s1", 5.0), Change("service", "s2", 6.0, True)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from stream_cases import EPOCH, Journal, Pipe, Stream
 from qmaster.errors import JournalUnwritable
 from qmaster.events.broker import Filter, Subscriber
 from qmaster.events.journal import StoredFact
-from qmaster.events.stream import Feed, Since
+from qmaster.events.stream import EventStream, Since
 from qmaster.events.unsent import Unsent
 
 pytestmark = pytest.mark.gen_test
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.gen_test
 async def test_without_a_cursor_there_is_a_snapshot() -> None:
     """hello, snapshot, and from then on what is live."""
     stream = Stream(Journal(7))
-    await stream.feed.bring_up(stream.subscriber, None)
+    await stream.event_stream.bring_up(stream.subscriber, None)
     stream.publish()
     assert stream.kinds() == ["hello", "snapshot", "event"]
-    assert stream.hub.sent == 3
+    assert stream.broker.sent == 3
     assert stream.pipe.frames[0]["cursor"] == stream.pipe.frames[1]["cursor"] == f"{EPOCH}:7"
     assert stream.ids() == [8]
 
@@ -28,7 +28,7 @@ async def test_without_a_cursor_there_is_a_snapshot() -> None:
 async def test_with_a_cursor_there_is_what_was_missed() -> None:
     """Page by page, and then what is live."""
     stream = Stream(Journal(500))
-    await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 3))
+    await stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, 3))
     stream.publish()
     assert stream.ids() == list(range(4, 502))
     assert "snapshot" not in stream.kinds()
@@ -37,7 +37,7 @@ async def test_with_a_cursor_there_is_what_was_missed() -> None:
 async def test_what_comes_during_the_replay_comes_once() -> None:
     """No hole and no repetition between the journal and the live stream."""
     stream = Stream(Journal(450))
-    replay = asyncio.create_task(stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0)))
+    replay = asyncio.create_task(stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, 0)))
     for _ in range(50):
         stream.publish()
         await asyncio.sleep(0)
@@ -58,7 +58,7 @@ async def test_what_comes_during_the_replay_comes_once() -> None:
 async def test_what_cannot_be_resumed_is_a_gap(since: Since, reason: str) -> None:
     """That says why, from where and to where, and a snapshot."""
     stream = Stream(Journal(200, oldest=100))
-    await stream.feed.bring_up(stream.subscriber, since)
+    await stream.event_stream.bring_up(stream.subscriber, since)
     assert stream.kinds() == ["hello", "gap", "snapshot"]
     gap = {"type": "gap", "reason": reason, "from": f"{since.epoch}:{since.sequence}", "to": f"{EPOCH}:200"}
     assert stream.pipe.frames[1] == gap
@@ -68,16 +68,16 @@ async def test_what_cannot_be_resumed_is_a_gap(since: Since, reason: str) -> Non
 async def test_the_oldest_and_the_newest_can_be_resumed(sequence: int) -> None:
     """The last that is kept no longer, and the last of all."""
     stream = Stream(Journal(200, oldest=100))
-    await stream.feed.bring_up(stream.subscriber, Since(EPOCH, sequence))
+    await stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, sequence))
     assert stream.ids() == list(range(sequence + 1, 201))
-    assert len(stream.hub) == 1
+    assert len(stream.broker) == 1
 
 
 @pytest.mark.parametrize("wants", [Filter(service="s2"), Filter(labels=frozenset({"of=s2"}))])
 async def test_a_filter_narrows_the_replay(wants: Filter) -> None:
     """As it does the live stream."""
     stream = Stream(Journal(10), wants)
-    await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0))
+    await stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, 0))
     for _ in range(4):
         stream.publish()
     assert stream.ids() == [2, 4, 6, 8, 10, 12, 14]
@@ -86,11 +86,11 @@ async def test_a_filter_narrows_the_replay(wants: Filter) -> None:
 async def test_a_heartbeat_says_where_the_stream_stands() -> None:
     """And since when it may be behind."""
     stream = Stream(Journal(3), Filter(service="nothing"))
-    await stream.feed.bring_up(stream.subscriber, None)
+    await stream.event_stream.bring_up(stream.subscriber, None)
     stream.publish()
-    stream.feed.beat()
+    stream.event_stream.beat()
     stream.stale = "then"
-    stream.feed.beat()
+    stream.event_stream.beat()
     beat = {"type": "heartbeat", "cursor": f"{EPOCH}:4", "time": "now"}
     assert stream.pipe.frames[2:] == [beat, {**beat, "stale_since": "then"}]
 
@@ -100,8 +100,8 @@ async def test_a_snapshot_needs_the_journal_read() -> None:
     stream = Stream(Journal(3))
     stream.read = False
     with pytest.raises(JournalUnwritable):
-        await stream.feed.bring_up(stream.subscriber, None)
-    assert len(stream.hub) == 0
+        await stream.event_stream.bring_up(stream.subscriber, None)
+    assert len(stream.broker) == 0
 
 
 async def test_a_snapshot_is_made_once_for_many() -> None:
@@ -109,10 +109,10 @@ async def test_a_snapshot_is_made_once_for_many() -> None:
     stream = Stream(Journal(3))
     for wants in (Filter(), Filter(), Filter(service="s1"), Filter(service="s1")):
         subscriber = Subscriber(stream.pipe, "sse", wants, lambda: None)
-        await stream.feed.bring_up(subscriber, None)
+        await stream.event_stream.bring_up(subscriber, None)
     assert stream.made == 2
     stream.publish()
-    await stream.feed.bring_up(stream.subscriber, None)
+    await stream.event_stream.bring_up(stream.subscriber, None)
     assert stream.made == 3
 
 
@@ -126,11 +126,11 @@ async def test_a_reader_that_pruning_overtakes_is_told() -> None:
         return await Journal.facts(stream.journal, after, limit, owner)
 
     stream.journal.facts = late  # type: ignore[method-assign]
-    await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0))
+    await stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, 0))
     assert stream.ids() == list(range(1, 201))
     assert stream.kinds()[201:] == ["gap", "snapshot"]
     assert stream.pipe.frames[201]["reason"] == "cursor_expired"
-    assert len(stream.hub) == 1
+    assert len(stream.broker) == 1
 
 
 async def test_a_journal_that_cannot_be_read_is_said() -> None:
@@ -138,24 +138,24 @@ async def test_a_journal_that_cannot_be_read_is_said() -> None:
     stream = Stream(Journal(3))
     stream.journal.broken = True
     with pytest.raises(JournalUnwritable):
-        await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0))
-    assert len(stream.hub) == 0
+        await stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, 0))
+    assert len(stream.broker) == 0
 
 
 async def test_who_is_gone_is_not_brought_up() -> None:
     """Nothing is read for nobody."""
     stream = Stream(Journal(1000))
     stream.subscriber.gone = True
-    await stream.feed.bring_up(stream.subscriber, Since(EPOCH, 0))
-    assert (stream.pipe.frames, len(stream.hub)) == ([], 0)
+    await stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, 0))
+    assert (stream.pipe.frames, len(stream.broker)) == ([], 0)
 
 
 async def test_unread_snapshots_hold_up_their_own_token_alone() -> None:
     """Another's comes at once; the token's own next one when there is room again."""
     stream, taken = Stream(Journal(3)), asyncio.get_running_loop().create_future()
     stuck, mine, others = Pipe(), Pipe(), Pipe()
-    stream.feed = Feed(
-        stream.journal, stream.hub, lambda: stream.journal.position, stream._snapshot, lambda: "now", lambda: None,
+    stream.event_stream = EventStream(
+        stream.journal, stream.broker, lambda: stream.journal.position, stream._snapshot, lambda: "now", lambda: None,
         Unsent(most=1),
     )  # fmt: skip
     write = stuck.write
@@ -168,7 +168,7 @@ async def test_unread_snapshots_hold_up_their_own_token_alone() -> None:
     tasks = []
     for pipe, service, owner in wants:
         subscriber = Subscriber(pipe, "sse", Filter(service=service, owner=owner), lambda: None)
-        tasks.append(asyncio.create_task(stream.feed.bring_up(subscriber, None)))
+        tasks.append(asyncio.create_task(stream.event_stream.bring_up(subscriber, None)))
         await asyncio.sleep(0.01)
     assert [len(pipe.frames) for pipe in (mine, others)] == [1, 2]
     taken.set_result(None)

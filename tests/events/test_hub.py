@@ -9,8 +9,8 @@ from qmaster.events.broker import (
     MAX_BEHIND_BYTES,
     MAX_BEHIND_FRAMES,
     MAX_BYTES,
+    Broker,
     Filter,
-    Hub,
     News,
     Subscriber,
     Tags,
@@ -70,7 +70,7 @@ def frame(number: int, size: int = 0) -> Frame:
 
 async def test_who_keeps_up_gets_each_frame_at_once() -> None:
     """As it is encoded for its wire: the very same bytes for all."""
-    everyone, readers = Hub(), [Reader(), Reader(), Reader("sse")]
+    everyone, readers = Broker(), [Reader(), Reader(), Reader("sse")]
     for reader in readers:
         everyone.join(reader.subscriber)
     sent = [frame(number) for number in range(1, 4)]
@@ -83,7 +83,7 @@ async def test_who_keeps_up_gets_each_frame_at_once() -> None:
 
 async def test_what_comes_together_leaves_together() -> None:
     """In parcels of some size, in order: each reader gets what it wants of them, and nothing that it has read."""
-    everyone = Hub()
+    everyone = Broker()
     whole, other, late = Reader(), Reader(wants=Filter(service="another")), Reader()
     late.subscriber.after = 2
     for reader in (whole, other, late):
@@ -102,7 +102,7 @@ async def test_many_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> Non
     """The loop does other work in between; what comes meanwhile goes out together, after all before it."""
     monkeypatch.setattr(broker, "SLICE", 0.0)
     monkeypatch.setattr(broker, "FEW", 0)
-    everyone, readers = Hub(), [Reader() for _ in range(3 * broker.AT_ONCE)]
+    everyone, readers = Broker(), [Reader() for _ in range(3 * broker.AT_ONCE)]
     for reader in readers:
         everyone.join(reader.subscriber)
     sent = [frame(number) for number in range(1, 5)]
@@ -139,7 +139,7 @@ async def test_who_takes_all_at_once_is_not_waited_for() -> None:
 
 async def test_frames_are_counted_for_each_reader() -> None:
     """Events that a filter lets through, and what all get."""
-    everyone, readers = Hub(), [Reader(), Reader(wants=Filter(service="another"))]
+    everyone, readers = Broker(), [Reader(), Reader(wants=Filter(service="another"))]
     for reader in readers:
         everyone.join(reader.subscriber)
     everyone.publish([News(frame(1), ANY, 1)])
@@ -173,7 +173,7 @@ async def test_who_is_behind_for_too_long_is_cut(monkeypatch: pytest.MonkeyPatch
     """By frames or bytes, for five seconds; what waited is let go."""
     now = [100.0]
     monkeypatch.setattr("qmaster.events.broker.time.monotonic", lambda: now[0])
-    everyone, reader = Hub(), Reader()
+    everyone, reader = Broker(), Reader()
     everyone.join(reader.subscriber)
     reader.pipe.stuck = True
     for number in range(1, count + 1):
@@ -218,7 +218,7 @@ async def test_who_is_far_behind_is_cut_at_once() -> None:
 
 async def test_who_has_left_is_forgotten() -> None:
     """A closed pipe, found when it is written to, and one that fails later."""
-    everyone, closed, failing = Hub(), Reader(), Reader()
+    everyone, closed, failing = Broker(), Reader(), Reader()
     for reader in (closed, failing):
         everyone.join(reader.subscriber)
     closed.pipe.closed, failing.pipe.stuck = True, True
@@ -231,7 +231,7 @@ async def test_who_has_left_is_forgotten() -> None:
 
 async def test_a_mistake_of_ours_ends_one_round_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes next is sent."""
-    everyone, broken, other = Hub(), Reader(), Reader()
+    everyone, broken, other = Broker(), Reader(), Reader()
     monkeypatch.setattr(broken.pipe, "write", lambda data: 1 // 0)
     everyone.join(broken.subscriber)
     with pytest.raises(ZeroDivisionError):
@@ -244,7 +244,7 @@ async def test_a_mistake_of_ours_ends_one_round_alone(monkeypatch: pytest.Monkey
 
 async def test_what_was_replayed_is_not_sent_again() -> None:
     """A subscriber is given what is newer than it has read."""
-    everyone, reader = Hub(), Reader()
+    everyone, reader = Broker(), Reader()
     reader.subscriber.after = 5
     everyone.join(reader.subscriber)
     for number in (4, 5, 6):

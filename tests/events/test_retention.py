@@ -11,10 +11,10 @@ import pytest
 
 from qmaster.events import journal as room
 from qmaster.events import retention, store
-from qmaster.events.broker import Filter, Hub, Subscriber
+from qmaster.events.broker import Broker, Filter, Subscriber
 from qmaster.events.journal import Journal, NewFact, Record
 from qmaster.events.store import FILE
-from qmaster.events.stream import Feed, Since
+from qmaster.events.stream import EventStream, Since
 
 unit = pytest.mark.gen_test(timeout=60)
 MIB = 1024 * 1024
@@ -65,9 +65,11 @@ class Pipe:
 
 async def resumed(journal: Journal, since: int, wants: Filter) -> list[str]:
     """What a subscriber of this filter gets after hello, who comes back with this sequence."""
-    feed = Feed(journal, Hub(), lambda: journal.position, lambda wants: ([], []), lambda: "now", lambda: None)
+    event_stream = EventStream(
+        journal, Broker(), lambda: journal.position, lambda wants: ([], []), lambda: "now", lambda: None
+    )
     pipe = Pipe()
-    await feed.bring_up(Subscriber(pipe, "sse", wants, lambda: None), Since(journal.position.epoch, since))
+    await event_stream.bring_up(Subscriber(pipe, "sse", wants, lambda: None), Since(journal.position.epoch, since))
     return [frame.get("type", "event") for frame in pipe.frames[1:]]
 
 

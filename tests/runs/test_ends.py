@@ -9,7 +9,7 @@ from fakes import CONTAINER_ID, container, node, service, task
 from qmaster.cli import tables
 from qmaster.events import cloudevents
 from qmaster.models.responses import LastExit, Result, Service
-from qmaster.runs.cache import View
+from qmaster.runs.cache import RunCache
 
 Json = dict[str, Any]
 
@@ -22,7 +22,7 @@ RESULT = Result(exit_code=137, stdout="", stderr="", truncated=False, tasks=[])
 
 def boxes(*states: Json, ending: str | None = None, restarts: tuple[int, ...] = ()) -> list[Service]:
     """What is shown of a container that is inspected in these states, one after the other."""
-    view, shown = View(), []
+    view, shown = RunCache(), []
     counts = restarts or (0,) * len(states)
     for seen, (state, count) in enumerate(zip(states, counts, strict=True)):
         view.list_container(container(state=state, RestartCount=count), ending, float(seen))
@@ -52,7 +52,7 @@ def test_a_passing_state_takes_nothing_back(ending: str | None, passing: Json) -
     told, shown = boxes(EXITED, passing, ending=ending)
     assert (told.exit_code, told.finished_at) == (7, END)
     assert end_of(shown) == end_of(told)
-    view = View()
+    view = RunCache()
     view.restore(told, "")
     view.list_container(container(state=passing), ending, 1.0)
     view.vanish(CONTAINER_ID, AGAIN, stopped=ending == "stopped")
@@ -64,7 +64,7 @@ def test_a_passing_state_takes_nothing_back(ending: str | None, passing: Json) -
 def test_an_end_outlives_a_restart_of_quartermaster(known_first: bool) -> None:
     """The journal has it; the engine, asked again, is removing it."""
     told = msgspec.structs.replace(boxes(EXITED)[0], result=RESULT)
-    view = View()
+    view = RunCache()
     if known_first:
         view.restore(told, "")
     view.list_container(container(state={"Status": "removing", "ExitCode": 0}), "stopped", 1.0)
@@ -78,7 +78,7 @@ def test_what_has_ended_is_told_to_be_stopping_by_a_stop_alone() -> None:
     """Somebody else's removal shows as removed; a stop of quartermaster's is to be finished after a restart."""
     removing = {"Status": "removing", "ExitCode": 0}
     assert [view.status for view in boxes(EXITED, removing)] == ["failed", "failed"]
-    view = View()
+    view = RunCache()
     view.restore(boxes(EXITED)[0], "")
     view.list_container(container(state=EXITED), "stopped", 1.0)
     assert view.entries[CONTAINER_ID].shown.status == "stopping"
@@ -101,7 +101,7 @@ def test_a_container_that_was_started_again_has_another_end(then: Json, status: 
 
 def test_the_code_that_was_read_with_the_output_is_the_runs() -> None:
     """The result may come before the end was seen, which is then gone."""
-    view = View()
+    view = RunCache()
     view.list_container(container(), "stopped", 1.0)
     view.show_result(CONTAINER_ID, RESULT)
     view.vanish(CONTAINER_ID, END, stopped=True)
@@ -126,9 +126,9 @@ def attempt(number: int, state: str, code: int | None = None, slot: int = 1) -> 
     return task(state, slot, ID=ident, CreatedAt=at, DesiredState=wanted, code=code, at=at, **err)
 
 
-def lists(*listings: list[Json], view: View | None = None, **spec: Any) -> Service:
+def lists(*listings: list[Json], view: RunCache | None = None, **spec: Any) -> Service:
     """What is shown of a service after these listings of its tasks."""
-    view = view or View()
+    view = view or RunCache()
     view.list_nodes([node()])
     for seen, tasks in enumerate(listings, 1):
         view.list_service(service(**spec), tasks, float(seen))
@@ -151,7 +151,7 @@ def test_a_task_that_goes_takes_no_end_with_it(later: list[Json]) -> None:
 
 def test_an_older_listing_that_comes_last_is_dropped() -> None:
     """It began before the end was seen."""
-    view = View()
+    view = RunCache()
     view.list_service(service(), [attempt(1, "complete", 0)], 2.0)
     view.list_service(service(), [], 1.0)
     assert view.entries["s1"].shown.status == "complete"
@@ -182,7 +182,7 @@ def test_the_attempts_of_a_crash_loop_are_counted() -> None:
 def test_a_count_goes_on_after_a_restart_of_quartermaster() -> None:
     """From the record: what it knew is not counted twice, what came meanwhile is."""
     known = [attempt(1, "failed", 1), attempt(2, "running")]
-    view = View()
+    view = RunCache()
     view.restore(lists(known, **ANY), "")
     assert lists(known, view=view, **ANY).restarts == 1
     later = [attempt(1, "failed", 1), attempt(2, "complete", 0), attempt(3, "rejected"), attempt(4, "ready")]

@@ -16,7 +16,7 @@ from qmaster.models.responses import Service, Task
 from qmaster.models.results import Outcome
 from qmaster.runs import reaper
 from qmaster.runs import status as lifecycle
-from qmaster.runs.reaper import Keeper
+from qmaster.runs.reaper import Reaper
 
 pytestmark = pytest.mark.gen_test
 
@@ -43,7 +43,7 @@ def box(status: str, at: float = 0.0, ending: str | None = None, read: bool = Fa
     return msgspec.structs.replace(shown, owner="root", result=RESULT if read else None, **more)
 
 
-class House(Fake):
+class Components(Fake):
     """The engine, the journal and the reconciler in one: it notes what it is asked, in order."""
 
     def __init__(self, *views: Service, max_kept: int | None = None) -> None:
@@ -54,7 +54,7 @@ class House(Fake):
         self.ran = False
         self.away = False
         self.looked_after: list[list[str]] = []  # what had been done when a container was looked at
-        self.keeper = Keeper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record, self.most)
+        self.keeper = Reaper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record, self.most)
 
     def note(self, name: str, *args: Any) -> None:
         self._note(name, *args)
@@ -102,7 +102,7 @@ class House(Fake):
         self.note("record")
 
     class Part:
-        def __init__(self, house: "House") -> None:
+        def __init__(self, house: "Components") -> None:
             self.house = house
 
     class Swarm(Part):
@@ -148,7 +148,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_what_runs_is_ended_recorded_and_removed() -> None:
     """In this order; the call returns when the swarm has accepted the end."""
-    house = House(view("running"))
+    house = Components(view("running"))
     await house.keeper.stop(house.views["s1"])
     assert house.calls == [("end", "stopped")]
     house.becomes(view("running", ending="stopped"))
@@ -160,7 +160,7 @@ async def test_what_runs_is_ended_recorded_and_removed() -> None:
 
 async def test_a_container_that_has_ended_is_removed_at_once_when_it_was_read() -> None:
     """It is not said to have been stopped; one that somebody has removed is success too."""
-    house = House(box("exited"))
+    house = Components(box("exited"))
     await house.keeper.stop(house.views[CONTAINER_ID])
     assert house.names() == ["record", "remove"]
     assert house.looked_after == [[], ["record", "remove"]]  # so that its end is told at once
@@ -170,7 +170,7 @@ async def test_a_container_that_has_ended_is_removed_at_once_when_it_was_read() 
 
 async def test_a_stop_that_the_engine_did_not_hear_is_not_made_up_for() -> None:
     """The caller was told that it failed: nothing is noted of it."""
-    house = House(box("running"))
+    house = Components(box("running"))
     house.away = True
     with pytest.raises(EngineAway):
         await house.keeper.stop(house.views[CONTAINER_ID])
@@ -179,7 +179,7 @@ async def test_a_stop_that_the_engine_did_not_hear_is_not_made_up_for() -> None:
 
 async def test_what_does_not_end_in_its_grace_is_removed_all_the_same() -> None:
     """Its node is out of reach."""
-    house = House(view("running"))
+    house = Components(view("running"))
     await house.keeper.stop(house.views["s1"])
     house.becomes(view("running", ending="stopped"))
     await house.until("end", "record", "remove")
@@ -187,7 +187,7 @@ async def test_what_does_not_end_in_its_grace_is_removed_all_the_same() -> None:
 
 async def test_what_has_ended_is_removed_at_once_when_it_was_read() -> None:
     """The call returns when it is gone."""
-    house = House(view("complete"))
+    house = Components(view("complete"))
     await house.keeper.stop(house.views["s1"])
     assert house.names() == ["record", "keep", "will_remove", "remove"]
 
@@ -195,7 +195,7 @@ async def test_what_has_ended_is_removed_at_once_when_it_was_read() -> None:
 async def test_what_cannot_be_recorded_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stop fails, and can be tried again."""
     monkeypatch.setattr(reaper, "RECORD_WITHIN", 0.01)
-    house = House(view("complete"))
+    house = Components(view("complete"))
 
     async def never(shown: Service) -> None:
         await asyncio.sleep(60)
@@ -209,7 +209,7 @@ async def test_what_cannot_be_recorded_is_not_removed(monkeypatch: pytest.Monkey
 async def test_what_waits_for_a_node_is_removed_at_once() -> None:
     """It has said nothing."""
     waits = view("pending")
-    house = House(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
+    house = Components(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
     await house.keeper.stop(house.views["s1"])
     assert house.names() == ["keep", "will_remove", "remove"]
 
@@ -217,7 +217,7 @@ async def test_what_waits_for_a_node_is_removed_at_once() -> None:
 async def test_what_waits_to_run_again_is_ended_and_recorded() -> None:
     """What it said before is read of the task that ran last, which is shown once it is being ended."""
     waits = view("pending")
-    house = House(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
+    house = Components(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
     house.ran = True
     await house.keeper.stop(house.views["s1"])
     house.becomes(view("failed", ending="stopped"))
@@ -226,7 +226,7 @@ async def test_what_waits_to_run_again_is_ended_and_recorded() -> None:
 
 async def test_what_has_ended_does_not_wait_to_run_again() -> None:
     """The task that ran last is shown: it is read and removed at once, whatever ran before."""
-    house = House(view("failed"))
+    house = Components(view("failed"))
     house.ran = True
     await house.keeper.stop(house.views["s1"])
     assert house.names() == ["record", "keep", "will_remove", "remove"]
@@ -234,42 +234,42 @@ async def test_what_has_ended_does_not_wait_to_run_again() -> None:
 
 async def test_what_was_given_to_a_node_may_run_already() -> None:
     """Swarm learns a moment later that it does, and what it said by then is not to be lost."""
-    house = House(view("assigned"))
+    house = Components(view("assigned"))
     await house.keeper.stop(house.views["s1"])
     assert house.names() == ["end"]
 
 
 async def test_what_one_of_several_replicas_has_said_is_read_before_all_are_removed() -> None:
     """It has ended, and another waits for a node."""
-    house = House(msgspec.structs.replace(view("complete"), status="pending", finished_at=None))
+    house = Components(msgspec.structs.replace(view("complete"), status="pending", finished_at=None))
     await house.keeper.stop(house.views["s1"])
     assert house.names() == ["record", "keep", "will_remove", "remove"]
 
 
 async def test_a_foreign_service_is_removed_at_once() -> None:
     """As `docker service rm` does: how it is to be ended is not ours to say."""
-    house = House(msgspec.structs.replace(view("running"), owner=None))
+    house = Components(msgspec.structs.replace(view("running"), owner=None))
     await house.keeper.stop(house.views["s1"])
     assert house.names() == ["keep", "will_remove", "remove"]
 
 
 async def test_a_container_is_stopped_recorded_and_removed() -> None:
     """That it is being stopped is in the journal first: a crash leaves nothing half done."""
-    house = House(box("running"))
+    house = Components(box("running"))
     await house.keeper.stop(house.views[CONTAINER_ID])
     await house.until("keep", "ending", "stop", "ending", "record", "remove")
 
 
 async def test_an_end_that_somebody_else_has_begun_is_taken_up() -> None:
     """Another quartermaster, or this one before it was killed."""
-    house = House()
+    house = Components()
     house.becomes(view("shutdown", ending="stopped"))
     await house.until("record", "remove")
 
 
 async def test_an_engine_that_is_away_is_asked_again() -> None:
     """Until the end is carried through."""
-    house = House()
+    house = Components()
     house.fails["remove"] = EngineAway("away")
     house.becomes(view("shutdown", ending="stopped"))
     await house.until("record", "remove", "record", "remove")
@@ -284,7 +284,7 @@ async def test_an_engine_that_is_away_is_asked_again() -> None:
 
 async def test_what_runs_too_long_is_timed_out() -> None:
     """From its first `running`; then it stays."""
-    house = House()
+    house = Components()
     house.becomes(view("running", timeout=0.05))
     await house.until("end")
     assert house.calls == [("end", "timeout")]
@@ -295,7 +295,7 @@ async def test_what_runs_too_long_is_timed_out() -> None:
 
 async def test_a_change_may_move_a_timeout() -> None:
     """Later, and sooner: what was due before is forgotten."""
-    house = House()
+    house = Components()
     running = view("running", timeout=0.05)
     house.becomes(running)
     house.becomes(msgspec.structs.replace(running, timeout=60.0))
@@ -307,7 +307,7 @@ async def test_a_change_may_move_a_timeout() -> None:
 
 async def test_a_timeout_that_fell_due_meanwhile_is_made_up_for() -> None:
     """The process was away."""
-    house = House()
+    house = Components()
     house.becomes(view("running", at=100, timeout=50.0))
     await house.until("end")
     await house.keeper.close()
@@ -326,7 +326,7 @@ async def test_a_timeout_that_fell_due_meanwhile_is_made_up_for() -> None:
 )
 async def test_what_is_not_due_is_left_alone(shown: Service) -> None:
     """It has no timeout, does not run yet or any more, has time left, or is not ours."""
-    house = House()
+    house = Components()
     house.becomes(shown)
     await house.stays()
     await house.keeper.close()
@@ -334,7 +334,7 @@ async def test_what_is_not_due_is_left_alone(shown: Service) -> None:
 
 async def test_an_end_in_time_is_no_timeout() -> None:
     """Also one that the timer overtakes: it is looked at before it is ended."""
-    house = House(view("running", timeout=0.02))
+    house = Components(view("running", timeout=0.02))
     house.keeper.notice(house.views["s1"])
     house.views["s1"] = view("complete", timeout=0.02)  # nobody has told of it yet
     await house.stays()
@@ -342,7 +342,7 @@ async def test_an_end_in_time_is_no_timeout() -> None:
 
 async def test_a_container_that_runs_too_long_is_stopped() -> None:
     """Its journal entry says why."""
-    house = House()
+    house = Components()
     house.after["stop"] = lambda: house.becomes(box("exited", ending="timeout", timeout=0.02))
     house.becomes(box("running", timeout=0.02))
     await house.until("keep", "ending", "stop")
@@ -351,7 +351,7 @@ async def test_a_container_that_runs_too_long_is_stopped() -> None:
 
 async def test_a_container_whose_timeout_had_begun_is_stopped_after_a_restart() -> None:
     """The journal has told why it is ending."""
-    house = House()
+    house = Components()
     house.after["stop"] = lambda: house.becomes(box("exited", ending="timeout", timeout=1.0))
     house.becomes(box("running", at=10, ending="timeout", timeout=1.0))
     await house.until("stop")
@@ -364,7 +364,7 @@ async def test_a_container_whose_timeout_had_begun_is_stopped_after_a_restart() 
 @pytest.mark.parametrize(("make", "state"), [(view, "complete"), (box, "exited")])
 async def test_what_is_old_enough_is_removed(make: Callable[..., Service], state: str) -> None:
     """Not before the least time that it stays, whatever its time to live; what it said was read."""
-    house = House()
+    house = Components()
     house.becomes(make(state, read=True, ttl=0.1))
     await house.stays()
     await house.until("remove")
@@ -381,7 +381,7 @@ async def test_what_is_old_enough_is_removed(make: Callable[..., Service], state
 )
 async def test_what_is_not_old_enough_stays(shown: Service) -> None:
     """It has no time to live, was not read yet, runs, or has time left."""
-    house = House()
+    house = Components()
     house.becomes(shown)
     await house.stays()
     await house.keeper.close()
@@ -394,7 +394,7 @@ def ended(run_id: str, at: float, **more: Any) -> Service:
 
 async def test_the_oldest_that_are_too_many_go_early() -> None:
     """Once they were read, and after the least time that everything stays; what runs or is being stopped is none."""
-    house = House(max_kept=2)
+    house = Components(max_kept=2)
     for shown in (ended("new", 1), ended("old", 300, ttl=3600.0), ended("older", 400), ended("unread", 500)):
         house.becomes(msgspec.structs.replace(shown, result=None) if shown.id == "unread" else shown)
     house.becomes(msgspec.structs.replace(view("running", at=900), id="runs"))
@@ -409,7 +409,7 @@ async def test_the_oldest_that_are_too_many_go_early() -> None:
 
 async def test_another_owners_ended_runs_are_none_of_ours() -> None:
     """They neither count, nor go."""
-    house = House(max_kept=1)
+    house = Components(max_kept=1)
     for number in range(5):
         house.becomes(msgspec.structs.replace(ended(f"bobs-{number}", 200), owner="bob"))
     house.becomes(ended("mine", 100))
@@ -420,7 +420,7 @@ async def test_another_owners_ended_runs_are_none_of_ours() -> None:
 
 async def test_a_limit_that_changes_counts_for_what_has_ended() -> None:
     """Those that may stay after all do, and those that are too many now go."""
-    house = House(max_kept=1)
+    house = Components(max_kept=1)
     for number in range(3):
         house.becomes(ended(f"s{number}", 100 - number))
     house.max_kept = 3
@@ -447,7 +447,7 @@ async def test_a_clock_that_is_set_ends_nothing_early_and_nothing_late(
     monkeypatch: pytest.MonkeyPatch, ahead: float
 ) -> None:
     """A timeout and a time to live go on as they were."""
-    house = House()
+    house = Components()
     running = view("running", timeout=0.4)
     house.becomes(running)
     timer = house.keeper._known["s1"].timer
@@ -465,7 +465,7 @@ async def test_another_clock_than_the_engines_is_not_believed_where_it_began_bef
 ) -> None:
     """A run that was seen before it ran, or before it ended, has its whole time."""
     set_clock(monkeypatch, ahead)
-    house = House()
+    house = Components()
     house.becomes(view("pending", timeout=0.4))
     house.becomes(view("running", timeout=0.4))
     await house.stays()
@@ -477,7 +477,7 @@ async def test_another_clock_than_the_engines_is_not_believed_where_it_began_bef
 
 async def test_what_is_removed_is_forgotten() -> None:
     """With its timer."""
-    house = House()
+    house = Components()
     house.becomes(view("running", timeout=0.05))
     house.becomes(None, "s1")
     assert not house.keeper._known
@@ -486,7 +486,7 @@ async def test_what_is_removed_is_forgotten() -> None:
 
 async def test_after_the_end_nothing_is_taken_up() -> None:
     """Something was due once another thing had been done."""
-    house = House(view("running", at=100, timeout=1.0))
+    house = Components(view("running", at=100, timeout=1.0))
     await house.keeper.close()
     house.keeper._notice_again("s1")
     assert not house.keeper._known

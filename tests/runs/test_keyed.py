@@ -11,7 +11,7 @@ from qmaster.errors import Conflict, EngineAway, KeyReused
 from qmaster.models.keys import Key, Started
 from qmaster.models.responses import Service
 from qmaster.runs import status
-from qmaster.runs.idempotency import Keyed
+from qmaster.runs.idempotency import IdempotencyStore
 
 pytestmark = pytest.mark.gen_test
 
@@ -58,12 +58,12 @@ class Reconciler:
             self.viewed[name] = (self.looked_at or view, body)
 
 
-class House:
+class Components:
     """Starting takes a while; where ``error`` is set it comes to nothing."""
 
     def __init__(self) -> None:
         self.journal, self.reconciler = Journal(), Reconciler()
-        self.keyed = Keyed(self.journal, self.reconciler)
+        self.keyed = IdempotencyStore(self.journal, self.reconciler)
         self.starts = 0
         self.error: Exception | None = None
 
@@ -81,7 +81,7 @@ class House:
 
 async def test_the_first_call_starts_it_and_the_next_is_told_of_it() -> None:
     """The same id; the second answer is a replay."""
-    house = House()
+    house = Components()
     assert await house.once() == Started("id-qm-1", False)
     assert await house.once() == Started("id-qm-1", True)
     assert house.starts == 1
@@ -89,7 +89,7 @@ async def test_the_first_call_starts_it_and_the_next_is_told_of_it() -> None:
 
 async def test_calls_at_the_same_time_start_one() -> None:
     """All get its id; one of them has started it."""
-    house = House()
+    house = Components()
     answers = await asyncio.gather(*(house.once() for _ in range(20)))
     assert {answer.id for answer in answers} == {"id-qm-1"}
     assert sorted(answer.replayed for answer in answers) == [False, *[True] * 19]
@@ -98,7 +98,7 @@ async def test_calls_at_the_same_time_start_one() -> None:
 
 async def test_one_that_hangs_up_takes_nothing_along() -> None:
     """What was begun is finished for those who still wait."""
-    house = House()
+    house = Components()
     first = asyncio.create_task(house.once())
     await asyncio.sleep(0)
     second = asyncio.create_task(house.once())
@@ -110,7 +110,7 @@ async def test_one_that_hangs_up_takes_nothing_along() -> None:
 
 async def test_another_body_is_refused() -> None:
     """Also while the first is in flight."""
-    house = House()
+    house = Components()
     first = asyncio.create_task(house.once())
     await asyncio.sleep(0)
     with pytest.raises(KeyReused):
@@ -123,13 +123,13 @@ async def test_another_body_is_refused() -> None:
 
 async def test_other_keys_are_other_runs() -> None:
     """Even with the same body."""
-    house = House()
+    house = Components()
     assert {(await house.once(key)).id for key in (KEY, OTHER_KEY)} == {"id-qm-1", "id-qm-2"}
 
 
 async def test_the_journal_remembers_what_is_removed() -> None:
     """A key lives as long as the record."""
-    house = House()
+    house = Components()
     house.journal.kept["qm-1"] = (run("old"), "body")
     assert await house.once() == Started("old", True)
     with pytest.raises(KeyReused):
@@ -139,7 +139,7 @@ async def test_the_journal_remembers_what_is_removed() -> None:
 
 async def test_what_another_quartermaster_started_is_found_by_its_name() -> None:
     """The swarm refuses the second of two equal names; then its labels say whether it was the same request."""
-    house = House()
+    house = Components()
     house.error, house.reconciler.there["qm-1"] = Conflict("taken"), (run("theirs"), "body")
     assert await house.once() == Started("theirs", True)
     house.reconciler.viewed.clear()
@@ -149,7 +149,7 @@ async def test_what_another_quartermaster_started_is_found_by_its_name() -> None
 
 async def test_a_foreign_service_of_that_name_is_a_conflict() -> None:
     """It has no digest: it is nobody's answer."""
-    house = House()
+    house = Components()
     house.error, house.reconciler.there["qm-1"] = Conflict("taken"), (run("foreign"), "")
     with pytest.raises(Conflict, match="taken by something else"):
         await house.once()
@@ -157,7 +157,7 @@ async def test_a_foreign_service_of_that_name_is_a_conflict() -> None:
 
 async def test_what_another_quartermaster_is_starting_shows_a_little_later() -> None:
     """Docker takes a container's name before it shows the container."""
-    house = House()
+    house = Components()
     house.error = Conflict("taken")
     asking = asyncio.create_task(house.once())
     await asyncio.sleep(0.01)
@@ -168,7 +168,7 @@ async def test_what_another_quartermaster_is_starting_shows_a_little_later() -> 
 async def test_what_had_the_name_and_went_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known of it, so the caller may try again."""
     monkeypatch.setattr("qmaster.runs.idempotency.LOOK_AGAIN", (0.0, 0.01))
-    house = House()
+    house = Components()
     house.error = Conflict("taken")
     with pytest.raises(Conflict):
         await house.once()
@@ -176,7 +176,7 @@ async def test_what_had_the_name_and_went_is_a_conflict(monkeypatch: pytest.Monk
 
 async def test_a_failure_is_everyones_and_is_not_kept() -> None:
     """Those who waited for it are told; who comes later tries anew."""
-    house = House()
+    house = Components()
     house.error = EngineAway("away")
     answers = await asyncio.gather(house.once(), house.once(), return_exceptions=True)
     assert [type(answer) for answer in answers] == [EngineAway, EngineAway]
@@ -190,7 +190,7 @@ NOTHING = run(type="container", status="removed", reason="rejected")
 
 async def test_what_could_not_be_started_is_tried_again() -> None:
     """Its first call was answered with an error, so the next is not told that it runs: of the journal or the view."""
-    house = House()
+    house = Components()
     house.journal.kept["qm-1"] = (NOTHING, "body")
     assert await house.once() == Started("id-qm-1", False)
     house.journal.kept["qm-1"] = (run(type="container", status="preparing"), "body")  # its end is still to be told
@@ -201,7 +201,7 @@ async def test_what_could_not_be_started_is_tried_again() -> None:
 
 async def test_what_was_not_seen_to_start_is_looked_at_before_it_counts() -> None:
     """The view may be a moment behind the removal of what could not start."""
-    house = House()
+    house = Components()
     house.reconciler.viewed["qm-1"] = (run(type="container", status="preparing"), "body")
     assert await house.once() == Started("id-qm-1", True)
     house.reconciler.looked_at = NOTHING
@@ -212,7 +212,7 @@ async def test_what_was_not_seen_to_start_is_looked_at_before_it_counts() -> Non
 @pytest.mark.parametrize("view", [run(status="pending"), run(type="container", status="running", started_at=CREATED)])
 async def test_what_runs_or_is_a_service_is_not_looked_at(view: Service) -> None:
     """It is the key's run, and the engine is not asked of it."""
-    house = House()
+    house = Components()
     house.reconciler.viewed["qm-1"] = (view, "body")
     house.reconciler.looked_at = NOTHING
     assert await house.once() == Started("id-qm-1", True)
@@ -220,7 +220,7 @@ async def test_what_runs_or_is_a_service_is_not_looked_at(view: Service) -> None
 
 async def test_what_was_removed_unseen_or_stopped_counts() -> None:
     """A service may have run between two looks; a container has; and who has stopped one knew of it."""
-    house = House()
+    house = Components()
     replace = msgspec.structs.replace
     for view in (run(status="removed"), replace(NOTHING, started_at=CREATED), replace(NOTHING, reason="stopped")):
         house.journal.kept["qm-1"] = (view, "body")

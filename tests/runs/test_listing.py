@@ -9,11 +9,11 @@ from dispatch_cases import SEEN, FakeJournal, FakeReconciler
 from qmaster.events.journal import Key, Page
 from qmaster.models.responses import Service
 from qmaster.runs import listing
-from qmaster.runs.listing import Listing, Wanted
+from qmaster.runs.listing import Listing, ListQuery
 
 pytestmark = pytest.mark.gen_test
 
-ALL = Wanted(removed=True)
+ALL = ListQuery(removed=True)
 
 
 def run(number: int, **over: object) -> Service:
@@ -32,7 +32,7 @@ class Made:
         self.journal.records = {view.id: view for view in removed}
         self.listing = Listing(self.journal, self.view)
 
-    async def ids(self, wanted: Wanted, owner: str | None = None) -> list[int]:
+    async def ids(self, wanted: ListQuery, owner: str | None = None) -> list[int]:
         pages = self.listing.pages(owner, wanted)
         return [int(msgspec.json.decode(one)["id"][1:]) async for page in pages for one in page]
 
@@ -80,7 +80,7 @@ async def test_what_is_in_both_is_shown_as_it_is_there() -> None:
         (ALL._replace(removed=False, limit=1), [6]),
     ],
 )
-async def test_filters_and_the_limit_hold_for_both(wanted: Wanted, ids: list[int]) -> None:
+async def test_filters_and_the_limit_hold_for_both(wanted: ListQuery, ids: list[int]) -> None:
     """What is there and what was removed."""
     over = {number: {"name": "odd" if number % 2 else "even", "labels": {"n": str(number)}} for number in range(1, 7)}
     made = Made([run(n, **over[n]) for n in (5, 6)], [gone(n, **over[n]) for n in range(1, 5)])
@@ -100,13 +100,13 @@ async def test_an_owner_sees_its_own() -> None:
     """Of what is there and of what was removed."""
     made = Made([run(4, owner="bob"), run(3, owner="alice")], [gone(2, owner="bob"), gone(1, owner="alice")])
     assert await made.ids(ALL, "alice") == [3, 1]
-    assert [view.id for view in made.listing.there("bob", Wanted())] == ["s4"]
+    assert [view.id for view in made.listing.there("bob", ListQuery())] == ["s4"]
 
 
 async def test_pages_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many runs there are, and however large: of one that is larger, it alone."""
     monkeypatch.setattr(listing, "PAGE", 3000)
     made = Made([run(number, labels={"a": "x" * 1000}) for number in range(1, 20)], [])
-    sizes = [sum(map(len, page)) async for page in made.listing.pages(None, Wanted())]
+    sizes = [sum(map(len, page)) async for page in made.listing.pages(None, ListQuery())]
     assert len(sizes) > 5
     assert max(sizes) < 3000 + 2000

@@ -9,7 +9,7 @@ from fakes import node, service, task
 from testbed import Bed, Engine, Server, Swarm, eventually, sdk
 
 from qmaster.models.responses import Service
-from qmaster.runs.cache import View
+from qmaster.runs.cache import RunCache
 
 IMAGE = "busybox:local"
 Json = dict[str, Any]
@@ -18,7 +18,7 @@ LATER = "2024-05-06T07:09:00Z"
 
 def see(*tasks: Json, mode: Json, iteration: int | None = None, **spec: Any) -> Service:
     """What is shown of a service in that mode; ``iteration`` is that of a job."""
-    view = View()
+    view = RunCache()
     view.list_nodes([node(), node("n2"), {**node("n3"), "Spec": {"Availability": "drain"}}])
     job = {} if iteration is None else {"JobStatus": {"JobIteration": {"Index": iteration} if iteration else {}}}
     template = {"ContainerSpec": {"Image": IMAGE}}

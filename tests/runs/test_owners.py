@@ -33,7 +33,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from qmaster.auth.authenticator import Identity
 from qmaster.auth.throttle import BURST
 from qmaster.models.responses import Service
-from qmaster.runs.logs import Wanted
+from qmaster.runs.logs import LogQuery
 from qmaster.runs.output import Piece
 
 __all__ = ["app", "ask", "home", "options"]  # the fixtures
@@ -233,7 +233,7 @@ async def beat(home: Home, socket: Socket) -> None:
     """Have it hear a heartbeat: then it has heard all that came before."""
     heard = asyncio.create_task(socket.read("heartbeat"))
     while not heard.done():
-        home.house.feed.beat()
+        home.house.event_stream.beat()
         await asyncio.sleep(0.01)
     assert heard.result()["type"] == "heartbeat"
 
@@ -317,10 +317,10 @@ class Speaker:
     def __init__(self, home: Home, *, loud: bool = False) -> None:
         self.closed = 0
         self._loud = loud
-        spring: Any = home.house.parts.spring
-        spring.flow = self.flow
+        log_reader: Any = home.house.parts.log_reader
+        log_reader.flow = self.flow
 
-    async def flow(self, view: Service, wanted: Wanted, by: Identity) -> AsyncIterator[list[Piece]]:
+    async def flow(self, view: Service, wanted: LogQuery, by: Identity) -> AsyncIterator[list[Piece]]:
         try:
             yield [Piece(CREATED, "stdout", b"first\n")]
             while self._loud:
@@ -463,7 +463,7 @@ async def test_what_begins_as_the_token_goes_is_not_begun(ask: Ask, home: Home) 
     """Its first look is not its last: each asks again when it has what it waited for."""
     alices = (await run(ask, "alice", name="alices"))["id"]
     auth = home.house.parts.auth
-    find, until_over = home.house.parts.spring.find, home.house.waits.until_over
+    find, until_over = home.house.parts.log_reader.find, home.house.waits.until_over
     grants = [identity.grant for identity in known(home).values() if identity.grant]
 
     async def find_and_lose(name: str, by: Identity) -> Service:
@@ -474,9 +474,9 @@ async def test_what_begins_as_the_token_goes_is_not_begun(ask: Ask, home: Home) 
     async def wait_and_lose(*args: Any) -> None:
         auth.replace([])
 
-    spring: Any = home.house.parts.spring
+    log_reader: Any = home.house.parts.log_reader
     waits: Any = home.house.waits
-    spring.find, waits.until_over = find_and_lose, wait_and_lose
+    log_reader.find, waits.until_over = find_and_lose, wait_and_lose
     for method, path, body in (
         ("GET", f"/logs/{alices}?follow=1", None),
         ("GET", f"/status/{alices}?wait=9", None),

@@ -13,7 +13,7 @@ import structlog
 from fakes import CREATED, LATER, FakeContainers, FakeSwarm, container, service, task, until
 from reconciler_cases import EPOCH, Journal, Json
 
-from qmaster.engine.watcher import Hint
+from qmaster.engine.watcher import Change
 from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
 from qmaster.events.broker import News, Tags
 from qmaster.models.responses import Service
@@ -106,7 +106,7 @@ async def test_a_hint_is_looked_at() -> None:
     world = World()
     async with world.running():
         world.put(live("starting"))
-        world.reconciler.hint(Hint("service", "s1"))
+        world.reconciler.hint(Change("service", "s1"))
         await until(lambda: "task.starting" in world.words())
         world.put(live("running"))
         await until(lambda: "service.running" in world.words())
@@ -138,7 +138,7 @@ async def test_what_goes_on_or_has_ended_is_not_looked_at_again(monkeypatch: pyt
         await until(lambda: world.swarm.names().count("wanted_tasks") > 3)
         assert "service" not in world.swarm.names()
         world.put(ended("failed", 3), ended("complete", 0) | {"ID": "t2", "CreatedAt": LATER})
-        world.reconciler.hint(Hint("service", "s1"))
+        world.reconciler.hint(Change("service", "s1"))
         await until(lambda: "service.complete" in world.words())
         assert world.reconciler._hot == {}
 
@@ -175,7 +175,7 @@ async def test_a_state_only_grows() -> None:
     world.put(live("running"))
     async with world.running():
         world.put(live("starting"))
-        world.reconciler.hint(Hint("service", "s1"))
+        world.reconciler.hint(Change("service", "s1"))
         await until(lambda: ("service", "s1") in world.swarm.calls)
         await asyncio.sleep(0.1)
     assert world.words() == ["service.created", "task.running", "service.running"]
@@ -187,9 +187,9 @@ async def test_what_vanished_is_removed() -> None:
     world.put(ended("complete", 0))
     async with world.running():
         world.swarm.there, world.swarm.its_tasks = [], []
-        world.reconciler.hint(Hint("service", "s1", 1_700_000_000.5, True))
+        world.reconciler.hint(Change("service", "s1", 1_700_000_000.5, True))
         await until(lambda: "service.removed" in world.words())
-        world.reconciler.hint(Hint("relist"))
+        world.reconciler.hint(Change("relist"))
         await until(lambda: world.swarm.names().count("services") == 2)
         await asyncio.sleep(0.02)
     assert world.words().count("service.removed") == 1
@@ -235,7 +235,7 @@ async def test_nothing_is_told_that_the_journal_does_not_have() -> None:
     async with world.running():
         world.journal.full = True
         world.put(ended("complete", 0))
-        world.reconciler.hint(Hint("service", "s1"))
+        world.reconciler.hint(Change("service", "s1"))
         await until(lambda: world.reconciler.stale_since is not None)
         assert "service.complete" not in world.words()
         assert world.journal.position.last == len(world.published)
@@ -268,7 +268,7 @@ async def test_an_engine_that_is_away_makes_it_stale_not_blind(error: Exception)
     world.put(live("running"))
     async with world.running():
         world.swarm.fails = {"services": error, "service": error, "wanted_tasks": error, "tasks": error}
-        world.reconciler.hint(Hint("relist"))
+        world.reconciler.hint(Change("relist"))
         if isinstance(error, EngineAway):
             await until(lambda: world.reconciler.stale_since is not None)
         else:
@@ -321,7 +321,7 @@ async def test_a_node_that_is_down_makes_its_services_unknown() -> None:
     async with world.running():
         for state, status in (("down", "unknown"), ("ready", "running")):
             world.swarm.its_nodes = [node(state=state)]
-            world.reconciler.hint(Hint("node", "n1"))
+            world.reconciler.hint(Change("node", "n1"))
             await until(lambda status=status: world.reconciler.services()[0].status == status)  # type: ignore[misc]
         await until(lambda: world.words("n1") == ["node.joined", "node.down", "node.ready"])
     assert world.words() == ["service.created", "task.running", "service.running", "service.updated", "service.running"]
@@ -334,10 +334,10 @@ async def test_a_container_of_ours_is_told_and_others_are_not() -> None:
     async with world.running():
         world.containers.there = [container("ours"), container("foreign", "other", ours=False)]
         for name in ("ours", "foreign"):
-            world.reconciler.hint(Hint("container", name))
+            world.reconciler.hint(Change("container", name))
         await until(lambda: world.words("ours") == ["service.created", "service.running"])
         world.containers.there = [container("ours", state={"Status": "exited", "ExitCode": 4})]
-        world.reconciler.hint(Hint("container", "ours"))
+        world.reconciler.hint(Change("container", "ours"))
         await until(lambda: "service.failed" in world.words("ours"))
     assert world.words("foreign") == []
 
@@ -376,7 +376,7 @@ async def test_many_at_once_are_listed_together(monkeypatch: pytest.MonkeyPatch)
     async with world.running():
         world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]
         for number in range(100):
-            world.reconciler.hint(Hint("service", f"s{number}"))
+            world.reconciler.hint(Change("service", f"s{number}"))
         await until(lambda: len(world.reconciler.services()) == 100)
     assert world.swarm.names().count("service") == 0
     assert {view.created_at for view in world.reconciler.services()} == {CREATED}
@@ -393,11 +393,11 @@ async def test_what_is_young_is_looked_at_in_a_moment(adopted: bool, monkeypatch
         if adopted:
             await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
         else:
-            world.reconciler.hint(Hint("service", "s1"))
+            world.reconciler.hint(Change("service", "s1"))
         world.put(live("starting"))
         await until(lambda: not world.reconciler._wake.is_set())
         for _ in range(3):
-            world.reconciler.hint(Hint("service", "s1"))
+            world.reconciler.hint(Change("service", "s1"))
             assert not world.reconciler._wake.is_set()
         await until(lambda: "task.starting" in world.words())
         assert time.monotonic() - began >= 0.1
@@ -412,7 +412,7 @@ async def test_what_was_looked_at_is_looked_at_again_at_once(monkeypatch: pytest
     async with world.running():
         world.reconciler._hot["s1"] = (time.monotonic() + 60, 1.0)
         world.put(live("running"))
-        world.reconciler.hint(Hint("service", "s1"))
+        world.reconciler.hint(Change("service", "s1"))
         await until(lambda: "service.running" in world.words())
         assert world.reconciler._hot["s1"][1] < 1
 
@@ -425,10 +425,10 @@ async def test_what_is_gone_is_looked_at_at_once(known: bool, monkeypatch: pytes
     async with world.running():
         if known:
             await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
-        world.reconciler.hint(Hint("service", "s1"))
+        world.reconciler.hint(Change("service", "s1"))
         await until(lambda: not world.reconciler._wake.is_set())
         assert "service" not in world.swarm.names()
-        world.reconciler.hint(Hint("service", "s1", 1_700_000_000.5, True))
+        world.reconciler.hint(Change("service", "s1", 1_700_000_000.5, True))
         await until(lambda: "service" in world.swarm.names())
         await until(lambda: not known or "service.removed" in world.words())
 
@@ -443,7 +443,7 @@ async def test_what_is_new_is_looked_at_soon_among_many(monkeypatch: pytest.Monk
         world.reconciler._wake.set()
         await until(lambda: not world.reconciler._wake.is_set())
         world.put(live("running"))
-        world.reconciler.hint(Hint("service", "s1"))
+        world.reconciler.hint(Change("service", "s1"))
         await until(lambda: "service.running" in world.words())
 
 
@@ -467,7 +467,7 @@ async def test_many_are_not_listed_all_the_time(took: float, pause: float, monke
     for began, listed in ((100.0, 1), (100.0 + pause - 0.001, 1), (100.0 + pause + 0.001, 2)):
         now[0] = began
         for number in range(room.MANY + 1):
-            world.reconciler.hint(Hint("service", f"s{number}", gone=True))
+            world.reconciler.hint(Change("service", f"s{number}", gone=True))
         assert world.reconciler._due() == (listed > len(listings))
         await world.reconciler._look_around(began)
         assert len(listings) == listed

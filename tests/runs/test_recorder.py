@@ -15,7 +15,7 @@ from qmaster.models.responses import Result, Service, Task
 from qmaster.models.results import Line, Outcome, Output
 from qmaster.runs import results as recorder
 from qmaster.runs import status
-from qmaster.runs.results import Recorder
+from qmaster.runs.results import ResultCollector
 
 pytestmark = pytest.mark.gen_test
 
@@ -47,7 +47,7 @@ class Logs(Fake):
         return Output([Line("2024-05-06T07:08:19Z", "stdout", target_id.encode())])
 
 
-class House(Fake):
+class Components(Fake):
     """The journal, and the reconciler; what was shown comes after what was kept."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class House(Fake):
         self.shown: dict[str, Result] = {}
         self.full = 0
         self.before: list[Task] = []
-        self.recorder = Recorder(self.logs, self, self, LIMIT)
+        self.recorder = ResultCollector(self.logs, self, self, LIMIT)
 
     async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
         if self.full:
@@ -81,7 +81,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_service_is_recorded_by_its_tasks() -> None:
     """The output of each, with its place and exit code, in the journal and then shown."""
-    house = House()
+    house = Components()
     await house.recorder.record(ENDED)
     assert house.logs.calls == [("capture", "task", "t-failed-1", LIMIT)]
     (kept,) = house.kept["s1"].tasks
@@ -91,7 +91,7 @@ async def test_a_service_is_recorded_by_its_tasks() -> None:
 
 async def test_what_ran_before_a_restart_is_kept_beside_the_result() -> None:
     """The log shows it while the service is there, so it does when that is gone."""
-    house = House()
+    house = Components()
     house.before = view(task("failed", ID="earlier", code=5)).tasks
     await house.recorder.record(ENDED)
     (kept,) = house.kept["s1"].earlier
@@ -101,7 +101,7 @@ async def test_what_ran_before_a_restart_is_kept_beside_the_result() -> None:
 
 async def test_a_silent_node_is_waited_for_once() -> None:
     """What ran before a restart is read beside the rest: a stop waits for both, and not for long."""
-    house = House()
+    house = Components()
     house.before = view(task("failed", ID="earlier", code=5)).tasks
     house.logs.error = NodeUnreachable("the node cannot be reached")
     await house.recorder.record(ENDED)
@@ -112,7 +112,7 @@ async def test_a_silent_node_is_waited_for_once() -> None:
 
 async def test_a_container_is_recorded_by_itself() -> None:
     """It has no tasks."""
-    house = House()
+    house = Components()
     await house.recorder.record(BOX)
     assert house.logs.calls == [("capture", "container", CONTAINER_ID, LIMIT)]
     assert (house.shown[CONTAINER_ID].exit_code, house.shown[CONTAINER_ID].tasks) == (4, [])
@@ -120,7 +120,7 @@ async def test_a_container_is_recorded_by_itself() -> None:
 
 async def test_the_task_that_ended_first_comes_first() -> None:
     """Whatever its slot; its result is the run's."""
-    house = House()
+    house = Components()
     late = task("complete", 1, code=0, at="2024-05-06T07:08:19Z")
     early = task("failed", 2, code=9, at="2024-05-06T07:08:18.5Z")
     await house.recorder.record(view(late, early, **REPLICAS_2))
@@ -131,7 +131,7 @@ async def test_the_task_that_ended_first_comes_first() -> None:
 @pytest.mark.parametrize("count", [2, 20])
 async def test_of_many_tasks_each_has_a_share(count: int) -> None:
     """So that all of them together are bounded, with those that ran before."""
-    house = House()
+    house = Components()
     tasks = [task("complete", slot, code=0) for slot in range(1, count + 1)]
     house.before = view(task("failed", ID="earlier", code=5)).tasks
     await house.recorder.record(view(*tasks, Mode={"Replicated": {"Replicas": count}}))
@@ -140,7 +140,7 @@ async def test_of_many_tasks_each_has_a_share(count: int) -> None:
 
 async def test_what_never_had_a_container_has_said_nothing() -> None:
     """The engine is not asked."""
-    house = House()
+    house = Components()
     await house.recorder.record(view(task("rejected", err="No such image: x")))
     assert house.logs.calls == []
     assert (house.shown["s1"].exit_code, house.shown["s1"].stdout) == (None, "")
@@ -159,7 +159,7 @@ async def test_what_never_had_a_container_has_said_nothing() -> None:
 )
 async def test_a_change_that_is_an_end_is_recorded(shown: Service, read: bool) -> None:
     """Of what quartermaster started, once."""
-    house = House()
+    house = Components()
     house.recorder.notice(shown)
     house.recorder.notice(shown)
     await asyncio.sleep(0.02)
@@ -169,7 +169,7 @@ async def test_a_change_that_is_an_end_is_recorded(shown: Service, read: bool) -
 
 async def test_an_engine_that_is_away_is_waited_for() -> None:
     """However long: the output is there when it comes back."""
-    house = House()
+    house = Components()
     house.logs.error, house.logs.times = EngineAway("away"), 100
     await house.recorder.record(ENDED)
     assert house.shown["s1"].stdout == "t-failed-1"
@@ -177,7 +177,7 @@ async def test_an_engine_that_is_away_is_waited_for() -> None:
 
 async def test_a_node_that_is_out_of_reach_is_given_up() -> None:
     """After a while; then the result says that there was more."""
-    house = House()
+    house = Components()
     house.logs.error = NodeUnreachable("no way to it")
     began = time.monotonic()
     await house.recorder.record(ENDED)
@@ -187,7 +187,7 @@ async def test_a_node_that_is_out_of_reach_is_given_up() -> None:
 
 async def test_what_is_gone_has_no_output() -> None:
     """Its exit code is known all the same."""
-    house = House()
+    house = Components()
     house.logs.error = NotFound("gone")
     await house.recorder.record(ENDED)
     assert (house.shown["s1"].exit_code, house.shown["s1"].truncated) == (3, True)
@@ -195,7 +195,7 @@ async def test_what_is_gone_has_no_output() -> None:
 
 async def test_nothing_is_shown_before_it_is_kept() -> None:
     """A journal that cannot be written is tried again; the output is read once."""
-    house = House()
+    house = Components()
     house.full = 5
     await house.recorder.record(ENDED)
     assert (len(house.logs.calls), house.full) == (1, 0)
@@ -204,7 +204,7 @@ async def test_nothing_is_shown_before_it_is_kept() -> None:
 
 async def test_who_waits_for_a_record_and_hangs_up_ends_nothing() -> None:
     """It is for all."""
-    house = House()
+    house = Components()
     house.logs.error, house.logs.times = EngineAway("away"), 20
     one = asyncio.create_task(house.recorder.record(ENDED))
     await asyncio.sleep(0.002)

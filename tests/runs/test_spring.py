@@ -17,7 +17,7 @@ from qmaster.models import results
 from qmaster.models.responses import Node, Reserved, Service
 from qmaster.models.results import Line, Outcome, TaskOutput
 from qmaster.runs import status as lifecycle
-from qmaster.runs.logs import Spring, Wanted
+from qmaster.runs.logs import LogQuery, LogReader
 from qmaster.runs.output import Piece, Source
 
 Script = list[list[Message] | HttpError | Callable[[], None]]
@@ -37,7 +37,7 @@ def said(second: int, text: str, source: Source = "stdout", task_id: str | None 
     return Message(at(second), source, text.encode(), node_id if task_id else None, task_id)
 
 
-class House:
+class Components:
     """A run, its tasks as Docker lists them, and what each reading of it gives.
 
     A script is the batches of one reading, errors that end it, and calls that change the world in between.
@@ -115,10 +115,10 @@ class House:
         self.batches: list[list[Piece]] = []
 
         async def run() -> list[Piece]:
-            spring = Spring(self.swarm, self, self, self.find, self.nodes)
-            view = await spring.find("s1", ROOT)
+            log_reader = LogReader(self.swarm, self, self, self.find, self.nodes)
+            view = await log_reader.find("s1", ROOT)
             async with asyncio.timeout(20):
-                async for batch in spring.flow(view, Wanted(**wanted), ROOT):
+                async for batch in log_reader.flow(view, LogQuery(**wanted), ROOT):
                     self.batches.append(batch)
             return [piece for batch in self.batches for piece in batch]
 
@@ -129,7 +129,7 @@ class House:
 
 
 class Reading:
-    def __init__(self, house: House, script: Script, follow: bool) -> None:
+    def __init__(self, house: Components, script: Script, follow: bool) -> None:
         self._house, self._script, self._follow = house, script, follow
 
     def __enter__(self) -> "Reading":
@@ -157,7 +157,7 @@ def kept(*lines: Line, truncated: bool = False, task_id: str | None = T1, host: 
 
 def test_tasks_come_one_after_the_other_the_oldest_first() -> None:
     """Each piece says which task it is of, and on which node; a task that never was on one is not asked."""
-    house = House(
+    house = Components(
         task("running", 2, NodeID="n2", CreatedAt=at(9)),
         task("running", 1, CreatedAt=at(1)),
         task("pending", 3, NodeID=""),
@@ -176,7 +176,7 @@ def test_tasks_come_one_after_the_other_the_oldest_first() -> None:
 
 def test_following_tells_each_line_once() -> None:
     """What was said so far, what is said now, and the rest after the end overlap."""
-    house = House(task("running"))
+    house = Components(task("running"))
     house.gives(T1, [said(1, "one\n"), said(2, "two\n")])
     live = [said(s, text, task_id=T1) for s, text in ((1, "one\n"), (2, "two\n"), (3, "three\n"), (3, "3b\n"))]
     house.gives("s1", live[:2], live[2:], house.end(), follow=True)
@@ -188,7 +188,7 @@ def test_following_tells_each_line_once() -> None:
 
 def test_following_waits_for_what_has_not_begun() -> None:
     """And takes in tasks that it did not know of."""
-    house = House()
+    house = Components()
     house.status = "pending"
 
     def begin() -> None:
@@ -206,12 +206,12 @@ def test_following_waits_for_what_has_not_begun() -> None:
 def test_what_has_ended_is_not_followed() -> None:
     """Nor what is being stopped, when its tasks have ended; but while one still runs it is."""
     for status, finished in (("complete", CREATED), ("failed", CREATED), ("stopping", CREATED)):
-        house = House(task("complete"))
+        house = Components(task("complete"))
         house.status, house.finished = status, finished
         house.gives("t-complete-1", [said(1, "one\n")])
         assert house.texts(follow=True) == ["one\n"]
         assert len(house.wishes) == 1
-    house = House(task("running"))
+    house = Components(task("running"))
     house.status = "stopping"
     house.gives("s1", [said(1, "last words\n", task_id=T1)], house.end("stopping"), follow=True)
     assert house.texts(follow=True) == ["last words\n"]
@@ -219,7 +219,7 @@ def test_what_has_ended_is_not_followed() -> None:
 
 def test_a_container_is_one_origin() -> None:
     """It has no task and no node, and a follow of it ends by itself."""
-    house = House(kind="container")
+    house = Components(kind="container")
     house.gives("s1", [said(1, "one\n")])
     house.gives("s1", [said(2, "two\n")], house.end(), [], follow=True)
     house.gives("s1", [said(2, "two\n"), said(3, "end")])
@@ -231,7 +231,7 @@ def test_a_container_is_one_origin() -> None:
 
 def test_what_is_gone_comes_from_the_journal() -> None:
     """No seat is needed for it; a result that was cut says so first."""
-    house = House()
+    house = Components()
     house.status = "removed"
     house.kept = Outcome([kept(Line(at(1), "stdout", b"a\n"), Line(at(2), "stderr", b"e\n"), truncated=True)])
     house.seats = -1
@@ -256,10 +256,10 @@ def test_what_goes_while_it_is_followed_is_told_to_its_end() -> None:
         (Outcome([kept(*(Line(at(s), "stdout", b"%d\n" % s) for s in (1, 2)), truncated=True)]), "2\n"),
         (None, "it is gone: the end of its output may be missing\n"),
     ):
-        house = House(task("running"))
+        house = Components(task("running"))
         house.kept = outcome
 
-        def remove(house: House = house) -> None:
+        def remove(house: Components = house) -> None:
             house.swarm.its_tasks = []
             house.status = "removed"
 
@@ -271,7 +271,7 @@ def test_what_goes_while_it_is_followed_is_told_to_its_end() -> None:
 @pytest.mark.parametrize("words", [None, "Error grabbing logs: … node n1 is not available\n"])
 def test_a_node_out_of_reach_is_a_line(words: str | None) -> None:
     """Whether it is silent or Swarm says so; what the journal has of the task comes instead of it."""
-    house = House(task("running", 1), task("running", 2, NodeID="n2"))
+    house = Components(task("running", 1), task("running", 2, NodeID="n2"))
 
     def script() -> None:
         house.gives(
@@ -291,7 +291,7 @@ def test_a_node_out_of_reach_is_a_line(words: str | None) -> None:
 
 def test_a_node_that_goes_down_is_told_once_each_time() -> None:
     """It is not asked while it is down; back again, it sends all again, and no line is told twice."""
-    house = House(task("running"))
+    house = Components(task("running"))
 
     def goes() -> None:
         house.down = {"n1"}
@@ -315,7 +315,7 @@ def test_a_node_that_goes_down_is_told_once_each_time() -> None:
     )
     texts = house.texts(follow=True)
     assert texts == ["one\n", "node host-1 cannot be reached: what runs there is not heard until it is back\n"]
-    house = House(task("running"))
+    house = Components(task("running"))
     house.down = {"n1"}
     assert house.texts() == ["node host-1 cannot be reached: it is down\n"]
     assert house.wishes == []
@@ -323,7 +323,7 @@ def test_a_node_that_goes_down_is_told_once_each_time() -> None:
 
 def test_an_engine_that_was_away_is_followed_again() -> None:
     """From where it was."""
-    house = House(task("running"))
+    house = Components(task("running"))
     house.gives("s1", [said(1, "one\n", task_id=T1)], EngineAway("broken off"), follow=True)
     house.gives("s1", [said(1, "one\n", task_id=T1), said(2, "two\n", task_id=T1)], house.end(), follow=True)
     assert house.texts(follow=True) == ["one\n", "two\n"]
@@ -332,11 +332,11 @@ def test_an_engine_that_was_away_is_followed_again() -> None:
 
 def test_an_engine_that_is_away_is_an_error() -> None:
     """Before anything was told, and after."""
-    house = House(task("running"))
+    house = Components(task("running"))
     house.swarm.fails["tasks"] = EngineAway("away")
     with pytest.raises(EngineAway):
         house.read()
-    house = House(task("running"))
+    house = Components(task("running"))
     house.gives(T1, [said(1, "one\n")], EngineAway("broken off"))
     with pytest.raises(EngineAway):
         house.read()
@@ -345,7 +345,7 @@ def test_an_engine_that_is_away_is_an_error() -> None:
 
 def test_an_answer_begins_when_the_engine_has_answered() -> None:
     """Until then the caller can still be told 503; a job that has said nothing yet is answered at once all the same."""
-    house = House(kind="container")
+    house = Components(kind="container")
     house.gives("s1", EngineAway("away"))
     with pytest.raises(EngineAway):
         house.read()
@@ -353,7 +353,7 @@ def test_an_answer_begins_when_the_engine_has_answered() -> None:
     house.gives("s1")
     house.gives("s1", lambda: house.gives("s1"), house.end(), follow=True)
     assert (house.read(follow=True), house.batches) == ([], [[]])
-    house = House(task("running"))  # of a service the engine was asked for its tasks
+    house = Components(task("running"))  # of a service the engine was asked for its tasks
     house.gives(T1, [said(1, "1\n")])
     house.read()
     assert [len(batch) for batch in house.batches] == [0, 1, 0]
@@ -361,7 +361,7 @@ def test_an_answer_begins_when_the_engine_has_answered() -> None:
 
 def test_the_tail_of_one_stream_is_counted_here() -> None:
     """Docker counts both streams, and then leaves one out."""
-    house = House(task("running"))
+    house = Components(task("running"))
     for _ in range(2):
         house.gives(T1, [said(1, "a\n", "stderr")], [said(2, "b\n", "stderr"), said(3, "c\n", "stderr")])
     assert house.texts(tail=2, streams=("stderr",)) == ["b\n", "c\n"]
@@ -373,7 +373,7 @@ def test_the_tail_of_one_stream_is_counted_here() -> None:
 
 def test_after_a_tail_of_nothing_only_what_is_new_comes() -> None:
     """The last line is read, to know from where on it is new."""
-    house = House(task("running"))
+    house = Components(task("running"))
     house.gives(T1, [said(5, "old\n")])
     house.gives("s1", [said(5, "old\n", task_id=T1), said(4, "older\n", "stderr", T1)], house.end(), follow=True)
     house.gives(T1, [said(5, "old\n"), said(6, "new\n")])
@@ -382,12 +382,12 @@ def test_after_a_tail_of_nothing_only_what_is_new_comes() -> None:
 
 def test_a_flow_that_is_left_early_gives_its_seat_back() -> None:
     """As when the client is gone."""
-    house = House(task("running"))
+    house = Components(task("running"))
     house.gives(T1, [said(1, "one\n")])
 
     async def leave() -> None:
-        spring = Spring(house.swarm, house, house, house.find, house.nodes)
-        flow: Any = spring.flow(await spring.find("s1", ROOT), Wanted(follow=True), ROOT)
+        log_reader = LogReader(house.swarm, house, house, house.find, house.nodes)
+        flow: Any = log_reader.flow(await log_reader.find("s1", ROOT), LogQuery(follow=True), ROOT)
         async with contextlib.aclosing(flow):
             async for batch in flow:
                 if batch:

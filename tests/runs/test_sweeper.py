@@ -10,7 +10,7 @@ from fakes import FakeContainers, FakeSwarm, container, service, until
 from qmaster.errors import EngineAway
 from qmaster.events.journal import Intent
 from qmaster.runs import recovery
-from qmaster.runs.recovery import Sweeper
+from qmaster.runs.recovery import Recovery
 
 pytestmark = pytest.mark.gen_test
 
@@ -27,10 +27,10 @@ class Journal:
         self.settled.append(nonce)
 
 
-class House:
+class Components:
     def __init__(self) -> None:
         self.swarm, self.containers, self.journal = FakeSwarm(), FakeContainers(), Journal()
-        self.sweeper = Sweeper(self.swarm, self.containers, self.journal)
+        self.sweeper = Recovery(self.swarm, self.containers, self.journal)
 
     def made(self, nonce: str = "n1") -> None:
         """The engine has both."""
@@ -56,7 +56,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("intent", [SERVICE, CONTAINER])
 async def test_what_nobody_was_told_of_is_removed(intent: Intent) -> None:
     """And then the intent is settled."""
-    house = House()
+    house = Components()
     house.made()
     house.sweeper.resume([intent])
     async with house.running():
@@ -67,7 +67,7 @@ async def test_what_nobody_was_told_of_is_removed(intent: Intent) -> None:
 
 async def test_a_run_under_a_key_stays() -> None:
     """Whoever asks again is told of it."""
-    house = House()
+    house = Components()
     house.made()
     house.sweeper.look_for(KEYED)
     async with house.running():
@@ -77,7 +77,7 @@ async def test_a_run_under_a_key_stays() -> None:
 
 async def test_a_container_under_a_key_that_was_never_started_is_started() -> None:
     """The process ended between Docker's two calls; whoever asks again is told of this one."""
-    house = House()
+    house = Components()
     house.containers.there = [container(labels={RUN: "n1"}, state={"Status": "created"})]
     house.sweeper.look_for(Intent("box", "n1", "container", keyed=True))
     async with house.running():
@@ -88,7 +88,7 @@ async def test_a_container_under_a_key_that_was_never_started_is_started() -> No
 
 async def test_what_has_only_the_name_is_left_alone() -> None:
     """It is somebody else's: the nonce tells."""
-    house = House()
+    house = Components()
     house.made("another")
     house.sweeper.look_for(SERVICE)
     async with house.running():
@@ -98,7 +98,7 @@ async def test_what_has_only_the_name_is_left_alone() -> None:
 
 async def test_what_comes_true_late_is_removed_too() -> None:
     """A create that timed out on a frozen engine may appear after the thaw."""
-    house = House()
+    house = Components()
     house.sweeper.look_for(SERVICE)
     async with house.running():
         await until(lambda: house.swarm.names().count("service") > 2)
@@ -109,7 +109,7 @@ async def test_what_comes_true_late_is_removed_too() -> None:
 
 async def test_nothing_is_given_up_while_the_engine_is_away() -> None:
     """Only an engine that answers can say that something is not there."""
-    house = House()
+    house = Components()
     house.swarm.fails["service"] = EngineAway("away")
     house.sweeper.look_for(SERVICE)
     async with house.running():

@@ -9,7 +9,7 @@ from fakes import CONTAINER_ID, container, node, service, task
 from qmaster.engine.labels import END
 from qmaster.models import results
 from qmaster.models.results import Outcome
-from qmaster.runs.cache import View
+from qmaster.runs.cache import RunCache
 
 Json = dict[str, Any]
 
@@ -18,8 +18,8 @@ def versioned(raw: Json, index: int = 1) -> Json:
     return {**raw, "Version": {"Index": index}}
 
 
-def listed(*tasks: Json, index: int = 1) -> View:
-    view = View()
+def listed(*tasks: Json, index: int = 1) -> RunCache:
+    view = RunCache()
     view.list_nodes([node()])
     view.list_service(versioned(service(), index), tasks, 1.0)
     return view
@@ -81,7 +81,7 @@ def test_what_has_moved_is_looked_at(raw: Json, tasks: list[Json]) -> None:
 )
 def test_what_time_alone_may_change_is_looked_at(spec: Json, dirty: set[str]) -> None:
     """A task of it may be due again, or it has not ended in time: no version tells that."""
-    view = View()
+    view = RunCache()
     for seen in (1.0, 2.0):
         view.dirty.clear()
         view.list_service(versioned(service(**spec)), [task("running", DesiredState="running")], seen)
@@ -113,7 +113,7 @@ def test_what_has_not_ended_is_known_without_looking() -> None:
 
 def test_an_older_answer_that_comes_last_is_dropped() -> None:
     """A container that has ended does not run again by it."""
-    view = View()
+    view = RunCache()
     view.list_container(container(state={"Status": "exited"}), None, 2.0)
     view.list_container(container(), None, 1.0)
     assert view.entries[CONTAINER_ID].shown.status == "complete"
@@ -156,7 +156,7 @@ def test_what_was_gone_and_is_there_again_is_looked_at() -> None:
 def test_the_tasks_whose_places_others_took(tasks: list[Json], earlier: list[str]) -> None:
     """They may have said something, and are not shown any more."""
     assert [one.id for one in listed(*tasks).earlier("s1")] == earlier
-    assert View().earlier("s1") == []
+    assert RunCache().earlier("s1") == []
 
 
 def test_a_node_of_another_name_is_shown_by_it() -> None:
@@ -169,7 +169,7 @@ def test_a_node_of_another_name_is_shown_by_it() -> None:
 def test_what_was_told_is_not_kept_twice() -> None:
     """A listing makes it anew, equal."""
     running = task("running", DesiredState="running")
-    view = View()
+    view = RunCache()
     for _ in range(2):
         view.list_service(versioned(service()), [running], 1.0)
         fresh, _ = view.take_untold({"s1"}, True, "now")
@@ -179,7 +179,7 @@ def test_what_was_told_is_not_kept_twice() -> None:
 
 def test_what_is_untold_is_taken_some_at_a_time() -> None:
     """What was not asked for stays; what could not be told is there again."""
-    view = View()
+    view = RunCache()
     view.list_nodes([{**node(), "Spec": {}}])
     for name in ("s1", "s2", "s3"):
         view.list_service(versioned(service(name, f"name-of-{name}")), [], 1.0)
@@ -205,7 +205,7 @@ def test_what_had_ended_was_not_stopped(state: str, reason: str) -> None:
 
 def test_what_is_stopped_after_its_timeout_keeps_that_reason() -> None:
     """It was ended for its time; the removal came to that."""
-    view = View()
+    view = RunCache()
     view.list_service(versioned(service(Labels={END: "timeout"})), [task("running")], 1.0)
     view.vanish("s1", "2024-05-06T08:00:00Z", stopped=True)
     assert view.entries["s1"].shown.reason == "timeout"
@@ -218,7 +218,7 @@ def test_what_the_journal_has_and_what_was_read_is_told() -> None:
     view.dirty.clear()
     assert view.show_result("s1", results.result(Outcome([])))
     assert view.dirty == {"s1"}
-    again = View()
+    again = RunCache()
     again.restore(shown, "digest")
     assert again.dirty == {"s1"}
 
@@ -228,7 +228,7 @@ def test_the_engines_words_name_nobody_elses_things(owner: str | None, told: boo
     """In the error of a run and of its tasks; what only the root token sees has all of them."""
     labels = {"io.qmaster.owner": owner} if owner else {}
     said = f'port is in use by service "victim" ({"9f" * 32})'
-    view = View()
+    view = RunCache()
     view.list_service(versioned(service(Labels=labels)), [task("rejected", err=said)], 1.0)
     box = container(labels=labels, ours=False, state={"Status": "exited", "ExitCode": 1, "Error": said})
     view.list_container(box, None, 1.0)

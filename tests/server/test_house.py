@@ -36,7 +36,7 @@ async def test_readers_are_looked_at_now_and_then(home: Home, monkeypatch: pytes
     """Who is behind is cut though nothing more is sent."""
     looks: list[Any] = []
     monkeypatch.setattr(server, "CHECK_EVERY", 0.001)
-    monkeypatch.setattr(home.house.parts.hub, "check", lambda: looks.append(1))
+    monkeypatch.setattr(home.house.parts.broker, "check", lambda: looks.append(1))
     looking = asyncio.create_task(home.house._check_readers())
     await until(lambda: len(looks) > 1)
     looking.cancel()

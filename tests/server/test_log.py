@@ -15,7 +15,7 @@ import pytest
 import structlog
 from entrance_cases import TOKEN, Caller, house
 
-from qmaster.api.routes import Parts, make_app
+from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator
 from qmaster.auth.linelimit import EACH_BURST, LineLimit
 from qmaster.errors import NotFound
@@ -199,7 +199,7 @@ async def test_no_line_carries_the_id_of_another_request(capsys: pytest.CaptureF
     structlog.configure(cache_logger_on_first_use=False)  # else the loggers of the handlers would keep this
     talker = Talker()
     parts: dict[str, Any] = dict.fromkeys(("feed", "hub", "spring", "scrape"))
-    application = make_app(Parts(Authenticator(TOKEN), trouble=lambda: None, **{**parts, "dispatch": talker}))
+    application = make_app(AppState(Authenticator(TOKEN), trouble=lambda: None, **{**parts, "dispatch": talker}))
 
     async def talk(caller: Caller, name: str) -> None:
         for number in range(5):
@@ -233,7 +233,7 @@ async def test_a_request_that_brings_no_id_has_one_of_its_own(capsys: pytest.Cap
     log.configure("json")
     structlog.configure(cache_logger_on_first_use=False)
     parts: dict[str, Any] = dict.fromkeys(("dispatch", "feed", "hub", "spring", "scrape"))
-    async with house(application=make_app(Parts(Authenticator(TOKEN), trouble=lambda: None, **parts))) as made:
+    async with house(application=make_app(AppState(Authenticator(TOKEN), trouble=lambda: None, **parts))) as made:
         caller = await made.call()
         told = []
         for _ in range(20):
@@ -449,7 +449,7 @@ async def test_who_shows_no_token_fills_no_log(capsys: pytest.CaptureFixture[str
     structlog.configure(cache_logger_on_first_use=False)
     parts: dict[str, Any] = dict.fromkeys(("dispatch", "feed", "hub", "spring", "scrape"))
     limit = LineLimit(lambda: 0.0)
-    made_parts = Parts(Authenticator(TOKEN), trouble=lambda: None, lines=limit, **parts)
+    made_parts = AppState(Authenticator(TOKEN), trouble=lambda: None, lines=limit, **parts)
     async with house(application=make_app(made_parts)) as made:
         caller = await made.call()
         for _ in range(200):

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from api_cases import BEARER, IMAGE, Ask, FakeDispatch, State, app, ask, dispatch, state
+from api_cases import BEARER, IMAGE, Ask, FakeRunService, State, app, ask, run_service, state
 from fakes import CONTAINER_ID, FakeContainers, FakeSwarm, container, service, task
 from prometheus_client.parser import text_string_to_metric_families
 from reconciler_cases import Journal as FakeJournal
@@ -30,7 +30,7 @@ from qmaster.server.metrics import Metrics, Now
 from qmaster.server.scrape import Scrape
 from qmaster.server.tally import Tally
 
-__all__ = ["app", "ask", "dispatch", "state"]  # the fixtures
+__all__ = ["app", "ask", "run_service", "state"]  # the fixtures
 
 BEGAN = 1714979280.0  # 2024-05-06T07:08:00Z, before all that the views below tell
 NOBODY = Now(
@@ -367,9 +367,9 @@ async def test_the_metrics_want_a_token(ask: Ask) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_request_is_counted_by_its_route(ask: Ask, dispatch: FakeDispatch, state: State) -> None:
+async def test_a_request_is_counted_by_its_route(ask: Ask, run_service: FakeRunService, state: State) -> None:
     """Never by what a caller makes up: paths, ids and methods are bounded."""
-    dispatch.views = [RUNNING]
+    run_service.views = [RUNNING]
     for method, path in (("GET", "/status/abc"), ("GET", "/nothing/here"), ("PUT", "/run"), ("BREW", "/run")):
         await ask(method, path)
     await ask("POST", "/run", IMAGE)
