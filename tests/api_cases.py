@@ -119,7 +119,12 @@ async def scrape(accept: str) -> tuple[bytes, str]:
 
 @pytest.fixture
 def app(state: State) -> Application:
-    parts: dict[str, Any] = {"dispatch": state.run_service, "feed": FakeEventStream(), "hub": None, "spring": None}
+    parts: dict[str, Any] = {
+        "run_service": state.run_service,
+        "event_stream": FakeEventStream(),
+        "broker": None,
+        "log_reader": None,
+    }
     return make_app(
         AppState(
             state.auth,

@@ -108,14 +108,14 @@ def test_an_engine_outside_a_swarm_runs_containers(plain_engine: Engine) -> None
 
 def test_the_bridge_keeps_its_address(bed: Bed) -> None:
     """Whichever cables come and go: who knew another would wait for the registry until it forgot it."""
-    broker = bed.network.namespace("hub")
-    run("ip", "-n", broker, "link", "add", "low", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "end")
+    hub = bed.network.namespace("hub")
+    run("ip", "-n", hub, "link", "add", "low", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "end")
     try:
-        run("ip", "-n", broker, "link", "set", "low", "master", "bridge", "up")
-        known = run("ip", "-n", broker, "-brief", "link", "show", "bridge").split()[2]
+        run("ip", "-n", hub, "link", "set", "low", "master", "bridge", "up")
+        known = run("ip", "-n", hub, "-brief", "link", "show", "bridge").split()[2]
     finally:
-        run("ip", "-n", broker, "link", "delete", "low")
-    assert run("ip", "-n", broker, "-brief", "link", "show", "bridge").split()[2] == known
+        run("ip", "-n", hub, "link", "delete", "low")
+    assert run("ip", "-n", hub, "-brief", "link", "show", "bridge").split()[2] == known
 
 
 def test_credentials_are_checked(swarm: Swarm, registry: Registry) -> None:

@@ -55,17 +55,17 @@ def make_app(parts: AppState) -> web.Application:
     """Put the routes together."""
     everyone = {"auth": parts.auth, "busy": parts.busy}
     placed = {**everyone, "cursor": lambda: parts.event_stream.cursor}
-    verbs = {**placed, "dispatch": parts.run_service, "held": parts.held, "encoded": runs.Encoded()}
+    verbs = {**placed, "run_service": parts.run_service, "held": parts.held, "encoded": runs.Encoded()}
     page = {**everyone, "files": parts.page}
     stream = {
         **everyone,
-        "feed": parts.event_stream,
-        "hub": parts.broker,
+        "event_stream": parts.event_stream,
+        "broker": parts.broker,
         "sockets": parts.sockets,
         "origins": parts.origins,
     }
     stream["held"] = parts.held
-    speech = {**everyone, "spring": parts.log_reader, "logs": parts.logs, "held": parts.held}
+    speech = {**everyone, "log_reader": parts.log_reader, "logs": parts.logs, "held": parts.held}
     routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
         (r"/status/([^/]+)", runs.StatusHandler, verbs),  # the patterns are tried in this order
         (r"/", pages.PageHandler, page),

@@ -322,10 +322,10 @@ class Own:
         self.log: asyncio.Queue[bytes] = asyncio.Queue()
         self.gate = asyncio.Event()
         parts: dict[str, Any] = {
-            "dispatch": self,
-            "feed": self.stream.event_stream,
-            "hub": self.stream.broker,
-            "spring": self,
+            "run_service": self,
+            "event_stream": self.stream.event_stream,
+            "broker": self.stream.broker,
+            "log_reader": self,
         }
         parts |= {"trouble": lambda: None, "scrape": lambda accept: None}
         self.application = make_app(AppState(Authenticator(TOKEN), **parts))

@@ -35,7 +35,12 @@ def run_service() -> FakeRunService:
 
 @pytest.fixture
 def app(run_service: FakeRunService) -> Application:
-    parts: dict[str, Any] = {"dispatch": run_service, "feed": FakeEventStream(), "hub": None, "spring": None}
+    parts: dict[str, Any] = {
+        "run_service": run_service,
+        "event_stream": FakeEventStream(),
+        "broker": None,
+        "log_reader": None,
+    }
     hosts = frozenset({"qm.example.com", "10.0.0.5", "[::1]"})
     auth = Authenticator(BEARER["Authorization"].removeprefix("Bearer "))
     return make_app(AppState(auth, **parts, trouble=lambda: None, scrape=scrape, hosts=hosts))
