@@ -5,7 +5,7 @@
     └── HttpError             has a status
         ├── BadRequest        400  what was sent is wrong; names the field
         │   └── Misframed              it is not certain where its body ends
-        ├── Unauthorized      401  no token, or one that nobody holds
+        ├── Unauthorized      401  no token, or an invalid one
         ├── Forbidden         403  known, but not allowed
         ├── NotFound          404
         ├── MethodNotAllowed  405

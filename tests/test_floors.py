@@ -1,4 +1,4 @@
-"""The layout: eight packages, imports point downwards only, packages on one floor do not know each other (DESIGN 2)."""
+"""The layout: eight packages, imports point downwards only, packages on one floor do not know each other."""
 
 import ast
 import functools

@@ -367,7 +367,7 @@ class NotFoundHandler(BaseHandler):
     """Every path that is no route."""
 
     def _nothing(self, *args: str, **kwargs: str) -> None:
-        raise NotFound("there is nothing at this path; the routes are in the README")
+        raise NotFound("no such path; see GET /openapi.json")
 
     head = get = post = delete = patch = put = options = _nothing
 

@@ -1,4 +1,4 @@
-"""The way in: takes connections, and ends those that keep a place without saying what they want. The loop owns it.
+"""Accepts connections, and closes those that stay open without sending a request. The loop owns it.
 
 Tornado bounds the size of a head and of a body. Here is what it leaves open, or makes a timer for with each request:
 how long each may take, how long a connection may be idle, and how many there are. There is always room for one more:

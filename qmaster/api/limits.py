@@ -68,7 +68,7 @@ class ConnectionLimiter:
             TooManyHeld
         """
         most = self._most(kind)
-        # A newcomer is ended where another needs its place (see entrance), so it takes none of the room.
+        # A newcomer is closed when another needs its slot (see entrance), so it does not count here.
         if self._all.total() - self._all["newcomer"] >= self._room or self._all[kind] >= most:
             raise TooManyConnections(f"too many open {kind}s: close some, or come back later")
         if limited and self._by[kind, owner] >= max(1, most // SHARE):

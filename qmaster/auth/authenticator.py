@@ -16,7 +16,7 @@ from .tokens import MAX_TOKEN, TokenPolicy, digest
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose token it is; ``name`` is the owner of what it starts; ``grant`` is None for the root token: it may all."""
+    """Whose token it is; ``name`` is the owner of what it starts; ``grant`` is its policy, None for the root token."""
 
     name: str
     grant: TokenPolicy | None = None
@@ -32,7 +32,7 @@ class Authenticator:
 
     Args:
         token: the root token.
-        grants: of the other tokens.
+        grants: the policies of the other tokens.
         refused: told of each call that is refused: ``missing`` or ``unknown`` is its token.
         throttle: of the addresses that wrong ones come from.
     """

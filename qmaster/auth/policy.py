@@ -43,7 +43,7 @@ def allow(
 
     Args:
         request: what was asked.
-        grant: what the token may do; None: all.
+        grant: the token's policy; None: full access.
         registries: those that images may come from; empty: any.
         memory: MiB, of a run that names none.
         ttl: seconds, of a run that names none; None: for ever.

@@ -1,4 +1,4 @@
-"""Pure: the tokens file, a TOML table for each name, as what its token may do (DESIGN 1.6)."""
+"""Pure: the tokens file, a TOML table for each name, as what its token may do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine: the only room that imports ``docker``. Docker's answers leave it as they are, its errors as ours."""
+"""The engine: the only package that imports ``docker``. Returns Docker's answers as they are; raises our own errors."""
 
 from . import ssh  # first: it imports the SDK in its own way
 from .core import Engine

@@ -1,6 +1,6 @@
 """Calls that the loop makes itself, on the engine's unix socket: with no thread between, and without the SDK.
 
-For what every run asks: a thread and the SDK take some three times as long for it (README, "Speed").
+For what every run asks: a thread and the SDK take some three times as long for it (docs/internals.md, "Speed").
 """
 
 from __future__ import annotations

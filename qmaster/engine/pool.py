@@ -1,4 +1,4 @@
-"""The one door for calls to the engine, each bounded in time and counted: by a few threads, or by the loop's own lines.
+"""All calls to the engine, each bounded in time and counted: by a few threads, or on the loop's own connections.
 
 The threads own their clients and nothing else; all other state belongs to the event loop.
 """

@@ -1,4 +1,4 @@
-"""Pure: the facts between two views, as CloudEvents 1.0 (DESIGN 1.3)."""
+"""Pure: the facts between two views, as CloudEvents 1.0."""
 
 from __future__ import annotations
 

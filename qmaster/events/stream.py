@@ -23,7 +23,7 @@ PAGE = 200  # facts read at once
 
 
 class Journal(Protocol):
-    """What a feed needs of the journal."""
+    """What an event stream needs of the journal."""
 
     def kept_from(self, owner: str | None) -> int: ...
     async def facts(self, after: int, limit: int, owner: str | None) -> list[StoredFact] | None: ...
@@ -51,12 +51,12 @@ class EventStream:
 
     Args:
         journal: what they missed.
-        hub: the present.
+        hub: the broker, which has the live facts.
         position: how far the present has come, and what is kept.
         snapshot: services and nodes as of the journal's last fact, as far as a filter lets them through; raises
             JournalUnwritable until the journal has been read.
         now: the time as RFC 3339.
-        stale_since: since when the view may be behind the engine, or None.
+        stale_since: since when the cache may be behind the engine, or None.
         unsent: the memory that each token's readers may take.
     """
 

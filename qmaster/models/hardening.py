@@ -1,4 +1,4 @@
-"""Pure: what a job may not do unless it says otherwise: processes, capabilities, new privileges (DESIGN 1.2)."""
+"""Pure: what a job may not do unless it says otherwise: processes, capabilities, new privileges."""
 
 from __future__ import annotations
 

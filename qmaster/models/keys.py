@@ -1,4 +1,4 @@
-"""Pure: an ``Idempotency-Key`` as the name that its run has, and a request's body as a digest (DESIGN 1.2)."""
+"""Pure: an ``Idempotency-Key`` as the name that its run has, and a request's body as a digest."""
 
 from __future__ import annotations
 

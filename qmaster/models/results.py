@@ -1,4 +1,4 @@
-"""Pure: what a run has said and how it ended, as the journal keeps it and as answers show it (DESIGN 1.2)."""
+"""Pure: what a run has said and how it ended, as the journal keeps it and as answers show it."""
 
 from __future__ import annotations
 

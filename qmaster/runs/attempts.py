@@ -1,4 +1,4 @@
-"""Pure: the attempts of a run that ended and were followed by another: ``restarts`` and ``last_exit`` (DESIGN 1.2).
+"""Pure: the attempts of a run that ended and were followed by another: ``restarts`` and ``last_exit``.
 
 Swarm keeps five tasks of a slot, and Docker the last end of a container: what was counted before is in the view before.
 """

@@ -1,4 +1,4 @@
-"""Pure: what was told of a run's end stays told, whatever the engine passes through afterwards (DESIGN 1.2).
+"""Pure: what was told of a run's end stays told, whatever the engine passes through afterwards.
 
 Each new view of a run goes through ``keep``. A container that is being removed has no exit code any more, a task's
 record goes before its service does, and a listing may be older than the last one.

@@ -32,7 +32,7 @@ class Reconciler(Protocol):
 
 
 class IdempotencyStore:
-    """Remembers the runs of keys: in the view, then in the journal; the swarm's names decide between two at once."""
+    """Remembers the runs of keys: in the cache, then in the journal; the swarm's names decide between two at once."""
 
     def __init__(self, journal: Journal, reconciler: Reconciler) -> None:
         self._journal = journal

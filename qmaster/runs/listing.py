@@ -56,7 +56,7 @@ class ListQuery(NamedTuple):
 
 
 class Listing:
-    """Makes listings of the view and the journal."""
+    """Make listings from the cache and the journal."""
 
     def __init__(self, journal: Journal, view: RunCache) -> None:
         self._journal = journal

@@ -1,8 +1,8 @@
 """Where the output of a run comes from: the engine while it is there, the journal once it is gone.
 
-Following has three parts, so that no line is lost and none is told twice: what was said so far, task by task; then the
-whole service as it speaks; and when the view says that all has ended, the rest, task by task. (Docker's own follow of a
-service never ends, moby#36626.) What was told already is known by its task, stream and time.
+Following has three parts, so that no line is lost or repeated. First what was written so far, task by task. Then the
+whole service as it writes. When the cache says that all has ended, the rest, task by task. (Docker's own follow of a
+service never ends, moby#36626.) Task, stream and time identify what was sent already.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Json = dict[str, Any]
 Batches = AsyncIterator[list[Piece]]
 
 SILENCE = 8.0  # seconds; a node that was cut off is silent, not refused, until Swarm takes it for down
-TICK = 0.1  # seconds between two looks at the view
+TICK = 0.1  # seconds between two looks at the cache
 REOPEN_AFTER = 0.5  # seconds
 SLACK = 0.1  # seconds that the times of one task's streams may be out of order
 SKEW = 30.0  # seconds that the nodes' clocks may differ
@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 
 class Swarm(Protocol):
-    """What this room needs of the swarm."""
+    """What the log reader needs of the swarm."""
 
     async def tasks(self, service_id: str | None = None) -> Sequence[Json]: ...
 
@@ -65,7 +65,7 @@ class Readers(Protocol):
 
 
 class Journal(Protocol):
-    """What this room needs of the journal."""
+    """What the log reader needs of the journal."""
 
     async def outcome(self, run_id: str) -> bytes | None: ...
 

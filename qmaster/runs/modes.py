@@ -1,4 +1,4 @@
-"""Pure: which tasks of a service count, and how many it wants, by its mode (DESIGN 1.2).
+"""Pure: which tasks of a service count, and how many it wants, by its mode.
 
 It counts as ``docker service ls`` does. A replicated service and a replicated job have slots, those of a job beginning
 at 0; a global service and a global job have a task on each node. A job that is updated runs once more: each time is an

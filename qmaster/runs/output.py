@@ -1,4 +1,4 @@
-"""Pure: pieces of output as plain text and as NDJSON (DESIGN 1.2)."""
+"""Pure: pieces of output as plain text and as NDJSON."""
 
 from __future__ import annotations
 

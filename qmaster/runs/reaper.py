@@ -36,27 +36,27 @@ Work = Callable[[str], Awaitable[None]]
 
 
 class Swarm(Protocol):
-    """What the keeper needs of the swarm."""
+    """What the reaper needs of the swarm."""
 
     async def end(self, service_id: str, label: str, why: str) -> bool: ...
     async def remove(self, service_id: str) -> None: ...
 
 
 class Containers(Protocol):
-    """What the keeper needs of this engine's containers."""
+    """What the reaper needs of this engine's containers."""
 
     async def stop(self, container_id: str) -> None: ...
     async def remove(self, container_id: str) -> None: ...
 
 
 class Journal(Protocol):
-    """What the keeper needs of the journal."""
+    """What the reaper needs of the journal."""
 
     async def end(self, run_id: str, why: str) -> None: ...
 
 
 class Reconciler(Protocol):
-    """What the keeper needs of the reconciler."""
+    """What the reaper needs of the reconciler."""
 
     def find(self, name_or_id: str) -> Service | None: ...
     def services(self) -> list[Service]: ...

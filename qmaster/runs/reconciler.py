@@ -1,4 +1,4 @@
-"""Turns hints and listings into facts, one turn at a time: list, compare, journal, then view and hub in one tick.
+"""Turns hints and listings into facts, one turn at a time: list, compare, journal, then cache and broker in one tick.
 
 The event loop owns it. The listing is the truth, a hint only says where to look.
 """
@@ -80,7 +80,7 @@ Count = Callable[[Fact], None]
 
 
 class Reconciler:
-    """Keeps the view true and tells its changes.
+    """Keep the cache up to date and publish its changes.
 
     Args:
         swarm, containers: the engine.
@@ -317,7 +317,7 @@ class Reconciler:
         except BaseException:
             self.view.put_back(untold)
             raise
-        # From here on in one tick: the view, the position and what subscribers hear are never apart.
+        # From here on in one tick: the cache, the position and what subscribers hear are never apart.
         self.view.tell(fresh)
         self._told = position.last + len(fresh)
         self._publish(
@@ -345,7 +345,7 @@ class Reconciler:
                     log.exception("listener_failed", run=view.id)
 
     async def load(self) -> None:
-        """Read what was told before; where the journal cannot be read, the view goes on without being told."""
+        """Read what was told before; where the journal cannot be read, the cache goes on without being told."""
         if self.view.restored:
             return
         try:

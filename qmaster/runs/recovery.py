@@ -22,14 +22,14 @@ log = structlog.get_logger(__name__)
 
 
 class Swarm(Protocol):
-    """What the sweeper needs of the swarm."""
+    """What recovery needs of the swarm."""
 
     async def service(self, name_or_id: str) -> Json | None: ...
     async def remove(self, service_id: str) -> None: ...
 
 
 class Containers(Protocol):
-    """What the sweeper needs of this engine's containers."""
+    """What recovery needs of this engine's containers."""
 
     async def container(self, name_or_id: str) -> Json | None: ...
     async def start(self, container_id: str) -> None: ...
@@ -37,7 +37,7 @@ class Containers(Protocol):
 
 
 class Journal(Protocol):
-    """What the sweeper needs of the journal."""
+    """What recovery needs of the journal."""
 
     async def settle(self, nonce: str) -> None: ...
 

@@ -24,19 +24,19 @@ log = structlog.get_logger(__name__)
 
 
 class Logs(Protocol):
-    """What the recorder needs of the engine's logs."""
+    """What the result collector needs of the engine's logs."""
 
     async def capture(self, kind: Literal["task", "container"], target_id: str, limit: int) -> Output: ...
 
 
 class Journal(Protocol):
-    """What the recorder needs of the journal."""
+    """What the result collector needs of the journal."""
 
     async def keep_outcome(self, run_id: str, outcome: bytes) -> None: ...
 
 
 class Reconciler(Protocol):
-    """What the recorder needs of the reconciler."""
+    """What the result collector needs of the reconciler."""
 
     def earlier(self, service_id: str) -> list[Task]: ...
     async def show_result(self, run_id: str, result: Result) -> None: ...

@@ -1,4 +1,4 @@
-"""The three verbs, each on its way through the house: run, stop and status. Belongs to the event loop."""
+"""Run, stop and status: the three operations of the API on runs. Belongs to the event loop."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ log = structlog.get_logger(__name__)
 
 
 class Swarm(Protocol):
-    """What dispatch needs of the swarm."""
+    """What the run service needs of the swarm."""
 
     async def pin(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> str: ...
     async def network_ids(self, names: list[str]) -> list[str]: ...
@@ -64,7 +64,7 @@ class Swarm(Protocol):
 
 
 class Containers(Protocol):
-    """What dispatch needs of this engine's containers."""
+    """What the run service needs of this engine's containers."""
 
     async def prepare(
         self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]
@@ -75,7 +75,7 @@ class Containers(Protocol):
 
 
 class Journal(Protocol):
-    """What dispatch needs of the journal."""
+    """What the run service needs of the journal."""
 
     async def intend(self, intent: Intent) -> None: ...
     async def settle(self, nonce: str) -> None: ...
@@ -85,7 +85,7 @@ class Journal(Protocol):
 
 
 class Reconciler(Protocol):
-    """What dispatch needs of the reconciler: the view, and that it takes in what was made."""
+    """What the run service needs of the reconciler: the cache, and that it takes in what was made."""
 
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None: ...
     def services(self) -> list[Service]: ...
@@ -96,25 +96,25 @@ class Reconciler(Protocol):
 
 
 class Reaper(Protocol):
-    """What dispatch needs of the keeper."""
+    """What the run service needs of the reaper."""
 
     async def stop(self, view: Service) -> None: ...
 
 
 class Recovery(Protocol):
-    """What dispatch needs of the sweeper."""
+    """What the run service needs of recovery."""
 
     def look_for(self, intent: Intent) -> None: ...
 
 
 class IdempotencyStore(Protocol):
-    """What dispatch needs of the runs under keys."""
+    """What the run service needs of the runs under keys."""
 
     async def once(self, key: Key, start: Callable[[], Awaitable[Started]]) -> Started: ...
 
 
 class Waits(Protocol):
-    """What dispatch needs of those who wait."""
+    """What the run service needs of those who wait."""
 
     async def until_over(self, view: Service, seconds: float, left: asyncio.Future[None]) -> None: ...
 
@@ -299,7 +299,7 @@ class RunService:
 
     @contextlib.contextmanager
     def _counted(self, request: RunRequest, mark: spec.Stamp, by: Identity) -> Iterator[None]:
-        """Count a run from before it is begun until the view has it.
+        """Count a run from before it is begun until the cache has it.
 
         No other call comes between a look and its entry: of many at once no more are started than may, nor two of
         different types under one name.
@@ -322,7 +322,7 @@ class RunService:
             del self._starting[mark.nonce]
 
     def _running(self, owner: str) -> int:
-        """How many runs of an owner have not ended: those in the view, and those that are being started."""
+        """How many runs of an owner have not ended: those in the cache, and those that are being started."""
         starting = {(kind, name) for who, kind, name in self._starting.values() if who == owner}
         there = {
             (view.type, view.name)
@@ -414,7 +414,7 @@ class RunService:
 
     async def _forget(self, nonce: str) -> None:
         """The run came to nothing, and that is known."""
-        with contextlib.suppress(JournalUnwritable):  # then the keeper looks for it, and finds nothing
+        with contextlib.suppress(JournalUnwritable):  # then the reaper looks for it, and finds nothing
             await self._journal.settle(nonce)
 
     async def _own_ids(self) -> set[str]:

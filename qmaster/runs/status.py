@@ -1,4 +1,4 @@
-"""Pure: Docker's services, tasks and containers → what quartermaster says of them (DESIGN 1.2).
+"""Pure: Docker's services, tasks and containers → what quartermaster says of them.
 
 Task states are swarmkit's (api/types.proto) and only grow: new, pending, assigned, accepted, preparing, ready,
 starting, running, complete, shutdown, failed, rejected, remove, orphaned.
@@ -221,7 +221,7 @@ def judge(
     now: datetime,
     history: Counts,
 ) -> Verdict:
-    """The status of a service: over the newest task of each slot, the first that holds (DESIGN 1.2)."""
+    """The status of a service: over the newest task of each slot, the first that holds."""
     by_state: dict[str, list[Json]] = {}
     for raw in current:
         by_state.setdefault(_phase(raw, spec, nodes, now, history), []).append(raw)

@@ -253,7 +253,7 @@ class Components:
         return self.engine.health.trouble or unkept or behind  # without a journal nothing is caught up with
 
     async def _resume(self) -> None:
-        """Once the view is there, take up what an earlier process has left undone."""
+        """Once the cache is loaded, take up what an earlier process has left undone."""
         while self.reconciler.stale_since is not None:  # noqa: ASYNC110 - once, at the start
             await asyncio.sleep(RESUME_EVERY)
         self.sweeper.resume(self.journal.leftovers)

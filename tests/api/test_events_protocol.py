@@ -516,7 +516,7 @@ def test_a_client_that_never_reads_is_cut(start_server: StartServer, engine: Eng
         eventually(cut, 8, "it is cut")
         assert "\nqmaster_slow_consumers_cut_total 1.0\n" in server.call("GET", "/metrics").text
         measured(f"cut after {time.monotonic() - behind:.1f} s, memory grew by {grown / 1024:.0f} KiB")
-        assert grown < 4 * 1024 * 1024  # the most that may ever wait for one reader (DESIGN 1.3)
+        assert grown < 4 * 1024 * 1024  # the most that may ever wait for one reader
         with pytest.raises(OSError, match=r"ended|reset"):
             read_all(lazy)
         assert reader.close_code is None

@@ -30,7 +30,7 @@ def _all(kind: type[errors.QmasterError]) -> Iterator[type[errors.QmasterError]]
     ],
 )
 def test_an_error_has_the_status_of_the_contract(kind: type[errors.HttpError], status: int) -> None:
-    """DESIGN 1.2."""
+    """Each named error has the HTTP status that the API documents, and its own words."""
     assert kind("why").status == status
     assert str(kind("why")) == "why"
 

@@ -303,7 +303,7 @@ def test_a_command_is_split_as_a_shell_splits_words(value: Any, split: list[str]
 
 
 def test_a_service_has_the_keys_of_the_contract() -> None:
-    """DESIGN 1.2, as far as they are there without a result."""
+    """Its JSON has each key of the API, as far as they are there without a result."""
     service = (
         "id type name image command labels owner status reason error exit_code replicas created_at started_at "
         "finished_at removed_at memory cpus tasks"
