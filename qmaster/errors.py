@@ -13,7 +13,7 @@
         │   └── PortTaken              another service has published the port
         ├── PayloadTooLarge   413
         ├── KeyReused         422  an Idempotency-Key comes with another body
-        ├── TooManyHeld       429  connections that stay open
+        ├── TooManyConnections 429  connections that stay open
         ├── TooManyReaders    429
         ├── TooManyRuns       429  of one token, in a minute
         ├── TooManyCalls      429  of one token, at once: nothing was sent

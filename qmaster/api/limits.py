@@ -65,7 +65,7 @@ class ConnectionLimiter:
             limited: whether the owner has only its share.
 
         Raises:
-            TooManyHeld
+            TooManyConnections
         """
         most = self._most(kind)
         # A newcomer is closed when another needs its slot (see entrance), so it does not count here.

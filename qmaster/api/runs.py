@@ -98,7 +98,7 @@ class ServicesHandler(BaseHandler):
         """A place among those who wait.
 
         Raises:
-            TooManyHeld
+            TooManyConnections
         """
         if seconds is None:
             return contextlib.nullcontext()
