@@ -41,6 +41,7 @@ class FakeRunService:
         self.gate: asyncio.Event | None = None
         self.views: list[Service] = []
         self.replays = False
+        self.warnings: tuple[str, ...] = ()
         self.left: asyncio.Future[None] | None = None
         self.logged_as: list[object] = []
 
@@ -60,7 +61,7 @@ class FakeRunService:
 
     async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
         await self._note("run", request, by.name, *([key] if key else []))
-        return Started("s1", self.replays)
+        return Started("s1", self.replays, self.warnings)
 
     async def stop(self, name_or_id: str, by: Identity) -> str:
         await self._note("stop", name_or_id)

@@ -154,12 +154,14 @@ class BaseHandler(web.RequestHandler):
         return self._admit(header, token, needs)
 
     def words_of(self, error: HttpError) -> str:
-        """What the caller is told. The engine names what it meets: only the root token sees everyone's things."""
+        """What the caller is told of an error."""
         cause = error.__cause__
         of_engine = error.of_engine or (isinstance(cause, HttpError) and cause.of_engine)
-        if self._sees_all or not of_engine:
-            return str(error)
-        return masking.mask(str(error), [self._sent, unquote(self.request.path)])
+        return self.of_engine(str(error)) if of_engine else str(error)
+
+    def of_engine(self, text: str) -> str:
+        """The engine's words for the caller. It names what it meets: only the root token sees everyone's things."""
+        return text if self._sees_all else masking.mask(text, [self._sent, unquote(self.request.path)])
 
     def without_token(self, text: str) -> str:
         """For the log: also where a caller put its token into a name or a path; the redaction knows not every token."""

@@ -120,14 +120,15 @@ class RunHandler(ServicesHandler):
         seconds = requests.wait_seconds(request.wait)
         with self._hold(seconds, identity):  # before anything is started
             started = await self.run_service.run(request, identity, key)
+            warnings = [self.of_engine(each) for each in started.warnings]
             if started.replayed:
                 self.set_header("Idempotency-Replayed", "true")
             if seconds is None:
-                self._answer_id(started.id, started.warnings)
+                self._answer_id(started.id, warnings)
                 return
             view = await self._when_over(started.id, seconds, identity)
         self.still(identity, "run")
-        self._answer_view(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED, started.warnings)
+        self._answer_view(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED, warnings)
 
 
 class StopHandler(ServicesHandler):

@@ -26,12 +26,18 @@ def kept(asked: Sequence[str] | None) -> list[str]:
     return [] if asked is None or ALL in asked else [name for name in DROPPED if name not in asked]
 
 
-def warn_of_older_nodes(nodes: Iterable[Node]) -> list[str]:
-    """What to tell of the nodes whose engine ignores ``no_new_privileges`` of a service: at most one warning."""
+def warn_of_older_nodes(nodes: Iterable[Node], named: bool) -> list[str]:
+    """What to tell of the nodes whose engine ignores ``no_new_privileges`` of a service: at most one warning.
+
+    Args:
+        named: whether their names are told; else how many they are.
+    """
     older = sorted(node.hostname for node in nodes if _major(node.engine) < NO_NEW_PRIVILEGES_SINCE)
     if not older:
         return []
     shown = ", ".join(older[:SHOWN]) + (f" and {len(older) - SHOWN} more" if len(older) > SHOWN else "")
+    if not named:
+        shown = "1 node" if len(older) == 1 else f"{len(older)} nodes"
     return [f"no_new_privileges: services need Docker {NO_NEW_PRIVILEGES_SINCE} or newer; not in force on {shown}"]
 
 

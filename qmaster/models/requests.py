@@ -23,6 +23,7 @@ DOCKER_PREFIX = "com.docker."
 HOST_NETWORK = "host"
 CLEARED = [""]  # as Docker writes an entrypoint that switches the image's off
 MAX_BODY = 64 * 1024
+MAX_DEPTH = 32  # levels of arrays and objects: what walks a body calls itself at each
 # Bytes in UTF-8, of all strings of a field together.
 MAX_LABELS = 8 * 1024
 MAX_WORDS = 32 * 1024  # of command, of entrypoint and of env, each
@@ -189,7 +190,7 @@ class StopRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True)
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
-    """Decode a JSON object, strictly: UTF-8, no NaN, no key twice.
+    """Decode a JSON object, strictly: UTF-8, no NaN, no key twice, not too deep.
 
     Raises:
         BadRequest: the body is anything else.
@@ -204,6 +205,8 @@ def decode_object(body: bytes) -> dict[str, Any]:
         raise BadRequest("the body is not valid JSON (UTF-8, one object)") from None
     if not isinstance(document, dict):
         raise BadRequest("the body is not a JSON object")
+    if _is_deeper(document, MAX_DEPTH):
+        raise BadRequest(f"the body is nested more than {MAX_DEPTH} levels deep; a request has three at most")
     return document
 
 
@@ -274,6 +277,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise _DuplicateKey(key)
         seen[key] = value
     return seen
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether it has more than ``depth`` levels of arrays and objects."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_is_deeper(each, depth - 1) for each in inner)
 
 
 def _check_text(field: str, strings: Iterable[str]) -> None:

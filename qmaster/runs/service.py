@@ -366,7 +366,7 @@ class RunService:
         )
         body = spec.service(request, mark, image, self._now(), objects)
         if request.no_new_privileges:
-            warnings += hardening.warn_of_older_nodes(self._reconciler.nodes())
+            warnings += hardening.warn_of_older_nodes(self._reconciler.nodes(), named=mark.owner == ROOT)
         await self._journal.intend(intent)
         try:
             service_id = await self._swarm.create(body, credentials)

@@ -545,6 +545,22 @@ async def test_each_error_is_answered_with_its_status(
         assert answer.headers[name] == value
 
 
+@pytest.mark.parametrize("wait", [False, 0])
+@pytest.mark.parametrize(("token", "address"), [(TOKEN, "10.9.8.7"), ("alice", "…")])
+async def test_a_warning_has_no_addresses_for_who_sees_only_its_own(
+    ask: Ask, state: State, run_service: FakeRunService, token: str, address: str, wait: object
+) -> None:
+    """The engine's words are in warnings as in errors: only root reads where it asks for names."""
+    state.auth.replace([grant("alice")])
+    run_service.views = [OVER]
+    run_service.warnings = (
+        "pull_policy: the registry docker.io did not answer: lookup registry on 10.9.8.7:53: silent",
+    )
+    answer = await ask("POST", "/run", {**IMAGE, "wait": wait}, {"Authorization": f"Bearer {token}"})
+    (warning,) = document(answer)["warnings"]
+    assert warning == run_service.warnings[0].replace("10.9.8.7", address)
+
+
 @pytest.mark.parametrize(
     ("error", "level"),
     [

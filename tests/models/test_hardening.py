@@ -28,20 +28,27 @@ def node(version: str | None, hostname: str = "lab") -> Node:
 @pytest.mark.parametrize("version", ["20.10.24+dfsg1", "24.0.9", "1.13.1", "", None, "unknown"])
 def test_an_older_node_is_warned_of(version: str | None) -> None:
     """One that ignores no_new_privileges of services, or of which nobody knows that."""
-    (warning,) = hardening.warn_of_older_nodes([node("28.5.2"), node(version, "old")])
+    (warning,) = hardening.warn_of_older_nodes([node("28.5.2"), node(version, "old")], named=True)
     assert warning == "no_new_privileges: services need Docker 25 or newer; not in force on old"
 
 
 @pytest.mark.parametrize("version", ["25.0.0", "28.5.2+dfsg4", "26.1.5", "100.1"])
 def test_a_newer_node_is_not_warned_of(version: str) -> None:
     """It has the field."""
-    assert hardening.warn_of_older_nodes([node(version)]) == []
+    assert hardening.warn_of_older_nodes([node(version)], named=True) == []
 
 
 def test_of_many_older_nodes_the_first_are_named() -> None:
     """And the rest counted."""
-    (warning,) = hardening.warn_of_older_nodes([node("20.10.24", f"n{i}") for i in range(8)])
+    (warning,) = hardening.warn_of_older_nodes([node("20.10.24", f"n{i}") for i in range(8)], named=True)
     assert warning.endswith("on n0, n1, n2, n3, n4 and 3 more")
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "on 1 node"), (8, "on 8 nodes")])
+def test_to_who_sees_no_nodes_they_are_counted(count: int, told: str) -> None:
+    """Their names are the root token's to know."""
+    (warning,) = hardening.warn_of_older_nodes([node("20.10.24", f"n{i}") for i in range(count)], named=False)
+    assert warning.endswith(told)
 
 
 def inspect(engine: Engine, server: Server, run_id: str, kind: str) -> dict[str, Any]:

@@ -258,6 +258,22 @@ def test_a_key_twice_is_refused(body: bytes) -> None:
         requests.decode_object(body)
 
 
+def nested(depth: int) -> bytes:
+    return b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+
+
+@pytest.mark.parametrize("depth", [33, 200, 900, *range(930, 1001, 7)])
+def test_what_is_nested_deeply_is_refused(depth: int) -> None:
+    """Far below what a stack takes: the digest of a body, for one, needs more of it than its decoding did."""
+    with pytest.raises(BadRequest, match=r"nested more than 32 levels deep|not valid JSON"):
+        requests.decode_object(nested(depth))
+
+
+def test_a_few_levels_are_taken() -> None:
+    """Clients wrap what they send, and an unknown field is named then."""
+    assert list(requests.decode_object(nested(32))) == ["a"]
+
+
 @steady
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
 def test_an_object_comes_through(document: dict[str, Any]) -> None:
