@@ -270,16 +270,18 @@ class Broker:
 
     def _sending(self, news: Sequence[News]) -> Iterator[None]:
         """Send to one after the other, with a stop after some."""
+        served = 0  # of all kinds: each subscriber may be of one of its own
         for (wire, wants), alike in list(self._live.items()):
             wanted = [one for one in news if one.tags is None or wants.lets_through(one.tags)]
             parcels = list(_joined(wire, wanted))
-            for number, subscriber in enumerate(list(alike), 1):  # a copy: one that is cut leaves while this goes on
+            for subscriber in list(alike):  # a copy: one that is cut leaves while this goes on
                 if wanted and subscriber.after < wanted[0].sequence:
                     self._send(parcels, subscriber)
                 else:  # it came while these were written to the journal, and has read some of them there
                     rest = [one for one in wanted if subscriber.after < one.sequence]
                     self._send(_joined(wire, rest), subscriber)
-                if number % AT_ONCE == 0:
+                served += 1
+                if served % AT_ONCE == 0:
                     yield
 
     def _send(self, parcels: Iterable[tuple[bytes, int]], to: Subscriber) -> None:

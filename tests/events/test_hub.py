@@ -127,6 +127,21 @@ async def test_many_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> Non
     assert late.pipe.written == [b"".join(each.websocket for each in sent[2:])]
 
 
+async def test_many_with_filters_of_their_own_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One token may have thousands, each of a kind of its own: the loop does other work in between all the same."""
+    monkeypatch.setattr(broker, "SLICE", 0.0)
+    labels = [f"n={number}" for number in range(3 * broker.AT_ONCE)]
+    everyone, readers = Broker(), [Reader(wants=Filter(labels=frozenset({label}))) for label in labels]
+    for reader in readers:
+        everyone.join(reader.subscriber)
+    everyone.publish([News(frame(1), ANY._replace(labels=frozenset(labels)), 1)])
+    assert sum(len(reader.pipe.written) for reader in readers) == broker.AT_ONCE
+    async with asyncio.timeout(5):
+        while everyone._round is not None:  # noqa: ASYNC110 - the hub tells nobody
+            await asyncio.sleep(0)
+    assert all(len(reader.pipe.written) == 1 for reader in readers)
+
+
 async def test_who_takes_all_at_once_is_not_waited_for() -> None:
     """A pipe that answers None has sent it."""
     reader = Reader()
