@@ -97,7 +97,7 @@ class ResultCollector:
                 await self._journal.keep_outcome(view.id, results.encode(outcome))
                 await self._reconciler.show_result(view.id, results.result(outcome, results.BRIEF))
                 return
-            except JournalUnwritable as error:
+            except (JournalUnwritable, TooManyCalls) as error:
                 log.info("record_again", run=view.id, reason=str(error))
                 await asyncio.sleep(AGAIN_EVERY)
 

@@ -9,7 +9,7 @@ import pytest
 from fakes import CONTAINER_ID, Fake, container, service, task
 from swarm_cases import NODES, NOW, REPLICAS_2
 
-from qmaster.errors import EngineAway, JournalUnwritable, NodeUnreachable, NotFound
+from qmaster.errors import EngineAway, HttpError, JournalUnwritable, NodeUnreachable, NotFound, TooManyCalls
 from qmaster.models import results
 from qmaster.models.responses import Result, Service, Task
 from qmaster.models.results import Line, Outcome, Output
@@ -56,13 +56,14 @@ class Components(Fake):
         self.kept: dict[str, Outcome] = {}
         self.shown: dict[str, Result] = {}
         self.full = 0
+        self.refusal: HttpError = JournalUnwritable("full")
         self.before: list[Task] = []
         self.recorder = ResultCollector(self.logs, self, self, LIMIT)
 
     async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
         if self.full:
             self.full -= 1
-            raise JournalUnwritable("full")
+            raise self.refusal
         self.kept[run_id] = results.decode(outcome)
 
     async def show_result(self, run_id: str, result: Result) -> None:
@@ -193,10 +194,11 @@ async def test_what_is_gone_has_no_output() -> None:
     assert (house.shown["s1"].exit_code, house.shown["s1"].truncated) == (3, True)
 
 
-async def test_nothing_is_shown_before_it_is_kept() -> None:
-    """A journal that cannot be written is tried again; the output is read once."""
+@pytest.mark.parametrize("refusal", [JournalUnwritable("full"), TooManyCalls("25 s for a slot")])
+async def test_nothing_is_shown_before_it_is_kept(refusal: HttpError) -> None:
+    """A journal that cannot be written, or has no turn for it in time, is tried again; the output is read once."""
     house = Components()
-    house.full = 5
+    house.full, house.refusal = 5, refusal
     await house.recorder.record(ENDED)
     assert (len(house.logs.calls), house.full) == (1, 0)
     assert house.shown["s1"].exit_code == 3
