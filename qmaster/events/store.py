@@ -52,7 +52,6 @@ CREATE TABLE outcomes (
 );
 CREATE INDEX facts_by_owner ON facts (owner, seq, at, size);
 CREATE INDEX records_there ON records (id) WHERE NOT removed;
-CREATE INDEX removed_by_owner ON records (owner, at, size) WHERE removed;
 CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
 PRAGMA user_version = 3;
 """
@@ -61,10 +60,28 @@ _TEXT = "CASE WHEN json_valid(CAST(view AS TEXT)) THEN CAST(view AS TEXT) END"
 _CREATED = f"coalesce(json_extract({_TEXT}, '$.created_at'), '')"
 ADD_CREATED = f"ALTER TABLE records ADD COLUMN created TEXT GENERATED ALWAYS AS ({_CREATED}) VIRTUAL;"
 _REMOVED = "removed AND kind = 'service'"
-LISTED_INDEXES = f"""
+# SQLite looks each row up in the table where an index lacks ``removed``, though all of its rows have it: pruning would
+# hold up the writer for seconds.
+INDEXES = f"""
+DROP INDEX IF EXISTS removed_by_owner;
+CREATE INDEX IF NOT EXISTS removed_by_age ON records (owner, at, size, removed) WHERE removed;
 CREATE INDEX IF NOT EXISTS listed_by_time ON records (created, id) WHERE {_REMOVED};
 CREATE INDEX IF NOT EXISTS listed_by_owner ON records (owner, created, id) WHERE {_REMOVED};
 """
+_MATCHES = "kind = 'service' AND (?2 IS NULL OR owner = ?2)"
+# What has an id, or else a name: what is there first, then the newest of what is removed. One after the other, so that
+# a name that somebody gave to thousands of runs is not read through.
+RECORD_QUERIES = (
+    f"SELECT view FROM records WHERE id = ?1 AND {_MATCHES}",  # noqa: S608 - text of ours
+    f"SELECT view FROM records INDEXED BY records_there WHERE NOT removed AND name = ?1 AND {_MATCHES}"  # noqa: S608
+    " ORDER BY at DESC LIMIT 1",
+    f"SELECT view FROM records WHERE removed AND name = ?1 AND {_MATCHES} ORDER BY at DESC LIMIT 1",  # noqa: S608
+)
+FACTS = (
+    "SELECT seq, type, event, owner, subject, CASE WHEN type LIKE 'io.qmaster.task.%' THEN"
+    " (SELECT json_extract(CAST(view AS TEXT), '$.labels') FROM records WHERE id = subject) END"
+    " FROM facts WHERE seq > ?1 AND"
+)
 PAGE_BYTES = 64 * 1024  # of what is read for one page, but for what its last row is larger
 FACTS_BYTES = 256 * 1024  # of a page of facts, but for what the last is larger
 SCANNED_BYTES = 1024 * 1024  # read for one page where little of it is wanted
@@ -104,7 +121,6 @@ UPDATE outcomes SET size = length(outcome),
     owner = coalesce((SELECT owner FROM records WHERE records.id = outcomes.id), '');
 CREATE INDEX facts_by_owner ON facts (owner, seq, at, size);
 CREATE INDEX records_there ON records (id) WHERE NOT removed;
-CREATE INDEX removed_by_owner ON records (owner, at, size) WHERE removed;
 CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
 PRAGMA user_version = 3;
 """,
@@ -346,15 +362,11 @@ class Store:
     def facts(self, after: int, limit: int, owner: str | None = None) -> list[StoredFact] | None:
         """Return the next facts, with an owner theirs; None where some of them are kept no longer."""
         read = self._reading()
+        of = "owner = ?3" if owner is not None else "?3 IS NULL"  # so that an owner's are found by the index
         with _transaction(read, "DEFERRED"):  # what was deleted and what is there, of one moment
             if retention.kept_from(retention.pruned(read), owner) > after + 1:
                 return None
-            rows = read.execute(
-                "SELECT seq, type, event, owner, subject, CASE WHEN type LIKE 'io.qmaster.task.%' THEN"
-                " (SELECT json_extract(CAST(view AS TEXT), '$.labels') FROM records WHERE id = subject) END"
-                " FROM facts WHERE seq > ?1 AND (?3 IS NULL OR owner = ?3) ORDER BY seq LIMIT ?2",
-                (after, limit, owner),
-            )
+            rows = read.execute(f"{FACTS} {of} ORDER BY seq LIMIT ?2", (after, limit, owner))
             page, size = [], 0
             for row in rows:
                 page.append(StoredFact(*row))
@@ -365,17 +377,11 @@ class Store:
             return page
 
     def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
-        row = (
-            self._reading()
-            .execute(
-                "SELECT view FROM records WHERE (id = ?1 OR name = ?1) AND kind = 'service'"
-                " AND (?2 IS NULL OR json_extract(CAST(view AS TEXT), '$.owner') = ?2)"
-                " ORDER BY id = ?1 DESC, removed, at DESC LIMIT 1",
-                (name_or_id, owner),
-            )
-            .fetchone()
-        )
-        return row[0] if row else None
+        for query in RECORD_QUERIES:
+            row = self._reading().execute(query, (name_or_id, owner)).fetchone()
+            if row:
+                return bytes(row[0])
+        return None
 
     def records(self) -> list[Record]:
         rows = self._reading().execute(
@@ -503,10 +509,10 @@ def _make_shrinkable(write: sqlite3.Connection, path: Path) -> None:
 
 
 def _add_listed(write: sqlite3.Connection) -> None:
-    """Add the column that is computed; a version that does not know it writes it too."""
+    """Add the column that is computed, and indexes; a version that does not know them writes them too."""
     there = {row[1] for row in write.execute("PRAGMA table_xinfo(records)")}
     step = "" if "created" in there else ADD_CREATED
-    write.executescript(f"BEGIN; {step} {LISTED_INDEXES} COMMIT;")
+    write.executescript(f"BEGIN; {step} {INDEXES} COMMIT;")
 
 
 def _position(write: sqlite3.Connection, path: Path, mark: tuple[str, int] | None) -> Position:

@@ -22,7 +22,7 @@ from testbed.subscriber import Subscriber, heartbeat
 
 from qmaster.errors import ConfigError, JournalUnwritable
 from qmaster.events import journal as room
-from qmaster.events import store
+from qmaster.events import retention, store
 from qmaster.events.journal import Intent, Journal, NewFact, Record, StoredFact
 from qmaster.events.store import FILE
 from qmaster.server import app as server
@@ -625,3 +625,60 @@ def test_a_folder_that_is_open_to_others_is_a_warning(tmp_path: Path, mode: int,
         server._warn(cast(Any, config), [])
     assert [line["event"] for line in lines] == ["data_dir_open_to_others"] * warned
     assert [line["mode"] for line in lines] == [f"{mode:04o}"] * warned
+
+
+def _full(folder: Path, runs: int) -> store.Store:
+    """A file with many runs and facts of one owner, all under one name, and one of another's before them."""
+    file = store.Store(folder / FILE, 100_000, 30, 1 << 30)
+    file.open()
+    told = [record("mine", "x", True, view(1, "bob"))._replace(owner="bob")]
+    file.append(1, [fact(1, "bob")], told, ())
+    told = [record(f"r{n}", "x", True, view(2, "eve"))._replace(owner="eve") for n in range(runs)]
+    file.append(2, [fact(n, "eve") for n in range(runs)], told, ())
+    return file
+
+
+def _steps(connection: sqlite3.Connection | None, work: Callable[[], object]) -> int:
+    """How many hundreds of SQLite's instructions some work takes."""
+    assert connection is not None
+    steps: list[None] = []
+    connection.set_progress_handler(lambda: steps.append(None), 100)
+    work()
+    connection.set_progress_handler(None, 0)
+    return len(steps)
+
+
+def test_what_others_have_is_not_read_through(tmp_path: Path) -> None:
+    """Facts of one owner, and a name that was given to thousands of runs: others wait for each such look."""
+    file = _full(tmp_path, 3000)
+    for look in (
+        lambda: file.facts(0, 200, "bob"),
+        lambda: file.facts(0, 200, "nobody"),
+        lambda: file.record("x", "eve"),
+        lambda: file.record("x"),
+    ):
+        assert _steps(file._read, look) < 20  # over 200, were they read through
+    assert file.record("x", "bob") == view(1, "bob")
+    assert file.record("mine", "eve") is None
+    file.close()
+
+
+def test_pruning_reads_indexes_alone(tmp_path: Path) -> None:
+    """It looks up no record that stays: the writer, for which everybody waits, would be held up for seconds."""
+    file = _full(tmp_path, 10)
+    asked: list[str] = []
+    write = file._writing()
+    write.set_trace_callback(asked.append)
+    file.prune()
+    retention._deletable(write)
+    write.set_trace_callback(None)
+    plans = [
+        line[3]
+        for one in asked
+        if one.startswith(("SELECT", "DELETE", "INSERT"))
+        for line in write.execute(f"EXPLAIN QUERY PLAN {one}")
+    ]
+    scans = [line for line in plans if line.startswith("SCAN") and "removed" in line]
+    assert len(scans) == 2
+    assert all("COVERING" in line for line in scans)
+    file.close()
