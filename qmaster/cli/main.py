@@ -31,6 +31,14 @@ HEALTHCHECK = "qmaster.cli.healthcheck"
 # Fields of a run that have no option of their name, and Docker's short options that run does not have.
 NOT_OPTIONS = {"image": "IMAGE", "command": "COMMAND", "auth": "--auth-file", "wait": "qmaster run"}
 SHORT = {"-v": "volume", "-i": "interactive", "-t": "tty", "-c": "cpu-shares", "-P": "publish-all", "-a": "attach"}
+# Commands of Docker and kubectl, with ours in their place.
+COMMANDS_INSTEAD = {
+    **dict.fromkeys(("ps", "ls", "list", "get", "inspect", "describe"), "status"),
+    **dict.fromkeys(("rm", "kill", "delete"), "stop"),
+    **dict.fromkeys(("create", "start"), "run"),
+    "watch": "events",
+    "node": "nodes",
+}
 _BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 
@@ -49,10 +57,16 @@ class _Wrong(click.UsageError):
 def _words(error: click.UsageError) -> str:
     if not isinstance(error, click.NoSuchOption):
         text = " ".join(error.format_message().split()).removesuffix(".")
-        return text[:1].lower() + text[1:]
+        return text[:1].lower() + text[1:] + _command_instead(text)
     if error.option_name == "--token":
         return "no command takes a token, as all users of the machine would see it: set TOKEN, or TOKEN_FILE to a file"
     return f"no such option: {error.option_name}{_instead(error.option_name, error.ctx)}"
+
+
+def _command_instead(text: str) -> str:
+    found = re.fullmatch(r"[Nn]o such command '(\w+)'", text)
+    use = COMMANDS_INSTEAD.get(found[1]) if found else None
+    return f": use {use}" if use else ""
 
 
 def _instead(option: str, context: click.Context | None) -> str:

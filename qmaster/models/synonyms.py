@@ -31,7 +31,8 @@ ANSWERS: Mapping[str, str] = {
     ),
     **dict.fromkeys(("reservememory", "memorybytes"), "use {memory}"),
     **dict.fromkeys(("cpulimit", "limitcpu", "reservecpu", "cpucount", "nanocpus", "cores"), "use {cpus}"),
-    **dict.fromkeys(("resources", "limits", "requests", "reservations", "deploy"), ONE_OF_TWO),
+    **dict.fromkeys(("resources", "limits", "requests", "reservations"), ONE_OF_TWO),
+    "deploy": "use {replicas}, {restart}, {max_attempts}, {constraints}, {memory} and {cpus}",
     **dict.fromkeys(
         ("cpushares", "cpuquota", "cpuperiod", "cpusetcpus", "cpusetmems", "cpuset"), "not supported; use {cpus}"
     ),

@@ -23,6 +23,8 @@ NAMES = {
 }
 COUNTED = {"str": "character", "array": "item"}
 BOUNDS = {">=": "at least", "<=": "at most"}
+# Told where something else than a number is sent: "64m" and "30s" come with the habits of other tools.
+UNITS = {"memory": "MiB", "cpus": "cores", "timeout": "seconds", "ttl": "seconds", "wait": "seconds"}
 _EXPECTED = re.compile(r"Expected `(?P<kinds>[^`]+)`(?: (?P<rest>.*?))?(?:, got `(?P<got>\w+)`)?", re.DOTALL)
 _BOUND = re.compile(r"(?P<length>of length )?(?P<sign>[<>]=) (?P<number>[0-9.]+)")
 
@@ -40,7 +42,7 @@ def explain(
     patterns: Mapping[str, str],
     instead: Callable[[str], str | None] = lambda word: None,
 ) -> str:
-    """msgspec's ``Expected `int`, got `str` - at `$.memory``` as ``memory: expected an integer, got a string``.
+    """msgspec's ``Expected `int`, got `str` - at `$.memory``` as ``memory: expected an integer (MiB), got a string``.
 
     Args:
         document: what it is said of.
@@ -62,6 +64,8 @@ def explain(
         text = f"expected {number}one of {', '.join(_choices(hint))}"
     else:
         text = _expected(text, patterns)
+    if path in UNITS and (", got " in text or ", or one of " in text):
+        text = re.sub("a number|an integer", rf"\g<0> ({UNITS[path]})", text, count=1)
     return f"{_place(path, field, document)}: {text}" if path else text
 
 

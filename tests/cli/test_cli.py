@@ -204,6 +204,9 @@ def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
 
 WRONG_USES = [
     (["nonsense"], 2, "no such command 'nonsense'"),
+    (["ps"], 2, "no such command 'ps': use status"),
+    (["rm", "clock"], 2, "no such command 'rm': use stop"),
+    (["help", "inspect"], 2, "no such command 'inspect': use status"),
     (["run", "--jso", "busybox"], 125, "no such option: --jso; did you mean --json"),
     (["run", "--memory", "much", "busybox"], 125, "'much' is not a valid integer"),
     (["run"], 125, "missing argument 'IMAGE'"),

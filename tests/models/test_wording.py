@@ -15,12 +15,14 @@ from qmaster.models.requests import PATTERNS, RunRequest, StopRequest
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"memory": "5"}, "memory: expected an integer, got a string"),
-        ({"memory": 1.5}, "memory: expected an integer, got a number"),
+        ({"memory": "5"}, "memory: expected an integer (MiB), got a string"),
+        ({"memory": 1.5}, "memory: expected an integer (MiB), got a number"),
         ({"memory": 5}, "memory: expected an integer of at least 6"),
-        ({"cpus": "1"}, "cpus: expected a number, got a string"),
+        ({"cpus": "1"}, "cpus: expected a number (cores), got a string"),
         ({"cpus": 0}, "cpus: expected a number of at least 0.01"),
-        ({"wait": "yes"}, "wait: expected a boolean or a number, got a string"),
+        ({"wait": "yes"}, "wait: expected a boolean or a number (seconds), got a string"),
+        ({"timeout": "30s"}, "timeout: expected a number (seconds), got a string"),
+        ({"ttl": "1h"}, "ttl: expected a number (seconds), or one of never"),
         ({"wait": 1_000_000}, "wait: expected a number of at most 86400"),
         ({"command": 3}, "command: expected a string or an array, got an integer"),
         ({"env": []}, "env: expected an object, got an array"),

@@ -1,6 +1,6 @@
 """Faults of the engine, its swarm and its registry, and races between callers: each with what becomes of it.
 
-`FAULTS.md` lists all that there are tests of, here and elsewhere.
+`docs/operations.md` lists all that there are tests of, here and elsewhere.
 """
 
 import http.client

@@ -1,6 +1,6 @@
 """Faults of the machine that quartermaster is on, and its own end: clocks, the journal, descriptors, signals.
 
-`FAULTS.md` lists all that there are tests of, here and elsewhere.
+`docs/operations.md` lists all that there are tests of, here and elsewhere.
 """
 
 import http.client
