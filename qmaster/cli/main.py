@@ -76,7 +76,8 @@ def _instead(option: str, context: click.Context | None) -> str:
     answer = synonyms.answer(SHORT.get(option, option), options | NOT_OPTIONS) if "cpus" in options else None
     if answer is not None:
         return f": {answer}"
-    near = synonyms.meant(option, options.values())
+    fields = {synonyms.squeezed(name): flag for name, flag in options.items()}  # as in a request: pull_policy
+    near = synonyms.meant(option, options.values()) or fields.get(synonyms.squeezed(option))
     return f"; did you mean {near}?" if near else ""
 
 

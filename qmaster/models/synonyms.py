@@ -18,6 +18,9 @@ OWN_NETWORK = "use {networks}, the names of swarm networks; the host's network i
 # Lower case, without - and _; {field} stands for the field, or for its option on the command line.
 ANSWERS: Mapping[str, str] = {
     **dict.fromkeys(("environment", "environ", "envs", "vars", "variables"), "use {env}"),
+    **dict.fromkeys(("labelfile",), "not supported; use {labels} with their names and values"),
+    **dict.fromkeys(("runasuser",), "use {user}"),
+    **dict.fromkeys(("newprivileges", "allowprivilegeescalation"), "use {no_new_privileges}, which says the opposite"),
     **dict.fromkeys(("envfile", "envfrom"), "not supported; use {env} with its names and values"),
     **dict.fromkeys(("cmd", "args", "arguments"), "use {command}"),
     **dict.fromkeys(("workingdir", "cwd", "dir", "directory"), "use {workdir}"),

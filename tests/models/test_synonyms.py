@@ -38,6 +38,10 @@ FIELDS = RunRequest.__struct_fields__
         ("hostPID", "not supported, as it could reach the host"),
         ("volumes_from", "volumes and mounts are not supported; put files into the image, or small ones into secrets"),
         ("tty", "not supported: a run has no terminal and no standard input; use command and env"),
+        ("allowPrivilegeEscalation", "use no_new_privileges, which says the opposite"),
+        ("new_privileges", "use no_new_privileges, which says the opposite"),
+        ("runAsUser", "use user"),
+        ("label_file", "not supported; use labels with their names and values"),
         ("HostConfig", "not supported, as it could reach the host"),
     ],
 )
@@ -87,6 +91,7 @@ def test_every_answer_names_fields_that_there_are() -> None:
         ("--with-registry-auth", ": use --auth-file"),
         ("--memroy", "; did you mean --memory?"),
         ("--labels", "; did you mean --label?"),
+        ("--pull-policy", "; did you mean --pull?"),
         ("--frobnicate", ""),
     ],
 )
