@@ -94,6 +94,7 @@ class Reaper:
         self._record = record
         self._max_kept = max_kept
         self._early: set[str] = set()  # ended runs that go before their time to live is over
+        self._to_check: set[str] = set()  # owners whose ended runs are about to be counted
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, _Known] = {}
         self._closed = False
@@ -131,8 +132,10 @@ class Reaper:
         elif view.status == "stopping" and view.reason == "timeout":
             self._carry(view.id, self._time_out_service if view.type == "service" else self._time_out_container)
         self._set_timer(view)
-        if view.owner is not None and _may_go(view):
-            self.check_kept(view.owner)
+        if view.owner is not None and _may_go(view) and view.owner not in self._to_check:
+            # Once for all that is noticed in this turn of the loop: at the start that is everything.
+            self._to_check.add(view.owner)
+            asyncio.get_running_loop().call_soon(self._check_now, view.owner)
 
     def check_kept(self, owner: str) -> None:
         """See which ended runs of an owner are more than may stay: the oldest of them go early."""
@@ -140,12 +143,18 @@ class Reaper:
         if limit is None and not self._early:
             return
         ended = [view for view in self._reconciler.services() if view.owner == owner and _may_go(view)]
-        ended.sort(key=lambda view: parse_time(view.finished_at) or LONG_AGO)
         over = 0 if limit is None else max(0, len(ended) - limit)
+        if over:
+            ended.sort(key=lambda view: parse_time(view.finished_at) or LONG_AGO)
         for place, view in enumerate(ended):
             if (place < over) != (view.id in self._early):
                 self._early ^= {view.id}
                 self._set_timer(view)
+
+    def _check_now(self, owner: str) -> None:
+        self._to_check.discard(owner)
+        if not self._closed:
+            self.check_kept(owner)
 
     async def close(self) -> None:
         """Leave what is not done to the next start."""

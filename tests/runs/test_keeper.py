@@ -418,6 +418,25 @@ async def test_another_owners_ended_runs_are_none_of_ours() -> None:
     await house.keeper.close()
 
 
+async def test_many_that_are_noticed_at_once_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start that is everything: to count for each of thousands would hold the loop for minutes."""
+    house = Components(max_kept=1)
+    counted: list[str] = []
+
+    def services() -> list[Service]:
+        counted.append("services")
+        return Components.services(house)
+
+    monkeypatch.setattr(house, "services", services)
+    for number in range(50):
+        house.becomes(ended(f"s{number}", 100 - number))
+    await asyncio.sleep(0)
+    assert len(counted) == 1
+    await house.until(*["remove"] * 49)
+    assert house.views["s49"].status == "complete"
+    await house.keeper.close()
+
+
 async def test_a_limit_that_changes_counts_for_what_has_ended() -> None:
     """Those that may stay after all do, and those that are too many now go."""
     house = Components(max_kept=1)
