@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import msgspec
 
-HIDDEN = "[redacted]"
 BOM = b"\xef\xbb\xbf"  # the byte order mark that some editors write before UTF-8
 SHORTEST = 4  # characters; to look for less would hide half of every word
 _STANDARD = str.maketrans("-_", "+/")
@@ -71,7 +70,7 @@ def hide(text: str, header: str) -> str:
         header: the ``X-Registry-Auth`` that was sent; "" where none was.
     """
     for secret in _forms(header) if header else ():
-        text = text.replace(secret, HIDDEN)
+        text = text.replace(secret, REDACTED)
     return text
 
 

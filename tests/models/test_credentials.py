@@ -10,7 +10,7 @@ from fakes import encoded, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.models.credentials import HIDDEN, Credentials, hide
+from qmaster.models.credentials import REDACTED, Credentials, hide
 
 PASSWORD = "p?>~ä\u00ff-secret"  # its base64 has characters in which the two alphabets differ
 DOCUMENT = {"username": "someone", "password": PASSWORD, "email": "someone@example.com"}
@@ -142,7 +142,7 @@ LOGIN = base64.b64encode(f"someone:{PASSWORD}".encode()).decode()
 def test_who_says_them_back_is_not_quoted(said: str) -> None:
     """In whatever form an engine, a proxy or a registry would show what it was asked with."""
     shown = hide(said, HEADER)
-    assert HIDDEN in shown
+    assert REDACTED in shown
     for form in (PASSWORD, json.dumps(PASSWORD)[1:-1], quote(PASSWORD, safe=""), HEADER.rstrip("="), LOGIN.rstrip("=")):
         assert form not in shown
 
@@ -150,7 +150,7 @@ def test_who_says_them_back_is_not_quoted(said: str) -> None:
 def test_an_identity_token_is_not_quoted_either() -> None:
     """It is as good as a password."""
     header = Credentials(identitytoken="the-identity-token").header()
-    assert hide("refused: the-identity-token", header) == f"refused: {HIDDEN}"
+    assert hide("refused: the-identity-token", header) == f"refused: {REDACTED}"
 
 
 @pytest.mark.parametrize("header", ["", "not base64!", "e30="])
