@@ -1,19 +1,19 @@
-"""Pure: the API as an OpenAPI 3.1 document, made from the messages that decode and answer the requests.
+"""Pure: the API as an OpenAPI 3.1 document; its schemas are made from the messages that decode and answer requests.
 
-What a subscriber of ``/events`` reads is in docs/events.md, frame by frame: OpenAPI has no words for it.
+Client generators read it: a call is there once (not also as ``HEAD`` or ``/start``), and each answer has one schema.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import msgspec
 
 from .. import __version__
-from ..auth.tokens import Scope
 from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, problem
+from ..events import cloudevents, frames
 from ..models.requests import MAX_BODY, MAX_WAIT, RunRequest, StopRequest
 from ..models.responses import Node, Service, Status
 from ..models.results import Stream
@@ -68,8 +68,6 @@ ERRORS: Mapping[int, str] = {
     503: "The engine is away, or is not a swarm manager.",
     507: "The journal cannot be written or read; the log says why.",
 }
-ALWAYS = (400, 413, 500)
-GUARDED = (401, 403, 429)  # of all that wants a token
 _HEADERS: Mapping[int, Mapping[str, str]] = {
     401: Unauthorized.headers,
     429: TooManyConnections.headers,
@@ -150,6 +148,351 @@ NODE: Json = {
 }
 
 
+# -- what the calls share ----------------------------------------------------------------------------------------------
+
+
+def _ref(place: str) -> Json:
+    return {"$ref": f"#/components/{place}"}
+
+
+def _content(text: str, content: Json, **headers: Json) -> Json:
+    """An answer in one or more media types."""
+    return {"description": text, "headers": {"X-Request-ID": _ref("headers/RequestId"), **headers}, "content": content}
+
+
+def _answer(text: str, schema: str, example: Any = None, **headers: Json) -> Json:
+    """An answer in JSON."""
+    shown = {} if example is None else {"example": example}
+    return _content(text, {"application/json": {"schema": _ref(f"schemas/{schema}"), **shown}}, **headers)
+
+
+def _text(*kinds: str) -> Json:
+    return {kind: {"schema": STRING} for kind in kinds}
+
+
+def _errors(*statuses: int) -> Json:
+    return {str(status): _ref(f"responses/Error{status}") for status in sorted({400, 413, 500, *statuses})}
+
+
+def _guarded(*statuses: int) -> Json:
+    """The errors of what wants a token."""
+    return _errors(401, 403, 429, *statuses)
+
+
+def _query(name: str, schema: Json, description: str, **more: Any) -> Json:
+    return {"name": name, "in": "query", "description": description, "schema": schema, **more}
+
+
+STRING: Json = {"type": "string"}
+STRINGS: Json = {"type": "array", "items": STRING}
+FLAG: Json = {"type": "string", "enum": ["1", "true", "0", "false"]}
+# OpenAPI 3.1: the names beside a scheme are the roles that the call takes; `{}`: the token may be in the body.
+READ: list[Json] = [{"bearer": ["read"]}]
+ROOT: list[Json] = [{"bearer": ["root"]}]
+OPEN: list[Json] = []
+REPLAYED: Json = {
+    "description": "There where the answer is that of an earlier call with this key.",
+    "schema": {"type": "string", "const": "true"},
+}
+VIEW: Json = {"success": True, **SERVICE}
+
+# -- the calls ---------------------------------------------------------------------------------------------------------
+
+PATHS: Mapping[str, Json] = {
+    "/": {
+        "get": {
+            "operationId": "page",
+            "tags": ["page"],
+            "summary": "The status page",
+            "security": OPEN,
+            "responses": {
+                "200": _content("HTML; it asks for the token itself.", _text("text/html")),
+                **_errors(403, 404),
+            },
+        }
+    },
+    "/static/{file}": {
+        "get": {
+            "operationId": "pageFile",
+            "tags": ["page"],
+            "summary": "What the status page is made of",
+            "security": OPEN,
+            "parameters": [
+                {
+                    "name": "file",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "minLength": 1},
+                    "example": "style.css",
+                }
+            ],
+            "responses": {
+                "200": _content(
+                    "A script, a style sheet or a picture.",
+                    _text("text/css", "text/html", "text/javascript", "image/svg+xml"),
+                ),
+                **_errors(403, 404),
+            },
+        }
+    },
+    "/run": {
+        "post": {
+            "operationId": "run",
+            "tags": ["runs"],
+            "summary": "Start a service or a container",
+            "description": "`POST /start` is the same.",
+            "security": [{"bearer": ["run"]}, {}],
+            "parameters": [_ref("parameters/IdempotencyKey")],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": _ref("schemas/RunRequest"),
+                        "examples": {name: {"value": value} for name, value in RUNS.items()},
+                    }
+                },
+            },
+            "responses": {
+                "200": _content(
+                    "It was started; with `wait`: it has ended.",
+                    {
+                        "application/json": {
+                            "schema": _ref("schemas/RunAnswer"),
+                            "examples": {
+                                "started": {"value": {"success": True, "id": ID}},
+                                "ended": {"value": VIEW},
+                            },
+                        }
+                    },
+                    **{"Idempotency-Replayed": REPLAYED},
+                ),
+                "202": _answer(
+                    "It has not ended within `wait`, and goes on.",
+                    "RunAnswer",
+                    VIEW,
+                    **{"Idempotency-Replayed": REPLAYED},
+                ),
+                **_guarded(409, 422, 502, 503, 507),
+            },
+        }
+    },
+    "/stop": {
+        "post": {
+            "operationId": "stop",
+            "tags": ["runs"],
+            "summary": "Stop and remove a service or a container",
+            "security": [{"bearer": ["stop"]}, {}],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": _ref("schemas/StopRequest"),
+                        "examples": {"name": {"value": {"id": "nap"}}, "id": {"value": {"id": ID}}},
+                    }
+                },
+            },
+            "responses": {
+                "200": _answer("The engine has accepted it.", "StopAnswer", {"success": True, "id": ID}),
+                **_guarded(404, 409, 502, 503, 507),
+            },
+        }
+    },
+    "/status": {
+        "get": {
+            "operationId": "list",
+            "tags": ["runs"],
+            "summary": "List services and containers",
+            "security": READ,
+            "parameters": [
+                _query("status", {"type": "array", "items": _ref("schemas/Status")}, "With one of these statuses."),
+                _query("label", STRINGS, "`key=value`, or `key` alone: with all of them.", example=["team=blue"]),
+                _query("name", STRINGS, "With exactly one of these names.", example=["nap"]),
+                _query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "So many at most.", example=10),
+                _query("all", FLAG, "`1`: also what was removed.", example="1"),
+            ],
+            "responses": {
+                "200": _answer(
+                    "The newest first.", "ListAnswer", {"success": True, "cursor": CURSOR, "services": [SERVICE]}
+                ),
+                **_guarded(507),
+            },
+        }
+    },
+    "/status/{id}": {
+        "get": {
+            "operationId": "status",
+            "tags": ["runs"],
+            "summary": "Show one, also when it was removed",
+            "security": READ,
+            "parameters": [
+                _ref("parameters/Id"),
+                _query(
+                    "wait",
+                    {
+                        "anyOf": [
+                            {"type": "string", "const": "true"},
+                            {"type": "number", "minimum": 0, "maximum": MAX_WAIT},
+                        ]
+                    },
+                    "Seconds, to the microsecond, or `true` (60): until it has ended.",
+                ),
+            ],
+            "responses": {
+                "200": _answer("What it has come to.", "StatusAnswer", VIEW),
+                **_guarded(404, 502, 503),
+            },
+        }
+    },
+    "/logs/{id}": {
+        "get": {
+            "operationId": "logs",
+            "tags": ["runs"],
+            "summary": "Read its output, also as it comes, and when it is gone",
+            "description": "As plain text, or with `Accept: application/x-ndjson` as JSON objects, one a line: `time`, "
+            "`stream`, `node`, `task`, `line`, and `partial` where it goes on in the next.",
+            "security": READ,
+            "parameters": [
+                _ref("parameters/Id"),
+                _query("follow", FLAG, "`1`: go on as it is written, until all its tasks have ended."),
+                _query(
+                    "tail",
+                    {
+                        "anyOf": [
+                            {"type": "string", "const": "all"},
+                            {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+                        ]
+                    },
+                    "The last so many lines of each task.",
+                    example=100,
+                ),
+                _query("timestamps", FLAG, "`1`: each line begins with its time; plain text only.", example="1"),
+                _query(
+                    "stream",
+                    {"type": "array", "items": {"type": "string", "enum": list(get_args(Stream))}},
+                    "Both without it.",
+                    example=["stderr"],
+                ),
+            ],
+            "responses": {
+                "200": _content(
+                    "Its output; a log that ends without its last chunk was cut off.",
+                    _text("text/plain", "application/x-ndjson"),
+                ),
+                **_guarded(404, 502, 503, 507),
+            },
+        }
+    },
+    "/nodes": {
+        "get": {
+            "operationId": "nodes",
+            "tags": ["swarm"],
+            "summary": "List the nodes, with what is reserved on each",
+            "security": ROOT,
+            "responses": {
+                "200": _answer("The nodes.", "NodesAnswer", {"success": True, "cursor": CURSOR, "nodes": [NODE]}),
+                **_guarded(),
+            },
+        }
+    },
+    "/events": {
+        "get": {
+            "operationId": "events",
+            "tags": ["swarm"],
+            "summary": "Stream every change, as Server-Sent Events or over a websocket",
+            "description": "Each message of a websocket is a `Frame`; of Server-Sent Events `data:` has the frame, or "
+            "of an event frame its `Event` alone. A browser's websocket sends its token in a first frame, "
+            '`{"type": "auth", "token": "…"}`. docs/events.md has the order of frames and the close codes.',
+            "security": READ,
+            "parameters": [
+                _query("since", STRING, "A cursor: what came after it, instead of a snapshot.", example=CURSOR),
+                _query("topic", STRING, "Some of `service,task,node`.", example="service,node"),
+                _query("service", STRING, "Only the service or container with this id."),
+                _query("label", STRINGS, "`key=value`: with all of them.", example=["team=blue"]),
+                {
+                    "name": "Last-Event-ID",
+                    "in": "header",
+                    "description": "As `since`; what an SSE client sends when it comes back.",
+                    "schema": STRING,
+                },
+            ],
+            "responses": {
+                "101": {"description": "A websocket of protocol `qmaster.v1`, where an upgrade to one is asked for."},
+                "200": _content("Server-Sent Events.", _text("text/event-stream")),
+                **_guarded(),
+            },
+        }
+    },
+    "/livez": {
+        "get": {
+            "operationId": "livez",
+            "tags": ["operation"],
+            "summary": "Whether the process answers",
+            "security": OPEN,
+            "responses": {"200": _answer("It is.", "Alive", {"success": True, "status": "alive"}), **_errors()},
+        }
+    },
+    "/readyz": {
+        "get": {
+            "operationId": "readyz",
+            "tags": ["operation"],
+            "summary": "Whether all is well, else why not",
+            "security": OPEN,
+            "responses": {"200": _answer("It is.", "Ready", {"success": True, "status": "ready"}), **_errors(503)},
+        }
+    },
+    "/metrics": {
+        "get": {
+            "operationId": "metrics",
+            "tags": ["operation"],
+            "summary": "The metrics",
+            "security": ROOT,
+            "responses": {
+                "200": _content(
+                    "In Prometheus' text format, or OpenMetrics', as `Accept` asks for.",
+                    _text("text/plain", "application/openmetrics-text"),
+                ),
+                **_guarded(),
+            },
+        }
+    },
+    "/openapi.json": {
+        "get": {
+            "operationId": "openapi",
+            "tags": ["operation"],
+            "summary": "This document",
+            "security": OPEN,
+            "responses": {
+                "200": _content("OpenAPI 3.1.", {"application/json": {"schema": {"type": "object"}}}),
+                **_errors(403),
+            },
+        }
+    },
+}
+PARAMETERS: Mapping[str, Json] = {
+    "Id": {
+        "name": "id",
+        "in": "path",
+        "required": True,
+        "description": "The full id, or the exact name.",
+        "schema": {"type": "string", "minLength": 1},
+        "example": "nap",
+    },
+    "RequestId": {
+        "name": "X-Request-ID",
+        "in": "header",
+        "description": "Up to 128 letters, digits and `._:-`, for the answer and the log; else one is made.",
+        "schema": STRING,
+    },
+    "IdempotencyKey": {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "Makes a retry safe: the same key with the same body is the same run. No `name` beside it.",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+        "example": "order-4711",
+    },
+}
+
+
 @functools.cache
 def encoded() -> bytes:
     """The document as it is served."""
@@ -164,6 +507,7 @@ def document() -> Json:
             "title": "quartermaster",
             "version": __version__,
             "summary": "Runs functions and jobs on Docker and Docker Swarm over HTTP, with a token.",
+            "description": "`HEAD` is answered as `GET`, without the body; but not of `/events` and `/logs/{id}`.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
@@ -174,11 +518,11 @@ def document() -> Json:
             {"name": "page", "description": "The status page."},
             {"name": "operation", "description": "For those who operate quartermaster."},
         ],
-        "paths": {path: {"parameters": [_ref("parameters", "RequestId")], **item} for path, item in _paths().items()},
+        "paths": {path: {"parameters": [_ref("parameters/RequestId")], **item} for path, item in PATHS.items()},
         "components": {
             "schemas": _schemas(),
-            "parameters": _shared_parameters(),
-            "headers": {"RequestId": {"description": "The request's id, also in the log.", "schema": _string()}},
+            "parameters": PARAMETERS,
+            "headers": {"RequestId": {"description": "The request's id, also in the log.", "schema": STRING}},
             "responses": {f"Error{status}": _error(status, text) for status, text in ERRORS.items()},
             "securitySchemes": {
                 "bearer": {
@@ -192,376 +536,122 @@ def document() -> Json:
     }
 
 
-# -- the calls ---------------------------------------------------------------------------------------------------------
-
-
-def _paths() -> dict[str, Json]:
-    return {
-        "/": _both(_page()),
-        "/static/{file}": _both(_page_file()),
-        "/run": {"post": _run("run", "Start a service or a container")},
-        "/start": {"post": _run("start", "The same as /run")},
-        "/stop": {"post": _stop()},
-        "/status": _both(_listing()),
-        "/status/{id}": _both(_status()),
-        "/logs/{id}": {"get": _logs()},
-        "/nodes": _both(_nodes()),
-        "/events": {"get": _events()},
-        "/livez": _both(_probe("livez", "Whether the process answers", "alive")),
-        "/readyz": _both(_probe("readyz", "Whether all is well, else why not", "ready", 503)),
-        "/metrics": _both(_metrics()),
-        "/openapi.json": _both(_itself()),
-    }
-
-
-def _both(get: Json) -> Json:
-    """GET, and HEAD that is answered alike, without the body."""
-    head = {**get, "operationId": f"{get['operationId']}Head", "summary": f"{get['summary']}: the headers alone"}
-    return {"get": get, "head": head}
-
-
-def _run(name: str, summary: str) -> Json:
-    ended = _answer("It was started; with `wait`: it has ended.", {"anyOf": [_schema("Started"), _schema("Run")]})
-    content = ended["content"]["application/json"]
-    content["examples"] = {
-        "started": {"value": {"success": True, "id": ID}},
-        "ended": {"value": {"success": True, **SERVICE}},
-    }
-    going_on = _answer("It has not ended within `wait`, and goes on.", _schema("Run"), {"success": True, **SERVICE})
-    for answer in (ended, going_on):
-        answer["headers"]["Idempotency-Replayed"] = {
-            "description": "There where the answer is that of an earlier call with this key.",
-            "schema": {"const": "true"},
-        }
-    body = {name: {"value": value} for name, value in RUNS.items()}
-    return _operation(
-        name,
-        "runs",
-        summary,
-        {200: ended, 202: going_on},
-        "run",
-        (409, 422, 502, 503, 507),
-        parameters=[_ref("parameters", "IdempotencyKey")],
-        requestBody=_body("RunRequest", body),
-    )
-
-
-def _stop() -> Json:
-    return _operation(
-        "stop",
-        "runs",
-        "Stop and remove a service or a container",
-        {200: _answer("The engine has accepted it.", _schema("Started"), {"success": True, "id": ID})},
-        "stop",
-        (404, 409, 502, 503, 507),
-        requestBody=_body("StopRequest", {"name": {"value": {"id": "nap"}}, "id": {"value": {"id": ID}}}),
-    )
-
-
-def _listing() -> Json:
-    some = {"type": "array", "items": _string()}
-    parameters = [
-        _query("status", {"type": "array", "items": {"enum": list(get_args(Status))}}, "With one of these statuses."),
-        _query("label", some, "`key=value`, or `key` alone: with all of them.", ["team=blue"]),
-        _query("name", some, "With exactly one of these names.", ["nap"]),
-        _query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "So many at most.", 10),
-        _query("all", _flag(), "`1`: also what was removed.", "1"),
-    ]
-    example = {"success": True, "cursor": CURSOR, "services": [SERVICE]}
-    schema = _object(success=_success(), cursor=_string(), services={"type": "array", "items": _schema("Service")})
-    answer = _answer("The newest first.", schema, example)
-    return _operation(
-        "list", "runs", "List services and containers", {200: answer}, "read", (507,), parameters=parameters
-    )
-
-
-def _status() -> Json:
-    wait = {"anyOf": [{"const": "true"}, {"type": "number", "minimum": 0, "maximum": MAX_WAIT}]}
-    return _operation(
-        "status",
-        "runs",
-        "Show one, also when it was removed",
-        {200: _answer("What it has come to.", _schema("Run"), {"success": True, **SERVICE})},
-        "read",
-        (404, 502, 503),
-        parameters=[
-            _ref("parameters", "Id"),
-            _query("wait", wait, "Seconds, to the microsecond, or `true` (60): until it has ended."),
-        ],
-    )
-
-
-def _logs() -> Json:
-    tail = {"anyOf": [{"const": "all"}, {"type": "integer", "minimum": 0, "maximum": 999_999_999}]}
-    streams = {"type": "array", "items": {"enum": list(get_args(Stream))}}
-    text = _answer("Its output; a log that ends without its last chunk was cut off.", {})
-    text["content"] = {kind: {"schema": _string()} for kind in ("text/plain", "application/x-ndjson")}
-    return _operation(
-        "logs",
-        "runs",
-        "Read its output, also as it comes, and when it is gone",
-        {200: text},
-        "read",
-        (404, 502, 503, 507),
-        parameters=[
-            _ref("parameters", "Id"),
-            _query("follow", _flag(), "`1`: go on as it is written, until all its tasks have ended."),
-            _query("tail", tail, "The last so many lines of each task.", 100),
-            _query("timestamps", _flag(), "`1`: each line begins with its time; plain text only.", "1"),
-            _query("stream", streams, "Both without it.", ["stderr"]),
-        ],
-        description="As plain text, or with `Accept: application/x-ndjson` as JSON objects, one a line: `time`, "
-        "`stream`, `node`, `task`, `line`, and `partial` where it goes on in the next.",
-    )
-
-
-def _nodes() -> Json:
-    schema = _object(success=_success(), cursor=_string(), nodes={"type": "array", "items": _schema("Node")})
-    answer = _answer("The nodes.", schema, {"success": True, "cursor": CURSOR, "nodes": [NODE]})
-    return _operation("nodes", "swarm", "List the nodes, with what is reserved on each", {200: answer}, "root")
-
-
-def _events() -> Json:
-    parameters = [
-        _query("since", _string(), "A cursor: what came after it, instead of a snapshot.", CURSOR),
-        _query("topic", _string(), "Some of `service,task,node`.", "service,node"),
-        _query("service", _string(), "Only the service or container with this id."),
-        _query("label", {"type": "array", "items": _string()}, "`key=value`: with all of them.", ["team=blue"]),
-        {
-            "name": "Last-Event-ID",
-            "in": "header",
-            "description": "As `since`; what an SSE client sends when it comes back.",
-            "schema": _string(),
-        },
-    ]
-    headers = {"X-Request-ID": _ref("headers", "RequestId")}
-    stream = {"description": "Server-Sent Events.", "headers": headers, "content": {"text/event-stream": {}}}
-    upgraded = {"description": "A websocket of protocol `qmaster.v1`, where an upgrade to one is asked for."}
-    return _operation(
-        "events",
-        "swarm",
-        "Stream every change, as Server-Sent Events or over a websocket",
-        {101: upgraded, 200: stream},
-        "read",
-        parameters=parameters,
-        description="docs/events.md has the frames and close codes. A browser's websocket sends its token in a first "
-        'frame, `{"type": "auth", "token": "…"}`.',
-    )
-
-
-def _page() -> Json:
-    html = _answer("HTML; it asks for the token itself.", {})
-    html["content"] = {"text/html": {"schema": _string()}}
-    return _operation("page", "page", "The status page", {200: html}, None, (403, 404))
-
-
-def _page_file() -> Json:
-    file = _answer("A script, a style sheet or a picture.", {})
-    file["content"] = {
-        kind: {"schema": _string()} for kind in ("text/css", "text/html", "text/javascript", "image/svg+xml")
-    }
-    return _operation(
-        "pageFile",
-        "page",
-        "What the status page is made of",
-        {200: file},
-        None,
-        (403, 404),
-        parameters=[
-            {
-                "name": "file",
-                "in": "path",
-                "required": True,
-                "schema": {"type": "string", "minLength": 1},
-                "example": "style.css",
-            }
-        ],
-    )
-
-
-def _probe(name: str, summary: str, word: str, *errors: int) -> Json:
-    schema = _object(success=_success(), status={"const": word})
-    answer = _answer("It is.", schema, {"success": True, "status": word})
-    return _operation(name, "operation", summary, {200: answer}, None, errors)
-
-
-def _metrics() -> Json:
-    text = _answer("In Prometheus' text format, or OpenMetrics', as `Accept` asks for.", {})
-    kinds = ("text/plain", "application/openmetrics-text")
-    text["content"] = {kind: {"schema": _string()} for kind in kinds}
-    return _operation("metrics", "operation", "The metrics", {200: text}, "root")
-
-
-def _itself() -> Json:
-    answer = _answer("OpenAPI 3.1.", {"type": "object"})
-    return _operation("openapi", "operation", "This document", {200: answer}, None, (403,))
-
-
-def _operation(
-    name: str,
-    tag: str,
-    summary: str,
-    answers: Mapping[int, Json],
-    needs: Scope | Literal["root"] | None,
-    errors: Collection[int] = (),
-    **more: Any,
-) -> Json:
-    """
-    Args:
-        needs: the scope that its token has; ``root``: the root token alone; None: it is open.
-    """
-    # OpenAPI 3.1: the names beside a scheme are the roles that the call takes.
-    guard: list[Json] = [] if needs is None else [{"bearer": [needs]}]
-    if guard and "requestBody" in more:
-        guard.append({})  # the token may be in it
-    if guard:
-        errors = {*errors, *GUARDED}
-    responses = {str(status): answer for status, answer in answers.items()}
-    responses |= {str(status): _ref("responses", f"Error{status}") for status in sorted({*errors, *ALWAYS})}
-    return {"operationId": name, "tags": [tag], "summary": summary, **more, "security": guard, "responses": responses}
-
-
 # -- the messages ------------------------------------------------------------------------------------------------------
 
 
 def _schemas() -> dict[str, Json]:
-    messages = [RunRequest, StopRequest, Service, Node]
+    messages = [RunRequest, StopRequest, Service, Node, cloudevents.Event, *get_args(frames.Message)]
     _, made = msgspec.json.schema_components(messages, ref_template="#/components/schemas/{name}")
-    schemas = {name: _told(schema) for name, schema in made.items()}
+    schemas: dict[str, Json] = {name: _plain(schema) for name, schema in made.items()}
     for name in ("RunRequest", "StopRequest"):
         schemas[name]["properties"]["token"] = {
             "type": ["string", "null"],
-            "default": None,
             "description": "Instead of the header `Authorization`.",
         }
     for name, text in FIELDS.items():
-        schemas["RunRequest"]["properties"][name]["description"] = text
-    for name in schemas.keys() - {"RunRequest", "StopRequest"}:
-        schemas[name]["required"] = list(schemas[name]["properties"])  # an answer has all of them
-    service = schemas["Service"]["properties"]
+        default = made["RunRequest"]["properties"][name].get("default")
+        schemas["RunRequest"]["properties"][name]["description"] = text + _left_out(default)
+    schemas["Service"]["properties"]["status"] = _ref("schemas/Status")
+    schemas["Service"]["required"] = list(schemas["Service"]["properties"])  # an answer has all of them
+    return dict(sorted({**schemas, **_answers(schemas["Service"]), **_events(schemas)}.items()))
+
+
+def _answers(service: Json) -> dict[str, Json]:
+    success = {"type": "boolean", "const": True}
+    warnings = {
+        **STRINGS,
+        "minItems": 1,
+        "description": "What the run asked for, or has by default, and does not get; only where there are any.",
+    }
+    view = {"success": success, **service["properties"]}
+    started = {"type": "object", "properties": {**view, "warnings": warnings}, "required": ["success", "id"]}
     return {
-        **dict(sorted(schemas.items())),
-        "Started": _warned(_object(success=_success(), id=_string())),
-        "Run": {
-            **_warned(_object(success=_success(), **service)),
-            "description": "A service, as `Service`, with `success`.",
+        "RunAnswer": {
+            **started,
+            "dependentRequired": {name: service["required"] for name in service["required"] if name != "id"},
+            "description": "With `wait` as `Service`, with all of its fields; else `success` and `id`.",
         },
+        "StatusAnswer": {**_object(**view), "description": "A service, as `Service`, with `success`."},
+        "StopAnswer": _object(success=success, id=STRING),
+        "ListAnswer": _object(success=success, cursor=STRING, services=_array("Service")),
+        "NodesAnswer": _object(success=success, cursor=STRING, nodes=_array("Node")),
+        "Alive": _object(success=success, status={"type": "string", "const": "alive"}),
+        "Ready": _object(success=success, status={"type": "string", "const": "ready"}),
+        "Status": {"type": "string", "enum": list(get_args(Status))},
         "Problem": _problem(),
     }
 
 
-def _warned(schema: Json) -> Json:
-    """With ``warnings``, which an answer has only where there are any."""
-    text = "What the run asked for, or has by default, and does not get; only where there is something to tell."
-    warnings = {"type": "array", "items": _string(), "minItems": 1, "description": text}
-    return {**schema, "properties": {**schema["properties"], "warnings": warnings}}
-
-
-def _told(value: Any) -> Any:
-    """A schema of msgspec's without what only Python understands."""
-    if isinstance(value, dict):
-        return {key: _told(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_told(each) for each in value]
-    return value.replace(_PYTHON_END, "").replace("``", "`") if isinstance(value, str) else value
-
-
-def _problem() -> Json:
-    fields: Json = {key: _string() for key in problem(400, "", "")}
-    code = {"type": "integer", "minimum": 400, "maximum": 599}
-    fields |= {"success": {"const": False}, "code": code, "status": code, "type": {"const": "about:blank"}}
-    return {**_object(**fields), "description": "The one shape of errors: ours, and RFC 9457's."}
-
-
-def _error(status: int, text: str) -> Json:
-    headers = {
-        name: {"schema": {"type": "integer"} if value.isdigit() else _string(), "example": value}
-        for name, value in _HEADERS.get(status, {}).items()
-    }
+def _events(schemas: Mapping[str, Json]) -> dict[str, Json]:
+    """What the frames hold; the data of a task's event is its service's, with the task that moved."""
+    service = schemas["Service"]["properties"]
+    moved = {name: value for name, value in service.items() if name not in cloudevents.ASIDE}
+    kinds = ("ServiceEvent", "NodeEvent", "TaskEvent")
+    names = [f"{cloudevents.PREFIX}service.{word}" for word in cloudevents.SERVICE_EVENTS]
+    nodes = [f"{cloudevents.PREFIX}node.{word}" for word in cloudevents.NODE_EVENTS]
+    states = {"type": "string", "pattern": r"^io\.qmaster\.task\.[a-z]+$"}
+    event = schemas["Event"]
     return {
-        "description": text,
-        "headers": {"X-Request-ID": _ref("headers", "RequestId"), **headers},
-        "content": {
-            PROBLEM: {
-                "schema": {"$ref": "#/components/schemas/Problem", "properties": {"status": {"const": status}}},
-                "example": problem(status, "what is wrong and what to do", "97e9c8a214d443c8a24e8ae444634329"),
-            }
+        "MovedTask": _object(**moved, task=_ref("schemas/Task")),
+        "ServiceEvent": _event(event, {"type": "string", "enum": names}, "Service"),
+        "TaskEvent": _event(event, states, "MovedTask"),
+        "NodeEvent": _event(event, {"type": "string", "enum": nodes}, "Node"),
+        "Event": {"anyOf": [_ref(f"schemas/{kind}") for kind in kinds], "description": "A CloudEvent 1.0."},
+        "Frame": {
+            "oneOf": [_ref(f"schemas/{kind.__name__}") for kind in get_args(frames.Message)],
+            "description": "What a subscriber of `/events` reads.",
         },
     }
 
 
-def _shared_parameters() -> dict[str, Json]:
-    return {
-        "Id": {
-            "name": "id",
-            "in": "path",
-            "required": True,
-            "description": "The full id, or the exact name.",
-            "schema": {"type": "string", "minLength": 1},
-            "example": "nap",
-        },
-        "RequestId": {
-            "name": "X-Request-ID",
-            "in": "header",
-            "description": "Up to 128 letters, digits and `._:-`, for the answer and the log; else one is made.",
-            "schema": _string(),
-        },
-        "IdempotencyKey": {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "description": "Makes a retry safe: the same key with the same body is the same run. No `name` beside it.",
-            "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-            "example": "order-4711",
-        },
-    }
-
-
-# -- words of OpenAPI ----------------------------------------------------------------------------------------------
-
-
-def _ref(kind: str, name: str) -> Json:
-    return {"$ref": f"#/components/{kind}/{name}"}
-
-
-def _schema(name: str) -> Json:
-    return _ref("schemas", name)
-
-
-def _string() -> Json:
-    return {"type": "string"}
-
-
-def _flag() -> Json:
-    return {"enum": ["1", "true", "0", "false"]}
-
-
-def _success() -> Json:
-    return {"const": True}
+def _event(event: Json, kind: Json, data: str) -> Json:
+    own = {"type": kind, "data": _ref(f"schemas/{data}")}
+    return {**event, "properties": {**event["properties"], **own}}
 
 
 def _object(**properties: Json) -> Json:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def _answer(text: str, schema: Json, example: Any = None) -> Json:
-    content: Json = {"schema": schema}
-    if example is not None:
-        content["example"] = example
-    return {
-        "description": text,
-        "headers": {"X-Request-ID": _ref("headers", "RequestId")},
-        "content": {"application/json": content},
+def _array(name: str) -> Json:
+    return {"type": "array", "items": _ref(f"schemas/{name}")}
+
+
+def _left_out(default: Any) -> str:
+    if not default:
+        return ""
+    return f" Left out: `{default if isinstance(default, str) else msgspec.json.encode(default).decode()}`."
+
+
+def _plain(value: Any) -> Any:
+    """A schema of msgspec's without what only Python understands.
+
+    Titles are left out, which are the schemas' names; and defaults: many generators take what has one for required.
+    """
+    if isinstance(value, dict):
+        plain = {key: _plain(each) for key, each in value.items() if key not in ("default", "title")}
+        if "enum" in plain:
+            words = plain.pop("enum")
+            plain = {"type": "string", **plain, **({"enum": words} if len(words) > 1 else {"const": words[0]})}
+        return plain
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.replace(_PYTHON_END, "").replace("``", "`") if isinstance(value, str) else value
+
+
+def _problem() -> Json:
+    fields: Json = dict.fromkeys(problem(400, "", ""), STRING)
+    code = {"type": "integer", "minimum": 400, "maximum": 599}
+    fields |= {"success": {"type": "boolean", "const": False}, "code": code, "status": code}
+    fields["type"] = {"type": "string", "const": "about:blank"}
+    return {**_object(**fields), "description": "The one shape of errors: ours, and RFC 9457's."}
+
+
+def _error(status: int, text: str) -> Json:
+    headers = {
+        name: {"schema": {"type": "integer"} if value.isdigit() else STRING, "example": value}
+        for name, value in _HEADERS.get(status, {}).items()
     }
-
-
-def _body(name: str, examples: Json) -> Json:
-    return {"required": True, "content": {"application/json": {"schema": _schema(name), "examples": examples}}}
-
-
-def _query(name: str, schema: Json, text: str, example: Any = None) -> Json:
-    parameter: Json = {"name": name, "in": "query", "description": text, "schema": schema}
-    if schema.get("type") == "array":
-        parameter |= {"style": "form", "explode": True}
-    if example is not None:
-        parameter["example"] = example
-    return parameter
+    schema = {"$ref": "#/components/schemas/Problem", "properties": {"status": {"const": status}}}
+    example = problem(status, "what is wrong and what to do", "97e9c8a214d443c8a24e8ae444634329")
+    return _content(text, {PROBLEM: {"schema": schema, "example": example}}, **headers)

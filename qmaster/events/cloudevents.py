@@ -7,15 +7,16 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from ..models.responses import Node, Service, Task
+from ..models.responses import Node, Service, Task, Time
 
 Topic = Literal["service", "task", "node"]
 
 PREFIX = "io.qmaster."
 SERVICE_EVENTS = ("created", "updated", "running", "complete", "failed", "stopping", "removed")
+NODE_EVENTS = ("joined", "ready", "down", "updated", "removed")
 MANY_TASKS = 20
 # Of a task's event: they do not change while a task moves, and would be most of what is kept.
-_ASIDE = ("labels", "command", "spec")
+ASIDE = ("labels", "command", "spec")
 _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 
 
@@ -43,7 +44,7 @@ class Event(msgspec.Struct, frozen=True):
     source: str
     type: str
     subject: str
-    time: str
+    time: Time
     datacontenttype: str
     data: Any
 
@@ -92,7 +93,7 @@ def encode(fact: Fact, epoch: str, sequence: int) -> bytes:
     data: Any = fact.view
     if fact.task is not None:
         data = {**msgspec.structs.asdict(fact.view), "task": fact.task}
-        for name in _ASIDE:
+        for name in ASIDE:
             data.pop(name, None)
         if len(data["tasks"]) > MANY_TASKS:  # else a service of n tasks would tell n times n of them
             data["tasks"] = [fact.task]

@@ -5,15 +5,69 @@ from __future__ import annotations
 import re
 import struct
 from functools import cached_property
-from typing import Any
+from typing import Literal
 
 import msgspec
+from msgspec import Struct
 
-PROTOCOL = "qmaster.v1"
+from ..models.responses import Node, Service, Time
+from .cloudevents import Event
+
+PROTOCOL: Literal["qmaster.v1"] = "qmaster.v1"
 HEARTBEAT_EVERY = 15  # seconds
 
 _CURSOR = re.compile(r"([0-9a-f]{8}):([0-9]{1,18})")
 _TEXT_FRAME = 0x81  # FIN and opcode 1 (RFC 6455, 5.2); a server's frames are not masked
+
+
+class HelloFrame(Struct, frozen=True, tag_field="type", tag="hello"):
+    """The first frame; ``cursor`` is where the stream stands, ``heartbeat`` the seconds between two heartbeats."""
+
+    protocol: Literal["qmaster.v1"]
+    version: str
+    cursor: str
+    heartbeat: int
+
+
+class SnapshotFrame(Struct, frozen=True, tag_field="type", tag="snapshot"):
+    """What there is, where nothing is resumed."""
+
+    cursor: str
+    services: list[Service]
+    nodes: list[Node]
+
+
+class GapFrame(Struct, frozen=True, tag_field="type", tag="gap", rename={"since": "from"}):
+    """Some events were missed: a snapshot follows."""
+
+    reason: str
+    since: str
+    to: str
+
+
+class EventFrame(Struct, frozen=True, tag_field="type", tag="event"):
+    """A change."""
+
+    cursor: str
+    event: Event
+
+
+class HeartbeatFrame(Struct, frozen=True, tag_field="type", tag="heartbeat", omit_defaults=True):
+    """Nothing happened; ``stale_since`` is there while the engine or the journal is away."""
+
+    cursor: str
+    time: Time
+    stale_since: Time | None = None
+
+
+class ErrorFrame(Struct, frozen=True, tag_field="type", tag="error"):
+    """Why the stream ends; ``code`` is the websocket's close code."""
+
+    code: int
+    detail: str
+
+
+Message = HelloFrame | SnapshotFrame | GapFrame | EventFrame | HeartbeatFrame | ErrorFrame
 
 
 class Frame:
@@ -57,26 +111,23 @@ def event(cursor: str, kind: str, cloud_event: bytes) -> Frame:
 
 
 def hello(version: str, cursor: str) -> Frame:
-    return _plain(
-        {"type": "hello", "protocol": PROTOCOL, "version": version, "cursor": cursor, "heartbeat": HEARTBEAT_EVERY}
-    )
+    return _plain("hello", HelloFrame(PROTOCOL, version, cursor, HEARTBEAT_EVERY))
 
 
-def snapshot(cursor: str, services: Any, nodes: Any) -> Frame:
-    return _plain({"type": "snapshot", "cursor": cursor, "services": services, "nodes": nodes}, cursor)
+def snapshot(cursor: str, services: list[Service], nodes: list[Node]) -> Frame:
+    return _plain("snapshot", SnapshotFrame(cursor, services, nodes), cursor)
 
 
 def gap(reason: str, since: str, to: str) -> Frame:
-    return _plain({"type": "gap", "reason": reason, "from": since, "to": to})
+    return _plain("gap", GapFrame(reason, since, to))
 
 
 def heartbeat(cursor: str, time: str, stale_since: str | None) -> Frame:
-    stale = {} if stale_since is None else {"stale_since": stale_since}
-    return _plain({"type": "heartbeat", "cursor": cursor, "time": time, **stale}, cursor)
+    return _plain("heartbeat", HeartbeatFrame(cursor, time, stale_since), cursor)
 
 
 def error(code: int, detail: str) -> Frame:
-    return _plain({"type": "error", "code": code, "detail": detail})
+    return _plain("error", ErrorFrame(code, detail))
 
 
 def parse_cursor(text: str) -> tuple[str, int] | None:
@@ -85,5 +136,5 @@ def parse_cursor(text: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def _plain(document: dict[str, Any], cursor: str = "") -> Frame:
-    return Frame(msgspec.json.encode(document), document["type"], cursor)
+def _plain(name: str, message: Message, cursor: str = "") -> Frame:
+    return Frame(msgspec.json.encode(message), name, cursor)

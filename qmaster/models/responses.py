@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .requests import Kind
 
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339, as the engine tells it
 Status = Literal["pending", "preparing", "running", "complete", "failed", "stopping", "removed", "unknown"]
 Reason = Literal[
     "exit",
@@ -68,7 +69,7 @@ class Task(Struct, frozen=True, kw_only=True, gc=False):
     error: str | None
     exit_code: int | None
     container_id: str | None
-    updated_at: str | None
+    updated_at: Time | None
 
 
 class LastExit(Struct, frozen=True, gc=False):
@@ -76,7 +77,7 @@ class LastExit(Struct, frozen=True, gc=False):
 
     exit_code: int | None
     error: str | None
-    finished_at: str | None
+    finished_at: Time | None
 
 
 class Service(Struct, frozen=True, kw_only=True, gc=False):
@@ -98,10 +99,10 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     error: str | None
     exit_code: int | None
     replicas: Replicas
-    created_at: str | None
-    started_at: str | None
-    finished_at: str | None
-    removed_at: str | None
+    created_at: Time | None
+    started_at: Time | None
+    finished_at: Time | None
+    removed_at: Time | None
     memory: int | None
     cpus: float | None
     timeout: float | None = None

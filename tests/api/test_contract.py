@@ -84,7 +84,7 @@ def test_what_is_read_is_as_described(lonely: Server, path: str, mode: Generatio
 
 
 @pytest.mark.parametrize("mode", BOTH)
-@pytest.mark.parametrize("path", ["/run", "/start", "/stop"])
+@pytest.mark.parametrize("path", ["/run", "/stop"])
 def test_what_is_asked_for_is_as_described(lonely: Server, path: str, mode: GenerationMode) -> None:
     """Each POST: without an engine it is 503, or 400 where fields do not go together; otherwise never a success."""
     call = Caller(lonely)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import contract
+import jsonschema
 import msgspec
 import openapi_spec_validator
 import pytest
@@ -16,7 +17,8 @@ from qmaster import errors
 from qmaster.api import base, events, logs, openapi, runs
 from qmaster.auth.throttle import BURST
 from qmaster.auth.tokens import SCOPES
-from qmaster.models import requests
+from qmaster.events import cloudevents, frames
+from qmaster.models import requests, responses
 
 __all__ = ["app", "ask", "run_service", "state"]  # the fixtures
 
@@ -32,7 +34,7 @@ OPERATIONS = [
 
 
 STREAMS = {"/events", "/logs/{id}"}  # come from parts that the handlers' tests do not have
-BODIES: Json = {"/run": IMAGE, "/start": IMAGE, "/stop": {"id": "nap"}}
+BODIES: Json = {"/run": IMAGE, "/stop": {"id": "nap"}}
 READS = sorted({path for path, method, _ in OPERATIONS if method == "get"} - STREAMS)
 
 
@@ -59,13 +61,13 @@ def test_it_is_openapi_3_1() -> None:
 
 
 def test_every_route_is_described() -> None:
-    """Each method and path of the application, and nothing else."""
+    """Each path of the application with GET or POST, and nothing else: no HEAD and no /start, which are the same."""
     described = [
         (method.upper(), as_pattern(path))
         for path, item in DOCUMENT["paths"].items()
         for method in item.keys() - {"parameters"}
     ]
-    assert sorted(described) == sorted(routes())
+    assert sorted(described) == sorted(each for each in routes() if each[0] != "HEAD" and each[1] != "/start")
 
 
 def test_the_query_parameters_are_those_of_the_handlers() -> None:
@@ -97,7 +99,7 @@ def test_only_the_page_the_probes_and_the_document_are_open() -> None:
     open_ = {path for path, _, operation in OPERATIONS if operation.get("security") == []}
     assert open_ == {"/", "/static/{file}", "/livez", "/readyz", "/openapi.json"}
     body = {path for path, _, operation in OPERATIONS if {} in operation.get("security", ())}
-    assert body == {"/run", "/start", "/stop"}
+    assert body == {"/run", "/stop"}
     for path, _, operation in OPERATIONS:
         assert all((str(status) in operation["responses"]) == (path not in open_) for status in (401, 429))
 
@@ -118,6 +120,74 @@ async def test_the_scopes_are_those_of_the_handlers(ask: Ask, run_service: FakeR
             contract.check_answer(path, method, answer.code, answer.headers, answer.body)
             if answer.code == 403:
                 assert msgspec.json.decode(answer.body)["error"].startswith("scopes: ")
+
+
+def test_what_a_caller_may_leave_out_is_not_required() -> None:
+    """Neither as required, nor as a default, which generators take for the same: that is told in words."""
+    schema = DOCUMENT["components"]["schemas"]["RunRequest"]
+    assert schema["required"] == ["image"]
+    assert not [name for name, each in schema["properties"].items() if "default" in each]
+    told = {name: each["description"].partition(" Left out: ")[2] for name, each in schema["properties"].items()}
+    expected = {"type": "`service`.", "replicas": "`1`.", "restart": "`none`.", "no_new_privileges": "`true`."}
+    assert {name: text for name, text in told.items() if text} == expected
+
+
+def test_the_answer_of_a_run_is_one_schema() -> None:
+    """Whether it was waited for or not: what is there with ``wait`` alone is optional, and there as a whole."""
+    responses = DOCUMENT["paths"]["/run"]["post"]["responses"]
+    answers = [responses[status]["content"]["application/json"]["schema"] for status in ("200", "202")]
+    assert answers == [{"$ref": "#/components/schemas/RunAnswer"}] * 2
+    assert contract.resolved(answers[0])["required"] == ["success", "id"]
+    contract.check_value(answers[0], {"success": True, "id": openapi.ID})
+    with pytest.raises(jsonschema.ValidationError):
+        contract.check_value(answers[0], {"success": True, "id": openapi.ID, "status": "running"})
+
+
+def test_each_time_is_a_date_and_time() -> None:
+    """Wherever a field is one."""
+    times = [
+        value
+        for each in nested(DOCUMENT["components"]["schemas"])
+        for name, value in each.items()
+        if (name in ("time", "stale_since") or name.endswith("_at")) and isinstance(value, dict)
+    ]
+    assert len(times) > 10
+    assert all({"type": "string", "format": "date-time"} in (each, *each.get("anyOf", ())) for each in times)
+
+
+# --- what a subscriber reads ------------------------------------------------------------------------------------------
+
+TIME = "2026-11-22T20:29:03.085076548Z"
+VIEW = msgspec.convert(openapi.SERVICE, responses.Service)
+NODE = msgspec.convert(openapi.NODE, responses.Node)
+FRAMES = [
+    frames.hello("1", openapi.CURSOR),
+    frames.snapshot(openapi.CURSOR, [VIEW], [NODE]),
+    frames.gap("epoch_changed", openapi.CURSOR, openapi.CURSOR),
+    frames.heartbeat(openapi.CURSOR, TIME, None),
+    frames.heartbeat(openapi.CURSOR, TIME, TIME),
+    frames.error(4401, "why"),
+]
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_each_frame_is_described(frame: frames.Frame) -> None:
+    """As one that a subscriber of ``/events`` reads."""
+    contract.check_value({"$ref": "#/components/schemas/Frame"}, msgspec.json.decode(frame.payload))
+
+
+def test_each_event_is_described() -> None:
+    """Of services, tasks and nodes; in its frame, and alone."""
+    facts = [
+        *cloudevents.of_service(None, VIEW, TIME),
+        *(each for before, after in ((None, NODE), (NODE, None)) for each in cloudevents.of_node(before, after, TIME)),
+    ]
+    assert {fact.topic for fact in facts} == events.TOPICS
+    for fact in facts:
+        event = cloudevents.encode(fact, "5f3a9c1e", 1)
+        contract.check_value({"$ref": "#/components/schemas/Event"}, msgspec.json.decode(event))
+        frame = frames.event(openapi.CURSOR, fact.type, event)
+        contract.check_value({"$ref": "#/components/schemas/Frame"}, msgspec.json.decode(frame.payload))
 
 
 def test_its_patterns_are_anybody_s() -> None:
@@ -146,12 +216,13 @@ def test_each_example_is_of_its_schema() -> None:
 async def test_each_body_is_taken(ask: Ask, run_service: FakeRunService, path: str) -> None:
     """By the real handlers; with the token in the header, and in the body. The answers are described."""
     run_service.views = [OVER]
-    examples = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    described = path.replace("/start", "/run")
+    examples = DOCUMENT["paths"][described]["post"]["requestBody"]["content"]["application/json"]["examples"]
     for example in examples.values():
         for body, headers in ((example["value"], BEARER), ({**example["value"], "token": TOKEN}, {})):
             answer = await ask("POST", path, body, headers)
             assert answer.code == 200, answer.body
-            contract.check_answer(path, "post", 200, answer.headers, answer.body)
+            contract.check_answer(described, "post", 200, answer.headers, answer.body)
     assert len(run_service.calls) >= 2 * len(examples)
 
 
@@ -182,7 +253,6 @@ async def test_head_is_answered_as_get(ask: Ask, run_service: FakeRunService, pa
         for name in varying:
             del answer.headers[name]
     assert (head.code, dict(head.headers), head.body) == (200, dict(get.headers), b"")
-    assert DOCUMENT["paths"][path]["head"]["responses"] == DOCUMENT["paths"][path]["get"]["responses"]
 
 
 def test_each_flag_is_described_with_all_of_its_words() -> None:
