@@ -1,7 +1,7 @@
-"""The README's snippets do what it says: its shell blocks are run in their order, as a reader would, and its programs.
+"""The snippets of the docs do what they say: shell blocks are run in their order, as a reader would, and programs too.
 
 A block that cannot be run as it stands has its way in a table here, with the reason. Only addresses, tokens and the
-names of images are put in; an id that the README shows as an answer becomes the one that was answered.
+names of images are put in; an id that the docs show as an answer becomes the one that was answered.
 """
 
 import json
@@ -95,7 +95,7 @@ exec {python} {arguments} "$@"
 
 
 class Reader:
-    """Someone with a clone of the repository, who types what the README says; ``api`` is not started."""
+    """Someone with a clone of the repository, who types what the docs say; ``api`` is not started."""
 
     def __init__(self, folder: Path, api: Server, engine: Engine, images: dict[str, str]) -> None:
         self.api = api
@@ -234,7 +234,7 @@ def test_the_shell_blocks(reader: Reader) -> None:
 
 
 def check_answer(reader: Reader, block: Block, said: str) -> None:
-    """An answer that the README shows after a call is like the one that came; its id is known from now on."""
+    """An answer that the docs show after a call is like the one that came; its id is known from now on."""
     shown, came = json.loads(block.text), json.loads(said.splitlines()[-1])
     came.pop("warnings", None)  # of an engine that ignores a part of what is the default
     assert list(shown) == list(came), f"{place(block.line)}"
@@ -243,7 +243,7 @@ def check_answer(reader: Reader, block: Block, said: str) -> None:
 
 
 def test_the_credentials_are_those_of_the_line_before() -> None:
-    """What the README's line makes of a user name and a password is what its next call sends."""
+    """What the docs' line makes of a user name and a password is what its next call sends."""
     found = blocks()
     line = next(index for index, block in enumerate(found) if "base64" in block.text)
     made = subprocess.run(["bash", "-c", found[line].text], capture_output=True, text=True, check=True).stdout
@@ -254,7 +254,7 @@ def test_the_credentials_are_those_of_the_line_before() -> None:
 
 
 class Program(Protocol):
-    """A subscriber of the README, that runs: it says a line for each change."""
+    """A subscriber of the docs, that runs: it says a line for each change."""
 
     def said(self) -> list[str]: ...
     def leave(self) -> None: ...

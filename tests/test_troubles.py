@@ -1,4 +1,4 @@
-"""The README's troubles: each is brought about, and told in the words that its table shows."""
+"""The docs' troubles: each is brought about, and told in the words that its table shows."""
 
 import subprocess
 import sys

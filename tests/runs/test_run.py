@@ -16,7 +16,7 @@ from qmaster.models.requests import MAX_BODY
 MIB = 1024 * 1024
 IMAGE = "busybox:local"
 
-# The calls of the README, byte for byte: a .curlrc leads the port to the test's server, and the image ignores its CMD.
+# The calls of docs/api.md, byte for byte: a .curlrc leads the port to the test's server, and the image ignores its CMD.
 RUN = """curl -X POST \\
   http://localhost:9090/run \\
   -H 'cache-control: no-cache' \\
@@ -77,7 +77,7 @@ def curl(engine: Engine, start_server: StartServer, tmp_path: Path) -> Curl:
 
 @pytest.mark.parametrize("path", ["/run", "/start"])
 def test_the_two_curls_start_and_stop_a_service(engine: Engine, curl: Curl, path: str) -> None:
-    """As they stand in the README; /start is another name of /run."""
+    """As they stand in docs/api.md; /start is another name of /run."""
     answer = curl(RUN.replace("/run", path))
     answer.pop("warnings", None)  # of an engine that ignores a part of what is the default
     assert answer == {"success": True, "id": answer["id"]}

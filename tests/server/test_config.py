@@ -187,7 +187,7 @@ def test_the_token_is_not_in_the_repr() -> None:
 
 
 def test_every_option_has_a_flag_a_variable_and_help() -> None:
-    """The one table that --help and README are made of is complete, and no name is there twice."""
+    """The one table that --help and docs/configuration.md are made of is complete, and no name is there twice."""
     flags = [option.flag for option in config.OPTIONS]
     variables = [option.env for option in config.OPTIONS]
     assert all(option.help and option.flag.startswith("--") and option.env for option in config.OPTIONS)

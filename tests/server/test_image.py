@@ -29,7 +29,7 @@ USER = 10001
 MOUNT = ("-v", f"{SOCKET}:{SOCKET}")
 RUN_LINE = "docker run -d -e TOKEN -p 9090:9090 -v /var/run/docker.sock:/var/run/docker.sock quartermaster"
 STACK, SERVICE = "quartermaster", "quartermaster_quartermaster"
-NEXT = "quartermaster:2"  # as the README calls an update
+NEXT = "quartermaster:2"  # as docs/deploy.md calls an update
 pytestmark = pytest.mark.timeout(600)  # the first has the base made, and the image built
 Measured = Callable[[str], None]
 Json = dict[str, Any]
@@ -82,7 +82,7 @@ def shell(host: Engine, image: None) -> Iterator[Callable[[str], str]]:
 
 
 def block(having: str) -> str:
-    """The shell commands of the README, the block that has this text."""
+    """The shell commands of the docs, the block that has this text."""
     blocks: list[str] = re.findall(r"^```sh\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
     return next(text for text in blocks if having in text)
 
@@ -149,7 +149,7 @@ def refused(host: Engine, *flags: str) -> str:
 
 
 def test_the_run_line(host: Engine, shell: Callable[[str], str], measured: Measured) -> None:
-    """It is in the README; what it starts runs jobs, is a user, becomes healthy, and ends on SIGTERM within 10 s."""
+    """It is in the docs; what it starts runs jobs, is a user, becomes healthy, and ends on SIGTERM within 10 s."""
     assert RUN_LINE in TEXT.splitlines()
     begun = time.monotonic()
     container = shell(RUN_LINE).strip()
@@ -270,7 +270,7 @@ def test_buildkit_builds_the_same(host: Engine, clone: Path, image: None) -> Non
 
 
 class Stack:
-    """The stack on the swarm's managers, deployed as the README says but with a quicker pulse."""
+    """The stack on the swarm's managers, deployed as docs/deploy.md says but with a quicker pulse."""
 
     def __init__(self, managers: list[Engine], folder: Path) -> None:
         self.managers = managers

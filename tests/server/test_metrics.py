@@ -1,4 +1,4 @@
-"""metrics, tally, scrape and `/metrics`: each number moves with what it counts, and the README's table is exact."""
+"""metrics, tally, scrape and `/metrics`: each number moves with what it counts, and the documented table is exact."""
 
 import re
 import time

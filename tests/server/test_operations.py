@@ -1,4 +1,4 @@
-"""What the README says of operations: copies of the journal, put back or moved, and two quartermasters."""
+"""What docs/operations.md says: copies of the journal, put back or moved, and two quartermasters."""
 
 import shutil
 import sqlite3

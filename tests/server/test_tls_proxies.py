@@ -1,4 +1,4 @@
-"""TLS proxies in front of quartermaster, configured by the README's own lines: its streams come through as they go."""
+"""TLS proxies in front of quartermaster, configured by the lines of the docs: its streams come through as they go."""
 
 import os
 import re
@@ -28,9 +28,9 @@ CADDY = "{{\n admin off\n grace_period 1s\n auto_https disable_redirects\n}}\n{s
 
 
 def snippet(language: str, **replaced: str) -> str:
-    """The README's block in that language, with the user's values (each is there) replaced by the test's."""
+    """The block of the docs in that language, with the user's values (each is there) replaced by the test's."""
     found = re.search(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-    assert found, f"the README has no {language}"
+    assert found, f"the docs have no {language}"
     text = found[1]
     for name, value in replaced.items():
         assert name in text, name

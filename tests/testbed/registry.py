@@ -69,7 +69,7 @@ class Registry:
         self.repository = f"{self.address}/private"
         self.alice = User("alice", secrets.token_hex(12))
         self.bob = User("bob", secrets.token_hex(12))
-        self.sample = User("user", "password")  # of the README
+        self.sample = User("user", "password")  # of docs/configuration.md
         self._process: Process | None = None
         folder = machine.folder
         config = CONFIG.format(folder=folder, address=self.address, secret=secrets.token_hex(8))
