@@ -309,7 +309,7 @@ class RunCache:
 
     def _show_again(self, entry: CachedRun, tasks: dict[str, Json]) -> None:
         raw = entry.raw
-        if raw is not None:
+        if raw is not None and entry.shown.status != "removed":  # until that is told, nodes and tasks take it not back
             entry.shown = self._view(raw, tasks, entry)
             entry.keep(raw, tasks)
             self._note(entry)

@@ -60,7 +60,11 @@ def _with_history(shown: Service, before: Service, begun_again: bool) -> Service
         restarts = max(restarts, before.restarts + 1)
         last = LastExit(before.exit_code, before.error, before.finished_at)
     return msgspec.structs.replace(
-        shown, started_at=before.started_at or shown.started_at, restarts=restarts, last_exit=last
+        shown,
+        started_at=before.started_at or shown.started_at,
+        restarts=restarts,
+        last_exit=last,
+        result=None if begun_again else shown.result,  # what an attempt has said is not of the next one
     )
 
 

@@ -540,6 +540,7 @@ class Reconciler:
         if entry is None:
             self._endings.pop(gone_id, None)
             return
+        entry.seen = began  # an answer that is older than this one, and comes after it, brings nothing back
         self.view.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
         self._hot.pop(gone_id, None)
 

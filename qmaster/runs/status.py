@@ -116,7 +116,7 @@ def service(
         replicas=_replicas(current, desired),
         created_at=raw.get("CreatedAt"),
         started_at=_started(tasks, ended, before, _checks_health(container)),
-        finished_at=_finished(raw, current, before) if ended else None,
+        finished_at=_finished(raw, current) if ended else None,
         removed_at=None,
         memory=_mib(limits.get("MemoryBytes")),
         cpus=_cores(limits.get("NanoCPUs")),
@@ -431,13 +431,12 @@ def _checks_health(container: Json) -> bool:
     return (container.get("Healthcheck") or {}).get("Test") != ["NONE"]
 
 
-def _finished(raw: Json, current: list[Json], before: Service | None) -> str | None:
-    """When it ended: the first time that was read, as an engine's restart moves the timestamps of ended tasks."""
-    known = before.finished_at if before else None
+def _finished(raw: Json, current: list[Json]) -> str | None:
+    """When it ended, by this reading; the first one stays (``ends``): an engine's restart moves the timestamps."""
     last = max(current, key=updated, default=None)
     if last is not None and not _all_ended(current):  # out of reach: nobody says when, but when it was told to end
-        return known or raw.get("UpdatedAt")
-    return known or (last["Status"].get("Timestamp") if last else None)
+        return raw.get("UpdatedAt")
+    return last["Status"].get("Timestamp") if last else None
 
 
 def _ending(current: list[Json], ending: str, out_of_reach: bool, otherwise: Verdict | None) -> Verdict:

@@ -164,6 +164,33 @@ def test_what_is_updated_after_its_end_begins_again() -> None:
     assert (shown.restarts, shown.last_exit) == (1, LastExit(3, "exit 3", "2024-05-06T07:01:00Z"))
 
 
+def test_another_end_is_not_mixed_with_the_one_before() -> None:
+    """What was updated and has ended once more, between two looks, has nothing of the attempt before."""
+    told = msgspec.structs.replace(lists([attempt(1, "failed", 3)]), result=RESULT)
+    view = RunCache()
+    view.restore(told, "")
+    shown = lists([attempt(1, "failed", 3), attempt(2, "failed", 4)], view=view)
+    assert end_of(shown) == (4, "exit", "2024-05-06T07:02:00Z", None)
+    assert shown.last_exit == LastExit(3, "exit 3", "2024-05-06T07:01:00Z")
+    view = RunCache()
+    view.restore(msgspec.structs.replace(boxes(EXITED)[0], result=RESULT), "")
+    state = {"Status": "exited", "ExitCode": 4, "StartedAt": AGAIN, "FinishedAt": END_AGAIN}
+    view.list_container(container(state=state), None, 1.0)
+    assert end_of(view.entries[CONTAINER_ID].shown) == (4, "exit", END_AGAIN, None)
+
+
+@pytest.mark.parametrize("last", [attempt(1, "failed", 3), attempt(1, "running")], ids=["ended", "running"])
+def test_what_is_removed_stays_so(last: Json) -> None:
+    """Until that is told nodes may change, and a task's last state may be read."""
+    view = RunCache()
+    lists([last], view=view)
+    view.vanish("s1", END, stopped=True)
+    gone = view.entries["s1"].shown
+    view.list_nodes([node(state="down")])
+    view.list_task({**attempt(1, "remove", 137), "ServiceID": "s1"})
+    assert view.entries["s1"].shown == gone
+
+
 def test_the_attempts_of_a_crash_loop_are_counted() -> None:
     """All that ended, also while the next waits, and although Swarm keeps five of a slot; of all slots."""
     tasks = [attempt(number, "failed", number) for number in range(9)]

@@ -198,6 +198,27 @@ async def test_what_vanished_is_removed() -> None:
     assert world.reconciler.services() == []
 
 
+async def test_a_listing_older_than_a_removal_brings_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was answered before the run was stopped, and is read after that."""
+    world = World()
+    world.put(live("pending"))
+    async with world.running():
+        services = world.swarm.services
+
+        async def late() -> list[Json]:
+            answer = await services()
+            monkeypatch.setattr(world.swarm, "services", services)
+            world.swarm.there, world.swarm.its_tasks = [], []
+            world.reconciler.will_remove("s1")
+            await world.reconciler.refresh("s1")
+            return answer
+
+        monkeypatch.setattr(world.swarm, "services", late)
+        world.reconciler.hint(Change("relist"))
+        await until(lambda: "service.removed" in world.words())
+    assert (world.told[-1].status, world.told[-1].reason) == ("removed", "stopped")
+
+
 async def test_what_happened_while_it_was_away_is_told_once() -> None:
     """It begins with what the journal has: only the difference is told."""
     before = World()
