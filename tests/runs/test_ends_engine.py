@@ -46,7 +46,8 @@ def test_a_stopped_container_keeps_its_end(shared: Server) -> None:
         eventually(lambda: told.update(removals(subscriber)) or ids <= told.keys(), 30, "all removals are told")
     for view in ended:
         assert [told[view["id"]][key] for key in ENDS] == [view[key] for key in ENDS]
-    wrong = [view for view in ended if view["exit_code"] not in (7, 9, 137) or view["finished_at"] is None]
+    # 2 is runc's own, where SIGTERM comes before it has become the command: one of 150 on a busy machine.
+    wrong = [view for view in ended if view["exit_code"] not in (2, 7, 9, 137) or view["finished_at"] is None]
     assert wrong == []
     assert {view["status"] for view in ended} == {"removed"}
     assert all(view["exit_code"] == view["result"]["exit_code"] for view in ended)
