@@ -348,6 +348,8 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         if self._subscriber is not None:
             self._subscriber.gone = True
             self._broker.leave(self._subscriber)
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()  # it may wait for its token's room, with nobody there to read
 
     def on_connection_close(self) -> None:
         BaseHandler.on_connection_close(self)

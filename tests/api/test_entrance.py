@@ -22,6 +22,7 @@ from qmaster.api.entrance import BODY_WITHIN, HEAD_WITHIN, IDLE
 from qmaster.api.routes import AppState, make_app
 from qmaster.api.stream import Allowance, Watched
 from qmaster.auth.authenticator import Authenticator
+from qmaster.events.unsent import MAX_UNSENT
 from qmaster.runs.output import Piece
 
 pytestmark = pytest.mark.gen_test(timeout=20)
@@ -369,6 +370,25 @@ async def test_what_is_being_answered_is_never_ended(wires: Wires) -> None:
         await log.reader.readuntil(b"second\n")
         await stop.reader.readuntil(b'"success":true')
         await until(lambda: made.owing() == (0, 0, 1))
+
+
+@pytest.mark.parametrize("fields", ["", UPGRADE])
+async def test_a_stream_that_closes_while_it_waits_leaves_nothing(fields: str) -> None:
+    """Its token has no room for a snapshot: a stream that waits for room ends with its connection."""
+    own = Own()
+    own.stream.event_stream._unsent.hold("root", MAX_UNSENT)
+    before = asyncio.all_tasks()
+    async with house(application=own.application) as made:
+        caller = await made.call(asks("GET /events", fields))
+        await caller.reader.readuntil(b'"hello"')
+        assert _bringing_up(before)
+        caller.writer.close()
+        await until(lambda: not _bringing_up(before))
+        assert made.entrance.open == 0
+
+
+def _bringing_up(before: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() - before if "_bring_up" in repr(task.get_coro())]
 
 
 async def test_a_websocket_without_a_token_is_not_this_rooms(wires: Wires) -> None:
