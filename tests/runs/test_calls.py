@@ -52,7 +52,8 @@ def test_a_call_is_answered_with_its_end(server: Server, kind: str) -> None:
         "truncated": False,
         "tasks": [],
     }
-    assert server.status(answer["id"]).json == answer.json
+    shown = {key: value for key, value in answer.json.items() if key != "warnings"}  # of this engine, at the start
+    assert server.status(answer["id"]).json == shown
 
 
 @pytest.mark.parametrize("kind", KINDS)
