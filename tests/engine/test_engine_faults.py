@@ -108,10 +108,14 @@ def test_a_locked_manager_is_to_be_unlocked(bed: Bed, start_server: StartServer)
     engine.stop()
     engine.start()
     server = start_server(engine.host)
+    assert "docker swarm init" not in server.run(**NAP).text  # also before it is known
+    eventually(
+        lambda: "docker swarm unlock" in server.call("GET", "/readyz", token=False).text, 20, "the lock is known"
+    )
     for reply in (server.run(**NAP), server.call("GET", "/readyz", token=False)):
         assert "docker swarm unlock" in away(reply)
         assert "init" not in away(reply)
-    assert "docker swarm unlock" in server.logs()
+    eventually(lambda: "docker swarm unlock" in server.logs(), 20, "the lock is logged")
     becomes(server, started(server.run(**NAP, type="container")), "running")
     sdk(engine).unlock_swarm(key)
     becomes(server, runs_again(server), "running")
