@@ -81,14 +81,14 @@ async def serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     most = limits.connections(limits.descriptors())
-    house = Components(config, loop, most)
-    entrance = LimitedHTTPServer(make_app(house.parts), most, https)
-    await house.journal.open()
-    await house.reconciler.load()
+    components = Components(config, loop, most)
+    http_server = LimitedHTTPServer(make_app(components.parts), most, https)
+    await components.journal.open()
+    await components.reconciler.load()
     sockets = _bind(config)
-    house.parts.run_service.listens_at(sockets[0].getsockname()[1])
-    entrance.listen(sockets)
-    house.start()
+    components.parts.run_service.listens_at(sockets[0].getsockname()[1])
+    http_server.listen(sockets)
+    components.start()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AT)
@@ -104,13 +104,13 @@ async def serve(config: Config) -> None:
     await stop.wait()
 
     log.info("stopping")
-    entrance.stop()
-    house.waits.close()
-    await _finish(house, config.shutdown_timeout)
-    house.parts.sockets.close()
-    await house.parts.logs.close()
-    await entrance.close()
-    await house.stop()
+    http_server.stop()
+    components.waits.close()
+    await _finish(components, config.shutdown_timeout)
+    components.parts.sockets.close()
+    await components.parts.logs.close()
+    await http_server.close()
+    await components.stop()
     log.info("stopped")
 
 
@@ -295,15 +295,15 @@ def _snapshot_of(reconciler: Reconciler) -> Callable[[Filter], tuple[list[Any], 
     return snapshot
 
 
-async def _finish(house: Components, within: float) -> None:
+async def _finish(components: Components, within: float) -> None:
     """Let the requests that are being answered come to their end; the engine is not waited for until the last."""
-    busy = house.parts.busy
+    busy = components.parts.busy
     last = min(GIVE_UP_BEFORE, within / 2)
     if await _empties(busy, within - last):
         return
     log.warning("gives_up", open=len(busy), waited_s=within - last)
-    house.parts.sockets.close()  # before the reconciler finds the engine gone: that would be no news of the engine
-    house.engine.give_up()
+    components.parts.sockets.close()  # before the reconciler finds the engine gone: that would be no news of the engine
+    components.engine.give_up()
     if not await _empties(busy, last):
         log.warning("stopped_with_open_requests", open=len(busy), waited_s=within)
 

@@ -26,13 +26,13 @@ class Network:
         self._addresses: dict[str, str] = {}
         self._unplugged: set[str] = set()
         self._make_namespace(HUB)
-        broker = self.namespace(HUB)
+        hub = self.namespace(HUB)
         # An address of its own: else it has the lowest of its ports', and when that one goes, who knew it is not heard.
-        run("ip", "-n", broker, "link", "add", "bridge", "address", BRIDGE, "type", "bridge")
-        run("ip", "-n", broker, "addr", "add", f"{self.gateway}/{LENGTH}", "dev", "bridge")
-        run("ip", "-n", broker, "link", "set", "bridge", "up")
-        run("ip", "link", "add", prefix, "type", "veth", "peer", "name", "host", "netns", broker)
-        run("ip", "-n", broker, "link", "set", "host", "master", "bridge", "up")
+        run("ip", "-n", hub, "link", "add", "bridge", "address", BRIDGE, "type", "bridge")
+        run("ip", "-n", hub, "addr", "add", f"{self.gateway}/{LENGTH}", "dev", "bridge")
+        run("ip", "-n", hub, "link", "set", "bridge", "up")
+        run("ip", "link", "add", prefix, "type", "veth", "peer", "name", "host", "netns", hub)
+        run("ip", "-n", hub, "link", "set", "host", "master", "bridge", "up")
         run("ip", "addr", "add", f"{subnet}.253/{LENGTH}", "dev", prefix)
         run("ip", "link", "set", prefix, "up")
 
@@ -47,9 +47,9 @@ class Network:
         """Make the namespace of a node and put a cable into it; its address. Names have at most 15 characters."""
         self._make_namespace(name)
         address = self._addresses[name] = f"{self.subnet}.{len(self._addresses) + 1}"
-        node, broker = self.namespace(name), self.namespace(HUB)
-        run("ip", "-n", broker, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", node)
-        run("ip", "-n", broker, "link", "set", name, "master", "bridge", "up")
+        node, hub = self.namespace(name), self.namespace(HUB)
+        run("ip", "-n", hub, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", node)
+        run("ip", "-n", hub, "link", "set", name, "master", "bridge", "up")
         run("ip", "-n", node, "addr", "add", f"{address}/{LENGTH}", "dev", "eth0")
         run("ip", "-n", node, "link", "set", "eth0", "up")
         # Without it a lookup of an image's registry waits 20 s for a name server; with it, it fails at once.
