@@ -51,7 +51,7 @@ class EventStream:
 
     Args:
         journal: what they missed.
-        hub: the broker, which has the live facts.
+        broker: what has the live facts.
         position: how far the present has come, and what is kept.
         snapshot: services and nodes as of the journal's last fact, as far as a filter lets them through; raises
             JournalUnwritable until the journal has been read.

@@ -320,7 +320,7 @@ class Reaper:
     def _carry(self, run_id: str, work: Work) -> None:
         """Do it in the background, again and again until it is done; one thing at a time for each run."""
         if run_id not in self._tasks:
-            task = asyncio.create_task(self._until_done(run_id, work), name=f"keeper-{run_id}")
+            task = asyncio.create_task(self._until_done(run_id, work), name=f"reaper-{run_id}")
             self._tasks[run_id] = task
             task.add_done_callback(lambda done: self._put_down(run_id, done))
 

@@ -80,7 +80,7 @@ class ResultCollector:
     def _begin(self, view: Service) -> asyncio.Task[None]:
         task = self._tasks.get(view.id)
         if task is None:
-            task = self._tasks[view.id] = asyncio.create_task(self._until_recorded(view), name=f"recorder-{view.id}")
+            task = self._tasks[view.id] = asyncio.create_task(self._until_recorded(view), name=f"results-{view.id}")
             task.add_done_callback(lambda done: self._end(view.id, done))
         return task
 

@@ -138,9 +138,9 @@ class RunService:
         containers: Containers,
         journal: Journal,
         reconciler: Reconciler,
-        keeper: Reaper,
-        sweeper: Recovery,
-        keyed: IdempotencyStore,
+        reaper: Reaper,
+        recovery: Recovery,
+        idempotency: IdempotencyStore,
         waits: Waits,
         defaults: Defaults,
         own_container: str | None,
@@ -153,9 +153,9 @@ class RunService:
         self._containers = containers
         self._journal = journal
         self._reconciler = reconciler
-        self._reaper = keeper
-        self._recovery = sweeper
-        self._idempotency = keyed
+        self._reaper = reaper
+        self._recovery = recovery
+        self._idempotency = idempotency
         self._waits = waits
         self._defaults = defaults
         self._own_container = own_container

@@ -142,12 +142,12 @@ class Components:
             unsent,
         )
         self.collector = collector = ResultCollector(engine.logs, journal, reconciler, config.output_limit)
-        self.keeper = keeper = Reaper(
+        self.reaper = reaper = Reaper(
             engine.swarm, engine.containers, journal, reconciler, collector.record, self._max_kept
         )
-        self.sweeper = sweeper = Recovery(engine.swarm, engine.containers, journal)
+        self.recovery = recovery = Recovery(engine.swarm, engine.containers, journal)
         self.waits = waits = Waits()
-        reconciler.listeners += [collector.notice, keeper.notice, waits.notice]
+        reconciler.listeners += [collector.notice, reaper.notice, waits.notice]
 
         def emit(hint: Change) -> None:
             loop.call_soon_threadsafe(reconciler.hint, hint)
@@ -158,8 +158,8 @@ class Components:
             engine.containers,
             journal,
             reconciler,
-            keeper,
-            sweeper,
+            reaper,
+            recovery,
             IdempotencyStore(journal, reconciler),
             waits,
             Defaults(config.memory, config.timeout or None, config.ttl or None),
@@ -203,7 +203,7 @@ class Components:
         work = (
             self.engine.health.watch(),
             self.reconciler.run(),
-            self.sweeper.run(),
+            self.recovery.run(),
             self._resume(),
             self._beat(),
             self._check_readers(),
@@ -221,7 +221,7 @@ class Components:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.keeper.close()
+        await self.reaper.close()
         await self.collector.close()
         await self.journal.close()
         self.engine.close()
@@ -239,7 +239,7 @@ class Components:
         self.parts.sockets.recheck()
         self.parts.logs.recheck()
         for owner in {view.owner for view in self.reconciler.services() if view.owner is not None}:
-            self.keeper.check_kept(owner)
+            self.reaper.check_kept(owner)
 
     def _max_kept(self, owner: str) -> int | None:
         grant = self.parts.auth.grant(owner)
@@ -256,10 +256,10 @@ class Components:
         """Once the cache is loaded, take up what an earlier process has left undone."""
         while self.reconciler.stale_since is not None:  # noqa: ASYNC110 - once, at the start
             await asyncio.sleep(RESUME_EVERY)
-        self.sweeper.resume(self.journal.leftovers)
+        self.recovery.resume(self.journal.leftovers)
         for view in self.reconciler.services():
             self.collector.notice(view)
-            self.keeper.notice(view)
+            self.reaper.notice(view)
 
     async def _beat(self) -> None:
         while True:
