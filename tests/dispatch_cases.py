@@ -87,6 +87,9 @@ class FakeReconciler(Fake):
     def nodes(self) -> list[Node]:
         return []
 
+    async def listed_nodes(self) -> list[Node]:
+        return self.nodes()
+
     async def look_up(self, name_or_id: str) -> Service | None:
         self._note("look_up", name_or_id)
         return self.young.get(name_or_id)

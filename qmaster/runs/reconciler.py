@@ -239,6 +239,16 @@ class Reconciler:
     def nodes(self) -> list[Node]:
         return self.view.node_views()
 
+    async def listed_nodes(self) -> list[Node]:
+        """The nodes, of which Swarm is asked while no listing has told of them yet.
+
+        Raises:
+            HttpError: the engine did not answer, or is no manager.
+        """
+        if not self.view.nodes:
+            self.view.list_nodes(await self._swarm.nodes())
+        return self.nodes()
+
     async def look_up(self, name_or_id: str) -> Service | None:
         """Ask the engine for what the view does not know yet.
 

@@ -313,6 +313,14 @@ async def test_without_a_swarm_there_are_containers() -> None:
     assert world.stale_changes == 1
 
 
+async def test_nodes_are_listed_where_they_are_needed_first() -> None:
+    """Who asks before the first listing gets them from Swarm; later ones are answered from what is known."""
+    world = World()
+    for _ in range(2):
+        assert [each.id for each in await world.reconciler.listed_nodes()] == ["n1"]
+    assert world.swarm.calls.count(("nodes",)) == 1
+
+
 async def test_what_was_made_is_known_before_its_id_is_told() -> None:
     """With its record and `created`, and its intent settled; a listing that began before does not take it away."""
     world = World()

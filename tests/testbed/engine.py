@@ -93,8 +93,8 @@ class Engine:
 
     # What happens to it
 
-    def start(self, timeout: float = 30) -> None:
-        """Start dockerd and wait until it answers."""
+    def start(self, timeout: float = 150) -> None:
+        """Start dockerd and wait until it answers: a minute or two, with many containers on a busy machine."""
         if self._dockerd and self._dockerd.alive:
             return
         dockerd = self._dockerd = self.machine.start(self._argv(), "dockerd.log")
