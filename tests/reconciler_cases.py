@@ -16,20 +16,20 @@ class Journal:
 
     def __init__(self) -> None:
         self.position = Position(EPOCH, 1, 0)
-        self.facts: list[Json] = []
+        self.events: list[Json] = []
         self.kept: dict[str, Record] = {}
         self.settled: list[str] = []
         self.ending: dict[str, str] = {}
         self.full = self.unreadable = False
 
-    async def append(self, facts: Any, records: Any, settled: Any = ()) -> None:
+    async def append(self, events: Any, records: Any, settled: Any = ()) -> None:
         await asyncio.sleep(0)
         if self.full:
             raise JournalUnwritable("full")
-        self.facts += [json.loads(one.event) for one in facts]
+        self.events += [json.loads(one.json) for one in events]
         self.kept |= {record.id: record for record in records}
         self.settled += settled
-        self.position = self.position._replace(last=self.position.last + len(facts))
+        self.position = self.position._replace(last=self.position.last + len(events))
 
     async def records(self) -> list[Record]:
         if self.unreadable:

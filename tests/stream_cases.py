@@ -7,7 +7,7 @@ from typing import Any
 from qmaster.errors import JournalUnwritable
 from qmaster.events import frames
 from qmaster.events.broker import Broker, Filter, News, Subscriber, Tags
-from qmaster.events.journal import Position, StoredFact
+from qmaster.events.journal import Position, StoredEvent
 from qmaster.events.stream import EventStream
 
 Json = dict[str, Any]
@@ -15,7 +15,7 @@ EPOCH = "0a0b0c0d"
 
 
 class Journal:
-    """Facts 1 to `last`, of which those from `oldest` on are kept; the odd ones are of s1, the even ones of s2."""
+    """Events 1 to `last`, of which those from `oldest` on are kept; the odd ones are of s1, the even ones of s2."""
 
     def __init__(self, last: int, oldest: int = 1) -> None:
         self.position = Position(EPOCH, oldest, last)
@@ -24,25 +24,25 @@ class Journal:
     def kept_from(self, owner: str | None) -> int:
         return self.position.oldest
 
-    async def facts(self, after: int, limit: int, owner: str | None) -> list[StoredFact] | None:
+    async def events(self, after: int, limit: int, owner: str | None) -> list[StoredEvent] | None:
         await asyncio.sleep(0)
         if self.broken:
             raise JournalUnwritable("torn")
         if after < self.position.oldest - 1:
             return None
         numbers = range(max(after + 1, self.position.oldest), min(after + limit, self.position.last) + 1)
-        return [fact(number) for number in numbers]
+        return [event(number) for number in numbers]
 
     def grow(self) -> int:
         self.position = self.position._replace(last=self.position.last + 1)
         return self.position.last
 
 
-def fact(number: int) -> StoredFact:
+def event(number: int) -> StoredEvent:
     subject = "s1" if number % 2 else "s2"
     data = {"labels": {"of": subject}, "owner": "root"}
     document = {"id": f"{EPOCH}:{number}", "subject": subject, "data": data}
-    return StoredFact(number, "io.qmaster.service.updated", json.dumps(document).encode(), "root", subject)
+    return StoredEvent(number, "io.qmaster.service.updated", json.dumps(document).encode(), "root", subject)
 
 
 class Pipe:
@@ -79,8 +79,8 @@ class Stream:
 
     def publish(self) -> None:
         number = self.journal.grow()
-        stored = fact(number)
-        frame = frames.event(f"{EPOCH}:{number}", stored.type, stored.event)
+        stored = event(number)
+        frame = frames.event(f"{EPOCH}:{number}", stored.type, stored.json)
         subject = "s1" if number % 2 else "s2"
         tags = Tags("service", subject, frozenset({f"of={subject}"}), "root")
         self.broker.publish([News(frame, tags, number)])

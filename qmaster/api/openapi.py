@@ -400,7 +400,7 @@ PATHS: Mapping[str, Json] = {
             "tags": ["swarm"],
             "summary": "Stream every change, as Server-Sent Events or over a websocket",
             "description": "Each message of a websocket is a `Frame`; of Server-Sent Events `data:` has the frame, or "
-            "of an event frame its `Event` alone. A browser's websocket sends its token in a first frame, "
+            "of an event frame its `CloudEvent` alone. A browser's websocket sends its token in a first frame, "
             '`{"type": "auth", "token": "…"}`. docs/events.md has the order of frames and the close codes.',
             "security": READ,
             "parameters": [
@@ -540,7 +540,7 @@ def document() -> Json:
 
 
 def _schemas() -> dict[str, Json]:
-    messages = [RunRequest, StopRequest, Service, Node, cloudevents.Event, *get_args(frames.Message)]
+    messages = [RunRequest, StopRequest, Service, Node, cloudevents.CloudEvent, *get_args(frames.Message)]
     _, made = msgspec.json.schema_components(messages, ref_template="#/components/schemas/{name}")
     schemas: dict[str, Json] = {name: _plain(schema) for name, schema in made.items()}
     for name in ("RunRequest", "StopRequest"):
@@ -590,13 +590,13 @@ def _events(schemas: Mapping[str, Json]) -> dict[str, Json]:
     names = [f"{cloudevents.PREFIX}service.{word}" for word in cloudevents.SERVICE_EVENTS]
     nodes = [f"{cloudevents.PREFIX}node.{word}" for word in cloudevents.NODE_EVENTS]
     states = {"type": "string", "pattern": r"^io\.qmaster\.task\.[a-z]+$"}
-    event = schemas["Event"]
+    event = schemas["CloudEvent"]
     return {
         "MovedTask": _object(**moved, task=_ref("schemas/Task")),
         "ServiceEvent": _event(event, {"type": "string", "enum": names}, "Service"),
         "TaskEvent": _event(event, states, "MovedTask"),
         "NodeEvent": _event(event, {"type": "string", "enum": nodes}, "Node"),
-        "Event": {"anyOf": [_ref(f"schemas/{kind}") for kind in kinds], "description": "A CloudEvent 1.0."},
+        "CloudEvent": {"anyOf": [_ref(f"schemas/{kind}") for kind in kinds], "description": "A CloudEvent 1.0."},
         "Frame": {
             "oneOf": [_ref(f"schemas/{kind.__name__}") for kind in get_args(frames.Message)],
             "description": "What a subscriber of `/events` reads.",

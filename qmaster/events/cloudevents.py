@@ -1,4 +1,4 @@
-"""Pure: the facts between two views, as CloudEvents 1.0."""
+"""Pure: the events between two views, as CloudEvents 1.0."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ASIDE = ("labels", "command", "spec")
 _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 
 
-class Fact(NamedTuple):
+class Event(NamedTuple):
     """One change, before it has its place in the order.
 
     ``subject`` is the service's or node's id, ``time`` the engine's own timestamp of the change (RFC 3339), ``before``
@@ -36,7 +36,7 @@ class Fact(NamedTuple):
     before: Service | Node | None = None
 
 
-class Event(msgspec.Struct, frozen=True):
+class CloudEvent(msgspec.Struct, frozen=True):
     """A CloudEvent; ``id`` is the cursor."""
 
     specversion: str
@@ -49,7 +49,7 @@ class Event(msgspec.Struct, frozen=True):
     data: Any
 
 
-def of_service(before: Service | None, after: Service, now: str) -> Iterator[Fact]:
+def of_service(before: Service | None, after: Service, now: str) -> Iterator[Event]:
     """What happened to a service between two views of it: its tasks' changes, then its own.
 
     Args:
@@ -58,56 +58,56 @@ def of_service(before: Service | None, after: Service, now: str) -> Iterator[Fac
         now: the time (RFC 3339) for a change that the engine has no timestamp of.
     """
     if before is None:
-        yield _service_fact("created", None, after, after.created_at or now)
+        yield _service_event("created", None, after, after.created_at or now)
     known = {task.id: task.state for task in before.tasks} if before else {}
     for task in sorted(after.tasks, key=lambda task: task.updated_at or ""):
         if known.get(task.id) != task.state:
-            yield Fact("task", f"{PREFIX}task.{task.state}", after.id, task.updated_at or now, after, task, before)
+            yield Event("task", f"{PREFIX}task.{task.state}", after.id, task.updated_at or now, after, task, before)
     if before is None:
         if after.status in _OWN_EVENT:
-            yield _service_fact(after.status, None, after, _moment(after, now))
+            yield _service_event(after.status, None, after, _moment(after, now))
     elif after.status != before.status:
         word = after.status if after.status in _OWN_EVENT else "updated"
-        yield _service_fact(word, before, after, _moment(after, now))
+        yield _service_event(word, before, after, _moment(after, now))
     elif _shown(before) != _shown(after):
-        yield _service_fact("updated", before, after, _moment(after, now))
+        yield _service_event("updated", before, after, _moment(after, now))
 
 
-def of_node(before: Node | None, after: Node | None, now: str) -> Iterator[Fact]:
+def of_node(before: Node | None, after: Node | None, now: str) -> Iterator[Event]:
     """What happened to a node between two views of it; Docker keeps no timestamp of that."""
     view = after or before
     if view is None:
         return
     if after is None:
-        yield _node_fact("removed", view, now)
+        yield _node_event("removed", view, now)
     elif before is None:
-        yield _node_fact("joined", view, now)
+        yield _node_event("joined", view, now)
     elif after.state != before.state:
-        yield _node_fact(after.state if after.state in ("ready", "down") else "updated", view, now)
+        yield _node_event(after.state if after.state in ("ready", "down") else "updated", view, now)
     elif (after.availability, after.role) != (before.availability, before.role):
-        yield _node_fact("updated", view, now)
+        yield _node_event("updated", view, now)
 
 
-def encode(fact: Fact, epoch: str, sequence: int) -> bytes:
-    """The fact as a CloudEvent in JSON, with its place in the order; an epoch is one quartermaster's."""
-    data: Any = fact.view
-    if fact.task is not None:
-        data = {**msgspec.structs.asdict(fact.view), "task": fact.task}
+def encode(event: Event, epoch: str, sequence: int) -> bytes:
+    """The event as a CloudEvent in JSON, with its place in the order; an epoch is one quartermaster's."""
+    data: Any = event.view
+    if event.task is not None:
+        data = {**msgspec.structs.asdict(event.view), "task": event.task}
         for name in ASIDE:
             data.pop(name, None)
         if len(data["tasks"]) > MANY_TASKS:  # else a service of n tasks would tell n times n of them
-            data["tasks"] = [fact.task]
-    event = Event(
+            data["tasks"] = [event.task]
+    cloud_event = CloudEvent(
         "1.0",
         cursor(epoch, sequence),
         f"/qmaster/{epoch}",
-        fact.type,
-        fact.subject,
-        fact.time,
+        event.type,
+        event.subject,
+        event.time,
         "application/json",
         data,
     )
-    return msgspec.json.encode(event)
+    return msgspec.json.encode(cloud_event)
 
 
 def cursor(epoch: str, sequence: int) -> str:
@@ -115,12 +115,12 @@ def cursor(epoch: str, sequence: int) -> str:
     return f"{epoch}:{sequence}"
 
 
-def _service_fact(word: str, before: Service | None, view: Service, time: str) -> Fact:
-    return Fact("service", f"{PREFIX}service.{word}", view.id, time, view, before=before)
+def _service_event(word: str, before: Service | None, view: Service, time: str) -> Event:
+    return Event("service", f"{PREFIX}service.{word}", view.id, time, view, before=before)
 
 
-def _node_fact(word: str, view: Node, time: str) -> Fact:
-    return Fact("node", f"{PREFIX}node.{word}", view.id, time, view)
+def _node_event(word: str, view: Node, time: str) -> Event:
+    return Event("node", f"{PREFIX}node.{word}", view.id, time, view)
 
 
 def _shown(view: Service) -> tuple[object, ...]:

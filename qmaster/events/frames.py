@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ..models.responses import Node, Service, Time
-from .cloudevents import Event
+from .cloudevents import CloudEvent
 
 PROTOCOL: Literal["qmaster.v1"] = "qmaster.v1"
 HEARTBEAT_EVERY = 15  # seconds
@@ -49,7 +49,7 @@ class EventFrame(Struct, frozen=True, tag_field="type", tag="event"):
     """A change."""
 
     cursor: str
-    event: Event
+    event: CloudEvent
 
 
 class HeartbeatFrame(Struct, frozen=True, tag_field="type", tag="heartbeat", omit_defaults=True):
@@ -105,7 +105,7 @@ class Frame:
 
 
 def event(cursor: str, kind: str, cloud_event: bytes) -> Frame:
-    """A fact's frame, around its CloudEvent as it stands in the journal."""
+    """An event's frame, around its CloudEvent as it stands in the journal."""
     payload = b'{"type":"event","cursor":"' + cursor.encode() + b'","event":' + cloud_event + b"}"
     return Frame(payload, kind, cursor, cloud_event)
 

@@ -1,4 +1,4 @@
-"""The journal: facts with their sequence, the record and outcome of every run, and the intents of runs.
+"""The journal: events with their sequence, the record and outcome of every run, and the intents of runs.
 
 One thread writes to its file and one reads; all else belongs to the event loop.
 """
@@ -20,38 +20,38 @@ from ..limiter import FairLimiter, acting_for
 from ..threads import Threads
 from . import retention
 from .store import (
-    FACTS_BYTES,
+    EVENTS_BYTES,
     FILE,
     NO_EPOCH,
     Intent,
     JournalSize,
     Key,
-    NewFact,
+    NewEvent,
     Page,
     Position,
     Record,
     Store,
-    StoredFact,
+    StoredEvent,
     is_full,
 )
 
 __all__ = [
-    "FACTS_BYTES",
+    "EVENTS_BYTES",
     "NO_EPOCH",
     "Intent",
     "Journal",
     "Key",
-    "NewFact",
+    "NewEvent",
     "Page",
     "Position",
     "Record",
-    "StoredFact",
+    "StoredEvent",
     "is_full",
 ]
 
 T = TypeVar("T")
 
-PRUNE_EVERY = 1000  # facts
+PRUNE_EVERY = 1000  # events
 PRUNE_PARTS = 32  # or one part in so many of the bytes that are kept
 KEEP_SIZE = 1024  # MiB
 MIB = 1024 * 1024
@@ -65,8 +65,8 @@ class Journal:
 
     Args:
         folder: where the file lives; made if missing.
-        keep_facts: how many facts are kept.
-        keep_days: for how long facts, and records of what is removed, are kept.
+        keep_facts: how many events are kept.
+        keep_days: for how long events, and records of what is removed, are kept.
         keep_size: how large the file may become, in MiB.
     """
 
@@ -103,7 +103,7 @@ class Journal:
             self._prune_soon()
 
     def kept_from(self, owner: str | None) -> int:
-        """Return the first sequence from which all facts of an owner are kept; of everyone with None."""
+        """Return the first sequence from which all events of an owner are kept; of everyone with None."""
         return retention.kept_from(self._deleted, owner)
 
     async def ensure(self) -> None:
@@ -127,11 +127,11 @@ class Journal:
 
     async def append(
         self,
-        facts: Sequence[NewFact],
+        events: Sequence[NewEvent],
         records: Sequence[Record],
         settled: Sequence[str] = (),
     ) -> None:
-        """Write facts in their order and the records they leave, in one transaction.
+        """Write events in their order and the records they leave, in one transaction.
 
         The caller numbers them from ``position.last + 1`` and lets nobody else write meanwhile.
 
@@ -142,7 +142,7 @@ class Journal:
             JournalUnwritable: nothing was written.
         """
         # Whoever asked may be cancelled, but not between the commit and the new position.
-        await asyncio.shield(self._append(facts, records, settled))
+        await asyncio.shield(self._append(events, records, settled))
 
     async def intend(self, intent: Intent) -> None:
         """Keep what is about to be asked of the engine.
@@ -185,12 +185,12 @@ class Journal:
         """The last view of the run that had this name last, and the digest of the request that it was started with."""
         return await self._read(lambda: self._file.keyed(name))
 
-    async def facts(self, after: int, limit: int, owner: str | None = None) -> list[StoredFact] | None:
-        """Facts after a sequence, at most ``limit`` and of large ones fewer, with an owner theirs.
+    async def events(self, after: int, limit: int, owner: str | None = None) -> list[StoredEvent] | None:
+        """Events after a sequence, at most ``limit`` and of large ones fewer, with an owner theirs.
 
         None where some are kept no longer; ``is_full`` tells whether there may be more.
         """
-        return await self._read(lambda: self._file.facts(after, limit, owner))
+        return await self._read(lambda: self._file.events(after, limit, owner))
 
     async def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
         """The last view of a service or container by id, or else by name, the newest first; with owner, of theirs."""
@@ -228,13 +228,13 @@ class Journal:
         self._writer.end()
         self._reader.end()
 
-    async def _append(self, facts: Sequence[NewFact], records: Sequence[Record], settled: Sequence[str]) -> None:
+    async def _append(self, events: Sequence[NewEvent], records: Sequence[Record], settled: Sequence[str]) -> None:
         first = self.position.last + 1
         with acting_for(None):  # it tells what all have done, and everybody waits for it
-            await self._write(lambda: self._file.append(first, facts, records, settled))
-        self.position = self.position._replace(last=first + len(facts) - 1)
-        self._grown(sum(len(one.event) for one in facts) + sum(len(one.view) for one in records))
-        if first // PRUNE_EVERY != (first + len(facts)) // PRUNE_EVERY:
+            await self._write(lambda: self._file.append(first, events, records, settled))
+        self.position = self.position._replace(last=first + len(events) - 1)
+        self._grown(sum(len(one.json) for one in events) + sum(len(one.view) for one in records))
+        if first // PRUNE_EVERY != (first + len(events)) // PRUNE_EVERY:
             self._prune_soon()
 
     def _grown(self, size: int) -> None:

@@ -9,9 +9,9 @@ import heapq
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 
-EVERYONE = "*"  # the owner, in ``pruned``, of facts that were deleted before facts had owners
+EVERYONE = "*"  # the owner, in ``pruned``, of events that were deleted before events had owners
 
-Row = tuple[float, int, int]  # when it was written (seconds since 1970), its bytes, and its sequence if it is a fact
+Row = tuple[float, int, int]  # when it was written (seconds since 1970), its bytes, and its sequence if it is an event
 
 
 def share(held: Iterable[int], limit: int) -> int:
@@ -31,14 +31,14 @@ def pruned(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def kept_from(deleted: Mapping[str, int], owner: str | None) -> int:
-    """Return the first sequence from which every fact of an owner is there; of all owners with None."""
+    """Return the first sequence from which every event of an owner is there; of all owners with None."""
     if owner is None:
         return max(deleted.values(), default=0) + 1
     return max(deleted.get(owner, 0), deleted.get(EVERYONE, 0)) + 1
 
 
 def drop_facts_before(write: sqlite3.Connection, sequence: int) -> None:
-    """Delete the facts before a sequence, whose ever they are."""
+    """Delete the events before a sequence, whose ever they are."""
     write.execute(
         "INSERT INTO pruned SELECT owner, max(seq) FROM facts WHERE seq < ? GROUP BY owner"
         " ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq)",
@@ -48,7 +48,7 @@ def drop_facts_before(write: sqlite3.Connection, sequence: int) -> None:
 
 
 def drop_facts_beyond(write: sqlite3.Connection, keep: int) -> None:
-    """Delete the oldest facts of those who have most, so that at most ``keep`` stay."""
+    """Delete the oldest events of those who have most, so that at most ``keep`` stay."""
     counts = dict(write.execute("SELECT owner, count(*) FROM facts GROUP BY owner"))
     each = share(counts.values(), keep)
     for owner in [owner for owner, count in counts.items() if count > each]:
@@ -94,18 +94,18 @@ def _drop_oldest(write: sqlite3.Connection, owner: str, amount: int) -> int:
 
 
 def _by_age(write: sqlite3.Connection, owner: str) -> Iterator[Row]:
-    facts = write.execute("SELECT at, size, seq FROM facts WHERE owner = ? ORDER BY seq", (owner,))
+    events = write.execute("SELECT at, size, seq FROM facts WHERE owner = ? ORDER BY seq", (owner,))
     records = write.execute("SELECT at, size, 0 FROM records WHERE removed AND owner = ? ORDER BY at", (owner,))
     outcomes = write.execute(
         "SELECT at, size, 0 FROM outcomes WHERE owner = ? AND id NOT IN (SELECT id FROM records WHERE NOT removed)"
         " ORDER BY at",
         (owner,),
     )
-    return heapq.merge(facts, records, outcomes)
+    return heapq.merge(events, records, outcomes)
 
 
 def _drop_facts(write: sqlite3.Connection, owner: str, until: int) -> None:
-    """Delete an owner's facts up to a sequence; never the last of all, from which the next one is numbered."""
+    """Delete an owner's events up to a sequence; never the last of all, from which the next one is numbered."""
     last = write.execute("SELECT coalesce(max(seq), 0) FROM facts").fetchone()[0]
     until = min(until, last - 1)
     gone = write.execute("DELETE FROM facts WHERE owner = ? AND seq <= ?", (owner, until)).rowcount

@@ -83,7 +83,7 @@ FACTS = (
     " FROM facts WHERE seq > ?1 AND"
 )
 PAGE_BYTES = 64 * 1024  # of what is read for one page, but for what its last row is larger
-FACTS_BYTES = 256 * 1024  # of a page of facts, but for what the last is larger
+EVENTS_BYTES = 256 * 1024  # of a page of events, but for what the last is larger
 SCANNED_BYTES = 1024 * 1024  # read for one page where little of it is wanted
 
 # Steps from each older schema version to the next, each ending as SCHEMA does: MIGRATIONS[n] makes n + 1 of n.
@@ -130,10 +130,10 @@ log = structlog.get_logger(__name__)
 
 
 class JournalSize(NamedTuple):
-    """``bytes`` of the file and its write-ahead log, and how many facts and records it keeps."""
+    """``bytes`` of the file and its write-ahead log, and how many events and records it keeps."""
 
     bytes: int
-    facts: int
+    events: int
     records: int
 
 
@@ -153,21 +153,21 @@ class Record(NamedTuple):
     owner: str = ""
 
 
-class NewFact(NamedTuple):
-    """A fact that is about to be written: its type, its event as JSON, and of whom and what it tells."""
+class NewEvent(NamedTuple):
+    """An event that is about to be written: its type, its CloudEvent as JSON, and of whom and what it tells."""
 
     type: str
-    event: bytes
+    json: bytes
     owner: str = ""
     subject: str = ""
 
 
-class StoredFact(NamedTuple):
-    """A fact as it is kept. ``labels`` is the JSON of the labels of a task's service, where it has a record."""
+class StoredEvent(NamedTuple):
+    """An event as it is kept. ``labels`` is the JSON of the labels of a task's service, where it has a record."""
 
     seq: int
     type: str
-    event: bytes
+    json: bytes
     owner: str = ""
     subject: str = ""
     labels: str | None = None
@@ -196,24 +196,24 @@ class Page(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where the journal stands: all facts from ``oldest`` to ``last`` are kept, and some before."""
+    """Where the journal stands: all events from ``oldest`` to ``last`` are kept, and some before."""
 
     epoch: str
     oldest: int
     last: int
 
 
-def is_full(page: Sequence[StoredFact], limit: int) -> bool:
-    """Whether a page of facts has as many as it may, so that there may be more."""
-    return len(page) >= limit or sum(len(fact.event) for fact in page) >= FACTS_BYTES
+def is_full(page: Sequence[StoredEvent], limit: int) -> bool:
+    """Whether a page of events has as many as it may, so that there may be more."""
+    return len(page) >= limit or sum(len(event.json) for event in page) >= EVENTS_BYTES
 
 
 class Store:
-    """The file itself. ``facts``, ``record`` … run in the reader's thread, the rest in the writer's.
+    """The file itself. ``events``, ``record`` … run in the reader's thread, the rest in the writer's.
 
     Args:
-        keep_facts: how many facts are kept.
-        keep_days: for how long facts, and records of what is removed, are kept.
+        keep_facts: how many events are kept.
+        keep_days: for how long events, and records of what is removed, are kept.
         keep_bytes: how large the file and its write-ahead log may become.
     """
 
@@ -271,12 +271,12 @@ class Store:
         with self._transaction() as write:
             _set(write, clean="0")
 
-    def append(self, first: int, facts: Sequence[NewFact], records: Iterable[Record], settled: Iterable[str]) -> None:
+    def append(self, first: int, events: Sequence[NewEvent], records: Iterable[Record], settled: Iterable[str]) -> None:
         now = time.time()
         with self._transaction() as write:
             write.executemany(
                 "INSERT INTO facts (seq, at, owner, subject, size, type, event) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(first + i, now, f.owner, f.subject, len(f.event), f.type, f.event) for i, f in enumerate(facts)],
+                [(first + i, now, e.owner, e.subject, len(e.json), e.type, e.json) for i, e in enumerate(events)],
             )
             write.executemany(
                 "INSERT OR REPLACE INTO records (id, kind, name, removed, at, view, body, owner, size)"
@@ -286,7 +286,7 @@ class Store:
             write.executemany("DELETE FROM endings WHERE id = ?", [(r.id,) for r in records if r.removed])
             write.executemany("DELETE FROM intents WHERE nonce = ?", [(nonce,) for nonce in settled])
         with contextlib.suppress(OSError):  # it is committed: a mark that lags behind raises no doubt
-            self._mark.write(Position(self._epoch, 0, first + len(facts) - 1))
+            self._mark.write(Position(self._epoch, 0, first + len(events) - 1))
 
     def intend(self, intent: Intent) -> None:
         with self._transaction() as write:
@@ -312,7 +312,7 @@ class Store:
             )
 
     def prune(self) -> dict[str, int]:
-        """Delete what is too old, and the facts that are too many; return what ``pruned`` does."""
+        """Delete what is too old, and the events that are too many; return what ``pruned`` does."""
         too_old = time.time() - self._keep_seconds
         with self._transaction() as write:
             last = _scalar(write, "SELECT coalesce(max(seq), 0) FROM facts")
@@ -359,8 +359,8 @@ class Store:
             log.warning("journal_over_keep_size", bytes=used, advice=advice)
         self._full = used > room
 
-    def facts(self, after: int, limit: int, owner: str | None = None) -> list[StoredFact] | None:
-        """Return the next facts, with an owner theirs; None where some of them are kept no longer."""
+    def events(self, after: int, limit: int, owner: str | None = None) -> list[StoredEvent] | None:
+        """Return the next events, with an owner theirs; None where some of them are kept no longer."""
         read = self._reading()
         of = "owner = ?3" if owner is not None else "?3 IS NULL"  # so that an owner's are found by the index
         with _transaction(read, "DEFERRED"):  # what was deleted and what is there, of one moment
@@ -369,9 +369,9 @@ class Store:
             rows = read.execute(f"{FACTS} {of} ORDER BY seq LIMIT ?2", (after, limit, owner))
             page, size = [], 0
             for row in rows:
-                page.append(StoredFact(*row))
-                size += len(page[-1].event)
-                if size >= FACTS_BYTES:
+                page.append(StoredEvent(*row))
+                size += len(page[-1].json)
+                if size >= EVENTS_BYTES:
                     break
             rows.close()
             return page
@@ -421,10 +421,10 @@ class Store:
         return row
 
     def size(self) -> JournalSize:
-        """Bytes of the file and its write-ahead log, and how many facts and records there are (counted in indexes)."""
+        """Bytes of the file and its write-ahead log, and how many events and records there are (counted in indexes)."""
         held = sum(path.stat().st_size for path in (self.path, Path(f"{self.path}-wal")) if path.exists())
-        facts, records = (_scalar(self._reading(), f"SELECT count(*) FROM {t}") for t in ("facts", "records"))  # noqa: S608
-        return JournalSize(held, facts, records)
+        events, records = (_scalar(self._reading(), f"SELECT count(*) FROM {t}") for t in ("facts", "records"))  # noqa: S608
+        return JournalSize(held, events, records)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -516,7 +516,7 @@ def _add_listed(write: sqlite3.Connection) -> None:
 
 
 def _position(write: sqlite3.Connection, path: Path, mark: tuple[str, int] | None) -> Position:
-    """Where the file stands, in a new epoch if it may have lost its tail: then a sequence could name two facts."""
+    """Where the file stands, in a new epoch if it may have lost its tail: then a sequence could name two events."""
     meta = dict(write.execute("SELECT key, value FROM meta"))
     boot, inode = _boot_id(), str(path.stat().st_ino)
     last = _scalar(write, "SELECT coalesce(max(seq), 0) FROM facts")
@@ -545,7 +545,7 @@ def _doubt(meta: dict[str, str], boot: str, inode: str, last: int, mark: tuple[s
 
 
 class _Lock:
-    """Held while the journal is open: two processes would number their facts alike."""
+    """Held while the journal is open: two processes would number their events alike."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -16,17 +16,17 @@ from . import frames
 from .broker import Broker, Filter, News, Subscriber, Tags
 from .cloudevents import cursor
 from .frames import Frame
-from .journal import FACTS_BYTES, Position, StoredFact, is_full
+from .journal import EVENTS_BYTES, Position, StoredEvent, is_full
 from .unsent import Lease, Unsent
 
-PAGE = 200  # facts read at once
+PAGE = 200  # events read at once
 
 
 class Journal(Protocol):
     """What an event stream needs of the journal."""
 
     def kept_from(self, owner: str | None) -> int: ...
-    async def facts(self, after: int, limit: int, owner: str | None) -> list[StoredFact] | None: ...
+    async def events(self, after: int, limit: int, owner: str | None) -> list[StoredEvent] | None: ...
 
 
 class Since(NamedTuple):
@@ -51,9 +51,9 @@ class EventStream:
 
     Args:
         journal: what they missed.
-        broker: what has the live facts.
+        broker: what has the live events.
         position: how far the present has come, and what is kept.
-        snapshot: services and nodes as of the journal's last fact, as far as a filter lets them through; raises
+        snapshot: services and nodes as of the journal's last event, as far as a filter lets them through; raises
             JournalUnwritable until the journal has been read.
         now: the time as RFC 3339.
         stale_since: since when the cache may be behind the engine, or None.
@@ -111,7 +111,7 @@ class EventStream:
         return await subscriber.deliver(frame)
 
     def _can_resume(self, since: Since, wants: Filter) -> bool:
-        """Whether all that it may see is kept: that others' facts were deleted is no matter to it."""
+        """Whether all that it may see is kept: that others' events were deleted is no matter to it."""
         position = self._position()
         oldest = self._journal.kept_from(wants.owner)
         return since.epoch == position.epoch and oldest - 1 <= since.sequence <= position.last
@@ -153,13 +153,13 @@ class EventStream:
             after = await self._replay_page(subscriber, after)
 
     async def _replay_page(self, subscriber: Subscriber, after: int) -> int:
-        """Send the next facts, once its token has room for them; how far that came."""
+        """Send the next events, once its token has room for them; how far that came."""
         owner = _owner(subscriber)
         await self._unsent.turn(owner)
-        with self._unsent.hold(owner, FACTS_BYTES):
+        with self._unsent.hold(owner, EVENTS_BYTES):
             epoch, until = self._position().epoch, self._position().last
             async with self._reading[owner]:
-                page = await self._journal.facts(after, PAGE, subscriber.wants.owner)
+                page = await self._journal.events(after, PAGE, subscriber.wants.owner)
             if page is not None:
                 return await self._send_page(subscriber, page, after, epoch, until)
         # They were pruned while the reader was slow.
@@ -167,14 +167,14 @@ class EventStream:
         return await self._send_snapshot(subscriber)
 
     async def _send_page(
-        self, subscriber: Subscriber, page: list[StoredFact], after: int, epoch: str, until: int
+        self, subscriber: Subscriber, page: list[StoredEvent], after: int, epoch: str, until: int
     ) -> int:
-        for fact in page:
-            if fact.seq > until:
+        for event in page:
+            if event.seq > until:
                 return until
-            after = fact.seq
-            if _wanted(subscriber.wants, fact):
-                frame = frames.event(cursor(epoch, fact.seq), fact.type, fact.event)
+            after = event.seq
+            if _wanted(subscriber.wants, event):
+                frame = frames.event(cursor(epoch, event.seq), event.type, event.json)
                 if not await self._deliver(subscriber, frame):
                     return after
         return after if is_full(page, PAGE) else until
@@ -205,18 +205,18 @@ def _owner(subscriber: Subscriber) -> str:
     return subscriber.wants.owner or ROOT
 
 
-def _wanted(wants: Filter, fact: StoredFact) -> bool:
+def _wanted(wants: Filter, event: StoredEvent) -> bool:
     if wants == Filter():
         return True
-    labels = _labels(fact) if wants.labels else frozenset()
+    labels = _labels(event) if wants.labels else frozenset()
     if labels is None:  # nobody knows them any more: once too often is better than never
         labels = wants.labels
-    return wants.lets_through(Tags(fact.type.split(".")[2], fact.subject, labels, fact.owner or None))
+    return wants.lets_through(Tags(event.type.split(".")[2], event.subject, labels, event.owner or None))
 
 
-def _labels(fact: StoredFact) -> frozenset[str] | None:
+def _labels(event: StoredEvent) -> frozenset[str] | None:
     """The labels of its service: the event has them, or else (that of a task) the record."""
-    labels = msgspec.json.decode(fact.event, type=_Stored).data.labels
-    if labels is None and fact.labels is not None:
-        labels = msgspec.json.decode(fact.labels, type=dict[str, str])
+    labels = msgspec.json.decode(event.json, type=_Stored).data.labels
+    if labels is None and event.labels is not None:
+        labels = msgspec.json.decode(event.labels, type=dict[str, str])
     return None if labels is None else frozenset(f"{key}={value}" for key, value in labels.items())

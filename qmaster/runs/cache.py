@@ -11,7 +11,7 @@ import msgspec
 from ..engine.labels import BODY, END
 from ..errors import JournalUnwritable
 from ..events import cloudevents
-from ..events.cloudevents import Fact
+from ..events.cloudevents import Event
 from ..models.masking import masked
 from ..models.owners import ROOT
 from ..models.responses import Node, Reserved, Result, Service, Task
@@ -223,7 +223,7 @@ class RunCache:
 
     # -- what there is to tell -----------------------------------------------------------------------------------
 
-    def _untold(self, ids: Iterable[str], nodes: bool, now: str) -> Iterator[Fact]:
+    def _untold(self, ids: Iterable[str], nodes: bool, now: str) -> Iterator[Event]:
         for dirty_id in ids:
             entry = self.entries.get(dirty_id)
             if entry:
@@ -233,16 +233,16 @@ class RunCache:
             for node_id in sorted(fresh.keys() | self._told_nodes.keys()):
                 yield from cloudevents.of_node(self._told_nodes.get(node_id), fresh.get(node_id), now)
 
-    def tell(self, told: Iterable[Fact]) -> None:
-        """These facts are in the journal now."""
-        for fact in told:
-            if isinstance(fact.view, Node):
-                self._tell_node(fact)
+    def tell(self, told: Iterable[Event]) -> None:
+        """These events are in the journal now."""
+        for event in told:
+            if isinstance(event.view, Node):
+                self._tell_node(event)
             else:
-                self._tell_service(fact.view)
+                self._tell_service(event.view)
 
-    def take_untold(self, ids: Iterable[str], nodes: bool, now: str) -> tuple[list[Fact], Untold]:
-        """Facts that nobody was told of, and what to put back where they could not be told.
+    def take_untold(self, ids: Iterable[str], nodes: bool, now: str) -> tuple[list[Event], Untold]:
+        """Events that nobody was told of, and what to put back where they could not be told.
 
         Args:
             ids: of which services.
@@ -264,7 +264,7 @@ class RunCache:
         return [entry.shown for entry in self.entries.values()]
 
     def told_services(self) -> list[Service]:
-        """As of the journal's last fact: what a snapshot shows.
+        """As of the journal's last event: what a snapshot shows.
 
         Raises:
             JournalUnwritable: the journal has not been read yet; what it has would be missing for good.
@@ -343,11 +343,11 @@ class RunCache:
         else:
             self.entries[view.id].told = view
 
-    def _tell_node(self, fact: Fact) -> None:
-        if fact.type.endswith(".removed"):
-            self._told_nodes.pop(fact.subject, None)
-        elif isinstance(fact.view, Node):
-            self._told_nodes[fact.subject] = fact.view
+    def _tell_node(self, event: Event) -> None:
+        if event.type.endswith(".removed"):
+            self._told_nodes.pop(event.subject, None)
+        elif isinstance(event.view, Node):
+            self._told_nodes[event.subject] = event.view
 
     def _reserved(self) -> dict[str, Reserved]:
         totals: dict[str, Reserved] = {}

@@ -1,4 +1,4 @@
-"""Turns hints and listings into facts, one turn at a time: list, compare, journal, then cache and broker in one tick.
+"""Turns hints and listings into events, one turn at a time: list, compare, journal, then cache and broker in one tick.
 
 The event loop owns it. The listing is the truth, a hint only says where to look.
 """
@@ -21,8 +21,8 @@ from ..engine.watcher import Change
 from ..errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from ..events import cloudevents, frames
 from ..events.broker import News, Tags
-from ..events.cloudevents import Fact
-from ..events.journal import NO_EPOCH, NewFact, Position, Record
+from ..events.cloudevents import Event
+from ..events.journal import NO_EPOCH, NewEvent, Position, Record
 from ..models.responses import Node, Result, Service, Task
 from . import status
 from .cache import CachedRun, RunCache
@@ -39,7 +39,7 @@ FULL_EVERY = 60.0
 MANY = 8  # with more services than this to look at, one listing of all is cheaper
 MANY_SHARE, SHORT_SHARE = 5, 10  # such listings take at most one part in so many of the time: less of it
 SHORT_PAUSE = 0.5  # seconds; where the pauses are not longer than that
-MOST_AT_ONCE = 200  # services whose facts are in one transaction
+MOST_AT_ONCE = 200  # services whose events are in one transaction
 RETRY_EVERY = 0.5
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,7 @@ class Journal(Protocol):
     position: Position
 
     async def append(
-        self, facts: Sequence[NewFact], records: Sequence[Record], settled: Sequence[str] = ()
+        self, events: Sequence[NewEvent], records: Sequence[Record], settled: Sequence[str] = ()
     ) -> None: ...
     async def records(self) -> list[Record]: ...
     async def endings(self) -> dict[str, str]: ...
@@ -76,7 +76,7 @@ class Journal(Protocol):
 
 Publish = Callable[[list[News]], None]
 Listener = Callable[[Service], None]
-Count = Callable[[Fact], None]
+Count = Callable[[Event], None]
 
 
 class Reconciler:
@@ -84,10 +84,10 @@ class Reconciler:
 
     Args:
         swarm, containers: the engine.
-        journal: where a fact has its sequence before anyone hears of it.
-        publish: sends facts to who listens.
+        journal: where an event has its sequence before anyone hears of it.
+        publish: sends events to who listens.
         stale_changed: told when ``stale_since`` changes.
-        count: told of each fact.
+        count: told of each event.
         own_node: the id of this engine's node, None while that is not known.
     """
 
@@ -98,7 +98,7 @@ class Reconciler:
         journal: Journal,
         publish: Publish,
         stale_changed: Callable[[], None] = lambda: None,
-        count: Count = lambda fact: None,
+        count: Count = lambda event: None,
         own_node: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.view = RunCache()
@@ -321,7 +321,7 @@ class Reconciler:
         if not fresh and not settled:
             return
         position = self._journal.position
-        encoded = [_encoded(fact, position.epoch, position.last + 1 + i) for i, fact in enumerate(fresh)]
+        encoded = [_encoded(event, position.epoch, position.last + 1 + i) for i, event in enumerate(fresh)]
         try:
             await self._journal.append(encoded, list(_records(fresh, self.view.body)), sorted(settled))
         except BaseException:
@@ -333,25 +333,25 @@ class Reconciler:
         self._publish(
             [
                 News(
-                    frames.event(cloudevents.cursor(position.epoch, sequence), new.type, new.event),
-                    tags(fact),
+                    frames.event(cloudevents.cursor(position.epoch, sequence), new.type, new.json),
+                    tags(event),
                     sequence,
                 )
-                for sequence, (fact, new) in enumerate(zip(fresh, encoded, strict=True), position.last + 1)
+                for sequence, (event, new) in enumerate(zip(fresh, encoded, strict=True), position.last + 1)
             ]
         )
-        for fact in fresh:
-            self._count(fact)
+        for event in fresh:
+            self._count(event)
         self._tell_listeners(fresh)
 
-    def _tell_listeners(self, fresh: list[Fact]) -> None:
-        changed = {fact.subject: fact.view for fact in fresh if isinstance(fact.view, Service)}
+    def _tell_listeners(self, fresh: list[Event]) -> None:
+        changed = {event.subject: event.view for event in fresh if isinstance(event.view, Service)}
         nobodys = contextvars.Context()  # a request's commit tells what others have done too: that is not logged as its
         for view in changed.values():
             for listener in self.listeners:
                 try:
                     nobodys.run(listener, view)
-                except Exception:  # the facts are told: one that cannot take them in keeps nobody else from it
+                except Exception:  # the events are told: one that cannot take them in keeps nobody else from it
                     log.exception("listener_failed", run=view.id)
 
     async def load(self) -> None:
@@ -601,30 +601,30 @@ def _has_left(entry: CachedRun, there: Collection[str]) -> bool:
     return bool(entry.tasks) and (over or any(task_id not in there for task_id in going))
 
 
-def tags(fact: Fact) -> Tags:
-    """What a filter looks at in a fact."""
-    if isinstance(fact.view, Node):
-        return Tags("node", fact.subject, frozenset(), None)
-    return service_tags(fact.view, fact.topic)
+def tags(event: Event) -> Tags:
+    """What a filter looks at in an event."""
+    if isinstance(event.view, Node):
+        return Tags("node", event.subject, frozenset(), None)
+    return service_tags(event.view, event.topic)
 
 
 def service_tags(view: Service, topic: str = "service") -> Tags:
     return Tags(topic, view.id, frozenset(f"{k}={v}" for k, v in view.labels.items()), view.owner)
 
 
-def _encoded(fact: Fact, epoch: str, sequence: int) -> NewFact:
-    return NewFact(fact.type, cloudevents.encode(fact, epoch, sequence), tags(fact).owner or "", fact.subject)
+def _encoded(event: Event, epoch: str, sequence: int) -> NewEvent:
+    return NewEvent(event.type, cloudevents.encode(event, epoch, sequence), tags(event).owner or "", event.subject)
 
 
-def _records(fresh: Iterable[Fact], body: Callable[[str], str]) -> Iterable[Record]:
-    """The record that each entry and node has after these facts."""
-    last: Mapping[str, Fact] = {fact.subject: fact for fact in fresh}
-    for subject, fact in last.items():
-        view, removed = msgspec.json.encode(fact.view), fact.type.endswith(".removed")
-        if isinstance(fact.view, Node):
-            yield Record(subject, "node", fact.view.hostname, removed, view)
+def _records(fresh: Iterable[Event], body: Callable[[str], str]) -> Iterable[Record]:
+    """The record that each entry and node has after these events."""
+    last: Mapping[str, Event] = {event.subject: event for event in fresh}
+    for subject, event in last.items():
+        view, removed = msgspec.json.encode(event.view), event.type.endswith(".removed")
+        if isinstance(event.view, Node):
+            yield Record(subject, "node", event.view.hostname, removed, view)
         else:
-            yield Record(subject, "service", fact.view.name, removed, view, body(subject), fact.view.owner or "")
+            yield Record(subject, "service", event.view.name, removed, view, body(subject), event.view.owner or "")
 
 
 def now_text(at: float | None = None) -> str:

@@ -285,7 +285,7 @@ def _report(task: asyncio.Task[None]) -> None:
 
 
 def _snapshot_of(reconciler: Reconciler) -> Callable[[Filter], tuple[list[Any], list[Any]]]:
-    """Services and nodes as of the last fact, as far as a filter lets them through."""
+    """Services and nodes as of the last event, as far as a filter lets them through."""
 
     def snapshot(wants: Filter) -> tuple[list[Any], list[Any]]:
         services = [view for view in reconciler.view.told_services() if wants.shows(service_tags(view))]

@@ -61,9 +61,9 @@ OPTIONS = (
     Option(
         "--user", "QMASTER_USER", "", "The user to become when started as root, with the group of the engine's socket."
     ),
-    Option("--keep-facts", "QMASTER_KEEP_FACTS", "100000", "How many facts the journal keeps."),
+    Option("--keep-facts", "QMASTER_KEEP_FACTS", "100000", "How many events the journal keeps."),
     Option(
-        "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps facts, and records of what is removed."
+        "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps events, and records of what is removed."
     ),
     Option(
         "--keep-size",

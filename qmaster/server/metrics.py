@@ -170,7 +170,7 @@ class _Seen(Collector):
         yield _gauge("journal_writable", "Whether the journal can be written.", now.journal_writable)
         if now.journal is not None:
             yield _gauge("journal_size_bytes", "The journal's file and its write-ahead log.", now.journal.bytes)
-            yield _gauge("journal_facts", "Facts that the journal keeps.", now.journal.facts)
+            yield _gauge("journal_facts", "Events that the journal keeps.", now.journal.events)
             yield _gauge("journal_records", "Records that the journal keeps.", now.journal.records)
 
 

@@ -1,4 +1,4 @@
-"""Counts runs, how fast they and their news are, and logs their ends: from the facts. Belongs to the event loop."""
+"""Counts runs, how fast they and their news are, and logs their ends: from the events. Belongs to the event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from ..events.cloudevents import PREFIX, Fact
+from ..events.cloudevents import PREFIX, Event
 from ..models.responses import Service
 from ..runs.status import parse_time
 
@@ -31,7 +31,7 @@ class Counts(Protocol):
 
 
 class Tally:
-    """Reads each fact as it is told.
+    """Reads each event as it is told.
 
     Args:
         clock: the time in seconds since 1970; what happened before this is made was not late, but seen late.
@@ -42,42 +42,42 @@ class Tally:
         self._clock = clock
         self._since = clock()
 
-    def count(self, fact: Fact) -> None:
-        view = fact.view
+    def count(self, event: Event) -> None:
+        view = event.view
         if not isinstance(view, Service):
             return
-        self._count_lag(fact)
-        if fact.topic == "service" and view.owner is not None:
-            self._count_run(fact, view)
+        self._count_lag(event)
+        if event.topic == "service" and view.owner is not None:
+            self._count_run(event, view)
 
-    def _count_run(self, fact: Fact, view: Service) -> None:
-        before = fact.before.status if isinstance(fact.before, Service) else None
-        word = fact.type.rpartition(".")[2]
+    def _count_run(self, event: Event, view: Service) -> None:
+        before = event.before.status if isinstance(event.before, Service) else None
+        word = event.type.rpartition(".")[2]
         if word == "created":
             self._counts.run_started(view.type)
         elif word in _ENDS or (word == "removed" and before not in _ENDS):
             self._counts.run_ended(view.type, view.status, view.reason or "none")
-            if fact.before is not None or self._is_news(fact):
+            if event.before is not None or self._is_news(event):
                 # A request's commit tells what others have done too: that is not logged as its.
                 contextvars.Context().run(_log_end, view)
         elif word == "running":
-            self._count_queue(fact, view)
+            self._count_queue(event, view)
 
-    def _count_queue(self, fact: Fact, view: Service) -> None:
+    def _count_queue(self, event: Event, view: Service) -> None:
         """Only of its first running: what runs again was waiting for its restart."""
         created, started = parse_time(view.created_at), parse_time(view.started_at)
-        again = isinstance(fact.before, Service) and fact.before.started_at is not None
+        again = isinstance(event.before, Service) and event.before.started_at is not None
         if created and started and not again:
             self._counts.queued(view.type, max(0.0, (started - created).total_seconds()))
 
-    def _count_lag(self, fact: Fact) -> None:
-        at: datetime | None = parse_time(fact.time)
-        if at is not None and self._is_news(fact) and (fact.topic == "task" or fact.type in _TIMED):
+    def _count_lag(self, event: Event) -> None:
+        at: datetime | None = parse_time(event.time)
+        if at is not None and self._is_news(event) and (event.topic == "task" or event.type in _TIMED):
             self._counts.event_lag(max(0.0, self._clock() - at.timestamp()))
 
-    def _is_news(self, fact: Fact) -> bool:
+    def _is_news(self, event: Event) -> bool:
         """Whether it happened since this was made."""
-        at = parse_time(fact.time)
+        at = parse_time(event.time)
         return at is not None and at.timestamp() >= self._since
 
 

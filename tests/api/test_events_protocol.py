@@ -258,11 +258,11 @@ def test_a_cursor_of_another_epoch(stream: Server) -> None:
 
 
 def test_a_cursor_that_is_too_old(start_server: StartServer, engine: Engine) -> None:
-    """Facts are kept by count: of a cursor before them a gap with cursor_expired and a snapshot; the oldest resumes."""
+    """They are kept by count: of a cursor before them a gap with cursor_expired and a snapshot; the oldest resumes."""
     server = start_server(engine.host, "--keep-facts", "1000")
     service = run(server)
     server.terminate()
-    epoch = put_facts(server, range(last_fact(server) + 1, 2999))
+    epoch = put_events(server, range(last_event(server) + 1, 2999))
     server.start()
     ready(server)
     with Subscriber(server, f"{epoch}:2998") as subscriber:
@@ -272,7 +272,7 @@ def test_a_cursor_that_is_too_old(start_server: StartServer, engine: Engine) -> 
         hello, gap, snapshot = (subscriber.next() for _ in range(3))
         expected = {"type": "gap", "reason": "cursor_expired", "from": f"{epoch}:1500", "to": hello["cursor"]}
         assert (gap, snapshot["type"]) == (expected, "snapshot")
-    oldest = eventually(lambda: oldest_fact(server), 5)
+    oldest = eventually(lambda: oldest_event(server), 5)
     assert 1900 < oldest < 2100
     with Subscriber(server, f"{epoch}:{oldest - 1}") as subscriber:
         assert [subscriber.next()["type"] for _ in range(2)] == ["hello", "event"]
@@ -285,18 +285,18 @@ def journal(server: Server) -> sqlite3.Connection:
     return sqlite3.connect(server.folder / "data" / "journal.db", timeout=10)
 
 
-def oldest_fact(server: Server) -> int:
+def oldest_event(server: Server) -> int:
     with journal(server) as connection:
         return int(connection.execute("SELECT max(seq) + 1 FROM pruned").fetchone()[0])
 
 
-def last_fact(server: Server) -> int:
+def last_event(server: Server) -> int:
     with journal(server) as connection:
         return int(connection.execute("SELECT max(seq) FROM facts").fetchone()[0])
 
 
-def put_facts(server: Server, numbers: range) -> str:
-    """Write copies of a fact that the journal has, and return its epoch; the server is stopped."""
+def put_events(server: Server, numbers: range) -> str:
+    """Write copies of an event that the journal has, and return its epoch; the server is stopped."""
     with journal(server) as connection:
         kind, event, subject = connection.execute(
             "SELECT type, event, subject FROM facts WHERE type LIKE '%service%'"
@@ -539,14 +539,14 @@ def read_all(connection: Connection) -> None:
 
 
 def test_a_slow_but_steady_reader_gets_all(start_server: StartServer, engine: Engine, measured: Measured) -> None:
-    """A snapshot of 1,000 services and a replay of 20,000 facts, slowly: it is not cut, and our memory stays flat."""
+    """A snapshot of 1,000 services and a replay of 20,000 events, slowly: it is not cut, and our memory stays flat."""
     server = start_server(engine.host)
     service = run(server)
     with Subscriber(server) as subscriber:
         subscriber.event(of(service, "running"))
     server.terminate()
-    first = last_fact(server)
-    epoch = put_facts(server, range(first + 1, first + 20_001))
+    first = last_event(server)
+    epoch = put_events(server, range(first + 1, first + 20_001))
     put_services(server, 999)
     server.env["DOCKER_HOST"] = "unix:///nowhere/docker.sock"  # or it would find that the services are not there
     server.start()

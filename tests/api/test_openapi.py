@@ -178,15 +178,15 @@ def test_each_frame_is_described(frame: frames.Frame) -> None:
 
 def test_each_event_is_described() -> None:
     """Of services, tasks and nodes; in its frame, and alone."""
-    facts = [
+    told = [
         *cloudevents.of_service(None, VIEW, TIME),
         *(each for before, after in ((None, NODE), (NODE, None)) for each in cloudevents.of_node(before, after, TIME)),
     ]
-    assert {fact.topic for fact in facts} == events.TOPICS
-    for fact in facts:
-        event = cloudevents.encode(fact, "5f3a9c1e", 1)
-        contract.check_value({"$ref": "#/components/schemas/Event"}, msgspec.json.decode(event))
-        frame = frames.event(openapi.CURSOR, fact.type, event)
+    assert {event.topic for event in told} == events.TOPICS
+    for event in told:
+        cloud_event = cloudevents.encode(event, "5f3a9c1e", 1)
+        contract.check_value({"$ref": "#/components/schemas/CloudEvent"}, msgspec.json.decode(cloud_event))
+        frame = frames.event(openapi.CURSOR, event.type, cloud_event)
         contract.check_value({"$ref": "#/components/schemas/Frame"}, msgspec.json.decode(frame.payload))
 
 

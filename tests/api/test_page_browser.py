@@ -388,8 +388,8 @@ def test_payloads_in_every_field(browse: Browse) -> None:
         crowd.services[0] = evil
         page = browse(crowd.url).log_in(TOKEN)
         elements = page.locator("img, script").count()
-        fact = cloudevents.Fact("task", f"io.qmaster.task.{task.state}", evil.id, stamp(), evil, task)
-        crowd.say(frames.event(f"{EPOCH}:1", fact.type, cloudevents.encode(fact, EPOCH, 1)))
+        event = cloudevents.Event("task", f"io.qmaster.task.{task.state}", evil.id, stamp(), evil, task)
+        crowd.say(frames.event(f"{EPOCH}:1", event.type, cloudevents.encode(event, EPOCH, 1)))
         expect(page.locator("#timeline li").first).to_contain_text(PAYLOAD)
         page.get_by_role("button", name=PAYLOAD, exact=True).first.click()
         expect(page.locator("#detail-name")).to_have_text(PAYLOAD)

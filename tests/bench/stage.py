@@ -70,7 +70,7 @@ class Stage:
             await asyncio.sleep(pause)
 
     async def live(self, services: int, times: int) -> int:
-        """Let so many services go through their lives together, so many times: a commit a state; how many facts."""
+        """Let so many services go through their lives together, so many times: a commit a state; how many events."""
         before = self._reconciler.position.last
         for _ in range(times):
             names = [f"s{next(self._numbers)}" for _ in range(services)]

@@ -1,4 +1,4 @@
-"""The stream: what a delivery costs, 5,000 subscribers at once, and facts from the journal to a subscriber."""
+"""The stream: what a delivery costs, 5,000 subscribers at once, and events from the journal to a subscriber."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -67,13 +67,13 @@ def journal(world: World) -> Row:
 
     def rate() -> float:
         times = world.size(20, 5)
-        facts = 6 * 100 * times
-        reader.ask("expect", text=MARK, times=facts)
+        events = 6 * 100 * times
+        reader.ask("expect", text=MARK, times=events)
         began = world.now()
-        assert stage.ask("live", services=100, times=times) == facts
+        assert stage.ask("live", services=100, times=times) == events
         came = reader.ask("arrived", within=60)
-        assert came["least"] == facts, came
-        return float(facts / (came["last"] - began))
+        assert came["least"] == events, came
+        return float(events / (came["last"] - began))
 
     rates = [rate() for _ in range(world.size(5, 2))]
-    return alone("facts through the journal to a subscriber", rates, Reach(5000, "facts/s", at_least=True))
+    return alone("events through the journal to a subscriber", rates, Reach(5000, "events/s", at_least=True))

@@ -1,4 +1,4 @@
-"""journal: facts in their order, records and intents on disk; and a disk that is full, torn, locked or not ours."""
+"""journal: events in their order, records and intents on disk; and a disk that is full, torn, locked or not ours."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from testbed.subscriber import Subscriber, heartbeat
 from qmaster.errors import ConfigError, JournalUnwritable
 from qmaster.events import journal as room
 from qmaster.events import retention, store
-from qmaster.events.journal import Intent, Journal, NewFact, Record, StoredFact
+from qmaster.events.journal import Intent, Journal, NewEvent, Record, StoredEvent
 from qmaster.events.store import FILE
 from qmaster.server import app as server
 
@@ -32,17 +32,17 @@ StartServer = Callable[..., Server]
 unit = pytest.mark.gen_test(timeout=20)
 
 
-def fact(number: int, owner: str = "", size: int = 0) -> NewFact:
-    event = f'{{"n":{number},"data":{{"owner":"{owner}","pad":"{"x" * size}"}}}}'.encode()
-    return NewFact("io.qmaster.service.updated", event, owner, "s1")
+def event(number: int, owner: str = "", size: int = 0) -> NewEvent:
+    document = f'{{"n":{number},"data":{{"owner":"{owner}","pad":"{"x" * size}"}}}}'.encode()
+    return NewEvent("io.qmaster.service.updated", document, owner, "s1")
 
 
 def record(service: str, name: str = "one", removed: bool = False, view: bytes = b"{}") -> Record:
     return Record(service, "service", name, removed, view)
 
 
-async def facts(journal: Journal, after: int, limit: int = 100_000, owner: str | None = None) -> list[StoredFact]:
-    found = await journal.facts(after, limit, owner)
+async def events(journal: Journal, after: int, limit: int = 100_000, owner: str | None = None) -> list[StoredEvent]:
+    found = await journal.events(after, limit, owner)
     assert found is not None
     return found
 
@@ -54,18 +54,18 @@ async def opened(folder: Path, keep_facts: int = 1000, keep_days: float = 30) ->
 
 
 @unit
-async def test_facts_are_numbered_and_stay(tmp_path: Path) -> None:
+async def test_events_are_numbered_and_stay(tmp_path: Path) -> None:
     """From 1, in the order given; after a restart they are there, in the same epoch."""
     journal = await opened(tmp_path)
     epoch = journal.position.epoch
     assert journal.position[1:] == (1, 0)
-    await journal.append([fact(1), fact(2)], [])
-    await journal.append([fact(3)], [])
+    await journal.append([event(1), event(2)], [])
+    await journal.append([event(3)], [])
     await journal.close()
     journal = await opened(tmp_path)
     assert journal.position == (epoch, 1, 3)
-    assert [stored.seq for stored in await facts(journal, 1, 10)] == [2, 3]
-    assert [stored.event for stored in await facts(journal, 0, 2)] == [fact(1).event, fact(2).event]
+    assert [stored.seq for stored in await events(journal, 1, 10)] == [2, 3]
+    assert [stored.json for stored in await events(journal, 0, 2)] == [event(1).json, event(2).json]
     await journal.close()
 
 
@@ -144,13 +144,13 @@ async def test_an_older_file_is_listed_too(tmp_path: Path) -> None:
 
 
 @unit
-async def test_a_page_of_facts_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_of_events_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of large ones there are fewer on it, but one at least."""
-    monkeypatch.setattr(store, "FACTS_BYTES", 100)
+    monkeypatch.setattr(store, "EVENTS_BYTES", 100)
     journal = await opened(tmp_path)
-    await journal.append([NewFact("t", b"x" * size) for size in (60, 60, 60, 200)], [])
-    assert [stored.seq for stored in await facts(journal, 0)] == [1, 2]
-    assert [stored.seq for stored in await facts(journal, 3)] == [4]
+    await journal.append([NewEvent("t", b"x" * size) for size in (60, 60, 60, 200)], [])
+    assert [stored.seq for stored in await events(journal, 0)] == [1, 2]
+    assert [stored.seq for stored in await events(journal, 3)] == [4]
     await journal.close()
 
 
@@ -161,7 +161,7 @@ async def test_what_is_open_is_kept_for_the_next_start(tmp_path: Path) -> None:
     for nonce in ("x", "y", "z"):
         await journal.intend(Intent(f"name-{nonce}", nonce, "service", keyed=nonce == "z"))
     await journal.settle("x")
-    await journal.append([fact(1)], [], settled=["y"])
+    await journal.append([event(1)], [], settled=["y"])
     await journal.end("c1", "stopped")
     await journal.end("c2", "timeout")
     await journal.end("c3", "timeout")
@@ -175,18 +175,18 @@ async def test_what_is_open_is_kept_for_the_next_start(tmp_path: Path) -> None:
 
 
 @unit
-async def test_facts_are_kept_by_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_events_are_kept_by_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest go; the position says which is the first that is left."""
     monkeypatch.setattr(room, "PRUNE_EVERY", 10)
     journal = await opened(tmp_path, keep_facts=25)
     for number in range(60):
-        await journal.append([fact(number)], [])
+        await journal.append([event(number)], [])
     await settled(journal)
     assert journal.position.last == 60
     assert 60 - 25 - 10 <= journal.position.oldest <= 60 - 25 + 1
     oldest = journal.position.oldest
-    assert (await facts(journal, oldest - 1))[0].seq == oldest
-    assert await journal.facts(oldest - 2, 1) is None
+    assert (await events(journal, oldest - 1))[0].seq == oldest
+    assert await journal.events(oldest - 2, 1) is None
     await journal.close()
     journal = await opened(tmp_path, keep_facts=25)
     assert journal.position[1:] == (36, 60)  # pruned as it opens, too
@@ -194,16 +194,16 @@ async def test_facts_are_kept_by_count(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @unit
-async def test_facts_and_records_are_kept_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is removed goes after so many days, what is there stays; the last fact is always kept."""
+async def test_events_and_records_are_kept_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is removed goes after so many days, what is there stays; the last event is always kept."""
     monkeypatch.setattr(room, "PRUNE_EVERY", 5)
     journal = await opened(tmp_path, keep_days=30)
-    await journal.append([fact(n) for n in range(3)], [record("gone", removed=True), record("there", "two")])
+    await journal.append([event(n) for n in range(3)], [record("gone", removed=True), record("there", "two")])
     with sqlite3.connect(tmp_path / FILE) as connection:
         connection.execute("UPDATE facts SET at = at - 31 * 86400")
         connection.execute("UPDATE records SET at = at - 31 * 86400")
     connection.close()
-    await journal.append([fact(n) for n in range(3)], [])
+    await journal.append([event(n) for n in range(3)], [])
     await settled(journal)
     assert journal.position[1:] == (4, 6)
     assert (await journal.record("gone"), await journal.record("there")) == (None, b"{}")
@@ -220,9 +220,9 @@ async def settled(journal: Journal) -> None:
 
 
 async def crashed(folder: Path) -> str:
-    """A journal with two facts, a record and an intent that was not closed; its epoch."""
+    """A journal with two events, a record and an intent that was not closed; its epoch."""
     journal = await opened(folder)
-    await journal.append([fact(1), fact(2)], [record("a")])
+    await journal.append([event(1), event(2)], [record("a")])
     await journal.intend(Intent("name", "x", "service"))
     journal._file._lock.release()  # as the end of the process does
     journal._writer.end()
@@ -242,7 +242,7 @@ async def test_a_crash_of_the_process_loses_nothing(tmp_path: Path) -> None:
 
 @unit
 async def test_a_crash_of_the_machine_begins_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its tail may be lost: the facts go, the records stay. A clean end before another boot is none."""
+    """Its tail may be lost: the events go, the records stay. A clean end before another boot is none."""
     epoch = await crashed(tmp_path)
     boot = tmp_path / "boot"
     boot.write_text("another")
@@ -251,7 +251,7 @@ async def test_a_crash_of_the_machine_begins_an_epoch(tmp_path: Path, monkeypatc
     assert journal.position.epoch != epoch
     assert journal.position[1:] == (1, 0)
     assert [each.id for each in await journal.records()] == ["a"]
-    await journal.append([fact(1)], [])
+    await journal.append([event(1)], [])
     second = journal.position.epoch
     await journal.close()
     boot.write_text("a third")
@@ -264,7 +264,7 @@ async def test_a_crash_of_the_machine_begins_an_epoch(tmp_path: Path, monkeypatc
 async def test_a_restored_file_begins_an_epoch(tmp_path: Path) -> None:
     """A copy, though it was closed cleanly: what came after it was made is not in it."""
     journal = await opened(tmp_path / "one")
-    await journal.append([fact(1)], [])
+    await journal.append([event(1)], [])
     epoch = journal.position.epoch
     await journal.close()
     shutil.copytree(tmp_path / "one", tmp_path / "two")
@@ -277,12 +277,12 @@ async def test_a_restored_file_begins_an_epoch(tmp_path: Path) -> None:
 async def test_a_file_put_back_in_place_begins_an_epoch(tmp_path: Path) -> None:
     """Into the same inode, as `cp backup journal.db` does."""
     journal = await opened(tmp_path)
-    await journal.append([fact(1)], [])
+    await journal.append([event(1)], [])
     epoch = journal.position.epoch
     await journal.close()
     backup = (tmp_path / FILE).read_bytes()
     journal = await opened(tmp_path)
-    await journal.append([fact(2)], [])
+    await journal.append([event(2)], [])
     await journal.close()
     (tmp_path / FILE).write_bytes(backup)
     journal = await opened(tmp_path)
@@ -301,15 +301,15 @@ async def test_a_locked_file_is_waited_for_and_then_said(tmp_path: Path, monkeyp
     other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(JournalUnwritable, match="locked"):
-        await journal.append([fact(1)], [])
-    assert (journal.position.last, await facts(journal, 0, 10)) == (0, [])
+        await journal.append([event(1)], [])
+    assert (journal.position.last, await events(journal, 0, 10)) == (0, [])
     await journal.recheck()
     assert journal.trouble
     other.execute("COMMIT")
     other.close()
     await journal.recheck()
     assert not journal.trouble
-    await journal.append([fact(1)], [])
+    await journal.append([event(1)], [])
     assert journal.position.last == 1
     assert not journal.trouble
     await journal.close()
@@ -320,15 +320,15 @@ async def test_a_torn_file_is_said_until_it_is_replaced(tmp_path: Path, monkeypa
     """Every call says so; when somebody moves it away, a new one is made."""
     monkeypatch.setattr(room, "REOPEN_EVERY", 0.0)
     journal = await opened(tmp_path)
-    await journal.append([fact(1)], [])
+    await journal.append([event(1)], [])
     await journal.close()
     (tmp_path / FILE).write_bytes(b"SQLite format 3\0" + b"torn" * 2000)
     journal = await opened(tmp_path)
-    for call in (journal.append([fact(1)], []), journal.records(), journal.intend(Intent("name", "x", "service"))):
+    for call in (journal.append([event(1)], []), journal.records(), journal.intend(Intent("name", "x", "service"))):
         with pytest.raises(JournalUnwritable):
             await call
     (tmp_path / FILE).rename(tmp_path / "torn")
-    await journal.append([fact(1)], [])
+    await journal.append([event(1)], [])
     assert journal.position.last == 1
     await journal.close()
 
@@ -338,14 +338,14 @@ async def test_a_torn_file_is_said_until_it_is_replaced(tmp_path: Path, monkeypa
 async def test_a_file_that_is_deleted_or_replaced_takes_no_more(tmp_path: Path, put_back: bool) -> None:
     """What is written then would be lost with the process; the next one begins anew."""
     journal = await opened(tmp_path)
-    await journal.append([fact(1)], [])
+    await journal.append([event(1)], [])
     epoch = journal.position.epoch
     if put_back:
         shutil.copy(tmp_path / FILE, tmp_path / "copy")
         (tmp_path / "copy").replace(tmp_path / FILE)
     else:
         (tmp_path / FILE).unlink()
-    for call in (journal.append([fact(2)], []), journal.intend(Intent("name", "x", "service"))):
+    for call in (journal.append([event(2)], []), journal.intend(Intent("name", "x", "service"))):
         with pytest.raises(JournalUnwritable, match="deleted or replaced"):
             await call
     assert journal.position.last == 1
@@ -353,7 +353,7 @@ async def test_a_file_that_is_deleted_or_replaced_takes_no_more(tmp_path: Path, 
     journal._file._lock.release()  # as the end of the process does
     journal = await opened(tmp_path)
     assert journal.position.epoch != epoch
-    await journal.append([fact(1)], [])
+    await journal.append([event(1)], [])
     await journal.close()
 
 
@@ -367,9 +367,9 @@ async def test_a_folder_that_cannot_be_made_is_said_until_it_can(
     journal = await opened(tmp_path / "data")
     assert journal.trouble
     with pytest.raises(JournalUnwritable):
-        await journal.append([fact(1)], [])
+        await journal.append([event(1)], [])
     (tmp_path / "data").unlink()
-    await journal.append([fact(1)], [])
+    await journal.append([event(1)], [])
     await journal.close()
 
 
@@ -496,7 +496,7 @@ async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
 
 @unit
 async def test_a_folder_is_one_processs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second would number its facts alike."""
+    """A second would number its events alike."""
     monkeypatch.setattr(store, "LOCK_WITHIN", 0.1)
     journal = await opened(tmp_path)
     with pytest.raises(ConfigError, match="another quartermaster"):
@@ -628,13 +628,13 @@ def test_a_folder_that_is_open_to_others_is_a_warning(tmp_path: Path, mode: int,
 
 
 def _full(folder: Path, runs: int) -> store.Store:
-    """A file with many runs and facts of one owner, all under one name, and one of another's before them."""
+    """A file with many runs and events of one owner, all under one name, and one of another's before them."""
     file = store.Store(folder / FILE, 100_000, 30, 1 << 30)
     file.open()
     told = [record("mine", "x", True, view(1, "bob"))._replace(owner="bob")]
-    file.append(1, [fact(1, "bob")], told, ())
+    file.append(1, [event(1, "bob")], told, ())
     told = [record(f"r{n}", "x", True, view(2, "eve"))._replace(owner="eve") for n in range(runs)]
-    file.append(2, [fact(n, "eve") for n in range(runs)], told, ())
+    file.append(2, [event(n, "eve") for n in range(runs)], told, ())
     return file
 
 
@@ -649,11 +649,11 @@ def _steps(connection: sqlite3.Connection | None, work: Callable[[], object]) ->
 
 
 def test_what_others_have_is_not_read_through(tmp_path: Path) -> None:
-    """Facts of one owner, and a name that was given to thousands of runs: others wait for each such look."""
+    """Events of one owner, and a name that was given to thousands of runs: others wait for each such look."""
     file = _full(tmp_path, 3000)
     for look in (
-        lambda: file.facts(0, 200, "bob"),
-        lambda: file.facts(0, 200, "nobody"),
+        lambda: file.events(0, 200, "bob"),
+        lambda: file.events(0, 200, "nobody"),
         lambda: file.record("x", "eve"),
         lambda: file.record("x"),
     ):

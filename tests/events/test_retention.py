@@ -12,7 +12,7 @@ import pytest
 from qmaster.events import journal as room
 from qmaster.events import retention, store
 from qmaster.events.broker import Broker, Filter, Subscriber
-from qmaster.events.journal import Journal, NewFact, Record
+from qmaster.events.journal import Journal, NewEvent, Record
 from qmaster.events.store import FILE
 from qmaster.events.stream import EventStream, Since
 
@@ -21,10 +21,10 @@ MIB = 1024 * 1024
 Json = dict[str, Any]
 
 
-def fact(owner: str, size: int = 100, kind: str = "service.updated", **labels: str) -> NewFact:
+def event(owner: str, size: int = 100, kind: str = "service.updated", **labels: str) -> NewEvent:
     data = {"owner": owner or None, "pad": "x" * size, **({"labels": labels} if labels else {})}
-    event = json.dumps({"subject": f"s-{owner}", "data": data}).encode()
-    return NewFact(f"io.qmaster.{kind}", event, owner, f"s-{owner}")
+    document = json.dumps({"subject": f"s-{owner}", "data": data}).encode()
+    return NewEvent(f"io.qmaster.{kind}", document, owner, f"s-{owner}")
 
 
 def record(run_id: str, owner: str, removed: bool, size: int = 100, **labels: str) -> Record:
@@ -48,7 +48,7 @@ def on_disk(folder: Path) -> int:
 
 
 async def sequences(journal: Journal, owner: str) -> list[int]:
-    found = await journal.facts(journal.kept_from(owner) - 1, 1_000_000, owner)
+    found = await journal.events(journal.kept_from(owner) - 1, 1_000_000, owner)
     assert found is not None
     return [one.seq for one in found]
 
@@ -85,15 +85,15 @@ def test_whoever_has_most_gives_first(held: tuple[int, ...], limit: int, each: i
 
 @unit
 async def test_a_flood_costs_only_who_floods(tmp_path: Path) -> None:
-    """Ten minutes of 240 facts a second by one owner: another's cursor from before resumes, and misses nothing.
+    """Ten minutes of 240 events a second by one owner: another's cursor from before resumes, and misses nothing.
 
     The flooding one, and the root token, who would have seen what is gone, are told of a gap.
     """
     journal = await opened(tmp_path, keep_facts=10_000, keep_size=1024)
-    await journal.append([fact("alice") for _ in range(5)], [])
+    await journal.append([event("alice") for _ in range(5)], [])
     for _ in range(600):
-        await journal.append([fact("mallory", 10) for _ in range(240)], [])
-        await journal.append([fact("alice")] if journal.position.last % 50_000 < 241 else [], [])
+        await journal.append([event("mallory", 10) for _ in range(240)], [])
+        await journal.append([event("alice")] if journal.position.last % 50_000 < 241 else [], [])
     await settled(journal)
     kept = await sequences(journal, "alice")
     assert kept[:5] == [1, 2, 3, 4, 5]
@@ -104,7 +104,7 @@ async def test_a_flood_costs_only_who_floods(tmp_path: Path) -> None:
     assert await resumed(journal, 2, Filter()) == ["gap", "snapshot"]
     last = journal.position.last
     assert await resumed(journal, last - 100, Filter()) == ["event"] * 100
-    assert (await journal.size()).facts <= 10_000 + room.PRUNE_EVERY + 240
+    assert (await journal.size()).events <= 10_000 + room.PRUNE_EVERY + 240
     await journal.close()
 
 
@@ -112,7 +112,7 @@ async def test_a_flood_costs_only_who_floods(tmp_path: Path) -> None:
 async def test_what_was_lost_is_known_after_a_restart(tmp_path: Path) -> None:
     """A cursor that was expired before is expired after, and another owner's resumes still."""
     journal = await opened(tmp_path, keep_facts=1000)
-    await journal.append([fact("alice"), *(fact("mallory") for _ in range(3000))], [])
+    await journal.append([event("alice"), *(event("mallory") for _ in range(3000))], [])
     await settled(journal)
     await journal.close()
     journal = await opened(tmp_path, keep_facts=1000)
@@ -126,7 +126,7 @@ async def test_what_was_lost_is_known_after_a_restart(tmp_path: Path) -> None:
 async def test_foreign_services_are_one_owner(tmp_path: Path) -> None:
     """What others do in the swarm expires no token's cursor."""
     journal = await opened(tmp_path, keep_facts=1000)
-    await journal.append([fact("alice"), *(fact("") for _ in range(3000))], [])
+    await journal.append([event("alice"), *(event("") for _ in range(3000))], [])
     await settled(journal)
     assert await sequences(journal, "alice") == [1]
     assert await resumed(journal, 0, Filter()) == ["gap", "snapshot"]
@@ -135,18 +135,18 @@ async def test_foreign_services_are_one_owner(tmp_path: Path) -> None:
 
 @unit
 async def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
-    """150 MB of facts, records and outcomes of one owner: at no moment is it over; another keeps all, and so do runs
+    """150 MB of events, records and outcomes of one owner: at no moment is it over; another keeps all, and so do runs
     that are still there."""
     journal = await opened(tmp_path, keep_size=16)
     await journal.append(
-        [fact("alice", 10_000)], [record("a", "alice", True), record("live", "mallory", False, 50_000)]
+        [event("alice", 10_000)], [record("a", "alice", True), record("live", "mallory", False, 50_000)]
     )
     await journal.keep_outcome("a", b"said")
     await journal.keep_outcome("live", b"y" * 100_000)
     most = 0
     for number in range(500):
         run = f"run-{number}"
-        await journal.append([fact("mallory", 60_000) for _ in range(3)], [record(run, "mallory", True, 60_000)])
+        await journal.append([event("mallory", 60_000) for _ in range(3)], [record(run, "mallory", True, 60_000)])
         await journal.keep_outcome(run, b"z" * 60_000)
         most = max(most, on_disk(tmp_path))
     await settled(journal)
@@ -166,11 +166,11 @@ async def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
 
 @unit
 async def test_the_numbers_go_on_when_all_is_deleted(tmp_path: Path) -> None:
-    """The last fact always stays: the next is numbered from it, also after a restart."""
+    """The last event always stays: the next is numbered from it, also after a restart."""
     journal = await opened(tmp_path)
-    await journal.append([fact("mallory", 15 * MIB)], [])
+    await journal.append([event("mallory", 15 * MIB)], [])
     await settled(journal)
-    await journal.append([fact("mallory", 15 * MIB)], [])
+    await journal.append([event("mallory", 15 * MIB)], [])
     await settled(journal)
     epoch = journal.position.epoch
     await journal.close()
@@ -184,7 +184,7 @@ async def test_a_smaller_size_is_reached_after_a_restart(tmp_path: Path) -> None
     """The pages that are free go back to the disk."""
     journal = await opened(tmp_path, keep_size=256)
     for _ in range(20):
-        await journal.append([fact("mallory", 60_000) for _ in range(50)], [])
+        await journal.append([event("mallory", 60_000) for _ in range(50)], [])
     await journal.close()
     assert on_disk(tmp_path) > 50 * MIB
     journal = await opened(tmp_path, keep_size=16)
@@ -212,8 +212,8 @@ PRAGMA user_version = 2;
 """
 
 
-def version_2(folder: Path, facts: int, size: int) -> None:
-    """A file of the schema before facts had owners, which was well closed; its first nine facts were pruned."""
+def version_2(folder: Path, last: int, size: int) -> None:
+    """A file of the schema before events had owners, which was well closed; its first nine events were pruned."""
     connection = sqlite3.connect(folder / FILE)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(VERSION_2)
@@ -221,22 +221,22 @@ def version_2(folder: Path, facts: int, size: int) -> None:
     meta = {"epoch": "0a0b0c0d", "boot": store._boot_id(), "inode": inode, "clean": "1"}
     connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
     now = time.time()
-    events = [fact("alice" if n % 2 else "mallory", size, of="x") for n in range(10, facts + 1)]
+    events = [event("alice" if n % 2 else "mallory", size, of="x") for n in range(10, last + 1)]
     connection.executemany(
-        "INSERT INTO facts VALUES (?, ?, ?, ?)", [(n, now, one.type, one.event) for n, one in enumerate(events, 10)]
+        "INSERT INTO facts VALUES (?, ?, ?, ?)", [(n, now, one.type, one.json) for n, one in enumerate(events, 10)]
     )
     view = record("r1", "alice", True).view
     connection.execute("INSERT INTO records VALUES ('r1', 'service', 'one', 1, ?, ?, '')", (now, view))
     connection.execute("INSERT INTO outcomes VALUES ('r1', ?, x'00')", (now,))
     connection.commit()
     connection.close()
-    (folder / "journal.mark").write_text(f"0a0b0c0d {facts:020d}\n")
+    (folder / "journal.mark").write_text(f"0a0b0c0d {last:020d}\n")
 
 
 @unit
 async def test_a_file_without_owners_is_taken_over(tmp_path: Path) -> None:
     """In its epoch, with all it has; what was pruned before may have been anyone's."""
-    version_2(tmp_path, facts=100, size=100)
+    version_2(tmp_path, last=100, size=100)
     journal = await opened(tmp_path)
     assert journal.position == ("0a0b0c0d", 10, 100)
     assert await sequences(journal, "alice") == list(range(11, 101, 2))
@@ -253,7 +253,7 @@ async def test_a_file_without_owners_is_taken_over(tmp_path: Path) -> None:
 @unit
 async def test_a_large_file_without_owners_is_brought_to_its_size(tmp_path: Path) -> None:
     """It shrinks, although a file of that schema could not."""
-    version_2(tmp_path, facts=600, size=60_000)
+    version_2(tmp_path, last=600, size=60_000)
     assert on_disk(tmp_path) > 30 * MIB
     journal = await opened(tmp_path)
     await settled(journal)
@@ -266,15 +266,15 @@ async def test_a_large_file_without_owners_is_brought_to_its_size(tmp_path: Path
 async def test_a_reader_that_its_own_flood_overtakes_is_told(tmp_path: Path) -> None:
     """What is pruned while it reads is a gap, not a hole; another owner's replay is whole."""
     journal = await opened(tmp_path, keep_facts=1000)
-    await journal.append([fact("mallory") for _ in range(900)], [])
-    await journal.append([fact("alice") for _ in range(10)], [])
+    await journal.append([event("mallory") for _ in range(900)], [])
+    await journal.append([event("alice") for _ in range(10)], [])
     pages = {}
     for owner in ("alice", "mallory"):
-        pages[owner] = await journal.facts(0, 10, owner)
-    await journal.append([fact("mallory") for _ in range(2000)], [])
+        pages[owner] = await journal.events(0, 10, owner)
+    await journal.append([event("mallory") for _ in range(2000)], [])
     await settled(journal)
-    assert await journal.facts(10, 10, "mallory") is None
-    assert await journal.facts(0, 10, "alice") == pages["alice"]
+    assert await journal.events(10, 10, "mallory") is None
+    assert await journal.events(0, 10, "alice") == pages["alice"]
     await journal.close()
 
 
@@ -283,7 +283,7 @@ async def test_tasks_are_found_by_the_labels_of_their_service(tmp_path: Path) ->
     """Their own events do not carry them; what no record knows any more is sent rather than lost."""
     journal = await opened(tmp_path)
     await journal.append(
-        [fact("alice", kind="task.running"), fact("bob", kind="task.running"), fact("carol", kind="task.running")],
+        [event("alice", kind="task.running"), event("bob", kind="task.running"), event("carol", kind="task.running")],
         [record("s-alice", "alice", False, of="x"), record("s-bob", "bob", False, of="y")],
     )
     for owner, seen in (("alice", 1), ("bob", 0), ("carol", 1)):
@@ -295,12 +295,12 @@ async def test_tasks_are_found_by_the_labels_of_their_service(tmp_path: Path) ->
 @unit
 async def test_pruning_does_not_stand_in_the_way(tmp_path: Path) -> None:
     """While a large part is deleted, what is written waits for a part of it at most."""
-    version_2(tmp_path, facts=800, size=60_000)
+    version_2(tmp_path, last=800, size=60_000)
     journal = await opened(tmp_path)
     waits = []
     while journal._pruning is not None:
         began = time.monotonic()
-        await journal.append([fact("alice")], [])
+        await journal.append([event("alice")], [])
         waits.append(time.monotonic() - began)
         await asyncio.sleep(0)
     assert len(waits) > 5
@@ -310,7 +310,7 @@ async def test_pruning_does_not_stand_in_the_way(tmp_path: Path) -> None:
 @unit
 async def test_closing_does_not_wait_for_pruning(tmp_path: Path) -> None:
     """What is left of it is done after the next start."""
-    version_2(tmp_path, facts=800, size=60_000)
+    version_2(tmp_path, last=800, size=60_000)
     journal = await opened(tmp_path)
     await journal.close()
     assert on_disk(tmp_path) > 30 * MIB

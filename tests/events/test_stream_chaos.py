@@ -72,7 +72,7 @@ def run_job(server: Server, number: int) -> tuple[str, int] | None:
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_nothing_is_lost_in_a_storm(bed: Bed, swarm: Swarm, request: pytest.FixtureRequest, measured: Measured) -> None:
-    """A client that resumes has the end and the exit code of each job, each status in order, no fact under two cursors.
+    """A client that resumes has the end and the exit code of each job, each status in order; no event has two cursors.
 
     Whatever an independent polling of the engine has seen is what the client was told.
     """

@@ -252,10 +252,10 @@ def check_once(events: list[Json]) -> None:
     """The cursors grow, and no change is told under two of them."""
     numbers = [int(event["id"].partition(":")[2]) for event in events]
     assert numbers == sorted(set(numbers))
-    facts = Counter(
+    cursors = Counter(
         (e["subject"], e["type"], e["data"]["task"]["id"] if "task" in e["data"] else e["time"]) for e in events
     )
-    assert [fact for fact, times in facts.items() if times > 1] == []
+    assert [event for event, times in cursors.items() if times > 1] == []
 
 
 def test_containers_need_no_swarm(start_server: StartServer, plain_engine: Engine) -> None:

@@ -251,7 +251,7 @@ def test_a_restart_is_told() -> None:
     """Also where the status stays."""
     before = lists([attempt(1, "failed", 1), attempt(2, "ready")], **ANY)
     after = msgspec.structs.replace(before, restarts=2)
-    assert [fact.type for fact in cloudevents.of_service(before, after, "now")] == ["io.qmaster.service.updated"]
+    assert [event.type for event in cloudevents.of_service(before, after, "now")] == ["io.qmaster.service.updated"]
 
 
 def test_a_terminal_shows_the_last_exit() -> None:

@@ -184,12 +184,12 @@ def test_what_is_untold_is_taken_some_at_a_time() -> None:
     for name in ("s1", "s2", "s3"):
         view.list_service(versioned(service(name, f"name-of-{name}")), [], 1.0)
     first, _ = view.take_untold(["s2", "s1", "gone"], False, "now")
-    assert [fact.subject for fact in first] == ["s1", "s2"]
+    assert [event.subject for event in first] == ["s1", "s2"]
     rest, untold = view.take_untold(["s3"], True, "now")
-    assert [fact.subject for fact in rest] == ["s3", "n1"]
+    assert [event.subject for event in rest] == ["s3", "n1"]
     assert view.take_untold(["s1", "s2", "s3"], True, "now")[0] == []
     view.put_back(untold)
-    assert [fact.subject for fact in view.take_untold(["s3"], True, "now")[0]] == ["s3", "n1"]
+    assert [event.subject for event in view.take_untold(["s3"], True, "now")[0]] == ["s3", "n1"]
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ def check_the_stacks_container(engine: Engine, container: str, image: str) -> No
 
 
 def test_the_stack(stack: Stack, measured: Measured) -> None:
-    """One on each manager. An update, and one that fails, leave always one that answers; subscribers miss no fact."""
+    """One on each manager. An update, and one that fails, leave always one that answers; subscribers miss no event."""
     clients = [at(node) for node in stack.managers]
     for client in clients:
         wait_ready(client, 90)

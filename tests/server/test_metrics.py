@@ -21,7 +21,7 @@ from testbed.subscriber import Sse, Subscriber
 from docs import code, table
 from qmaster.errors import EngineAway, JournalUnwritable
 from qmaster.events import cloudevents
-from qmaster.events.journal import Journal, NewFact, Record
+from qmaster.events.journal import Journal, NewEvent, Record
 from qmaster.events.store import JournalSize
 from qmaster.models.responses import Node, Reserved, Result, Service
 from qmaster.runs import status as lifecycle
@@ -128,7 +128,7 @@ def test_two_in_one_process_are_apart() -> None:
     assert read(Metrics("0.0.0"))("runs_started_total", type="service") == 0
 
 
-# --- facts ------------------------------------------------------------------------------------------------------------
+# --- events ----------------------------------------------------------------------------------------------------------
 
 
 def see(*tasks: Any, **fields: Any) -> Service:
@@ -150,8 +150,8 @@ def tell(*views: Service | None, at: float = BEGAN + 20) -> Read:
     clock[0] = at
     for before, after in pairwise(views):
         assert after is not None
-        for fact in cloudevents.of_service(before, after, "2024-05-06T07:08:20Z"):
-            tally.count(fact)
+        for event in cloudevents.of_service(before, after, "2024-05-06T07:08:20Z"):
+            tally.count(event)
     return read(metrics)
 
 
@@ -234,19 +234,19 @@ def test_what_happened_before_it_began_was_not_late() -> None:
 
 
 def test_a_node_is_no_run() -> None:
-    """Its facts are not counted."""
+    """Its events are not counted."""
     metrics = Metrics("0.0.0")
     node = Node(
         id="n1", hostname="h", role="worker", state="ready", availability="active", address=None, engine="1",
         memory=1, cpus=1.0, reserved=Reserved(0, 0.0), leader=False,
     )  # fmt: skip
-    for fact in cloudevents.of_node(None, node, "2024-05-06T07:08:20Z"):
-        Tally(metrics).count(fact)
+    for event in cloudevents.of_node(None, node, "2024-05-06T07:08:20Z"):
+        Tally(metrics).count(event)
     assert read(metrics)("event_lag_seconds_count") == 0
 
 
 @pytest.mark.gen_test
-async def test_the_reconciler_has_each_fact_counted() -> None:
+async def test_the_reconciler_has_each_event_counted() -> None:
     """Of services and of containers, once it is in the journal."""
     metrics = Metrics("0.0.0")
     labels = {"io.qmaster.managed": "true", "io.qmaster.owner": "root"}
@@ -322,12 +322,14 @@ async def test_a_scrape_works_when_nothing_else_does() -> None:
 
 @pytest.mark.gen_test
 async def test_the_journal_tells_its_size(tmp_path: Path) -> None:
-    """Bytes with the write-ahead log, facts and records."""
+    """Bytes with the write-ahead log, events and records."""
     journal = Journal(tmp_path, 1000, 30)
     await journal.open()
     empty = await journal.size()
     assert empty[1:] == (0, 0)
-    await journal.append([NewFact("a", b"x" * 5000), NewFact("b", b"")], [Record("s1", "service", "one", False, b"{}")])
+    await journal.append(
+        [NewEvent("a", b"x" * 5000), NewEvent("b", b"")], [Record("s1", "service", "one", False, b"{}")]
+    )
     full = await journal.size()
     assert full[1:] == (2, 1)
     assert full.bytes >= empty.bytes + 4096

@@ -158,14 +158,14 @@ class Crowd:
         while True:
             due += self._pace
             await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-            for fact in self._step():
+            for event in self._step():
                 sequence = next(self._sequence)
-                event = cloudevents.encode(fact, EPOCH, sequence)
-                frame = frames.event(cloudevents.cursor(EPOCH, sequence), fact.type, event)
+                cloud_event = cloudevents.encode(event, EPOCH, sequence)
+                frame = frames.event(cloudevents.cursor(EPOCH, sequence), event.type, cloud_event)
                 self.sent += 1
                 self._write(frame)
 
-    def _step(self) -> list[cloudevents.Fact]:
+    def _step(self) -> list[cloudevents.Event]:
         """One service goes on, and one that was removed long enough is forgotten for a new one."""
         number = self._random.choice(list(self.services))
         before: Service | None = self.services[number]

@@ -1,4 +1,4 @@
-"""hub: fan-out to readers that keep up, lag, stop or leave."""
+"""broker: fan-out to readers that keep up, lag, stop or leave."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""feed: hello, snapshot, gap, replay, and then the live stream without a hole or a repetition."""
+"""stream: hello, snapshot, gap, replay, and then the live stream without a hole or a repetition."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from stream_cases import EPOCH, Journal, Pipe, Stream
 
 from qmaster.errors import JournalUnwritable
 from qmaster.events.broker import Filter, Subscriber
-from qmaster.events.journal import StoredFact
+from qmaster.events.journal import StoredEvent
 from qmaster.events.stream import EventStream, Since
 from qmaster.events.unsent import Unsent
 
@@ -120,12 +120,12 @@ async def test_a_reader_that_pruning_overtakes_is_told() -> None:
     """A gap and a snapshot in the middle of its replay, instead of a hole."""
     stream = Stream(Journal(1000))
 
-    async def late(after: int, limit: int, owner: str | None) -> list[StoredFact] | None:
+    async def late(after: int, limit: int, owner: str | None) -> list[StoredEvent] | None:
         if after >= 200:
             stream.journal.position = stream.journal.position._replace(oldest=900)
-        return await Journal.facts(stream.journal, after, limit, owner)
+        return await Journal.events(stream.journal, after, limit, owner)
 
-    stream.journal.facts = late  # type: ignore[method-assign]
+    stream.journal.events = late  # type: ignore[method-assign]
     await stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, 0))
     assert stream.ids() == list(range(1, 201))
     assert stream.kinds()[201:] == ["gap", "snapshot"]

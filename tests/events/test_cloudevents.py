@@ -1,4 +1,4 @@
-"""facts: what is told between two views of a service or a node, and how."""
+"""cloudevents: what is told between two views of a service or a node, and how."""
 
 import json
 from itertools import pairwise
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from swarm_cases import NODES, NOW
 
 from qmaster.events import cloudevents
-from qmaster.events.cloudevents import Fact
+from qmaster.events.cloudevents import Event
 from qmaster.models.responses import Node, Replicas, Reserved, Service
 from qmaster.runs import status
 
@@ -28,7 +28,8 @@ def see(*tasks: Any, **spec: Any) -> Service:
 
 def told(before: Service | None, after: Service) -> list[tuple[str, str]]:
     return [
-        (fact.type.removeprefix("io.qmaster."), fact.time) for fact in cloudevents.of_service(before, after, NOW_TEXT)
+        (event.type.removeprefix("io.qmaster."), event.time)
+        for event in cloudevents.of_service(before, after, NOW_TEXT)
     ]
 
 
@@ -77,7 +78,7 @@ def test_each_task_is_told_with_the_service_as_it_is() -> None:
     replicas = {"Mode": {"Replicated": {"Replicas": 3}}}
     before = see(one, **replicas)
     fresh = list(cloudevents.of_service(before, see(one, two, three, **replicas), NOW_TEXT))
-    moved = [fact.task.id for fact in fresh if fact.task]
+    moved = [event.task.id for event in fresh if event.task]
     assert moved == ["t3", "t2"]
     assert all(earlier.time <= later.time for earlier, later in pairwise(fresh[:2]))
 
@@ -99,12 +100,12 @@ def test_each_task_is_told_with_the_service_as_it_is() -> None:
 )
 def test_what_is_told_of_a_node(before: Node | None, after: Node | None, word: str | None) -> None:
     """That it joined or went, its state, its availability and role; not what is reserved on it."""
-    assert [fact.type for fact in cloudevents.of_node(before, after, NOW_TEXT)] == (
+    assert [event.type for event in cloudevents.of_node(before, after, NOW_TEXT)] == (
         [f"io.qmaster.node.{word}"] if word else []
     )
 
 
-def test_a_fact_is_a_cloud_event() -> None:
+def test_an_event_is_a_cloud_event() -> None:
     """Its id is the cursor, its source the epoch; with the task that moved beside the service."""
     *_, moved, changed = cloudevents.of_service(PENDING, RUNNING, NOW_TEXT)
     event = json.loads(cloudevents.encode(changed, "0a0b0c0d", 7))
@@ -121,7 +122,7 @@ def test_a_task_is_told_without_what_does_not_change() -> None:
     """Neither the labels nor the command of its service: a crash loop would write them with each attempt."""
     view = replace(RUNNING, labels={"a": "x" * 1000}, command=["y" * 1000])
     moved, changed = (
-        cloudevents.encode(fact, "0a0b0c0d", 7) for fact in cloudevents.of_service(PENDING, view, NOW_TEXT)
+        cloudevents.encode(event, "0a0b0c0d", 7) for event in cloudevents.of_service(PENDING, view, NOW_TEXT)
     )
     data = json.loads(moved)["data"]
     assert not {"labels", "command", "spec"} & data.keys()
@@ -132,7 +133,7 @@ def test_a_task_is_told_without_what_does_not_change() -> None:
 
 def test_every_type_is_a_known_one() -> None:
     """The words that the contract names."""
-    assert Fact("service", "io.qmaster.service.created", "s1", CREATED, RUNNING).task is None
+    assert Event("service", "io.qmaster.service.created", "s1", CREATED, RUNNING).task is None
     assert set(cloudevents.SERVICE_EVENTS) == {
         "created",
         "updated",
