@@ -11,60 +11,61 @@ from fakes import (
 )
 from swarm_cases import NODES, NOW
 
-from qmaster.events.journal import Intent, Page
+from qmaster.events.journal import Intent, Journal, Page
 from qmaster.events.journal import Key as ListKey
 from qmaster.models import results
 from qmaster.models.responses import Node, Service
 from qmaster.models.results import Line, Outcome, Output, TaskOutput
 from qmaster.runs import status as lifecycle
+from qmaster.runs.reconciler import Reconciler
 
 Json = dict[str, Any]
 SEEN = lifecycle.service(service(), [task("running")], NODES, NOW)
 
 
-class FakeJournal(Fake):
+class FakeJournal(Fake, Journal):
     """Records by id; ``intents`` that are open, by their nonce."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.records: dict[str, Service] = {}
+        self.stored: dict[str, Service] = {}
         self.intents: dict[str, Intent] = {}
         self.outcomes: dict[str, bytes] = {}
         self.keys: dict[str, tuple[bytes, str]] = {}
 
     async def intend(self, intent: Intent) -> None:
-        self._note("intend", intent)
+        self.noted("intend", intent)
         self.intents[intent.nonce] = intent
 
     async def settle(self, nonce: str) -> None:
-        self._note("settle", nonce)
+        self.noted("settle", nonce)
         self.intents.pop(nonce, None)
 
-    async def record(self, name_or_id: str, owner: str | None) -> bytes | None:
-        self._note("record", name_or_id)
-        found = self.records.get(name_or_id)
+    async def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
+        self.noted("record", name_or_id)
+        found = self.stored.get(name_or_id)
         if found and owner not in (None, found.owner):
             return None
         return msgspec.json.encode(found) if found else None
 
     async def outcome(self, run_id: str) -> bytes | None:
-        self._note("outcome", run_id)
+        self.noted("outcome", run_id)
         return self.outcomes.get(run_id)
 
     async def keyed(self, name: str) -> tuple[bytes, str] | None:
-        self._note("keyed", name)
+        self.noted("keyed", name)
         return self.keys.get(name)
 
     async def removed(self, before: ListKey, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
         """Two of them a page."""
-        self._note("removed", before)
-        theirs = {(v.created_at or "", v.id): v for v in self.records.values() if owner in (None, v.owner)}
+        self.noted("removed", before)
+        theirs = {(v.created_at or "", v.id): v for v in self.stored.values() if owner in (None, v.owner)}
         keys = sorted((key for key in theirs if key < before), reverse=True)
         shown = [(key, show(msgspec.json.encode(theirs[key]))) for key in keys[:2]]
         return Page([(key, one) for key, one in shown if one is not None], keys[1] if len(keys) > 2 else None)
 
 
-class FakeReconciler(Fake):
+class FakeReconciler(Fake, Reconciler):
     """A view of services; ``young`` are those that only the engine knows."""
 
     def __init__(self, *views: Service) -> None:
@@ -91,17 +92,17 @@ class FakeReconciler(Fake):
         return self.nodes()
 
     async def look_up(self, name_or_id: str) -> Service | None:
-        self._note("look_up", name_or_id)
+        self.noted("look_up", name_or_id)
         return self.young.get(name_or_id)
 
     async def look_at_container(self, container_id: str) -> None:
-        self._note("look_at_container", container_id)
+        self.noted("look_at_container", container_id)
 
     async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None:
-        self._note("adopt_service", service_id, nonce)
+        self.noted("adopt_service", service_id, nonce)
 
     async def adopt_container(self, container_id: str, nonce: str) -> None:
-        self._note("adopt_container", container_id, nonce)
+        self.noted("adopt_container", container_id, nonce)
 
 
 def outcome(text: bytes) -> bytes:

@@ -9,6 +9,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from qmaster.auth.tokens import TokenPolicy, digest
+from qmaster.engine.containers import Containers
+from qmaster.engine.services import Swarm
 from qmaster.models import requests
 from qmaster.models.credentials import Credentials
 from qmaster.models.requests import PullPolicy, RunRequest
@@ -104,7 +106,11 @@ def grant(name: str = "alice", token: str = "", **limits: Any) -> TokenPolicy:
 
 
 class Fake:
-    """Keeps what it was asked in ``calls``; a name in ``fails`` raises its error."""
+    """Keep what it was asked in ``calls``; a name in ``fails`` raises its error.
+
+    A fake is a ``Fake`` and a subclass of the real class whose constructor is not called: mypy then compares what it
+    overrides with the real methods, and one that it leaves out fails on its first missing attribute.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -113,7 +119,7 @@ class Fake:
     def names(self) -> list[str]:
         return [call[0] for call in self.calls]
 
-    def _note(self, name: str, *args: Any) -> None:
+    def noted(self, name: str, *args: Any) -> None:
         self.calls.append((name, *args))
         if name in self.fails:
             raise self.fails[name]
@@ -125,91 +131,91 @@ def _fresh(stem: str, calls: list[str]) -> str:
     return stem if number == 1 else f"{stem}-{number}"
 
 
-class FakeSwarm(Fake):
-    """The swarm that dispatch is given."""
+class FakeSwarm(Fake, Swarm):
+    """A swarm that is plain data."""
 
     def __init__(self, *services: Json, tasks: tuple[Json, ...] = (), nodes: tuple[Json, ...] = ()) -> None:
         super().__init__()
         self.there, self.its_tasks, self.its_nodes = list(services), list(tasks), list(nodes)
 
     async def pin(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> str:
-        self._note("pin", image, credentials)
+        self.noted("pin", image, credentials)
         return f"{image}@{DIGEST}"
 
     async def network_ids(self, names: list[str]) -> list[str]:
-        self._note("network_ids", *names)
+        self.noted("network_ids", *names)
         return [f"id-{name}" for name in names]
 
     async def secret_ids(self, names: list[str]) -> list[str]:
-        self._note("secret_ids", *names)
+        self.noted("secret_ids", *names)
         return [f"id-{name}" for name in names]
 
     async def create(self, spec: Json, credentials: Credentials | None) -> str:
-        self._note("create", spec, credentials)
+        self.noted("create", spec, credentials)
         service_id = _fresh("s-new", self.names())
         self.there.append({**service(service_id, spec["Name"]), "Spec": spec})
         return service_id
 
     async def service(self, name_or_id: str) -> Json | None:
-        self._note("service", name_or_id)
+        self.noted("service", name_or_id)
         return next((raw for raw in self.there if name_or_id in (raw["ID"], raw["Spec"]["Name"])), None)
 
     async def services(self) -> list[Json]:
-        self._note("services")
+        self.noted("services")
         return list(self.there)
 
     async def tasks(self, service_id: str | None = None) -> list[Json]:
-        self._note("tasks", service_id)
+        self.noted("tasks", service_id)
         return [raw for raw in self.its_tasks if service_id in (None, raw["ServiceID"])]
 
     async def wanted_tasks(self) -> list[Json]:
-        self._note("wanted_tasks")
+        self.noted("wanted_tasks")
         return [raw for raw in self.its_tasks if raw["DesiredState"] == "running"]
 
     async def end(self, service_id: str, label: str, why: str) -> bool:
-        self._note("end", service_id)
+        self.noted("end", service_id)
         return True
 
     async def nodes(self) -> list[Json]:
-        self._note("nodes")
+        self.noted("nodes")
         return list(self.its_nodes)
 
     async def remove(self, service_id: str) -> None:
-        self._note("remove", service_id)
+        self.noted("remove", service_id)
         self.there = [raw for raw in self.there if raw["ID"] != service_id]
 
 
-class FakeContainers(Fake):
-    """The engine's containers that dispatch is given."""
+class FakeContainers(Fake, Containers):
+    """An engine's containers that are plain data."""
 
     def __init__(self, *containers: Json) -> None:
         super().__init__()
         self.there = list(containers)
 
     async def prepare(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> None:
-        self._note("prepare", image, credentials)
+        self.noted("prepare", image, credentials)
 
     async def create(self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy) -> str:
-        self._note("create", config, name, credentials)
+        self.noted("create", config, name, credentials)
         container_id = _fresh("c-new", self.names())
         self.there.append(container(container_id, name, ours=False, labels=config["Labels"]))
         return container_id
 
     async def container(self, name_or_id: str) -> Json | None:
-        self._note("container", name_or_id)
+        self.noted("container", name_or_id)
         return next((raw for raw in self.there if name_or_id in (raw["Id"], raw["Name"][1:])), None)
 
     async def start(self, container_id: str) -> None:
-        self._note("start", container_id)
+        self.noted("start", container_id)
 
     async def containers(self) -> list[Json]:
-        self._note("containers")
+        self.noted("containers")
         ours = [raw for raw in self.there if raw["Config"]["Labels"].get("io.qmaster.managed") == "true"]
         return [{"Id": raw["Id"], "State": raw["State"]["Status"]} for raw in ours]
 
     async def stop(self, container_id: str) -> None:
-        self._note("stop", container_id)
+        self.noted("stop", container_id)
 
     async def remove(self, container_id: str) -> None:
-        self._note("remove", container_id)
+        self.noted("remove", container_id)
         self.there = [raw for raw in self.there if raw["Id"] != container_id]

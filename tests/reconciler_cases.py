@@ -5,18 +5,19 @@ import json
 from typing import Any
 
 from qmaster.errors import JournalUnwritable
+from qmaster.events import journal
 from qmaster.events.journal import Position, Record
 
 Json = dict[str, Any]
 EPOCH = "0a0b0c0d"
 
 
-class Journal:
-    """Keeps what is appended, in a list."""
+class Journal(journal.Journal):
+    """Keeps what is appended, in a list; its own constructor is not called."""
 
     def __init__(self) -> None:
         self.position = Position(EPOCH, 1, 0)
-        self.events: list[Json] = []
+        self.written: list[Json] = []
         self.kept: dict[str, Record] = {}
         self.settled: list[str] = []
         self.ending: dict[str, str] = {}
@@ -26,7 +27,7 @@ class Journal:
         await asyncio.sleep(0)
         if self.full:
             raise JournalUnwritable("full")
-        self.events += [json.loads(one.json) for one in events]
+        self.written += [json.loads(one.json) for one in events]
         self.kept |= {record.id: record for record in records}
         self.settled += settled
         self.position = self.position._replace(last=self.position.last + len(events))
@@ -38,3 +39,6 @@ class Journal:
 
     async def endings(self) -> dict[str, str]:
         return self.ending
+
+    async def settle(self, nonce: str) -> None:
+        self.settled.append(nonce)

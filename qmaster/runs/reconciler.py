@@ -11,18 +11,20 @@ import contextvars
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
 
+from ..engine.containers import Containers
 from ..engine.labels import MANAGED
+from ..engine.services import Swarm
 from ..engine.watcher import Change
 from ..errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from ..events import cloudevents, frames
 from ..events.broker import News, Tags
 from ..events.cloudevents import Event
-from ..events.journal import NO_EPOCH, NewEvent, Position, Record
+from ..events.journal import NO_EPOCH, Journal, NewEvent, Position, Record
 from ..models.responses import Node, Result, Service, Task
 from . import status
 from .cache import CachedRun, RunCache
@@ -43,35 +45,6 @@ MOST_AT_ONCE = 200  # services whose events are in one transaction
 RETRY_EVERY = 0.5
 
 log = structlog.get_logger(__name__)
-
-
-class Swarm(Protocol):
-    """What the reconciler needs of the swarm."""
-
-    async def service(self, name_or_id: str) -> Json | None: ...
-    async def services(self) -> Sequence[Json]: ...
-    async def tasks(self, service_id: str | None = None) -> Sequence[Json]: ...
-    async def wanted_tasks(self) -> Sequence[Json]: ...
-    async def nodes(self) -> Sequence[Json]: ...
-
-
-class Containers(Protocol):
-    """What the reconciler needs of this engine's containers."""
-
-    async def container(self, name_or_id: str) -> Json | None: ...
-    async def containers(self) -> Sequence[Json]: ...
-
-
-class Journal(Protocol):
-    """What the reconciler needs of the journal."""
-
-    position: Position
-
-    async def append(
-        self, events: Sequence[NewEvent], records: Sequence[Record], settled: Sequence[str] = ()
-    ) -> None: ...
-    async def records(self) -> list[Record]: ...
-    async def endings(self) -> dict[str, str]: ...
 
 
 Publish = Callable[[list[News]], None]

@@ -5,41 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import Any, Protocol
 
 import structlog
 
+from ..engine.containers import Containers
 from ..engine.labels import RUN
+from ..engine.services import Swarm
 from ..errors import HttpError
-from ..events.journal import Intent
-
-Json = dict[str, Any]
+from ..events.journal import Intent, Journal
 
 SWEEP_EVERY = 1.0
 SURE_AFTER = 30.0  # seconds of an engine that answers, after which a run that is not there never will be
 
 log = structlog.get_logger(__name__)
-
-
-class Swarm(Protocol):
-    """What recovery needs of the swarm."""
-
-    async def service(self, name_or_id: str) -> Json | None: ...
-    async def remove(self, service_id: str) -> None: ...
-
-
-class Containers(Protocol):
-    """What recovery needs of this engine's containers."""
-
-    async def container(self, name_or_id: str) -> Json | None: ...
-    async def start(self, container_id: str) -> None: ...
-    async def remove(self, container_id: str) -> None: ...
-
-
-class Journal(Protocol):
-    """What recovery needs of the journal."""
-
-    async def settle(self, nonce: str) -> None: ...
 
 
 class Recovery:

@@ -58,7 +58,7 @@ BOX = lifecycle.container(container())
 
 class FakeKeeper(Fake):
     async def stop(self, view: Service) -> None:
-        self._note("stop", view.id)
+        self.noted("stop", view.id)
 
 
 class FakeSweeper:
@@ -112,7 +112,7 @@ async def test_one_status_has_all_that_is_kept_of_the_output() -> None:
 async def test_what_was_read_after_the_end_was_told_is_shown() -> None:
     """The service was removed by somebody else as its output was being read."""
     house = Components()
-    house.journal.records["s1"] = replace(SEEN, status="removed")
+    house.journal.stored["s1"] = replace(SEEN, status="removed")
     house.journal.outcomes["s1"] = outcome(b"late")
     found = (await house.run_service.status("s1", ROOT)).result
     assert found
@@ -334,7 +334,7 @@ async def test_what_is_removed_is_shown_from_its_record() -> None:
     """As it was written; a new service of its name hides it, but not its id."""
     house = Components()
     gone = replace(SEEN, status="removed", reason="stopped", removed_at=LATER)
-    house.journal.records = {"s1": gone, "one": gone}
+    house.journal.stored = {"s1": gone, "one": gone}
     assert await house.run_service.status("s1", ROOT) == await house.run_service.status("one", ROOT) == gone
     house.reconciler.views.append(replace(SEEN, id="s9"))
     assert (await house.run_service.status("one", ROOT)).id == "s9"
@@ -389,7 +389,7 @@ async def test_a_stop_is_handed_to_the_keeper(asked: str, run_id: str) -> None:
 async def test_a_stop_of_what_is_removed_is_success_too() -> None:
     """And nothing is asked of the engine."""
     house = Components()
-    house.journal.records["one"] = replace(SEEN, status="removed")
+    house.journal.stored["one"] = replace(SEEN, status="removed")
     assert await house.run_service.stop("one", ROOT) == "s1"
     assert house.keeper.calls == house.swarm.calls == []
 
@@ -450,7 +450,7 @@ async def test_a_listing_is_the_newest_first() -> None:
     new = replace(SEEN, id="s2", name="two", created_at=LATER)
     gone = replace(SEEN, id="s0", name="gone", status="removed", created_at="2023-01-01T00:00:00.1Z")
     house = Components(SEEN, new)
-    house.journal.records = {"s0": gone, "s1": replace(SEEN, status="removed")}
+    house.journal.stored = {"s0": gone, "s1": replace(SEEN, status="removed")}
     assert CREATED < LATER
     assert house.run_service.there(ROOT, ListQuery()) == [new, SEEN]
     assert await listed(house, ListQuery(removed=True)) == [new, SEEN, gone]

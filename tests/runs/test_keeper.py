@@ -57,7 +57,7 @@ class Components(Fake):
         self.keeper = Reaper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record, self.most)
 
     def note(self, name: str, *args: Any) -> None:
-        self._note(name, *args)
+        self.noted(name, *args)
         if name in self.after:
             self.after[name]()
 

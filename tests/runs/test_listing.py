@@ -29,7 +29,7 @@ class Made:
 
     def __init__(self, there: list[Service], removed: list[Service]) -> None:
         self.view, self.journal = FakeReconciler(*there), FakeJournal()
-        self.journal.records = {view.id: view for view in removed}
+        self.journal.stored = {view.id: view for view in removed}
         self.listing = Listing(self.journal, self.view)
 
     async def ids(self, wanted: ListQuery, owner: str | None = None) -> list[int]:
@@ -52,7 +52,7 @@ async def test_what_is_removed_meanwhile_is_listed_once() -> None:
         page = await read(before, owner, show)
         if made.view.views:
             view = made.view.views.pop()
-            made.journal.records[view.id] = msgspec.structs.replace(view, status="removed")
+            made.journal.stored[view.id] = msgspec.structs.replace(view, status="removed")
         return page
 
     made.journal.removed = removed  # type: ignore[method-assign]

@@ -47,7 +47,7 @@ class World:
 
     def words(self, subject: str = "s1") -> list[str]:
         """What was told of a service or node, in order."""
-        return [f["type"].removeprefix("io.qmaster.") for f in self.journal.events if f["subject"] == subject]
+        return [f["type"].removeprefix("io.qmaster.") for f in self.journal.written if f["subject"] == subject]
 
     def put(self, *tasks: Json, **spec: Any) -> None:
         """The swarm has the service s1 with these tasks."""
@@ -92,9 +92,9 @@ async def test_an_event_is_published_as_it_is_in_the_journal() -> None:
     world.put(live("running"), Labels={"team": "data", "io.qmaster.owner": "alice"})
     async with world.running():
         pass
-    assert [one.sequence for one in world.published] == list(range(1, len(world.journal.events) + 1))
+    assert [one.sequence for one in world.published] == list(range(1, len(world.journal.written) + 1))
     frames = [json.loads(one.frame.payload) for one in world.published]
-    assert [frame["event"] for frame in frames] == world.journal.events
+    assert [frame["event"] for frame in frames] == world.journal.written
     assert [frame["cursor"] for frame in frames] == [f"{EPOCH}:{n + 1}" for n in range(len(frames))]
     by_subject = {tags.subject: tags for _, tags, _ in world.published if tags and tags.topic != "task"}
     assert by_subject["s1"] == Tags("service", "s1", frozenset({"team=data"}), "alice")
@@ -193,7 +193,7 @@ async def test_what_vanished_is_removed() -> None:
         await until(lambda: world.swarm.names().count("services") == 2)
         await asyncio.sleep(0.02)
     assert world.words().count("service.removed") == 1
-    assert world.journal.events[-1]["time"] == "2023-11-14T22:13:20.500000Z"
+    assert world.journal.written[-1]["time"] == "2023-11-14T22:13:20.500000Z"
     assert world.journal.kept["s1"].removed
     assert world.reconciler.services() == []
 
@@ -246,7 +246,7 @@ async def test_what_was_stopped_and_went_while_it_was_away_is_told_as_stopped() 
     after = World(before.journal)
     async with after.running():
         await until(lambda: "service.removed" in after.words())
-    assert after.journal.events[-1]["data"]["reason"] == "stopped"
+    assert after.journal.written[-1]["data"]["reason"] == "stopped"
 
 
 async def test_nothing_is_told_that_the_journal_does_not_have() -> None:
@@ -273,7 +273,7 @@ async def test_a_journal_that_cannot_be_read_is_waited_for() -> None:
     world.journal.unreadable = True
     running = asyncio.create_task(world.reconciler.run())
     await until(lambda: "services" in world.swarm.names())
-    assert (world.journal.events, world.reconciler.stale_since is None) == ([], False)
+    assert (world.journal.written, world.reconciler.stale_since is None) == ([], False)
     assert [view.status for view in world.reconciler.services()] == ["running"]
     world.journal.unreadable = False
     await until(lambda: world.reconciler.stale_since is None)
@@ -529,7 +529,7 @@ async def test_no_intent_is_settled_before_what_it_has_made_is_told(monkeypatch:
         await asyncio.sleep(0)
     await adopting
     assert (world.journal.settled, set(world.journal.kept)) == (["nonce"], {"s0", "s1", "s2", "s3", "a"})
-    assert [one.sequence for one in world.published] == list(range(1, len(world.journal.events) + 1))
+    assert [one.sequence for one in world.published] == list(range(1, len(world.journal.written) + 1))
 
 
 async def test_what_cannot_be_told_in_the_middle_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:

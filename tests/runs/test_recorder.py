@@ -40,7 +40,7 @@ class Logs(Fake):
         self.times = 10**9
 
     async def capture(self, kind: str, target_id: str, limit: int) -> Output:
-        self._note("capture", kind, target_id, limit)
+        self.noted("capture", kind, target_id, limit)
         await asyncio.sleep(0)
         if self.error is not None and len(self.calls) <= self.times:
             raise self.error

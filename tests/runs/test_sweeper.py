@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fakes import FakeContainers, FakeSwarm, container, service, until
+from reconciler_cases import Journal
 
 from qmaster.errors import EngineAway
 from qmaster.events.journal import Intent
@@ -17,14 +18,6 @@ pytestmark = pytest.mark.gen_test
 RUN = "io.qmaster.run"
 SERVICE, KEYED = Intent("one", "n1", "service"), Intent("one", "n1", "service", keyed=True)
 CONTAINER = Intent("box", "n1", "container")
-
-
-class Journal:
-    def __init__(self) -> None:
-        self.settled: list[str] = []
-
-    async def settle(self, nonce: str) -> None:
-        self.settled.append(nonce)
 
 
 class Components:
