@@ -18,8 +18,7 @@ from tornado.web import Application
 from qmaster import errors
 from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator, Identity
-from qmaster.models.keys import Key, Started
-from qmaster.models.requests import RunRequest
+from qmaster.models.requests import Key, RunRequest, Started
 from qmaster.models.responses import Node, Result, Service
 from qmaster.runs import status as lifecycle
 from qmaster.runs.listing import ListQuery

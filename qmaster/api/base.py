@@ -25,8 +25,9 @@ from ..auth.authenticator import Authenticator, Identity
 from ..auth.tokens import Scope
 from ..errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, Misframed, NotFound, PayloadTooLarge, problem
 from ..events.unsent import SMALL, Unsent
-from ..models import masking, requests
+from ..models import requests
 from ..models.credentials import REDACTED
+from ..models.responses import mask
 from ..models.validation import quote
 from . import strict
 from .stream import Watched
@@ -161,7 +162,7 @@ class BaseHandler(web.RequestHandler):
 
     def of_engine(self, text: str) -> str:
         """The engine's words for the caller. It names what it meets: only the root token sees everyone's things."""
-        return text if self._sees_all else masking.mask(text, [self._sent, unquote(self.request.path)])
+        return text if self._sees_all else mask(text, [self._sent, unquote(self.request.path)])
 
     def without_token(self, text: str) -> str:
         """For the log: also where a caller put its token into a name or a path; the redaction knows not every token."""

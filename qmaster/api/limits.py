@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
+from ..auth.throttle import source
 from ..errors import TooManyConnections
-from ..models.addresses import source
 
 Kind = Literal["socket", "wait", "log", "newcomer"]
 MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64, "newcomer": 256}

@@ -14,7 +14,7 @@ import structlog
 
 from ..auth.authenticator import Authenticator, Identity
 from ..errors import BadRequest, HttpError
-from ..models import keys, requests
+from ..models import requests
 from ..models.requests import RunRequest, StopRequest
 from ..models.responses import Service, Status
 from ..runs.listing import ListQuery
@@ -115,7 +115,7 @@ class RunHandler(ServicesHandler):
         document = self.document()
         identity = self.identify(document, "run")
         self.parameters()
-        key = keys.read(self.request.headers.get_list("Idempotency-Key"), identity.name, document)
+        key = requests.read_key(self.request.headers.get_list("Idempotency-Key"), identity.name, document)
         request = requests.convert(document, RunRequest)
         seconds = requests.wait_seconds(request.wait)
         with self._hold(seconds, identity):  # before anything is started

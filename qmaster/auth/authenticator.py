@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..errors import BadRequest, TooManyWrongTokens, Unauthorized
-from ..models.owners import ROOT
+from ..models.responses import ROOT
 from .throttle import RateLimiter
 from .tokens import MAX_TOKEN, TokenPolicy, digest
 

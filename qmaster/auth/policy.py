@@ -7,10 +7,8 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from ..errors import Forbidden
-from ..models import hardening
 from ..models.images import Reference
-from ..models.keys import NAME_PREFIX
-from ..models.requests import NEVER, RunRequest, Ttl
+from ..models.requests import NAME_PREFIX, NEVER, PIDS_LIMIT, RunRequest, Ttl
 from ..models.validation import quote
 from .tokens import SCOPES, Scope, TokenPolicy
 
@@ -116,7 +114,7 @@ def _check_relaxed(request: RunRequest, grant: TokenPolicy) -> None:
         return
     if not request.no_new_privileges:
         raise Forbidden("allow_relaxed: this token's runs have no_new_privileges; leave the field out")
-    kept = hardening.kept(request.capabilities())
+    kept = request.kept()
     if kept:
         raise Forbidden(f"allow_relaxed: this token's runs drop {', '.join(kept)} too; add them to cap_drop")
 
@@ -125,11 +123,11 @@ def _pids(asked: int | None, grant: TokenPolicy) -> int | None:
     """The limit of a run's processes: 0 for none, None for the default."""
     most = grant.max_pids
     if most is None and not grant.allow_relaxed:
-        most = hardening.PIDS_LIMIT
+        most = PIDS_LIMIT
     if most is None:
         return asked
     if asked is None:
-        return most if most < hardening.PIDS_LIMIT else None
+        return most if most < PIDS_LIMIT else None
     if not 1 <= asked <= most:
         raise Forbidden(f"max_pids: this token's runs have at most {most} processes, not {asked or 'any number'}")
     return asked

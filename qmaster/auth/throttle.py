@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-
-from ..models.addresses import source
 
 BURST = 20  # a person who pastes the wrong token, or a program that is told its new one late
 REGAINED_IN = 3.0  # seconds for one more; who is told to come back, is told this (errors.TooManyWrongTokens)
@@ -39,3 +38,15 @@ class RateLimiter:
         if len(self._left) > MAX_ADDRESSES:
             self._left.popitem(last=False)
         return over
+
+
+def source(address: str) -> str:
+    """The address itself; of IPv6 its /64, as whoever has one address there has all of them."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))

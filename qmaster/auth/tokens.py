@@ -13,8 +13,7 @@ from msgspec import Meta, Struct
 
 from ..errors import BadRequest, ConfigError
 from ..models.credentials import BOM
-from ..models.owners import ROOT
-from ..models.patterns import Pattern
+from ..models.images import Pattern
 from ..models.requests import (
     HOST_NETWORK,
     MAX_PIDS,
@@ -26,6 +25,7 @@ from ..models.requests import (
     Names,
     convert,
 )
+from ..models.responses import ROOT
 from ..models.validation import quote
 
 Scope = Literal["run", "stop", "read"]

@@ -16,7 +16,7 @@ import click
 
 from .. import __version__
 from ..errors import ConfigError
-from ..models import synonyms
+from ..models import validation
 from ..server import config
 from . import standard
 
@@ -73,11 +73,11 @@ def _instead(option: str, context: click.Context | None) -> str:
     """What to use in its place; a guess only where it means the same."""
     params = context.command.params if context else []
     options = {param.name or "": param.opts[0] for param in params if param.param_type_name == "option"}
-    answer = synonyms.answer(SHORT.get(option, option), options | NOT_OPTIONS) if "cpus" in options else None
+    answer = validation.answer(SHORT.get(option, option), options | NOT_OPTIONS) if "cpus" in options else None
     if answer is not None:
         return f": {answer}"
-    fields = {synonyms.squeezed(name): flag for name, flag in options.items()}  # as in a request: pull_policy
-    near = synonyms.meant(option, options.values()) or fields.get(synonyms.squeezed(option))
+    fields = {validation.squeezed(name): flag for name, flag in options.items()}  # as in a request: pull_policy
+    near = validation.meant(option, options.values()) or fields.get(validation.squeezed(option))
     return f"; did you mean {near}?" if near else ""
 
 

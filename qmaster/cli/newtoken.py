@@ -7,7 +7,7 @@ import secrets
 import click
 
 from ..auth.tokens import NAME, SCOPES, digest
-from ..models.owners import ROOT
+from ..models.responses import ROOT
 
 OCTETS = 32
 PREFIX = "qm_"  # so that a search for secrets finds it

@@ -10,10 +10,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..models import hardening
 from ..models.images import Reference
-from ..models.keys import Key
-from ..models.requests import NEVER, RunRequest, Ttl, entrypoint_words, words
+from ..models.requests import NEVER, PIDS_LIMIT, Key, RunRequest, Ttl, entrypoint_words, words
 from .labels import BODY, KEY, MANAGED, MIB, OWNER, RUN, TIMEOUT, TTL
 
 MAX_NAME = 63
@@ -79,7 +77,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
             "NanoCPUs": _nano(request.cpus),
         }
     )
-    pids = hardening.PIDS_LIMIT if request.pids_limit is None else request.pids_limit
+    pids = PIDS_LIMIT if request.pids_limit is None else request.pids_limit
     container = _drop_none(
         {
             "Image": image,
@@ -89,7 +87,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
             "Dir": request.workdir,
             "User": request.user,
             "Secrets": [_secret(name, i) for name, i in zip(request.secrets, objects.secrets, strict=True)] or None,
-            "CapabilityDrop": hardening.dropped(request.capabilities()) or None,
+            "CapabilityDrop": request.dropped() or None,
             "Privileges": {"NoNewPrivileges": True} if request.no_new_privileges else None,
             "Healthcheck": None if request.checks_health else NO_HEALTHCHECK,
         }
@@ -122,8 +120,8 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
         "MemoryReservation": octets,
         "NanoCpus": _nano(request.cpus),
         "RestartPolicy": restart,
-        "PidsLimit": hardening.PIDS_LIMIT if request.pids_limit is None else request.pids_limit,
-        "CapDrop": hardening.dropped(request.capabilities()) or None,
+        "PidsLimit": PIDS_LIMIT if request.pids_limit is None else request.pids_limit,
+        "CapDrop": request.dropped() or None,
         "SecurityOpt": ["no-new-privileges:true"] if request.no_new_privileges else None,
         "LogConfig": {"Type": OWN_LOG, "Config": OWN_LOG_SIZE} if defaults.own_log else None,
     }

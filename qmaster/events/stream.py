@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from .. import __version__
-from ..models.owners import ROOT
+from ..models.responses import ROOT
 from . import frames
 from .broker import Broker, Filter, News, Subscriber, Tags
 from .cloudevents import cursor

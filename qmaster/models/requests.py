@@ -1,11 +1,13 @@
-"""The messages: what a request may hold, and what an answer shows. Pure; nothing here talks to anything."""
+"""What a request may hold: a run, a stop, an Idempotency-Key; decoded and checked. Pure."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shlex
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Final, Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,8 +15,7 @@ from msgspec import Meta, Struct
 from ..errors import BadRequest
 from .credentials import BOM, Credentials
 from .images import Reference
-from .synonyms import answer
-from .validation import explain, quote
+from .validation import answer, explain, quote
 
 T = TypeVar("T")
 
@@ -40,6 +41,14 @@ MAX_WAIT = 86_400
 MIN_TIMEOUT = 0.1
 MAX_SECONDS = 3650 * 86_400
 MAX_PIDS = 4_194_304  # what a 64-bit kernel has at most
+
+# What a job may not do unless its run says otherwise.
+PIDS_LIMIT = 1024  # processes and threads
+DROPPED = ("NET_RAW", "MKNOD", "AUDIT_WRITE")
+ALL = "ALL"
+NAME_PREFIX = "qm-"  # of runs under an Idempotency-Key
+NOT_DIGESTED = frozenset({"token", "auth", "wait"})
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 # What Swarm wants of a service's name; a container's may be longer, but one rule serves both.
 NAME = r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$(?!\n)"
@@ -166,6 +175,16 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
                 raise ValueError(f"cap_drop: Linux has no capability {quote(name)}; use names such as NET_RAW, or ALL")
         return names
 
+    def dropped(self) -> list[str]:
+        """The capabilities that the run drops, in Docker's own spelling."""
+        asked = self.capabilities()
+        return [name if name == ALL else f"CAP_{name}" for name in (DROPPED if asked is None else asked)]
+
+    def kept(self) -> list[str]:
+        """The capabilities that the run keeps although jobs drop them by default."""
+        asked = self.capabilities()
+        return [] if asked is None or ALL in asked else [name for name in DROPPED if name not in asked]
+
     @property
     def pulls(self) -> PullPolicy:
         """``pull_policy``; left out it follows Kubernetes: what a tag other than ``latest`` means does not change."""
@@ -187,6 +206,21 @@ class StopRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True)
     """What ``POST /stop`` takes, without the token: a full id or an exact name."""
 
     id: Annotated[str, Meta(min_length=1, max_length=255)]
+
+
+class Key(NamedTuple):
+    """``name`` is the run's, a hash of (token's name, key); ``body`` the digest of what was asked under it."""
+
+    name: str
+    body: str
+
+
+class Started(NamedTuple):
+    """A run's id; ``replayed``: the answer is that of an earlier call; ``warnings``: what it asked for in vain."""
+
+    id: str
+    replayed: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
@@ -257,6 +291,35 @@ def wait_seconds(wait: bool | float) -> float | None:
     if isinstance(wait, bool):
         return WAIT if wait else None
     return wait
+
+
+def read_key(values: Sequence[str], owner: str, document: Mapping[str, Any]) -> Key | None:
+    """The key of a request; None where it has none.
+
+    Args:
+        values: those of the header ``Idempotency-Key``.
+        owner: the name of the token: everyone has keys of their own.
+        document: the decoded body.
+
+    Raises:
+        BadRequest: there are two keys, it is not one, or the body has a name beside it.
+    """
+    if not values:
+        return None
+    if len(values) > 1:
+        raise BadRequest("the header Idempotency-Key is there twice")
+    if not _KEY.fullmatch(values[0]):
+        raise BadRequest("Idempotency-Key: expected 1 to 255 printable ASCII characters without spaces")
+    if document.get("name") is not None:
+        raise BadRequest("name: a run under an Idempotency-Key is named by it; leave one of the two out")
+    hashed = hashlib.sha256(f"{owner}\0{values[0]}".encode()).hexdigest()
+    return Key(NAME_PREFIX + hashed[:40], body_digest(document))
+
+
+def body_digest(document: Mapping[str, Any]) -> str:
+    """Of a decoded body without ``token``, ``auth`` and ``wait``: the order of its keys does not matter."""
+    asked = {name: value for name, value in document.items() if name not in NOT_DIGESTED}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _of_a_run(word: str) -> str | None:

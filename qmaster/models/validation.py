@@ -1,14 +1,13 @@
-"""Pure: what msgspec has against a document, in the words of JSON, with examples in place of patterns."""
+"""Words for what is wrong with a request: msgspec's errors in the words of JSON, other tools' words in ours. Pure."""
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .synonyms import meant
-
-LONGEST = 64  # characters of what is said back
+LONGEST = 64  # characters of what is said back, and of a word that is looked up
 NAMES = {
     "int": "an integer",
     "float": "a number",
@@ -27,6 +26,97 @@ BOUNDS = {">=": "at least", "<=": "at most"}
 UNITS = {"memory": "MiB", "cpus": "cores", "timeout": "seconds", "ttl": "seconds", "wait": "seconds"}
 _EXPECTED = re.compile(r"Expected `(?P<kinds>[^`]+)`(?: (?P<rest>.*?))?(?:, got `(?P<got>\w+)`)?", re.DOTALL)
 _BOUND = re.compile(r"(?P<length>of length )?(?P<sign>[<>]=) (?P<number>[0-9.]+)")
+TYPO = 0.85  # how near a word is to the one that it is taken for; gpus and cpus are 0.75
+HOST = "not supported, as it could reach the host"
+NO_MOUNTS = "volumes and mounts are not supported; put files into the image, or small ones into {secrets}"
+ONE_OF_TWO = "use {memory} and {cpus}: each is the limit and the reservation"
+BACKGROUND = "not needed: a run is in the background; {wait} waits for its end"
+NO_TERMINAL = "not supported: a run has no terminal and no standard input; use {command} and {env}"
+PROBES = "not supported; {healthcheck} switches the image's own HEALTHCHECK on or off"
+OWN_NETWORK = "use {networks}, the names of swarm networks; the host's network is not supported"
+
+# Lower case, without - and _; {field} stands for the field, or for its option on the command line.
+ANSWERS: Mapping[str, str] = {
+    **dict.fromkeys(("environment", "environ", "envs", "vars", "variables"), "use {env}"),
+    **dict.fromkeys(("labelfile",), "not supported; use {labels} with their names and values"),
+    **dict.fromkeys(("runasuser",), "use {user}"),
+    **dict.fromkeys(("newprivileges", "allowprivilegeescalation"), "use {no_new_privileges}, which says the opposite"),
+    **dict.fromkeys(("envfile", "envfrom"), "not supported; use {env} with its names and values"),
+    **dict.fromkeys(("cmd", "args", "arguments"), "use {command}"),
+    **dict.fromkeys(("workingdir", "cwd", "dir", "directory"), "use {workdir}"),
+    **dict.fromkeys(("containername", "servicename", "jobname", "generatename"), "use {name}"),
+    **dict.fromkeys(("annotations", "annotation", "containerlabel", "metadata"), "use {labels}"),
+    **dict.fromkeys(
+        ("registryauth", "withregistryauth", "xregistryauth", "credentials", "imagepullsecrets"), "use {auth}"
+    ),
+    **dict.fromkeys(
+        ("mem", "memlimit", "memorylimit", "limitmemory", "memoryreservation", "memreservation"), "use {memory}"
+    ),
+    **dict.fromkeys(("reservememory", "memorybytes"), "use {memory}"),
+    **dict.fromkeys(("cpulimit", "limitcpu", "reservecpu", "cpucount", "nanocpus", "cores"), "use {cpus}"),
+    **dict.fromkeys(("resources", "limits", "requests", "reservations"), ONE_OF_TWO),
+    "deploy": "use {replicas}, {restart}, {max_attempts}, {constraints}, {memory} and {cpus}",
+    **dict.fromkeys(
+        ("cpushares", "cpuquota", "cpuperiod", "cpusetcpus", "cpusetmems", "cpuset"), "not supported; use {cpus}"
+    ),
+    **dict.fromkeys(
+        ("memoryswap", "memswaplimit", "memswappiness", "memoryswappiness", "oomkilldisable"), "not supported"
+    ),
+    **dict.fromkeys(("scale", "parallelism", "completions", "instances", "count"), "use {replicas}"),
+    **dict.fromkeys(("restartpolicy", "restartcondition"), "use {restart}: none, on-failure or any"),
+    **dict.fromkeys(
+        ("restartmaxattempts", "maximumretrycount", "backofflimit", "retries"), "use {max_attempts} with {restart}"
+    ),
+    **dict.fromkeys(("restartdelay", "restartwindow"), "not supported; use {restart} and {max_attempts}"),
+    **dict.fromkeys(("placement", "nodeselector", "affinity", "nodename", "nodes"), "use {constraints}"),
+    **dict.fromkeys(("placementpref", "tolerations", "topologyspreadconstraints"), "not supported; use {constraints}"),
+    **dict.fromkeys(("networkmode", "net", "networkalias", "links", "link"), OWN_NETWORK),
+    **dict.fromkeys(("publish", "publishall", "portbindings", "publishedports", "endpointspec"), "use {ports}"),
+    **dict.fromkeys(
+        ("expose", "exposedports", "containerport"),
+        "not needed: in a network all ports are open; use {ports} to publish one",
+    ),
+    **dict.fromkeys(("configs", "config", "configmap"), "not supported; use {secrets} or {env}"),
+    **dict.fromkeys(
+        ("volumes", "volume", "volumemounts", "volumesfrom", "mounts", "mount", "binds", "bind"), NO_MOUNTS
+    ),
+    **dict.fromkeys(("tmpfs", "shmsize", "volumedriver", "storageopt", "storageopts"), NO_MOUNTS),
+    **dict.fromkeys(
+        ("gpus", "gpu", "runtimeclassname", "genericresources", "genericresource"),
+        "not supported; use {constraints} to choose nodes that have them",
+    ),
+    **dict.fromkeys(("privileged", "capadd", "capabilities", "devices", "device", "devicecgrouprule"), HOST),
+    **dict.fromkeys(("securityopt", "securitycontext", "usernsmode", "userns", "cgroupparent", "cgroupns"), HOST),
+    **dict.fromkeys(("pid", "pidmode", "ipc", "ipcmode", "uts", "utsmode", "hostnetwork", "hostpid", "hostipc"), HOST),
+    **dict.fromkeys(("sysctls", "sysctl", "runtime", "groupadd", "hostconfig"), HOST),
+    **dict.fromkeys(
+        ("rm", "autoremove", "remove", "ttlsecondsafterfinished"), "use {ttl}: seconds after its end, 0 for at once"
+    ),
+    **dict.fromkeys(("activedeadlineseconds", "deadline", "maxruntime"), "use {timeout}"),
+    **dict.fromkeys(("detach", "background", "async"), BACKGROUND),
+    **dict.fromkeys(("tty", "stdin", "interactive", "openstdin", "stdinopen", "attach"), NO_TERMINAL),
+    **dict.fromkeys(("healthcmd", "livenessprobe", "readinessprobe", "startupprobe"), PROBES),
+    **dict.fromkeys(("pidslimit", "limitpids", "pids"), "use {pids_limit}"),
+    **dict.fromkeys(("nohealthcheck",), "use {healthcheck}"),
+    **dict.fromkeys(("pull", "imagepullpolicy"), "use {pull_policy}: always, missing or never"),
+    **dict.fromkeys(
+        ("stopgraceperiod", "stoptimeout", "terminationgraceperiodseconds"), "not supported: a stop waits 10 s"
+    ),
+    **dict.fromkeys(("hostname", "domainname", "extrahosts", "addhost", "host", "hosts"), "not supported"),
+    **dict.fromkeys(
+        ("dns", "dnssearch", "dnsoption", "dnspolicy", "dnsconfig", "ip", "ip6", "macaddress"), "not supported"
+    ),
+    **dict.fromkeys(
+        ("init", "stopsignal", "ulimit", "ulimits", "readonly", "isolation", "platform", "mode"), "not supported"
+    ),
+    **dict.fromkeys(("logdriver", "logopt", "logging", "updateconfig", "rollbackconfig"), "not supported"),
+    **dict.fromkeys(("schedule", "cron"), "not supported; call POST /run when it is due"),
+    **dict.fromkeys(("build", "dependson", "profiles", "services"), "not supported: a run is one image"),
+    **dict.fromkeys(
+        ("containerspec", "tasktemplate", "spec", "containers", "template"),
+        "write its fields at the top, beside {image}",
+    ),
+}
 
 
 def quote(text: str, limit: int = LONGEST) -> str:
@@ -67,6 +157,35 @@ def explain(
     if path in UNITS and (", got " in text or ", or one of " in text):
         text = re.sub("a number|an integer", rf"\g<0> ({UNITS[path]})", text, count=1)
     return f"{_place(path, field, document)}: {text}" if path else text
+
+
+def squeezed(word: str) -> str:
+    """A word as ``ANSWERS`` has it: ``working_dir``, ``workingDir`` and ``--working-dir`` are one."""
+    return word.lower().replace("-", "").replace("_", "")
+
+
+def answer(word: str, names: Mapping[str, str]) -> str | None:
+    """What to use in place of another tool's word; None where it is nobody's.
+
+    Args:
+        names: each field of a run → what it is called here.
+    """
+    found = ANSWERS.get(squeezed(word)) if len(word) <= LONGEST else None
+    return None if found is None else found.format_map(names)
+
+
+def meant(word: str, known: Iterable[str]) -> str | None:
+    """The known word that this one is, but for its case, its separators or a slip of the hand; else None.
+
+    No word with another meaning: ``gpus`` is not ``cpus``.
+    """
+    if len(word) > LONGEST:
+        return None
+    by_squeezed = {squeezed(each): each for each in known}
+    typed = squeezed(word)
+    swapped = [each for each in by_squeezed if sorted(each) == sorted(typed)]
+    near = swapped or difflib.get_close_matches(typed, by_squeezed, 1, TYPO)
+    return by_squeezed[near[0]] if near else None
 
 
 def _placed(message: str) -> tuple[str, str]:

@@ -12,9 +12,7 @@ from ..engine.labels import BODY, END
 from ..errors import JournalUnwritable
 from ..events import cloudevents
 from ..events.cloudevents import Event
-from ..models.masking import masked
-from ..models.owners import ROOT
-from ..models.responses import Node, Reserved, Result, Service, Task
+from ..models.responses import ROOT, Node, Reserved, Result, Service, Task, masked
 from . import attempts, ends, modes
 from . import status as lifecycle
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from ..errors import Conflict, KeyReused
-from ..models.keys import Key, Started
+from ..models.requests import Key, Started
 from ..models.responses import Service
 from .status import came_to_nothing
 

@@ -31,12 +31,10 @@ from ..errors import (
 )
 from ..events.journal import Intent, Page
 from ..events.journal import Key as ListKey
-from ..models import hardening, results
+from ..models import results
 from ..models.credentials import Credentials
-from ..models.keys import Key, Started
-from ..models.owners import ROOT
-from ..models.requests import Kind, PullPolicy, RunRequest
-from ..models.responses import Node, Service
+from ..models.requests import Key, Kind, PullPolicy, RunRequest, Started
+from ..models.responses import ROOT, Node, Service, warn_of_older_nodes
 from .listing import Listing, ListQuery
 from .status import OVER
 
@@ -368,7 +366,7 @@ class RunService:
         body = spec.service(request, mark, image, self._now(), objects)
         if request.no_new_privileges:
             nodes = await self._reconciler.listed_nodes()
-            warnings += hardening.warn_of_older_nodes(nodes, named=mark.owner == ROOT)
+            warnings += warn_of_older_nodes(nodes, named=mark.owner == ROOT)
         await self._journal.intend(intent)
         try:
             service_id = await self._swarm.create(body, credentials)

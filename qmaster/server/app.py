@@ -37,7 +37,7 @@ from ..events.frames import HEARTBEAT_EVERY
 from ..events.journal import Journal
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
-from ..models.patterns import check_registry
+from ..models.images import check_registry
 from ..runs.idempotency import IdempotencyStore
 from ..runs.logs import LogReader
 from ..runs.reaper import Reaper

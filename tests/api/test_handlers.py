@@ -29,8 +29,7 @@ from tornado.httputil import HTTPHeaders
 
 from qmaster import errors
 from qmaster.api import base, runs
-from qmaster.models.keys import digest
-from qmaster.models.requests import MAX_BODY
+from qmaster.models.requests import MAX_BODY, body_digest
 from qmaster.models.responses import Service
 from qmaster.runs import status as lifecycle
 
@@ -101,7 +100,7 @@ async def test_a_key_names_the_run(ask: Ask, run_service: FakeRunService) -> Non
     assert (answer.code, answer.headers.get("Idempotency-Replayed")) == (200, None)
     key = run_service.calls[0][3]
     assert key.name.startswith("qm-")
-    assert key.body == digest(IMAGE)
+    assert key.body == body_digest(IMAGE)
 
 
 async def test_a_replayed_answer_says_so(ask: Ask, run_service: FakeRunService) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from qmaster.auth.authenticator import Authenticator, Identity
 from qmaster.auth.throttle import BURST
 from qmaster.errors import BadRequest, TooManyWrongTokens, Unauthorized
-from qmaster.models.owners import ROOT
+from qmaster.models.responses import ROOT
 
 TOKEN = "a-token-for-tests"
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from qmaster.auth import policy
 from qmaster.auth.tokens import SCOPES, TokenPolicy
 from qmaster.errors import BadRequest, Forbidden
-from qmaster.models.images import Reference
-from qmaster.models.patterns import Pattern
+from qmaster.models.images import Pattern, Reference
 from qmaster.models.requests import RunRequest
 
 D1 = "sha256:" + "1" * 64

@@ -7,7 +7,7 @@ import pytest
 from qmaster.auth import tokens
 from qmaster.auth.tokens import SCOPES, TokenPolicy, digest
 from qmaster.errors import ConfigError
-from qmaster.models.patterns import Pattern
+from qmaster.models.images import Pattern
 
 SHA = hashlib.sha256(b"alice's").hexdigest()
 OTHER = hashlib.sha256(b"bob's").hexdigest()

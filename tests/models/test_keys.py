@@ -1,4 +1,4 @@
-"""keys: an Idempotency-Key as a name, and a body as a digest."""
+"""requests: an Idempotency-Key as a name, and a body as a digest."""
 
 import re
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import pytest
 
 from qmaster.errors import BadRequest
-from qmaster.models import keys, requests
+from qmaster.models import requests
 
 BODY: dict[str, Any] = {"image": "busybox", "env": {"A": "1", "B": "2"}}
 
 
-def read(key: str, owner: str = "root", **body: Any) -> keys.Key:
-    found = keys.read([key], owner, {**BODY, **body})
+def read(key: str, owner: str = "root", **body: Any) -> requests.Key:
+    found = requests.read_key([key], owner, {**BODY, **body})
     assert found
     return found
 
 
 def test_without_the_header_there_is_no_key() -> None:
     """Then every call is a run of its own."""
-    assert keys.read([], "root", BODY) is None
+    assert requests.read_key([], "root", BODY) is None
 
 
 def test_the_name_is_made_of_the_owner_and_the_key() -> None:
@@ -43,14 +43,16 @@ def test_what_is_no_part_of_the_run_is_not_digested(field: str) -> None:
 def test_another_body_has_another_digest() -> None:
     """Each field counts, also within an object; their order does not."""
     assert len({read("k").body, read("k", image="x").body, read("k", env={"A": "1"}).body}) == 3
-    assert keys.digest({"b": 1, "a": {"d": 2, "c": 3}}) == keys.digest({"a": {"c": 3, "d": 2}, "b": 1})
+    assert requests.body_digest({"b": 1, "a": {"d": 2, "c": 3}}) == requests.body_digest(
+        {"a": {"c": 3, "d": 2}, "b": 1}
+    )
 
 
 @pytest.mark.parametrize("value", ["", " ", "a b", "ä", "a\tb", "k" * 256])
 def test_a_key_is_a_word(value: str) -> None:
     """Of printable ASCII, at most 255 characters."""
     with pytest.raises(BadRequest, match="Idempotency-Key"):
-        keys.read([value], "root", BODY)
+        requests.read_key([value], "root", BODY)
     assert read("k" * 255)
 
 

@@ -1,8 +1,8 @@
-"""masking: the engine's words without other people's things."""
+"""responses: the engine's words without other people's things."""
 
 import pytest
 
-from qmaster.models.masking import mask
+from qmaster.models.responses import mask
 
 SENT = {"image": "busybox:nosuch", "command": ["nosuchprogram"], "ports": ["8080:80"], "name": "mine"}
 ID64, ID25 = "3f" * 32, "rm81ax0pl2cnkq3hdxw9v4b7z"

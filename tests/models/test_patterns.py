@@ -5,8 +5,7 @@ from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.models.images import Reference
-from qmaster.models.patterns import Pattern, _like, check_registry
+from qmaster.models.images import Pattern, Reference, _like, check_registry
 
 D1, D2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 

@@ -1,4 +1,4 @@
-"""synonyms: other tools' words get their answer, and a guess is made only where it means the same."""
+"""validation: other tools' words get their answer, and a guess is made only where it means the same."""
 
 import string
 
@@ -7,7 +7,7 @@ from commands_cases import fake, qmaster
 from fake_server import FakeServer
 from wording_cases import RUN, refused
 
-from qmaster.models import synonyms
+from qmaster.models import validation
 from qmaster.models.requests import RunRequest
 
 __all__ = ["fake"]  # the fixture
@@ -60,7 +60,7 @@ def test_another_tools_word_is_answered(field: str, says: str) -> None:
 )  # fmt: skip
 def test_a_slip_of_the_hand_is_seen(word: str, known: str) -> None:
     """Of case, of separators, of a letter too many or too few, of two in the wrong order."""
-    assert synonyms.meant(word, FIELDS) == known
+    assert validation.meant(word, FIELDS) == known
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,15 @@ def test_a_slip_of_the_hand_is_seen(word: str, known: str) -> None:
 )
 def test_no_other_meaning_is_guessed(word: str) -> None:
     """A word that means something else is no slip of the hand."""
-    assert synonyms.meant(word, FIELDS) is None
+    assert validation.meant(word, FIELDS) is None
 
 
 def test_every_answer_names_fields_that_there_are() -> None:
     """And no word is answered that is a field itself."""
-    for word, answer in synonyms.ANSWERS.items():
+    for word, answer in validation.ANSWERS.items():
         assert {name for _, name, _, _ in string.Formatter().parse(answer) if name} <= set(FIELDS), word
-        assert word == synonyms.squeezed(word)
-    assert not set(synonyms.ANSWERS) & set(FIELDS)
+        assert word == validation.squeezed(word)
+    assert not set(validation.ANSWERS) & set(FIELDS)
 
 
 @pytest.mark.parametrize(

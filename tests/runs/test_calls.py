@@ -12,7 +12,7 @@ from testbed import Engine, Proxy, Reply, Server, eventually, sdk
 from testbed.faults import cut
 from testbed.subscriber import Subscriber
 
-from qmaster.models.keys import read as read_key
+from qmaster.models.requests import read_key
 
 IMAGE = "busybox:local"
 ECHO = "echo out-$0; echo err-$0 >&2; exit $1"

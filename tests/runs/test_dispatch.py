@@ -39,7 +39,7 @@ from qmaster.errors import (
 )
 from qmaster.events.journal import Intent
 from qmaster.models import results
-from qmaster.models.keys import Key
+from qmaster.models.requests import Key
 from qmaster.models.responses import Result, Service, Status
 from qmaster.runs import status as lifecycle
 from qmaster.runs.idempotency import IdempotencyStore

@@ -8,7 +8,7 @@ from fakes import CREATED, service
 from swarm_cases import NODES, NOW
 
 from qmaster.errors import Conflict, EngineAway, KeyReused
-from qmaster.models.keys import Key, Started
+from qmaster.models.requests import Key, Started
 from qmaster.models.responses import Service
 from qmaster.runs import status
 from qmaster.runs.idempotency import IdempotencyStore

@@ -1,5 +1,0 @@
-"""Who a run belongs to."""
-
-from __future__ import annotations
-
-ROOT = "root"
