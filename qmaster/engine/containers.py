@@ -1,11 +1,13 @@
-"""The containers of this engine."""
+"""The containers of this engine, and which of them this process runs in."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import BadRequest, Conflict, HttpError, NotFound, RegistryRefused
@@ -24,6 +26,9 @@ STOP_GRACE = 10  # seconds between SIGTERM and SIGKILL, Docker's own default
 KILLED_WITHIN = 5.0  # seconds
 MANY_IMAGES = 1000
 LOOK_GROWTH, LOOK_AT_MOST = 1.5, 0.5
+
+# The engine mounts three files of the container's own folder into every container, on any cgroup version.
+_MOUNT = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
 
 
 class Containers:
@@ -175,3 +180,12 @@ class Containers:
             return str(raw["Id"]) if raw and made else None
 
         return await self._calls.create(create, find)
+
+
+def own_container_id(mountinfo: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """The id of the container that this process runs in; None outside of one."""
+    try:
+        found = _MOUNT.search(mountinfo.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    return found[1] if found else None

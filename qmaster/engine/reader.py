@@ -9,45 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import Literal, NamedTuple
 
 import docker.errors
 
 from ..errors import HttpError, TooManyReaders
-from ..models.results import Stream
 from .client import Client
 from .errors import translate
-from .multiplex import Message, Parser
+from .logs import LogRequest, Message, Parser
 
 MAX_READERS = 64  # as many as `held` lets in: who comes past it is bounded here
 HELD = 256 * 1024  # bytes between the thread and the loop
 BATCH_EVERY = 0.01  # seconds
 OVERHEAD = 200  # bytes that a message has beside its data
-
-Kind = Literal["service", "task", "container"]
-
-
-class Wish(NamedTuple):
-    """What to read.
-
-    ``tail`` counts Docker's messages, over both streams; None: all. ``since`` is seconds since 1970, as text.
-    ``silence`` is how many seconds to wait for the next byte; None: for ever.
-    """
-
-    kind: Kind
-    id: str
-    streams: tuple[Stream, ...] = ("stdout", "stderr")
-    follow: bool = False
-    tail: int | None = None
-    since: str | None = None
-    silence: float | None = None
-
-    def parameters(self) -> dict[str, str]:
-        optional = {"follow": "1" if self.follow else None, "since": self.since}
-        optional |= {"details": "1" if self.kind == "service" else None}
-        wanted = {name: value for name, value in optional.items() if value is not None}
-        tail = "all" if self.tail is None else str(self.tail)
-        return {"timestamps": "1", "tail": tail, **dict.fromkeys(self.streams, "1"), **wanted}
 
 
 class Readers:
@@ -62,8 +35,8 @@ class Readers:
         self.taken = 0
 
     @contextlib.contextmanager
-    def seat(self) -> Iterator[Callable[[Wish], Reading]]:
-        """A place, and what opens a log in it: one at a time.
+    def slot(self) -> Iterator[Callable[[LogRequest], Reading]]:
+        """Hold a slot; what it yields opens one log at a time.
 
         Raises:
             TooManyReaders
@@ -73,8 +46,8 @@ class Readers:
         self.taken += 1
         opened: list[Reading] = []
 
-        def open_log(wish: Wish) -> Reading:
-            opened[:] = [self._open(wish)]
+        def open_log(request: LogRequest) -> Reading:
+            opened[:] = [self._open(request)]
             return opened[0]
 
         try:
@@ -84,10 +57,10 @@ class Readers:
             for reading in opened:
                 reading.close()
 
-    def _open(self, wish: Wish) -> Reading:
+    def _open(self, request: LogRequest) -> Reading:
         pipe = _Pipe(asyncio.get_running_loop())
         # A daemon: it may be in a connect that nothing can interrupt, and the process does not wait for it.
-        threading.Thread(target=_read, args=(self._connect, wish, pipe), name="log-reader", daemon=True).start()
+        threading.Thread(target=_read, args=(self._connect, request, pipe), name="log-reader", daemon=True).start()
         return Reading(pipe)
 
 
@@ -195,11 +168,11 @@ class _Pipe:
                     self._socket.shutdown(socket.SHUT_RDWR)
 
 
-def _read(connect: Callable[[], Client], wish: Wish, pipe: _Pipe) -> None:
+def _read(connect: Callable[[], Client], request: LogRequest, pipe: _Pipe) -> None:
     """The thread."""
     try:
         with contextlib.closing(connect()) as client:
-            _pass_on(client, wish, pipe)
+            _pass_on(client, request, pipe)
         pipe.end(None)
     except _Closed:
         return
@@ -207,14 +180,14 @@ def _read(connect: Callable[[], Client], wish: Wish, pipe: _Pipe) -> None:
         pipe.end(None if _keeps_none(error) else translate(error))
 
 
-def _pass_on(client: Client, wish: Wish, pipe: _Pipe) -> None:
-    parser = Parser(details=wish.kind == "service")
+def _pass_on(client: Client, request: LogRequest, pipe: _Pipe) -> None:
+    parser = Parser(details=request.kind == "service")
     with contextlib.closing(client.dial()) as connection:
         pipe.opened(connection.sock)
-        path = f"/{wish.kind}s/{wish.id}/logs"
-        with client.get_on(connection, path, wish.parameters(), wish.silence) as answer:
+        path = f"/{request.kind}s/{request.id}/logs"
+        with client.get_on(connection, path, request.parameters(), request.silence) as answer:
             for chunk in answer.chunks():
-                for message in parser.event_stream(chunk):
+                for message in parser.feed(chunk):
                     pipe.put(message)
             for message in parser.end():
                 pipe.put(message)

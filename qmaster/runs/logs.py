@@ -18,8 +18,7 @@ import structlog
 
 from ..auth.authenticator import Identity
 from ..engine.errors import EngineTimeout
-from ..engine.multiplex import UNREACHED, Message
-from ..engine.reader import Kind, Wish
+from ..engine.logs import UNREACHED, Kind, LogRequest, Message
 from ..errors import EngineUnavailable, JournalUnwritable, NodeUnreachable, NotFound
 from ..models import results
 from ..models.responses import Node, Service
@@ -55,13 +54,13 @@ class Reading(Protocol):
     async def take(self) -> list[Message]: ...
 
 
-Open = Callable[[Wish], Reading]
+Open = Callable[[LogRequest], Reading]
 
 
 class Readers(Protocol):
     """Where logs are read."""
 
-    def seat(self) -> AbstractContextManager[Callable[[Wish], Any]]: ...
+    def slot(self) -> AbstractContextManager[Callable[[LogRequest], Any]]: ...
 
 
 class Journal(Protocol):
@@ -127,7 +126,7 @@ class LogReader:
             async for batch in _Flow(self, view, wanted, by, _nothing_to_open).kept_only():
                 yield batch
             return
-        with self.readers.seat() as open_log:
+        with self.readers.slot() as open_log:
             async for batch in _Flow(self, view, wanted, by, open_log).all():
                 yield batch
 
@@ -234,11 +233,11 @@ class _Flow:
         async for batch in self._read(origin, self._wish(origin, since=since)):
             yield batch
 
-    def _wish(self, origin: Origin, tail: int | None = None, since: str | None = None) -> Wish:
+    def _wish(self, origin: Origin, tail: int | None = None, since: str | None = None) -> LogRequest:
         kind: Kind = "task" if origin.task else "container"
-        return Wish(kind, origin.id, self._wanted.streams, tail=tail, since=since, silence=SILENCE)
+        return LogRequest(kind, origin.id, self._wanted.streams, tail=tail, since=since, silence=SILENCE)
 
-    async def _read(self, origin: Origin, wish: Wish) -> Batches:
+    async def _read(self, origin: Origin, wish: LogRequest) -> Batches:
         """What is new of a log that ends."""
         self._marks.rewind()
         with self._open(wish) as reading:
@@ -273,7 +272,9 @@ class _Flow:
     async def _follow(self) -> Batches:
         self._marks.rewind()
         kind = self._view.type
-        with self._open(Wish(kind, self._view.id, self._wanted.streams, follow=True, since=self._since())) as reading:
+        with self._open(
+            LogRequest(kind, self._view.id, self._wanted.streams, follow=True, since=self._since())
+        ) as reading:
             looked = 0.0
             while True:
                 batch: list[Message] | None = None
@@ -409,7 +410,7 @@ class _Flow:
         return [note(why, origin.node, origin.task)]
 
 
-def _nothing_to_open(wish: Wish) -> Reading:
+def _nothing_to_open(wish: LogRequest) -> Reading:
     raise NotFound("it is gone")
 
 

@@ -28,7 +28,7 @@ from ..auth.authenticator import Authenticator
 from ..auth.tokenfile import TokenFile
 from ..auth.tokens import TokenPolicy
 from ..engine import Endpoint, Engine, ports
-from ..engine.identity import own_container_id
+from ..engine.containers import own_container_id
 from ..engine.spec import Defaults
 from ..engine.watcher import Change, Watcher
 from ..errors import ConfigError, EngineUnavailable, HttpError

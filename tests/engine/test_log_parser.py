@@ -9,8 +9,7 @@ from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.engine.logs import Tail
-from qmaster.engine.multiplex import MAX_FRAME, PART, Message, Parser
+from qmaster.engine.logs import MAX_FRAME, PART, Message, Parser, Tail
 from qmaster.models.results import Line, Stream
 
 FIRST, SECOND = "2026-11-24T19:10:31.732562160Z", "2026-11-24T19:10:31.732562161Z"
@@ -30,7 +29,7 @@ def said(source: str, data: bytes, time: str = FIRST, details: str = "") -> byte
 
 def parse(pieces: Iterable[bytes], details: bool = False) -> list[Message]:
     parser = Parser(details)
-    return [message for piece in pieces for message in parser.event_stream(piece)] + list(parser.end())
+    return [message for piece in pieces for message in parser.feed(piece)] + list(parser.end())
 
 
 def cut(data: bytes, at: Iterable[int]) -> list[bytes]:
@@ -90,9 +89,9 @@ def test_a_tty_s_line_without_end_does_not_grow_memory() -> None:
     """Bytes that have neither a newline nor a time in them are passed on, and none is lost."""
     parser = Parser()
     data = b"y" * 10_000
-    got = list(parser.event_stream(f"{FIRST} ".encode()))
+    got = list(parser.feed(f"{FIRST} ".encode()))
     for _ in range(100):
-        got += parser.event_stream(data)
+        got += parser.feed(data)
         assert len(parser._rest) <= 5 * PART
     got += parser.end()
     assert b"".join(message.data for message in got) == data * 100

@@ -17,11 +17,11 @@ from fakes import AUTH, DIGEST, until
 from qmaster.engine import errors
 from qmaster.engine import health as health_room
 from qmaster.engine.calls import Calls
+from qmaster.engine.containers import own_container_id
 from qmaster.engine.core import Engine
 from qmaster.engine.endpoint import Endpoint
 from qmaster.engine.errors import EngineBusy, EngineTimeout, EngineUnreached, outcome_open, translate
 from qmaster.engine.health import Health
-from qmaster.engine.identity import own_container_id
 from qmaster.engine.pool import Pool
 from qmaster.engine.registry import KEPT, Registry
 from qmaster.errors import (

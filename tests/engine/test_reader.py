@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from qmaster.engine.reader import HELD, MAX_READERS, Readers, Wish
+from qmaster.engine.logs import LogRequest
+from qmaster.engine.reader import HELD, MAX_READERS, Readers
 from qmaster.errors import EngineAway, TooManyReaders
 
 PIECE = 4096
@@ -76,7 +77,7 @@ def test_nothing_is_read_ahead_of_the_loop() -> None:
     engine: Any = Engine()
 
     async def run() -> None:
-        with Readers(lambda: engine).seat() as open_log, open_log(Wish("task", "t1")) as reading:
+        with Readers(lambda: engine).slot() as open_log, open_log(LogRequest("task", "t1")) as reading:
             held = await settled(engine)
             assert held <= HELD // PIECE + 2
             taken = 0
@@ -95,8 +96,8 @@ def test_a_silent_log_is_closed_at_once() -> None:
     engine: Any = Engine(silent=True)
 
     async def run() -> None:
-        with Readers(lambda: engine).seat() as open_log:
-            reading = open_log(Wish("container", "c1"))
+        with Readers(lambda: engine).slot() as open_log:
+            reading = open_log(LogRequest("container", "c1"))
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.1):
                     await reading.take()
@@ -111,7 +112,7 @@ def test_an_error_comes_after_what_was_read() -> None:
     engine: Any = Engine(ConnectionResetError())
 
     async def run() -> None:
-        with Readers(lambda: engine).seat() as open_log, open_log(Wish("service", "s1")) as reading:
+        with Readers(lambda: engine).slot() as open_log, open_log(LogRequest("service", "s1")) as reading:
             await settled(engine)
             assert len(await reading.take()) == 1
             for _ in range(2):
@@ -124,11 +125,11 @@ def test_an_error_comes_after_what_was_read() -> None:
 def test_readers_are_bounded() -> None:
     """One more is refused, and a place that was given back is free."""
     readers = Readers(lambda: pytest.fail("nothing is opened"))
-    seats = [readers.seat() for _ in range(MAX_READERS)]
+    seats = [readers.slot() for _ in range(MAX_READERS)]
     for seat in seats:
         seat.__enter__()
-    with pytest.raises(TooManyReaders), readers.seat():
+    with pytest.raises(TooManyReaders), readers.slot():
         pass
     seats[0].__exit__(None, None, None)
-    with readers.seat():
+    with readers.slot():
         pass

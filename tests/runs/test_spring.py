@@ -10,8 +10,7 @@ from fakes import CREATED, FakeSwarm, container, node, task
 
 from qmaster.auth.authenticator import Identity
 from qmaster.engine.errors import EngineTimeout
-from qmaster.engine.multiplex import Message
-from qmaster.engine.reader import Wish
+from qmaster.engine.logs import LogRequest, Message
 from qmaster.errors import EngineAway, HttpError, NotFound, TooManyReaders
 from qmaster.models import results
 from qmaster.models.responses import Node, Reserved, Service
@@ -47,7 +46,7 @@ class Components:
         self.swarm = FakeSwarm(tasks=tasks)
         self.kind = kind
         self.scripts: dict[tuple[str, bool], list[Script]] = {}
-        self.wishes: list[Wish] = []
+        self.wishes: list[LogRequest] = []
         self.seats = 0
         self.status = "running"
         self.finished: str | None = None
@@ -61,7 +60,7 @@ class Components:
         self.scripts.setdefault((target, follow), []).append(list(script))
 
     @contextlib.contextmanager
-    def seat(self) -> Iterator[Callable[[Wish], "Reading"]]:
+    def slot(self) -> Iterator[Callable[[LogRequest], "Reading"]]:
         if self.seats < 0:
             raise TooManyReaders("full")
         self.seats += 1
@@ -70,7 +69,7 @@ class Components:
         finally:
             self.seats -= 1
 
-    def open(self, wish: Wish) -> "Reading":
+    def open(self, wish: LogRequest) -> "Reading":
         self.wishes.append(wish)
         scripts = self.scripts.get((wish.id, wish.follow), [])
         return Reading(self, scripts.pop(0) if scripts else [], wish.follow)

@@ -11,7 +11,7 @@ import pytest
 from testbed import Engine, Reply, Server, eventually, sdk, started
 from testbed.server import ROOT
 
-from qmaster.engine.identity import own_container_id
+from qmaster.engine.containers import own_container_id
 
 IMAGE = "busybox:local"
 NAP: dict[str, Any] = {"image": IMAGE, "command": "nap 300"}
