@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--page-seconds", type=float, default=10, help="how long the page is watched: 300 is the full run")
     parser.addoption("--canary-requests", type=int, default=3_000, help="in test_canary: 10000 is the full run")
     parser.addoption("--hostile-requests", type=int, default=20_000, help="in test_hostile: 100000 is the full run")
+    parser.addoption("--flood-seconds", type=float, default=5, help="in test_flood: 30 is the full run")
     parser.addoption("--engine-root", type=Path, default=None, help="a folder with the Debian whose engine is used")
     parser.addoption("--screenshots", type=Path, default=None, help="a folder for the README's picture of the page")
 
