@@ -51,7 +51,6 @@ BOB = entry("bob")
 
 class Health:
     trouble = node_id = None
-    log_driver = "json-file"
 
 
 class Engine:

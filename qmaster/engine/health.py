@@ -24,15 +24,13 @@ log = structlog.get_logger(__name__)
 class Health:
     """Watches the engine.
 
-    ``away`` is the error to answer with while it is away, else None. Once known, ``node_id`` is its node in the swarm,
-    and ``log_driver`` what it keeps output with where a run names nothing.
+    ``away`` is the error to answer with while it is away, else None. ``node_id`` is its node in the swarm, once known.
     """
 
     def __init__(self, connect: Connect, count: Count = lambda kind, outcome, seconds: None) -> None:
         self.away: EngineAway | None = None
         self.trouble: HttpError | None = EngineAway("the Docker engine has not answered yet")
         self.node_id: str | None = None
-        self.log_driver: str | None = None
         self._pool = Pool(connect, 1, "engine-health", count=count)
         self._wake = asyncio.Event()
         self._informed = 0.0
@@ -68,7 +66,6 @@ class Health:
             self._note(error)
 
     def _inform(self, info: dict[str, Any]) -> None:
-        self.log_driver = info.get("LoggingDriver")
         swarm = info.get("Swarm") or {}
         self.node_id = swarm.get("NodeID") or None
         trouble = manager_trouble(swarm)

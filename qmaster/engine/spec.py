@@ -36,13 +36,12 @@ class Defaults(NamedTuple):
     memory: int
     timeout: float | None = None
     ttl: float | None = None
-    own_log: bool = False  # the engine's own log driver keeps nothing that can be read
 
 
-# The log drivers whose output Docker gives back; others keep it elsewhere, or not at all, or give half of it.
-READABLE = frozenset({"json-file", "local", "journald"})
-OWN_LOG = "json-file"
-OWN_LOG_SIZE = {"max-size": "10m", "max-file": "3"}
+# Every run names its log driver: a node's default may be one that Docker cannot read back (`none`, `gelf`), and Swarm
+# does not tell a node's default. The bound is that of Docker's `local` driver.
+LOG_DRIVER = "json-file"
+LOG_OPTIONS = {"max-size": "20m", "max-file": "5"}
 
 
 class Stamp(NamedTuple):
@@ -99,7 +98,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
             "RestartPolicy": _drop_none({"Condition": request.restart, "MaxAttempts": request.max_attempts}),
             "Placement": {"Constraints": list(request.constraints)} if request.constraints else None,
             "Networks": [{"Target": network} for network in objects.networks] or None,
-            "LogDriver": {"Name": OWN_LOG, "Options": OWN_LOG_SIZE} if defaults.own_log else None,
+            "LogDriver": {"Name": LOG_DRIVER, "Options": LOG_OPTIONS},
         }
     )
     return {
@@ -123,7 +122,7 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
         "PidsLimit": PIDS_LIMIT if request.pids_limit is None else request.pids_limit,
         "CapDrop": request.dropped() or None,
         "SecurityOpt": ["no-new-privileges:true"] if request.no_new_privileges else None,
-        "LogConfig": {"Type": OWN_LOG, "Config": OWN_LOG_SIZE} if defaults.own_log else None,
+        "LogConfig": {"Type": LOG_DRIVER, "Config": LOG_OPTIONS},
     }
     return _drop_none(
         {

@@ -128,7 +128,6 @@ class RunService:
         registries: those that images may come from; empty: any.
         lines: bounds the log's lines about refused calls.
         reserved: ports that no run may publish, and what each is.
-        log_driver: what the engine keeps output with where a run names nothing; None while that is not known.
     """
 
     def __init__(
@@ -146,7 +145,6 @@ class RunService:
         registries: Collection[str] = (),
         lines: LineLimit | None = None,
         reserved: Mapping[ports.Port, str] = ports.SWARM,
-        log_driver: Callable[[], str | None] = lambda: "json-file",
     ) -> None:
         self._swarm = swarm
         self._containers = containers
@@ -162,7 +160,6 @@ class RunService:
         self._lines = lines or LineLimit()
         self._reserved = dict(reserved)
         self._rates = Rates()
-        self._log_driver = log_driver
         self._listing = Listing(journal, reconciler)
         self._starting: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
 
@@ -363,7 +360,7 @@ class RunService:
         objects = spec.Objects(
             await self._swarm.network_ids(request.networks), await self._swarm.secret_ids(request.secrets)
         )
-        body = spec.service(request, mark, image, self._now(), objects)
+        body = spec.service(request, mark, image, self._defaults, objects)
         if request.no_new_privileges:
             nodes = await self._reconciler.listed_nodes()
             warnings += warn_of_older_nodes(nodes, named=mark.owner == ROOT)
@@ -381,7 +378,7 @@ class RunService:
         return service_id
 
     async def _run_container(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
-        config = spec.container(request, mark, self._now())
+        config = spec.container(request, mark, self._defaults)
         credentials = request.credentials()
         await self._containers.prepare(request.image, credentials, request.pulls, warnings)
         await self._journal.intend(intent)
@@ -407,10 +404,6 @@ class RunService:
             f"ports: {port} is published by the run {holder.name!r} (id {holder.id}){ended}: "
             "stop it, which removes it, or choose another port"
         )
-
-    def _now(self) -> Defaults:
-        """The defaults with a log driver that output can be read from, where the engine's own may be none."""
-        return self._defaults._replace(own_log=self._log_driver() not in spec.READABLE)
 
     async def _forget(self, nonce: str) -> None:
         """The run came to nothing, and that is known."""

@@ -166,7 +166,6 @@ class Components:
             own_container_id(),
             _registries(config.registries),
             reserved={**ports.SWARM, **ports.of_engine(config.docker_host)},
-            log_driver=lambda: engine.health.log_driver,
         )
         scrape = Scrape(
             metrics,

@@ -541,12 +541,14 @@ OF_A_SERVICE = {
     "TaskTemplate.Resources.Limits.MemoryBytes", "TaskTemplate.Resources.Limits.NanoCPUs",
     "TaskTemplate.Resources.Reservations.MemoryBytes", "TaskTemplate.Resources.Reservations.NanoCPUs",
     "TaskTemplate.RestartPolicy.Condition", "TaskTemplate.RestartPolicy.MaxAttempts",
+    *(f"TaskTemplate.LogDriver.{key}" for key in ("Name", "Options.max-size", "Options.max-file")),
     "TaskTemplate.Resources.Limits.Pids", "TaskTemplate.ContainerSpec.CapabilityDrop[]",
     "TaskTemplate.ContainerSpec.Privileges.NoNewPrivileges", "TaskTemplate.ContainerSpec.Healthcheck.Test[]",
     "TaskTemplate.Placement.Constraints[]", "TaskTemplate.Networks[].Target",
 }  # fmt: skip
 OF_A_CONTAINER = {
     "Image", "Cmd[]", "Entrypoint[]", "Env[]", "WorkingDir", "User", "Labels", "HostConfig.Memory",
+    *(f"HostConfig.LogConfig.{key}" for key in ("Type", "Config.max-size", "Config.max-file")),
     "HostConfig.MemoryReservation", "HostConfig.NanoCpus", "HostConfig.RestartPolicy.Name",
     "HostConfig.RestartPolicy.MaximumRetryCount", "HostConfig.PidsLimit", "HostConfig.CapDrop[]",
     "HostConfig.SecurityOpt[]", "Healthcheck.Test[]",

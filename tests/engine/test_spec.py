@@ -19,6 +19,7 @@ CAPS = ["CAP_NET_RAW", "CAP_MKNOD", "CAP_AUDIT_WRITE"]
 HARDENED = {"CapabilityDrop": CAPS, "Privileges": {"NoNewPrivileges": True}, "Healthcheck": {"Test": ["NONE"]}}
 HARDENED_HOST = {"PidsLimit": 1024, "CapDrop": CAPS, "SecurityOpt": ["no-new-privileges:true"]}
 NOT_OF_THE_IMAGE = {f"io.qmaster.{name}": "" for name in ("key", "body", "timeout", "ttl")}
+LOG_FILES = {"max-size": "20m", "max-file": "5"}
 LABELS = {"io.qmaster.managed": "true", "io.qmaster.owner": "alice", "io.qmaster.run": "nonce"}
 
 
@@ -31,7 +32,7 @@ def container(**fields: Any) -> Json:
 
 
 def test_the_least_service() -> None:
-    """Pinned, restarted never, hardened, one replica, the default memory as limit and reservation, no more."""
+    """Pinned, restarted never, hardened, one replica, the default memory reserved, a log that can be read, no more."""
     octets = {"MemoryBytes": 250 * 1024 * 1024}
     assert service() == {
         "Name": "named",
@@ -40,6 +41,7 @@ def test_the_least_service() -> None:
             "ContainerSpec": {"Image": PINNED, **HARDENED},
             "Resources": {"Limits": {**octets, "Pids": 1024}, "Reservations": octets},
             "RestartPolicy": {"Condition": "none"},
+            "LogDriver": {"Name": "json-file", "Options": LOG_FILES},
         },
         "Mode": {"Replicated": {"Replicas": 1}},
         "EndpointSpec": {"Ports": []},
@@ -47,7 +49,7 @@ def test_the_least_service() -> None:
 
 
 def test_the_least_container() -> None:
-    """The default memory as limit and reservation, restarted never, hardened, and nothing more."""
+    """The default memory reserved, restarted never, hardened, a log that can be read, and nothing more."""
     octets = 250 * 1024 * 1024
     assert container() == {
         "Image": "busybox:latest",
@@ -57,6 +59,7 @@ def test_the_least_container() -> None:
             "Memory": octets,
             "MemoryReservation": octets,
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+            "LogConfig": {"Type": "json-file", "Config": LOG_FILES},
             **HARDENED_HOST,
         },
     }
@@ -118,6 +121,7 @@ def test_a_full_service() -> None:
         "RestartPolicy": {"Condition": "on-failure", "MaxAttempts": 2},
         "Placement": {"Constraints": ["node.role==worker"]},
         "Networks": [{"Target": "id-n"}],
+        "LogDriver": {"Name": "json-file", "Options": LOG_FILES},
     }
     assert body["EndpointSpec"]["Ports"] == [
         {"Protocol": "tcp", "PublishedPort": 8080, "TargetPort": 80, "PublishMode": "ingress"},
@@ -142,6 +146,7 @@ def test_a_full_container() -> None:
             "MemoryReservation": octets,
             "NanoCpus": 500_000_000,
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+            "LogConfig": {"Type": "json-file", "Config": LOG_FILES},
             **HARDENED_HOST,
         },
     }
@@ -155,16 +160,6 @@ def test_capabilities_are_sent_in_dockers_spelling(asked: list[str], sent: list[
     """In any spelling that Docker takes; they replace those that are dropped by default."""
     assert service(cap_drop=asked)["TaskTemplate"]["ContainerSpec"]["CapabilityDrop"] == sent
     assert container(cap_drop=asked)["HostConfig"]["CapDrop"] == sent
-
-
-def test_a_log_that_can_be_read_is_set_where_the_engine_has_none() -> None:
-    """In bounded files; else the engine's own driver stays."""
-    files = {"max-size": "10m", "max-file": "3"}
-    unread = DEFAULTS._replace(own_log=True)
-    own = spec.service(run(), MARK, PINNED, unread, spec.Objects())
-    assert own["TaskTemplate"]["LogDriver"] == {"Name": "json-file", "Options": files}
-    host = spec.container(run(type="container"), MARK, unread)["HostConfig"]
-    assert host["LogConfig"] == {"Type": "json-file", "Config": files}
 
 
 def test_a_run_may_be_relaxed() -> None:
