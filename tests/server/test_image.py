@@ -169,6 +169,40 @@ def test_the_run_line(host: Engine, shell: Callable[[str], str], measured: Measu
     assert inspect(host, container)["State"]["ExitCode"] == 0
 
 
+def check_is_never_published(client: Client, *ports: int) -> None:
+    """A run with one of these ports is refused, as its own, and nothing is created; its UDP twin is nobody's."""
+    for port in ports:
+        refused = client.run(image="busybox:local", command="true", memory=16, ports=[f"{port}:80"], name="taken")
+        assert refused.status == 409, refused.text
+        assert f"{port}/tcp is a port of quartermaster itself" in refused["error"]
+    assert client.status("taken").status == 404
+    other = client.run(image="busybox:local", command="true", memory=16, ports=[f"{ports[0]}:80/udp"])
+    assert other.status == 200, other.text
+    client.stop_service(other["id"])
+
+
+def test_the_ports_of_its_container_are_not_published(host: Engine, shell: Callable[[str], str]) -> None:
+    """Neither the one that it listens at, nor those under which its container is found: Swarm's ingress would lead
+    their callers, with their tokens, into the run."""
+    shell(RUN_LINE.replace("9090:9090", "9393:9090 -p 9394:9090"))
+    client = at(host, 9393)
+    wait_ready(client)
+    check_is_never_published(client, 9393, 9394, 9090)
+
+
+def test_the_ports_of_its_service_are_not_published(host: Engine, shell: Callable[[str], str]) -> None:
+    """As a service that is published on its node, and on all of them."""
+    mount = f"type=bind,source={SOCKET},target={SOCKET}"
+    ports = "--publish mode=host,published=9393,target=9090 --publish published=9394,target=9090"
+    service = shell(f"docker service create --quiet --detach --env TOKEN --mount {mount} {ports} quartermaster").strip()
+    try:
+        client = at(host, 9393)
+        wait_ready(client)
+        check_is_never_published(client, 9393, 9394, 9090)
+    finally:
+        host.cli("service", "rm", service)
+
+
 def test_a_stop_while_it_starts(host: Engine, shell: Callable[[str], str]) -> None:
     """The first process of a container has no default for SIGTERM: it is heard from the first moment."""
     container = shell(RUN_LINE).strip()
@@ -335,6 +369,8 @@ def test_the_stack(stack: Stack, measured: Measured) -> None:
     clients = [at(node) for node in stack.managers]
     for client in clients:
         wait_ready(client, 90)
+        taken = client.run(image="busybox:local", command="true", memory=16, ports=["9090:80"])
+        assert (taken.status, "a port of quartermaster itself" in taken["error"]) == (409, True)
     done = clients[0].run(image="busybox:local", command="true", memory=16, constraints=["node.role==worker"])["id"]
     running = clients[0].run(image="busybox:local", command="nap 600", memory=16)["id"]
     subscribers = [Subscriber(client) for client in clients]
