@@ -18,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..events.store import JournalSize
+from ..events.journal import JournalSize
 
 # Seconds. A request may wait for the end of a run, a call to the engine has 25 s, a run may wait for hours for a node.
 REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

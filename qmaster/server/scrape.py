@@ -9,7 +9,7 @@ from itertools import product
 from typing import Protocol, get_args
 
 from ..errors import HttpError, JournalUnwritable
-from ..events.store import JournalSize
+from ..events.journal import JournalSize
 from ..models.requests import Kind
 from ..models.responses import Node, Service, Status
 from .metrics import Metrics, Now

@@ -1,5 +1,6 @@
 """The whole server: what one token leaves unread costs little memory, and another token nothing."""
 
+import asyncio
 import hashlib
 import json
 import socket
@@ -17,8 +18,7 @@ from testbed import Server, eventually
 from testbed.server import ADDRESS
 from testbed.stub import Stub
 
-from qmaster.events.journal import Record
-from qmaster.events.store import Store
+from qmaster.events.journal import Journal, Record
 
 MIB = 1024 * 1024
 RUNS, LABELS = 400, 60  # of a thousand bytes each: 24 MB in all
@@ -39,14 +39,14 @@ def removed(number: int, owner: str, labels: int) -> Record:
     return Record(run_id, "service", view["name"], True, msgspec.json.encode(view), owner=owner)
 
 
-def fill(journal: Path) -> None:
+async def fill(folder: Path) -> None:
     """What a heavy and a light user have left."""
-    store = Store(journal, 1000, 30, 1024 * MIB)
-    store.open()
+    journal = Journal(folder, 1000, 30)
+    await journal.open()
     for start in range(0, RUNS, 20):
-        store.append(1, [], [removed(start + n, "mallory", LABELS) for n in range(20)], [])
-    store.append(1, [], [removed(n, "bob", 0) for n in range(3)], [])
-    store.close()
+        await journal.append([], [removed(start + n, "mallory", LABELS) for n in range(20)])
+    await journal.append([], [removed(n, "bob", 0) for n in range(3)])
+    await journal.close()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def server(tmp_path: Path, stub: Stub) -> Iterator[Server]:
     ]
     (tmp_path / "tokens.toml").write_text("\n".join(entries))
     data = tmp_path / "data"
-    fill(data / "journal.db")
+    asyncio.run(fill(data))
     made = Server(
         tmp_path / "home", stub.host, ["--tokens-file", str(tmp_path / "tokens.toml"), "--data-dir", str(data)]
     )

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,10 +21,8 @@ from testbed.process import run as command
 from testbed.subscriber import Subscriber, heartbeat
 
 from qmaster.errors import ConfigError, JournalUnwritable
-from qmaster.events import journal as room
-from qmaster.events import retention, store
-from qmaster.events.journal import Intent, Journal, NewEvent, Record, StoredEvent
-from qmaster.events.store import FILE
+from qmaster.events import journal as journals
+from qmaster.events.journal import FILE, Intent, Journal, NewEvent, Record, StoredEvent
 from qmaster.server import app as server
 
 Json = dict[str, Any]
@@ -106,7 +104,7 @@ async def test_what_is_removed_is_read_in_pages(tmp_path: Path) -> None:
     """By the time of creation, the newest first, of all or of one owner; what is large is alone on its page."""
     journal = await opened(tmp_path)
     for number, owner in ((3, "a"), (1, "a"), (4, "b"), (2, None)):
-        size = 2 * store.PAGE_BYTES if number == 3 else 0
+        size = 2 * journals.PAGE_BYTES if number == 3 else 0
         one = record(f"r{number}", removed=True, view=view(number, owner, size))
         await journal.append([], [one._replace(owner=owner or "")])
     await journal.append([], [record("there", view=view(5, "a")), record("broken", removed=True, view=b"{")])
@@ -119,7 +117,7 @@ async def test_what_is_removed_is_read_in_pages(tmp_path: Path) -> None:
 @unit
 async def test_little_is_read_for_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where nothing of it is wanted, so that others have a turn; the next page goes on where it ended."""
-    monkeypatch.setattr(store, "SCANNED_BYTES", 1000)
+    monkeypatch.setattr(journals, "SCANNED_BYTES", 1000)
     journal = await opened(tmp_path)
     await journal.append([], [record(f"r{n}", removed=True, view=view(n, "a", 600)) for n in range(6)])
     page = await journal.removed(("9", ""), None, lambda view: None)
@@ -131,7 +129,7 @@ async def test_little_is_read_for_a_page(tmp_path: Path, monkeypatch: pytest.Mon
 async def test_an_older_file_is_listed_too(tmp_path: Path) -> None:
     """What was written before there were listings in pages, and what a version without them writes later."""
     old = sqlite3.connect(tmp_path / FILE)
-    old.executescript(store.SCHEMA)
+    old.executescript(journals.SCHEMA)
     row = "INSERT INTO records (id, kind, name, removed, at, view) VALUES (?, 'service', 'n', 1, 1e12, ?)"
     old.execute(row, ("r1", view(1, "a")))
     old.commit()
@@ -146,7 +144,7 @@ async def test_an_older_file_is_listed_too(tmp_path: Path) -> None:
 @unit
 async def test_a_page_of_events_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of large ones there are fewer on it, but one at least."""
-    monkeypatch.setattr(store, "EVENTS_BYTES", 100)
+    monkeypatch.setattr(journals, "EVENTS_BYTES", 100)
     journal = await opened(tmp_path)
     await journal.append([NewEvent("t", b"x" * size) for size in (60, 60, 60, 200)], [])
     assert [stored.seq for stored in await events(journal, 0)] == [1, 2]
@@ -177,7 +175,7 @@ async def test_what_is_open_is_kept_for_the_next_start(tmp_path: Path) -> None:
 @unit
 async def test_events_are_kept_by_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest go; the position says which is the first that is left."""
-    monkeypatch.setattr(room, "PRUNE_EVERY", 10)
+    monkeypatch.setattr(journals, "PRUNE_EVERY", 10)
     journal = await opened(tmp_path, keep_facts=25)
     for number in range(60):
         await journal.append([event(number)], [])
@@ -196,7 +194,7 @@ async def test_events_are_kept_by_count(tmp_path: Path, monkeypatch: pytest.Monk
 @unit
 async def test_events_and_records_are_kept_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is removed goes after so many days, what is there stays; the last event is always kept."""
-    monkeypatch.setattr(room, "PRUNE_EVERY", 5)
+    monkeypatch.setattr(journals, "PRUNE_EVERY", 5)
     journal = await opened(tmp_path, keep_days=30)
     await journal.append([event(n) for n in range(3)], [record("gone", removed=True), record("there", "two")])
     with sqlite3.connect(tmp_path / FILE) as connection:
@@ -224,9 +222,8 @@ async def crashed(folder: Path) -> str:
     journal = await opened(folder)
     await journal.append([event(1), event(2)], [record("a")])
     await journal.intend(Intent("name", "x", "service"))
-    journal._file._lock.release()  # as the end of the process does
-    journal._writer.end()
-    journal._reader.end()
+    assert journal._lock is not None
+    os.close(journal._lock)  # as the end of the process does
     return journal.position.epoch
 
 
@@ -246,7 +243,7 @@ async def test_a_crash_of_the_machine_begins_an_epoch(tmp_path: Path, monkeypatc
     epoch = await crashed(tmp_path)
     boot = tmp_path / "boot"
     boot.write_text("another")
-    monkeypatch.setattr(store, "BOOT_ID", boot)
+    monkeypatch.setattr(journals, "BOOT_ID", boot)
     journal = await opened(tmp_path)
     assert journal.position.epoch != epoch
     assert journal.position[1:] == (1, 0)
@@ -296,7 +293,7 @@ async def test_a_file_put_back_in_place_begins_an_epoch(tmp_path: Path) -> None:
 @unit
 async def test_a_locked_file_is_waited_for_and_then_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program's lock: nothing is written, and it goes on when the lock is gone."""
-    monkeypatch.setattr(store, "BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr(journals, "BUSY_TIMEOUT", 0.1)
     journal = await opened(tmp_path)
     other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -318,7 +315,7 @@ async def test_a_locked_file_is_waited_for_and_then_said(tmp_path: Path, monkeyp
 @unit
 async def test_a_torn_file_is_said_until_it_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call says so; when somebody moves it away, a new one is made."""
-    monkeypatch.setattr(room, "REOPEN_EVERY", 0.0)
+    monkeypatch.setattr(journals, "REOPEN_EVERY", 0.0)
     journal = await opened(tmp_path)
     await journal.append([event(1)], [])
     await journal.close()
@@ -350,7 +347,6 @@ async def test_a_file_that_is_deleted_or_replaced_takes_no_more(tmp_path: Path, 
             await call
     assert journal.position.last == 1
     await journal.close()
-    journal._file._lock.release()  # as the end of the process does
     journal = await opened(tmp_path)
     assert journal.position.epoch != epoch
     await journal.append([event(1)], [])
@@ -362,7 +358,7 @@ async def test_a_folder_that_cannot_be_made_is_said_until_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file stands in its place."""
-    monkeypatch.setattr(room, "REOPEN_EVERY", 0.0)
+    monkeypatch.setattr(journals, "REOPEN_EVERY", 0.0)
     (tmp_path / "data").write_text("in the way")
     journal = await opened(tmp_path / "data")
     assert journal.trouble
@@ -497,7 +493,7 @@ async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
 @unit
 async def test_a_folder_is_one_processs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second would number its events alike."""
-    monkeypatch.setattr(store, "LOCK_WITHIN", 0.1)
+    monkeypatch.setattr(journals, "LOCK_WITHIN", 0.1)
     journal = await opened(tmp_path)
     with pytest.raises(ConfigError, match="another quartermaster"):
         await opened(tmp_path)
@@ -592,26 +588,30 @@ def test_a_full_disk(start_server: StartServer, small_disk: Path, engine: Engine
 # --- who may read it --------------------------------------------------------------------------------------------------
 
 
+def _open_to_all(folder: Path) -> None:
+    folder.chmod(0o755)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+
+
 def _modes(folder: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if path.is_file()}
 
 
+@unit
 @pytest.mark.parametrize("umask", [0o022, 0o000])
-def test_the_owner_alone_reads_the_files(tmp_path: Path, umask: int) -> None:
+async def test_the_owner_alone_reads_the_files(tmp_path: Path, umask: int) -> None:
     """Whatever the umask is, in a folder that was there and is open, and also where they were there and open."""
-    tmp_path.chmod(0o755)
     before = os.umask(umask)
     try:
         for _ in range(2):
-            made = store.Store(tmp_path / FILE, 10, 1, 1 << 30)
-            made.open()
-            made.probe()
+            _open_to_all(tmp_path)
+            made = await opened(tmp_path)
+            await made.append([event(1)], [])
             modes = _modes(tmp_path)
             assert set(modes) == {"journal.db", "journal.db-wal", "journal.db-shm", "journal.lock", "journal.mark"}
             assert set(modes.values()) == {0o600}
-            made.close()
-            for path in tmp_path.iterdir():
-                path.chmod(0o644)
+            await made.close()
     finally:
         os.umask(before)
 
@@ -627,58 +627,60 @@ def test_a_folder_that_is_open_to_others_is_a_warning(tmp_path: Path, mode: int,
     assert [line["mode"] for line in lines] == [f"{mode:04o}"] * warned
 
 
-def _full(folder: Path, runs: int) -> store.Store:
+async def _full(folder: Path, runs: int) -> Journal:
     """A file with many runs and events of one owner, all under one name, and one of another's before them."""
-    file = store.Store(folder / FILE, 100_000, 30, 1 << 30)
-    file.open()
+    journal = Journal(folder, 100_000, 30)
+    await journal.open()
     told = [record("mine", "x", True, view(1, "bob"))._replace(owner="bob")]
-    file.append(1, [event(1, "bob")], told, ())
+    await journal.append([event(1, "bob")], told)
     told = [record(f"r{n}", "x", True, view(2, "eve"))._replace(owner="eve") for n in range(runs)]
-    file.append(2, [event(n, "eve") for n in range(runs)], told, ())
-    return file
+    await journal.append([event(n, "eve") for n in range(runs)], told)
+    await settled(journal)
+    return journal
 
 
-def _steps(connection: sqlite3.Connection | None, work: Callable[[], object]) -> int:
+async def _steps(journal: Journal, work: Callable[[], Awaitable[object]]) -> int:
     """How many hundreds of SQLite's instructions some work takes."""
-    assert connection is not None
     steps: list[None] = []
-    connection.set_progress_handler(lambda: steps.append(None), 100)
-    work()
-    connection.set_progress_handler(None, 0)
+    journal._opened().set_progress_handler(lambda: steps.append(None), 100)
+    await work()
+    journal._opened().set_progress_handler(None, 0)
     return len(steps)
 
 
-def test_what_others_have_is_not_read_through(tmp_path: Path) -> None:
+@unit
+async def test_what_others_have_is_not_read_through(tmp_path: Path) -> None:
     """Events of one owner, and a name that was given to thousands of runs: others wait for each such look."""
-    file = _full(tmp_path, 3000)
+    journal = await _full(tmp_path, 3000)
     for look in (
-        lambda: file.events(0, 200, "bob"),
-        lambda: file.events(0, 200, "nobody"),
-        lambda: file.record("x", "eve"),
-        lambda: file.record("x"),
+        lambda: journal.events(0, 200, "bob"),
+        lambda: journal.events(0, 200, "nobody"),
+        lambda: journal.record("x", "eve"),
+        lambda: journal.record("x"),
     ):
-        assert _steps(file._read, look) < 20  # over 200, were they read through
-    assert file.record("x", "bob") == view(1, "bob")
-    assert file.record("mine", "eve") is None
-    file.close()
+        assert await _steps(journal, look) < 20  # over 200, were they read through
+    assert await journal.record("x", "bob") == view(1, "bob")
+    assert await journal.record("mine", "eve") is None
+    await journal.close()
 
 
-def test_pruning_reads_indexes_alone(tmp_path: Path) -> None:
+@unit
+async def test_pruning_reads_indexes_alone(tmp_path: Path) -> None:
     """It looks up no record that stays: the writer, for which everybody waits, would be held up for seconds."""
-    file = _full(tmp_path, 10)
+    journal = await _full(tmp_path, 10)
     asked: list[str] = []
-    write = file._writing()
-    write.set_trace_callback(asked.append)
-    file.prune()
-    retention._deletable(write)
-    write.set_trace_callback(None)
+    db = journal._opened()
+    db.set_trace_callback(asked.append)
+    journal._drop_old()
+    journals._deletable(db)
+    db.set_trace_callback(None)
     plans = [
         line[3]
         for one in asked
         if one.startswith(("SELECT", "DELETE", "INSERT"))
-        for line in write.execute(f"EXPLAIN QUERY PLAN {one}")
+        for line in db.execute(f"EXPLAIN QUERY PLAN {one}")
     ]
     scans = [line for line in plans if line.startswith("SCAN") and "removed" in line]
     assert len(scans) == 2
     assert all("COVERING" in line for line in scans)
-    file.close()
+    await journal.close()

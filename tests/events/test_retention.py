@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from qmaster.events import journal as room
-from qmaster.events import retention, store
+from qmaster.events import journal as journals
 from qmaster.events.broker import Broker, Filter, Subscriber
-from qmaster.events.journal import Journal, NewEvent, Record
-from qmaster.events.store import FILE
+from qmaster.events.journal import FILE, Journal, NewEvent, Record
 from qmaster.events.stream import EventStream, Since
 
 unit = pytest.mark.gen_test(timeout=60)
@@ -79,7 +77,7 @@ async def resumed(journal: Journal, since: int, wants: Filter) -> list[str]:
 )
 def test_whoever_has_most_gives_first(held: tuple[int, ...], limit: int, each: int) -> None:
     """The share is what nobody may exceed; whoever has less gives nothing."""
-    assert retention.share(held, limit) == each
+    assert journals.share(held, limit) == each
     assert sum(min(one, each) for one in held) <= limit
 
 
@@ -104,7 +102,7 @@ async def test_a_flood_costs_only_who_floods(tmp_path: Path) -> None:
     assert await resumed(journal, 2, Filter()) == ["gap", "snapshot"]
     last = journal.position.last
     assert await resumed(journal, last - 100, Filter()) == ["event"] * 100
-    assert (await journal.size()).events <= 10_000 + room.PRUNE_EVERY + 240
+    assert (await journal.size()).events <= 10_000 + journals.PRUNE_EVERY + 240
     await journal.close()
 
 
@@ -218,7 +216,7 @@ def version_2(folder: Path, last: int, size: int) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(VERSION_2)
     inode = str((folder / FILE).stat().st_ino)
-    meta = {"epoch": "0a0b0c0d", "boot": store._boot_id(), "inode": inode, "clean": "1"}
+    meta = {"epoch": "0a0b0c0d", "boot": journals._boot_id(), "inode": inode, "clean": "1"}
     connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
     now = time.time()
     events = [event("alice" if n % 2 else "mallory", size, of="x") for n in range(10, last + 1)]

@@ -21,8 +21,7 @@ from testbed.subscriber import Sse, Subscriber
 from docs import code, table
 from qmaster.errors import EngineAway, JournalUnwritable
 from qmaster.events import cloudevents
-from qmaster.events.journal import Journal, NewEvent, Record
-from qmaster.events.store import JournalSize
+from qmaster.events.journal import Journal, JournalSize, NewEvent, Record
 from qmaster.models.responses import Node, Reserved, Result, Service
 from qmaster.runs import status as lifecycle
 from qmaster.runs.reconciler import Reconciler
