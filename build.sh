@@ -422,6 +422,7 @@ set_up_tests() {
   is_debian_root || die "the tests start engines, which wants root on Debian or Ubuntu: ./build.sh test quick does without"
   command -v dockerd >/dev/null || apt_install docker.io
   apt_install "${test_packages[@]}"
+  command -v npm >/dev/null || apt_install nodejs npm
 }
 
 run_tests() {

@@ -1,6 +1,6 @@
-"""Pure: the API as an OpenAPI 3.1 document; its schemas are made from the messages that decode and answer requests.
+"""The API as an OpenAPI 3.1 document: the paths as data, the schemas from the types of requests and answers. Pure.
 
-Client generators read it: a call is there once (not also as ``HEAD`` or ``/start``), and each answer has one schema.
+It is for client generators: each call is one operation (``HEAD`` and ``/start`` are none), and each answer one schema.
 """
 
 from __future__ import annotations
@@ -15,58 +15,57 @@ from .. import __version__
 from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, problem
 from ..events import cloudevents, frames
 from ..models.requests import MAX_BODY, MAX_WAIT, RunRequest, StopRequest
-from ..models.responses import Node, Service, Status
+from ..models.responses import Node, Reason, Service, Status
 from ..models.results import Stream
 
 Json = dict[str, Any]
 
 PROBLEM = "application/problem+json"
-# Go's and Rust's regular expressions have no lookahead; and what it keeps out in Python, ECMA's "$" does not let in.
+# Go's and Rust's regular expressions have no lookahead. ECMA's "$" needs none: it does not match before a last newline.
 _PYTHON_END = r"(?!\n)"
 
 FIELDS: Mapping[str, str] = {
     "image": "Any image reference.",
-    "command": "Replaces the image's CMD, not its ENTRYPOINT; a string is split as a shell splits words.",
-    "type": "`service`: on any node of the swarm; `container`: on this engine, which needs no swarm.",
+    "command": "Replaces the image's CMD, not its ENTRYPOINT. A string is split as a shell splits words.",
+    "type": "`service`: on any node of the swarm. `container`: on this engine, without a swarm.",
     "auth": "Credentials of a private registry: base64 of Docker's JSON document.",
-    "name": "Left out, it is made of the image's and a random word.",
-    "labels": "Keys with `io.qmaster.` or `com.docker.` in front are taken.",
-    "env": "Environment variables; no answer shows them.",
+    "name": "By default the image's name and a random word.",
+    "labels": "The prefixes `io.qmaster.` and `com.docker.` are reserved.",
+    "env": "Environment variables. No answer shows their values.",
     "workdir": "An absolute path.",
-    "user": "`user` or `user:group`, names or numbers.",
-    "entrypoint": "Replaces the image's ENTRYPOINT; empty: it is switched off, and command is the program.",
-    "memory": "MiB, the limit and the reservation.",
-    "cpus": "Cores, the limit, and for services the reservation.",
-    "replicas": "How many at once; services only.",
-    "restart": "`none`: it runs once.",
-    "max_attempts": "How often it is restarted; for a container with `on-failure` only.",
-    "constraints": "Which nodes, for instance `node.role==worker`; services only.",
-    "networks": "Names of swarm networks to join; services only.",
-    "secrets": "Names of swarm secrets, found in `/run/secrets/`; services only.",
-    "ports": "`8080:80`, `8080:80/udp` or `…/sctp`: published on every node, then the container's; services only.",
-    "wait": "Seconds, or `true` (60): answer when it has ended, with the result.",
-    "timeout": "Seconds; end it when it has run that long, counted from the start of its container.",
-    "ttl": "Seconds; remove it that long after its end, 0: at once; never: it stays until it is stopped.",
-    "pids_limit": "Processes and threads at most, 1,024 if left out; 0: any number.",
-    "cap_drop": "Linux capabilities to drop, or `ALL`; replaces `NET_RAW`, `MKNOD` and `AUDIT_WRITE`.",
-    "no_new_privileges": "Whether set-user-id programs gain no privileges; services need Docker 25 or newer.",
-    "healthcheck": "Whether the image's HEALTHCHECK is on; left out: not where `restart` is `none`.",
-    "pull_policy": "Whether the registry is asked for the image; left out: `always` for no tag or `latest`, else "
-    "`missing`.",
+    "user": "`user` or `user:group`, as names or numbers.",
+    "entrypoint": "Replaces the image's ENTRYPOINT. If empty, there is none, and the command is the program.",
+    "memory": "MiB: the limit and the reservation.",
+    "cpus": "Cores: the limit, and for services the reservation.",
+    "replicas": "How many run at once. Services only.",
+    "restart": "When a task that ended is restarted; `none` runs it once.",
+    "max_attempts": "How often it is restarted. For a container only with `on-failure`.",
+    "constraints": "The nodes it may run on, for example `node.role==worker`. Services only.",
+    "networks": "Names of swarm networks to join. Services only.",
+    "secrets": "Names of swarm secrets, mounted in `/run/secrets/`. Services only.",
+    "ports": "`8080:80`, `8080:80/udp` or `8080:80/sctp`: the port on every node, then the container's. Services only.",
+    "wait": "Seconds, or `true` (60): answer when the run has ended, with its result.",
+    "timeout": "Seconds: end the run when it has run that long, counted from the start of its container.",
+    "ttl": "Seconds from its end until it is removed; 0: at once. `never`: it stays until it is stopped.",
+    "pids_limit": "The most processes and threads, by default 1,024; 0: no limit.",
+    "cap_drop": "Linux capabilities to drop, or `ALL`. By default `NET_RAW`, `MKNOD` and `AUDIT_WRITE`.",
+    "no_new_privileges": "Whether set-user-id programs gain no privileges. Services need Docker 25 or newer.",
+    "healthcheck": "Whether the image's HEALTHCHECK is used. By default it is, unless `restart` is `none`.",
+    "pull_policy": "When to ask the registry for it. By default `always` for no tag or `latest`, else `missing`.",
 }
 ERRORS: Mapping[int, str] = {
-    400: "The request is wrong, or the engine cannot start what it asks for; names the field.",
-    401: "No token, or a wrong one.",
-    403: "The token may not: the error names the rule. Or `--allow-host` or `--allow-origin` lets no such page in.",
-    404: "No service or container has this id or name, or it is another token's.",
+    400: "The request is wrong, or the engine cannot start what it asks for. The error names the field.",
+    401: "The token is missing or wrong.",
+    403: "The token does not allow it: the error names the rule. Or `--allow-host` or `--allow-origin` forbids it.",
+    404: "No service or container has this id or name, or it belongs to another token.",
     409: "The name or a published port is taken, or quartermaster would stop itself or give up a port of its own.",
     413: f"The body is over {MAX_BODY // 1024} KiB.",
-    422: "This `Idempotency-Key` came with another request before.",
+    422: "This `Idempotency-Key` was used with another request.",
     429: "Too many runs in a minute; too many open streams, waits, logs or unread answers; or too many wrong tokens.",
-    500: "quartermaster failed; its log has the reason under the request's id.",
+    500: "quartermaster failed. Its log has the reason, under the request's id.",
     502: "The registry or the engine refused.",
     503: "The engine is away, or is not a swarm manager.",
-    507: "The journal cannot be written or read; the log says why.",
+    507: "The journal cannot be written or read. The log has the reason.",
 }
 _HEADERS: Mapping[int, Mapping[str, str]] = {
     401: Unauthorized.headers,
@@ -175,7 +174,7 @@ def _errors(*statuses: int) -> Json:
 
 
 def _guarded(*statuses: int) -> Json:
-    """The errors of what wants a token."""
+    """The errors of a call that needs a token."""
     return _errors(401, 403, 429, *statuses)
 
 
@@ -186,12 +185,12 @@ def _query(name: str, schema: Json, description: str, **more: Any) -> Json:
 STRING: Json = {"type": "string"}
 STRINGS: Json = {"type": "array", "items": STRING}
 FLAG: Json = {"type": "string", "enum": ["1", "true", "0", "false"]}
-# OpenAPI 3.1: the names beside a scheme are the roles that the call takes; `{}`: the token may be in the body.
+# OpenAPI 3.1: the names beside a scheme are the roles that the call needs. `{}`: the token may be in the body.
 READ: list[Json] = [{"bearer": ["read"]}]
 ROOT: list[Json] = [{"bearer": ["root"]}]
 OPEN: list[Json] = []
 REPLAYED: Json = {
-    "description": "There where the answer is that of an earlier call with this key.",
+    "description": "Set if the answer is that of an earlier call with this key.",
     "schema": {"type": "string", "const": "true"},
 }
 VIEW: Json = {"success": True, **SERVICE}
@@ -206,7 +205,7 @@ PATHS: Mapping[str, Json] = {
             "summary": "The status page",
             "security": OPEN,
             "responses": {
-                "200": _content("HTML; it asks for the token itself.", _text("text/html")),
+                "200": _content("HTML. The page asks for the token.", _text("text/html")),
                 **_errors(403, 404),
             },
         }
@@ -215,7 +214,7 @@ PATHS: Mapping[str, Json] = {
         "get": {
             "operationId": "pageFile",
             "tags": ["page"],
-            "summary": "What the status page is made of",
+            "summary": "A file of the status page",
             "security": OPEN,
             "parameters": [
                 {
@@ -240,7 +239,7 @@ PATHS: Mapping[str, Json] = {
             "operationId": "run",
             "tags": ["runs"],
             "summary": "Start a service or a container",
-            "description": "`POST /start` is the same.",
+            "description": "`POST /start` does the same.",
             "security": [{"bearer": ["run"]}, {}],
             "parameters": [_ref("parameters/IdempotencyKey")],
             "requestBody": {
@@ -254,7 +253,7 @@ PATHS: Mapping[str, Json] = {
             },
             "responses": {
                 "200": _content(
-                    "It was started; with `wait`: it has ended.",
+                    "The run was started; with `wait`, it has ended.",
                     {
                         "application/json": {
                             "schema": _ref("schemas/RunAnswer"),
@@ -267,7 +266,7 @@ PATHS: Mapping[str, Json] = {
                     **{"Idempotency-Replayed": REPLAYED},
                 ),
                 "202": _answer(
-                    "It has not ended within `wait`, and goes on.",
+                    "The run has not ended within `wait`, and goes on.",
                     "RunAnswer",
                     VIEW,
                     **{"Idempotency-Replayed": REPLAYED},
@@ -292,7 +291,7 @@ PATHS: Mapping[str, Json] = {
                 },
             },
             "responses": {
-                "200": _answer("The engine has accepted it.", "StopAnswer", {"success": True, "id": ID}),
+                "200": _answer("The engine has accepted the stop.", "StopAnswer", {"success": True, "id": ID}),
                 **_guarded(404, 409, 502, 503, 507),
             },
         }
@@ -304,11 +303,21 @@ PATHS: Mapping[str, Json] = {
             "summary": "List services and containers",
             "security": READ,
             "parameters": [
-                _query("status", {"type": "array", "items": _ref("schemas/Status")}, "With one of these statuses."),
-                _query("label", STRINGS, "`key=value`, or `key` alone: with all of them.", example=["team=blue"]),
-                _query("name", STRINGS, "With exactly one of these names.", example=["nap"]),
-                _query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "So many at most.", example=10),
-                _query("all", FLAG, "`1`: also what was removed.", example="1"),
+                _query("status", {"type": "array", "items": _ref("schemas/Status")}, "Only these statuses."),
+                _query(
+                    "label",
+                    STRINGS,
+                    "`key=value`, or `key`: only with all of these.",
+                    example=["team=blue"],
+                ),
+                _query("name", STRINGS, "Only these exact names.", example=["nap"]),
+                _query(
+                    "limit",
+                    {"type": "integer", "minimum": 1, "maximum": 10_000},
+                    "The most to list.",
+                    example=10,
+                ),
+                _query("all", FLAG, "`1`: include removed runs.", example="1"),
             ],
             "responses": {
                 "200": _answer(
@@ -322,7 +331,7 @@ PATHS: Mapping[str, Json] = {
         "get": {
             "operationId": "status",
             "tags": ["runs"],
-            "summary": "Show one, also when it was removed",
+            "summary": "Show one, also after it was removed",
             "security": READ,
             "parameters": [
                 _ref("parameters/Id"),
@@ -334,11 +343,11 @@ PATHS: Mapping[str, Json] = {
                             {"type": "number", "minimum": 0, "maximum": MAX_WAIT},
                         ]
                     },
-                    "Seconds, to the microsecond, or `true` (60): until it has ended.",
+                    "Seconds, or `true` (60): answer when the run has ended.",
                 ),
             ],
             "responses": {
-                "200": _answer("What it has come to.", "StatusAnswer", VIEW),
+                "200": _answer("The service or container.", "StatusAnswer", VIEW),
                 **_guarded(404, 502, 503),
             },
         }
@@ -347,13 +356,13 @@ PATHS: Mapping[str, Json] = {
         "get": {
             "operationId": "logs",
             "tags": ["runs"],
-            "summary": "Read its output, also as it comes, and when it is gone",
-            "description": "As plain text, or with `Accept: application/x-ndjson` as JSON objects, one a line: `time`, "
-            "`stream`, `node`, `task`, `line`, and `partial` where it goes on in the next.",
+            "summary": "Read the output of a run, live or after it was removed",
+            "description": "Plain text, or with `Accept: application/x-ndjson` one JSON object per line: `time`, "
+            "`stream`, `node`, `task`, `line`, and `partial` if the line goes on in the next object.",
             "security": READ,
             "parameters": [
                 _ref("parameters/Id"),
-                _query("follow", FLAG, "`1`: go on as it is written, until all its tasks have ended."),
+                _query("follow", FLAG, "`1`: send new output until all tasks have ended."),
                 _query(
                     "tail",
                     {
@@ -362,20 +371,20 @@ PATHS: Mapping[str, Json] = {
                             {"type": "integer", "minimum": 0, "maximum": 999_999_999},
                         ]
                     },
-                    "The last so many lines of each task.",
+                    "Only so many last lines of each task.",
                     example=100,
                 ),
-                _query("timestamps", FLAG, "`1`: each line begins with its time; plain text only.", example="1"),
+                _query("timestamps", FLAG, "`1`: begin each line with its time. Plain text only.", example="1"),
                 _query(
                     "stream",
                     {"type": "array", "items": {"type": "string", "enum": list(get_args(Stream))}},
-                    "Both without it.",
+                    "By default both.",
                     example=["stderr"],
                 ),
             ],
             "responses": {
                 "200": _content(
-                    "Its output; a log that ends without its last chunk was cut off.",
+                    "The output. A response that ends without its last chunk was cut off.",
                     _text("text/plain", "application/x-ndjson"),
                 ),
                 **_guarded(404, 502, 503, 507),
@@ -399,24 +408,24 @@ PATHS: Mapping[str, Json] = {
             "operationId": "events",
             "tags": ["swarm"],
             "summary": "Stream every change, as Server-Sent Events or over a websocket",
-            "description": "Each message of a websocket is a `Frame`; of Server-Sent Events `data:` has the frame, or "
-            "of an event frame its `CloudEvent` alone. A browser's websocket sends its token in a first frame, "
+            "description": "Each websocket message is a `Frame`. A Server-Sent Event has in `data:` the frame, or of "
+            "an event frame only its `CloudEvent`. Browsers send the token as the first websocket message, "
             '`{"type": "auth", "token": "…"}`. docs/events.md has the order of frames and the close codes.',
             "security": READ,
             "parameters": [
-                _query("since", STRING, "A cursor: what came after it, instead of a snapshot.", example=CURSOR),
-                _query("topic", STRING, "Some of `service,task,node`.", example="service,node"),
+                _query("since", STRING, "A cursor: send what came after it instead of a snapshot.", example=CURSOR),
+                _query("topic", STRING, "One or more of `service,task,node`.", example="service,node"),
                 _query("service", STRING, "Only the service or container with this id."),
-                _query("label", STRINGS, "`key=value`: with all of them.", example=["team=blue"]),
+                _query("label", STRINGS, "`key=value`: only with all of these labels.", example=["team=blue"]),
                 {
                     "name": "Last-Event-ID",
                     "in": "header",
-                    "description": "As `since`; what an SSE client sends when it comes back.",
+                    "description": "As `since`; an SSE client sends it when it reconnects.",
                     "schema": STRING,
                 },
             ],
             "responses": {
-                "101": {"description": "A websocket of protocol `qmaster.v1`, where an upgrade to one is asked for."},
+                "101": {"description": "A websocket of protocol `qmaster.v1`, if the request asks for an upgrade."},
                 "200": _content("Server-Sent Events.", _text("text/event-stream")),
                 **_guarded(),
             },
@@ -428,16 +437,22 @@ PATHS: Mapping[str, Json] = {
             "tags": ["operation"],
             "summary": "Whether the process answers",
             "security": OPEN,
-            "responses": {"200": _answer("It is.", "Alive", {"success": True, "status": "alive"}), **_errors()},
+            "responses": {
+                "200": _answer("It answers.", "Alive", {"success": True, "status": "alive"}),
+                **_errors(),
+            },
         }
     },
     "/readyz": {
         "get": {
             "operationId": "readyz",
             "tags": ["operation"],
-            "summary": "Whether all is well, else why not",
+            "summary": "Whether runs can be started, else why not",
             "security": OPEN,
-            "responses": {"200": _answer("It is.", "Ready", {"success": True, "status": "ready"}), **_errors(503)},
+            "responses": {
+                "200": _answer("They can.", "Ready", {"success": True, "status": "ready"}),
+                **_errors(503),
+            },
         }
     },
     "/metrics": {
@@ -448,7 +463,7 @@ PATHS: Mapping[str, Json] = {
             "security": ROOT,
             "responses": {
                 "200": _content(
-                    "In Prometheus' text format, or OpenMetrics', as `Accept` asks for.",
+                    "Prometheus' text format, or OpenMetrics, by `Accept`.",
                     _text("text/plain", "application/openmetrics-text"),
                 ),
                 **_guarded(),
@@ -480,13 +495,13 @@ PARAMETERS: Mapping[str, Json] = {
     "RequestId": {
         "name": "X-Request-ID",
         "in": "header",
-        "description": "Up to 128 letters, digits and `._:-`, for the answer and the log; else one is made.",
+        "description": "Up to 128 letters, digits and `._:-`, for the answer and the log. By default one is made.",
         "schema": STRING,
     },
     "IdempotencyKey": {
         "name": "Idempotency-Key",
         "in": "header",
-        "description": "Makes a retry safe: the same key with the same body is the same run. No `name` beside it.",
+        "description": "Makes a retry safe: the same key with the same body is the same run. Excludes `name`.",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
         "example": "order-4711",
     },
@@ -495,28 +510,28 @@ PARAMETERS: Mapping[str, Json] = {
 
 @functools.cache
 def encoded() -> bytes:
-    """The document as it is served."""
+    """Return the document as it is served."""
     return msgspec.json.encode(document()) + b"\n"
 
 
 def document() -> Json:
-    """The description of the whole API."""
+    """Return the description of the whole API."""
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "quartermaster",
             "version": __version__,
             "summary": "Runs functions and jobs on Docker and Docker Swarm over HTTP, with a token.",
-            "description": "`HEAD` is answered as `GET`, without the body; but not of `/events` and `/logs/{id}`.",
+            "description": "`HEAD` works like `GET`, without the body, except for `/events` and `/logs/{id}`.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
         "tags": [
             {"name": "runs", "description": "Services and containers."},
-            {"name": "swarm", "description": "What there is, and what changes."},
+            {"name": "swarm", "description": "Nodes and events."},
             {"name": "page", "description": "The status page."},
-            {"name": "operation", "description": "For those who operate quartermaster."},
+            {"name": "operation", "description": "Probes, metrics and this document."},
         ],
         "paths": {path: {"parameters": [_ref("parameters/RequestId")], **item} for path, item in PATHS.items()},
         "components": {
@@ -528,8 +543,8 @@ def document() -> Json:
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "A body may hold it as `token` instead. Never in a URL. The root token may all; "
-                    "beside each call stands the scope that another token needs for it, or `root` where none does.",
+                    "description": "A body may have it as `token`; never a URL. The root token has full access. "
+                    "Each call names the scope that another token needs, or `root` if none is enough.",
                 }
             },
         },
@@ -550,8 +565,9 @@ def _schemas() -> dict[str, Json]:
         }
     for name, text in FIELDS.items():
         default = made["RunRequest"]["properties"][name].get("default")
-        schemas["RunRequest"]["properties"][name]["description"] = text + _left_out(default)
+        schemas["RunRequest"]["properties"][name]["description"] = text + _default(default)
     schemas["Service"]["properties"]["status"] = _ref("schemas/Status")
+    schemas["Service"]["properties"]["reason"] = {"anyOf": [_ref("schemas/Reason"), {"type": "null"}]}
     schemas["Service"]["required"] = list(schemas["Service"]["properties"])  # an answer has all of them
     return dict(sorted({**schemas, **_answers(schemas["Service"]), **_events(schemas)}.items()))
 
@@ -561,7 +577,7 @@ def _answers(service: Json) -> dict[str, Json]:
     warnings = {
         **STRINGS,
         "minItems": 1,
-        "description": "What the run asked for, or has by default, and does not get; only where there are any.",
+        "description": "Settings of the run that are not in force. Only if there are any.",
     }
     view = {"success": success, **service["properties"]}
     started = {"type": "object", "properties": {**view, "warnings": warnings}, "required": ["success", "id"]}
@@ -569,21 +585,22 @@ def _answers(service: Json) -> dict[str, Json]:
         "RunAnswer": {
             **started,
             "dependentRequired": {name: service["required"] for name in service["required"] if name != "id"},
-            "description": "With `wait` as `Service`, with all of its fields; else `success` and `id`.",
+            "description": "With `wait` all fields of `Service`; else `success` and `id`.",
         },
-        "StatusAnswer": {**_object(**view), "description": "A service, as `Service`, with `success`."},
+        "StatusAnswer": {**_object(**view), "description": "A `Service` with `success`."},
         "StopAnswer": _object(success=success, id=STRING),
         "ListAnswer": _object(success=success, cursor=STRING, services=_array("Service")),
         "NodesAnswer": _object(success=success, cursor=STRING, nodes=_array("Node")),
         "Alive": _object(success=success, status={"type": "string", "const": "alive"}),
         "Ready": _object(success=success, status={"type": "string", "const": "ready"}),
         "Status": {"type": "string", "enum": list(get_args(Status))},
+        "Reason": {"type": "string", "enum": list(get_args(Reason))},
         "Problem": _problem(),
     }
 
 
 def _events(schemas: Mapping[str, Json]) -> dict[str, Json]:
-    """What the frames hold; the data of a task's event is its service's, with the task that moved."""
+    """Return the schemas of events. The data of a task's event is its service's, with the task that changed."""
     service = schemas["Service"]["properties"]
     moved = {name: value for name, value in service.items() if name not in cloudevents.ASIDE}
     kinds = ("ServiceEvent", "NodeEvent", "TaskEvent")
@@ -599,7 +616,7 @@ def _events(schemas: Mapping[str, Json]) -> dict[str, Json]:
         "CloudEvent": {"anyOf": [_ref(f"schemas/{kind}") for kind in kinds], "description": "A CloudEvent 1.0."},
         "Frame": {
             "oneOf": [_ref(f"schemas/{kind.__name__}") for kind in get_args(frames.Message)],
-            "description": "What a subscriber of `/events` reads.",
+            "description": "A message of `/events`.",
         },
     }
 
@@ -617,16 +634,16 @@ def _array(name: str) -> Json:
     return {"type": "array", "items": _ref(f"schemas/{name}")}
 
 
-def _left_out(default: Any) -> str:
+def _default(default: Any) -> str:
     if not default:
         return ""
-    return f" Left out: `{default if isinstance(default, str) else msgspec.json.encode(default).decode()}`."
+    return f" Default: `{default if isinstance(default, str) else msgspec.json.encode(default).decode()}`."
 
 
 def _plain(value: Any) -> Any:
-    """A schema of msgspec's without what only Python understands.
+    """Return one of msgspec's schemas without what only Python understands.
 
-    Titles are left out, which are the schemas' names; and defaults: many generators take what has one for required.
+    Titles go, which repeat the schemas' names; and defaults: many generators make a field with one required.
     """
     if isinstance(value, dict):
         plain = {key: _plain(each) for key, each in value.items() if key not in ("default", "title")}
@@ -644,7 +661,7 @@ def _problem() -> Json:
     code = {"type": "integer", "minimum": 400, "maximum": 599}
     fields |= {"success": {"type": "boolean", "const": False}, "code": code, "status": code}
     fields["type"] = {"type": "string", "const": "about:blank"}
-    return {**_object(**fields), "description": "The one shape of errors: ours, and RFC 9457's."}
+    return {**_object(**fields), "description": "Every error, by RFC 9457 and with `success`, `error` and `code`."}
 
 
 def _error(status: int, text: str) -> Json:
