@@ -210,7 +210,7 @@ class _Handler(RequestHandler):
         self.fake.headers.append(self.request.headers)
         self.fake.handlers.add(self)
         if self.request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            raise HTTPError(401, reason="nobody holds this token")
+            raise HTTPError(401, reason="invalid token")
         waiting = self.fake.refuse.get(self.request.path, [])
         if waiting:
             raise HTTPError(waiting.pop(0), reason="as told")

@@ -14,7 +14,7 @@ import qmaster
 from docs import ROOT, Row, as_pattern, code, lines_with_fence, routes, section, statuses, table
 from qmaster import errors, limiter
 from qmaster.api import base, entrance, events, limits, openapi, runs, strict
-from qmaster.auth import throttle, tokens
+from qmaster.auth import authenticator, tokens
 from qmaster.auth.authenticator import Authenticator
 from qmaster.auth.tokens import MAX_TOKEN
 from qmaster.cli import commands as commands_of_client
@@ -235,7 +235,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "frame from a client": kib(events.MAX_INBOUND),
         "what a client says on a websocket": f"{said_first} at once, then {said_later} a second",
         "time until a websocket shows its token": f"{events.AUTH_WITHIN:g} s",
-        "wrong tokens from one address": f"{throttle.BURST} at once, then one in {throttle.REGAINED_IN:g} s",
+        "wrong tokens from one address": f"{authenticator.BURST} at once, then one in {authenticator.REGAINED_IN:g} s",
         "open event streams": str(limits.MOST["socket"]),
         "open websockets that have shown no token": str(limits.MOST["newcomer"]),
         "calls that wait for an end": str(limits.MOST["wait"]),

@@ -80,7 +80,7 @@ TROUBLES: dict[str, Callable[[Lab], str]] = {
     ),
     "another quartermaster": lambda lab: lab.on_start(PORT="0"),
     "no token: send": lambda lab: str(lab.server.call("GET", "/status", token=False)["error"]),
-    "nobody holds": lambda lab: str(lab.server.call("GET", "/status", token="another")["error"]),
+    "invalid token": lambda lab: str(lab.server.call("GET", "/status", token="another")["error"]),
     "engine is away": lambda lab: lab.elsewhere(f"unix://{lab.folder}/no.sock"),
     "is not a swarm manager: run": lambda lab: lab.elsewhere(lab.request.getfixturevalue("plain_engine").host),
     "not valid JSON": lambda lab: str(lab.server.call("POST", "/run", body=b"{'image': 'busybox'}")["error"]),

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-from ..auth.throttle import source
+from ..auth.authenticator import source
 from ..errors import TooManyConnections
 
 Kind = Literal["socket", "wait", "log", "newcomer"]

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from tornado import web
 
-from ..auth.authenticator import Authenticator
-from ..auth.linelimit import LineLimit
+from ..auth.authenticator import Authenticator, LineLimit
 from ..errors import HttpError
 from ..events.broker import Broker
 from ..events.stream import EventStream

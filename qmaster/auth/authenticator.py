@@ -1,40 +1,60 @@
-"""Who is asking: a token → the name it belongs to, and what it may do. Compared as digests in constant time."""
+"""Who is asking, and how often they may: tokens become identities, and callers are counted. The event loop owns it."""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
+import contextvars
 import hmac
-import secrets
+import ipaddress
+import math
+import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ..errors import BadRequest, TooManyWrongTokens, Unauthorized
+import structlog
+
+from ..errors import BadRequest, TooManyRuns, TooManyWrongTokens, Unauthorized
 from ..models.responses import ROOT
-from .throttle import RateLimiter
 from .tokens import MAX_TOKEN, TokenPolicy, digest
+
+# Wrong tokens of one address.
+BURST = 20  # a person who pastes the wrong token, or a program that is told its new one late
+REGAINED_IN = 3.0  # seconds for one more; TooManyWrongTokens tells the caller this
+MAX_ADDRESSES = 10_000
+MINUTE = 60.0  # seconds
+# Log lines at once, and the seconds for one more: of one address or token, and of all addresses that show no token.
+EACH_BURST, EACH_REGAINED_IN = 100, 0.5
+ALL_BURST, ALL_REGAINED_IN = 500, 0.05
+REPORT_EVERY = 10.0  # seconds
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose token it is; ``name`` is the owner of what it starts; ``grant`` is its policy, None for the root token."""
+    """The holder of a token.
+
+    ``name`` is the owner of what it starts; ``grant`` is its policy, None for the root token.
+    """
 
     name: str
     grant: TokenPolicy | None = None
 
     @property
     def sees(self) -> str | None:
-        """The owner of all that it sees; None: it sees everything."""
+        """The owner whose runs it sees; None: it sees everything."""
         return None if self.grant is None else self.name
 
 
 class Authenticator:
-    """Knows the digests of the tokens, never the tokens.
+    """Identifies callers by the digests of their tokens; it never keeps a token.
 
     Args:
         token: the root token.
         grants: the policies of the other tokens.
-        refused: told of each call that is refused: ``missing`` or ``unknown`` is its token.
-        throttle: of the addresses that wrong ones come from.
+        refused: called for each refused call, with ``missing`` or ``unknown``.
+        throttle: limits wrong tokens by address.
     """
 
     def __init__(
@@ -47,20 +67,16 @@ class Authenticator:
         self._refused = refused
         self._throttle = throttle or RateLimiter()
         self.root = digest(token.encode())
-        # Looked up by a hash that nobody else can compute, so that the time of it says nothing of the digests, nor
-        # of how many there are.
-        self._key = secrets.token_bytes(32)
-        self._known: dict[bytes, tuple[bytes, Identity]] = {}
         self.replace(grants)
 
     def replace(self, grants: Iterable[TokenPolicy]) -> None:
-        """From now on these are the tokens beside the root token."""
-        identities = [(self.root, Identity(ROOT)), *((g.digest, Identity(g.name, g)) for g in grants)]
-        self._known = {self._mark(known): (known, identity) for known, identity in identities}
-        self._grants = {grant.name: grant for _, identity in identities if (grant := identity.grant)}
+        """Replace the tokens beside the root token."""
+        self._grants = {grant.name: grant for grant in grants}
+        self._known = [(self.root, Identity(ROOT))]
+        self._known += [(grant.digest, Identity(grant.name, grant)) for grant in self._grants.values()]
 
     def grant(self, name: str) -> TokenPolicy | None:
-        """What the token of this name may do; None of the root token, and where there is none."""
+        """Return the policy of the token with this name; None for the root token and for an unknown name."""
         return self._grants.get(name)
 
     def identify(self, header: str | None, body_token: object, address: str = "") -> Identity:
@@ -69,12 +85,12 @@ class Authenticator:
         Args:
             header: the value of ``Authorization``, as Tornado decodes it (Latin-1), or None.
             body_token: the body's ``token``, None where it has none.
-            address: where it comes from, "" where that is not known.
+            address: the caller's address, "" where it is not known.
 
         Raises:
             BadRequest: a token is too long or no string, or the two differ.
-            Unauthorized: there is none, or nobody holds it.
-            TooManyWrongTokens: nor did any hold the many that came from there before.
+            Unauthorized: there is no token, or it is invalid.
+            TooManyWrongTokens: it is invalid, as were many from this address before it.
         """
         token = _bearer(header)
         if token is not None and len(token) > MAX_TOKEN:
@@ -85,7 +101,7 @@ class Authenticator:
             if len(body_token.encode()) > MAX_TOKEN:
                 raise BadRequest(f"token: expected at most {MAX_TOKEN} bytes")
             if token not in (None, body_token.encode()):
-                raise BadRequest("token: the header and the body hold different ones; send one")
+                raise BadRequest("token: the header and the body hold different tokens; send one")
             token = body_token.encode()
         if token is None:
             self._refused("missing")
@@ -95,28 +111,131 @@ class Authenticator:
             return found
         self._refused("unknown")
         if address and self._throttle.fail(address):
-            raise TooManyWrongTokens("too many wrong tokens from this address: a right one is taken all the same")
-        raise Unauthorized("nobody holds this token")
+            raise TooManyWrongTokens(
+                f"too many invalid tokens from this address; try again in {REGAINED_IN:g} s, or with a valid token now"
+            )
+        raise Unauthorized("invalid token")
 
     def current(self, identity: Identity) -> Identity:
-        """What has become of who was identified before.
+        """Return the identity with the policy that its token has now.
 
         Raises:
             Unauthorized: the token is gone, or belongs to another name.
         """
         now = identity if identity.grant is None else self._find(identity.grant.digest)
         if now is None or now.name != identity.name:
-            raise Unauthorized("this token is no longer known")
+            raise Unauthorized("this token is no longer valid")
         return now
 
     def _find(self, sent: bytes) -> Identity | None:
-        known, identity = self._known.get(self._mark(sent), (b"", None))
-        return identity if hmac.compare_digest(known, sent) else None
-
-    def _mark(self, known: bytes) -> bytes:
-        return hashlib.blake2b(known, key=self._key, digest_size=32).digest()
+        """Compare with every token, each in constant time, so that the time tells nothing of a digest."""
+        found = None
+        for known, identity in self._known:
+            if hmac.compare_digest(known, sent):
+                found = identity
+        return found
 
 
 def _bearer(header: str | None) -> bytes | None:
     scheme, _, token = (header or "").strip().partition(" ")
     return token.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else None
+
+
+class RateLimiter:
+    """A token bucket for each address; beyond ``MAX_ADDRESSES`` it forgets the one seen least recently.
+
+    Args:
+        burst: attempts that an address has at once.
+        regained_in: seconds for one more.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, burst: int = BURST, regained_in: float = REGAINED_IN
+    ) -> None:
+        self._clock = clock
+        self._burst = burst
+        self._regained_in = regained_in
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address → attempts left, and as of when
+
+    def fail(self, address: str) -> bool:
+        """Count an attempt, such as a wrong token; return whether it was one too many."""
+        origin, now = source(address), self._clock()
+        left, since = self._left.pop(origin, (float(self._burst), now))
+        left = min(self._burst, left + (now - since) / self._regained_in)
+        over = left < 1
+        self._left[origin] = (left if over else left - 1, now)
+        if len(self._left) > MAX_ADDRESSES:
+            self._left.popitem(last=False)
+        return over
+
+
+class RunRateLimiter:
+    """Counts the runs that each owner began within the last minute."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun: dict[str, deque[float]] = {}
+
+    def begin(self, owner: str, limit: int) -> None:
+        """Count a run of an owner who may begin ``limit`` a minute.
+
+        Raises:
+            TooManyRuns: it is one too many, and is not counted.
+        """
+        begun, now = self._begun.setdefault(owner, deque()), self._clock()
+        while begun and begun[0] <= now - MINUTE:
+            begun.popleft()
+        if len(begun) >= limit:
+            wait = max(1, math.ceil(begun[len(begun) - limit] + MINUTE - now))
+            raise TooManyRuns(
+                f"max_rate: this token may begin at most {limit} runs a minute; try again in {wait} s", wait
+            )
+        begun.append(now)
+
+
+class LineLimit:
+    """Limits the log lines about refused calls and calls without a token, and reports how many it left out."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._each = RateLimiter(clock, EACH_BURST, EACH_REGAINED_IN)
+        self._all = RateLimiter(clock, ALL_BURST, ALL_REGAINED_IN)
+        self._left_out: Counter[str] = Counter()
+
+    def allows(self, event: str, by: str | None, address: str | None = None) -> bool:
+        """Return whether one more line may be written; if not, count it.
+
+        Args:
+            event: the name of the line's event.
+            by: the name of the caller's token, None without a valid one.
+            address: the caller's address.
+        """
+        if by is not None:
+            over = self._each.fail(f"token {by}")
+        else:
+            over = self._each.fail(address or "") or self._all.fail("")
+        if over:
+            self._count(event)
+        return not over
+
+    def _count(self, event: str) -> None:
+        if not self._left_out:  # in a context of its own, or the report would carry this request's id
+            asyncio.get_running_loop().call_later(REPORT_EVERY, self.report, context=contextvars.Context())
+        self._left_out[event] += 1
+
+    def report(self) -> None:
+        """Log how many lines of each event were left out since the last report."""
+        if self._left_out:
+            log.warning("log_lines_left_out", count=self._left_out.total(), events=dict(self._left_out))
+            self._left_out.clear()
+
+
+def source(address: str) -> str:
+    """Return what counts as one caller: an IPv4 address, or an IPv6 address's /64, which one host has to itself."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))

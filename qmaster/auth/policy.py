@@ -1,4 +1,4 @@
-"""Pure: may they run this? A checked request and what a token may do → the request that is run, or what forbids it."""
+"""Authorization: apply a token's policy to a checked request, or refuse it with the rule that forbids it. Pure."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from .tokens import SCOPES, Scope, TokenPolicy
 
 
 def require(grant: TokenPolicy | None, scope: Scope) -> None:
-    """
+    """Require a scope; the root token (None) has all.
+
     Raises:
-        Forbidden: the token does not have the scope; the root token (None) has all.
+        Forbidden: the token does not have it.
     """
     if grant is not None and scope not in grant.scopes:
         has = ", ".join(one for one in SCOPES if one in grant.scopes)
-        raise Forbidden(f"scopes: this needs the scope {scope}; the token has {has}")
+        raise Forbidden(f"scopes: this needs the scope {scope}; this token has {has}")
 
 
 def require_root(grant: TokenPolicy | None, what: str) -> None:
-    """
+    """Require the root token.
+
     Raises:
-        Forbidden: it is another than the root token.
+        Forbidden: it is another token.
     """
     if grant is not None:
         raise Forbidden(f"scopes: {what} for the root token only")
@@ -35,25 +37,25 @@ def require_root(grant: TokenPolicy | None, what: str) -> None:
 def allow(
     request: RunRequest, grant: TokenPolicy | None, registries: Collection[str], memory: int, ttl: float | None = None
 ) -> RunRequest:
-    """The request as it may be run.
+    """Return the request as it may be run.
 
-    Where anything was checked of an image, the reference that was checked is the one that is run.
+    Where an image was checked, the reference that was checked is the one that is run.
 
     Args:
-        request: what was asked.
+        request: the checked request.
         grant: the token's policy; None: full access.
         registries: those that images may come from; empty: any.
-        memory: MiB, of a run that names none.
-        ttl: seconds, of a run that names none; None: for ever.
+        memory: the default memory of a run, in MiB.
+        ttl: the default ttl of a run, in seconds; None: it is kept for ever.
 
     Raises:
-        Forbidden: the message begins with the rule.
+        Forbidden: the policy forbids it; the message begins with the rule.
     """
     image = Reference.parse(request.image)
     if (grant is not None or registries) and image.domain != image.domain.lower():
         raise Forbidden("images: write the registry in lower case")
     if registries and image.domain not in registries:
-        raise Forbidden(f"--registries: images from {quote(image.domain)} are not run here")
+        raise Forbidden(f"--registries: this server does not run images from {quote(image.domain)}")
     if grant is None:
         return msgspec.structs.replace(request, image=image.canonical) if registries else request
     _check_image(image, grant)
@@ -64,7 +66,7 @@ def allow(
     _check_list("secrets", request.secrets, grant.secrets)
     _check_ports(request.ports, grant)
     if grant.constraints and request.type == "container":
-        raise Forbidden("constraints: this token starts services only, as it is bound to certain nodes")
+        raise Forbidden("constraints: this token may start services only, as it is limited to certain nodes")
     return msgspec.structs.replace(
         request,
         image=image.canonical,
@@ -77,16 +79,18 @@ def allow(
 
 
 def check_running(grant: TokenPolicy | None, running: int) -> None:
-    """
+    """Require that the token may have one more run that has not ended.
+
     Args:
-        running: how many runs of the token have not ended.
+        grant: the token's policy; None: full access.
+        running: how many of its runs have not ended.
 
     Raises:
-        Forbidden: one more is too many.
+        Forbidden: it has as many as it may have.
     """
     limit = grant.max_running if grant else None
     if limit is not None and running >= limit:
-        raise Forbidden(f"max_running: this token has {running} runs that have not ended, and may have {limit}")
+        raise Forbidden(f"max_running: this token may have at most {limit} runs that have not ended; it has {running}")
 
 
 def _check_image(image: Reference, grant: TokenPolicy) -> None:
@@ -96,7 +100,7 @@ def _check_image(image: Reference, grant: TokenPolicy) -> None:
 
 def _check_name(name: str | None) -> None:
     if name is not None and name.lower().startswith(NAME_PREFIX):  # to Swarm a name's case does not matter
-        raise Forbidden(f"name: {NAME_PREFIX}… is taken for runs under an Idempotency-Key")
+        raise Forbidden(f"name: the prefix {NAME_PREFIX} is reserved for runs with an Idempotency-Key")
 
 
 def _check_caps(request: RunRequest, grant: TokenPolicy) -> None:
@@ -106,21 +110,21 @@ def _check_caps(request: RunRequest, grant: TokenPolicy) -> None:
         ("max_replicas", request.replicas, grant.max_replicas, ""),
     ):
         if asked is not None and limit is not None and not asked <= limit:
-            raise Forbidden(f"{rule}: this token's runs have at most {limit}{unit}, not {asked}")
+            raise Forbidden(f"{rule}: this token's runs may have at most {limit}{unit}; got {asked}")
 
 
 def _check_relaxed(request: RunRequest, grant: TokenPolicy) -> None:
     if grant.allow_relaxed:
         return
     if not request.no_new_privileges:
-        raise Forbidden("allow_relaxed: this token's runs have no_new_privileges; leave the field out")
+        raise Forbidden("allow_relaxed: this token may not set no_new_privileges to false; leave the field out")
     kept = request.kept()
     if kept:
-        raise Forbidden(f"allow_relaxed: this token's runs drop {', '.join(kept)} too; add them to cap_drop")
+        raise Forbidden(f"allow_relaxed: this token's runs must drop {', '.join(kept)} as well; add them to cap_drop")
 
 
 def _pids(asked: int | None, grant: TokenPolicy) -> int | None:
-    """The limit of a run's processes: 0 for none, None for the default."""
+    """Return the limit of a run's processes: 0 for none, None for the default."""
     most = grant.max_pids
     if most is None and not grant.allow_relaxed:
         most = PIDS_LIMIT
@@ -129,23 +133,23 @@ def _pids(asked: int | None, grant: TokenPolicy) -> int | None:
     if asked is None:
         return most if most < PIDS_LIMIT else None
     if not 1 <= asked <= most:
-        raise Forbidden(f"max_pids: this token's runs have at most {most} processes, not {asked or 'any number'}")
+        raise Forbidden(f"max_pids: this token's runs may have at most {most} processes; got {asked or 'any number'}")
     return asked
 
 
 def _ttl(asked: Ttl | None, limit: float | None, default: float | None) -> Ttl | None:
-    """How long a run stays after its end; None for the default."""
+    """Return how long a run is kept after its end; None for the default."""
     if limit is None or (asked is None and default is not None and default <= limit):
         return asked
     if asked is not None and (asked == NEVER or asked > limit):
         raise Forbidden(
-            f"max_ttl: this token's runs stay at most {limit:g} seconds after their end, not {_long(asked)}"
+            f"max_ttl: this token's runs are kept at most {limit:g} seconds after their end; got {_text(asked)}"
         )
     return limit if asked is None else asked
 
 
-def _long(ttl: Ttl) -> str:
-    return "for ever" if ttl == NEVER else f"{ttl:g}"
+def _text(ttl: Ttl) -> str:
+    return NEVER if ttl == NEVER else f"{ttl:g}"
 
 
 def _check_list(rule: str, asked: Iterable[str], allowed: Collection[str]) -> None:
@@ -162,7 +166,7 @@ def _check_ports(ports: Iterable[str], grant: TokenPolicy) -> None:
 
 
 def _memory(request: RunRequest, grant: TokenPolicy, memory: int) -> int | None:
-    """Of a run that names none: what every such run has, but not more than the token may."""
+    """Return the memory of a run: where it names none, the default, but not more than the token may have."""
     if request.memory is None and grant.max_memory is not None:
         return min(memory, grant.max_memory)
     return request.memory

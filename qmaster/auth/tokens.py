@@ -1,14 +1,18 @@
-"""Pure: the tokens file, a TOML table for each name, as what its token may do."""
+"""The tokens file: a TOML table for each name with what its token may do, read again when the file changes."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
+import stat
 import tomllib
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
+import structlog
 from msgspec import Meta, Struct
 
 from ..errors import BadRequest, ConfigError
@@ -41,10 +45,15 @@ _NOTHING = hashlib.sha256(b"").digest()
 
 Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | Annotated[str, Meta(max_length=64)]
 MAX_TOKEN = 4096  # bytes, far more than any needs
+MAX_SIZE = 1024 * 1024  # bytes of the file
+LOOK_EVERY = 1.0  # seconds
+SETTLES_IN = 0.25  # seconds that a changed file is left alone, so that it is not read half-written
+
+log = structlog.get_logger(__name__)
 
 
 class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """What a table of the file may hold."""
+    """A table of the tokens file."""
 
     sha256: Annotated[str, Meta(pattern=SHA256, max_length=MAX_SHA256)]
     scopes: Annotated[list[Scope], Meta(min_length=1)]
@@ -65,12 +74,12 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 
 
 class TokenPolicy(Struct, kw_only=True, frozen=True):
-    """What the token of a name may do.
+    """What a token may do.
 
     ``images`` and the caps are None where nothing is limited; ``max_memory`` is MiB, ``max_cpus`` cores, ``max_pids``
     processes, all of one replica; ``max_running`` counts runs, ``max_rate`` those begun in a minute, ``max_kept`` those
     that have ended and are still in the swarm; ``max_ttl`` is seconds. ``allow_relaxed``: its runs may be less
-    hardened than by default. ``constraints`` are put on every run. ``ports`` are ranges of published ones.
+    hardened than by default. ``constraints`` are added to every run. ``ports`` are ranges of published ports.
     """
 
     name: str
@@ -93,19 +102,110 @@ class TokenPolicy(Struct, kw_only=True, frozen=True):
 
 
 def digest(token: bytes) -> bytes:
-    """What is kept of a token: it is long and random, so one round of SHA-256 does."""
+    """Return the digest that is kept of a token; tokens are long and random, so one round of SHA-256 is enough."""
     return hashlib.sha256(token).digest()
 
 
+class TokenFile:
+    """Reads the tokens file, and hands on its policies; a file that cannot be read changes nothing.
+
+    It belongs to the event loop; the disk is read in a thread.
+
+    Args:
+        path: the file.
+        taken: digests that no table may have.
+        changed: called with all policies of the file.
+    """
+
+    def __init__(self, path: Path, taken: Collection[bytes], changed: Callable[[Sequence[TokenPolicy]], None]) -> None:
+        self._path = path
+        self._taken = taken
+        self._changed = changed
+        self._stamp: tuple[int, ...] = ()
+        self._content: bytes | str = b""
+
+    def load(self) -> None:
+        """Read the file for the first time.
+
+        Raises:
+            ConfigError: it cannot be read, or is wrong.
+        """
+        self._stamp, self._content = _stamp(self._path), _content(self._path)
+        self._take()
+
+    async def run(self) -> None:
+        """Read the file again whenever it has changed, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            stamp = await asyncio.to_thread(_stamp, self._path)
+            if stamp != self._stamp:
+                await asyncio.sleep(SETTLES_IN)
+                content = await asyncio.to_thread(_content, self._path)
+                if await asyncio.to_thread(_stamp, self._path) == stamp:
+                    self._stamp = stamp
+                    self._replace(content)
+
+    def _replace(self, content: bytes | str) -> None:
+        if content == self._content:
+            return
+        self._content = content
+        try:
+            self._take()
+        except ConfigError as error:
+            log.warning("tokens_file_wrong", error=str(error), advice="the tokens that were read last stay valid")
+
+    def _take(self) -> None:
+        if isinstance(self._content, str):
+            raise ConfigError(f"--tokens-file: cannot read {self._path}: {self._content}")
+        try:
+            grants = read(self._content, self._taken)
+        except ConfigError as error:
+            raise ConfigError(f"--tokens-file: {self._path}: {error}") from None
+        self._changed(grants)
+        log.info("tokens_loaded", names=[grant.name for grant in grants])
+        _warn_if_writable(self._path)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what differs after a change; () while there is no file."""
+    try:
+        state = path.stat()
+    except OSError:
+        return ()
+    return state.st_ino, state.st_mode, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _content(path: Path) -> bytes | str:
+    """Return the content, or why there is none."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "it is not a file"  # a pipe might never end
+        with path.open("rb") as file:
+            content = file.read(MAX_SIZE + 1)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return content if len(content) <= MAX_SIZE else f"it has more than {MAX_SIZE} bytes"
+
+
+def _warn_if_writable(path: Path) -> None:
+    """The digests in it are no secret, but anyone who can write the file can add a token of their own."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        log.warning("tokens_file_writable_by_others", mode=f"{mode:04o}", advice=f"chmod go-w {path}")
+
+
 def read(content: bytes, taken: Collection[bytes] = ()) -> list[TokenPolicy]:
-    """Read a tokens file.
+    """Read the content of a tokens file.
 
     Args:
         content: TOML.
         taken: digests that no table may have: the root token's.
 
     Raises:
-        ConfigError: it is not one; the message names the table and the key.
+        ConfigError: it is wrong; the message names the table and the key.
     """
     try:
         tables = tomllib.loads(content.removeprefix(BOM).decode())
@@ -117,7 +217,7 @@ def read(content: bytes, taken: Collection[bytes] = ()) -> list[TokenPolicy]:
     owners = dict.fromkeys(taken, ROOT) | {_NOTHING: "an empty token"}
     for grant in grants:
         if grant.digest in owners:
-            raise ConfigError(f"[{grant.name}] sha256: is that of {owners[grant.digest]} too")
+            raise ConfigError(f"[{grant.name}] sha256: is already that of {owners[grant.digest]}")
         owners[grant.digest] = f"[{grant.name}]"
     return grants
 
@@ -129,11 +229,11 @@ def _in_toml(text: str) -> str:
 
 def _grant(name: str, table: Any) -> TokenPolicy:
     if not isinstance(table, dict):
-        raise ConfigError(f"{quote(name)}: expected a table for each name, as [alice]")
+        raise ConfigError(f"{quote(name)}: expected a table for each name, such as [alice]")
     if not NAME.fullmatch(name):
-        raise ConfigError(f"[{quote(name)}]: a name has up to 63 of a-z, 0-9, - and _")
+        raise ConfigError(f"[{quote(name)}]: expected a name of up to 63 characters of a-z, 0-9, - and _")
     if name == ROOT:
-        raise ConfigError(f"[{name}]: is the name of the root token; choose another")
+        raise ConfigError(f"[{name}]: this name is the root token's; choose another")
     try:
         return _checked(name, convert(table, Table))
     except (BadRequest, ValueError) as error:
@@ -143,7 +243,7 @@ def _grant(name: str, table: Any) -> TokenPolicy:
 
 def _checked(name: str, table: Table) -> TokenPolicy:
     if HOST_NETWORK in table.networks:
-        raise ValueError(f"networks: the network {HOST_NETWORK} is not allowed, to nobody")
+        raise ValueError(f"networks: no token may use the network {HOST_NETWORK}")
     fields = msgspec.structs.asdict(table)
     del fields["sha256"]
     return TokenPolicy(
@@ -173,5 +273,5 @@ def _ports(entry: int | str) -> range:
     first = int(found[1]) if found else 0
     last = int(found[2] or first) if found else 0
     if not 1 <= first <= last <= MAX_PORT:
-        raise ValueError(f"ports: {quote(str(entry))}: expected a published port, or a range as '8000-8099'")
+        raise ValueError(f"ports: {quote(str(entry))}: expected a published port, or a range such as '8000-8099'")
     return range(first, last + 1)

@@ -13,9 +13,7 @@ import msgspec
 import structlog
 
 from ..auth import policy
-from ..auth.authenticator import Identity
-from ..auth.linelimit import LineLimit
-from ..auth.rates import Rates
+from ..auth.authenticator import Identity, LineLimit, RunRateLimiter
 from ..engine import ports, spec
 from ..engine.spec import Defaults
 from ..errors import (
@@ -159,7 +157,7 @@ class RunService:
         self._registries = registries
         self._lines = lines or LineLimit()
         self._reserved = dict(reserved)
-        self._rates = Rates()
+        self._rates = RunRateLimiter()
         self._listing = Listing(journal, reconciler)
         self._starting: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
 

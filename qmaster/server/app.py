@@ -25,8 +25,7 @@ from ..api.entrance import BACKLOG, LimitedHTTPServer
 from ..api.limits import ConnectionLimiter
 from ..api.routes import AppState, make_app
 from ..auth.authenticator import Authenticator
-from ..auth.tokenfile import TokenFile
-from ..auth.tokens import TokenPolicy
+from ..auth.tokens import TokenFile, TokenPolicy
 from ..engine import Endpoint, Engine, ports
 from ..engine.containers import own_container_id
 from ..engine.spec import Defaults

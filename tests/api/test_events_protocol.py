@@ -160,7 +160,7 @@ def test_a_wrong_token_is_refused(stream: Server) -> None:
     assert Subscriber(stream, token="wrong").status == 401
     with Subscriber(stream, token=False) as subscriber:
         subscriber.send(json.dumps({"type": "auth", "token": "wrong"}))
-        assert subscriber.next() == {"type": "error", "code": 4401, "detail": "nobody holds this token"}
+        assert subscriber.next() == {"type": "error", "code": 4401, "detail": "invalid token"}
         assert subscriber.closed() == 4401
 
 

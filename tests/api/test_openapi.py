@@ -15,7 +15,7 @@ from fakes import grant
 from docs import as_pattern, routes, statuses
 from qmaster import errors
 from qmaster.api import base, events, logs, openapi, runs
-from qmaster.auth.throttle import BURST
+from qmaster.auth.authenticator import BURST
 from qmaster.auth.tokens import SCOPES
 from qmaster.events import cloudevents, frames
 from qmaster.models import requests, responses

@@ -21,7 +21,7 @@ from testbed.wait import eventually
 
 from qmaster.api import entrance, events
 from qmaster.api.base import HEADERS
-from qmaster.auth.throttle import BURST
+from qmaster.auth.authenticator import BURST
 
 Start = Callable[..., Server]
 Measured = Callable[[str], None]

@@ -6,8 +6,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from qmaster.auth import linelimit
-from qmaster.auth.linelimit import ALL_BURST, EACH_BURST, EACH_REGAINED_IN, LineLimit
+from qmaster.auth import authenticator
+from qmaster.auth.authenticator import ALL_BURST, EACH_BURST, EACH_REGAINED_IN, LineLimit
 
 
 class Clock:
@@ -41,7 +41,7 @@ async def test_many_addresses_have_a_burst_together() -> None:
 @pytest.mark.gen_test
 async def test_what_was_left_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """By event, after a while, once, and under nobody's request id."""
-    monkeypatch.setattr(linelimit, "REPORT_EVERY", 0.05)
+    monkeypatch.setattr(authenticator, "REPORT_EVERY", 0.05)
     structlog.contextvars.bind_contextvars(request="r-1")
     limit = LineLimit(Clock())
     with capture_logs([structlog.contextvars.merge_contextvars]) as lines:

@@ -35,7 +35,7 @@ def test_a_scope_is_needed(scope: Any) -> None:
     policy.require(None, scope)
     policy.require(grant(scopes=frozenset({scope})), scope)
     others = frozenset(SCOPES) - {scope}
-    with pytest.raises(Forbidden, match=rf"^scopes: this needs the scope {scope}; the token has \w+, \w+$"):
+    with pytest.raises(Forbidden, match=rf"^scopes: this needs the scope {scope}; this token has \w+, \w+$"):
         policy.require(grant(scopes=others), scope)
     policy.require_root(None, "this is")
     with pytest.raises(Forbidden, match=r"^scopes: this is for the root token only$"):
@@ -155,32 +155,36 @@ def test_constraints_are_added_to_every_run() -> None:
         ({"images": images("busybox:1")}, {"image": "busybox:2"}, "images: this token may not run docker.io/library/b"),
         ({"images": ()}, {}, "images: this token may not run"),
         ({}, {"image": "Registry.example.com/app"}, "images: write the registry in lower case"),
-        ({"max_memory": 64}, {"memory": 65}, "max_memory: this token's runs have at most 64 MiB, not 65"),
-        ({"max_cpus": 0.5}, {"cpus": 0.501}, "max_cpus: this token's runs have at most 0.5, not 0.501"),
-        ({}, {"pids_limit": 0}, "max_pids: this token's runs have at most 1024 processes, not any number"),
-        ({"max_pids": 9}, {"pids_limit": 10}, "max_pids: this token's runs have at most 9 processes, not 10"),
+        ({"max_memory": 64}, {"memory": 65}, "max_memory: this token's runs may have at most 64 MiB; got 65"),
+        ({"max_cpus": 0.5}, {"cpus": 0.501}, "max_cpus: this token's runs may have at most 0.5; got 0.501"),
+        ({}, {"pids_limit": 0}, "max_pids: this token's runs may have at most 1024 processes; got any number"),
+        ({"max_pids": 9}, {"pids_limit": 10}, "max_pids: this token's runs may have at most 9 processes; got 10"),
         (
             {"allow_relaxed": True, "max_pids": 9},
             {"pids_limit": 0},
-            "max_pids: this token's runs have at most 9 processes, not any number",
+            "max_pids: this token's runs may have at most 9 processes; got any number",
         ),
         (
             {},
             {"cap_drop": ["MKNOD"]},
-            "allow_relaxed: this token's runs drop NET_RAW, AUDIT_WRITE too; add them to cap_drop",
+            "allow_relaxed: this token's runs must drop NET_RAW, AUDIT_WRITE as well; add them to cap_drop",
         ),
         (
             {},
             {"no_new_privileges": False},
-            "allow_relaxed: this token's runs have no_new_privileges; leave the field out",
+            "allow_relaxed: this token may not set no_new_privileges to false; leave the field out",
         ),
         (
             {"max_ttl": 60.0},
             {"ttl": "never"},
-            "max_ttl: this token's runs stay at most 60 seconds after their end, not f",
+            "max_ttl: this token's runs are kept at most 60 seconds after their end; got never",
         ),
-        ({"max_ttl": 60.0}, {"ttl": 61}, "max_ttl: this token's runs stay at most 60 seconds after their end, not 61"),
-        ({"max_replicas": 2}, {"replicas": 3}, "max_replicas: this token's runs have at most 2, not 3"),
+        (
+            {"max_ttl": 60.0},
+            {"ttl": 61},
+            "max_ttl: this token's runs are kept at most 60 seconds after their end; got 61",
+        ),
+        ({"max_replicas": 2}, {"replicas": 3}, "max_replicas: this token's runs may have at most 2; got 3"),
         ({}, {"networks": ["blue"]}, "networks: this token may not use 'blue'"),
         (
             {"networks": frozenset({"blue"})},
@@ -196,10 +200,10 @@ def test_constraints_are_added_to_every_run() -> None:
         (
             {"constraints": ("node.role==worker",)},
             {"type": "container"},
-            "constraints: this token starts services only",
+            "constraints: this token may start services only",
         ),
-        ({}, {"name": "qm-1"}, "name: qm-… is taken"),
-        ({}, {"name": "QM-1"}, "name: qm-… is taken"),
+        ({}, {"name": "qm-1"}, "name: the prefix qm- is reserved"),
+        ({}, {"name": "QM-1"}, "name: the prefix qm- is reserved"),
     ],
 )
 def test_what_is_beyond_a_limit_is_refused(limits: dict[str, Any], fields: dict[str, Any], says: str) -> None:
@@ -248,7 +252,7 @@ everybody = pytest.mark.parametrize("by", [None, grant()], ids=["root", "alice"]
 )
 def test_an_image_is_of_a_registry_that_is_allowed(image: str, by: TokenPolicy | None) -> None:
     """Also for the root token."""
-    with pytest.raises(Forbidden, match=r"^--registries: images from '.*' are not run here$"):
+    with pytest.raises(Forbidden, match=r"^--registries: this server does not run images from '.*'$"):
         allow(run(image=image), by, frozenset({"registry.example.com"}))
     assert allow(run(image="registry.example.com/app"), by, frozenset({"registry.example.com"}))
 
@@ -265,7 +269,7 @@ def test_so_many_may_run_at_once() -> None:
     policy.check_running(grant(max_running=2), 1)
     policy.check_running(grant(), 1_000_000)
     policy.check_running(None, 1_000_000)
-    with pytest.raises(Forbidden, match=r"^max_running: this token has 2 runs that have not ended, and may have 2$"):
+    with pytest.raises(Forbidden, match=r"^max_running: .* at most 2 runs that have not ended; it has 2$"):
         policy.check_running(grant(max_running=2), 2)
 
 

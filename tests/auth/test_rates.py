@@ -2,7 +2,7 @@
 
 import pytest
 
-from qmaster.auth.rates import Rates
+from qmaster.auth.authenticator import RunRateLimiter
 from qmaster.errors import TooManyRuns
 
 
@@ -16,7 +16,7 @@ class Clock:
 def test_so_many_runs_begin_in_a_minute() -> None:
     """The next is refused, and told when it may come; who is refused is not counted."""
     clock = Clock()
-    rates = Rates(clock)
+    rates = RunRateLimiter(clock)
     for _ in range(3):
         rates.begin("alice", 3)
         clock.now += 10
@@ -32,7 +32,7 @@ def test_so_many_runs_begin_in_a_minute() -> None:
 
 def test_each_token_has_its_own() -> None:
     """And a smaller limit counts at once."""
-    rates = Rates(Clock())
+    rates = RunRateLimiter(Clock())
     for _ in range(3):
         rates.begin("alice", 3)
     rates.begin("bob", 1)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qmaster.auth import throttle
-from qmaster.auth.throttle import BURST, REGAINED_IN, RateLimiter
+from qmaster.auth import authenticator
+from qmaster.auth.authenticator import BURST, REGAINED_IN, RateLimiter
 from qmaster.errors import TooManyWrongTokens
 
 
@@ -74,7 +74,7 @@ def test_what_one_caller_may_have_counts_as_one(clock: Clock, one: str, other: s
 
 def test_it_keeps_so_many_addresses(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """And forgets the one that it has not heard of for the longest time."""
-    monkeypatch.setattr(throttle, "MAX_ADDRESSES", 3)
+    monkeypatch.setattr(authenticator, "MAX_ADDRESSES", 3)
     made = RateLimiter(clock)
     for address in ("1", "2", "3", "1", "4"):
         failures(made, address, BURST + 1)

@@ -128,7 +128,7 @@ def test_an_empty_file_has_no_tokens() -> None:
         ('constraints = "node.role==worker"', "[alice] constraints: expected an array"),
         ('constraints = ["worker"]', "[alice] constraints[0]: expected"),
         ('networks = ["a b"]', "[alice] networks[0]: expected"),
-        ('networks = ["host"]', "[alice] networks: the network host is not allowed"),
+        ('networks = ["host"]', "[alice] networks: no token may use the network host"),
         ('secrets = ["../etc"]', "[alice] secrets[0]: expected"),
         ("ports = [0]", "[alice] ports[0]: expected an integer of at least 1"),
         ("ports = [65536]", "[alice] ports[0]: expected an integer of at most 65535"),
@@ -163,18 +163,18 @@ def test_what_is_wrong_is_named(line: str, says: str) -> None:
         (f'[alice]\nsha256 = "{SHA[:-1]}"\nscopes = ["run"]', "[alice] sha256: expected 64 hexadecimal digits"),
         (f'[alice]\nsha256 = "{SHA}\\n"\nscopes = ["run"]', "[alice] sha256: expected 64 hexadecimal digits"),
         ('[alice]\nsha256 = "alice\'s"\nscopes = ["run"]', "[alice] sha256: expected 64 hexadecimal digits"),
-        (LEAST.replace("alice", "root"), "[root]: is the name of the root token"),
-        (LEAST.replace("alice", "Alice"), "['Alice']: a name has up to 63"),
-        (LEAST.replace("alice", '"a b"'), "['a b']: a name has up to 63"),
-        (LEAST.replace("alice", '""'), "['']: a name has up to 63"),
-        (LEAST.replace("alice", '"alice\\n"'), "['alice\N{REPLACEMENT CHARACTER}']: a name has up to 63"),
-        (LEAST.replace("alice", "a" * 64), f"['{'a' * 64}']: a name has up to 63"),
-        (LEAST.replace("alice", "-a"), "['-a']: a name has up to 63"),
+        (LEAST.replace("alice", "root"), "[root]: this name is the root token"),
+        (LEAST.replace("alice", "Alice"), "['Alice']: expected a name of up to 63"),
+        (LEAST.replace("alice", '"a b"'), "['a b']: expected a name of up to 63"),
+        (LEAST.replace("alice", '""'), "['']: expected a name of up to 63"),
+        (LEAST.replace("alice", '"alice\\n"'), "['alice\N{REPLACEMENT CHARACTER}']: expected a name of up to 63"),
+        (LEAST.replace("alice", "a" * 64), f"['{'a' * 64}']: expected a name of up to 63"),
+        (LEAST.replace("alice", "-a"), "['-a']: expected a name of up to 63"),
         (f'sha256 = "{SHA}"', "'sha256': expected a table for each name"),
         (f"{LEAST}[[bob]]\nscopes = []", "'bob': expected a table for each name"),
         (LEAST + LEAST, "it is not TOML: Cannot declare [alice] twice"),
         (f"{LEAST}[alice.bob]\n[alice.bob]", "it is not TOML: Cannot declare [alice.bob] twice"),
-        (LEAST + LEAST.replace("alice", "bob"), "[bob] sha256: is that of [alice] too"),
+        (LEAST + LEAST.replace("alice", "bob"), "[bob] sha256: is already that of [alice]"),
         ("[alice", "it is not TOML: "),
         ("a = " + "[" * 100_000, "it is not TOML: "),
     ],
@@ -194,9 +194,9 @@ def test_a_file_is_utf_8() -> None:
 
 def test_nobody_has_the_root_token_nor_none() -> None:
     """The one would be limited by nothing, the other be everyone's."""
-    with pytest.raises(ConfigError, match=r"^\[alice\] sha256: is that of root too"):
+    with pytest.raises(ConfigError, match=r"^\[alice\] sha256: is already that of root"):
         tokens.read(LEAST.encode(), {digest(b"alice's")})
-    with pytest.raises(ConfigError, match=r"^\[alice\] sha256: is that of an empty token too"):
+    with pytest.raises(ConfigError, match=r"^\[alice\] sha256: is already that of an empty token"):
         tokens.read(LEAST.replace(SHA, hashlib.sha256(b"").hexdigest()).encode())
 
 

@@ -93,7 +93,7 @@ def test_a_server_that_is_not_there_is_one_line(args: Sequence[str], code: int, 
 def test_a_wrong_token_is_one_line(args: Sequence[str], code: int, fake: FakeServer) -> None:
     """It says how to give the right one, and shows none."""
     done = qmaster(fake, *args, TOKEN="secret-but-wrong")
-    check_one_line(done, code, "nobody holds this token", "TOKEN_FILE")
+    check_one_line(done, code, "invalid token", "TOKEN_FILE")
     assert b"secret-but-wrong" not in done.stderr
 
 

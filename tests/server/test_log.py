@@ -16,8 +16,7 @@ import structlog
 from entrance_cases import TOKEN, Caller, house
 
 from qmaster.api.routes import AppState, make_app
-from qmaster.auth.authenticator import Authenticator
-from qmaster.auth.linelimit import EACH_BURST, LineLimit
+from qmaster.auth.authenticator import EACH_BURST, Authenticator, LineLimit
 from qmaster.errors import NotFound
 from qmaster.models.credentials import REDACTED
 from qmaster.server import log
