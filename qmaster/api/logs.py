@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, Protocol, cast, get_args
+from typing import Any, cast, get_args
 
 import structlog
 from tornado.http1connection import HTTP1Connection
@@ -13,10 +13,10 @@ from tornado.iostream import StreamClosedError
 
 from ..auth.authenticator import Authenticator, Identity
 from ..errors import BadRequest, HttpError
-from ..models.responses import Service
 from ..models.results import Stream
-from ..runs.logs import LogQuery
+from ..runs.logs import LogQuery, LogReader
 from ..runs.output import Ndjson, Piece, Plain, Writer, note
+from ..runs.service import RunService
 from .base import BaseHandler, flag
 from .limits import ConnectionLimiter
 from .stream import Watched
@@ -27,13 +27,6 @@ MAX_DIGITS = 9
 STOP_WITHIN = 2.0  # seconds for the last words to those who follow
 
 log = structlog.get_logger(__name__)
-
-
-class LogReader(Protocol):
-    """What this handler needs of where the output comes from."""
-
-    async def find(self, name_or_id: str, by: Identity) -> Service: ...
-    def flow(self, view: Service, wanted: LogQuery, by: Identity) -> AsyncIterator[list[Piece]]: ...
 
 
 class OpenLogs:
@@ -56,9 +49,16 @@ class OpenLogs:
 
 class LogsHandler(BaseHandler):
     def initialize(
-        self, auth: Authenticator, busy: set[object], log_reader: LogReader, logs: OpenLogs, held: ConnectionLimiter
+        self,
+        auth: Authenticator,
+        busy: set[object],
+        run_service: RunService,
+        log_reader: LogReader,
+        logs: OpenLogs,
+        held: ConnectionLimiter,
     ) -> None:
         super().initialize(auth, busy)
+        self._run_service = run_service
         self._held = held
         self._identity: Identity | None = None
         self._why = "quartermaster is stopping"
@@ -72,14 +72,12 @@ class LogsHandler(BaseHandler):
     async def get(self, name_or_id: str) -> None:
         self._identity = identity = self.identify(self.document(), "read")
         wanted, writer = self._wishes()
-        view = await self._log_reader.find(name_or_id, identity)
+        view = await self._run_service.status(name_or_id, identity)
         self.log_fields["run"] = view.id
         if self._gone:
             return
         with self._held.take("log", identity.name, identity.grant is not None):
-            self._task = asyncio.create_task(
-                self._send(self._log_reader.flow(view, wanted, identity), writer, identity)
-            )
+            self._task = asyncio.create_task(self._send(self._log_reader.flow(view, wanted), writer, identity))
             await self._task
 
     def stop(self) -> list[asyncio.Task[None]]:

@@ -64,7 +64,13 @@ def make_app(parts: AppState) -> web.Application:
         "origins": parts.origins,
     }
     stream["held"] = parts.held
-    speech = {**everyone, "log_reader": parts.log_reader, "logs": parts.logs, "held": parts.held}
+    speech = {
+        **everyone,
+        "run_service": parts.run_service,
+        "log_reader": parts.log_reader,
+        "logs": parts.logs,
+        "held": parts.held,
+    }
     routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
         (r"/status/([^/]+)", runs.StatusHandler, verbs),  # the patterns are tried in this order
         (r"/", pages.PageHandler, page),

@@ -1,72 +1,45 @@
-"""Where the output of a run comes from: the engine while it is there, the journal once it is gone.
+"""Logs of runs: from the engine while it has them, from the journal afterwards. Belongs to the event loop.
 
-Following has three parts, so that no line is lost or repeated. First what was written so far, task by task. Then the
-whole service as it writes. When the cache says that all has ended, the rest, task by task. (Docker's own follow of a
-service never ends, moby#36626.) Task, stream and time identify what was sent already.
+Each task is read once, the oldest first. To follow a run, the log of the whole run comes next, until the run has ended
+(Docker's follow of a service never ends, moby#36626). Then each task is read once more: Docker 20.10's follow drops a
+last line without a newline, and a burst's last lines come up to 0.26 s after the end. ``Marks`` tells what is new.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 import structlog
 
-from ..auth.authenticator import Identity
 from ..engine.errors import EngineTimeout
 from ..engine.logs import UNREACHED, Kind, LogRequest, Message
+from ..engine.reader import Readers, Reading
+from ..engine.services import Swarm
 from ..errors import EngineUnavailable, JournalUnwritable, NodeUnreachable, NotFound
+from ..events.journal import Journal
 from ..models import results
-from ..models.responses import Node, Service
-from ..models.results import Line, Outcome, Stream
-from .marks import Marks
+from ..models.responses import Service
+from ..models.results import Stream, TaskOutput
 from .output import Piece, note
+from .reconciler import Reconciler
 from .status import WAITING, has_ended
 
-Json = dict[str, Any]
 Batches = AsyncIterator[list[Piece]]
+Open = Callable[[LogRequest], Reading]
 
 SILENCE = 8.0  # seconds; a node that was cut off is silent, not refused, until Swarm takes it for down
 TICK = 0.1  # seconds between two looks at the cache
 REOPEN_AFTER = 0.5  # seconds
-SLACK = 0.1  # seconds that the times of one task's streams may be out of order
+DISORDER = 0.1  # seconds that the times of one task's streams may be out of order
 SKEW = 30.0  # seconds that the nodes' clocks may differ
 BOTH: tuple[Stream, ...] = ("stdout", "stderr")
 
 log = structlog.get_logger(__name__)
-
-
-class Swarm(Protocol):
-    """What the log reader needs of the swarm."""
-
-    async def tasks(self, service_id: str | None = None) -> Sequence[Json]: ...
-
-
-class Reading(Protocol):
-    """An open log; leaving the context closes it. ``take`` answers nothing when it has ended."""
-
-    def __enter__(self) -> Reading: ...
-    def __exit__(self, *raised: object) -> None: ...
-    async def take(self) -> list[Message]: ...
-
-
-Open = Callable[[LogRequest], Reading]
-
-
-class Readers(Protocol):
-    """Where logs are read."""
-
-    def slot(self) -> AbstractContextManager[Callable[[LogRequest], Any]]: ...
-
-
-class Journal(Protocol):
-    """What the log reader needs of the journal."""
-
-    async def outcome(self, run_id: str) -> bytes | None: ...
 
 
 class LogQuery(NamedTuple):
@@ -77,7 +50,232 @@ class LogQuery(NamedTuple):
     streams: tuple[Stream, ...] = BOTH
 
 
-class Origin(NamedTuple):
+class LogReader:
+    """Read the output of runs."""
+
+    def __init__(self, swarm: Swarm, readers: Readers, journal: Journal, reconciler: Reconciler) -> None:
+        self.swarm = swarm
+        self.readers = readers
+        self.journal = journal
+        self.reconciler = reconciler
+
+    async def flow(self, view: Service, query: LogQuery) -> Batches:
+        """Yield a run's output in batches; an empty batch means that the engine has answered. Close it if left early.
+
+        Raises:
+            TooManyReaders: before anything else.
+            HttpError: the engine does not answer.
+        """
+        if view.status == "removed":
+            for batch in await LogStream(self, view, query, _nothing_to_open).kept():
+                yield batch
+            return
+        with self.readers.slot() as open_log:
+            async for batch in LogStream(self, view, query, open_log).batches():
+                yield batch
+
+
+class LogStream:
+    """One reading of one run's output."""
+
+    def __init__(self, reader: LogReader, view: Service, query: LogQuery, open_log: Open) -> None:
+        self._reader = reader
+        self._first_view = view
+        self._query = query
+        self._open = open_log
+        self._marks = Marks()
+        self._down: set[str] = set()  # ids of nodes that were said to be down
+
+    async def batches(self) -> Batches:
+        """Yield what was written so far; if followed, what is written until the run has ended."""
+        async for batch in self._read_tasks(self._query.tail):
+            yield batch
+        yield []
+        if self._query.follow and not self._over:
+            async for batch in self._follow():
+                yield batch
+            async for batch in self._read_tasks(None):
+                yield batch
+
+    async def kept(self) -> list[list[Piece]]:
+        """Return what the journal has of a run that is gone."""
+        outputs = await self._outputs()
+        if outputs:
+            return [self._pieces_of(output) for output in outputs]
+        missing = "the end of its output may be missing" if self._marks else "nothing of its output was kept"
+        return [[note(f"it is gone{':' if self._marks else ', and'} {missing}")]]
+
+    @property
+    def _view(self) -> Service:
+        found = self._reader.reconciler.find(self._first_view.id)
+        return found or msgspec.structs.replace(self._first_view, status="removed")
+
+    @property
+    def _over(self) -> bool:
+        view = self._view
+        return has_ended(view) or view.status == "removed"
+
+    # -- task by task ----------------------------------------------------------------------------------------------
+
+    async def _read_tasks(self, tail: int | None) -> Batches:
+        targets = await self._targets()
+        if targets is None:
+            view = self._view
+            if view.status == "removed" or view.tasks or self._marks:
+                for batch in await self.kept():
+                    yield batch
+            targets = []
+        if self._first_view.type == "service":  # of a container, only its log tells that the engine answers
+            yield []
+        for target in targets:
+            async for batch in self._read_or_explain(target, tail):
+                yield batch
+
+    async def _targets(self) -> list[_Target] | None:
+        """List the tasks that may have written something, the oldest first; None if the service has no tasks."""
+        if self._first_view.type == "container":
+            return [_Target(self._first_view.id)]
+        tasks = await self._reader.swarm.tasks(self._first_view.id)
+        nodes = {node.id: node for node in self._reader.reconciler.nodes()}
+        targets = []
+        for raw in sorted(tasks, key=lambda raw: raw.get("CreatedAt") or ""):
+            node_id = raw.get("NodeID")
+            if node_id and raw["Status"]["State"] not in WAITING:
+                node = nodes.get(node_id)
+                host, down = (node.hostname, node.state == "down") if node else (node_id, False)
+                targets.append(_Target(raw["ID"], raw["ID"], host, down))
+        return targets if tasks else None
+
+    async def _read_or_explain(self, target: _Target, tail: int | None) -> Batches:
+        """Read from the journal what the engine no longer has, and what is on a node that cannot be reached."""
+        try:
+            if target.down:
+                raise NodeUnreachable("it is down")
+            async for batch in self._read(target, tail):
+                yield batch
+            return
+        except NotFound:
+            why = "its log is gone"
+        except (NodeUnreachable, EngineTimeout) as error:
+            if target.task is None:
+                raise
+            silent = isinstance(error, EngineTimeout)
+            why = f"node {target.node} cannot be reached: {'it does not answer' if silent else error}"
+        outputs = []
+        with contextlib.suppress(JournalUnwritable):
+            outputs = [output for output in await self._outputs() if output.task == target.task]
+        yield self._pieces_of(outputs[0]) if outputs else [note(why, target.node, target.task)]
+
+    async def _read(self, target: _Target, tail: int | None) -> Batches:
+        """Read what is new of a log that ends.
+
+        Docker counts both streams and then leaves one out, so the tail of one stream is counted here. For a tail of 0
+        one message is read and not sent: what comes after it is new.
+        """
+        skip, asked = 0, tail
+        if tail is not None and len(self._query.streams) == 1:
+            skip, asked = max(0, await self._count(target) - tail), None
+        since = self._marks.earliest(target.id)
+        request = target.request(self._query.streams, None if asked is None else max(1, asked), _less(since, DISORDER))
+        self._marks.rewind()
+        with self._open(request) as reading:
+            while batch := await reading.take():
+                _require_reached(batch)
+                pieces = self._new(batch, target)
+                if tail != 0:
+                    yield pieces[skip:]
+                skip = max(0, skip - len(pieces))
+        if tail is not None:
+            self._marks.close(target.id)
+
+    async def _count(self, target: _Target) -> int:
+        count = 0
+        with self._open(target.request(self._query.streams)) as reading:
+            while batch := await reading.take():
+                _require_reached(batch)
+                count += sum(message.source in self._query.streams for message in batch)
+        return count
+
+    # -- live ------------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> Batches:
+        """Follow the whole run until it has ended; an engine that was away is asked again."""
+        view = self._first_view
+        while not self._over:
+            since = _less(self._marks.earliest(), SKEW)
+            self._marks.rewind()
+            try:
+                with self._open(LogRequest(view.type, view.id, self._query.streams, True, since=since)) as reading:
+                    async for batch in self._live(reading):
+                        yield batch
+            except NotFound:
+                return
+            except EngineUnavailable as error:
+                log.info("followed_log_lost", run=view.id, reason=str(error))
+                await asyncio.sleep(REOPEN_AFTER)
+
+    async def _live(self, reading: Reading) -> Batches:
+        while not self._over:
+            batch: list[Message] | None = None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK):
+                    batch = await reading.take()
+            pieces = self._new(batch or ()) + self._newly_down()
+            if pieces:
+                yield pieces
+            if batch == []:  # the container has ended, which the cache learns in a moment; or the engine has ended it
+                await asyncio.sleep(TICK)
+                return
+
+    def _newly_down(self) -> list[Piece]:
+        """Say which nodes have gone down: their silence would say nothing."""
+        down = {node.id: node.hostname for node in self._reader.reconciler.nodes() if node.state == "down"}
+        ours = {task.node_id for task in self._view.tasks if task.node_id and task.state == "running"} & down.keys()
+        fresh = sorted(down[node_id] for node_id in ours - self._down)
+        if ours != self._down:
+            self._marks.rewind()  # a node that comes back begins anew
+        self._down = ours
+        return [note(f"node {name} cannot be reached: what runs there is not heard until it is back") for name in fresh]
+
+    # -- pieces ----------------------------------------------------------------------------------------------------
+
+    def _new(self, batch: Iterable[Message], target: _Target | None = None) -> list[Piece]:
+        """Return the messages that were not sent before."""
+        hosts = {} if target else {node.id: node.hostname for node in self._reader.reconciler.nodes()}
+        pieces = []
+        for message in batch:
+            if message.source == "engine":
+                continue
+            task = target.task if target else message.task
+            if self._marks.is_new(task or self._first_view.id, message.source, message.time):
+                node = target.node if target else hosts.get(message.node or "", message.node)
+                pieces.append(Piece(message.time, message.source, message.data, node, task))
+        return pieces
+
+    async def _outputs(self) -> list[TaskOutput]:
+        stored = await self._reader.journal.outcome(self._first_view.id)
+        if stored is None:
+            return []
+        outcome = results.decode(stored)
+        return [*outcome.earlier, *outcome.tasks]
+
+    def _pieces_of(self, kept: TaskOutput) -> list[Piece]:
+        """Return what is new of a task's kept output; say so if its beginning is missing and was not sent before."""
+        self._marks.rewind()
+        key = kept.task or self._first_view.id
+        lines = [line for line in kept.output.lines if line.stream in self._query.streams]
+        new = [line for line in lines if self._marks.is_new(key, line.stream, line.time)]
+        pieces = [Piece(line.time, line.stream, line.data, kept.node, kept.task) for line in new]
+        if len(new) < len(lines):
+            return pieces
+        tail = self._query.tail
+        if tail is not None and tail < len(pieces):
+            return pieces[len(pieces) - tail :]
+        cut = [note("only the end of its output was kept", kept.node, kept.task)] if kept.output.truncated else []
+        return cut + pieces
+
+
+class _Target(NamedTuple):
     """A task, or a plain container: then ``task`` is None."""
 
     id: str
@@ -85,338 +283,75 @@ class Origin(NamedTuple):
     node: str | None = None
     down: bool = False
 
+    def request(self, streams: tuple[Stream, ...], tail: int | None = None, since: str | None = None) -> LogRequest:
+        kind: Kind = "task" if self.task else "container"
+        return LogRequest(kind, self.id, streams, tail=tail, since=since, silence=SILENCE)
 
-class LogReader:
-    """Belongs to the event loop.
 
-    Args:
-        status: the view of a run by its id or name; raises NotFound.
-        nodes: the swarm's nodes.
+class Marks:
+    """How far each stream of each origin (a task or a container) was sent: what is read again is not sent again.
+
+    A message has no number, only a time (RFC 3339, as Docker writes it), which the parts of a long line share: so those
+    of the last time are counted.
     """
 
-    def __init__(
-        self,
-        swarm: Swarm,
-        readers: Readers,
-        journal: Journal,
-        status: Callable[[str, Identity], Awaitable[Service]],
-        nodes: Callable[[], list[Node]],
-    ) -> None:
-        self.swarm = swarm
-        self.readers = readers
-        self.journal = journal
-        self.status = status
-        self.nodes = nodes
+    def __init__(self) -> None:
+        self._marks: dict[tuple[str, str], tuple[str, int]] = {}
+        self._again: dict[tuple[str, str], int] = {}  # messages of the last time that are still to be skipped
 
-    async def find(self, name_or_id: str, by: Identity) -> Service:
-        """
-        Raises:
-            NotFound
-        """
-        return await self.status(name_or_id, by)
+    def __bool__(self) -> bool:
+        return bool(self._marks)
 
-    async def flow(self, view: Service, wanted: LogQuery, by: Identity) -> Batches:
-        """What a run has said, and with ``follow`` what it says until it has ended. Close it when it is left early.
+    def is_new(self, origin: str, stream: str, time: str) -> bool:
+        """Tell whether a message is new, and count it as sent."""
+        key = (origin, stream)
+        last, count = self._marks.get(key, ("", 0))
+        if time < last:  # a node that was cut off and comes back sends all again
+            self._again[key] = count
+            return False
+        if time > last:
+            self._again.pop(key, None)
+            self._marks[key] = (time, 1)
+            return True
+        left = self._again.get(key, 0)
+        if left:
+            self._again[key] = left - 1
+            return False
+        self._marks[key] = (last, count + 1)
+        return True
 
-        Raises:
-            TooManyReaders: before anything else.
-            HttpError: the engine does not answer.
-        """
-        if view.status == "removed":
-            async for batch in _Flow(self, view, wanted, by, _nothing_to_open).kept_only():
-                yield batch
-            return
-        with self.readers.slot() as open_log:
-            async for batch in _Flow(self, view, wanted, by, open_log).all():
-                yield batch
+    def rewind(self) -> None:
+        """What comes now may have been sent already."""
+        self._again = {key: count for key, (_, count) in self._marks.items()}
 
+    def close(self, origin: str) -> None:
+        """What an origin wrote before its last mark is not wanted, on neither stream."""
+        times = [time for (of, _), (time, _) in self._marks.items() if of == origin]
+        for stream in BOTH if times else ():
+            self._marks.setdefault((origin, stream), (max(times), 0))
 
-class _Flow:
-    """One reading of one run's output."""
-
-    def __init__(self, log_reader: LogReader, view: Service, wanted: LogQuery, by: Identity, open_log: Open) -> None:
-        self._log_reader = log_reader
-        self._view = view
-        self._wanted = wanted
-        self._by = by
-        self._open = open_log
-        self._marks = Marks()
-        self._began = time.time()
-        self._names: dict[str, str] = {}  # of each task's node
-        self._down: set[str] = set()
-        self._outcome: Outcome | None = None
-        self._asked = False
-
-    async def all(self) -> Batches:
-        """An empty batch says that the engine has answered; of a container only its log is asked for."""
-        origins = await self._origins()
-        if self._view.type == "service":
-            yield []
-        async for batch in self._each(origins, self._so_far):
-            yield batch
-        yield []
-        if not self._wanted.follow or self._over():
-            return
-        await self._look()  # reading so far may have taken long
-        async for batch in self._live():
-            yield batch
-        async for batch in self._each(await self._origins(), self._rest):
-            yield batch
-
-    async def kept_only(self) -> Batches:
-        """Of what is gone."""
-        outcome = await self._kept()
-        for batch in [self._kept_of(kept) for kept in _all(outcome)] if outcome else [self._nothing_kept()]:
-            if batch:
-                yield batch
-
-    # -- what was said so far, and the rest ------------------------------------------------------------------------
-
-    async def _each(self, origins: list[Origin] | None, read: Callable[[Origin], Batches]) -> Batches:
-        """Task by task; where the service is gone, what the journal has."""
-        if origins is None:
-            await self._look()
-            if self._view.status == "removed" or self._view.tasks or self._marks:
-                async for batch in self.kept_only():
-                    yield batch
-            return
-        for origin in origins:
-            async for batch in self._of(origin, read):
-                yield batch
-
-    async def _of(self, origin: Origin, read: Callable[[Origin], Batches]) -> Batches:
-        """One task's, from the journal where the engine has it no longer or its node is not there."""
-        why = None
-        try:
-            if origin.down:
-                raise NodeUnreachable("it is down")
-            async for batch in read(origin):
-                yield batch
-        except NotFound:
-            why = "its log is gone"
-        except (NodeUnreachable, EngineTimeout) as error:
-            if origin.task is None:
-                raise
-            silent = isinstance(error, EngineTimeout)
-            why = f"node {origin.node} cannot be reached: {'it does not answer' if silent else error}"
-        if why is not None:
-            batch = await self._instead(origin, why)
-            if batch:
-                yield batch
-
-    async def _so_far(self, origin: Origin) -> Batches:
-        tail, skip = self._wanted.tail, 0
-        if tail is not None and len(self._wanted.streams) == 1:
-            # Docker counts both streams and then leaves one out: so they are counted here.
-            skip = max(0, await self._count(origin) - tail)
-            tail = None
-        # Of a tail of 0 one message is read, and not told: from its time on all is new.
-        wish = self._wish(origin, tail=None if tail is None else max(1, tail))
-        async for batch in self._read(origin, wish):
-            fresh, skip = batch[skip:], max(0, skip - len(batch))
-            if fresh and self._wanted.tail != 0:
-                yield fresh
-        if self._wanted.tail is not None:
-            self._marks.close(origin.id)
-
-    async def _count(self, origin: Origin) -> int:
-        count = 0
-        with self._open(self._wish(origin)) as reading:
-            while batch := await reading.take():
-                self._heed(origin, batch)
-                count += sum(message.source in self._wanted.streams for message in batch)
-        return count
-
-    async def _rest(self, origin: Origin) -> Batches:
-        first = self._marks.earliest([origin.id])
-        since = None if first is None else f"{first - SLACK:.6f}"
-        async for batch in self._read(origin, self._wish(origin, since=since)):
-            yield batch
-
-    def _wish(self, origin: Origin, tail: int | None = None, since: str | None = None) -> LogRequest:
-        kind: Kind = "task" if origin.task else "container"
-        return LogRequest(kind, origin.id, self._wanted.streams, tail=tail, since=since, silence=SILENCE)
-
-    async def _read(self, origin: Origin, wish: LogRequest) -> Batches:
-        """What is new of a log that ends."""
-        self._marks.rewind()
-        with self._open(wish) as reading:
-            while batch := await reading.take():
-                self._heed(origin, batch)
-                fresh = self._fresh(batch, origin)
-                if fresh:
-                    yield fresh
-
-    def _heed(self, origin: Origin, batch: Iterable[Message]) -> None:
-        """Docker's own words: of a node that is away; of a task that never was on one they mean nothing."""
-        for message in batch:
-            if message.source == "engine" and UNREACHED.search(message.data.decode(errors="replace")):
-                raise NodeUnreachable("Swarm has no way to it")
-
-    # -- as it speaks ----------------------------------------------------------------------------------------------
-
-    async def _live(self) -> Batches:
-        """Everything new, until it has ended; an engine that was away is asked again."""
-        while not self._over():
-            try:
-                async for batch in self._follow():
-                    yield batch
-            except NotFound:
-                await self._look()
-                return
-            except EngineUnavailable as error:
-                log.info("followed_log_lost", run=self._view.id, reason=str(error))
-                await asyncio.sleep(REOPEN_AFTER)
-            await self._look()
-
-    async def _follow(self) -> Batches:
-        self._marks.rewind()
-        kind = self._view.type
-        with self._open(
-            LogRequest(kind, self._view.id, self._wanted.streams, follow=True, since=self._since())
-        ) as reading:
-            looked = 0.0
-            while True:
-                batch: list[Message] | None = None
-                try:
-                    async with asyncio.timeout(TICK):
-                        batch = await reading.take()
-                except TimeoutError:
-                    pass
-                fresh = self._fresh(batch) if batch else []
-                if fresh:
-                    yield fresh
-                if time.monotonic() - looked > TICK:
-                    looked = time.monotonic()
-                    await self._look()
-                    notes = self._cut_off()
-                    if notes:
-                        yield notes
-                if self._over():
-                    return
-                if batch == []:  # a container's ends with it; else the engine has ended it
-                    await asyncio.sleep(TICK)
-                    return
-
-    def _since(self) -> str | None:
-        """A time that nothing new is older than."""
-        first = self._marks.earliest()
-        if first is None:
-            return None
-        since = first - SLACK
-        if any(self._marks.earliest([task.id]) is None for task in self._view.tasks):
-            since = min(since, self._began - SKEW)  # what such a task has said meanwhile
-        return f"{since:.6f}"
-
-    def _cut_off(self) -> list[Piece]:
-        """Words about nodes that went down since the last look: their silence would say nothing."""
-        down = {node.id: node.hostname for node in self._log_reader.nodes() if node.state == "down"}
-        ours = {task.node_id for task in self._view.tasks if task.node_id in down and task.state == "running"}
-        fresh = sorted(down[i] for i in ours if i is not None and i not in self._down)
-        if self._down - ours or fresh:
-            self._marks.rewind()  # a node that comes back begins anew
-        self._down = {i for i in ours if i is not None}
-        return [note(f"node {name} cannot be reached: what runs there is not heard until it is back") for name in fresh]
-
-    # -- the view --------------------------------------------------------------------------------------------------
-
-    async def _look(self) -> None:
-        try:
-            self._view = await self._log_reader.status(self._view.id, self._by)
-        except NotFound:
-            self._view = msgspec.structs.replace(self._view, status="removed")
-
-    def _over(self) -> bool:
-        return has_ended(self._view) or self._view.status == "removed"
-
-    async def _origins(self) -> list[Origin] | None:
-        """Its tasks that may have said something, the oldest first; None where it has none at all."""
-        if self._view.type == "container":
-            return [Origin(self._view.id)]
-        tasks = await self._log_reader.swarm.tasks(self._view.id)
-        if not tasks:
-            return None
-        nodes = {node.id: node for node in self._log_reader.nodes()}
-        found = []
-        for raw in sorted(tasks, key=lambda raw: raw.get("CreatedAt") or ""):
-            node = nodes.get(raw.get("NodeID") or "")
-            name = node.hostname if node else raw.get("NodeID")
-            if name:
-                self._names[raw["ID"]] = name
-            if raw.get("NodeID") and raw["Status"]["State"] not in WAITING:
-                found.append(Origin(raw["ID"], raw["ID"], name, node is not None and node.state == "down"))
-        return found
-
-    # -- pieces ----------------------------------------------------------------------------------------------------
-
-    def _fresh(self, batch: Iterable[Message], origin: Origin | None = None) -> list[Piece]:
-        """The messages that were not told before."""
-        fresh = []
-        for message in batch:
-            if message.source == "engine":
-                continue
-            task = origin.task if origin else message.task
-            key = task or self._view.id
-            if self._marks.fresh(key, message.source, message.time):
-                node = origin.node if origin else self._node_name(task, message.node)
-                fresh.append(Piece(message.time, message.source, message.data, node, task))
-        return fresh
-
-    def _node_name(self, task: str | None, node_id: str | None) -> str | None:
-        if task is None:
-            return None
-        if task not in self._names and node_id is not None:
-            names = {node.id: node.hostname for node in self._log_reader.nodes()}
-            self._names[task] = names.get(node_id, node_id)
-        return self._names.get(task)
-
-    # -- what the journal has --------------------------------------------------------------------------------------
-
-    async def _kept(self) -> Outcome | None:
-        if not self._asked:
-            self._asked = True
-            stored = await self._log_reader.journal.outcome(self._view.id)
-            self._outcome = results.decode(stored) if stored is not None else None
-        return self._outcome
-
-    def _kept_of(self, kept: results.TaskOutput) -> list[Piece]:
-        """What is new of it; where there is none of what was told, something may be missing in between."""
-        self._marks.rewind()
-        key = kept.task or self._view.id
-        lines = [line for line in kept.output.lines if line.stream in self._wanted.streams]
-        fresh = [line for line in lines if self._marks.fresh(key, line.stream, line.time)]
-        told = []
-        if len(fresh) == len(lines):  # nothing was told before
-            tail = len(lines) if self._wanted.tail is None else min(self._wanted.tail, len(lines))
-            fresh = fresh[len(fresh) - tail :]
-            if kept.output.truncated and tail == len(lines):
-                told = [note("only the end of its output was kept", kept.node, kept.task)]
-        return told + [_piece(line, kept) for line in fresh]
-
-    def _nothing_kept(self) -> list[Piece]:
-        if self._marks:
-            return [note("it is gone: the end of its output may be missing")]
-        return [note("it is gone, and nothing of its output was kept")]
-
-    async def _instead(self, origin: Origin, why: str) -> list[Piece]:
-        """What the journal has of a task; else why there is nothing."""
-        try:
-            outcome = await self._kept()
-        except JournalUnwritable:
-            outcome = None
-        for kept in _all(outcome) if outcome else ():
-            if kept.task == origin.task:
-                return self._kept_of(kept)
-        return [note(why, origin.node, origin.task)]
+    def earliest(self, origin: str | None = None) -> float | None:
+        """Return the earliest mark of an origin, or of all, in seconds since 1970; None if there is none."""
+        times = [time for (of, _), (time, _) in self._marks.items() if time and origin in (None, of)]
+        return _seconds(min(times)) if times else None
 
 
-def _nothing_to_open(wish: LogRequest) -> Reading:
+def _seconds(time: str) -> float:
+    whole, _, rest = time.partition(".")
+    zone = rest.lstrip("0123456789") or "Z"
+    return datetime.fromisoformat(f"{whole}.{rest[:6].ljust(6, '0')}{zone}").timestamp()
+
+
+def _less(at: float | None, seconds: float) -> str | None:
+    return None if at is None else f"{at - seconds:.6f}"
+
+
+def _require_reached(batch: Iterable[Message]) -> None:
+    """Heed Docker's own words about a node that is away; about a task that never was on a node they mean nothing."""
+    for message in batch:
+        if message.source == "engine" and UNREACHED.search(message.data.decode(errors="replace")):
+            raise NodeUnreachable("Swarm has no way to it")
+
+
+def _nothing_to_open(request: LogRequest) -> Reading:
     raise NotFound("it is gone")
-
-
-def _all(outcome: Outcome) -> list[results.TaskOutput]:
-    return [*outcome.earlier, *outcome.tasks]
-
-
-def _piece(line: Line, kept: results.TaskOutput) -> Piece:
-    return Piece(line.time, line.stream, line.data, kept.node, kept.task)

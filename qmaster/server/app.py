@@ -183,7 +183,7 @@ class Components:
             run_service,
             self.event_stream,
             broker,
-            LogReader(engine.swarm, engine.readers, journal, run_service.status, reconciler.nodes),
+            LogReader(engine.swarm, engine.readers, journal, reconciler),
             self._trouble,
             scrape,
             metrics.request,

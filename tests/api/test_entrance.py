@@ -331,10 +331,10 @@ class Own:
         parts |= {"trouble": lambda: None, "scrape": lambda accept: None}
         self.application = make_app(AppState(Authenticator(TOKEN), **parts))
 
-    async def find(self, name: str, by: object) -> Any:
+    async def status(self, name: str, by: object) -> Any:
         return SimpleNamespace(id=name)
 
-    async def flow(self, view: object, wanted: object, by: object) -> AsyncIterator[list[Piece]]:
+    async def flow(self, view: object, wanted: object) -> AsyncIterator[list[Piece]]:
         while True:
             yield [Piece("", "stdout", await self.log.get())]
 

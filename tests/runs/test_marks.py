@@ -1,16 +1,16 @@
-"""marks: what is read again is not told again, and what is new is."""
+"""Marks: what is read again is not told again, and what is new is."""
 
 from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.runs.marks import Marks
+from qmaster.runs.logs import Marks
 
 A, B, C = (f"2026-11-24T19:10:31.{n:09}Z" for n in (1, 2, 3))
 
 
 def told(marks: Marks, *times: str, stream: str = "stdout", origin: str = "t1") -> list[str]:
-    return [time for time in times if marks.fresh(origin, stream, time)]
+    return [time for time in times if marks.is_new(origin, stream, time)]
 
 
 @steady
@@ -41,8 +41,8 @@ def test_streams_and_tasks_are_apart() -> None:
     assert told(marks, C) == [C]
     assert told(marks, A, stream="stderr") == [A]
     assert told(marks, B, origin="t2") == [B]
-    assert marks.earliest() == marks.earliest(["t1"])
-    assert (marks.earliest(["t2"]) or 0) > (marks.earliest(["t1"]) or 0) - 1
+    assert marks.earliest() == marks.earliest("t1")
+    assert (marks.earliest("t2") or 0) > (marks.earliest("t1") or 0) - 1
 
 
 def test_after_a_tail_what_was_before_is_not_wanted() -> None:

@@ -322,7 +322,7 @@ class Speaker:
         log_reader: Any = home.house.parts.log_reader
         log_reader.flow = self.flow
 
-    async def flow(self, view: Service, wanted: LogQuery, by: Identity) -> AsyncIterator[list[Piece]]:
+    async def flow(self, view: Service, wanted: LogQuery) -> AsyncIterator[list[Piece]]:
         try:
             yield [Piece(CREATED, "stdout", b"first\n")]
             while self._loud:
@@ -465,20 +465,20 @@ async def test_what_begins_as_the_token_goes_is_not_begun(ask: Ask, home: Home) 
     """Its first look is not its last: each asks again when it has what it waited for."""
     alices = (await run(ask, "alice", name="alices"))["id"]
     auth = home.house.parts.auth
-    find, until_over = home.house.parts.log_reader.find, home.house.waits.until_over
+    run_service: Any = home.house.parts.run_service
+    status, until_over = run_service.status, home.house.waits.until_over
     grants = [identity.grant for identity in known(home).values() if identity.grant]
 
     async def find_and_lose(name: str, by: Identity) -> Service:
-        view = await find(name, by)
+        view: Service = await status(name, by)
         auth.replace([])
         return view
 
     async def wait_and_lose(*args: Any) -> None:
         auth.replace([])
 
-    log_reader: Any = home.house.parts.log_reader
     waits: Any = home.house.waits
-    log_reader.find, waits.until_over = find_and_lose, wait_and_lose
+    run_service.status, waits.until_over = find_and_lose, wait_and_lose
     for method, path, body in (
         ("GET", f"/logs/{alices}?follow=1", None),
         ("GET", f"/status/{alices}?wait=9", None),

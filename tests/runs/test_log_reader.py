@@ -1,4 +1,4 @@
-"""spring: the engine's logs and the journal's as one, each line once. (The engine's own ways are in test_logs.)"""
+"""LogReader: the engine's logs and the journal's as one, each line once. (Real engines are in test_logs.)"""
 
 import asyncio
 import contextlib
@@ -8,21 +8,22 @@ from typing import Any
 import pytest
 from fakes import CREATED, FakeSwarm, container, node, task
 
-from qmaster.auth.authenticator import Identity
 from qmaster.engine.errors import EngineTimeout
 from qmaster.engine.logs import LogRequest, Message
+from qmaster.engine.reader import Readers, Reading
 from qmaster.errors import EngineAway, HttpError, NotFound, TooManyReaders
+from qmaster.events.journal import Journal
 from qmaster.models import results
 from qmaster.models.responses import Node, Reserved, Service
 from qmaster.models.results import Line, Outcome, TaskOutput
 from qmaster.runs import status as lifecycle
 from qmaster.runs.logs import LogQuery, LogReader
 from qmaster.runs.output import Piece, Source
+from qmaster.runs.reconciler import Reconciler
 
 Script = list[list[Message] | HttpError | Callable[[], None]]
 
 NODES = {"n1": node("n1"), "n2": node("n2", hostname="host-2")}
-ROOT = Identity("root")
 T1, T2 = "t-running-1", "t-running-2"
 
 
@@ -50,7 +51,6 @@ class Components:
         self.seats = 0
         self.status = "running"
         self.finished: str | None = None
-        self.known = True
         self.kept: Outcome | None = None
         self.down: set[str] = set()
         self.closed = 0
@@ -59,27 +59,16 @@ class Components:
         """The next reading of it."""
         self.scripts.setdefault((target, follow), []).append(list(script))
 
-    @contextlib.contextmanager
-    def slot(self) -> Iterator[Callable[[LogRequest], "Reading"]]:
-        if self.seats < 0:
-            raise TooManyReaders("full")
-        self.seats += 1
-        try:
-            yield self.open
-        finally:
-            self.seats -= 1
+    def open(self, request: LogRequest) -> "FakeReading":
+        self.wishes.append(request)
+        scripts = self.scripts.get((request.id, request.follow), [])
+        return FakeReading(self, scripts.pop(0) if scripts else [], request.follow)
 
-    def open(self, wish: LogRequest) -> "Reading":
-        self.wishes.append(wish)
-        scripts = self.scripts.get((wish.id, wish.follow), [])
-        return Reading(self, scripts.pop(0) if scripts else [], wish.follow)
+    @property
+    def log_reader(self) -> LogReader:
+        return LogReader(self.swarm, FakeReaders(self), FakeJournal(self), FakeReconciler(self))
 
-    async def outcome(self, run_id: str) -> bytes | None:
-        return results.encode(self.kept) if self.kept else None
-
-    async def find(self, name_or_id: str, by: Identity) -> Service:
-        if not self.known:
-            raise NotFound("nobody knows it")
+    def view(self) -> Service:
         shown = lifecycle.container(container("s1")) if self.kind == "container" else self._service()
         over: dict[str, Any] = {"status": self.status, "finished_at": self.finished}
         return Service(**{**{name: getattr(shown, name) for name in shown.__struct_fields__}, **over})
@@ -114,10 +103,8 @@ class Components:
         self.batches: list[list[Piece]] = []
 
         async def run() -> list[Piece]:
-            log_reader = LogReader(self.swarm, self, self, self.find, self.nodes)
-            view = await log_reader.find("s1", ROOT)
             async with asyncio.timeout(20):
-                async for batch in log_reader.flow(view, LogQuery(**wanted), ROOT):
+                async for batch in self.log_reader.flow(self.view(), LogQuery(**wanted)):
                     self.batches.append(batch)
             return [piece for batch in self.batches for piece in batch]
 
@@ -127,12 +114,43 @@ class Components:
         return [piece.data.decode() for piece in self.read(**wanted)]
 
 
-class Reading:
+class FakeReaders(Readers):
+    def __init__(self, house: Components) -> None:
+        self._house = house
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[Callable[[LogRequest], Reading]]:
+        if self._house.seats < 0:
+            raise TooManyReaders("full")
+        self._house.seats += 1
+        try:
+            yield self._house.open
+        finally:
+            self._house.seats -= 1
+
+
+class FakeJournal(Journal):
+    def __init__(self, house: Components) -> None:
+        self._house = house
+
+    async def outcome(self, run_id: str) -> bytes | None:
+        return results.encode(self._house.kept) if self._house.kept else None
+
+
+class FakeReconciler(Reconciler):
+    def __init__(self, house: Components) -> None:
+        self._house = house
+
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
+        return self._house.view()
+
+    def nodes(self) -> list[Node]:
+        return self._house.nodes()
+
+
+class FakeReading(Reading):
     def __init__(self, house: Components, script: Script, follow: bool) -> None:
         self._house, self._script, self._follow = house, script, follow
-
-    def __enter__(self) -> "Reading":
-        return self
 
     def __exit__(self, *raised: object) -> None:
         self._house.closed += 1
@@ -385,8 +403,7 @@ def test_a_flow_that_is_left_early_gives_its_seat_back() -> None:
     house.gives(T1, [said(1, "one\n")])
 
     async def leave() -> None:
-        log_reader = LogReader(house.swarm, house, house, house.find, house.nodes)
-        flow: Any = log_reader.flow(await log_reader.find("s1", ROOT), LogQuery(follow=True), ROOT)
+        flow: Any = house.log_reader.flow(house.view(), LogQuery(follow=True))
         async with contextlib.aclosing(flow):
             async for batch in flow:
                 if batch:
