@@ -19,7 +19,7 @@ FLOORS: dict[int, set[str]] = {
     4: {"runs"},
     3: {"engine", "events", "auth"},
     2: {"models"},
-    1: {"limiter", "threads"},
+    1: {"limiter"},
     0: {"errors"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))

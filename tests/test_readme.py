@@ -20,7 +20,7 @@ from qmaster.auth.tokens import MAX_TOKEN
 from qmaster.cli import commands as commands_of_client
 from qmaster.cli import main, newtoken, run
 from qmaster.cli.signals import SIGNALS
-from qmaster.engine import core, reader
+from qmaster.engine import client, logs
 from qmaster.engine import errors as failures
 from qmaster.events import unsent
 from qmaster.models import requests
@@ -240,8 +240,9 @@ def test_the_limits_are_those_of_the_code() -> None:
         "open websockets that have shown no token": str(limits.MOST["newcomer"]),
         "calls that wait for an end": str(limits.MOST["wait"]),
         "logs that are sent": str(limits.MOST["log"]),
-        "calls to Docker at once: short ones; questions to a registry; pulls; reads of what ended runs said": "; ".join(
-            map(str, (core.CALLS, core.REGISTRY, core.PULLS, core.CAPTURES))
+        "calls to Docker at once: short ones; questions to a registry; pulls; reads of what ended runs said; "
+        "stops of containers": "; ".join(
+            map(str, (client.CALLS, client.REGISTRY, client.PULLS, client.CAPTURES, client.STOPS))
         ),
         "calls of one token that wait for their turn": f"{limiter.MAX_QUEUED} of each kind",
         "connections": f"the descriptors of the process (`ulimit -n`) less {limits.RESERVED}",
@@ -249,7 +250,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert {row["limit"]: row["value"] for row in table("Limits")} == expected
     prose = " ".join(section("Limits"))
     assert (f"the last {limits.SPARE} connections" in prose, limits.SHARE, "a quarter" in prose) == (True, 4, True)
-    assert limits.MOST["log"] == reader.MAX_READERS
+    assert limits.MOST["log"] == logs.MAX_READERS
 
 
 def test_the_layout_has_every_module() -> None:
@@ -280,7 +281,7 @@ def test_the_troubles_are_told_in_the_code_s_words() -> None:
         with pytest.raises(errors.Unauthorized) as unauthorized:
             Authenticator("this").identify(header, None)
         assert str(unauthorized.value) in shown
-    assert {str(failures.translate(FileNotFoundError())), failures.NO_SWARM, failures.WORKER} <= set(shown)
+    assert {failures.AWAY, failures.NO_SWARM, failures.WORKER} <= set(shown)
 
 
 def test_what_to_watch_is_there() -> None:

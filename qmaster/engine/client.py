@@ -1,264 +1,535 @@
-"""The SDK's client, with the two calls it cannot make: a request with this call's own headers, and only those.
+"""The client of Docker's HTTP API, on one aiohttp session: unix, tcp, TLS, and ssh by a forwarded socket.
 
-The SDK's own methods take registry credentials from a shared configuration or from ``~/.docker/config.json``.
+Belongs to the event loop. Whatever goes wrong is raised as an ``HttpError``.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
-from urllib.parse import urlencode, urlsplit
+import re
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 
-import docker
+import aiohttp
+import docker.errors
+import docker.tls
 import docker.utils
 import msgspec
-import requests
-from urllib3.connection import HTTPConnection
-from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import ProtocolError
-from urllib3.response import BaseHTTPResponse
+import structlog
+from yarl import URL
 
-from .chunked import Chunked
-from .listed import Listing
+from ..errors import ConfigError, EngineAway, EngineRefused, EngineUnavailable, HttpError, NotFound
+from ..limiter import FairLimiter, acting_for
+from .errors import (
+    LATE,
+    NO_API,
+    STOPPING,
+    EngineStopping,
+    EngineTimeout,
+    EngineUnreached,
+    broken_off,
+    is_ambiguous,
+    outcome_open,
+    refused,
+    translate,
+)
+from .ssh import Tunnel, check_address
 
-CHUNK = 64 * 1024  # bytes at most
-_PLAIN = frozenset({"params", "data", "json", "headers", "timeout", "allow_redirects"})
+T = TypeVar("T")
+Json = dict[str, Any]
+Count = Callable[[str, str, float], None]
+
+CONNECT = 3.0  # seconds to connect
+LISTING = 3.0  # seconds for pings and listings
+CHANGE = 25.0  # seconds for the rest
+# Calls at once. One owner has half of them at most (see ``limiter``).
+CALLS = 16
+SPARE = 4  # for what nobody asked for
+REGISTRY = PULLS = CAPTURES = 8
+STOPS = 64  # each waits as long as its container's grace period
+CHUNK = 64 * 1024  # bytes of a stream that are read at once
+
+LOOK_AGAIN = (0.0, 0.3, 1.0)  # seconds; an answer cut off in the middle may come before its deed
+LOOK_AWAY_EVERY = 0.5  # seconds; the engine may be restarting
+LOOK_UNTIL = 25.0  # seconds from the call's beginning
+
+_VERSION = re.compile(r"[0-9]+\.[0-9]+")
+_OTHER_VERSION = re.compile(rb"client version \S+ is too (?:new|old)")
+# aiohttp reads no further than its buffer while nobody takes from it, and does not count that time as silence.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT)
+
+log = structlog.get_logger(__name__)
 
 
-class Client(docker.APIClient):
-    """For one thread alone; ``timeout`` (seconds) bounds the next call's every read."""
+@dataclass(frozen=True)
+class Endpoint:
+    """An engine's address (``unix://``, ``tcp://``, ``ssh://``; None: the platform's socket) and its TLS settings."""
 
-    timeout: float  # type: ignore[assignment]  # the stubs say int; requests takes both
-    _connections: HTTPConnectionPool | None = None
+    base_url: str | None
+    tls: docker.tls.TLSConfig | None = None
 
-    def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
-        # REQUESTS_CA_BUNDLE and its like would win over the ca.pem of DOCKER_CERT_PATH.
-        self.trust_env = False
-        return super().merge_environment_settings(*args, **kwargs)
-
-    def request(self, method: str, url: str, **given: Any) -> requests.Response:  # type: ignore[override]
-        """What is sent and read whole goes over one connection, without what an engine has no use for.
-
-        That is cookies, hooks, redirects, and, on a unix socket, a connection for each URL: half the time of a call.
-        All else goes the SDK's way.
-        """
-        if given.keys() <= _PLAIN and isinstance(given.get("data"), str | bytes | None) and given.get("json") is None:
-            headers = {**cast(dict[str, str], self.headers), **(given.get("headers") or {})}
-            answer = self._pool(url).urlopen(
-                method,
-                _target(url, given.get("params")),
-                body=given.get("data"),
-                headers=headers,
-                timeout=given.get("timeout", self.timeout),
-                retries=False,
-                redirect=False,
-            )
-            if not 300 <= answer.status < 400:
-                return _response(answer, url, headers)
-        return super().request(method, url, **given)
-
-    def _result(self, response: requests.Response, json: bool = False, binary: bool = False) -> Any:
-        if json:
-            self._raise_for_status(response)  # type: ignore[attr-defined]
-            try:
-                return msgspec.json.decode(response.content)  # a listing of many takes a third of the time
-            except msgspec.DecodeError:
-                return response.json()
-        return super()._result(response, json, binary)  # type: ignore[misc]
-
-    def _pool(self, url: str) -> HTTPConnectionPool:
-        """The connections to the engine; one is in it, as one thread has this client."""
-        if self._connections is None:
-            adapter: Any = self.get_adapter(url)
-            request = requests.Request("GET", url).prepare()
-            self._connections = adapter.get_connection_with_tls_context(request, self.verify, cert=self.cert)
-            adapter.cert_verify(self._connections, url, self.verify, self.cert)
-        return self._connections
-
-    def close(self) -> None:
-        if self._connections is not None:
-            self._connections.close()
-            self._connections = None
-        super().close()
-
-    def fetch(self, path: str, headers: Mapping[str, str]) -> Any:
-        """GET and decode.
+    @classmethod
+    def read(cls, docker_host: str, environ: Mapping[str, str]) -> Endpoint:
+        """Read ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH`` beside the host, as the docker command does.
 
         Raises:
-            docker.errors.APIError: any status but 2xx.
+            ConfigError: the address or the certificates cannot be used.
         """
-        return self._decode(self._get(self._url("{0}", path), headers=dict(headers)))  # type: ignore[attr-defined]
-
-    def list_parts(self, path: str, filters: Mapping[str, Any], decoder: msgspec.json.Decoder[Any]) -> Listing:
-        """GET a listing, of which the decoder takes what is used.
-
-        Args:
-            filters: Docker's own.
-
-        Raises:
-            docker.errors.APIError: any status but 2xx.
-            ValueError: it is no listing.
-        """
-        params = {"filters": docker.utils.convert_filters(filters)} if filters else None
-        response = self._get(self._url(path), params=params)  # type: ignore[attr-defined]
-        self._raise_for_status(response)  # type: ignore[attr-defined]
         try:
-            return Listing(response.content, decoder)
-        except msgspec.DecodeError as error:
-            raise ValueError(str(error)) from error
+            verify = bool(environ.get("DOCKER_TLS_VERIFY")) and docker_host.startswith("tcp://")
+            _check(docker_host, verify)
+            return cls(docker_host or None, _tls(environ) if verify else None)
+        except (docker.errors.DockerException, ValueError) as error:
+            raise ConfigError(f"--docker-host: {error}") from None
 
-    def submit(
-        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str], params: Mapping[str, str] | None = None
-    ) -> Any:
-        """POST a JSON body and decode the answer.
+    @property
+    def is_ssh(self) -> bool:
+        return (self.base_url or "").startswith("ssh://")
 
-        Raises:
-            docker.errors.APIError: any status but 2xx.
-        """
-        url = self._url("{0}", path)  # type: ignore[attr-defined]
-        response = self._post_json(url, data=dict(body), headers=dict(headers), params=params)  # type: ignore[attr-defined]
-        return self._decode(response)
+    @property
+    def url(self) -> str:
+        """The address with its defaults, as the SDK spells it: ``http+unix://…``, ``http://…`` or ``https://…``."""
+        return str(docker.utils.parse_host(self.base_url, tls=self.tls is not None))
 
-    def open_lines(
-        self, path: str, params: Mapping[str, str], headers: Mapping[str, str], silence: float
-    ) -> requests.Response:
-        """POST, for an answer that comes in lines.
+    @property
+    def socket(self) -> Path | None:
+        """The engine's socket; None where it is reached over a network."""
+        if self.is_ssh:
+            return None
+        scheme, _, path = self.url.partition("://")
+        return Path(path) if scheme.endswith("unix") else None
 
-        Args:
-            silence: seconds between two lines; ``timeout`` bounds the wait for the answer to begin.
-
-        Raises:
-            docker.errors.APIError: any status but 2xx.
-        """
-        url = self._url("{0}", path)  # type: ignore[attr-defined]
-        response: requests.Response = self._post(  # type: ignore[attr-defined]
-            url, params=dict(params), headers=dict(headers), stream=True
-        )
-        self._raise_for_status(response)  # type: ignore[attr-defined]
-        LongAnswer(response).wait_at_most(silence)
-        return response
-
-    def open_events(self, filters: Mapping[str, list[str]], timeouts: tuple[float, float]) -> requests.Response:
-        """GET ``/events``, to be read line by line.
-
-        Args:
-            filters: Docker's own.
-            timeouts: seconds to connect, and between two bytes.
-        """
-        url = self._url("/events")  # type: ignore[attr-defined]
-        response: requests.Response = self._get(  # type: ignore[attr-defined]
-            url, params={"filters": json.dumps(filters)}, stream=True, timeout=timeouts
-        )
-        self._raise_for_status(response)  # type: ignore[attr-defined]
-        return response
-
-    def open_log(self, path: str, params: Mapping[str, str], timeouts: tuple[float, float]) -> LongAnswer:
-        """GET a log.
-
-        Args:
-            timeouts: seconds to connect, and until it begins.
-
-        Raises:
-            docker.errors.APIError: any status but 2xx.
-        """
-        url = self._url("{0}", path)  # type: ignore[attr-defined]
-        response: requests.Response = self._get(  # type: ignore[attr-defined]
-            url, params=dict(params), stream=True, timeout=timeouts
-        )
-        self._raise_for_status(response)  # type: ignore[attr-defined]
-        return LongAnswer(response)
-
-    def dial(self) -> HTTPConnection:
-        """A connection of its own: its socket is known before the first answer comes, so another thread can end it."""
-        url = self._url("{0}", "/_ping")  # type: ignore[attr-defined]
-        connection = cast(HTTPConnection, self._pool(url)._new_conn())
-        connection.timeout = self.timeout
-        connection.connect()
-        return connection
-
-    def get_on(
-        self, connection: HTTPConnection, path: str, params: Mapping[str, str], silence: float | None
-    ) -> LongAnswer:
-        """GET, on a connection that was dialled.
-
-        Args:
-            silence: seconds until the answer begins, and between two of its bytes; None: no bound.
-
-        Raises:
-            docker.errors.APIError: any status but 2xx.
-        """
-        url = self._url("{0}", path)  # type: ignore[attr-defined]
-        request = requests.Request("GET", url, params=dict(params)).prepare()
-        connection.timeout = silence  # which urllib3 gives to the socket, again when it waits for the answer
-        connection.sock.settimeout(silence)
-        connection.request("GET", request.path_url, preload_content=False)
-        response = self.get_adapter(url).build_response(request, connection.getresponse())  # type: ignore[attr-defined]
-        self._raise_for_status(response)  # type: ignore[attr-defined]
-        return LongAnswer(response)
-
-    def _decode(self, response: requests.Response) -> Any:
-        return self._result(response, json=True)
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """The TLS of ``DOCKER_CERT_PATH``; nothing of the environment's other certificates."""
+        if self.tls is None or self.tls.cert is None:
+            return None
+        context = ssl.create_default_context(cafile=self.tls.ca_cert)
+        context.load_cert_chain(*self.tls.cert)
+        return context
 
 
-def _target(url: str, params: Mapping[str, Any] | None) -> str:
-    """The path and query of a request; a parameter that is None is left out."""
-    path = urlsplit(url).path
-    given = {name: value for name, value in (params or {}).items() if value is not None}
-    return f"{path}?{urlencode(given, doseq=True)}" if given else path
+def _check(docker_host: str, verify: bool) -> None:
+    if docker_host.startswith("/"):
+        raise ValueError(f"an address begins with its scheme: write unix://{docker_host}")
+    if docker_host.startswith("ssh://"):
+        check_address(docker_host)
+        return
+    try:
+        docker.utils.parse_host(docker_host or None, tls=verify)
+    except docker.errors.DockerException:
+        raise ValueError(
+            f"expected unix:///var/run/docker.sock, tcp://host:2375 or ssh://user@host, not {docker_host!r}"
+        ) from None
 
 
-def _response(answer: BaseHTTPResponse, url: str, asked_with: Mapping[str, str]) -> requests.Response:
-    """An answer that was read, as the SDK knows it."""
-    response = requests.Response()
-    response.request = requests.PreparedRequest()
-    response.request.headers = requests.structures.CaseInsensitiveDict(asked_with)  # what is not to be quoted from it
-    response.status_code, response.reason, response.url = answer.status, answer.reason or "", url
-    response.headers = requests.structures.CaseInsensitiveDict(answer.headers)
-    response.encoding = "utf-8"
-    response._content = answer.data
-    return response
+def _tls(environ: Mapping[str, str]) -> docker.tls.TLSConfig:
+    folder = Path(environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+    certificate = (str(folder / "cert.pem"), str(folder / "key.pem"))
+    return docker.tls.TLSConfig(client_cert=certificate, ca_cert=str(folder / "ca.pem"), verify=True)
 
 
-class LongAnswer:
-    """An answer that is read while it comes; a context that closes it."""
+class Body:
+    """The body of an answer, read as it comes: no faster than somebody takes it. A context that closes it."""
 
-    def __init__(self, response: requests.Response) -> None:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        # It is none where the engine closes the connection with this answer.
-        self._socket = getattr(response.raw.connection, "sock", None)
 
-    def __enter__(self) -> LongAnswer:
+    def __enter__(self) -> Body:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    async def read(self) -> bytes:
+        """Return its next bytes; none at its end. May be cancelled, and called again."""
+        try:
+            return await self._response.content.read(CHUNK)
+        except Exception as error:  # whatever aiohttp raises becomes an error of ours
+            raise translate(error) from error
+
+    def close(self) -> None:
+        """Close the connection if anything of the body is left on it; again is fine."""
         self._response.close()
 
-    def chunks(self) -> Iterator[bytes]:
-        """Its body, in pieces as they come.
+
+class Client:
+    """One engine. Nothing connects before the first call.
+
+    ``away`` is the error to answer with while the engine is away, else None; ``suspected`` is set when a call was not
+    answered. ``Health`` looks after both.
+
+    Args:
+        count: told of each call: its kind, its outcome (``ok``, ``refused``: the engine said no, ``timeout``, ``away``,
+            ``cancelled``: nobody waits for it any more), and its seconds.
+    """
+
+    def __init__(self, endpoint: Endpoint, count: Count = lambda kind, outcome, seconds: None) -> None:
+        self.away: EngineAway | None = None
+        self.suspected = asyncio.Event()
+        self._endpoint = endpoint
+        self._tunnel = Tunnel(endpoint.base_url or "") if endpoint.is_ssh else None
+        self._base = endpoint.url if endpoint.socket is None and self._tunnel is None else "http://docker"
+        self._count = count
+        self._session: aiohttp.ClientSession | None = None
+        self._version = ""  # of the API, as the engine last told it
+        self._bounds: set[asyncio.Timeout] = set()  # of the calls that are under way
+        self._stopping = False
+
+    @property
+    def address(self) -> str | None:
+        """Where the SDK finds the engine."""
+        return self._endpoint.base_url if self._tunnel is None else f"unix://{self._tunnel.socket}"
+
+    @property
+    def tls(self) -> docker.tls.TLSConfig | None:
+        return self._endpoint.tls
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    async def ping(self) -> None:
+        """Ask whether the engine is there, and for the version of its API: another one may have come back."""
+        response = await self._request("GET", "/_ping")
+        said = await _read(response)
+        if response.status >= 500:
+            raise refused(response.status, said, {}, "/_ping")
+        version = response.headers.get("Api-Version", "")
+        if response.status != HTTPStatus.OK or not _VERSION.fullmatch(version):
+            raise EngineRefused(NO_API)
+        self._version = version
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Send a request and return its answer's body.
+
+        After a disconnect aiohttp sends a GET or DELETE again once, and never a POST.
+
+        Args:
+            body: sent as JSON.
+            headers: only for this request.
+        """
+        return await _read(await self._answer(method, path, params, body, headers))
+
+    async def open(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        silence: float | None = None,
+    ) -> Body:
+        """Send a request and return its answer's body unread, to be closed.
+
+        Args:
+            silence: seconds between two reads that bring something; None: no bound.
+        """
+        return Body(await self._answer(method, path, params, None, headers, silence))
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        body: object,
+        headers: Mapping[str, str] | None,
+        silence: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        if not self._version:
+            await self.ping()
+        target = f"{path}?{urlencode(params)}" if params else path
+        data = None if body is None else msgspec.json.encode(body)
+        sent = dict(headers or {}) if data is None else {"Content-Type": "application/json", **(headers or {})}
+        for is_last in (False, True):
+            response = await self._request(method, f"/v{self._version}{target}", data, sent, silence)
+            if 200 <= response.status < 300 or response.status == HTTPStatus.NOT_MODIFIED:  # 304: it is so already
+                return response
+            said = await _read(response)
+            if is_last or response.status != HTTPStatus.BAD_REQUEST or not _OTHER_VERSION.search(said):
+                break
+            await self.ping()
+        if 300 <= response.status < 400:
+            raise EngineRefused(NO_API)
+        raise refused(response.status, said, sent, path)
+
+    async def _request(
+        self,
+        method: str,
+        target: str,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        silence: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        timeout = _TIMEOUT if silence is None else aiohttp.ClientTimeout(None, sock_connect=CONNECT, sock_read=silence)
+        try:
+            return await self._open_session().request(
+                method,
+                URL(self._base + target, encoded=True),
+                data=data,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        except Exception as error:  # whatever aiohttp raises becomes an error of ours
+            raise translate(error) from error
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            if self._tunnel is not None:
+                self._tunnel.start()
+            socket = self._endpoint.socket if self._tunnel is None else self._tunnel.socket
+            # No limit: it would let a ping wait behind the logs that are followed, and no timeout bounds that wait.
+            connector: aiohttp.BaseConnector = (
+                aiohttp.TCPConnector(ssl=self._endpoint.ssl_context() or True, limit=0)
+                if socket is None
+                else aiohttp.UnixConnector(str(socket), limit=0)
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+                trust_env=False,
+            )
+        return self._session
+
+    # -- bounds ----------------------------------------------------------------------------------------------------
+
+    async def bounded(self, call: Awaitable[T], within: float, kind: str, began: float | None = None) -> T:
+        """Await a call for that many seconds at most, and count it.
+
+        Args:
+            began: when it began to wait for its turn; left out: now.
+        """
+        began = time.monotonic() if began is None else began
+        outcome = "cancelled"
+        bound = asyncio.timeout(within)
+        try:
+            async with bound:
+                self._bounds.add(bound)
+                answer = await call
+            outcome = "ok"
+            return answer
+        except TimeoutError:
+            outcome = "timeout"
+            raise EngineTimeout(STOPPING if self._stopping else LATE) from None
+        except EngineAway as error:
+            outcome = "timeout" if isinstance(error, EngineTimeout) else "away"
+            raise
+        except HttpError:
+            outcome = "refused"
+            raise
+        finally:
+            self._bounds.discard(bound)
+            self._count(kind, outcome, time.monotonic() - began)
+
+    def check(self) -> None:
+        """Raise at once where a call would be in vain."""
+        if self._stopping:
+            raise EngineStopping(STOPPING)
+        if self.away is not None:
+            raise EngineUnreached(str(self.away))
+
+    def suspect(self, error: EngineAway) -> None:
+        """Note that a call was not answered: believe it where nothing listens, else let ``Health`` find out now."""
+        if self._stopping:
+            return
+        if isinstance(error, EngineUnreached):
+            self.lose(error)
+        self.suspected.set()
+
+    def lose(self, error: EngineAway) -> None:
+        """Note that the engine is away."""
+        if self.away is None:
+            log.warning("engine_away", reason=str(error))
+        self.away = error
+
+    def find(self) -> None:
+        """Note that the engine is there."""
+        if self.away is not None:
+            log.info("engine_back")
+        self.away = None
+
+    def give_up(self) -> None:
+        """Wait for no answer any longer, and ask nothing more: quartermaster ends."""
+        self._stopping = True
+        now = asyncio.get_running_loop().time()
+        for bound in self._bounds:
+            if not bound.expired():
+                bound.reschedule(now)
+
+    async def close(self) -> None:
+        """Close all connections; who is waiting is told that the outcome is open."""
+        self.give_up()
+        if self._session is not None:
+            await self._session.close()
+        if self._tunnel is not None:
+            await self._tunnel.close()
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await response.read()
+    except Exception as error:  # whatever aiohttp raises becomes an error of ours
+        raise translate(error) from error
+
+
+class Calls:
+    """Calls of one kind: so many at once, with a share for each owner, bounded and counted.
+
+    Args:
+        kind: what they are counted as, where a call does not say it.
+        slots: how many run at once.
+        spare: slots for calls that have no owner.
+        suspects: whether a call without an answer says that the engine may be away. A registry's silence does not.
+    """
+
+    def __init__(self, client: Client, kind: str, slots: int, spare: int = 0, suspects: bool = True) -> None:
+        self.client = client
+        self._kind = kind
+        self._limiter = FairLimiter(slots, spare)
+        self._suspects = suspects
+
+    async def call(self, send: Callable[[], Awaitable[T]], within: float, kind: str = "") -> T:
+        """Make a call when it has a slot.
+
+        Args:
+            send: makes the request.
+            within: seconds, from when it has its slot.
 
         Raises:
-            urllib3.exceptions.HTTPError
+            HttpError: what the engine answered, or that it did not.
+            TooManyCalls: it had no slot in time, and was not sent.
         """
-        raw = self._response.raw
-        body = getattr(raw._fp, "fp", None)
-        # Docker sends a chunk for each message, and urllib3 takes many times longer for each than to find its end here.
-        if raw.chunked and hasattr(body, "read1"):  # over ssh it has not
-            return _unchunked(body)
-        return iter(raw.stream(CHUNK))
+        self.client.check()
+        began = time.monotonic()
+        give_back = await self._limiter.take()
+        try:
+            self.client.check()  # the engine may have gone while this call waited
+            return await self.client.bounded(send(), within, kind or self._kind, began)
+        except EngineAway as error:
+            if self._suspects:
+                self.client.suspect(error)
+            raise
+        finally:
+            give_back()
 
-    def wait_at_most(self, seconds: float | None) -> None:
-        """Bound the wait for the next byte; None: wait for ever."""
-        if self._socket is not None:
-            self._socket.settimeout(seconds)
+    async def listing(self, path: str, filters: Mapping[str, Sequence[str]] | None = None, **params: str) -> bytes:
+        """GET a listing and return it undecoded.
+
+        Args:
+            filters: Docker's own.
+        """
+        if filters:
+            params["filters"] = json.dumps(filters)
+        return await self.call(lambda: self.client.send("GET", path, params), LISTING, "list")
+
+    async def inspect(self, path: str) -> Json | None:
+        """GET what is there; None where Docker knows of no such thing."""
+        try:
+            return decode(await self.call(lambda: self.client.send("GET", path), LISTING, "inspect"), Json)
+        except NotFound:
+            return None
+        except HttpError as error:
+            if is_ambiguous(error):
+                return None
+            raise
+
+    async def change(self, method: str, path: str, body: object = None, **params: str) -> None:
+        """Make a call that may be sent twice: once more where the connection broke."""
+
+        async def send() -> bytes:
+            try:
+                return await self.client.send(method, path, params, body)
+            except EngineAway as error:
+                if method != "POST" or not broken_off(error):  # aiohttp has sent all but a POST again
+                    raise
+            return await self.client.send(method, path, params, body)
+
+        await self.call(send, CHANGE, "change")
+
+    async def remove(self, method: str, path: str, **params: str) -> None:
+        """Make a call that ends something; that it is gone already is success."""
+        with contextlib.suppress(NotFound):
+            await self.change(method, path, **params)
+
+    async def create(
+        self,
+        path: str,
+        body: Json,
+        find: Callable[[], Awaitable[str | None]],
+        headers: Mapping[str, str] | None = None,
+        **params: str,
+    ) -> str:
+        """Create something, once, and return its id; where the answer was lost, find out before saying anything.
+
+        Args:
+            find: looks for what the call has made.
+        """
+        until = time.monotonic() + LOOK_UNTIL
+        try:
+            said = await self.call(lambda: self.client.send("POST", path, params, body, headers), CHANGE, "create")
+            made = decode(said, Json)
+            made_id = made.get("ID") or made.get("Id")  # a service's, a container's
+            if not isinstance(made_id, str):
+                raise EngineRefused(NO_API)
+            return made_id
+        except HttpError as error:
+            if not outcome_open(error):
+                raise
+            log.warning("engine_outcome_open", reason=str(error))
+            with acting_for(None):  # no queue of its owner's may keep what was made from being found
+                found = await _look_for(find, until)
+            if found is None:
+                raise
+            return found
+
+    def give_up(self) -> None:
+        """Let nobody wait for a slot any longer."""
+        self._limiter.refuse(lambda: EngineStopping(STOPPING))
 
 
-def _unchunked(body: Any) -> Iterator[bytes]:
-    coding = Chunked()
-    while not coding.done:
-        data = body.read1(CHUNK)
-        if not data:
-            raise ProtocolError("the answer was cut off")
-        payload = coding.event_stream(data)
-        if payload:
-            yield payload
+def segment(name: str) -> str | None:
+    """A name or id as a part of a path; None where it is nobody's: Docker would redirect to another path."""
+    return None if "/" in name or name in ("", ".", "..") else quote(name, safe="")
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """Decode JSON.
+
+    Raises:
+        EngineRefused: it is none, or of another kind: whatever answers there is no engine.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise translate(error) from error
+
+
+async def _look_for(find: Callable[[], Awaitable[str | None]], until: float) -> str | None:
+    """What ``find`` finds, asked a few times; while the engine is away, until the caller has waited long enough."""
+    pauses = list(LOOK_AGAIN)
+    while pauses:
+        await asyncio.sleep(pauses[0])
+        try:
+            found = await find()
+        except EngineUnavailable as error:
+            if time.monotonic() > until or isinstance(error, EngineStopping):
+                raise
+            pauses[0] = LOOK_AWAY_EVERY
+            continue
+        if found is not None:
+            return found
+        pauses.pop(0)
+    return None

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadRequest, Conflict, HttpError, NotFound, RegistryRefused
+from ..errors import BadRequest, HttpError, NotFound, RegistryRefused
 from ..models.credentials import Credentials
 from ..models.images import Reference
 from ..models.requests import LABEL_PREFIX, PullPolicy
-from .calls import Calls
-from .client import Client
-from .images import Images
+from .client import CHANGE, Calls, decode, segment
+from .images import Images, Registry, image_path
 from .labels import MANAGED, RUN
-from .registry import Registry
 
 Json = dict[str, Any]
 
 STOP_GRACE = 10  # seconds between SIGTERM and SIGKILL, Docker's own default
-KILLED_WITHIN = 5.0  # seconds
 MANY_IMAGES = 1000
-LOOK_GROWTH, LOOK_AT_MOST = 1.5, 0.5
 
 # The engine mounts three files of the container's own folder into every container, on any cgroup version.
 _MOUNT = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
@@ -34,8 +28,9 @@ _MOUNT = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf)
 class Containers:
     """What this engine runs beside the swarm. Methods raise ``HttpError`` s; belongs to the event loop."""
 
-    def __init__(self, calls: Calls, registry: Registry, images: Images) -> None:
+    def __init__(self, calls: Calls, stops: Calls, registry: Registry, images: Images) -> None:
         self._calls = calls
+        self._stops = stops
         self._registry = registry
         self._images = images
         self._nonces: dict[str, str | None] = {}  # by the id of an image, which never changes
@@ -55,7 +50,7 @@ class Containers:
         if pull != "always" or pinned.digest is None or Reference.parse(image).digest:
             return
         for _ in range(2):  # a pull that was under way already may bring what was there before
-            there = await self._calls.inspect(lambda client: client.inspect_image(image))
+            there = await self._calls.inspect(image_path(image))
             if there is not None and any(each.endswith(f"@{pinned.digest}") for each in there["RepoDigests"] or ()):
                 return
             try:
@@ -93,7 +88,7 @@ class Containers:
             BadRequest: its command or working directory is not there.
         """
         try:
-            await self._calls.change(lambda client: client.start(container_id))
+            await self._calls.change("POST", f"/containers/{container_id}/start")
         except HttpError as error:
             await self.remove(container_id)
             if isinstance(error, NotFound):  # of its command or working directory, not of the container
@@ -102,7 +97,8 @@ class Containers:
 
     async def container(self, name_or_id: str) -> Json | None:
         """The container of exactly this id or name, whoever started it; None where there is none."""
-        found = await self._calls.inspect(lambda client: client.inspect_container(name_or_id))
+        name = segment(name_or_id)
+        found = await self._calls.inspect(f"/containers/{name}/json") if name else None
         # Docker takes a prefix of an id for it as well.
         names = (found.get("Id"), found.get("Name", "").removeprefix("/")) if found else ()
         return await self._in_its_own_name(found) if found and name_or_id in names else None
@@ -110,28 +106,21 @@ class Containers:
     async def containers(self) -> Sequence[Json]:
         """Those that quartermaster started, as Docker lists them: ``Id`` and ``State`` among what it says."""
 
-        def ours(client: Client) -> list[Json]:
-            return list(client.containers(all=True, filters={"label": f"{MANAGED}=true"}))
-
-        return await self._calls.listing(ours)
+        said = await self._calls.listing("/containers/json", {"label": [f"{MANAGED}=true"]}, all="1")
+        return decode(said, list[Json])
 
     async def stop(self, container_id: str) -> None:
-        """Its stop signal, and after its grace period SIGKILL; that it has ended already is success.
-
-        Not by Docker's own stop: that call lasts as long as the grace period, and would hold a thread for it.
-        """
+        """Send its stop signal, and SIGKILL after its grace period; that it has ended already is success."""
         raw = await self.container(container_id)
         if raw is None or not raw["State"]["Running"]:
             return
-        grace = raw["Config"].get("StopTimeout") or STOP_GRACE
-        await self._signal(container_id, raw["Config"].get("StopSignal") or "SIGTERM")
-        if not await self._ends_within(container_id, grace):
-            await self._signal(container_id, "SIGKILL")
-            await self._ends_within(container_id, KILLED_WITHIN)
+        within = (raw["Config"].get("StopTimeout") or STOP_GRACE) + CHANGE
+        with contextlib.suppress(NotFound):
+            await self._stops.call(lambda: self._calls.client.send("POST", f"/containers/{container_id}/stop"), within)
 
     async def remove(self, container_id: str) -> None:
         """Remove it, at once; that it is gone already is success."""
-        await self._calls.remove(lambda client: client.remove_container(container_id, force=True, v=True))
+        await self._calls.remove("DELETE", f"/containers/{container_id}", force="1", v="1")
 
     async def _in_its_own_name(self, raw: Json) -> Json:
         """A container as inspected, without labels of ours that it only has from its image.
@@ -147,7 +136,7 @@ class Containers:
     async def _nonce_of_image(self, image_id: str) -> str | None:
         """What an image says in the place of a run's nonce; of one that is gone nothing, until it is there again."""
         if image_id not in self._nonces:
-            image = await self._calls.inspect(lambda client: client.inspect_image(image_id))
+            image = await self._calls.inspect(image_path(image_id))
             if image is None:
                 return None
             if len(self._nonces) >= MANY_IMAGES:
@@ -155,31 +144,13 @@ class Containers:
             self._nonces[image_id] = ((image.get("Config") or {}).get("Labels") or {}).get(RUN)
         return self._nonces[image_id]
 
-    async def _signal(self, container_id: str, signal: str) -> None:
-        with contextlib.suppress(Conflict):  # it has ended meanwhile
-            await self._calls.remove(lambda client: client.kill(container_id, signal))
-
-    async def _ends_within(self, container_id: str, seconds: float) -> bool:
-        until = time.monotonic() + seconds
-        pause = 0.02
-        while time.monotonic() < until:
-            await asyncio.sleep(pause)
-            pause = min(pause * LOOK_GROWTH, LOOK_AT_MOST)
-            raw = await self.container(container_id)
-            if raw is None or not raw["State"]["Running"]:
-                return True
-        return False
-
     async def _create(self, config: Json, name: str) -> str:
-        def create(client: Client) -> str:
-            return str(client.create_container_from_config(config, name)["Id"])
-
         async def find() -> str | None:
             raw = await self.container(name)
             made = raw is not None and (raw["Config"].get("Labels") or {}).get(RUN) == config["Labels"][RUN]
             return str(raw["Id"]) if raw and made else None
 
-        return await self._calls.create(create, find)
+        return await self._calls.create("/containers/create", config, find, name=name)
 
 
 def own_container_id(mountinfo: Path = Path("/proc/self/mountinfo")) -> str | None:

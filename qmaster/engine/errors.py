@@ -1,19 +1,17 @@
-"""Docker's failures become quartermaster's errors here."""
+"""Failures of requests to Docker, as quartermaster's errors."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
-import docker.errors
+import aiohttp
 import msgspec
-import requests
 import structlog
-import urllib3.exceptions
 
 from ..errors import (
     BadRequest,
@@ -26,7 +24,6 @@ from ..errors import (
     NotFound,
 )
 from ..models.credentials import hide
-from . import ssh
 
 log = structlog.get_logger(__name__)
 
@@ -51,10 +48,11 @@ SWARM = frozenset({"configs", "info", "networks", "nodes", "secrets", "services"
 _VERSION = re.compile(r"v[0-9.]+")
 _REFUSED = "the Docker engine refused: "
 SWARM_TROUBLE = (HTTPStatus.NOT_ACCEPTABLE, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
-UNREACHED = (ConnectionRefusedError, FileNotFoundError, PermissionError)
 MAX_DETAIL = 500
 
 NO_API = "the Docker engine answered with something that is not its API"
+
+AWAY = "the Docker engine is away: nothing answers at its address; start it, or see --docker-host"
 
 LATE = "the Docker engine did not answer in time; try again"
 
@@ -91,31 +89,38 @@ class EngineTimeout(EngineAway):
     """What was asked may have been done, or may be yet."""
 
 
-def translate(error: Exception) -> HttpError:
-    """The error that a caller is told of, for whatever a call to the engine raised."""
+class NotOfEngine(EngineRefused):
+    """It cannot do this: its log driver keeps nothing that could be read, for one."""
+
+
+def translate(error: BaseException) -> HttpError:
+    """Return the error to tell a caller, for whatever a request to the engine raised.
+
+    Only an error of connecting means that nothing was sent; after any other what was asked may have been done.
+    """
     if isinstance(error, HttpError):
         return error
-    if isinstance(error, docker.errors.APIError):
-        return _answered(error)
-    if isinstance(error, docker.errors.DockerException) and isinstance(error.__cause__, Exception):
-        return translate(error.__cause__)  # the client's constructor wraps what its first call raised
-    if isinstance(error, requests.exceptions.Timeout | TimeoutError):
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return EngineUnreached(_no_connection(error))
+    if isinstance(error, TimeoutError):
         return EngineTimeout(LATE)
-    if isinstance(error, ValueError):  # before OSError: what requests raises for bad JSON is both
+    if isinstance(error, aiohttp.ClientResponseError):  # no HTTP, or a header over 8,190 bytes: never Docker's own 400
         return _not_understood(error)
-    if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ConnectionError | OSError):
-        return _disconnected(error)
-    if isinstance(error, urllib3.exceptions.HTTPError | EOFError) or _of_ssh(error):
-        return _disconnected(error)
+    if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
+        return EngineAway("the Docker engine closed the connection; try again")
     return _not_understood(error)
 
 
-def _of_ssh(error: Exception) -> bool:
-    """Whether paramiko raised it, which is not imported where nobody needs it; it raises ``EOFError`` too."""
-    return any(kind.__module__.partition(".")[0] == ssh.LIBRARY for kind in type(error).__mro__)
+def _no_connection(error: aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError) -> str:
+    reason = getattr(error, "os_error", error)
+    if isinstance(reason, ConnectionRefusedError | FileNotFoundError | PermissionError):
+        return AWAY
+    if isinstance(reason, ssl.SSLError):
+        return "the Docker engine is away: no TLS connection to it; see DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
+    return "the Docker engine is away: its address cannot be reached; see --docker-host"
 
 
-def _not_understood(error: Exception) -> EngineRefused:
+def _not_understood(error: BaseException) -> EngineRefused:
     log.warning("engine_answer_not_understood", exc_info=error)
     return EngineRefused(NO_API)
 
@@ -126,7 +131,7 @@ def outcome_open(error: HttpError) -> bool:
 
 
 def is_ambiguous(error: HttpError) -> bool:
-    """Whether what was asked for is nobody's name or whole id, but the beginning of several ids: 400 or 500."""
+    """Whether what was asked for is no name or whole id, but the beginning of several ids: 400 or 500."""
     said = str(error).removeprefix(_REFUSED)
     return isinstance(error, BadRequest | EngineRefused) and AMBIGUOUS.match(said) is not None
 
@@ -136,53 +141,22 @@ def broken_off(error: HttpError) -> bool:
     return isinstance(error, EngineAway) and not isinstance(error, EngineUnreached | EngineTimeout)
 
 
-def _disconnected(error: BaseException) -> EngineAway:
-    if any(isinstance(cause, UNREACHED) for cause in _causes(error)):
-        return EngineUnreached(
-            "the Docker engine is away: nothing answers at its address; start it, or see --docker-host"
-        )
-    if any(isinstance(cause, urllib3.exceptions.ReadTimeoutError) for cause in _causes(error)):
-        return EngineTimeout(LATE)  # in the middle of an answer: requests says ConnectionError of that
-    if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in _causes(error)):
-        return EngineUnreached("the Docker engine is away: its address cannot be reached; see --docker-host")
-    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
-        return EngineTimeout(LATE)
-    return EngineAway("the Docker engine broke the connection off; try again")
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The error and all that it wraps: requests and urllib3 keep the cause in ``args`` as often as in the chain."""
-    found: list[BaseException] = []
-    queue: list[object] = [error]
-    while queue and len(found) < 20:
-        item = queue.pop()
-        if isinstance(item, BaseException) and item not in found:
-            found.append(item)
-            queue += [item.__cause__, item.__context__, getattr(item, "reason", None), *item.args]
-    return found
-
-
-def _answered(error: docker.errors.APIError) -> HttpError:
-    url = getattr(error.response, "url", None)
-    return _of_status(error.status_code or 0, explanation(error), urlsplit(url).path if url else "")
-
-
 def refused(status: int, body: bytes, asked_with: Mapping[str, str], path: str = "") -> HttpError:
-    """The error for an answer that is none of 2xx, to a request of this path with these headers."""
+    """Return the error for an answer that is none of 2xx, to a request of this path with these headers.
+
+    The credentials that were sent are hidden in it.
+    """
     words = body.decode(errors="replace")
     with contextlib.suppress(msgspec.MsgspecError):
         words = msgspec.json.decode(words, type=_Refusal).message
-    return _of_status(status, _in_one_line(words, asked_with) or f"status {status}, without a word", path)
+    said = hide(" ".join(words.split()), asked_with.get("X-Registry-Auth", ""))[:MAX_DETAIL]
+    error = _meant(status, said or f"status {status}, without a word", path)
+    error.of_engine = True
+    return error
 
 
 class _Refusal(msgspec.Struct):
     message: str
-
-
-def _of_status(status: int, said: str, path: str) -> HttpError:
-    error = _meant(status, said, path)
-    error.of_engine = True
-    return error
 
 
 def _meant(status: int, said: str, path: str) -> HttpError:
@@ -195,6 +169,8 @@ def _meant(status: int, said: str, path: str) -> HttpError:
         return Conflict(said)
     if status == HTTPStatus.BAD_REQUEST:
         return BadRequest(_REFUSED + said)
+    if status == HTTPStatus.NOT_IMPLEMENTED:
+        return NotOfEngine(_REFUSED + said)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return EngineBusy(f"the Docker engine is not available: {said}")
     return EngineRefused(_REFUSED + said)
@@ -213,18 +189,6 @@ def _asks_the_swarm(path: str) -> bool:
     """Whether an answer to this path may be the swarm's; a path that is not known may be any."""
     first, *rest = path.removeprefix("/").split("/")
     return (rest[0] if rest and _VERSION.fullmatch(first) else first) in {"", *SWARM}
-
-
-def explanation(error: docker.errors.APIError) -> str:
-    """Docker's own words, in one line."""
-    words = error.explanation
-    text = words.decode(errors="replace") if isinstance(words, bytes) else str(words or error)
-    return _in_one_line(text, getattr(getattr(error.response, "request", None), "headers", None) or {})
-
-
-def _in_one_line(text: str, asked_with: Mapping[str, str]) -> str:
-    """Without the credentials that were sent."""
-    return hide(" ".join(text.split()), asked_with.get("X-Registry-Auth", ""))[:MAX_DETAIL]
 
 
 def _manager_hint(said: str) -> str:

@@ -8,26 +8,21 @@ be mistaken for each other: their first bytes differ.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import merge
-from http import HTTPStatus
 from typing import Literal, NamedTuple
 from urllib.parse import unquote_plus
 
-import docker.errors
-import requests
-import urllib3.exceptions
-
-from ..errors import NodeUnreachable
+from ..errors import NodeUnreachable, TooManyReaders
 from ..models.results import Line, Output, Stream
-from .client import Client
-from .endpoint import CONNECT_TIMEOUT
-from .errors import LATE, EngineTimeout
-from .pool import CHANGE, Pool
+from .client import CHANGE, Body, Calls, Client
+from .errors import LATE, EngineTimeout, NotOfEngine, translate
 
 Kind = Literal["service", "task", "container"]
 Source = Literal["stdout", "stderr", "engine"]
@@ -49,7 +44,9 @@ ALONE = 5.0  # seconds for the stream that had little among them
 FIRST_WORD = 8.0  # seconds for the first byte: a node that was cut off is not refused, it is silent (measured on 20.10)
 SILENT = "the task's node says nothing of its log; try again"
 
-_LATE = (TimeoutError, requests.exceptions.Timeout, urllib3.exceptions.ReadTimeoutError)
+
+MAX_READERS = 64  # as many as the API lets in: who comes past it is bounded here
+BATCH_EVERY = 0.01  # seconds
 
 
 class Message(NamedTuple):
@@ -184,18 +181,107 @@ class LogRequest(NamedTuple):
         return {"timestamps": "1", "tail": tail, **dict.fromkeys(self.streams, "1"), **wanted}
 
 
+class LogReaders:
+    """How many logs are read at once for callers. Belongs to the event loop."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.taken = 0
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[Callable[[LogRequest], OpenLog]]:
+        """Hold a slot; what it yields opens one log at a time.
+
+        Raises:
+            TooManyReaders
+        """
+        if self.taken >= MAX_READERS:
+            raise TooManyReaders(f"{MAX_READERS} logs are being read already; try again")
+        self.taken += 1
+        opened: list[OpenLog] = []
+
+        def open_log(request: LogRequest) -> OpenLog:
+            opened[:] = [OpenLog(self._client, request)]
+            return opened[0]
+
+        try:
+            yield open_log
+        finally:
+            self.taken -= 1
+            for each in opened:
+                each.close()
+
+
+class OpenLog:
+    """A log that is read no faster than somebody takes it; a context that closes it."""
+
+    def __init__(self, client: Client, request: LogRequest) -> None:
+        self._parser = Parser(details=request.kind == "service")
+        self._taken = 0.0
+        # A task of its own: who takes may give up waiting, and come again.
+        self._opening = asyncio.create_task(_open(client, request))
+
+    def __enter__(self) -> OpenLog:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the reading at once; again is fine."""
+        if not self._opening.done():
+            self._opening.cancel()
+        elif not self._opening.cancelled() and self._opening.exception() is None and (body := self._opening.result()):
+            body.close()
+
+    async def take(self) -> list[Message]:
+        """Return what has come since; nothing when it has ended. May be cancelled, and called again.
+
+        Raises:
+            HttpError: why it has ended, where that is not its own end.
+        """
+        # A burst comes in few batches: else each of its messages would wake whoever reads.
+        await asyncio.sleep(max(0.0, self._taken + BATCH_EVERY - time.monotonic()))
+        body = await asyncio.shield(self._opening)
+        if body is None:
+            return []
+        while True:
+            data = await body.read()
+            self._taken = time.monotonic()
+            messages = _parsed(self._parser, data)
+            if messages or not data:
+                return messages
+
+
+async def _open(client: Client, request: LogRequest) -> Body | None:
+    """None: its log driver keeps nothing that could be read."""
+    path = f"/{request.kind}s/{request.id}/logs"
+    try:
+        return await client.open("GET", path, request.parameters(), silence=request.silence)
+    except NotOfEngine:
+        return None
+
+
+def _parsed(parser: Parser, data: bytes) -> list[Message]:
+    """The messages that this piece completes; no data: the stream has ended."""
+    try:
+        return list(parser.feed(data) if data else parser.end())
+    except ValueError as error:
+        raise translate(error) from error
+
+
 class Logs:
-    """Belongs to the event loop.
+    """Captures. Belongs to the event loop.
 
     Args:
-        pool: for captures alone, so that a large log holds up nobody else.
+        calls: for captures alone, so that a large log holds up nobody else.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
-    async def capture(self, kind: Kind, target_id: str, limit: int) -> Output:
-        """The last ``limit`` bytes of each of its streams, in Docker's order; nothing where its log driver keeps none.
+    async def capture(self, kind: Literal["task", "container"], target_id: str, limit: int) -> Output:
+        """Return the last ``limit`` bytes of each of its streams, in Docker's order; none if the log driver keeps none.
 
         A log that takes longer than 25 s to read is what had come by then.
 
@@ -204,12 +290,7 @@ class Logs:
             NodeUnreachable: the task's node cannot be asked now.
             HttpError: the engine did not answer.
         """
-        until = time.monotonic() + CHANGE - 1  # a second for what is left to do
-
-        def read(client: Client) -> Output:
-            return _Capture(client, kind, target_id, limit, until).output()
-
-        return await self._pool.call(read, CHANGE, again=True)
+        return await self._calls.call(lambda: _Capture(self._calls.client, kind, target_id, limit).output(), CHANGE)
 
 
 class Tail:
@@ -250,79 +331,75 @@ class Tail:
 
 
 class _Capture:
-    """One capture, in a thread of the pool.
+    """One capture.
 
     Docker counts ``tail`` over both streams before it leaves one out. So where the last messages are all of one stream,
     the other is asked for alone, from its beginning: then Docker reads all of it, and sends only that.
     """
 
-    def __init__(self, client: Client, kind: Kind, target_id: str, limit: int, until: float) -> None:
+    def __init__(self, client: Client, kind: Literal["task", "container"], target_id: str, limit: int) -> None:
         self._client = client
-        self._kind = kind
-        self._path = f"/{kind}s/{target_id}/logs"
+        self._kind: Kind = kind
+        self._id = target_id
         self._limit = limit
-        self._until = until
+        self._until = time.monotonic() + CHANGE - 1  # a second for what is left to do
         self._late = False
         self._any = False
 
-    def output(self) -> Output:
-        """
-        Raises:
-            NodeUnreachable
-            docker.errors.APIError
-        """
+    async def output(self) -> Output:
         both: tuple[Stream, Stream] = ("stdout", "stderr")
-        tail, all_seen = self._read(FEW, *both)
+        tail, all_seen = await self._read(FEW, *both)
         if not all_seen and not any(map(tail.full, both)):
             # A message has a byte or more: with so many of them one stream is full.
-            tail, all_seen = self._read(2 * self._limit + 2, *both)
+            tail, all_seen = await self._read(2 * self._limit + 2, *both)
         full = [stream for stream in both if tail.full(stream)]
         if all_seen or self._late or len(full) == len(both):
             return Output(tail.lines(*both), self._late or bool(full))
         self._until = min(self._until, time.monotonic() + ALONE)
         lacking = [stream for stream in both if stream not in full]
-        alone, _ = self._read(None, *lacking)
+        alone, _ = await self._read(None, *lacking)
         return Output(list(merge(tail.lines(*full), alone.lines(*lacking), key=lambda line: line.time)), True)
 
-    def _read(self, count: int | None, *streams: Stream) -> tuple[Tail, bool]:
+    async def _read(self, count: int | None, *streams: Stream) -> tuple[Tail, bool]:
         """The end of these streams among the last so many messages, and whether those are all that there are."""
         tail = Tail(self._limit)
+        request = LogRequest(self._kind, self._id, streams, tail=count)
         read = 0
-        for message in self._messages(count, streams):
-            self._any = True
-            if message.source == "engine":
-                self._told(message.data.decode(errors="replace").strip())
-            else:
-                tail.add(Line(message.time, message.source, message.data))
-                read += 1
+        try:
+            async with asyncio.timeout(self._left()):
+                body = await _open(self._client, request)
+            if body is not None:
+                with body:
+                    read = await self._take(body, tail)
+        except TimeoutError:
+            self._late = True
         if self._late and not self._any:
             raise NodeUnreachable(SILENT) if self._kind == "task" else EngineTimeout(LATE)
         return tail, not self._late and read != count
 
-    def _messages(self, count: int | None, streams: tuple[Stream, ...]) -> Iterator[Message]:
-        """What the engine sends until it is done, or time is up."""
-        params = {"timestamps": "1", "tail": "all" if count is None else str(count)} | dict.fromkeys(streams, "1")
-        parser = Parser()
-        try:
-            with self._client.open_log(self._path, params, (CONNECT_TIMEOUT, self._left())) as log:
-                for chunk in log.chunks():
-                    yield from parser.feed(chunk)
-                    log.wait_at_most(self._left())
-                yield from parser.end()
-        except _LATE:
-            self._late = True
-        except docker.errors.APIError as error:
-            if error.status_code != HTTPStatus.NOT_IMPLEMENTED:  # its log driver keeps nothing that could be read
-                raise
+    async def _take(self, body: Body, tail: Tail) -> int:
+        """Read until the engine is done, or time is up; return the number of messages."""
+        parser, read, data = Parser(), 0, b" "
+        while data:
+            async with asyncio.timeout(self._left()):
+                data = await body.read()
+            for message in _parsed(parser, data):
+                self._any = True
+                if message.source == "engine":
+                    _heed(message.data.decode(errors="replace").strip())
+                else:
+                    tail.add(Line(message.time, message.source, message.data))
+                    read += 1
+        return read
 
     def _left(self) -> float:
+        """Seconds until it has to be done; for the first byte fewer."""
         left = self._until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
         return left if self._any else min(left, FIRST_WORD)
 
-    def _told(self, words: str) -> None:
-        """The engine's own words; that a task was never on a node only says that it has no log."""
-        gone = UNREACHED.search(words)
-        if gone is not None:
-            raise NodeUnreachable(f"the node {gone[1]} cannot be reached for its logs; try again")
+
+def _heed(words: str) -> None:
+    """The engine's own words; that a task was never on a node only says that it has no log."""
+    gone = UNREACHED.search(words)
+    if gone is not None:
+        raise NodeUnreachable(f"the node {gone[1]} cannot be reached for its logs; try again")

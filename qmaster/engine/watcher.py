@@ -1,18 +1,35 @@
-"""The background thread on Docker's event stream: it drains, hands over hints, and touches nothing."""
+"""The background thread on Docker's event stream, by the SDK: it hands over changes, and touches nothing.
+
+The stream loses events without a mark: nothing here is the truth.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+import docker
+import docker.tls
 import structlog
+
+from .client import CONNECT
+from .labels import MANAGED
 
 MAX_AGE = 60.0  # seconds; after that the stream is opened anew: one that hangs says nothing
 FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0
 MAX_REASON = 300  # characters
+CHECK_EVERY = 1.0  # seconds
+
+FILTERS = {
+    "type": ["service", "node", "container"],
+    "event": ["create", "update", "remove", "start", "restart", "pause", "unpause", "die", "oom", "destroy"],
+}
+SERVICE_LABEL = "com.docker.swarm.service.id"
 
 log = structlog.get_logger(__name__)
 
@@ -29,11 +46,45 @@ class Change(NamedTuple):
     gone: bool = False
 
 
-class Events(Protocol):
-    """An open event stream; ``close`` may be called from another thread and ends the iteration."""
+def changes(event: dict[str, Any]) -> Iterator[Change]:
+    """What one of Docker's events may be about."""
+    kind, actor = event["Type"], event["Actor"]
+    at = event.get("timeNano", 0) / 1e9
+    attributes = actor.get("Attributes") or {}
+    if kind == "container" and SERVICE_LABEL in attributes:
+        yield Change("service", attributes[SERVICE_LABEL], at)
+    if kind != "container" or MANAGED in attributes:  # it may be of its image that it seems to be a service's
+        yield Change(kind, actor["ID"], at, event["Action"] in ("remove", "destroy"))
 
-    def __iter__(self) -> Iterator[Change]: ...
-    def close(self) -> None: ...
+
+class _Client(docker.APIClient):
+    def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
+        # REQUESTS_CA_BUNDLE and its like would win over the ca.pem of DOCKER_CERT_PATH.
+        self.trust_env = False
+        return super().merge_environment_settings(*args, **kwargs)
+
+
+class EventStream:
+    """An open stream of Docker's events, on a client of its own. Opening it blocks, and may raise anything.
+
+    Args:
+        address: the engine's; None: the platform's socket.
+        tls: how to reach it.
+    """
+
+    def __init__(self, address: str | None, tls: docker.tls.TLSConfig | None) -> None:
+        self._client = _Client(address, version="auto", timeout=int(CONNECT), tls=tls or False)
+        self._events = self._client.events(filters=FILTERS, decode=True)
+
+    def __iter__(self) -> Iterator[Change]:
+        for event in self._events:
+            yield from changes(event)
+
+    def close(self) -> None:
+        """End the iteration, also from another thread."""
+        with contextlib.suppress(AttributeError, OSError):  # it has ended already
+            self._events.close()
+        self._client.close()
 
 
 class Watcher:
@@ -41,22 +92,16 @@ class Watcher:
 
     Args:
         open_events: opens a stream; called in the thread, may block and may raise.
-        emit: takes a hint; called in the thread, must not block.
-        explain: what ended a stream, in words.
+        emit: takes a change; called in the thread, must not block.
     """
 
-    def __init__(
-        self,
-        open_events: Callable[[], Events],
-        emit: Callable[[Change], None],
-        explain: Callable[[Exception], str] = str,
-    ) -> None:
+    def __init__(self, open_events: Callable[[], EventStream], emit: Callable[[Change], None]) -> None:
         self._open_events = open_events
         self._emit = emit
-        self._explain = explain
         self._told = ""  # why the stream was lost, as the log has it; "" where there is one
         self._stopped = threading.Event()
-        self._events: Events | None = None
+        self._events: EventStream | None = None
+        self._opened = 0.0
         self._lock = threading.Lock()
         self._reopened = {"age": 0, "lost": 0}  # the thread alone writes
         # A daemon: it may be in a connect that nothing can interrupt, and the process does not wait for it.
@@ -76,6 +121,14 @@ class Watcher:
         with self._lock:
             if self._events is not None:
                 self._events.close()
+
+    async def renew(self) -> None:
+        """End each stream when it is old, on the event loop, until cancelled: the SDK's read has no timeout."""
+        while True:
+            await asyncio.sleep(CHECK_EVERY)
+            with self._lock:
+                if self._events is not None and time.monotonic() - self._opened > MAX_AGE:
+                    self._events.close()
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
@@ -97,7 +150,7 @@ class Watcher:
         """Once, until there is another reason, or the stream was there for a while."""
         if self._stopped.is_set():
             return
-        reason = self._explain(error)[:MAX_REASON]
+        reason = str(error)[:MAX_REASON]
         if reason != self._told:
             log.info("events_lost", reason=reason)
         self._told = reason
@@ -105,22 +158,19 @@ class Watcher:
     def _drain(self) -> None:
         events = self._open_events()
         with self._lock:
-            self._events = events
+            self._events, self._opened = events, time.monotonic()
         try:
             # Only now can nothing be missed that the relist does not see.
             self._hand_over(Change("relist"))
             if self._stopped.is_set():  # while it was being opened: then nobody else closes it
                 return
-            until = time.monotonic() + MAX_AGE
-            for hint in events:
-                self._hand_over(hint)
-                if time.monotonic() > until or self._stopped.is_set():
-                    return
+            for change in events:
+                self._hand_over(change)
         finally:
             with self._lock:
                 self._events = None
             events.close()
 
-    def _hand_over(self, hint: Change) -> None:
+    def _hand_over(self, change: Change) -> None:
         if not self._stopped.is_set():
-            self._emit(hint)
+            self._emit(change)

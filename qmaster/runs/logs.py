@@ -17,8 +17,7 @@ import msgspec
 import structlog
 
 from ..engine.errors import EngineTimeout
-from ..engine.logs import UNREACHED, Kind, LogRequest, Message
-from ..engine.reader import Readers, Reading
+from ..engine.logs import UNREACHED, Kind, LogReaders, LogRequest, Message, OpenLog
 from ..engine.services import Swarm
 from ..errors import EngineUnavailable, JournalUnwritable, NodeUnreachable, NotFound
 from ..events.journal import Journal
@@ -30,7 +29,7 @@ from .reconciler import Reconciler
 from .status import WAITING, has_ended
 
 Batches = AsyncIterator[list[Piece]]
-Open = Callable[[LogRequest], Reading]
+Open = Callable[[LogRequest], OpenLog]
 
 SILENCE = 8.0  # seconds; a node that was cut off is silent, not refused, until Swarm takes it for down
 TICK = 0.1  # seconds between two looks at the cache
@@ -53,7 +52,7 @@ class LogQuery(NamedTuple):
 class LogReader:
     """Read the output of runs."""
 
-    def __init__(self, swarm: Swarm, readers: Readers, journal: Journal, reconciler: Reconciler) -> None:
+    def __init__(self, swarm: Swarm, readers: LogReaders, journal: Journal, reconciler: Reconciler) -> None:
         self.swarm = swarm
         self.readers = readers
         self.journal = journal
@@ -214,7 +213,7 @@ class LogStream:
                 log.info("followed_log_lost", run=view.id, reason=str(error))
                 await asyncio.sleep(REOPEN_AFTER)
 
-    async def _live(self, reading: Reading) -> Batches:
+    async def _live(self, reading: OpenLog) -> Batches:
         while not self._over:
             batch: list[Message] | None = None
             with contextlib.suppress(TimeoutError):
@@ -353,5 +352,5 @@ def _require_reached(batch: Iterable[Message]) -> None:
             raise NodeUnreachable("Swarm has no way to it")
 
 
-def _nothing_to_open(request: LogRequest) -> Reading:
+def _nothing_to_open(request: LogRequest) -> OpenLog:
     raise NotFound("it is gone")

@@ -151,7 +151,7 @@ class Components:
         def emit(hint: Change) -> None:
             loop.call_soon_threadsafe(reconciler.hint, hint)
 
-        self.watcher = watcher = Watcher(lambda: engine.events(Change), emit, engine.explain)
+        self.watcher = watcher = Watcher(engine.events, emit)
         run_service = RunService(
             engine.swarm,
             engine.containers,
@@ -200,6 +200,7 @@ class Components:
         self.watcher.start()
         work = (
             self.engine.health.watch(),
+            self.watcher.renew(),
             self.reconciler.run(),
             self.recovery.run(),
             self._resume(),
@@ -222,7 +223,7 @@ class Components:
         await self.reaper.close()
         await self.collector.close()
         await self.journal.close()
-        self.engine.close()
+        await self.engine.close()
 
     def _token_file(self, path: str) -> TokenFile | None:
         if not path:

@@ -180,7 +180,7 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     # Tornado shows what it could not read, and that may hold a token.
-    for noisy in ("urllib3", "docker", "paramiko", "asyncio", "tornado.general"):
+    for noisy in ("urllib3", "docker", "asyncio", "tornado.general"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     structlog.configure(
         processors=[_line, bounds, _rendered] if log_format == "json" else [*shared, *render],

@@ -18,7 +18,7 @@ from testbed import Bed, Engine, Registry, Reply, Server, eventually, sdk, start
 from testbed.registry import User, login
 from testbed.wire import SIZE, Head, Reader
 
-from qmaster.engine.core import REGISTRY
+from qmaster.engine.client import REGISTRY
 
 IMAGE = "busybox:local"
 NOWHERE = ["node.labels.room==none"]

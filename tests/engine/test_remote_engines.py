@@ -1,5 +1,6 @@
 """Engines that are not on this machine's socket: TCP with TLS, and ssh, as the docker command reads them."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +117,38 @@ def test_certificates_that_are_not_there_are_told_at_the_start(
 # ssh
 
 
-def over_ssh(ssh: Ssh, start_server: StartServer) -> Server:
-    return start_server(ssh.env["DOCKER_HOST"], HOME=ssh.env["HOME"], PATH=ssh.env["PATH"])
+def over_ssh(ssh: Ssh, start_server: StartServer, path: str = "") -> Server:
+    home = ssh.env["HOME"]
+    return start_server(ssh.env["DOCKER_HOST"] + path, HOME=home, PATH=ssh.env["PATH"], TMPDIR=home)
+
+
+def forwarding(ssh: Ssh) -> list[int]:
+    """The pids of ssh processes that forward a socket of a quartermaster's."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if f"-L{ssh.env['HOME']}/qmaster-ssh-".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_an_engine_over_ssh(engine: Engine, ssh: Ssh, start_server: StartServer) -> None:
-    """The keys and known hosts of the home are used."""
-    works(over_ssh(ssh, start_server), engine)
+    """The keys and known hosts of the home are used; at the end nothing is left of the way."""
+    server = over_ssh(ssh, start_server)
+    works(server, engine)
+    assert len(forwarding(ssh)) == 1
+    assert server.terminate() == 0
+    eventually(lambda: not forwarding(ssh), 5, "ssh has ended")
+    assert not list(Path(ssh.env["HOME"]).glob("qmaster-ssh-*"))
+
+
+def test_another_socket_over_ssh(engine: Engine, ssh: Ssh, start_server: StartServer) -> None:
+    """That of a rootless engine, for one: its path is that of the address. However quartermaster ends, ssh does."""
+    server = over_ssh(ssh, start_server, engine.socket)
+    runs(server)
+    assert len(forwarding(ssh)) == 1
+    server.kill()
+    eventually(lambda: not forwarding(ssh), 10, "ssh has ended")
 
 
 @pytest.mark.patient

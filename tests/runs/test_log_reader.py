@@ -9,8 +9,7 @@ import pytest
 from fakes import CREATED, FakeSwarm, container, node, task
 
 from qmaster.engine.errors import EngineTimeout
-from qmaster.engine.logs import LogRequest, Message
-from qmaster.engine.reader import Readers, Reading
+from qmaster.engine.logs import LogReaders, LogRequest, Message, OpenLog
 from qmaster.errors import EngineAway, HttpError, NotFound, TooManyReaders
 from qmaster.events.journal import Journal
 from qmaster.models import results
@@ -114,12 +113,12 @@ class Components:
         return [piece.data.decode() for piece in self.read(**wanted)]
 
 
-class FakeReaders(Readers):
+class FakeReaders(LogReaders):
     def __init__(self, house: Components) -> None:
         self._house = house
 
     @contextlib.contextmanager
-    def slot(self) -> Iterator[Callable[[LogRequest], Reading]]:
+    def slot(self) -> Iterator[Callable[[LogRequest], OpenLog]]:
         if self._house.seats < 0:
             raise TooManyReaders("full")
         self._house.seats += 1
@@ -148,7 +147,7 @@ class FakeReconciler(Reconciler):
         return self._house.nodes()
 
 
-class FakeReading(Reading):
+class FakeReading(OpenLog):
     def __init__(self, house: Components, script: Script, follow: bool) -> None:
         self._house, self._script, self._follow = house, script, follow
 

@@ -27,11 +27,6 @@ async def test_the_trouble_that_is_told_is_the_first_cause(home: Home) -> None:
     assert house.parts.trouble() is away
 
 
-async def test_a_lost_stream_is_explained_by_the_engine(home: Home) -> None:
-    """In the words of our errors."""
-    assert home.house.watcher._explain is home.engine.explain
-
-
 async def test_readers_are_looked_at_now_and_then(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is behind is cut though nothing more is sent."""
     looks: list[Any] = []

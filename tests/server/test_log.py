@@ -29,7 +29,7 @@ def _put_back() -> Iterator[None]:
     """Logging is the process's: leave it as it was."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    noisy = {name: logging.getLogger(name).level for name in ("urllib3", "docker", "paramiko", "asyncio")}
+    noisy = {name: logging.getLogger(name).level for name in ("urllib3", "docker", "asyncio")}
     yield
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()

@@ -1,13 +1,15 @@
 """containers: of what Docker inspects, what is the container's own, and what it only has from its image."""
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from fakes import CONTAINER_ID, container
+from raw_engine import engine_and_client, reply
 
 from qmaster.engine import containers as room
-from qmaster.engine.containers import Containers
+from qmaster.engine.client import Calls as RealCalls
+from qmaster.engine.containers import Containers, own_container_id
 from qmaster.engine.labels import MANAGED, RUN
 
 pytestmark = pytest.mark.gen_test
@@ -23,21 +25,18 @@ class Calls:
         self.images = images
         self.looked_at: list[str] = []
 
-    async def inspect(self, work: Callable[[Any], Json | None]) -> Json | None:
-        return work(self)
-
-    def inspect_container(self, name_or_id: str) -> Json:
-        return self.there
-
-    def inspect_image(self, image_id: str) -> Json | None:
-        self.looked_at.append(image_id)
-        return self.images.get(image_id)
+    async def inspect(self, path: str) -> Json | None:
+        kind, name = path.split("/")[1:3]
+        if kind == "containers":
+            return self.there
+        self.looked_at.append(name)
+        return self.images.get(name)
 
 
 def world(labels: Json, images: dict[str, Json]) -> tuple[Containers, Calls]:
     there = container(ours=False, labels=labels, Image="i1")
     calls = Calls(there, images)
-    return Containers(cast(Any, calls), cast(Any, None), cast(Any, None)), calls
+    return Containers(cast(Any, calls), *cast(Any, [None] * 3)), calls
 
 
 def image(**labels: str) -> dict[str, Json]:
@@ -105,3 +104,53 @@ async def test_the_beginning_of_an_id_is_nobody() -> None:
     containers, calls = world(OURS, image())
     assert await containers.container(CONTAINER_ID[:12]) is None
     assert calls.looked_at == []
+
+
+@pytest.mark.parametrize("grace", [None, 40])
+async def test_a_stop_is_dockers_own(tmp_path: Path, grace: int | None) -> None:
+    """It may last as long as its grace period, beside other calls; one that has ended is not asked to end."""
+    there = container(Config={"StopTimeout": grace, "Labels": {}})
+    bounds: list[float] = []
+
+    class Bounded(RealCalls):
+        async def call(self, send: Any, within: float, kind: str = "") -> Any:
+            bounds.append(within)
+            return await super().call(send, within, kind)
+
+    async with engine_and_client(tmp_path, reply(there, 200), b"HTTP/1.1 204 No Content\r\n\r\n") as (engine, client):
+        calls, stops = RealCalls(client, "engine", 4), Bounded(client, "stop", 4)
+        containers = Containers(calls, stops, *cast(Any, [None] * 2))
+        there["State"]["Running"] = True
+        engine.answers[0] = reply(there, 200)
+        await containers.stop(CONTAINER_ID)
+        assert engine.calls[-1].line == f"POST /v1.41/containers/{CONTAINER_ID}/stop HTTP/1.1"
+        assert bounds == [(grace or 10) + 25]
+        there["State"]["Running"] = False
+        engine.answers = [reply(there, 200)]
+        await containers.stop(CONTAINER_ID)
+        assert len(engine.calls) == 3
+
+
+MOUNT = "612 599 254:1 /var/lib/docker/containers/{}/{} /etc/{} rw,relatime - ext4 /dev/vda1 rw\n"
+
+
+@pytest.mark.parametrize(
+    ("mountinfo", "found"),
+    [
+        (MOUNT.format("a" * 64, "hostname", "hostname"), "a" * 64),
+        ("22 1 0:20 / /proc rw - proc proc rw\n" + MOUNT.format("b" * 64, "resolv.conf", "resolv.conf"), "b" * 64),
+        (MOUNT.format("c" * 64, "data", "data"), None),
+        (MOUNT.format("short", "hostname", "hostname"), None),
+        ("", None),
+    ],
+)
+def test_its_own_container_is_known_by_its_mounts(mountinfo: str, found: str | None, tmp_path: Path) -> None:
+    """On any cgroup version; None outside of one."""
+    file = tmp_path / "mountinfo"
+    file.write_text(mountinfo)
+    assert own_container_id(file) == found
+
+
+def test_without_mountinfo_it_is_in_no_container(tmp_path: Path) -> None:
+    """Not on Linux."""
+    assert own_container_id(tmp_path / "missing") is None
