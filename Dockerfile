@@ -24,7 +24,7 @@ COPY . /opt/quartermaster/app
 RUN cd /opt/quartermaster/app \
     && rm -rf requirements.txt wheels \
     && PYTHONPYCACHEPREFIX=/opt/quartermaster/pycache \
-        /opt/quartermaster/bin/python -c 'import qmaster.server.app, qmaster.cli.healthcheck, qmaster.cli.commands' \
+        /opt/quartermaster/bin/python -c 'import qmaster.server.app, qmaster.cli.commands' \
     && chmod -R u=rwX,go=rX /opt/quartermaster
 
 FROM ${BASE}

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from typing import get_args
 
+import click
 import msgspec
 import pytest
 from documents import TEXT
@@ -16,15 +17,14 @@ from qmaster import errors, limiter
 from qmaster.api import base, entrance, events, limits, openapi, runs, strict
 from qmaster.auth import authenticator, tokens
 from qmaster.auth.authenticator import Authenticator
-from qmaster.auth.tokens import MAX_TOKEN
 from qmaster.cli import commands as commands_of_client
-from qmaster.cli import main, newtoken, run
-from qmaster.cli.signals import SIGNALS
+from qmaster.cli import main, run
 from qmaster.engine import client, logs
 from qmaster.engine import errors as failures
 from qmaster.events import unsent
 from qmaster.models import requests
 from qmaster.models.responses import Reason, Service, Status, Task
+from qmaster.models.validation import MAX_TOKEN
 from qmaster.server import config
 
 CODE = ROOT / "qmaster"
@@ -111,7 +111,8 @@ def test_the_commands_are_those_of_the_code() -> None:
         name: [
             flag for option in command.params for flag in option.opts if flag.startswith("--") and flag not in common
         ]
-        for name, command in {**commands_of_client.COMMANDS, **newtoken.COMMANDS, **main.main.commands}.items()
+        for name in main.COMMANDS
+        if (command := main.main.get_command(click.Context(main.main), name))
     }
     assert list(documented.items()) == list(expected.items())
     assert list(documented) == list(main.COMMANDS)
@@ -122,7 +123,7 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
     """The table has each exit code of the commands, and nothing else."""
     documented = [int(row["code"]) for row in table("Command line", "code")]
     ours = {commands_of_client.FAILED, commands_of_client.WRONG_USE, commands_of_client.INTERRUPTED}
-    of_run = {run.TIMED_OUT, run.OWN_FAILURE, run.OUTPUT_CLOSED, *(run.SIGNALLED + number for number in SIGNALS)}
+    of_run = {run.TIMED_OUT, run.OWN_FAILURE, run.OUTPUT_CLOSED, *(run.SIGNALLED + number for number in run.SIGNALS)}
     assert documented == sorted({0} | ours | of_run)
 
 

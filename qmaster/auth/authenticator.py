@@ -16,7 +16,8 @@ import structlog
 
 from ..errors import BadRequest, TooManyRuns, TooManyWrongTokens, Unauthorized
 from ..models.responses import ROOT
-from .tokens import MAX_TOKEN, TokenPolicy, digest
+from ..models.validation import MAX_TOKEN
+from .tokens import TokenPolicy, digest
 
 # Wrong tokens of one address.
 BURST = 20  # a person who pastes the wrong token, or a program that is told its new one late

@@ -44,7 +44,6 @@ _PART = re.compile(r"'([^']*)'")
 _NOTHING = hashlib.sha256(b"").digest()
 
 Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | Annotated[str, Meta(max_length=64)]
-MAX_TOKEN = 4096  # bytes, far more than any needs
 MAX_SIZE = 1024 * 1024  # bytes of the file
 LOOK_EVERY = 1.0  # seconds
 SETTLES_IN = 0.25  # seconds that a changed file is left alone, so that it is not read half-written

@@ -1,224 +1,514 @@
-"""HTTP to a quartermaster: a connection a call, its answer as a document or in pieces as they come. Loop only."""
+"""HTTP client of a quartermaster: calls, the event stream and logs, resumed where a connection breaks. Loop only."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
+import os
+import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Any
-from urllib.parse import urlencode, urlsplit
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
 
-from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
-from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
-from tornado.iostream import IOStream, StreamClosedError
-from tornado.tcpclient import TCPClient
+import aiohttp
+from yarl import URL
 
 from .. import __version__
-from ..errors import ConfigError
-from .errors import Lost, Refused, Unreachable
+from ..errors import ConfigError, QmasterError
 
 Json = dict[str, Any]
 Query = Iterable[tuple[str, str]]
+T = TypeVar("T")
 
 CONNECT_WITHIN = 10.0  # seconds
-ANSWER_WITHIN = 60.0  # the server's own bounds are lower
-NO_BOUND = 1 << 62  # bytes of an answer: logs have no end
-PIECE = 64 * 1024
-ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # a host that vanished is noticed within a minute
+ANSWER_WITHIN = 60.0  # seconds; the server's own bounds are lower
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # notices a host that vanished within a minute
+SILENT_FOR = 50.0  # seconds without an event: three heartbeats
+ENDED = frozenset({"complete", "failed", "removed"})
+LOOK_AGAIN = 0.5  # seconds
+TRY_AGAIN = frozenset({429, 503})
+# Seconds of the retries.
+QUIET_FOR = 2.0  # a server that restarts is back by then
+GIVE_UP_AFTER = 300.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    document: Json
+class ClientError(QmasterError):
+    """A call failed; ``str(error)`` tells the user why and what to do."""
 
 
-class Response(HTTPMessageDelegate):
-    """An answer as it comes. A piece is read from the connection when the one before it was taken."""
+class Refused(ClientError):
+    """The server answered with an error; the message is the server's."""
 
-    def __init__(self, name: str) -> None:
-        self.status = 0
-        self.headers = HTTPHeaders()
-        self._name = name
-        self._complete = False
-        self._begun = asyncio.Event()
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(1)
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
-    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> None:
-        if isinstance(start_line, ResponseStartLine) and start_line.code >= HTTPStatus.OK:
-            self.status, self.headers = start_line.code, headers
-            self._begun.set()
 
-    def data_received(self, chunk: bytes) -> Any:
-        return self._pieces.put(chunk)
+class Away(ClientError):
+    """No whole answer; the same call may succeed later."""
 
-    def finish(self) -> None:
-        self._complete = True
 
-    async def read_from(self, connection: HTTP1Connection) -> None:
-        with contextlib.suppress(StreamClosedError, HTTPInputError):
-            await connection.read_response(self)
-        self._begun.set()
-        await self._pieces.put(None)
+class Unreachable(Away):
+    """Nothing answered, or something else than quartermaster."""
 
-    async def begun(self) -> None:
-        await self._begun.wait()
-        if not self.status:
-            raise Lost(f"{self._name} broke the connection off before it answered")
+
+class Lost(Away):
+    """The connection broke before the answer was whole."""
+
+
+def may_pass(error: ClientError) -> bool:
+    """Return whether the same call may succeed later."""
+    return isinstance(error, Away) or (isinstance(error, Refused) and error.status in TRY_AGAIN)
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+class Client:
+    """A quartermaster at a URL; each call opens a connection of its own.
+
+    Args:
+        url: such as ``http://localhost:9090``; a path is put in front of the API's own.
+        token: sent with every call.
+
+    Raises:
+        ConfigError: the URL is not one of a quartermaster.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        _check(self.url)
+        self._headers = {"Authorization": f"Bearer {token}", "User-Agent": f"qmaster/{__version__}"}
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        query: Query = (),
+        headers: Mapping[str, str] | None = None,
+        within: float = ANSWER_WITHIN,
+    ) -> Json:
+        """Make a call, and return the JSON object that answers it.
+
+        Args:
+            method: the HTTP method.
+            path: the path, encoded.
+            body: sent as JSON.
+            query: names and values.
+            headers: further headers.
+            within: seconds until the whole answer is there.
+
+        Raises:
+            ClientError: there is no answer, or it is an error.
+        """
+        try:
+            async with (
+                asyncio.timeout(within),
+                self.stream(method, path, body, query=query, headers=headers) as response,
+            ):
+                return await response.document()
+        except TimeoutError:
+            raise Lost(f"{self.url} did not answer within {within:g} s") from None
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        query: Query = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Response]:
+        """Make a call whose answer is read as it arrives; leaving the context ends it.
+
+        Raises:
+            ClientError: there is no answer, or it is an error.
+        """
+        url = URL(f"{self.url}{path}?{urlencode(list(query))}".removesuffix("?"), encoded=True)
+        data = None if body is None else json.dumps(body).encode()
+        kind = {} if data is None else {"Content-Type": "application/json"}
+        async with self._session() as session:
+            with self._failures():
+                answer = await session.request(
+                    method, url, data=data, headers={**self._headers, **kind, **(headers or {})}, allow_redirects=False
+                )
+            response = Response(answer, self.url, self._failures)
+            try:
+                await response.check()
+                yield response
+            finally:
+                answer.close()
+
+    def _session(self) -> aiohttp.ClientSession:
+        # A context of our own, as aiohttp's was made before SSL_CERT_FILE was looked at.
+        tls = ssl.create_default_context() if self.url.startswith("https:") else True
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls, force_close=True, socket_factory=_socket),
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_WITHIN),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept-Encoding",),
+        )
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Translate aiohttp's errors."""
+        try:
+            yield
+        except aiohttp.ClientConnectorCertificateError as error:
+            reason = getattr(error.certificate_error, "verify_message", error.certificate_error)
+            raise Unreachable(f"{self.url}: {reason}; for a private CA, set SSL_CERT_FILE") from None
+        except (
+            aiohttp.ClientConnectorError,
+            aiohttp.ConnectionTimeoutError,
+            aiohttp.InvalidURL,
+            UnicodeError,
+        ) as error:
+            raise Unreachable(
+                f"nothing answers at {self.url} ({_reason(error)}): is quartermaster running there? "
+                "Set QMASTER_URL to its address"
+            ) from None
+        except aiohttp.ClientError:
+            raise Lost(f"the connection to {self.url} broke") from None
+
+
+class Response:
+    """An answer as it arrives."""
+
+    def __init__(
+        self, answer: aiohttp.ClientResponse, url: str, failures: Callable[[], contextlib.AbstractContextManager[None]]
+    ) -> None:
+        self._answer = answer
+        self._url = url
+        self._failures = failures
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body.
+        """Yield the body; the connection is read at the pace of whoever takes the pieces.
 
         Raises:
-            Lost: it broke off.
+            Lost: the connection broke.
         """
-        while (piece := await self._pieces.get()) is not None:
-            yield piece
-        if not self._complete:
-            raise Lost(f"the connection to {self._name} broke")
+        with self._failures():
+            async for piece in self._answer.content.iter_any():
+                yield piece
 
     async def document(self) -> Json:
-        """The body as a JSON object.
+        """Return the body as a JSON object.
 
         Raises:
-            Unreachable: it is none, so it is not quartermaster that answered.
+            Unreachable: it is not one, so it is not quartermaster that answered.
         """
         body = b"".join([piece async for piece in self.pieces()])
         with contextlib.suppress(ValueError):
             document = json.loads(body)
             if isinstance(document, dict):
                 return document
-        other = f"something else than quartermaster answers at {self._name} ({self.status})"
-        raise Unreachable(f"{other}: QMASTER_URL names another")
+        raise Unreachable(
+            f"what answers at {self._url} is not quartermaster (status {self._answer.status}): "
+            "set QMASTER_URL to its address"
+        )
 
     async def check(self) -> None:
-        """Raise what the server refused it with, if it did."""
-        if self.status >= HTTPStatus.BAD_REQUEST:
-            error = str((await self.document()).get("error", HTTPStatus(self.status).phrase))
-            if self.status == HTTPStatus.UNAUTHORIZED:
-                error = f"{self._name}: {error}; set TOKEN, or TOKEN_FILE, to the server's token"
-            raise Refused(error, self.status)
+        """Raise the error that the server answered with, if it did."""
+        status = self._answer.status
+        if status >= HTTPStatus.BAD_REQUEST:
+            error = str((await self.document()).get("error", self._answer.reason))
+            if status == HTTPStatus.UNAUTHORIZED:
+                error = f"{self._url}: {error}; set TOKEN, or TOKEN_FILE, to the server's token"
+            raise Refused(error, status)
 
 
-class Api:
-    """A quartermaster at a URL.
-
-    Args:
-        url: where it is, for instance ``http://localhost:9090``; a path in front of its own is kept.
-        token: sent with every call.
-
-    Raises:
-        ConfigError: the URL is none.
-    """
-
-    def __init__(self, url: str, token: str) -> None:
-        self.url = url.rstrip("/")
-        self._host, self._port, self._tls, self._path, self._authority = _split(self.url)
-        self._token = token.encode().decode("latin-1")  # a header's bytes: the server reads them as UTF-8
-
-    async def ask(
-        self,
-        method: str,
-        path: str,
-        body: Json | None = None,
-        query: Query = (),
-        headers: Mapping[str, str] | None = None,
-        within: float = ANSWER_WITHIN,
-    ) -> Answer:
-        """One call.
-
-        Args:
-            within: seconds until the whole answer is there.
-
-        Raises:
-            ClientError: there is none, or it says no.
-        """
-        try:
-            async with asyncio.timeout(within), self.open(method, path, body, query, headers) as response:
-                await response.check()
-                return Answer(response.status, await response.document())
-        except TimeoutError:
-            raise Lost(f"{self.url} did not answer within {within:g} s") from None
-
-    @contextlib.asynccontextmanager
-    async def open(
-        self,
-        method: str,
-        path: str,
-        body: Json | None = None,
-        query: Query = (),
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[Response]:
-        """One call whose answer is read as it comes; leaving the context ends it."""
-        stream = await self._connect()
-        connection = HTTP1Connection(
-            stream, is_client=True, params=HTTP1ConnectionParameters(max_body_size=NO_BOUND, chunk_size=PIECE)
-        )
-        response = Response(self.url)
-        data = None if body is None else json.dumps(body).encode()
-        connection.write_headers(self._start(method, path, query), self._headers(data, headers or {}), data)
-        connection.finish()
-        reading = asyncio.create_task(response.read_from(connection))
-        try:
-            await response.begun()
-            yield response
-        finally:
-            stream.close()
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-
-    def _start(self, method: str, path: str, query: Query) -> RequestStartLine:
-        encoded = urlencode(list(query))
-        return RequestStartLine(method, self._path + path + (f"?{encoded}" if encoded else ""), "HTTP/1.1")
-
-    def _headers(self, data: bytes | None, more: Mapping[str, str]) -> HTTPHeaders:
-        headers = {"Host": self._authority, "Connection": "close", "User-Agent": f"qmaster/{__version__}"}
-        headers["Authorization"] = f"Bearer {self._token}"
-        if data is not None:
-            headers |= {"Content-Type": "application/json", "Content-Length": str(len(data))}
-        return HTTPHeaders({**headers, **more})
-
-    async def _connect(self) -> IOStream:
-        tls = ssl.create_default_context() if self._tls else None
-        try:
-            async with asyncio.timeout(CONNECT_WITHIN):
-                stream = await TCPClient().connect(self._host, self._port, ssl_options=tls)
-        except ssl.SSLCertVerificationError as error:
-            reason = error.verify_message
-            raise Unreachable(f"{self.url}: {reason}: SSL_CERT_FILE names the authority to trust") from None
-        except (OSError, StreamClosedError, UnicodeError) as error:
-            cause = getattr(error, "real_error", None) or error
-            reason = getattr(cause, "strerror", None) or "no answer"
-            raise Unreachable(
-                f"nothing answers at {self.url} ({reason}): is quartermaster running there? QMASTER_URL names another"
-            ) from None
-        _keep_alive(stream)
-        return stream
-
-
-def _split(url: str) -> tuple[str, int, bool, str, str]:
-    """Host, port, whether it is HTTPS, path, and what ``Host`` says."""
+def _check(url: str) -> None:
     try:
         parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        _ = parts.port
     except ValueError:
         raise ConfigError(f"--url: {url!r} is not a URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--url: expected http://host:port or https://host:port, not {url!r}")
+        raise ConfigError(f"--url: expected http://host:port or https://host:port; got {url!r}")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ConfigError("--url: holds more than a host, a port and a path; the token is in TOKEN or TOKEN_FILE")
-    return parts.hostname, port, parts.scheme == "https", parts.path, parts.netloc
+        raise ConfigError("--url: expected a host, a port and a path only; the token goes into TOKEN or TOKEN_FILE")
 
 
-def _keep_alive(stream: IOStream) -> None:
-    if not isinstance(stream.socket, socket.socket):
-        return
-    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in ALIVE.items():
+def _reason(error: Exception) -> str:
+    """Return the system's words: asyncio puts its own, with an address, in their place."""
+    cause = getattr(error, "os_error", error)
+    number = getattr(cause, "errno", None) or 0
+    return os.strerror(number) if number > 0 else getattr(cause, "strerror", None) or "no answer"
+
+
+def _socket(address: Any) -> socket.socket:
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
         if hasattr(socket, name):  # not on every platform
-            stream.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
+
+
+# --- retries ----------------------------------------------------------------------------------------------------------
+
+
+class RetryPolicy:
+    """Retries while a server is away; a command has one for all of its calls.
+
+    Args:
+        say: tells the user a sentence.
+        clock: seconds.
+        pause: waits for seconds.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._say = say
+        self._clock = clock
+        self._wait = pause
+        self._away_since: float | None = None
+        self._pause = FIRST_PAUSE
+        self._said = False
+        self._connected = False
+
+    def succeeded(self) -> None:
+        """Note that the server has answered."""
+        if self._said:
+            self._say("the server is back")
+        self._connected, self._away_since, self._pause, self._said = True, None, FIRST_PAUSE, False
+
+    async def failed(self, error: ClientError, said: bool = False) -> None:
+        """Wait before the next attempt.
+
+        Args:
+            error: why the last one failed.
+            said: whether the user knows of it already.
+
+        Raises:
+            ClientError: the same error, where another attempt is no use: the server never answered, or not for long.
+        """
+        now = self._clock()
+        self._away_since = self._away_since or now
+        if not (self._connected and may_pass(error)) or now - self._away_since > GIVE_UP_AFTER:
+            raise error
+        if not (self._said or said) and now - self._away_since > QUIET_FOR:
+            self._say(f"{error}; trying again")
+            said = True
+        self._said = self._said or said
+        await self._wait(self._pause * random.uniform(0.5, 1))  # noqa: S311 - only spreads the calls
+        self._pause = min(LONGEST_PAUSE, self._pause * 2)
+
+    async def call(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Call a function until it succeeds, and return what it returned."""
+        while True:
+            try:
+                answer = await function()
+            except ClientError as error:
+                await self.failed(error)
+            else:
+                self.succeeded()
+                return answer
+
+
+# --- the event stream -------------------------------------------------------------------------------------------------
+
+
+class Frame(NamedTuple):
+    """A frame of ``/events``.
+
+    ``kind`` is ``snapshot``, ``gap``, …, or a CloudEvent's type; ``data`` the frame, or the CloudEvent.
+    """
+
+    cursor: str
+    kind: str
+    data: Json
+
+
+class SseParser:
+    """Parser of Server-Sent Events (HTML Standard, 9.2.6), as far as quartermaster writes them."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> list[Frame]:
+        """Return the frames that a piece completes."""
+        *blocks, self._rest = (self._rest + piece).split(b"\n\n")
+        return [_frame(block) for block in blocks if block.strip()]
+
+
+def _frame(block: bytes) -> Frame:
+    fields = dict(line.split(": ", 1) for line in block.decode().split("\n") if ": " in line)
+    return Frame(fields.get("id", ""), fields.get("event", ""), json.loads(fields.get("data", "{}")))
+
+
+async def events(client: Client, query: Query, since: str, retry_policy: RetryPolicy) -> AsyncIterator[Frame]:
+    """Yield all frames of the event stream, for ever; after a break from the last cursor.
+
+    Args:
+        client: the server.
+        query: the filters.
+        since: the cursor to begin after; "": a snapshot comes first.
+        retry_policy: how long to bear that the server is away.
+
+    Raises:
+        ClientError: the server refuses it, or is away for too long.
+    """
+    cursor = since
+    while True:
+        try:
+            async for frame in _events(client, [*query, *([("since", cursor)] if cursor else [])]):
+                retry_policy.succeeded()
+                cursor = frame.cursor or cursor
+                yield frame
+            raise Lost(f"{client.url} ended the stream")
+        except ClientError as error:
+            await retry_policy.failed(error)
+
+
+async def _events(client: Client, query: Query) -> AsyncIterator[Frame]:
+    parser = SseParser()
+    async with client.stream("GET", "/events", query=query, headers={"Accept": "text/event-stream"}) as response:
+        pieces = response.pieces()
+        while True:
+            try:
+                async with asyncio.timeout(SILENT_FOR):
+                    piece = await anext(pieces, None)
+            except TimeoutError:
+                raise Lost(f"{client.url} has been silent for {SILENT_FOR:g} s") from None
+            if piece is None:
+                return
+            for frame in parser.feed(piece):
+                yield frame
+
+
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+class Line(NamedTuple):
+    """A line of a log, or a part of one; ``data`` is what the job wrote, with its newline.
+
+    ``stream`` is ``stdout``, ``stderr``, or ``qmaster``: a remark of the server's. ``raw`` is the document as it came.
+    """
+
+    time: str
+    stream: str
+    task: str
+    data: bytes
+    raw: bytes
+
+
+def parse(raw: bytes) -> Line:
+    """Read a document of the answer; ``base64`` has the bytes where the text is not all that the job wrote."""
+    document: Json = json.loads(raw)
+    exact = document.get("base64")
+    data = base64.b64decode(exact) if exact is not None else document["line"].encode(errors="replace")
+    ending = b"" if document.get("partial") else b"\n"
+    return Line(document.get("time") or "", document["stream"], document.get("task") or "", data + ending, raw)
+
+
+class Shown:
+    """What was shown of a log, so that a log that is sent again from its beginning continues where it broke.
+
+    A task's stream is in the order of its times. What has one time may come in other parts than before, so the bytes
+    of the last time are counted.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], tuple[str, int]] = {}
+        self._again: dict[tuple[str, str], int] = {}  # bytes of the last time that are still to be skipped
+        self._remarks: set[bytes] = set()
+        self._first = ""
+
+    def __bool__(self) -> bool:
+        """Whether anything was shown."""
+        return bool(self._last)
+
+    def begin_again(self) -> None:
+        """Expect the log from its beginning."""
+        self._again = {key: size for key, (_, size) in self._last.items()}
+
+    def new(self, line: Line) -> bytes:
+        """Return what is new of a line, and count it as shown."""
+        if line.stream == "qmaster":
+            known = line.data in self._remarks
+            self._remarks.add(line.data)
+            return b"" if known else line.data
+        key = (line.task, line.stream)
+        time, size = self._last.get(key, ("", 0))
+        if line.time < max(time, self._first):
+            return b""
+        if line.time > time:
+            self._last[key] = (line.time, len(line.data))
+            self._again.pop(key, None)
+            return line.data
+        skip = min(self._again.get(key, 0), len(line.data))
+        self._again[key] = self._again.get(key, 0) - skip
+        self._last[key] = (time, size + len(line.data) - skip)
+        return line.data[skip:]
+
+    def from_here(self, line: Line) -> None:
+        """Count what is older than the first of the lines asked for (``tail``) as shown."""
+        self._first = min(self._first or line.time, line.time)
+
+
+async def logs(
+    client: Client, job: str, query: dict[str, str], follow: bool, retry_policy: RetryPolicy
+) -> AsyncIterator[Line]:
+    """Yield the lines of a job, each once.
+
+    Args:
+        client: the server.
+        job: its id or name.
+        query: ``tail`` and ``stream``, where they are given.
+        follow: until it has ended, across breaks; else what there is now.
+        retry_policy: how long to bear that the server is away.
+
+    Raises:
+        ClientError: the server refuses it, or is away for too long.
+    """
+    shown, asked, told = Shown(), {**query, **({"follow": "1"} if follow else {})}, False
+    while True:
+        try:
+            async for line in _logs(client, job, asked.items(), retry_policy):
+                told = line.stream == "qmaster"
+                if "tail" in asked:
+                    shown.from_here(line)
+                new = shown.new(line)
+                if new:
+                    yield line._replace(data=new)
+            if not follow or await _has_ended(client, job):
+                return
+            await asyncio.sleep(LOOK_AGAIN)
+        except ClientError as error:
+            await retry_policy.failed(error, told)
+        shown.begin_again()
+        if shown:
+            asked.pop("tail", None)
+
+
+async def _logs(client: Client, job: str, query: Query, retry_policy: RetryPolicy) -> AsyncIterator[Line]:
+    rest: list[bytes] = []
+    path, headers = f"/logs/{quote(job, safe='')}", {"Accept": "application/x-ndjson"}
+    async with client.stream("GET", path, query=query, headers=headers) as response:
+        retry_policy.succeeded()
+        async for piece in response.pieces():
+            *whole, last = piece.split(b"\n")
+            for raw in whole:
+                yield parse(b"".join([*rest, raw]))
+                rest = []
+            rest.append(last)
+
+
+async def _has_ended(client: Client, job: str) -> bool:
+    return (await client.call("GET", f"/status/{quote(job, safe='')}"))["status"] in ENDED

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import io
 import json
-import logging
 import os
 import signal
 import sys
@@ -19,15 +18,10 @@ import click
 
 from ..errors import ConfigError
 from ..server.config import NEVER, given_token
-from . import events as event_stream
-from . import output, request, standard, tables, terminal
-from .client import Api, Json
-from .errors import ClientError, Lost
-from .retry import RetryPolicy
-from .run import OUTPUT_CLOSED, OWN_FAILURE, SIGNALLED, Run
-from .signals import Signals
-from .stdin import has_data
-from .terminal import Screen
+from . import client, tables, terminal
+from .client import Client, ClientError, Json, Lost, RetryPolicy
+from .run import OUTPUT_CLOSED, OWN_FAILURE, SIGNALLED, LineWriter, Run, Signals, body_of, is_utf8
+from .terminal import OutputError, Screen
 
 URL = "http://localhost:9090"
 FAILED, WRONG_USE = 1, 2
@@ -50,7 +44,7 @@ class Connection:
         token = given_token(environ)
         if token is None:
             raise ConfigError("no token: set TOKEN, or TOKEN_FILE to a file with the server's token")
-        self.api = Api(url, token)
+        self.client = Client(url, token)
         self.as_json = as_json
         self.screen = screen_
 
@@ -63,7 +57,7 @@ class _Command(click.Command):
         for parameter in self.params:
             value = context.params.get(parameter.name or "")
             for text in value if isinstance(value, tuple) else (value,):
-                if isinstance(text, str) and parameter.metavar != FILE and not request.is_utf8(text):
+                if isinstance(text, str) and parameter.metavar != FILE and not is_utf8(text):
                     raise click.BadParameter(f"{text!r} is not UTF-8", context, parameter)
         return context
 
@@ -114,7 +108,6 @@ def _run(
     options: dict[str, Any],
 ) -> int:
     """The command's exit code; what went wrong is one line on standard error."""
-    logging.getLogger("tornado").addHandler(logging.NullHandler())  # its words are not for users
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # not every terminal has every letter
     view = Screen(lively=True)
@@ -123,17 +116,17 @@ def _run(
     except ConfigError as error:
         view.say(str(error))
         return failure[1]
-    except ClientError as error:
+    except (ClientError, OutputError) as error:
         view.say(str(error))
         return failure[0]
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        standard.write_no_more()
+        terminal.write_no_more()
         return OUTPUT_CLOSED
     except OSError as error:  # of a print: all others are caught where they are
         view.say(f"the output cannot be written: {error.strerror}")
-        standard.write_no_more()
+        terminal.write_no_more()
         return failure[0]
 
 
@@ -212,7 +205,6 @@ def _with_fields(function: Callable[..., Any]) -> Callable[..., Any]:
     (OWN_FAILURE, OWN_FAILURE),
     cls=_Run,
     context_settings={"allow_interspersed_args": False},
-    short_help="Run a job, follow its output, and end as it ends.",
 )
 @click.argument("image")
 @click.argument("command", nargs=-1)
@@ -230,12 +222,12 @@ async def run(
     Ctrl-C stops it, and a second one does not wait for its end. The exit code is 124 after --timeout, 125 where the job
     has none, and 130 after Ctrl-C. With --json the output is in the document that comes at the end.
     """
-    if fields["auth_file"] != "-" and has_data():
+    if fields["auth_file"] != "-" and terminal.has_data():
         raise ConfigError(UNREAD)
-    body = request.body(image, command, fields, os.environ)
+    body = body_of(image, command, fields, os.environ)
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
     signals = Signals()
-    job = Run(to.api, to.screen, signals, as_json=to.as_json)
+    job = Run(to.client, to.screen, signals, as_json=to.as_json)
     if detach:
         answer = await job.start(body, headers)
         _print_json(answer) if to.as_json else _print(answer["id"])
@@ -247,14 +239,14 @@ async def run(
 # --- stop, status, nodes ----------------------------------------------------------------------------------------------
 
 
-@_command("stop", short_help="Stop and remove what runs.")
+@_command("stop")
 @click.argument("ids", nargs=-1, required=True, metavar="ID…")
 async def stop(to: Connection, ids: tuple[str, ...]) -> int:
     """Stop and remove each of these, by id or name; prints them as that is accepted."""
     code = 0
     for one in ids:
         try:
-            answer = (await to.api.ask("POST", "/stop", {"id": one})).document
+            answer = await to.client.call("POST", "/stop", {"id": one})
         except ClientError as error:
             to.screen.say(f"{one}: {error}")
             code = FAILED
@@ -263,7 +255,7 @@ async def stop(to: Connection, ids: tuple[str, ...]) -> int:
     return code
 
 
-@_command("status", short_help="List what there is, or show one.")
+@_command("status")
 @click.argument("id", required=False)
 @click.option(
     "--status", "statuses", multiple=True, metavar="STATUS", help="Only with this status; several: any of them."
@@ -287,12 +279,12 @@ async def status(
     if id is not None:
         if statuses or names or labels or limit is not None or everything:
             raise ConfigError("status: an ID takes no filters")
-        return _show_one((await to.api.ask("GET", f"/status/{quote(id, safe='')}")).document, to.as_json, quiet)
+        return _show_one(await to.client.call("GET", f"/status/{quote(id, safe='')}"), to.as_json, quiet)
     several = {"status": statuses, "name": names, "label": labels}
     query = [(name, value) for name, values in several.items() for value in values]
     query += [("limit", str(limit))] if limit is not None else []
     query += [("all", "1")] if everything else []
-    answer = (await to.api.ask("GET", "/status", query=query)).document
+    answer = await to.client.call("GET", "/status", query=query)
     if quiet:
         sys.stdout.writelines(one["id"] + "\n" for one in answer["services"])
         sys.stdout.flush()
@@ -317,10 +309,10 @@ def _show_one(one: Json, as_json: bool, quiet: bool) -> int:
     return 0
 
 
-@_command("nodes", short_help="List the swarm's nodes.")
+@_command("nodes")
 async def nodes(to: Connection) -> int:
     """A table of the swarm's nodes, with what is reserved on each; * is the leader."""
-    answer = (await to.api.ask("GET", "/nodes")).document
+    answer = await to.client.call("GET", "/nodes")
     if to.as_json:
         _print_json(answer)
     else:
@@ -331,7 +323,7 @@ async def nodes(to: Connection) -> int:
 # --- logs, events -----------------------------------------------------------------------------------------------------
 
 
-@_command("logs", short_help="Show what a job wrote.")
+@_command("logs")
 @click.argument("id")
 @click.option("--follow", "-f", is_flag=True, help="Until it ends.")
 @click.option("--tail", "-n", type=int, metavar="N", help="The last N lines.")
@@ -347,13 +339,13 @@ async def logs(
 ) -> int:
     """What ID wrote, to standard output and error as it did; with --json a document for each line."""
     query = {**({"tail": str(tail)} if tail is not None else {}), **({"stream": stream} if stream else {})}
-    writer = output.Writer(to.screen, as_json=to.as_json, timestamps=timestamps)
-    async for line in output.lines(to.api, id, query, follow, RetryPolicy(to.screen.say)):
+    writer = LineWriter(to.screen, as_json=to.as_json, timestamps=timestamps)
+    async for line in client.logs(to.client, id, query, follow, RetryPolicy(to.screen.say)):
         await writer.write(line)
     return 0
 
 
-@_command("events", short_help="Watch what changes.")
+@_command("events")
 @click.option("--since", default="", metavar="CURSOR", help="Begin after this event, not now.")
 @click.option("--service", metavar="ID", help="Only of this one.")
 @click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="Only of what has this label.")
@@ -365,14 +357,9 @@ async def events(
     query = [("label", label) for label in labels]
     query += [("service", service)] if service else []
     query += [("topic", ",".join(topics))] if topics else []
-    async for frame in event_stream.follow(to.api, query, since, RetryPolicy(to.screen.say)):
+    async for frame in client.events(to.client, query, since, RetryPolicy(to.screen.say)):
         if frame.kind == "gap":
             to.screen.say(f"a gap: what happened after {frame.data['from']} is not known ({frame.data['reason']})")
         elif frame.kind.startswith("io.qmaster."):
             _print_json(frame.data) if to.as_json else _print(tables.event(frame.data))
     raise Lost("the stream has ended")
-
-
-COMMANDS: dict[str, click.Command] = {
-    command.name or "": command for command in (run, stop, status, logs, events, nodes)
-}

@@ -1,12 +1,14 @@
-"""The command line: without a command it serves, and its commands are a client's."""
+"""The command line: serves without a command; its commands are imported when they are called."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import http.client
 import importlib
 import os
 import re
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,16 +20,26 @@ from .. import __version__
 from ..errors import ConfigError
 from ..models import validation
 from ..server import config
-from . import standard
+from . import terminal
 
 USAGE_ERROR = 2
 UNWRITABLE = (errno.ENOSPC, errno.EBADF, errno.EIO)  # what a print may fail with, beside EPIPE, which is click's
-COMMANDS = ("run", "stop", "status", "logs", "events", "nodes", "token", "healthcheck", "help")
 OF_ALL = ("--url", "--token-file")  # options of the commands that may stand in front of the command; with a value
 JSON = "--json"  # and this one, without
-# A command needs no server and no engine's SDK, whose imports take a second: each imports what it needs as it begins.
-CLIENT, TOKENS, SERVER, LOG = "qmaster.cli.commands", "qmaster.cli.newtoken", "qmaster.server.app", "qmaster.server.log"
-HEALTHCHECK = "qmaster.cli.healthcheck"
+# The server's imports take a second, aiohttp's a quarter: neither --help nor healthcheck needs them.
+SERVER, LOG = "qmaster.server.app", "qmaster.server.log"
+COMMANDS = {  # name → its module, and its line in --help
+    "run": ("qmaster.cli.commands", "Run a job, follow its output, and exit with its exit code."),
+    "stop": ("qmaster.cli.commands", "Stop and remove services and containers."),
+    "status": ("qmaster.cli.commands", "List services and containers, or show one."),
+    "logs": ("qmaster.cli.commands", "Show the output of a job."),
+    "events": ("qmaster.cli.commands", "Watch changes as they happen."),
+    "nodes": ("qmaster.cli.commands", "List the nodes of the swarm."),
+    "token": ("qmaster.cli.token", "Make a token, and its entry for the tokens file."),
+    "healthcheck": (__name__, "Ask whether the server on this machine is alive."),
+    "help": (__name__, "Show the help of a command."),
+}
+HEALTHCHECK_TIMEOUT = 4.0  # seconds
 # Fields of a run that have no option of their name, and Docker's short options that run does not have.
 NOT_OPTIONS = {"image": "IMAGE", "command": "COMMAND", "auth": "--auth-file", "wait": "qmaster run"}
 SHORT = {"-v": "volume", "-i": "interactive", "-t": "tty", "-c": "cpu-shares", "-P": "publish-all", "-a": "attach"}
@@ -86,11 +98,11 @@ def _shown(text: str) -> str:
     return _BYTE.sub(r"\\x\1", text.encode("utf-8", "backslashreplace").decode())
 
 
-class _Commands(click.Group):
-    """The commands in the order of ``COMMANDS``."""
+class LazyGroup(click.Group):
+    """The commands of ``COMMANDS``, in their order; a command's module is imported when it is called."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        standard.open_missing()
+        terminal.open_missing()
         return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -110,8 +122,12 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        room = TOKENS if cmd_name == "token" else CLIENT
-        return super().get_command(ctx, cmd_name) or importlib.import_module(room).COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 def _options_behind(args: list[str]) -> list[str]:
@@ -136,7 +152,7 @@ def _on_one_line() -> Iterator[None]:
         if error.errno not in UNWRITABLE or error.filename is not None:
             raise
         click.echo(f"qmaster: the output cannot be written: {error.strerror}", err=True)
-        standard.write_no_more()
+        terminal.write_no_more()
         sys.exit(1)
 
 
@@ -151,7 +167,7 @@ def _with_options(*options: config.Option) -> Callable[[Callable[..., None]], Ca
     return decorate
 
 
-@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="quartermaster")
 @click.pass_context
 @_with_options(*config.OPTIONS)
@@ -187,17 +203,49 @@ def _leave() -> None:
     os._exit(0)
 
 
-@main.command("healthcheck", short_help="Ask whether the server on this machine is alive.")
+@click.command("healthcheck")
 @_with_options(*(option for option in config.OPTIONS if option.name in config.DOOR))
-def check_health(**flags: Any) -> None:
-    """Ask the server on this machine whether it is alive: the exit code is 0 or 1. Its options are the server's."""
-    sys.exit(importlib.import_module(HEALTHCHECK).check(flags))
+def healthcheck(**flags: Any) -> None:
+    """Ask the server on this machine whether it is alive, and exit with 0 or 1. Its options are the server's."""
+    try:
+        wrong = health_trouble(config.door(flags, os.environ))
+    except ConfigError as error:
+        wrong = str(error)
+    click.echo(f"qmaster: {wrong}" if wrong else "alive", err=bool(wrong))
+    sys.exit(1 if wrong else 0)
 
 
-@main.command("help", short_help="Show the help of a command.")
+def health_trouble(door: config.Door) -> str | None:
+    """Ask ``/livez``; return None when the server is alive, else what is wrong.
+
+    Not ``/readyz``: a restart does not bring an engine back, and breaks every subscriber's connection.
+    """
+    connection = _connect(door)
+    try:
+        connection.request("GET", "/livez")
+        status = connection.getresponse().status
+        return None if status == http.HTTPStatus.OK else f"/livez answers {status}"
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return f"nothing answers at {door.host}:{door.port}: {reason}"
+    finally:
+        connection.close()
+
+
+def _connect(door: config.Door) -> http.client.HTTPConnection:
+    if not door.tls:
+        return http.client.HTTPConnection(door.host, door.port, timeout=HEALTHCHECK_TIMEOUT)
+    # Nothing secret is sent, and a restart mends no certificate that has expired or has another name.
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(door.host, door.port, timeout=HEALTHCHECK_TIMEOUT, context=context)
+
+
+@click.command("help")
 @click.argument("command", required=False)
 @click.pass_context
-def show_help(context: click.Context, command: str | None) -> None:
+def help(context: click.Context, command: str | None) -> None:  # noqa: A001 - named as the command is
     """Show the help of COMMAND, or of qmaster."""
     parent = context.parent or context
     asked = parent

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import functools
 import json
 import re
 import signal
-from collections.abc import Coroutine, Mapping
+import sys
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from . import events, output, tables
-from .client import ANSWER_WITHIN, Api
-from .errors import ClientError, Lost, Refused
-from .retry import RetryPolicy
-from .signals import Signals, before
-from .terminal import OUT, Screen
-
-Json = dict[str, Any]
+from ..errors import ConfigError
+from . import tables
+from .client import (
+    ANSWER_WITHIN,
+    ENDED,
+    LOOK_AGAIN,
+    Client,
+    ClientError,
+    Json,
+    Line,
+    Lost,
+    Refused,
+    RetryPolicy,
+    events,
+    logs,
+)
+from .terminal import ERR, OUT, OutputError, Screen
 
 TIMED_OUT = 124  # as coreutils' timeout
 OWN_FAILURE = 125  # as docker run
@@ -27,6 +40,10 @@ SIGNALLED = 128  # and the signal's number, as a shell says it
 OUTPUT_CLOSED = SIGNALLED + signal.SIGPIPE
 WAIT = 50  # seconds of one call
 SAYS_THE_CODE = re.compile(r"task: non-zero exit \([0-9]+\)")  # and nothing else: Swarm's words where a program ended
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+EMPTY: tuple[Any, ...] = (None, (), [], "")
+CLEARED = ("entrypoint", "")  # switches the image's own off
+BOM = "\ufeff"  # the byte order mark that some editors write first
 
 
 def exit_code(ended: Json) -> int:
@@ -68,8 +85,8 @@ class Run:
         as_json: show no output, and the last status document at the end.
     """
 
-    def __init__(self, api: Api, screen: Screen, signals: Signals, *, as_json: bool) -> None:
-        self._api = api
+    def __init__(self, client: Client, screen: Screen, signals: Signals, *, as_json: bool) -> None:
+        self._client = client
         self._screen = screen
         self._signals = signals
         self._as_json = as_json
@@ -85,15 +102,15 @@ class Run:
             ClientError: it was refused, or the server is away.
         """
         if headers:
-            self._retry_policy.met()  # bears even the first call's failure
+            self._retry_policy.succeeded()  # even the first call may fail
         try:
-            answer = await self._retry_policy.insist(lambda: self._api.ask("POST", "/run", body, headers=headers))
+            answer = await self._retry_policy.call(lambda: self._client.call("POST", "/run", body, headers=headers))
         except Lost as error:
             hint = "it may have been started: qmaster status shows it, and --idempotency-key makes a retry safe"
             raise ClientError(f"{error}; {hint}") from None
-        for warning in answer.document.get("warnings", ()):
+        for warning in answer.get("warnings", ()):
             self._screen.say(f"warning: {warning}")
-        return answer.document
+        return answer
 
     async def to_its_end(self, body: Json, headers: Mapping[str, str]) -> int:
         """Start it, and follow it.
@@ -111,7 +128,7 @@ class Run:
                 return SIGNALLED + self._signals.number
             try:
                 return await self._attend(job)
-            except ClientError as error:
+            except (ClientError, OutputError) as error:
                 raise ClientError(f"{error}; {self._called(job)} may go on: qmaster status {job} shows it") from None
             finally:
                 if self._stopping is not None:
@@ -164,7 +181,7 @@ class Run:
 
     async def _stop_call(self, job: str) -> None:
         with contextlib.suppress(Refused):  # what has gone meanwhile
-            await self._retry_policy.insist(lambda: self._api.ask("POST", "/stop", {"id": job}))
+            await self._retry_policy.call(lambda: self._client.call("POST", "/stop", {"id": job}))
         self._stopped = True
 
     async def _show(self, job: str) -> Json:
@@ -172,8 +189,8 @@ class Run:
         progress = asyncio.create_task(self._show_progress(job))
         try:
             if not self._as_json:
-                writer = output.Writer(self._screen)
-                async for line in output.lines(self._api, job, {}, True, self._retry_policy):
+                writer = LineWriter(self._screen)
+                async for line in logs(self._client, job, {}, True, self._retry_policy):
                     await writer.write(line)
             return await self._end(job)
         finally:
@@ -185,7 +202,7 @@ class Run:
             return
         with contextlib.suppress(ClientError):  # the spinner then says what it knew last
             query = [("service", job), ("topic", "service")]
-            async for frame in events.follow(self._api, query, "", RetryPolicy(lambda text: None)):
+            async for frame in events(self._client, query, "", RetryPolicy(lambda text: None)):
                 services = frame.data.get("services", []) if frame.kind == "snapshot" else [frame.data.get("data")]
                 for service in filter(None, services):
                     self._screen.progress(tables.progress(service))
@@ -197,13 +214,13 @@ class Run:
         path = f"/status/{job}"
         query: list[tuple[str, str]] = []
         while True:
-            asked = functools.partial(self._api.ask, "GET", path, query=query, within=WAIT + ANSWER_WITHIN)
-            document = (await self._retry_policy.insist(asked)).document
+            asked = functools.partial(self._client.call, "GET", path, query=query, within=WAIT + ANSWER_WITHIN)
+            document = await self._retry_policy.call(asked)
             read = document.get("result") is not None or document["status"] == "removed" or not self._as_json
-            if document["status"] in output.ENDED and (read or query):
+            if document["status"] in ENDED and (read or query):
                 return document
             if query:
-                await asyncio.sleep(output.LOOK_AGAIN)  # a server that stops answers at once
+                await asyncio.sleep(LOOK_AGAIN)  # a server that stops answers at once
             query = [("wait", str(WAIT))]
 
     def _called(self, job: str) -> str:
@@ -216,3 +233,130 @@ class Run:
         if self._as_json:
             with contextlib.suppress(BrokenPipeError):
                 await self._screen.write(OUT, json.dumps(ended).encode() + b"\n")
+
+
+class LineWriter:
+    """Writes the lines of a job to standard output and error, as the job did.
+
+    Args:
+        as_json: the documents as they came instead, all on standard output.
+        timestamps: the time in front of each line.
+    """
+
+    def __init__(self, screen: Screen, *, as_json: bool = False, timestamps: bool = False) -> None:
+        self._screen = screen
+        self._as_json = as_json
+        self._timestamps = timestamps
+
+    async def write(self, line: Line) -> None:
+        if self._as_json:
+            await self._screen.write(OUT, line.raw + b"\n")
+        elif line.stream == "qmaster":
+            self._screen.say(line.data.decode(errors="replace"))
+        else:
+            await self._write(ERR if line.stream == "stderr" else OUT, line)
+
+    async def _write(self, descriptor: int, line: Line) -> None:
+        """With its time in front, each stream of a task has lines of its own, else each task has."""
+        of = f"{line.task} {line.stream}" if self._timestamps else line.task
+        stamp = f"{line.time} ".encode() if self._timestamps and self._screen.begins_line(descriptor, of) else b""
+        await self._screen.write(descriptor, stamp + line.data, of)
+
+
+class Signals:
+    """``number`` is the first that came, 0 before."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.once = asyncio.Event()
+        self.twice = asyncio.Event()
+
+    @contextmanager
+    def listening(self) -> Iterator[Signals]:
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self.take, number)
+        try:
+            yield self
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def take(self, number: int) -> None:
+        if self.number:
+            self.twice.set()
+        self.number = self.number or number
+        self.once.set()
+
+
+async def before(task: asyncio.Task[Any], event: asyncio.Event) -> bool:
+    """Wait for one of the two; whether the task is done."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    return task.done()
+
+
+def body_of(image: str, command: Sequence[str], options: Mapping[str, Any], environ: Mapping[str, str]) -> Json:
+    """
+    Args:
+        options: by the field's name; None, an empty list or "" where it was not given, but for ``entrypoint``.
+        environ: where ``--env NAME`` and credentials come from.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    given = {field: value for field, value in options.items() if value not in EMPTY or (field, value) == CLEARED}
+    auth = credentials(given.pop("auth_file", None), environ)
+    return {
+        "image": image,
+        **({"command": list(command)} if command else {}),
+        **{field: list(value) if isinstance(value, tuple) else value for field, value in given.items()},
+        **({"env": variables(given["env"], environ)} if "env" in given else {}),
+        **({"labels": dict(_pair("--label", text) for text in given["labels"])} if "labels" in given else {}),
+        **({"auth": auth} if auth else {}),
+    }
+
+
+def variables(given: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """``NAME=value``, or ``NAME`` alone: the value of our own environment, which no list of processes shows."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals and name not in environ:
+            raise ConfigError(f"--env: {name} is not set here; say {name}=value")
+        found[name] = value if equals else environ[name]
+        if not is_utf8(found[name]):
+            raise ConfigError(f"--env: the value of {name} is not UTF-8")
+    return found
+
+
+def is_utf8(text: str) -> bool:
+    """Whether it came as UTF-8; of other bytes Python makes surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def credentials(file: str | None, environ: Mapping[str, str]) -> str | None:
+    """What goes into ``auth``: from a file ("-": standard input) or QMASTER_AUTH, as JSON or as base64 of it."""
+    if file is None:
+        text = environ.get("QMASTER_AUTH", "")
+    else:
+        try:
+            text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--auth-file: cannot read it: {getattr(error, 'strerror', error)}") from None
+        if not text.strip():
+            raise ConfigError("--auth-file: it is empty")
+    text = text.removeprefix(BOM).strip()
+    if not is_utf8(text):
+        raise ConfigError(f"{'QMASTER_AUTH' if file is None else '--auth-file'}: it is not UTF-8")
+    return base64.b64encode(text.encode()).decode() if text.startswith("{") else text or None
+
+
+def _pair(flag: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{flag}: expected key=value, not {text!r}")
+    return key, value

@@ -1,24 +1,32 @@
-"""Standard output and error: raw bytes at the reader's pace, a line of progress on a terminal, remarks. Loop only."""
+"""The standard streams: output at the reader's pace, a progress line, remarks; whether there is input. Loop only."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import itertools
 import os
 import select
+import stat
+import struct
 import sys
+import termios
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from .errors import ClientError
+from ..errors import QmasterError
 
-OUT, ERR = 1, 2
+IN, OUT, ERR = 0, 1, 2
 PIPE_BUF = 4096  # what a pipe that is ready takes without blocking (pipe(7))
 USUAL_WIDTH = 80
 EVERY = 0.1  # seconds between two pictures of the spinner
 CLEAR = "\r\x1b[K"
 BRAILLE, ASCII = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
+
+
+class OutputError(QmasterError):
+    """The output cannot be written."""
 
 
 def clean(text: str) -> str:
@@ -112,7 +120,7 @@ class Screen:
 
         Raises:
             BrokenPipeError: nobody reads any more.
-            ClientError: it cannot be written for another reason: the disk is full.
+            OutputError: it cannot be written for another reason, such as a full disk.
         """
         if self._lively:
             self.hush()
@@ -131,7 +139,7 @@ class Screen:
             except OSError as error:
                 if error.errno in (errno.EPIPE, errno.EBADF):
                     raise BrokenPipeError from error
-                raise ClientError(f"the output cannot be written: {error.strerror}") from None
+                raise OutputError(f"the output cannot be written: {error.strerror}") from None
 
 
 def _place(descriptor: int) -> object:
@@ -170,3 +178,49 @@ async def _writable(descriptor: int) -> None:
         await ready.wait()
     finally:
         loop.remove_writer(descriptor)
+
+
+def open_missing() -> None:
+    """Open ``/dev/null`` in the place of each that is closed, as a service manager does.
+
+    Else the next file or connection would get its number, and what is meant for a terminal would be written into it.
+    """
+    for number in (IN, OUT, ERR):
+        if not _is_open(number):
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+    # Python has none for what was closed as it began.
+    sys.stdin = sys.stdin or open(IN, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as the process
+    sys.stdout = sys.stdout or open(OUT, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(ERR, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def write_no_more() -> None:
+    """Nobody takes the output: or the interpreter's last flush fails too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), OUT)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def has_data(descriptor: int = IN) -> bool:
+    """Whether somebody has piped something in, or led a file there: not a terminal, and not an empty pipe."""
+    try:
+        state = os.fstat(descriptor)
+        if stat.S_ISREG(state.st_mode):
+            return os.lseek(descriptor, 0, os.SEEK_CUR) < state.st_size
+        if stat.S_ISFIFO(state.st_mode) or stat.S_ISSOCK(state.st_mode):
+            return bool(_unread(descriptor))
+    except OSError:
+        return False
+    return False
+
+
+def _unread(descriptor: int) -> int:
+    """Bytes that wait to be read."""
+    answer = fcntl.ioctl(descriptor, termios.FIONREAD, struct.pack("i", 0))
+    return int(struct.unpack("i", answer)[0])

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+MAX_TOKEN = 4096  # bytes, far more than any token needs
 LONGEST = 64  # characters of what is said back, and of a word that is looked up
 NAMES = {
     "int": "an integer",

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..auth.tokens import MAX_TOKEN
 from ..errors import ConfigError
+from ..models.validation import MAX_TOKEN
 
 MIN_MEMORY_MIB = 6  # the engine's own floor for a container
 MAX_MEMORY_MIB = 16 * 1024 * 1024

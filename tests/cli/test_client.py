@@ -11,13 +11,8 @@ from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.cli import retry as patience_module
-from qmaster.cli import tables
-from qmaster.cli.commands import COMMANDS
-from qmaster.cli.errors import ClientError, Lost, Refused, Unreachable
-from qmaster.cli.events import SseParser
-from qmaster.cli.output import Line, Seen, parse
-from qmaster.cli.retry import RetryPolicy
+from qmaster.cli import client, commands, tables
+from qmaster.cli.client import ClientError, Line, Lost, Refused, RetryPolicy, Shown, SseParser, Unreachable, parse
 from qmaster.models.requests import RunRequest
 
 NOW = datetime(2026, 11, 22, 20, 30, 3, tzinfo=UTC)
@@ -50,12 +45,12 @@ def test_nothing_is_lost_or_shown_twice_over_breaks(
     streams: list[list[tuple[int, bytes]]], breaks: list[int], random: Any
 ) -> None:
     """However often a log is told from its beginning, in whichever parts, and with its tasks in whichever order."""
-    seen, shown = Seen(), [b""] * len(streams)
+    seen, shown = Shown(), [b""] * len(streams)
     for stop in [*breaks, 1_000_000]:
         seen.begin_again()
         told = list(_told(streams, random))[:stop]
         for task, at, data in told:
-            shown[task] += seen.fresh(message(at, data, str(task)))
+            shown[task] += seen.new(message(at, data, str(task)))
     assert shown == [b"".join(data for _, data in stream) for stream in streams]
 
 
@@ -76,22 +71,22 @@ def _told(streams: list[list[tuple[int, bytes]]], random: Any) -> Any:
 
 def test_what_a_tail_left_out_does_not_come_back() -> None:
     """Of a stream that had nothing in the tail, only what is newer is new."""
-    seen = Seen()
+    seen = Shown()
     first = message(5, b"b\n")
     seen.from_here(first)
-    assert seen.fresh(first)
+    assert seen.new(first)
     seen.begin_again()
-    assert seen.fresh(message(4, b"old\n", stream="stderr")) == b""
-    assert seen.fresh(message(6, b"new\n", stream="stderr")) == b"new\n"
+    assert seen.new(message(4, b"old\n", stream="stderr")) == b""
+    assert seen.new(message(6, b"new\n", stream="stderr")) == b"new\n"
 
 
 def test_a_tail_of_several_tasks_is_shown_whole() -> None:
     """They come one after the other, so the first line is not the oldest."""
-    seen = Seen()
+    seen = Shown()
     shown = []
     for one in (message(5, b"a\n", "t1"), message(3, b"b\n", "t2")):
         seen.from_here(one)
-        shown.append(seen.fresh(one))
+        shown.append(seen.new(one))
     assert shown == [b"a\n", b"b\n"]
 
 
@@ -105,7 +100,7 @@ def test_frames_come_out_however_the_stream_is_cut(sizes: list[int]) -> None:
     stream = 'event: hello\ndata: {"a":1}\n\nid: x:1\nevent: io.qmaster.node.up\ndata: {"b":"€: ü"}\n\n'.encode()
     parser, frames = SseParser(), []
     for size in [*sizes, len(stream)]:
-        frames += parser.event_stream(stream[:size])
+        frames += parser.feed(stream[:size])
         stream = stream[size:]
     assert frames == [("", "hello", {"a": 1}), ("x:1", "io.qmaster.node.up", {"b": "€: ü"})]
 
@@ -157,7 +152,7 @@ def test_progress_says_what_it_waits_for(view: dict[str, Any], says: str) -> Non
 def test_every_field_of_a_run_is_an_option() -> None:
     """But `wait`, as `run` follows, and the token."""
     not_fields = {"url", "token_file", "as_json", "idempotency_key", "detach"}
-    options = {param.name for param in COMMANDS["run"].params} - not_fields
+    options = {param.name for param in commands.run.params} - not_fields
     fields = {"auth" if name == "auth_file" else name for name in options}
     assert fields | {"wait"} == set(RunRequest.__struct_fields__)
 
@@ -174,11 +169,11 @@ class Waiting:
         self.retry_policy = RetryPolicy(self.said.append, lambda: self.now, self._pause)
 
     async def _pause(self, seconds: float) -> None:
-        assert 0 < seconds <= patience_module.LONGEST_PAUSE
+        assert 0 < seconds <= client.LONGEST_PAUSE
 
     def bear(self, error: ClientError, after: float = 0, *, said: bool = False) -> None:
         self.now += after
-        asyncio.run(self.retry_policy.bear(error, said))
+        asyncio.run(self.retry_policy.failed(error, said))
 
 
 def test_a_server_that_never_answered_is_not_waited_for() -> None:
@@ -190,7 +185,7 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
 def test_a_refusal_is_not_waited_for_unless_it_passes() -> None:
     """429 and 503 do; 404 does not."""
     waiting = Waiting()
-    waiting.retry_policy.met()
+    waiting.retry_policy.succeeded()
     for status in (429, 503):
         waiting.bear(Refused("x", status))
     with pytest.raises(Refused):
@@ -200,26 +195,26 @@ def test_a_refusal_is_not_waited_for_unless_it_passes() -> None:
 def test_an_absence_is_told_after_a_while_and_given_up_in_the_end() -> None:
     """Once; and its end, if it was told."""
     waiting = Waiting()
-    waiting.retry_policy.met()
+    waiting.retry_policy.succeeded()
     waiting.bear(Lost("it broke"))
-    waiting.retry_policy.met()
+    waiting.retry_policy.succeeded()
     assert waiting.said == []
     waiting.bear(Lost("it broke"))
     for _ in range(3):
-        waiting.bear(Lost("it broke"), after=patience_module.QUIET_FOR + 1)
+        waiting.bear(Lost("it broke"), after=client.QUIET_FOR + 1)
     assert waiting.said == ["it broke; trying again"]
-    waiting.retry_policy.met()
+    waiting.retry_policy.succeeded()
     assert waiting.said == ["it broke; trying again", "the server is back"]
     waiting.bear(Lost("it broke"))
     with pytest.raises(Lost):
-        waiting.bear(Lost("it broke"), after=patience_module.GIVE_UP_AFTER + 1)
+        waiting.bear(Lost("it broke"), after=client.GIVE_UP_AFTER + 1)
 
 
 def test_what_the_server_told_is_not_told_again() -> None:
     """But that it is back is."""
     waiting = Waiting()
-    waiting.retry_policy.met()
+    waiting.retry_policy.succeeded()
     waiting.bear(Lost("it broke"), said=True)
-    waiting.bear(Lost("it broke"), after=patience_module.QUIET_FOR + 1)
-    waiting.retry_policy.met()
+    waiting.bear(Lost("it broke"), after=client.QUIET_FOR + 1)
+    waiting.retry_policy.succeeded()
     assert waiting.said == ["the server is back"]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import trustme
+from click.testing import CliRunner, Result
 
-from qmaster.cli import healthcheck
+from qmaster.cli import main
 from qmaster.errors import ConfigError
 from qmaster.server.config import Door, door
 
@@ -55,35 +56,38 @@ def _no_options_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_live_server_is_well(
-    server: Answering, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def check(*args: str) -> Result:
+    return CliRunner().invoke(main.main, ["healthcheck", *args])
+
+
+def test_a_live_server_is_well(server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked whether it lives, not whether it is ready: a restart brings no engine back."""
     monkeypatch.setenv("PORT", str(server.server_port))
-    assert healthcheck.check() == 0
+    done = check()
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "alive\n", "")
     assert server.path == "/livez"
-    assert capsys.readouterr() == ("alive\n", "")
 
 
 def test_a_flag_wins_over_the_environment(server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does for the server."""
     monkeypatch.setenv("PORT", "1")
-    assert healthcheck.check({"port": str(server.server_port)}) == 0
+    assert check("--port", str(server.server_port)).exit_code == 0
 
 
 @pytest.mark.parametrize("status", [503, 404, 302])
-def test_another_answer_is_not_well(server: Answering, capsys: pytest.CaptureFixture[str], status: int) -> None:
+def test_another_answer_is_not_well(server: Answering, status: int) -> None:
     """The exit code is 1 and what was wrong is said."""
     server.status = status
-    assert healthcheck.check({"port": str(server.server_port)}) == 1
-    assert capsys.readouterr() == ("", f"qmaster: /livez answers {status}\n")
+    done = check("--port", str(server.server_port))
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"qmaster: /livez answers {status}\n")
 
 
-def test_what_does_not_speak_http_is_not_well(server: Answering, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_speak_http_is_not_well(server: Answering) -> None:
     """Something else listens there."""
     server.says = b"nonsense\r\n"
-    assert healthcheck.check({"port": str(server.server_port)}) == 1
-    assert capsys.readouterr().err.startswith(f"qmaster: nothing answers at 127.0.0.1:{server.server_port}: nonsense")
+    done = check("--port", str(server.server_port))
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"qmaster: nothing answers at 127.0.0.1:{server.server_port}: nonsense")
 
 
 def test_a_server_that_is_gone_is_not_well(server: Answering) -> None:
@@ -91,14 +95,14 @@ def test_a_server_that_is_gone_is_not_well(server: Answering) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        said = healthcheck.trouble(Door("127.0.0.1", port, False))
+        said = main.health_trouble(Door("127.0.0.1", port, False))
         assert said == f"nothing answers at 127.0.0.1:{port}: Connection refused"
 
 
 def test_what_has_no_words_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of Python's that says nothing."""
-    monkeypatch.setattr(healthcheck, "_connect", lambda door: Wordless())
-    assert healthcheck.trouble(Door("127.0.0.1", 1, False)) == "nothing answers at 127.0.0.1:1: ConnectionResetError"
+    monkeypatch.setattr(main, "_connect", lambda door: Wordless())
+    assert main.health_trouble(Door("127.0.0.1", 1, False)) == "nothing answers at 127.0.0.1:1: ConnectionResetError"
 
 
 class Wordless:
@@ -111,9 +115,9 @@ class Wordless:
 
 def test_a_server_that_is_stuck_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and says nothing."""
-    monkeypatch.setattr(healthcheck, "TIMEOUT", 0.1)
+    monkeypatch.setattr(main, "HEALTHCHECK_TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as stuck:
-        assert "timed out" in str(healthcheck.trouble(Door("127.0.0.1", stuck.getsockname()[1], False)))
+        assert "timed out" in str(main.health_trouble(Door("127.0.0.1", stuck.getsockname()[1], False)))
 
 
 def test_a_server_with_tls_is_asked_with_tls(server: Answering, tmp_path: Path) -> None:
@@ -121,7 +125,7 @@ def test_a_server_with_tls_is_asked_with_tls(server: Answering, tmp_path: Path) 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("qm.example.com").configure_cert(context)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    assert healthcheck.check({"port": str(server.server_port), "tls_cert": str(tmp_path / "not-read.pem")}) == 0
+    assert check("--port", str(server.server_port), "--tls-cert", str(tmp_path / "not-read.pem")).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -144,4 +148,4 @@ def test_a_port_that_nobody_knows(port: str, monkeypatch: pytest.MonkeyPatch) ->
     """Port 0 is any free one: the check cannot know which, and says so rather than that all is well."""
     with pytest.raises(ConfigError, match="--port"):
         door({"port": port}, {})
-    assert healthcheck.check({"port": port}) == 1
+    assert check("--port", port).exit_code == 1

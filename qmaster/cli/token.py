@@ -31,9 +31,6 @@ def token(name: str, scopes: tuple[str, ...]) -> None:
     click.echo(entry(name, made, scopes))
 
 
-COMMANDS = {"token": token}
-
-
 def entry(name: str, made: str, scopes: tuple[str, ...]) -> str:
     """A table of the tokens file."""
     listed = ", ".join(f'"{scope}"' for scope in dict.fromkeys(scopes))
