@@ -28,7 +28,7 @@ DIGEST = "sha256:" + "a" * 64
 CONTAINER_ID = "c" * 64
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 50) -> None:
     """Wait for a condition that no event tells of. Raises `TimeoutError`."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110

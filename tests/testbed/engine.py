@@ -71,7 +71,7 @@ class Engine:
         assert self._dockerd, f"{self.name} is not started"
         return self._dockerd.pid
 
-    def client(self, timeout: float = 10) -> docker.APIClient:
+    def client(self, timeout: float = 60) -> docker.APIClient:
         """A new client of the engine, independent of all others."""
         client = docker.APIClient(base_url=self.host, version="auto", timeout=timeout)  # type: ignore[arg-type]
         self._clients.append(client)
@@ -82,7 +82,7 @@ class Engine:
         while self._clients:
             self._clients.pop().close()
 
-    def cli(self, *args: str, timeout: float = 60) -> str:
+    def cli(self, *args: str, timeout: float = 300) -> str:
         """The output of `docker ARGS…` on this engine, with a config folder of the engine's own."""
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.folder), "DOCKER_CONFIG": f"{self.folder}/cli"}
         return run(DOCKER, "-H", self.host, *args, timeout=timeout, env=env)
@@ -93,8 +93,8 @@ class Engine:
 
     # What happens to it
 
-    def start(self, timeout: float = 150) -> None:
-        """Start dockerd and wait until it answers: a minute or two, with many containers on a busy machine."""
+    def start(self, timeout: float = 30) -> None:
+        """Start dockerd and wait until it answers."""
         if self._dockerd and self._dockerd.alive:
             return
         dockerd = self._dockerd = self.machine.start(self._argv(), "dockerd.log")
@@ -165,7 +165,7 @@ class Engine:
 
     def swarm_init(self, heartbeat: float = 5) -> None:
         """Make a swarm with this engine as its manager. A node is down after three heartbeats (seconds) missed."""
-        client = self.client(timeout=30)
+        client = self.client()
         spec = client.create_swarm_spec(dispatcher_heartbeat_period=int(heartbeat * 1e9))
         client.init_swarm(advertise_addr=self.address, listen_addr=f"{self.address}:2377", swarm_spec=spec)
 

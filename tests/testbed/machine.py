@@ -72,7 +72,7 @@ class Machine:
         self._started.append(process)
         return process
 
-    def run(self, *argv: str, timeout: float = 60) -> str:
+    def run(self, *argv: str, timeout: float = 300) -> str:
         """Run a command in the machine to its end."""
         return run(*self._enter(argv), timeout=timeout)
 

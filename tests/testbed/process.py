@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from testbed.wait import eventually
+from testbed.wait import BUSY, eventually
 
 
 class CommandFailed(RuntimeError):
     """A command of the testbed that did not end with 0; its output is in the message."""
 
 
-def run(*argv: str, timeout: float = 60, env: Mapping[str, str] | None = None, stdin: bytes | None = None) -> str:
+def run(*argv: str, timeout: float = 300, env: Mapping[str, str] | None = None, stdin: bytes | None = None) -> str:
     """The command's standard output. Raises `CommandFailed`."""
     # A session of its own, so that a Ctrl-C in the terminal stops the tests and not what tears them down.
     done = subprocess.run(argv, input=stdin, capture_output=True, timeout=timeout, env=env, start_new_session=True)
@@ -71,14 +71,14 @@ class Process:
         """SIGTERM and the exit code."""
         self.thaw()
         self.signal(signal.SIGTERM)
-        return self.popen.wait(timeout)
+        return self.popen.wait(timeout * BUSY)
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
         self.signal(signal.SIGKILL)
         if self.frozen:
             self.thaw()
-        self.popen.wait(10)
+        self.popen.wait(10 * BUSY)
 
 
 def _kill(pid: int, number: int) -> None:

@@ -70,7 +70,7 @@ class Client:
         json: Any = None,
         headers: Mapping[str, str] | None = None,
         token: bool | str = True,
-        timeout: float = 30,
+        timeout: float = 120,
         body: bytes | None = None,
     ) -> Reply:
         """One request: with a body of JSON or of bytes, with the token, another one, or none."""
@@ -90,11 +90,11 @@ class Client:
 
     def run(self, headers: Mapping[str, str] | None = None, **fields: Any) -> Reply:
         """`POST /run` with these fields."""
-        return self.call("POST", "/run", json=fields, headers=headers, timeout=120)
+        return self.call("POST", "/run", json=fields, headers=headers, timeout=300)
 
     def stop_service(self, service: str) -> Reply:
         """`POST /stop`."""
-        return self.call("POST", "/stop", json={"id": service}, timeout=60)
+        return self.call("POST", "/stop", json={"id": service})
 
     def status(self, service: str) -> Reply:
         """`GET /status/{id}`."""

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from testbed.background import Background
 from testbed.server import ADDRESS, Client
+from testbed.wait import BUSY
 
 Json = dict[str, Any]
 
@@ -213,7 +214,7 @@ class Subscriber:
 
     def until(self, predicate: Callable[[Json], object], timeout: float = 30) -> Json:
         """The first frame, of those not gone through, for which that is true; those before it are gone through."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * BUSY
         with self._changed:
             while True:
                 while self._read < len(self.received):
@@ -224,7 +225,7 @@ class Subscriber:
                 if self.close_code is not None:
                     raise EOFError(f"closed with {self.close_code}; the last frames: {self.frames[-3:]}")
                 if not self._changed.wait(deadline - time.monotonic()):
-                    raise TimeoutError(f"not within {timeout} s; the last frames: {self.frames[-3:]}")
+                    raise TimeoutError(f"not within {timeout * BUSY} s; the last frames: {self.frames[-3:]}")
 
     def event(self, predicate: Callable[[Json], object], timeout: float = 30) -> Json:
         """The first CloudEvent, of those not gone through, for which that is true."""
@@ -234,7 +235,7 @@ class Subscriber:
     def closed(self, timeout: float = 10) -> int:
         """The code that it is closed with."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self.close_code is not None, timeout), "it is still open"
+            assert self._changed.wait_for(lambda: self.close_code is not None, timeout * BUSY), "it is still open"
         return self.close_code or 0
 
     def leave(self) -> None:
@@ -269,7 +270,7 @@ class Resuming(Background):
                 self.connects += 1
                 while not self.over.is_set():
                     try:
-                        self._take(subscriber.next(0.2))
+                        self._take(subscriber.next(0.05))
                     except TimeoutError:
                         continue
                     except EOFError:

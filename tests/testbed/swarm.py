@@ -31,7 +31,7 @@ class Swarm:
         self.wait_ready()
 
     def _join(self, worker: Engine, token: str) -> None:
-        client = worker.client(timeout=30)
+        client = worker.client()
         client.join_swarm([self.manager.address], token, f"{worker.address}:2377", worker.address)
 
     def node(self, engine: Engine) -> dict[str, Any]:
@@ -66,11 +66,11 @@ class Swarm:
             status = self.node(engine).get("ManagerStatus", {}).get("Reachability")
             return status == "reachable" if role == "manager" else status is None
 
-        # A change of the managers may keep an answer waiting for an election, and longer on a busy machine.
-        eventually(update, 120, f"{engine.name} is made a {role}", every=0.1, ignoring=AWAY)
-        eventually(settled, 120, f"{engine.name} is a {role}", every=0.05, ignoring=AWAY)
+        # A change of the managers may keep an answer waiting for an election.
+        eventually(update, 40, f"{engine.name} is made a {role}", every=0.1, ignoring=AWAY)
+        eventually(settled, 40, f"{engine.name} is a {role}", every=0.05, ignoring=AWAY)
         control = role == "manager"
-        eventually(lambda: engine.client().info()["Swarm"]["ControlAvailable"] == control, 60, ignoring=AWAY)
+        eventually(lambda: engine.client().info()["Swarm"]["ControlAvailable"] == control, 20, ignoring=AWAY)
 
     def restore(self) -> None:
         """Undo whatever a test did to the nodes."""

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from testbed.wait import BUSY
+
 CTRL_C = b"\x03"
 # The session is Popen's; the terminal becomes its own, so that Ctrl-C is a signal to what runs there.
 _OWN = "import fcntl,os,sys,termios;fcntl.ioctl(0,termios.TIOCSCTTY,0);os.execvp(sys.argv[1],sys.argv[1:])"
@@ -77,7 +79,7 @@ class Terminal:
 
     def until(self, text: str, timeout: float = 30) -> None:
         """Wait until it has written that."""
-        until = time.monotonic() + timeout
+        until = time.monotonic() + timeout * BUSY
         with self._changed:
             while text not in self.shown:
                 assert self._changed.wait(until - time.monotonic()), f"no {text!r} in {self.shown!r}"
@@ -87,6 +89,6 @@ class Terminal:
 
     def code(self, timeout: float = 60) -> int:
         """The exit code, when it has ended and all that it wrote was read."""
-        code = self.process.wait(timeout)
+        code = self.process.wait(timeout * BUSY)
         self._thread.join(timeout)
         return code

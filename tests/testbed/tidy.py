@@ -15,10 +15,10 @@ Left = Iterable[dict[str, Any]]
 
 def tidy(manager: Engine, nodes: Sequence[Engine]) -> None:
     """Remove the services, containers, secrets, configs and networks that a test left in a swarm."""
-    client: Any = manager.client(timeout=30)
+    client: Any = manager.client()
     _remove(client.services(), client.remove_service)
     # Containers by force: the swarm itself would give each its grace period.
-    clients = [client, *(node.client(timeout=30) for node in nodes if node is not manager)]
+    clients = [client, *(node.client() for node in nodes if node is not manager)]
     eventually(lambda: not sum(_remove_containers(each) for each in clients), 30, "all containers are gone", every=0.05)
     eventually(lambda: not client.tasks(), 30, "all tasks are gone", every=0.05)
     _remove(client.secrets(), client.remove_secret)
@@ -28,7 +28,7 @@ def tidy(manager: Engine, nodes: Sequence[Engine]) -> None:
 
 def tidy_plain(engine: Engine) -> None:
     """Remove the containers that a test left on an engine outside a swarm."""
-    client = engine.client(timeout=30)
+    client = engine.client()
     eventually(lambda: not _remove_containers(client), 30, "all containers are gone", every=0.05)
 
 
