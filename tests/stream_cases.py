@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 from qmaster.errors import JournalUnwritable
 from qmaster.events import frames
@@ -51,15 +51,13 @@ class Pipe:
     def __init__(self) -> None:
         self.frames: list[Json] = []
 
-    def write(self, data: bytes) -> asyncio.Future[None]:
+    def write(self, data: bytes) -> asyncio.Future[None] | None:
         self.frames += [json.loads(line[6:]) for line in data.splitlines() if line.startswith(b"data: ")]
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        future.set_result(None)
-        return future
+        return None
 
 
 class Stream:
-    """A feed with one reader."""
+    """An event stream with one subscriber."""
 
     def __init__(self, journal: Journal, wants: Filter = Filter()) -> None:  # noqa: B008 - a constant
         self.journal, self.broker, self.pipe = journal, Broker(), Pipe()
@@ -67,7 +65,7 @@ class Stream:
         self.made = 0
         self.stale: str | None = None
         self.event_stream = EventStream(
-            journal, self.broker, lambda: journal.position, self._snapshot, lambda: "now", lambda: self.stale
+            cast(Any, journal), self.broker, lambda: journal.position, self._snapshot, lambda: self.stale
         )
         self.subscriber = Subscriber(self.pipe, "sse", wants, lambda: None)
 

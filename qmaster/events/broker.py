@@ -1,29 +1,38 @@
-"""Fan-out of frames to subscribers, bounded: one that does not read is cut, nobody is skipped. The loop owns it."""
+"""Fan-out of frames to subscribers: none misses a frame, and one that does not read is disconnected.
+
+The event loop owns all state.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
+import structlog
+
 from .frames import Frame
+from .journal import share
+from .unsent import MAX_UNSENT
 
 MAX_BEHIND_BYTES = 1024 * 1024
 MAX_BEHIND_FRAMES = 1000
 MAX_BEHIND_SECONDS = 5.0
 MAX_BYTES = 4 * 1024 * 1024
-PATIENCE = 5.0  # seconds that a reader of a snapshot or a replay may make no progress
-JOINED = 64 * 1024  # bytes; live frames are joined up to about so many
+PROGRESS_WITHIN = 5.0  # seconds in which the reader of a snapshot or a replay must make progress
+BATCH = 64 * 1024  # bytes; frames that are published together are joined up to about this size
+FEW = 100  # up to so many subscribers are sent to at once
+FIRST_PAUSE = 0.01  # seconds before sending to more: the answer to a run is not kept waiting by its own first event
 SLICE = 0.0006  # seconds of sending, after which the loop serves others
-FEW = 100  # subscribers who are sent to at once
-FIRST_PAUSE = 0.01  # seconds, before a round to more of them
-PAUSE = 4  # times as long as a round of several slices took
+AT_ONCE = 20  # subscribers between two looks at the clock
+PAUSE = 4  # pause for so many times as long as it took to send to all
 LONGEST_PAUSE = 0.1  # seconds
-AT_ONCE = 20  # subscribers that are sent to between two looks at the clock
 
 Wire = Literal["websocket", "sse"]
+
+log = structlog.get_logger(__name__)
 
 
 class Tags(NamedTuple):
@@ -36,7 +45,7 @@ class Tags(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """What a subscriber asked for; empty is everything. ``owner`` is not asked for: it is whose token it is."""
+    """What a subscriber asked for; empty is everything. ``owner`` is its token's name, or None if that sees all."""
 
     topics: frozenset[str] = frozenset()
     service: str = ""
@@ -44,12 +53,13 @@ class Filter(NamedTuple):
     owner: str | None = None
 
     def lets_through(self, tags: Tags) -> bool:
+        """Whether an event with these tags is sent."""
         if self.topics and tags.topic not in self.topics:
             return False
         if tags.topic == "node":
-            if self.owner is not None:  # the nodes belong to everyone, and tell what others run there
+            if self.owner is not None:  # nodes tell what others run on them
                 return False
-            # Who narrows to services gets nodes only by asking for them.
+            # A filter for services gets nodes only if it asks for them.
             return bool(self.topics) or not (self.service or self.labels)
         return (
             (not self.service or tags.subject == self.service)
@@ -58,12 +68,12 @@ class Filter(NamedTuple):
         )
 
     def shows(self, tags: Tags) -> bool:
-        """Whether a snapshot shows this service: whatever the topics, but for nodes alone."""
+        """Whether a snapshot shows this service: whatever the topics, unless they are nodes alone."""
         return self._replace(topics=frozenset()).lets_through(tags) and self.topics != {"node"}
 
 
 class News(NamedTuple):
-    """A frame for those who have not read as far as ``sequence`` and want such; without tags everyone does."""
+    """A frame for subscribers that have not got ``sequence`` yet; without tags, for all of them."""
 
     frame: Frame
     tags: Tags | None
@@ -71,27 +81,27 @@ class News(NamedTuple):
 
 
 class Pipe(Protocol):
-    """Where a subscriber's bytes go; ``sent`` grows as they leave."""
+    """A subscriber's connection; ``sent`` grows as it reads."""
 
     @property
     def sent(self) -> int: ...
 
     def write(self, data: bytes) -> asyncio.Future[None] | None:
-        """Send all of it; None where it has left already, else what is done when it has."""
+        """Send all of it; return None if it has left already, else what is done when it has."""
 
 
 class Subscriber:
-    """One reader: frames go straight out while it keeps up, and wait in order while it does not.
+    """One reader: live frames go straight out while it keeps up, and wait in order while it does not.
 
     Args:
-        pipe: where to.
+        pipe: its connection.
         wire: which form of a frame it reads.
         wants: its filter.
         cut: called once when it is too slow.
     """
 
     __slots__ = (
-        "_behind_since", "_cut", "_flying", "_pipe", "_waiting", "_waiting_bytes", "_waiting_frames",
+        "_behind_since", "_cut", "_in_flight", "_pipe", "_waiting", "_waiting_bytes", "_waiting_frames",
         "after", "gone", "wants", "wire",
     )  # fmt: skip
 
@@ -102,16 +112,21 @@ class Subscriber:
         self.wants = wants
         self._waiting: deque[tuple[bytes, int]] | None = None  # an empty deque takes 0.7 KB
         self._waiting_bytes = self._waiting_frames = 0
-        self._flying = 0
+        self._in_flight = 0  # bytes
         self._behind_since: float | None = None
         self.gone = False
-        self.after = 0  # the last sequence that it has been brought up to
+        self.after = 0  # the last sequence that it got before it joined the live stream
+
+    @property
+    def behind(self) -> int:
+        """Bytes of live frames that have not left."""
+        return self._waiting_bytes + self._in_flight
 
     def send(self, data: bytes, frames: int = 1) -> None:
         """Send live frames, or keep them until those before them have left."""
         if self.gone:
             return
-        if self._flying or self._waiting:
+        if self._in_flight or self._waiting:
             if self._waiting is None:
                 self._waiting = deque()
             self._waiting.append((data, frames))
@@ -119,12 +134,12 @@ class Subscriber:
             self._waiting_frames += frames
             self.check()
         else:
-            self._fly(data)
+            self._write(data)
 
     async def deliver(self, frame: Frame) -> bool:
-        """Send a frame at the reader's pace; False where it made no progress and was cut.
+        """Send a frame at the reader's pace; return False if it made no progress and was disconnected.
 
-        It is handed on whole: what else is said on the connection meanwhile, as a pong or a close, comes behind it.
+        The frame is written whole: what else is said on the connection, such as a pong or a close, comes after it.
         """
         if self.gone:
             return False
@@ -132,7 +147,7 @@ class Subscriber:
             flight = self._pipe.write(getattr(frame, self.wire))
             while flight is not None and not flight.done():
                 before = self._pipe.sent
-                await asyncio.wait([flight], timeout=PATIENCE)
+                await asyncio.wait([flight], timeout=PROGRESS_WITHIN)
                 if not flight.done() and self._pipe.sent == before:
                     self.drop()
                     return False
@@ -143,13 +158,12 @@ class Subscriber:
         return not self.gone
 
     def check(self) -> None:
-        """Cut it if it is too far behind, or has been behind for too long."""
+        """Disconnect it if it is too far behind, or has been behind for too long."""
         if self.gone:
             return
-        behind = self._waiting_bytes + self._flying
-        if behind > MAX_BYTES:
+        if self.behind > MAX_BYTES:
             self.drop()
-        elif behind > MAX_BEHIND_BYTES or self._waiting_frames > MAX_BEHIND_FRAMES:
+        elif self.behind > MAX_BEHIND_BYTES or self._waiting_frames > MAX_BEHIND_FRAMES:
             now = time.monotonic()
             self._behind_since = self._behind_since or now
             if now - self._behind_since > MAX_BEHIND_SECONDS:
@@ -158,68 +172,58 @@ class Subscriber:
             self._behind_since = None
 
     def drop(self) -> None:
-        self._lose()
+        """Disconnect it."""
+        self._forget()
         self._cut()
 
-    def _fly(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         try:
             flight = self._pipe.write(data)
         except OSError:
-            self._lose()
+            self._forget()
             return
-        if flight is None:
-            return
-        if flight.done():
-            self._landed(flight)
-        else:
-            self._flying = len(data)
-            flight.add_done_callback(self._landed)
+        if flight is not None:
+            self._in_flight = len(data)
+            flight.add_done_callback(self._written)
 
-    def _landed(self, flight: asyncio.Future[None]) -> None:
-        self._flying = 0
+    def _written(self, flight: asyncio.Future[None]) -> None:
+        self._in_flight = 0
         if flight.cancelled() or flight.exception() is not None:
-            self._lose()
-        while self._waiting and not self._flying:
-            self._fly(self._next_batch(self._waiting))
+            self._forget()
+        while self._waiting and not self._in_flight:
+            data, frames = self._waiting.popleft()
+            self._waiting_bytes -= len(data)
+            self._waiting_frames -= frames
+            self._write(data)
 
-    def _lose(self) -> None:
+    def _forget(self) -> None:
         self.gone = True
         self._waiting = None
-
-    def _next_batch(self, waiting: deque[tuple[bytes, int]]) -> bytes:
-        batch, size = [], 0
-        while waiting and size < JOINED:
-            data, frames = waiting.popleft()
-            batch.append(data)
-            size += len(data)
-            self._waiting_frames -= frames
-        self._waiting_bytes -= size
-        return b"".join(batch)
+        self._waiting_bytes = self._in_flight = 0
 
 
 class Broker:
-    """Everyone who is listening live, by what they get: one encoding and one look at a filter serve all of a kind.
+    """All live subscribers, by what they get: subscribers with one filter share one encoding and one look at it.
 
-    News goes out in rounds: at once to a few subscribers, to many a little later, so that the answer to a run is not
-    behind its own first event, and in slices, so that the loop serves others in between. After a round of several
-    slices there is a pause, so that short rounds take a fifth of the time. What comes meanwhile is in the next one,
-    together.
+    Events go out at once to a few subscribers. To many they go in slices, so that the loop serves others in between,
+    and with a pause after each round; what is published meanwhile goes out together in the next one.
     """
 
     def __init__(self) -> None:
         self._live: dict[tuple[Wire, Filter], set[Subscriber]] = {}
         self._news: list[News] = []
-        self._round: Iterator[None] | None = None
+        self._sender: asyncio.Task[None] | None = None  # while there are many
         self.sent = 0  # frames, to any of them
 
     def __len__(self) -> int:
         return sum(map(len, self._live.values()))
 
     def join(self, subscriber: Subscriber) -> None:
-        """From now on it gets every frame that is published, in the same order as all."""
+        """Send it every frame that is published from now on, in the same order as to all."""
         self._live.setdefault((subscriber.wire, subscriber.wants), set()).add(subscriber)
 
     def leave(self, subscriber: Subscriber) -> None:
+        """Send it nothing more."""
         kind = subscriber.wire, subscriber.wants
         alike = self._live.get(kind)
         if alike is not None:
@@ -228,78 +232,83 @@ class Broker:
                 del self._live[kind]
 
     def publish(self, news: Iterable[News]) -> None:
-        """Send news, in its order, to those who want it."""
+        """Send frames, in order, to those who want them."""
         self._news += news
-        if self._round is not None:
+        if self._sender is not None:
             return
-        if len(self) <= FEW:
-            self._begin_round()
-        else:
-            self._round = iter(())  # it is about to begin
-            asyncio.get_running_loop().call_later(FIRST_PAUSE, self._begin_round)
+        if len(self) > FEW:
+            self._sender = asyncio.create_task(self._send_in_rounds())
+            return
+        for _ in self._send_all():
+            pass
 
     def check(self) -> None:
-        """Cut those who have been behind for too long; to be called every second."""
-        for subscriber in [one for alike in self._live.values() for one in alike]:
-            subscriber.check()
-            if subscriber.gone:
+        """Disconnect subscribers that are too far behind, each for itself and by token; to be called every second."""
+        kinds: defaultdict[str | None, list[list[Subscriber]]] = defaultdict(list)
+        for (_, wants), alike in list(self._live.items()):
+            everyone = list(alike)  # a copy: one that is disconnected leaves meanwhile
+            for subscriber in everyone:
+                subscriber.check()
+                if subscriber.gone:
+                    self.leave(subscriber)
+            late = [one for one in everyone if one.behind]
+            if late:
+                kinds[wants.owner].append(late)
+        for of_owner in kinds.values():
+            # Subscribers with one filter wait for the same bytes, so the slowest of them tells how much memory that is.
+            each = share([max(one.behind for one in late) for late in of_owner], MAX_UNSENT)
+            for subscriber in [one for late in of_owner for one in late if one.behind > each]:
+                subscriber.drop()
                 self.leave(subscriber)
 
-    def _begin_round(self) -> None:
-        news, self._news = self._news, []
-        self._round = self._sending(news) if news else None
-        self._go_on(time.monotonic(), first=True)
-
-    def _go_on(self, began: float, first: bool = False) -> None:
-        if self._round is None:
-            return
-        until = time.monotonic() + SLICE
+    async def _send_in_rounds(self) -> None:
         try:
-            for _ in self._round:
-                if time.monotonic() > until:
-                    asyncio.get_running_loop().call_soon(self._go_on, began)
-                    return
-        except BaseException:  # a mistake of ours must not end all rounds
-            self._round = None
-            raise
-        if first:
-            self._round = None
-        else:
-            pause = min((time.monotonic() - began) * PAUSE, LONGEST_PAUSE)
-            asyncio.get_running_loop().call_later(pause, self._begin_round)
+            await asyncio.sleep(FIRST_PAUSE)
+            while self._news:
+                began = time.monotonic()
+                until = began + SLICE
+                for _ in self._send_all():
+                    if time.monotonic() > until:
+                        await asyncio.sleep(0)
+                        until = time.monotonic() + SLICE
+                await asyncio.sleep(min((time.monotonic() - began) * PAUSE, LONGEST_PAUSE))
+        except Exception:  # the top of a task; the next event begins another
+            log.exception("publish_failed")
+        finally:
+            self._sender = None
 
-    def _sending(self, news: Sequence[News]) -> Iterator[None]:
-        """Send to one after the other, with a stop after some."""
-        served = 0  # of all kinds: each subscriber may be of one of its own
+    def _send_all(self) -> Iterator[None]:
+        """Send what was published to one subscriber after the other, with a stop now and then."""
+        news, self._news = self._news, []
+        served = 0  # of all filters: each subscriber may have one of its own
         for (wire, wants), alike in list(self._live.items()):
             wanted = [one for one in news if one.tags is None or wants.lets_through(one.tags)]
-            parcels = list(_joined(wire, wanted))
-            for subscriber in list(alike):  # a copy: one that is cut leaves while this goes on
+            batches = list(_batches(wire, wanted))
+            for subscriber in list(alike):  # a copy: one that is disconnected leaves meanwhile
                 if wanted and subscriber.after < wanted[0].sequence:
-                    self._send(parcels, subscriber)
+                    self._send(batches, subscriber)
                 else:  # it came while these were written to the journal, and has read some of them there
-                    rest = [one for one in wanted if subscriber.after < one.sequence]
-                    self._send(_joined(wire, rest), subscriber)
+                    self._send(_batches(wire, [one for one in wanted if subscriber.after < one.sequence]), subscriber)
                 served += 1
                 if served % AT_ONCE == 0:
                     yield
 
-    def _send(self, parcels: Iterable[tuple[bytes, int]], to: Subscriber) -> None:
-        for data, frames in parcels:
+    def _send(self, batches: Iterable[tuple[bytes, int]], to: Subscriber) -> None:
+        for data, frames in batches:
             to.send(data, frames)
             self.sent += frames
         if to.gone:
             self.leave(to)
 
 
-def _joined(wire: Wire, news: Iterable[News]) -> Iterator[tuple[bytes, int]]:
-    """Their frames joined to parcels of about ``JOINED`` bytes, and how many are in each."""
+def _batches(wire: Wire, news: Iterable[News]) -> Iterator[tuple[bytes, int]]:
+    """Join frames to about ``BATCH`` bytes; with each, how many they are."""
     batch: list[bytes] = []
     size = 0
     for one in news:
         batch.append(getattr(one.frame, wire))
         size += len(batch[-1])
-        if size >= JOINED:
+        if size >= BATCH:
             yield b"".join(batch), len(batch)
             batch, size = [], 0
     if batch:

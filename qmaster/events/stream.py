@@ -1,4 +1,4 @@
-"""What one subscriber gets, in order: hello, then a snapshot or what it missed, then everything live."""
+"""What a subscriber gets, in order: hello, then a snapshot or the events that it missed, then live events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,21 +17,14 @@ from . import frames
 from .broker import Broker, Filter, News, Subscriber, Tags
 from .cloudevents import cursor
 from .frames import Frame
-from .journal import EVENTS_BYTES, Position, StoredEvent, is_full
+from .journal import EVENTS_BYTES, Journal, Position, StoredEvent, is_full
 from .unsent import Lease, Unsent
 
 PAGE = 200  # events read at once
 
 
-class Journal(Protocol):
-    """What an event stream needs of the journal."""
-
-    def kept_from(self, owner: str | None) -> int: ...
-    async def events(self, after: int, limit: int, owner: str | None) -> list[StoredEvent] | None: ...
-
-
 class Since(NamedTuple):
-    """Where a subscriber wants to go on."""
+    """The cursor from which a subscriber resumes."""
 
     epoch: str
     sequence: int
@@ -41,23 +35,22 @@ class _Labelled(msgspec.Struct):
 
 
 class _Stored(msgspec.Struct):
-    """The part of a stored event that a filter for labels looks at."""
+    """The part of a stored event that a filter by labels reads."""
 
     data: _Labelled
 
 
 class EventStream:
-    """Brings subscribers to the present, at their own pace, and keeps them there.
+    """Brings subscribers up to the live events, each at its own pace.
 
     Args:
-        journal: what they missed.
-        broker: what has the live events.
-        position: how far the present has come, and what is kept.
-        snapshot: services and nodes as of the journal's last event, as far as a filter lets them through; raises
+        journal: the events that they missed.
+        broker: sends the live events.
+        position: returns the sequence of the last published event, and what the journal keeps.
+        snapshot: returns the services and nodes that a filter lets through, as of the last published event; raises
             JournalUnwritable until the journal has been read.
-        now: the time as RFC 3339.
-        stale_since: since when the cache may be behind the engine, or None.
-        unsent: the memory that each token's readers may take.
+        stale_since: returns since when the cache may be behind the engine, or None.
+        unsent: the memory that the unread snapshots and events of each token may take.
     """
 
     def __init__(
@@ -66,7 +59,6 @@ class EventStream:
         broker: Broker,
         position: Callable[[], Position],
         snapshot: Callable[[Filter], tuple[list[Any], list[Any]]],
-        now: Callable[[], str],
         stale_since: Callable[[], str | None],
         unsent: Unsent | None = None,
     ) -> None:
@@ -78,19 +70,18 @@ class EventStream:
         self._unsent = unsent or Unsent()
         # One token's readers read the journal one page at a time, so that they do not keep others from it.
         self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._now = now
         self._stale_since = stale_since
 
     @property
     def cursor(self) -> str:
-        """Where the stream stands."""
+        """The cursor of the last published event."""
         return cursor(self._position().epoch, self._position().last)
 
     async def bring_up(self, subscriber: Subscriber, since: Since | None) -> None:
-        """Send hello and all up to the present, and let it join the live stream.
+        """Send hello and everything up to now, and let the subscriber join the live stream.
 
         Raises:
-            JournalUnwritable: what it missed cannot be read.
+            JournalUnwritable: the events that it missed cannot be read.
         """
         await self._deliver(subscriber, frames.hello(__version__, self.cursor))
         after = since.sequence if since and self._can_resume(since, subscriber.wants) else None
@@ -101,9 +92,10 @@ class EventStream:
         await self._replay(subscriber, after)
 
     def beat(self) -> None:
-        """Tell everyone how far the stream has come."""
-        beat = frames.heartbeat(self.cursor, self._now(), self._stale_since())
-        # As the next event would go: who comes meanwhile, and has read more than the heartbeat's cursor, needs none.
+        """Send a heartbeat to all."""
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        beat = frames.heartbeat(self.cursor, now, self._stale_since())
+        # In the place of the next event: a subscriber that joins later and has read more than this cursor needs none.
         self._broker.publish([News(beat, None, self._position().last + 1)])
 
     async def _deliver(self, subscriber: Subscriber, frame: Frame) -> bool:
@@ -111,7 +103,7 @@ class EventStream:
         return await subscriber.deliver(frame)
 
     def _can_resume(self, since: Since, wants: Filter) -> bool:
-        """Whether all that it may see is kept: that others' events were deleted is no matter to it."""
+        """Whether all that its token may see is kept; it loses nothing where events of others were deleted."""
         position = self._position()
         oldest = self._journal.kept_from(wants.owner)
         return since.epoch == position.epoch and oldest - 1 <= since.sequence <= position.last
@@ -123,7 +115,7 @@ class EventStream:
         return frames.gap(reason, cursor(*since), self.cursor)
 
     async def _send_snapshot(self, subscriber: Subscriber) -> int:
-        """Send what there is, once its token has room for it; how far that came."""
+        """Send a snapshot as soon as its token has room for it; return the sequence of it."""
         if not self._is_last(subscriber.wants):
             await self._unsent.turn(_owner(subscriber))
         last = self._position().last
@@ -137,7 +129,7 @@ class EventStream:
         return self._last is not None and (self._last.cursor, self._last.wants) == (self.cursor, wants)
 
     def _snapshot_for(self, wants: Filter) -> _Snapshot:
-        """Made once for all who come at the same time: after a restart that is everyone."""
+        """Make it once for all who come at the same time: after a restart that is everyone."""
         if self._last is None or not self._is_last(wants):
             at = self.cursor
             self._last = _Snapshot(at, wants, frames.snapshot(at, *self._snapshot(wants)))
@@ -153,7 +145,7 @@ class EventStream:
             after = await self._replay_page(subscriber, after)
 
     async def _replay_page(self, subscriber: Subscriber, after: int) -> int:
-        """Send the next events, once its token has room for them; how far that came."""
+        """Send the next events as soon as its token has room for them; return the last sequence considered."""
         owner = _owner(subscriber)
         await self._unsent.turn(owner)
         with self._unsent.hold(owner, EVENTS_BYTES):
@@ -181,7 +173,7 @@ class EventStream:
 
 
 class _Snapshot:
-    """A snapshot for all who want the same; it counts as its token's while one of them reads it."""
+    """A snapshot for all who asked for the same; its bytes count as its token's while one of them reads it."""
 
     def __init__(self, cursor: str, wants: Filter, frame: Frame) -> None:
         self.cursor, self.wants, self.frame = cursor, wants, frame
@@ -209,13 +201,13 @@ def _wanted(wants: Filter, event: StoredEvent) -> bool:
     if wants == Filter():
         return True
     labels = _labels(event) if wants.labels else frozenset()
-    if labels is None:  # nobody knows them any more: once too often is better than never
+    if labels is None:  # they are not known any more: an event too many is better than one too few
         labels = wants.labels
     return wants.lets_through(Tags(event.type.split(".")[2], event.subject, labels, event.owner or None))
 
 
 def _labels(event: StoredEvent) -> frozenset[str] | None:
-    """The labels of its service: the event has them, or else (that of a task) the record."""
+    """Return the labels of its service, from the event or (for a task's) from the record."""
     labels = msgspec.json.decode(event.json, type=_Stored).data.labels
     if labels is None and event.labels is not None:
         labels = msgspec.json.decode(event.labels, type=dict[str, str])

@@ -59,7 +59,6 @@ class Reconciler:
         swarm, containers: the engine.
         journal: where an event has its sequence before anyone hears of it.
         publish: sends events to who listens.
-        stale_changed: told when ``stale_since`` changes.
         count: told of each event.
         own_node: the id of this engine's node, None while that is not known.
     """
@@ -70,18 +69,17 @@ class Reconciler:
         containers: Containers,
         journal: Journal,
         publish: Publish,
-        stale_changed: Callable[[], None] = lambda: None,
         count: Count = lambda event: None,
         own_node: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.view = RunCache()
         self.stale_since: str | None = now_text()
         self.listeners: list[Listener] = []
+        self.stale_listeners: list[Callable[[], None]] = []  # called when ``stale_since`` changes
         self._swarm = swarm
         self._containers = containers
         self._journal = journal
         self._publish = publish
-        self._stale_changed = stale_changed
         self._count = count
         self._own_node = own_node
         self._commits = asyncio.Lock()
@@ -558,13 +556,17 @@ class Reconciler:
         if self.stale_since is None:
             log.warning("stale", reason=str(error))
             self.stale_since = now_text()
-            self._stale_changed()
+            self._tell_stale()
 
     def _fresh(self) -> None:
         if self.stale_since is not None:
             log.info("caught_up", since=self.stale_since)
             self.stale_since = None
-            self._stale_changed()
+            self._tell_stale()
+
+    def _tell_stale(self) -> None:
+        for listener in self.stale_listeners:
+            listener()
 
 
 def _has_left(entry: CachedRun, there: Collection[str]) -> bool:

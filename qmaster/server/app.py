@@ -40,7 +40,7 @@ from ..models.images import check_registry
 from ..runs.idempotency import IdempotencyStore
 from ..runs.logs import LogReader
 from ..runs.reaper import Reaper
-from ..runs.reconciler import Reconciler, now_text, service_tags
+from ..runs.reconciler import Reconciler, service_tags
 from ..runs.recovery import Recovery
 from ..runs.results import ResultCollector
 from ..runs.service import RunService
@@ -127,7 +127,6 @@ class Components:
             engine.containers,
             journal,
             broker.publish,
-            lambda: self.event_stream.beat(),
             Tally(metrics).count,
             lambda: engine.health.node_id,
         )
@@ -136,10 +135,10 @@ class Components:
             broker,
             lambda: reconciler.position,
             _snapshot_of(reconciler),
-            now_text,
             lambda: reconciler.stale_since,
             unsent,
         )
+        reconciler.stale_listeners.append(self.event_stream.beat)
         self.collector = collector = ResultCollector(engine.logs, journal, reconciler, config.output_limit)
         self.reaper = reaper = Reaper(
             engine.swarm, engine.containers, journal, reconciler, collector.record, self._max_kept

@@ -24,7 +24,7 @@ from qmaster.auth.authenticator import Authenticator
 from qmaster.events.broker import Broker, News, Tags
 from qmaster.events.journal import Journal
 from qmaster.events.stream import EventStream
-from qmaster.runs.reconciler import Reconciler, now_text
+from qmaster.runs.reconciler import Reconciler
 from qmaster.server import log
 
 Json = dict[str, Any]
@@ -47,7 +47,6 @@ class Stage:
             self._broker,
             lambda: self._reconciler.position,
             lambda wants: ([], []),
-            now_text,
             lambda: None,
         )
         self._numbers = count(1)

@@ -1,8 +1,10 @@
 """broker: fan-out to readers that keep up, lag, stop or leave."""
 
 import asyncio
+import contextlib
 
 import pytest
+from structlog.testing import capture_logs
 
 from qmaster.events import broker, frames
 from qmaster.events.broker import (
@@ -30,19 +32,17 @@ class Pipe:
         self.stuck = False
         self.written: list[bytes] = []
         self.flying: list[asyncio.Future[None]] = []
-        self.closed = self.straight = False
+        self.closed = False
         self.sent = 0
 
     def write(self, data: bytes) -> asyncio.Future[None] | None:
         if self.closed:
             raise OSError("closed")
         self.written.append(data)
-        if self.straight:
+        if not self.stuck:
             return None
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.flying.append(future)
-        if not self.stuck:
-            future.set_result(None)
         return future
 
     async def flow(self) -> None:
@@ -62,6 +62,12 @@ class Reader:
 
     def _cut(self) -> None:
         self.cuts += 1
+
+
+async def _idle(everyone: Broker) -> None:
+    async with asyncio.timeout(5):
+        while everyone._sender is not None:  # noqa: ASYNC110 - the broker tells nobody
+            await asyncio.sleep(0)
 
 
 def frame(number: int, size: int = 0) -> Frame:
@@ -88,7 +94,7 @@ async def test_what_comes_together_leaves_together() -> None:
     late.subscriber.after = 2
     for reader in (whole, other, late):
         everyone.join(reader.subscriber)
-    sent = [frame(number, broker.JOINED // 4) for number in range(1, 7)]
+    sent = [frame(number, broker.BATCH // 4) for number in range(1, 7)]
     everyone.publish([News(each, ANY, number) for number, each in enumerate(sent, 1)])
     assert whole.pipe.written == [
         b"".join(each.websocket for each in sent[:4]),
@@ -119,9 +125,7 @@ async def test_many_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> Non
     gone.subscriber.gone = True
     for number in (3, 4):
         everyone.publish([News(sent[number - 1], ANY, number)])
-    async with asyncio.timeout(5):
-        while everyone._round is not None:  # noqa: ASYNC110 - the hub tells nobody
-            await asyncio.sleep(0)
+    await _idle(everyone)
     rest = b"".join(each.websocket for each in sent[1:])
     assert all(reader.pipe.written == [sent[0].websocket, rest] for reader in readers)
     assert late.pipe.written == [b"".join(each.websocket for each in sent[2:])]
@@ -130,22 +134,22 @@ async def test_many_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_many_with_filters_of_their_own_are_served_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """One token may have thousands, each of a kind of its own: the loop does other work in between all the same."""
     monkeypatch.setattr(broker, "SLICE", 0.0)
+    monkeypatch.setattr(broker, "FEW", 0)
     labels = [f"n={number}" for number in range(3 * broker.AT_ONCE)]
     everyone, readers = Broker(), [Reader(wants=Filter(labels=frozenset({label}))) for label in labels]
     for reader in readers:
         everyone.join(reader.subscriber)
     everyone.publish([News(frame(1), ANY._replace(labels=frozenset(labels)), 1)])
+    while not any(reader.pipe.written for reader in readers):  # noqa: ASYNC110
+        await asyncio.sleep(0)
     assert sum(len(reader.pipe.written) for reader in readers) == broker.AT_ONCE
-    async with asyncio.timeout(5):
-        while everyone._round is not None:  # noqa: ASYNC110 - the hub tells nobody
-            await asyncio.sleep(0)
+    await _idle(everyone)
     assert all(len(reader.pipe.written) == 1 for reader in readers)
 
 
 async def test_who_takes_all_at_once_is_not_waited_for() -> None:
     """A pipe that answers None has sent it."""
     reader = Reader()
-    reader.pipe.straight = True
     for number in (1, 2):
         reader.subscriber.send(frame(number).websocket)
     assert await reader.subscriber.deliver(frame(3))
@@ -164,7 +168,7 @@ async def test_frames_are_counted_for_each_reader() -> None:
 
 
 async def test_who_lags_gets_all_in_order() -> None:
-    """What waits goes out together as soon as it can."""
+    """What waits goes out as soon as it can."""
     reader = Reader()
     reader.pipe.stuck = True
     sent = [frame(number) for number in range(5)]
@@ -172,10 +176,9 @@ async def test_who_lags_gets_all_in_order() -> None:
         reader.subscriber.send(each.websocket)
     assert reader.pipe.written == [sent[0].websocket]
     await reader.pipe.flow()
-    assert b"".join(reader.pipe.written) == b"".join(each.websocket for each in sent)
-    assert len(reader.pipe.written) == 2
+    assert reader.pipe.written == [each.websocket for each in sent]
     reader.subscriber.send(sent[0].websocket)
-    assert len(reader.pipe.written) == 3
+    assert reader.pipe.written[len(sent) :] == [sent[0].websocket]
 
 
 behind = pytest.mark.parametrize(
@@ -213,7 +216,7 @@ async def test_who_catches_up_is_forgiven(monkeypatch: pytest.MonkeyPatch, count
             reader.subscriber.send(frame(number, size).websocket)
         now[0] += 4.0
         reader.subscriber.check()
-        while reader.subscriber._waiting or reader.subscriber._flying:
+        while reader.subscriber._waiting or reader.subscriber._in_flight:
             await reader.pipe.flow()
         reader.subscriber.check()
     assert reader.cuts == 0
@@ -231,6 +234,26 @@ async def test_who_is_far_behind_is_cut_at_once() -> None:
     assert (len(reader.pipe.written), reader.subscriber._waiting) == (1, None)
 
 
+@pytest.mark.parametrize("alike", [True, False])
+async def test_what_a_token_leaves_unread_is_bounded(monkeypatch: pytest.MonkeyPatch, alike: bool) -> None:
+    """All its subscribers together, those who are furthest behind first; what they share counts once."""
+    monkeypatch.setattr(broker, "MAX_UNSENT", 1000)
+    everyone = Broker()
+    kinds = [Filter(owner="eve", labels=frozenset({"team=data"} if alike else {f"n={n}"})) for n in range(5)]
+    readers = [Reader(wants=wants) for wants in kinds]
+    other, small = Reader(wants=Filter(owner="bob")), Reader(wants=Filter(owner="eve", service="s1"))
+    for reader in (*readers, other, small):
+        reader.pipe.stuck = True
+        everyone.join(reader.subscriber)
+    for reader in (*readers, other):
+        reader.subscriber.send(b"x" * 300)
+    small.subscriber.send(b"x" * 50)
+    everyone.check()
+    assert [reader.cuts for reader in readers] == [0 if alike else 1] * 5
+    assert (other.cuts, small.cuts) == (0, 0)
+    assert len(everyone) == (7 if alike else 2)
+
+
 async def test_who_has_left_is_forgotten() -> None:
     """A closed pipe, found when it is written to, and one that fails later."""
     everyone, closed, failing = Broker(), Reader(), Reader()
@@ -244,16 +267,21 @@ async def test_who_has_left_is_forgotten() -> None:
     assert (len(everyone), closed.cuts + failing.cuts) == (0, 0)
 
 
-async def test_a_mistake_of_ours_ends_one_round_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("few", [broker.FEW, 0])
+async def test_a_mistake_of_ours_ends_one_round_alone(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes next is sent."""
     everyone, broken, other = Broker(), Reader(), Reader()
     monkeypatch.setattr(broken.pipe, "write", lambda data: 1 // 0)
+    monkeypatch.setattr(broker, "FEW", few)
     everyone.join(broken.subscriber)
-    with pytest.raises(ZeroDivisionError):
+    with capture_logs() as logs, contextlib.suppress(ZeroDivisionError):
         everyone.publish([News(frame(1), ANY, 1)])
+        await _idle(everyone)
+        assert [line["event"] for line in logs] == ["publish_failed"]
     everyone.leave(broken.subscriber)
     everyone.join(other.subscriber)
     everyone.publish([News(frame(2), ANY, 2)])
+    await _idle(everyone)
     assert other.pipe.written == [frame(2).websocket]
 
 
@@ -269,7 +297,7 @@ async def test_what_was_replayed_is_not_sent_again() -> None:
 
 async def test_a_delivery_waits_for_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long, as long as it makes progress; without it is cut."""
-    monkeypatch.setattr(broker, "PATIENCE", 0.05)
+    monkeypatch.setattr(broker, "PROGRESS_WITHIN", 0.05)
     reader = Reader()
     reader.pipe.stuck = True
     delivery = asyncio.create_task(reader.subscriber.deliver(frame(1)))
@@ -288,8 +316,8 @@ async def test_a_delivery_waits_for_the_reader(monkeypatch: pytest.MonkeyPatch) 
 async def test_a_large_frame_is_handed_on_whole() -> None:
     """A pong, or the close of a websocket, that came between its pieces would be read as a part of it."""
     reader = Reader()
-    assert await reader.subscriber.deliver(frame(1, 3 * broker.JOINED))
-    assert reader.pipe.written == [frame(1, 3 * broker.JOINED).websocket]
+    assert await reader.subscriber.deliver(frame(1, 3 * broker.BATCH))
+    assert reader.pipe.written == [frame(1, 3 * broker.BATCH).websocket]
 
 
 async def test_a_delivery_to_who_left_ends() -> None:

@@ -1,6 +1,8 @@
 """stream: hello, snapshot, gap, replay, and then the live stream without a hole or a repetition."""
 
 import asyncio
+from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 from stream_cases import EPOCH, Journal, Pipe, Stream
@@ -91,7 +93,9 @@ async def test_a_heartbeat_says_where_the_stream_stands() -> None:
     stream.event_stream.beat()
     stream.stale = "then"
     stream.event_stream.beat()
-    beat = {"type": "heartbeat", "cursor": f"{EPOCH}:4", "time": "now"}
+    times = [frame.pop("time") for frame in stream.pipe.frames[2:]]
+    assert all(datetime.fromisoformat(each).tzinfo is UTC for each in times)
+    beat = {"type": "heartbeat", "cursor": f"{EPOCH}:4"}
     assert stream.pipe.frames[2:] == [beat, {**beat, "stale_since": "then"}]
 
 
@@ -155,12 +159,16 @@ async def test_unread_snapshots_hold_up_their_own_token_alone() -> None:
     stream, taken = Stream(Journal(3)), asyncio.get_running_loop().create_future()
     stuck, mine, others = Pipe(), Pipe(), Pipe()
     stream.event_stream = EventStream(
-        stream.journal, stream.broker, lambda: stream.journal.position, stream._snapshot, lambda: "now", lambda: None,
+        cast(Any, stream.journal),
+        stream.broker,
+        lambda: stream.journal.position,
+        stream._snapshot,
+        lambda: None,
         Unsent(most=1),
-    )  # fmt: skip
+    )
     write = stuck.write
 
-    def hold_up(data: bytes) -> asyncio.Future[None]:
+    def hold_up(data: bytes) -> asyncio.Future[None] | None:
         return taken if b"snapshot" in data else write(data)
 
     stuck.write = hold_up  # type: ignore[method-assign]

@@ -63,9 +63,7 @@ class Pipe:
 
 async def resumed(journal: Journal, since: int, wants: Filter) -> list[str]:
     """What a subscriber of this filter gets after hello, who comes back with this sequence."""
-    event_stream = EventStream(
-        journal, Broker(), lambda: journal.position, lambda wants: ([], []), lambda: "now", lambda: None
-    )
+    event_stream = EventStream(journal, Broker(), lambda: journal.position, lambda wants: ([], []), lambda: None)
     pipe = Pipe()
     await event_stream.bring_up(Subscriber(pipe, "sse", wants, lambda: None), Since(journal.position.epoch, since))
     return [frame.get("type", "event") for frame in pipe.frames[1:]]

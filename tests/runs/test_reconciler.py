@@ -35,7 +35,8 @@ class World:
         self.journal = journal or Journal()
         self.published: list[News] = []
         self.stale_changes = 0
-        self.reconciler = Reconciler(self.swarm, self.containers, self.journal, self._publish, self._stale_changed)
+        self.reconciler = Reconciler(self.swarm, self.containers, self.journal, self._publish)
+        self.reconciler.stale_listeners.append(self._stale_changed)
         self.told: list[Service] = []
         self.reconciler.listeners.append(self.told.append)
 
