@@ -219,7 +219,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     said_first, said_later = kib(events.SAID_AT_ONCE), kib(events.SAID_EACH_SECOND)
     expected = {
         "body of a request": kib(requests.MAX_BODY),
-        "levels of arrays and objects in a body": str(requests.MAX_DEPTH),
+        "arrays and objects in a body": f"{requests.MAX_PARTS}, at {requests.MAX_DEPTH} levels",
         "head of a request": f"{kib(entrance.MAX_HEAD)}, {strict.MAX_LINES} lines",
         "time for a head": f"{entrance.HEAD_WITHIN:g} s from its first byte, or from the connection's beginning",
         "time for a body": f"{entrance.BODY_WITHIN:g} s",
