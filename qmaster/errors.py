@@ -4,11 +4,9 @@
     ├── ConfigError           the process cannot start (exit code 2)
     └── HttpError             has a status
         ├── BadRequest        400  what was sent is wrong; names the field
-        │   └── Misframed              it is not certain where its body ends
         ├── Unauthorized      401  no token, or an invalid one
         ├── Forbidden         403  known, but not allowed
         ├── NotFound          404
-        ├── MethodNotAllowed  405
         ├── Conflict          409  a name is taken, or it would end or replace quartermaster itself
         │   └── PortTaken              another service has published the port
         ├── PayloadTooLarge   413
@@ -57,12 +55,6 @@ class BadRequest(HttpError):
     status = HTTPStatus.BAD_REQUEST
 
 
-class Misframed(BadRequest):
-    """What follows on the connection could be anything, so it is closed."""
-
-    headers: ClassVar[Mapping[str, str]] = {"Connection": "close"}
-
-
 class Unauthorized(HttpError):
     status = HTTPStatus.UNAUTHORIZED
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="quartermaster"'}
@@ -74,10 +66,6 @@ class Forbidden(HttpError):
 
 class NotFound(HttpError):
     status = HTTPStatus.NOT_FOUND
-
-
-class MethodNotAllowed(HttpError):
-    status = HTTPStatus.METHOD_NOT_ALLOWED
 
 
 class Conflict(HttpError):

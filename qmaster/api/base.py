@@ -1,46 +1,43 @@
-"""What every answer shares: the request's id, the bounded body, who is asking, and the one rendering of errors."""
+"""What all handlers share: the request's id, the bounded body, the caller's identity, and the one form of errors."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import random
 import re
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import parse_qs, unquote
 
 import msgspec
 import structlog
 from tornado import web
 from tornado.http1connection import HTTP1Connection
-from tornado.httputil import HTTPHeaders, format_timestamp
+from tornado.iostream import IOStream, StreamClosedError
 
 from .. import limiter
 from ..auth import policy
 from ..auth.authenticator import Authenticator, Identity
 from ..auth.tokens import Scope
-from ..errors import BadRequest, Forbidden, HttpError, MethodNotAllowed, Misframed, NotFound, PayloadTooLarge, problem
+from ..errors import BadRequest, Forbidden, HttpError, NotFound, PayloadTooLarge, problem
 from ..events.unsent import SMALL, Unsent
 from ..models import requests
 from ..models.credentials import REDACTED
 from ..models.responses import mask
 from ..models.validation import quote
-from . import strict
-from .stream import Watched
+from .limits import MAX_READ, set_reader_timeout
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"})
-# An answer of 413 can only be read by a client whose body is read too; more than this is cut off.
-_DRAINED = 4 * 1024 * 1024
 
 MAX_DIGITS = 18
 SHORTEST_HIDDEN = 8  # characters of a token: a shorter one would be found in every second word
 MAX_PARAMETERS = 50  # of a query
 MAX_PARAMETER = 8 * 1024 + 1  # characters of one: a label that is as large as they may be, and its '='
+SLICE = 64 * 1024  # bytes of a large answer that are written at once
+READ_WITHIN = 5.0  # seconds that the reader of a large answer may make no progress
 ON = ("1", "true")
 FLAGS = (*ON, "0", "false")
 # Looked up once: an enum computes that each time, and each request asks for them several times.
@@ -49,7 +46,7 @@ REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.
 
 Needs = Scope | Literal["root"]
 
-# What every answer tells a browser: keep it nowhere, guess no type, run and load nothing that is in it, and show it in
+# What every answer tells a browser: store it nowhere, guess no type, run and load nothing that is in it, and show it in
 # no other page.
 HEADERS = {
     "Server": "quartermaster",
@@ -60,8 +57,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-DEFAULT_TYPE = "text/html; charset=UTF-8"  # Tornado's
-_date = functools.lru_cache(maxsize=1)(format_timestamp)
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +66,7 @@ class BaseHandler(web.RequestHandler):
     """A handler whose body is bounded, and whose errors all look the same."""
 
     ANY_HOST = False  # whether it answers under names that --allow-host does not have
-    IS_KEPT = False  # by clients
+    IS_KEPT = False  # by clients, so that it has an Etag
     IS_PROBE = False  # asked every few seconds, so that its successes are left out of the log
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -90,22 +85,23 @@ class BaseHandler(web.RequestHandler):
 
     initialize: Callable[..., None] = _set_up
 
-    def clear(self) -> None:
-        """As Tornado's, which would check what never changes and write out the same date again for each answer."""
-        if not hasattr(self, "request_id"):  # an error clears the headers, but not the id
-            self.request_id = self._request_id()
-        own = {"Content-Type": DEFAULT_TYPE, "Date": _date(int(time.time())), "X-Request-ID": self.request_id}
-        self._headers = HTTPHeaders({**HEADERS, **own})
-        self.set_default_headers()
-        self._write_buffer: list[bytes] = []
-        self._status_code, self._reason = int(OK), OK.phrase
+    def set_default_headers(self) -> None:
+        if not hasattr(self, "request_id"):  # an error sets the headers once more, but keeps the id
+            given = self.request.headers.get("X-Request-ID", "")
+            self.request_id = given if _REQUEST_ID.fullmatch(given) else random.randbytes(16).hex()  # noqa: S311
+        for name, value in HEADERS.items():
+            self.set_header(name, value)
+        self.set_header("X-Request-ID", self.request_id)
 
     def prepare(self) -> None:
         self._busy.add(self)
         structlog.contextvars.bind_contextvars(request=self.request_id, remote=self.request.remote_ip)
-        self._refuse_misframed()
         self._refuse_host()
-        self._refuse_large()
+        if self.request.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
+            raise BadRequest("the header Content-Encoding is not taken: send the body as it is, not compressed")
+        length = self.request.headers.get("Content-Length", "")
+        if length.isascii() and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > MAX_READ):
+            raise _too_large()  # before Tornado answers 400, and without reading it
         if self._token_in_url():
             raise BadRequest("a token does not belong in a URL, where it is logged: send 'Authorization: Bearer …'")
         self._prepared = True
@@ -207,66 +203,59 @@ class BaseHandler(web.RequestHandler):
         return parameters
 
     def compute_etag(self) -> str | None:
-        """Tornado answers 304 to who has it; most answers nobody keeps, so that a digest would be made in vain."""
         return super().compute_etag() if self.IS_KEPT else None
 
-    def check_etag_header(self) -> bool:
-        return self.IS_KEPT and super().check_etag_header()
+    async def answer(self, document: object, status: HTTPStatus = OK) -> None:
+        """Send a document as JSON."""
+        self.set_status(int(status))
+        self.set_header("Content-Type", "application/json")
+        await self.send(msgspec.json.encode(document) + b"\n")
 
-    def answer(self, document: dict[str, Any], status: HTTPStatus = OK) -> None:
-        self.begin_json(status)
-        self.finish(msgspec.json.encode(document) + b"\n")  # not by a name: a large one would be there twice meanwhile
-
-    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
-        """As Tornado's; a large answer counts as its token's until it has left.
+    async def send(self, body: bytes) -> None:
+        """Send the whole body; a large one in slices, at its reader's pace.
 
         Raises:
             TooManyUnread: the token has too much that it does not read.
         """
-        size = len(chunk) if chunk is not None else 0
-        if size <= SMALL or self.request.method == "HEAD":
-            return super().finish(chunk)
-        unsent, stream = self._unsent(), self._stream_of_answer()
-        unsent.require(self._reader(), size)
-        done = super().finish(chunk)
-        if stream is not None:
-            unsent.watch(self._reader(), size, stream, done)
-        return done
+        if len(body) <= SMALL or self.request.method == "HEAD":
+            self.finish(body)
+            return
+        self.set_header("Content-Length", len(body))
+        with self.large_answer(len(body)):
+            for start in range(0, len(body), SLICE):
+                self.write(body[start : start + SLICE])
+                await self.pass_on()
 
-    def counted(self, size: int) -> contextlib.AbstractContextManager[object]:
-        """Count so many bytes while an answer is sent in pieces.
+    async def pass_on(self) -> None:
+        """Send what was written, as its reader takes it, and let other handlers have a turn.
+
+        Raises:
+            StreamClosedError: the client has left.
+        """
+        await self.flush()
+        await asyncio.sleep(0)
+
+    @contextlib.contextmanager
+    def large_answer(self, size: int) -> Iterator[None]:
+        """Count so many bytes as unread by the token meanwhile; a reader that makes no progress is disconnected.
 
         Raises:
             TooManyUnread
         """
-        unsent, stream = self._unsent(), self._stream_of_answer()
-        unsent.require(self._reader(), size)
-        if stream is None:
-            return unsent.hold(self._reader(), size)
-        return unsent.watching(self._reader(), size, stream)
-
-    def cut(self) -> None:
-        """End the connection, in the middle of an answer."""
-        if isinstance(self.request.connection, HTTP1Connection):
-            self.request.connection.stream.close()
-
-    def _unsent(self) -> Unsent:
         unsent: Unsent = self.settings["unsent"]
-        return unsent
+        reader = self.by or f"address {self.request.remote_ip}"
+        unsent.require(reader, size)
+        set_reader_timeout(self.client_stream, READ_WITHIN)
+        try:
+            with unsent.hold(reader, size):
+                yield
+        except StreamClosedError:
+            if isinstance(self.client_stream.error, TimeoutError):
+                log.warning("slow_reader_cut", request=self.request_id, by=reader, unsent=size)
 
-    def _reader(self) -> str:
-        """Whose answer it is: a token's, or an address's where no token was asked for."""
-        return self.by or f"address {self.request.remote_ip}"
-
-    def _stream_of_answer(self) -> Watched | None:
-        connection = self.request.connection
-        stream = connection.stream if isinstance(connection, HTTP1Connection) else None
-        return stream if isinstance(stream, Watched) else None
-
-    def begin_json(self, status: HTTPStatus) -> None:
-        if status is not OK:  # which `clear` has set
-            self.set_status(int(status))
-        self.set_header("Content-Type", "application/json")
+    @property
+    def client_stream(self) -> IOStream:
+        return cast(HTTP1Connection, self.request.connection).stream
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """The one place where an error becomes an answer."""
@@ -274,7 +263,7 @@ class BaseHandler(web.RequestHandler):
         if isinstance(error, HttpError):
             status, detail, headers = int(error.status), self.words_of(error), error.headers
         else:
-            status, detail, headers = status_code, _default_detail(status_code), {}
+            status, detail, headers = status_code, self._default_detail(status_code), {}
         self.failure = self.without_token(str(error) if isinstance(error, HttpError) else detail)
         self.set_status(status)
         for name, value in headers.items():
@@ -303,61 +292,28 @@ class BaseHandler(web.RequestHandler):
             reason=reason,
         )
 
-    def _handle_request_exception(self, e: BaseException) -> None:
-        # Tornado knows the status of its own errors only; this gives ours theirs before it is logged.
-        if isinstance(e, HttpError) and not self._finished:
-            self.send_error(int(e.status), exc_info=(type(e), e, e.__traceback__))
-            return
-        super()._handle_request_exception(e)
-
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        if not isinstance(value, web.HTTPError):
+        if not isinstance(value, HttpError | web.HTTPError | StreamClosedError):
             log.error("request_failed", exc_info=(typ, value, tb))
 
-    def _not_allowed(self, *args: str, **kwargs: str) -> None:
-        raise MethodNotAllowed(f"{self.request.method} is not allowed here; allowed: {', '.join(self._allowed())}")
-
     def _allowed(self) -> list[str]:
-        return [method for method in self.SUPPORTED_METHODS if method.lower() in type(self).__dict__]
+        """Methods that this handler has; Tornado's own answer 405."""
+        names = {method: method.lower() for method in self.SUPPORTED_METHODS}
+        base = web.RequestHandler
+        return [method for method, name in names.items() if getattr(type(self), name) is not getattr(base, name)]
 
-    # Annotated as Tornado's own are, so that a subclass may take what its route gives it.
-    head: Callable[..., Awaitable[None] | None] = _not_allowed
-    get: Callable[..., Awaitable[None] | None] = _not_allowed
-    post: Callable[..., Awaitable[None] | None] = _not_allowed
-    delete: Callable[..., Awaitable[None] | None] = _not_allowed
-    patch: Callable[..., Awaitable[None] | None] = _not_allowed
-    put: Callable[..., Awaitable[None] | None] = _not_allowed
-    options: Callable[..., Awaitable[None] | None] = _not_allowed
-
-    def _header(self, name: str) -> str:
-        """Its value, or ""; most are not there, which ``get`` finds out by an error."""
-        if name in self.request.headers:
-            return self.request.headers[name]
-        return ""
-
-    def _request_id(self) -> str:
-        given = self._header("X-Request-ID")
-        return given if _REQUEST_ID.fullmatch(given) else random.randbytes(16).hex()  # noqa: S311 - no secret
+    def _default_detail(self, status: int) -> str:
+        if status == FAILED:
+            return "quartermaster failed: its log has the reason under this request id"
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            return f"{self.request.method} is not allowed here; allowed: {', '.join(self._allowed())}"
+        return HTTPStatus(status).description or HTTPStatus(status).phrase
 
     def _refuse_host(self) -> None:
         """A page whose name was made to point here (DNS rebinding) asks under its own name."""
         allowed = self.settings.get("hosts")
         if allowed and not self.ANY_HOST and self.request.host_name.lower() not in allowed:
             raise Forbidden("this host name is not served; see --allow-host")
-
-    def _refuse_misframed(self) -> None:
-        flaw = strict.flaw(self.request.version, self.request.headers)
-        if flaw:
-            raise Misframed(flaw)
-        if strict.is_encoded(self.request.headers):
-            raise BadRequest("the header Content-Encoding is not taken: send the body as it is, not compressed")
-
-    def _refuse_large(self) -> None:
-        length = self._header("Content-Length")
-        if length.isascii() and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > requests.MAX_BODY):
-            if isinstance(self.request.connection, HTTP1Connection):
-                self.request.connection.set_max_body_size(_DRAINED)
-            raise _too_large()
 
     def _token_in_url(self) -> bool:
         if not self.request.query:
@@ -438,9 +394,3 @@ def _entitled(identity: Identity, needs: Needs) -> Identity:
 
 def _too_large() -> PayloadTooLarge:
     return PayloadTooLarge(f"the body is over {requests.MAX_BODY} bytes")
-
-
-def _default_detail(status: int) -> str:
-    if status == FAILED:
-        return "quartermaster failed: its log has the reason under this request id"
-    return HTTPStatus(status).description or HTTPStatus(status).phrase

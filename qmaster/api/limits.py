@@ -1,15 +1,26 @@
-"""How many connections may be held open at once, by kind, in all and by one token. The event loop owns it.
+"""Limits on connections: how many there are, how long they may stay quiet, and what a websocket's client may send.
 
-A request is soon over; a wait, a followed log and a socket may last for days, and each is a descriptor. The rest is for
-short calls, ``/stop`` among them, and for the engine.
+The event loop owns all state. A request is soon over. A wait, a followed log and a websocket may last for days, and
+each uses a descriptor, so their number is limited by kind and by token. The rest is for short calls, such as ``/stop``,
+and for the engine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import resource
+import socket
+import ssl
+import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, cast
+
+import structlog
+from tornado.http1connection import HTTP1ServerConnection
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+from tornado.web import Application
 
 from ..auth.authenticator import source
 from ..errors import TooManyConnections
@@ -20,6 +31,121 @@ SHARE = 4  # one token has one part in so many; of newcomers, one address (of IP
 SPARE = 256  # connections that are never held: for short calls
 RESERVED = 256  # descriptors for the rest: 64 for logs that are read, 70 for the engine, the journal's few
 WANTED = sum(MOST.values()) + SPARE + RESERVED
+
+MAX_HEADER = 8 * 1024  # bytes of a request's head
+MAX_READ = 1024 * 1024  # bytes of a body that are read; handlers refuse a smaller one with 413
+# Seconds. Tornado counts a head's time from the end of the request before it, so this also limits idle connections.
+IDLE = 10.0
+BODY_WITHIN = 10.0
+UNREAD = 120.0  # that sent data may stay unacknowledged
+BACKLOG = 1024
+REPORT_EVERY = 1.0
+
+# Accepted connections inherit these from the listening socket (Linux). A client that vanishes is noticed within two
+# minutes: TCP_USER_TIMEOUT replaces the count of probes, and leaves time for all four (tcp(7)).
+_TCP_OPTIONS = (
+    ("TCP_KEEPIDLE", 60),
+    ("TCP_KEEPINTVL", 15),
+    ("TCP_KEEPCNT", 4),
+    ("TCP_USER_TIMEOUT", int(UNREAD * 1000)),
+)
+
+log = structlog.get_logger(__name__)
+
+
+class LimitedHTTPServer(HTTPServer):
+    """Tornado's server with a limit on open connections; see ``make_server``."""
+
+    max_connections: int
+    streams: set[IOStream]  # all open connections, websockets among them
+    refused: int  # since the last report
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        if len(self.streams) >= self.max_connections:
+            self._forget_closed()
+        if len(self.streams) >= self.max_connections:
+            self._refuse(stream)
+            return
+        self.streams.add(stream)
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        super().on_close(server_conn)
+        stream = cast(HTTP1ServerConnection, server_conn).stream
+        if stream.closed():  # else a websocket has taken it over
+            self.streams.discard(stream)
+
+    def _forget_closed(self) -> None:
+        """Nobody tells the server when a websocket closes."""
+        self.streams = {stream for stream in self.streams if not stream.closed()}
+
+    def _refuse(self, stream: IOStream) -> None:
+        stream.close()
+        if not self.refused:
+            asyncio.get_running_loop().call_later(REPORT_EVERY, self._report)
+        self.refused += 1
+
+    def _report(self) -> None:
+        log.warning("connections_full", limit=self.max_connections, refused=self.refused)
+        self.refused = 0
+
+
+def make_server(
+    application: Application, max_connections: int = WANTED, tls: ssl.SSLContext | None = None, idle: float = IDLE
+) -> LimitedHTTPServer:
+    """Make the server of an application.
+
+    Args:
+        max_connections: further ones are closed at once.
+        tls: to serve HTTPS with.
+        idle: seconds until a connection without a whole request is closed.
+    """
+    server = LimitedHTTPServer(
+        application,
+        ssl_options=tls,
+        chunk_size=16 * 1024,
+        max_header_size=MAX_HEADER,
+        max_body_size=MAX_READ,
+        idle_connection_timeout=idle,
+        body_timeout=BODY_WITHIN,
+    )
+    server.max_connections, server.streams, server.refused = max_connections, set(), 0
+    return server
+
+
+def listen(server: HTTPServer, sockets: Iterable[socket.socket]) -> None:
+    """Accept connections on these listening sockets; clients that vanish are noticed."""
+    for listener in sockets:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _TCP_OPTIONS:
+            if hasattr(socket, name):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        server.add_socket(listener)
+
+
+def set_reader_timeout(stream: IOStream, seconds: float) -> None:
+    """Let the kernel close a connection whose reader makes no progress for so long (Linux); 0: it may take any time."""
+    if stream.socket is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+
+class Allowance:
+    """Bytes that a client may send: ``burst`` at once, and ``per_second`` more each second."""
+
+    __slots__ = ("_burst", "_clock", "_left", "_per_second", "_since")
+
+    def __init__(self, burst: int, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst = burst
+        self._per_second = per_second
+        self._clock = clock
+        self._left, self._since = float(burst), clock()
+
+    def take(self, amount: int) -> bool:
+        """Count so many bytes; whether they were within the allowance."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._since) * self._per_second) - amount
+        self._since = now
+        return self._left >= 0
 
 
 class Slot:
@@ -68,7 +194,7 @@ class ConnectionLimiter:
             TooManyConnections
         """
         most = self._most(kind)
-        # A newcomer is closed when another needs its slot (see entrance), so it does not count here.
+        # A newcomer is closed when another needs its slot, so it does not count here.
         if self._all.total() - self._all["newcomer"] >= self._room or self._all[kind] >= most:
             raise TooManyConnections(f"too many open {kind}s: close some, or come back later")
         if limited and self._by[kind, owner] >= max(1, most // SHARE):

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any, cast, get_args
 
 import structlog
-from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
 from ..auth.authenticator import Authenticator, Identity
@@ -18,8 +17,7 @@ from ..runs.logs import LogQuery, LogReader
 from ..runs.output import Ndjson, Piece, Plain, Writer, note
 from ..runs.service import RunService
 from .base import BaseHandler, flag
-from .limits import ConnectionLimiter
-from .stream import Watched
+from .limits import ConnectionLimiter, set_reader_timeout
 
 PARAMETERS = ("follow", "tail", "timestamps", "stream")
 NDJSON = "application/x-ndjson"
@@ -67,6 +65,7 @@ class LogsHandler(BaseHandler):
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._gone = False
+        self._begun_sending = False
         self.log_fields: dict[str, str] = {}
 
     async def get(self, name_or_id: str) -> None:
@@ -124,26 +123,21 @@ class LogsHandler(BaseHandler):
         self._logs.open.add(self)
         self.set_header("Content-Type", writer.media_type)
         self.set_header("X-Accel-Buffering", "no")
-        if isinstance(self.request.connection, HTTP1Connection):
-            stream = self.request.connection.stream
-            if isinstance(stream, Watched):
-                stream.be_patient()
+        set_reader_timeout(self.client_stream, 0)  # a reader may take its time, as long as it is there
+        self.client_stream.set_nodelay(True)  # no line waits until the one before it has arrived
         try:
             self.still(identity, "read")  # the tokens may have changed since it came
             async with contextlib.aclosing(cast(Any, flow)):
                 async for batch in flow:
                     await self._pass_on(writer, batch)
             self.write(writer.end())
-            self.finish()
         except StreamClosedError:
-            self._leave()
+            pass
         except asyncio.CancelledError:
-            if not self._stopping:  # the client is gone
-                self._leave()
-                return
-            await self._break_off(writer, f"{self._why}: the log is cut off here")
+            if self._stopping:  # else the client is gone
+                await self._break_off(writer, f"{self._why}: the log is cut off here")
         except HttpError as error:
-            if not self._headers_written:
+            if not self._begun_sending:
                 raise
             await self._break_off(writer, f"the log is cut off here: {self.words_of(error)}")
         finally:
@@ -152,6 +146,7 @@ class LogsHandler(BaseHandler):
     async def _pass_on(self, writer: Writer, batch: list[Piece]) -> None:
         self._busy.discard(self)  # a stop does not wait for it
         self.write(writer.write(batch))
+        self._begun_sending = True
         await self.flush()
 
     async def _break_off(self, writer: Writer, why: str) -> None:
@@ -161,17 +156,7 @@ class LogsHandler(BaseHandler):
             self.write(writer.end() + writer.write([note(why)]))
             async with asyncio.timeout(STOP_WITHIN):  # who does not read is not waited for
                 await self.flush()
-        self._leave()
-        if isinstance(self.request.connection, HTTP1Connection):
-            self.request.connection.close()
-
-    def _leave(self) -> None:
-        """There is nobody to finish the answer for."""
-        self._auto_finish = False
-        if not self._finished:
-            self._finished = True
-            self.application.log_request(self)
-            self._busy.discard(self)
+        self.client_stream.close()
 
 
 def _tail(values: list[str] | None) -> int | None:

@@ -1,4 +1,4 @@
-"""For those who operate it: ``/livez``, ``/readyz`` and ``/openapi.json``, which are open, and ``/metrics``."""
+"""For operators: ``/livez``, ``/readyz``, ``/openapi.json``, which are open, ``/metrics`` and ``/nodes``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from ..auth.authenticator import Authenticator
 from ..errors import HttpError
+from ..models.responses import Node
 from .base import BaseHandler
 
 
@@ -13,8 +14,8 @@ class LiveHandler(BaseHandler):
     ANY_HOST = True  # a probe asks by address
     IS_PROBE = True
 
-    def get(self) -> None:
-        self.answer({"success": True, "status": "alive"})
+    async def get(self) -> None:
+        await self.answer({"success": True, "status": "alive"})
 
     head = get
 
@@ -27,11 +28,11 @@ class ReadyHandler(BaseHandler):
         super().initialize(auth, busy)
         self._trouble = trouble
 
-    def get(self) -> None:
+    async def get(self) -> None:
         trouble = self._trouble()
         if trouble is not None:
             raise trouble
-        self.answer({"success": True, "status": "ready"})
+        await self.answer({"success": True, "status": "ready"})
 
     head = get
 
@@ -41,9 +42,9 @@ class OpenApiHandler(BaseHandler):
         super().initialize(auth, busy)
         self._description = description
 
-    def get(self) -> None:
+    async def get(self) -> None:
         self.set_header("Content-Type", "application/json")
-        self.finish(self._description)
+        await self.send(self._description)
 
     head = get
 
@@ -62,6 +63,22 @@ class MetricsHandler(BaseHandler):
         self.parameters()
         text, media_type = await self._scrape(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", media_type)
-        self.finish(text)
+        await self.send(text)
+
+    head = get
+
+
+class NodesHandler(BaseHandler):
+    def initialize(
+        self, auth: Authenticator, busy: set[object], nodes: Callable[[], list[Node]], cursor: Callable[[], str]
+    ) -> None:
+        super().initialize(auth, busy)
+        self._nodes = nodes
+        self._cursor = cursor
+
+    async def get(self) -> None:
+        self.identify(self.document(), "root")
+        self.parameters()
+        await self.answer({"success": True, "cursor": self._cursor(), "nodes": self._nodes()})
 
     head = get

@@ -1,12 +1,15 @@
-"""The Tornado application, made from its parts."""
+"""The Tornado application: the route table, and what a request is taken for before it is routed."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tornado import web
+from tornado.httputil import HTTPInputError, HTTPServerRequest, split_host_and_port
 
 from ..auth.authenticator import Authenticator, LineLimit
 from ..errors import HttpError
@@ -15,8 +18,12 @@ from ..events.stream import EventStream
 from ..events.unsent import Unsent
 from ..runs.logs import LogReader
 from ..runs.service import RunService
-from . import base, events, logs, nodes, openapi, ops, pages, runs
+from . import base, events, logs, openapi, ops, pages, runs
 from .limits import ConnectionLimiter
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_AUTHORITY = re.compile(r"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class AppState:
     """What the handlers are made from.
 
     ``trouble`` tells why quartermaster is not ready, or None; ``origins`` are those of other pages that may read the
-    stream, ``hosts`` the names that it answers under (none: any); ``page`` has the status page's files; ``scrape``
+    stream, ``hosts`` the names that it answers under (none: any), ``trusted_proxies`` the addresses whose
+    ``X-Forwarded-For`` is believed; ``page`` has the status page's files; ``scrape``
     makes the text of the metrics, and ``count`` is told of each request: its route, method, status and seconds;
     ``busy`` holds the requests that are being answered, ``sockets`` the open event streams, ``logs`` the logs that are
     being sent; ``held`` counts what stays open, ``unsent`` the bytes that wait for their readers; ``lines`` bounds the
@@ -42,6 +50,7 @@ class AppState:
     origins: Collection[str] = ()
     page: Mapping[str, pages.File] = field(default_factory=lambda: pages.read(pages.folder()))
     hosts: Collection[str] = ()
+    trusted_proxies: Collection[Network] = ()
     busy: set[object] = field(default_factory=set)
     sockets: events.Sockets = field(default_factory=events.Sockets)
     logs: logs.OpenLogs = field(default_factory=logs.OpenLogs)
@@ -54,7 +63,7 @@ def make_app(parts: AppState) -> web.Application:
     """Put the routes together."""
     everyone = {"auth": parts.auth, "busy": parts.busy}
     placed = {**everyone, "cursor": lambda: parts.event_stream.cursor}
-    verbs = {**placed, "run_service": parts.run_service, "held": parts.held, "encoded": runs.Encoded()}
+    verbs = {**placed, "run_service": parts.run_service, "held": parts.held, "encoded": runs.EncodedListing()}
     page = {**everyone, "files": parts.page}
     stream = {
         **everyone,
@@ -80,7 +89,7 @@ def make_app(parts: AppState) -> web.Application:
         (r"/stop", runs.StopHandler, verbs),
         (r"/status", runs.StatusListHandler, verbs),
         (r"/logs/([^/]+)", logs.LogsHandler, speech),
-        (r"/nodes", nodes.NodesHandler, {**placed, "nodes": lambda: parts.run_service.nodes()}),
+        (r"/nodes", ops.NodesHandler, {**placed, "nodes": lambda: parts.run_service.nodes()}),
         (r"/events", events.EventsHandler, stream),
         (r"/livez", ops.LiveHandler, everyone),
         (r"/readyz", ops.ReadyHandler, {**everyone, "trouble": parts.trouble}),
@@ -95,7 +104,8 @@ def make_app(parts: AppState) -> web.Application:
         method = request.method if request.method in handler.SUPPORTED_METHODS else "other"
         parts.count(route_of(request.path), str(method), handler.get_status(), request.request_time())
 
-    return web.Application(
+    return Application(
+        parts.trusted_proxies,
         routes,
         default_handler_class=base.NotFoundHandler,
         default_handler_args=everyone,
@@ -116,3 +126,51 @@ def _finder(patterns: Collection[str]) -> Callable[[str], str]:
         return path if path in plain else next((name for p, name in names if p.fullmatch(path)), "none")
 
     return route_of
+
+
+class Application(web.Application):
+    """Tornado's application; takes absolute targets, and the client's address from a trusted proxy."""
+
+    def __init__(self, trusted_proxies: Collection[Network], *args: Any, **settings: Any) -> None:
+        self._trusted_proxies = trusted_proxies
+        super().__init__(*args, **settings)
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        _take_absolute_target(request)
+        if self._trusted_proxies:
+            request.remote_ip = _client_address(request, self._trusted_proxies)
+        return super().find_handler(request, **kwargs)
+
+
+def _take_absolute_target(request: HTTPServerRequest) -> None:
+    """Read ``GET http://host/path`` as ``GET /path``; its host replaces the header Host (RFC 9112, 3.2.2).
+
+    Raises:
+        HTTPInputError: it names no host.
+    """
+    found = _ABSOLUTE.fullmatch(request.uri or "")
+    if found is None:
+        return
+    authority, rest = found.groups()
+    if not _AUTHORITY.fullmatch(authority):
+        raise HTTPInputError("the target names no host")
+    request.uri = rest if rest.startswith("/") else f"/{rest}"
+    request.path, _, request.query = request.uri.partition("?")
+    request.headers["Host"] = request.host = authority
+    request.host_name = split_host_and_port(authority.lower())[0]
+
+
+def _client_address(request: HTTPServerRequest, trusted: Collection[Network]) -> str:
+    """The last address of ``X-Forwarded-For`` that is not a trusted proxy's, if a trusted proxy sent it.
+
+    Tornado's ``xheaders`` believes every peer, and a client's own ``X-Real-Ip``, which proxies pass on.
+    """
+    address = request.remote_ip or ""
+    for named in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
+        try:
+            if not any(ipaddress.ip_address(address) in network for network in trusted):
+                break
+            address = str(ipaddress.ip_address(named.strip()))
+        except ValueError:
+            break
+    return address

@@ -1,4 +1,4 @@
-"""Services: ``POST /run``, ``POST /stop``, ``GET /status`` and ``GET /status/{id}``."""
+"""Runs: ``POST /run``, ``POST /stop``, ``GET /status`` and ``GET /status/{id}``."""
 
 from __future__ import annotations
 
@@ -20,23 +20,21 @@ from ..models.responses import Service, Status
 from ..runs.listing import ListQuery
 from ..runs.service import RunService
 from ..runs.waits import is_over
-from .base import BaseHandler, flag
+from .base import SLICE, BaseHandler, flag
 from .limits import ConnectionLimiter
 
 MAX_LIMIT = 10_000
 MAX_WHOLE = 1024 * 1024  # bytes of a listing that is answered in one piece
 ENCODED_AT_ONCE = 32  # runs
-BUFFERED = 64 * 1024  # bytes of a listing that is answered in pieces, before the first is sent
-HELD = 2 * BUFFERED  # bytes that such an answer counts for while it is sent
+HELD = 2 * SLICE  # bytes that a streamed listing counts for while it is sent
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
-SUCCESS = b'{"success":true,'  # before what a view has
 FILTERS = ("status", "label", "name", "limit", "all")
 
 log = structlog.get_logger(__name__)
 
 
-class Encoded:
-    """The listing that was encoded last, as JSON: while nothing changes the next one is the same."""
+class EncodedListing:
+    """Cache of the last listing as JSON: it is valid while nothing changes."""
 
     def __init__(self) -> None:
         self._views: list[Service] = []
@@ -70,7 +68,7 @@ class ServicesHandler(BaseHandler):
         run_service: RunService,
         cursor: Callable[[], str],
         held: ConnectionLimiter,
-        encoded: Encoded,
+        encoded: EncodedListing,
     ) -> None:
         super().initialize(auth, busy)
         self.encoded = encoded
@@ -80,15 +78,14 @@ class ServicesHandler(BaseHandler):
         self.log_fields: dict[str, str] = {}
         self._left: asyncio.Future[None] | None = None
 
-    def _answer_id(self, run_id: str, warnings: Sequence[str] = ()) -> None:
+    async def _answer_id(self, run_id: str, warnings: Sequence[str] = ()) -> None:
         self.log_fields["run"] = run_id
-        self.answer({"success": True, "id": run_id, **({"warnings": warnings} if warnings else {})})
+        await self.answer({"success": True, "id": run_id, **({"warnings": warnings} if warnings else {})})
 
-    def _answer_view(self, view: Service, status: HTTPStatus = HTTPStatus.OK, warnings: Sequence[str] = ()) -> None:
-        self.log_fields["run"] = view.id
-        self.begin_json(status)
-        told = b'"warnings":' + msgspec.json.encode(warnings) + b"," if warnings else b""
-        self.finish(SUCCESS + told + msgspec.json.encode(view)[1:] + b"\n")
+    async def _answer_run(self, run: Service, status: HTTPStatus = HTTPStatus.OK, warnings: Sequence[str] = ()) -> None:
+        self.log_fields["run"] = run.id
+        told = {"warnings": warnings} if warnings else {}
+        await self.answer({"success": True, **told, **msgspec.structs.asdict(run)}, status)
 
     async def _when_over(self, run_id: str, seconds: float, identity: Identity) -> Service:
         self._left = asyncio.get_running_loop().create_future()
@@ -124,11 +121,11 @@ class RunHandler(ServicesHandler):
             if started.replayed:
                 self.set_header("Idempotency-Replayed", "true")
             if seconds is None:
-                self._answer_id(started.id, warnings)
+                await self._answer_id(started.id, warnings)
                 return
             view = await self._when_over(started.id, seconds, identity)
         self.still(identity, "run")
-        self._answer_view(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED, warnings)
+        await self._answer_run(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED, warnings)
 
 
 class StopHandler(ServicesHandler):
@@ -137,7 +134,7 @@ class StopHandler(ServicesHandler):
         identity = self.identify(document, "stop")
         self.parameters()
         request = requests.convert(document, StopRequest)
-        self._answer_id(await self.run_service.stop(request.id, identity))
+        await self._answer_id(await self.run_service.stop(request.id, identity))
 
 
 class StatusHandler(ServicesHandler):
@@ -145,12 +142,12 @@ class StatusHandler(ServicesHandler):
         identity = self.identify(self.document(), "read")
         seconds = _wait(self.parameters("wait").get("wait"))
         if seconds is None:
-            self._answer_view(await self.run_service.status(name_or_id, identity))
+            await self._answer_run(await self.run_service.status(name_or_id, identity))
             return
         with self._hold(seconds, identity):
             view = await self._when_over(name_or_id, seconds, identity)
         self.still(identity, "read")
-        self._answer_view(view)
+        await self._answer_run(view)
 
     head = get
 
@@ -162,45 +159,38 @@ class StatusListHandler(ServicesHandler):
         cursor = self.cursor()
         whole = None if wanted.removed else self.encoded.of(self.run_service.there(identity, wanted))
         if whole is not None:
-            self.answer({"success": True, "cursor": cursor, "services": whole})
+            await self.answer({"success": True, "cursor": cursor, "services": whole})
             return
-        with self.counted(HELD):
-            await self._send(cursor, self.run_service.listing(identity, wanted))
+        with self.large_answer(HELD):
+            await self._stream(cursor, self.run_service.listing(identity, wanted))
 
     head = get
 
-    async def _send(self, cursor: str, pages: AsyncIterator[list[bytes]]) -> None:
-        """At the reader's pace: no page is made before the one before it has left."""
-        self._left = asyncio.get_running_loop().create_future()
-        self.begin_json(HTTPStatus.OK)
-        self.write(SUCCESS + b'"cursor":' + msgspec.json.encode(cursor) + b',"services":[')
-        begun, buffered = False, 0
+    async def _stream(self, cursor: str, pages: AsyncIterator[list[bytes]]) -> None:
+        """Send a listing page by page: none is made before its reader has taken the one before it."""
+        self.set_header("Content-Type", "application/json")
+        self.write(b'{"success":true,"cursor":' + msgspec.json.encode(cursor) + b',"services":[')
+        separator, buffered, begun = b"", 0, False
         try:
             async with contextlib.aclosing(cast(Any, pages)):
                 async for page in pages:
-                    text = (b"," if buffered and page else b"") + b",".join(page)
-                    self.write(text)
-                    buffered += len(text)
-                    if buffered < BUFFERED:
+                    rows = b",".join(page)
+                    if rows:
+                        self.write(separator + rows)
+                        separator, buffered = b",", buffered + len(rows)
+                    if buffered < SLICE:
                         continue
-                    if not await self._is_taken(self._left):
+                    await self.pass_on()
+                    buffered, begun = 0, True
+                    if self.request.method == "HEAD":
                         return
-                    begun = True
         except HttpError as error:
             if not begun:
                 raise
             log.warning("listing_cut_off", request=self.request_id, reason=str(error))
-            self.cut()  # so that nobody takes it for whole
+            self.client_stream.close()  # so that nobody takes it for whole
             return
         self.write(b"]}\n")
-        await self._is_taken(self._left) if begun else self.finish()
-
-    async def _is_taken(self, left: asyncio.Future[None]) -> bool:
-        """Whether to go on: what was written has left, and the client has not; a HEAD has all with its head."""
-        flight = asyncio.ensure_future(self.flush())
-        await asyncio.wait({flight, left}, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.sleep(0)  # where all of it left at once, others have a turn all the same
-        return not left.done() and self.request.method != "HEAD"
 
 
 def _wanted(query: dict[str, list[str]]) -> ListQuery:

@@ -21,7 +21,6 @@ from tornado.netutil import bind_sockets
 
 from .. import __version__
 from ..api import limits
-from ..api.entrance import BACKLOG, LimitedHTTPServer
 from ..api.limits import ConnectionLimiter
 from ..api.routes import AppState, make_app
 from ..auth.authenticator import Authenticator
@@ -45,8 +44,8 @@ from ..runs.recovery import Recovery
 from ..runs.results import ResultCollector
 from ..runs.service import RunService
 from ..runs.waits import Waits
-from . import privileges, tls
-from .config import SHORT_TOKEN, Config
+from . import privileges
+from .config import SHORT_TOKEN, Config, tls_context
 from .metrics import Metrics
 from .scrape import Scrape
 from .tally import Tally
@@ -71,7 +70,7 @@ async def serve(config: Config) -> None:
     """
     sys.setswitchinterval(SWITCH_EVERY)
     # Before the step from root: the key may be root's alone.
-    https = tls.context(config.tls_cert, config.tls_key) if config.tls_cert else None
+    https = tls_context(config.tls_cert, config.tls_key) if config.tls_cert else None
     if config.user:
         endpoint = Endpoint.read(config.docker_host, os.environ)
         privileges.settle(config.user, endpoint.socket, Path(config.data_dir))
@@ -81,12 +80,12 @@ async def serve(config: Config) -> None:
         loop.add_signal_handler(number, stop.set)
     most = limits.connections(limits.descriptors())
     components = Components(config, loop, most)
-    http_server = LimitedHTTPServer(make_app(components.parts), most, https)
+    http_server = limits.make_server(make_app(components.parts), most, https)
     await components.journal.open()
     await components.reconciler.load()
     sockets = _bind(config)
     components.parts.run_service.listens_at(sockets[0].getsockname()[1])
-    http_server.listen(sockets)
+    limits.listen(http_server, sockets)
     components.start()
     gc.collect()
     gc.freeze()
@@ -108,7 +107,7 @@ async def serve(config: Config) -> None:
     await _finish(components, config.shutdown_timeout)
     components.parts.sockets.close()
     await components.parts.logs.close()
-    await http_server.close()
+    await http_server.close_all_connections()
     await components.stop()
     log.info("stopped")
 
@@ -188,6 +187,7 @@ class Components:
             metrics.request,
             frozenset(config.allow_origin),
             hosts=frozenset(config.allow_host),
+            trusted_proxies=config.trusted_proxies,
             held=ConnectionLimiter(connections),
             unsent=unsent,
         )
@@ -268,7 +268,6 @@ class Components:
         while True:
             await asyncio.sleep(CHECK_EVERY)
             self.parts.broker.check()
-            self.parts.unsent.check()
 
     async def _check_journal(self) -> None:
         while True:
@@ -315,7 +314,7 @@ async def _empties(busy: set[object], within: float) -> bool:
 
 def _bind(config: Config) -> list[socket.socket]:
     try:
-        return bind_sockets(config.port, config.address or None, backlog=BACKLOG, reuse_port=False)
+        return bind_sockets(config.port, config.address or None, backlog=limits.BACKLOG, reuse_port=False)
     except (OSError, UnicodeError) as error:
         where = f"{config.address or '*'}:{config.port}"
         raise ConfigError(f"--address, --port: cannot listen on {where}: {getattr(error, 'strerror', error)}") from None

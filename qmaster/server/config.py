@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import ssl
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ MAX_DIGITS = 20
 MAX_SECONDS = 3650 * 86_400
 MAX_OUTPUT = 16 * 1024 * 1024
 NEVER = "never"
+KEY_MARK, ENCRYPTED_MARK = b"PRIVATE KEY-----", b"ENCRYPTED"
+OF_ANOTHER = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")  # of the same kind of key, and of another
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _PORT = re.compile(r":[0-9]{1,5}$")
@@ -78,6 +82,12 @@ OPTIONS = (
         "",
         "Host names that requests may come under, with commas; empty: any. Guards pages against DNS rebinding.",
     ),
+    Option(
+        "--trusted-proxies",
+        "QMASTER_TRUSTED_PROXIES",
+        "",
+        "Addresses or networks of proxies, with commas: their X-Forwarded-For names the client.",
+    ),
     Option("--registries", "QMASTER_REGISTRIES", "", "Registries that images may come from, with commas; empty: any."),
     Option("--tokens-file", "QMASTER_TOKENS_FILE", "", "A file (TOML) of further tokens and what they may do."),
     Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
@@ -111,6 +121,7 @@ class Config:
     keep_size: int
     allow_origin: tuple[str, ...]
     allow_host: tuple[str, ...]
+    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     registries: tuple[str, ...]
     tokens_file: str
     tls_cert: str
@@ -173,6 +184,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         keep_size=_integer("--keep-size", raw["keep_size"], 16, MAX_MEMORY_MIB),
         allow_origin=_origins(raw["allow_origin"]),
         allow_host=_hosts(raw["allow_host"]),
+        trusted_proxies=_networks(raw["trusted_proxies"]),
         registries=_listed(raw["registries"]),
         tokens_file=raw["tokens_file"],
         tls_cert=_readable("--tls-cert", raw["tls_cert"]),
@@ -264,6 +276,15 @@ def _hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    try:
+        return tuple(map(ipaddress.ip_network, _listed(text)))
+    except ValueError as error:
+        raise ConfigError(
+            f"--trusted-proxies: expected addresses or networks, as '127.0.0.1,10.0.0.0/8': {error}"
+        ) from None
+
+
 def _readable(flag: str, path: str) -> str:
     if not path:
         return path
@@ -278,3 +299,37 @@ def _log_format(text: str, isatty: Callable[[], Any]) -> str:
     if text not in ("", "json", "console"):
         raise ConfigError("--log-format: expected json or console")
     return text or ("console" if isatty() else "json")
+
+
+def tls_context(cert: str, key: str) -> ssl.SSLContext:
+    """Make the context that serves HTTPS with a certificate chain and its key (PEM files).
+
+    Raises:
+        ConfigError: they cannot be used; it says which of them, and why.
+    """
+    _check_certificate(cert)
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        made.load_cert_chain(cert, key, password=lambda: b"")  # else OpenSSL would ask for one on the terminal
+    except ssl.SSLError as error:
+        raise ConfigError(_flaw(cert, key, error.reason)) from None
+    return made
+
+
+def _check_certificate(cert: str) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=cert)
+    except ssl.SSLError:
+        swapped = ", but a private key: are the two swapped?" if KEY_MARK in Path(cert).read_bytes() else ""
+        raise ConfigError(f"--tls-cert: {cert} is no PEM certificate{swapped}") from None
+
+
+def _flaw(cert: str, key: str, reason: str | None) -> str:
+    """OpenSSL gives no reason where it cannot read the key."""
+    if reason in OF_ANOTHER:
+        return f"--tls-key: the key in {key} does not belong to the certificate in {cert}"
+    if reason:
+        return f"--tls-cert, --tls-key: cannot be used: {reason.lower().replace('_', ' ')}"
+    if ENCRYPTED_MARK in Path(key).read_bytes():
+        return f"--tls-key: {key} has a password: take it off (openssl pkey -in {key} -out …)"
+    return f"--tls-key: {key} is no PEM private key"

@@ -436,7 +436,7 @@ def test_there_are_enough_attempts() -> None:
     assert len({(one.path, repr(one.body)) for one in attempts}) == len(attempts) >= 150
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=20)
 @pytest.mark.parametrize("who", ["alice", "root"])
 async def test_what_the_contract_has_no_word_for_is_refused(ask: Ask, home: Home, who: str) -> None:
     """Whoever asks for it; the engine hears nothing."""

@@ -108,25 +108,19 @@ async def test_a_form_of_many_parts_is_not_read(ask: Ask, run_service: FakeRunSe
     assert run_service.calls == []
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        "Content-Length: 2\r\nContent-Length: 2",
-        "Content-Length: 2, 2",
-        "Content-Length: 2\r\nTransfer-Encoding: chunked",
-    ],
-)
+@pytest.mark.parametrize("fields", ["Content-Length: 3", "Content-Length: 2, 3", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("what", ["POST /run", "GET /status", "GET /status/x", "GET /nodes", "GET /livez", "GET /"])
 async def test_a_body_whose_end_is_not_certain_is_refused(
     http_client: AsyncHTTPClient, http_port: int, run_service: FakeRunService, fields: str, what: str
 ) -> None:
-    """In the one shape of errors, and nothing more is read from there; also where nobody wants a body."""
+    """And nothing more is read from there; also where nobody wants a body."""
     async with connection(http_port) as raw:
-        raw.send(f"{what} HTTP/1.1\r\nHost: 10.0.0.5\r\n{fields}\r\n\r\n" + "{}GET /livez HTTP/1.1\r\n\r\n")
+        raw.send(
+            f"{what} HTTP/1.1\r\nHost: 10.0.0.5\r\nContent-Length: 2\r\n{fields}\r\n\r\n"
+            + "{}GET /livez HTTP/1.1\r\n\r\n"
+        )
         said = (await raw.reader.read()).decode()
-    assert said.startswith("HTTP/1.1 400 Bad Request\r\n")
-    assert "\r\nConnection: close\r\n" in said
-    assert json.loads(said.partition("\r\n\r\n")[2])["code"] == 400
+    assert said == "HTTP/1.1 400 Bad Request\r\n\r\n"
     assert run_service.calls == []
 
 

@@ -19,7 +19,6 @@ def _all(kind: type[errors.QmasterError]) -> Iterator[type[errors.QmasterError]]
         (errors.BadRequest, 400),
         (errors.Unauthorized, 401),
         (errors.NotFound, 404),
-        (errors.MethodNotAllowed, 405),
         (errors.Conflict, 409),
         (errors.PayloadTooLarge, 413),
         (errors.EngineRefused, 502),

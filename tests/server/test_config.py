@@ -238,3 +238,13 @@ def test_a_host_is_a_name_without_its_port(text: str) -> None:
     """As it is compared."""
     with pytest.raises(ConfigError, match=r"^--allow-host: expected names or addresses, without port"):
         load({"allow_host": text})
+
+
+def test_trusted_proxies_are_addresses_or_networks() -> None:
+    """Of either kind, separated by commas."""
+    proxies = load({"trusted_proxies": "127.0.0.1, 10.0.0.0/8,::1"}).trusted_proxies
+    assert [str(one) for one in proxies] == ["127.0.0.1/32", "10.0.0.0/8", "::1/128"]
+    assert load().trusted_proxies == ()
+    for text in ("proxy.example", "10.0.0.1/8", "*", "127.0.0.1:80"):
+        with pytest.raises(ConfigError, match=r"^--trusted-proxies: expected addresses or networks"):
+            load({"trusted_proxies": text})

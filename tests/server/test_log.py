@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import structlog
-from entrance_cases import TOKEN, Caller, house
+from server_cases import TOKEN, Caller, serving
 
 from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import EACH_BURST, Authenticator, LineLimit
@@ -209,7 +209,7 @@ async def test_no_line_carries_the_id_of_another_request(capsys: pytest.CaptureF
             await caller.reader.readuntil(b"}\n")
 
     structlog.contextvars.bind_contextvars(request="of who began to listen")
-    async with house(application=application) as made:
+    async with serving(application) as made:
         names = ["a", "b", "c"]
         callers = [await made.call() for _ in names]
         await asyncio.gather(*(talk(caller, name) for caller, name in zip(callers, names, strict=True)))
@@ -232,7 +232,7 @@ async def test_a_request_that_brings_no_id_has_one_of_its_own(capsys: pytest.Cap
     log.configure("json")
     structlog.configure(cache_logger_on_first_use=False)
     parts: dict[str, Any] = dict.fromkeys(("run_service", "event_stream", "broker", "log_reader", "scrape"))
-    async with house(application=make_app(AppState(Authenticator(TOKEN), trouble=lambda: None, **parts))) as made:
+    async with serving(make_app(AppState(Authenticator(TOKEN), trouble=lambda: None, **parts))) as made:
         caller = await made.call()
         told = []
         for _ in range(20):
@@ -449,10 +449,10 @@ async def test_who_shows_no_token_fills_no_log(capsys: pytest.CaptureFixture[str
     parts: dict[str, Any] = dict.fromkeys(("run_service", "event_stream", "broker", "log_reader", "scrape"))
     limit = LineLimit(lambda: 0.0)
     made_parts = AppState(Authenticator(TOKEN), trouble=lambda: None, lines=limit, **parts)
-    async with house(application=make_app(made_parts)) as made:
+    async with serving(make_app(made_parts)) as made:
         caller = await made.call()
         for _ in range(200):
-            caller.say(b"GET /status/%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"%1b" * 5000))
+            caller.say(b"GET /status/%s HTTP/1.1\r\nHost: x\r\n\r\n" % (b"%1b" * 2500))
             assert b" 401 " in await caller.reader.readuntil(b"}\n")
         limit.report()
     said = capsys.readouterr().err

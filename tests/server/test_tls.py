@@ -8,7 +8,8 @@ import pytest
 import trustme
 
 from qmaster.errors import ConfigError
-from qmaster.server import tls
+from qmaster.server import config
+from qmaster.server.config import tls_context
 
 ENCRYPTED = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"
 
@@ -32,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_pair_is_taken(folder: Path) -> None:
     """Each with its own."""
     for name in ("one", "two", "other"):
-        assert isinstance(tls.context(f"{folder}/{name}.pem", f"{folder}/{name}.key"), ssl.SSLContext)
+        assert isinstance(tls_context(f"{folder}/{name}.pem", f"{folder}/{name}.key"), ssl.SSLContext)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +58,12 @@ def test_a_pair_is_taken(folder: Path) -> None:
 def test_what_cannot_be_used_is_named(folder: Path, cert: str, key: str, says: str) -> None:
     """Which of the two, and why: OpenSSL's own reason is often none."""
     with pytest.raises(ConfigError, match=f"^{says}"):
-        tls.context(f"{folder}/{cert}", f"{folder}/{key}")
+        tls_context(f"{folder}/{cert}", f"{folder}/{key}")
 
 
 def test_any_other_reason_is_openssl_s_in_words() -> None:
     """As of a key that is too small."""
-    assert tls._flaw("c", "k", "EE_KEY_TOO_SMALL") == "--tls-cert, --tls-key: cannot be used: ee key too small"
+    assert config._flaw("c", "k", "EE_KEY_TOO_SMALL") == "--tls-cert, --tls-key: cannot be used: ee key too small"
 
 
 def test_nobody_is_asked_for_a_password(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,5 +75,5 @@ def test_nobody_is_asked_for_a_password(folder: Path, monkeypatch: pytest.Monkey
             asked.append(password())
 
     monkeypatch.setattr(ssl, "create_default_context", lambda purpose: Context())
-    tls.context(f"{folder}/one.pem", f"{folder}/locked.key")
+    tls_context(f"{folder}/one.pem", f"{folder}/locked.key")
     assert asked == [b""]
