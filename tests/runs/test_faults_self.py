@@ -225,6 +225,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def stopped(server: Server, kept: Kept, service: str) -> bool:
+    """Whether a new connection is let in; the other one is used meanwhile, so that it is not idle."""
+    kept.ask("GET", "/livez")
+    return server.stop_service(service).status == 200
+
+
 def test_connections_that_use_up_all_descriptors(engine: Engine, start_server: StartServer) -> None:
     """Who is served stays, the next is refused; who says nothing is closed after ten seconds, and makes room."""
     server = start_server(engine.host, wrapper=["prlimit", "--nofile=160:160"])
@@ -238,7 +244,8 @@ def test_connections_that_use_up_all_descriptors(engine: Engine, start_server: S
     before = cpu_seconds(server.pid)
     status, document = kept.ask("POST", "/run", **NAP, memory=16)
     assert status == 200, document
-    eventually(lambda: server.stop_service(service).status == 200, 20, ignoring=OSError)
+    assert kept.ask("GET", "/livez")[0] == 200
+    eventually(lambda: stopped(server, kept, service), 20, ignoring=OSError)
     eventually(lambda: kept.ask("GET", f"/status/{service}")[1]["status"] == "stopping", 20, every=0.2)
     time.sleep(0.5)
     assert cpu_seconds(server.pid) - before < 0.4
