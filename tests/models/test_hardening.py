@@ -59,11 +59,11 @@ def inspect(engine: Engine, server: Server, run_id: str, kind: str) -> dict[str,
 
 
 @KINDS
-def test_a_job_is_hardened(engine: Engine, server: Server, kind: str) -> None:
+def test_a_job_is_hardened(engine: Engine, shared: Server, kind: str) -> None:
     """Docker shows the limit and what is dropped, and the job itself finds it so."""
-    reply = server.run(image=IMAGE, type=kind, command=["sh", "-c", LOOK], wait=True)
+    reply = shared.run(image=IMAGE, type=kind, command=["sh", "-c", LOOK], wait=True)
     assert reply["status"] == "complete", reply.text
-    host = inspect(engine, server, reply["id"], kind)["HostConfig"]
+    host = inspect(engine, shared, reply["id"], kind)["HostConfig"]
     assert host["PidsLimit"] == 1024
     assert sorted(host["CapDrop"]) == CAPS
     said = dict(line.split(":\t") for line in reply["result"]["stdout"].splitlines())
@@ -74,23 +74,23 @@ def test_a_job_is_hardened(engine: Engine, server: Server, kind: str) -> None:
     assert said["NoNewPrivs"] == str(int(in_force))
 
 
-def test_a_warning_says_what_is_not_in_force(engine: Engine, server: Server) -> None:
+def test_a_warning_says_what_is_not_in_force(engine: Engine, shared: Server) -> None:
     """A service's no_new_privileges on an engine that ignores it; an engine that has it gives no warning."""
     newer = int(sdk(engine).version()["Version"].partition(".")[0]) >= responses.NO_NEW_PRIVILEGES_SINCE
     for wait in (False, True):
-        reply = server.run(image=IMAGE, command="true", wait=wait)
+        reply = shared.run(image=IMAGE, command="true", wait=wait)
         warnings = reply.json.get("warnings", [])
         assert [each.partition(":")[0] for each in warnings] == ([] if newer else ["no_new_privileges"])
-    assert "warnings" not in server.run(image=IMAGE, command="true", no_new_privileges=False).json
-    assert "warnings" not in server.run(image=IMAGE, command="true", type="container").json
+    assert "warnings" not in shared.run(image=IMAGE, command="true", no_new_privileges=False).json
+    assert "warnings" not in shared.run(image=IMAGE, command="true", type="container").json
 
 
 @KINDS
-def test_a_job_may_be_relaxed_by_root(engine: Engine, server: Server, kind: str) -> None:
+def test_a_job_may_be_relaxed_by_root(engine: Engine, shared: Server, kind: str) -> None:
     """Docker's own set of capabilities, any number of processes, and new privileges."""
     relaxed: dict[str, Any] = {"pids_limit": 0, "cap_drop": [], "no_new_privileges": False}
-    reply = server.run(image=IMAGE, type=kind, command=["sh", "-c", LOOK], wait=True, **relaxed)
-    host = inspect(engine, server, reply["id"], kind)["HostConfig"]
+    reply = shared.run(image=IMAGE, type=kind, command=["sh", "-c", LOOK], wait=True, **relaxed)
+    host = inspect(engine, shared, reply["id"], kind)["HostConfig"]
     assert not host["PidsLimit"] or host["PidsLimit"] < 0
     assert not host["CapDrop"]
     assert not host["SecurityOpt"]
@@ -100,19 +100,19 @@ def test_a_job_may_be_relaxed_by_root(engine: Engine, server: Server, kind: str)
 
 
 @KINDS
-def test_all_capabilities_may_be_dropped(server: Server, kind: str) -> None:
+def test_all_capabilities_may_be_dropped(shared: Server, kind: str) -> None:
     """The job has none left."""
-    reply = server.run(
+    reply = shared.run(
         image=IMAGE, type=kind, cap_drop=["all"], command=["grep", "CapBnd", "/proc/self/status"], wait=True
     )
     assert int(reply["result"]["stdout"].split()[1], 16) == 0, reply.text
 
 
 @KINDS
-def test_a_fork_bomb_stops_at_its_limit(server: Server, kind: str) -> None:
+def test_a_fork_bomb_stops_at_its_limit(shared: Server, kind: str) -> None:
     """It has as many processes as asked for, and the next one is refused."""
     command = ["sh", "-c", "for i in $(seq 40); do sleep 20 & done; echo all"]
-    reply = server.run(image=IMAGE, type=kind, pids_limit=20, command=command, wait=20, timeout=15)
+    reply = shared.run(image=IMAGE, type=kind, pids_limit=20, command=command, wait=20, timeout=15)
     assert "all" not in reply["result"]["stdout"]
     assert "fork" in reply["result"]["stderr"]
 
@@ -128,12 +128,12 @@ def unhealthy(engine: Engine, **over: Any) -> str:
 
 
 @KINDS
-def test_what_runs_once_ignores_its_image_s_healthcheck(engine: Engine, server: Server, kind: str) -> None:
+def test_what_runs_once_ignores_its_image_s_healthcheck(engine: Engine, shared: Server, kind: str) -> None:
     """It is running at once, and is not killed for a check that fails."""
     image = unhealthy(engine)
-    reply = server.run(image=image, type=kind, command="nap 6", wait=30)
+    reply = shared.run(image=image, type=kind, command="nap 6", wait=30)
     assert (reply["status"], reply["exit_code"]) == ("complete", 0), reply.text
-    config = inspect(engine, server, reply["id"], kind)["Config"]
+    config = inspect(engine, shared, reply["id"], kind)["Config"]
     assert config["Healthcheck"]["Test"] == ["NONE"]
 
 
@@ -142,30 +142,30 @@ def test_what_runs_once_ignores_its_image_s_healthcheck(engine: Engine, server: 
     ("fields", "off"), [({"healthcheck": True}, False), ({"restart": "any", "healthcheck": False}, True)]
 )
 def test_a_healthcheck_is_on_or_off(
-    engine: Engine, server: Server, kind: str, fields: dict[str, Any], off: bool
+    engine: Engine, shared: Server, kind: str, fields: dict[str, Any], off: bool
 ) -> None:
     """As it is asked for: on, the image's own counts."""
     image = unhealthy(engine, Interval=60_000_000_000)
-    run_id = started(server.run(image=image, type=kind, **fields))
+    run_id = started(shared.run(image=image, type=kind, **fields))
     if kind == "service":
         stored = service_spec(engine, run_id)["TaskTemplate"]["ContainerSpec"]
         assert stored.get("Healthcheck") == ({"Test": ["NONE"]} if off else None)
     else:
-        assert (inspect(engine, server, run_id, kind)["Config"]["Healthcheck"]["Test"] == ["NONE"]) is off
+        assert (inspect(engine, shared, run_id, kind)["Config"]["Healthcheck"]["Test"] == ["NONE"]) is off
 
 
-def test_what_swarm_killed_as_unhealthy_says_so(engine: Engine, server: Server) -> None:
+def test_what_swarm_killed_as_unhealthy_says_so(engine: Engine, shared: Server) -> None:
     """The reason is unhealthy, with the exit code of the kill."""
     image = unhealthy(engine)
-    reply = server.run(image=image, healthcheck=True, wait=60)
+    reply = shared.run(image=image, healthcheck=True, wait=60)
     assert (reply["status"], reply["reason"]) == ("failed", "unhealthy"), reply.text
     assert "unhealthy container" in reply["error"]
 
 
-def test_a_timeout_counts_while_the_health_is_not_known(engine: Engine, server: Server) -> None:
+def test_a_timeout_counts_while_the_health_is_not_known(engine: Engine, shared: Server) -> None:
     """From the start of the container, not from the first check that passes."""
     image = unhealthy(engine, Test=["CMD-SHELL", "true"], Interval=40_000_000_000)
     began = time.monotonic()
-    reply = server.run(image=image, healthcheck=True, timeout=3, wait=35)
+    reply = shared.run(image=image, healthcheck=True, timeout=3, wait=35)
     assert (reply["status"], reply["reason"]) == ("failed", "timeout"), reply.text
     assert time.monotonic() - began < 30

@@ -107,27 +107,27 @@ def test_the_two_curls_start_and_stop_a_container(engine: Engine, curl: Curl, pa
 @pytest.mark.parametrize("kind", ["service", "container"])
 @pytest.mark.parametrize("cleared", [[], "", " "], ids=["list", "string", "space"])
 def test_an_empty_entrypoint_switches_the_image_s_off(
-    engine: Engine, server: Server, kind: str, cleared: str | list[str]
+    engine: Engine, shared: Server, kind: str, cleared: str | list[str]
 ) -> None:
     """The command is then the program."""
     engine.load_image("speaks:local", Entrypoint=["echo", "of the image"])
-    told = server.run(image="speaks:local", command="echo mine", type=kind, wait=30)
+    told = shared.run(image="speaks:local", command="echo mine", type=kind, wait=30)
     assert told["result"]["stdout"] == "of the image echo mine\n"
-    told = server.run(image="speaks:local", command="echo mine", type=kind, wait=30, entrypoint=cleared)
+    told = shared.run(image="speaks:local", command="echo mine", type=kind, wait=30, entrypoint=cleared)
     assert told["result"]["stdout"] == "mine\n"
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
-def test_the_least_cpus_run(server: Server, kind: str) -> None:
+def test_the_least_cpus_run(shared: Server, kind: str) -> None:
     """What is less fails at the kernel, so that it is refused before."""
-    assert server.run(image=IMAGE, command="true", type=kind, wait=30, cpus=0.01)["status"] == "complete"
-    refused = server.run(image=IMAGE, command="true", type=kind, wait=30, cpus=0.0099)
+    assert shared.run(image=IMAGE, command="true", type=kind, wait=30, cpus=0.01)["status"] == "complete"
+    refused = shared.run(image=IMAGE, command="true", type=kind, wait=30, cpus=0.0099)
     assert (refused.status, refused["error"]) == (400, "cpus: expected a number of at least 0.01")
 
 
-def test_a_service_runs_once_with_the_defaults(engine: Engine, server: Server) -> None:
+def test_a_service_runs_once_with_the_defaults(engine: Engine, shared: Server) -> None:
     """One replica, no restart, 250 MiB as limit and reservation, and a name that tells the image."""
-    service = started(server.run(image=IMAGE))
+    service = started(shared.run(image=IMAGE))
     spec = service_spec(engine, service)
     template = spec["TaskTemplate"]
     assert spec["Mode"] == {"Replicated": {"Replicas": 1}}
@@ -139,7 +139,7 @@ def test_a_service_runs_once_with_the_defaults(engine: Engine, server: Server) -
     assert spec["Name"].startswith("busybox-")
     assert spec["Labels"][MANAGED] == "true"
     assert spec["Labels"]["io.qmaster.owner"] == "root"
-    assert has_status(server, service, "complete")["exit_code"] == 0  # the image's own command, `sh`, ends at once
+    assert has_status(shared, service, "complete")["exit_code"] == 0  # the image's own command, `sh`, ends at once
 
 
 def test_the_memory_of_a_run_that_names_none_is_an_option(engine: Engine, start_server: StartServer) -> None:
@@ -152,10 +152,10 @@ def test_the_memory_of_a_run_that_names_none_is_an_option(engine: Engine, start_
     assert container["HostConfig"]["Memory"] == 64 * MIB
 
 
-def test_what_a_service_runs(engine: Engine, server: Server) -> None:
+def test_what_a_service_runs(engine: Engine, shared: Server) -> None:
     """Command, entrypoint, environment, folder, user, labels and name, in the service and in its container."""
     service = started(
-        server.run(
+        shared.run(
             image=IMAGE,
             name="my-job",
             command="""300 'two words' "$HOME" """,
@@ -173,7 +173,7 @@ def test_what_a_service_runs(engine: Engine, server: Server) -> None:
     assert inner["Command"] == ["nap"]
     assert inner["Args"] == ["300", "two words", "$HOME"]
     assert (inner["Dir"], inner["User"]) == ("/tmp", "nobody:nobody")
-    shown = has_status(server, service, "running")
+    shown = has_status(shared, service, "running")
     config = sdk(engine).inspect_container(shown["tasks"][0]["container_id"])["Config"]
     assert (config["Entrypoint"], config["Cmd"]) == (["nap"], ["300", "two words", "$HOME"])
     assert {"EMPTY=", "GREETING=hello world", "TEXT={{.Node.ID}} {{{x}}}"} <= set(config["Env"])
@@ -181,10 +181,10 @@ def test_what_a_service_runs(engine: Engine, server: Server) -> None:
     assert "hello world" not in shown.text
 
 
-def test_the_resources_of_a_service(engine: Engine, server: Server) -> None:
+def test_the_resources_of_a_service(engine: Engine, shared: Server) -> None:
     """Memory and cpus are limit and reservation, and reach the cgroup; restart and replicas are Swarm's own."""
     fields: dict[str, Any] = {"memory": 48, "cpus": 0.25, "replicas": 2, "restart": "on-failure", "max_attempts": 3}
-    service = started(server.run(image=IMAGE, command="nap 300", **fields))
+    service = started(shared.run(image=IMAGE, command="nap 300", **fields))
     spec = service_spec(engine, service)
     resources = spec["TaskTemplate"]["Resources"]
     assert resources["Reservations"] == {"MemoryBytes": 48 * MIB, "NanoCPUs": 250_000_000}
@@ -192,34 +192,34 @@ def test_the_resources_of_a_service(engine: Engine, server: Server) -> None:
     assert spec["Mode"] == {"Replicated": {"Replicas": 2}}
     policy = spec["TaskTemplate"]["RestartPolicy"]
     assert (policy["Condition"], policy["MaxAttempts"]) == ("on-failure", 3)
-    eventually(lambda: server.status(service)["replicas"]["running"] == 2, 30, "both replicas run", every=0.05)
-    host = sdk(engine).inspect_container(server.status(service)["tasks"][0]["container_id"])["HostConfig"]
+    eventually(lambda: shared.status(service)["replicas"]["running"] == 2, 30, "both replicas run", every=0.05)
+    host = sdk(engine).inspect_container(shared.status(service)["tasks"][0]["container_id"])["HostConfig"]
     assert (host["Memory"], host["NanoCpus"]) == (48 * MIB, 250_000_000)
 
 
 @pytest.mark.parametrize("restart", ["none", "on-failure", "any"])
-def test_the_restart_of_a_service(engine: Engine, server: Server, restart: str) -> None:
+def test_the_restart_of_a_service(engine: Engine, shared: Server, restart: str) -> None:
     """Swarm's condition of the same name."""
-    spec = service_spec(engine, started(server.run(image=IMAGE, command="nap 300", restart=restart)))
+    spec = service_spec(engine, started(shared.run(image=IMAGE, command="nap 300", restart=restart)))
     assert spec["TaskTemplate"]["RestartPolicy"]["Condition"] == restart
 
 
-def test_a_failing_service_is_tried_again_as_often_as_asked(engine: Engine, server: Server) -> None:
+def test_a_failing_service_is_tried_again_as_often_as_asked(engine: Engine, shared: Server) -> None:
     """With max_attempts 1 there are two tasks, and then it has failed."""
-    service = started(server.run(image=IMAGE, command="sh -c 'exit 3'", restart="on-failure", max_attempts=1))
-    shown = has_status(server, service, "failed")
+    service = started(shared.run(image=IMAGE, command="sh -c 'exit 3'", restart="on-failure", max_attempts=1))
+    shown = has_status(shared, service, "failed")
     assert (shown["reason"], shown["exit_code"]) == ("exit", 3)
     assert len(sdk(engine).tasks(filters={"service": service})) == 2
 
 
-def test_constraints_networks_secrets_and_ports(engine: Engine, server: Server) -> None:
+def test_constraints_networks_secrets_and_ports(engine: Engine, shared: Server) -> None:
     """Networks and secrets are found by name, ports are published, and the service runs with them."""
     client = sdk(engine)
     network = client.create_network("backend", driver="overlay", scope="swarm")["Id"]
     client.create_network("backend-2", driver="overlay", scope="swarm")  # filters of Docker match a part of the name
     secret = client.create_secret("api-key", b"hush")["ID"]
     service = started(
-        server.run(
+        shared.run(
             image=IMAGE,
             command="sh -c 'cat /run/secrets/api-key; echo; exec nap 300'",
             constraints=["node.role==manager", "node.hostname != nobody"],
@@ -236,7 +236,7 @@ def test_constraints_networks_secrets_and_ports(engine: Engine, server: Server) 
     assert (mounted["SecretID"], mounted["SecretName"], mounted["File"]["Name"]) == (secret, "api-key", "api-key")
     ports = [(port["PublishedPort"], port["TargetPort"], port["Protocol"]) for port in spec["EndpointSpec"]["Ports"]]
     assert ports == [(18080, 80, "tcp"), (18053, 53, "udp")]
-    container = has_status(server, service, "running")["tasks"][0]["container_id"]
+    container = has_status(shared, service, "running")["tasks"][0]["container_id"]
     assert "backend" in client.inspect_container(container)["NetworkSettings"]["Networks"]
     eventually(lambda: client.logs(container) == b"hush\n", 10, "the secret is there to be read")
 
@@ -244,9 +244,9 @@ def test_constraints_networks_secrets_and_ports(engine: Engine, server: Server) 
 # Every field of a container
 
 
-def test_a_container_runs_once_with_the_defaults(engine: Engine, server: Server) -> None:
+def test_a_container_runs_once_with_the_defaults(engine: Engine, shared: Server) -> None:
     """No restart, 250 MiB, the image's own command, no privileges, and a name that tells the image."""
-    container = sdk(engine).inspect_container(started(server.run(image=IMAGE, type="container")))
+    container = sdk(engine).inspect_container(started(shared.run(image=IMAGE, type="container")))
     host = container["HostConfig"]
     assert host["RestartPolicy"] == {"Name": "no", "MaximumRetryCount": 0}
     assert (host["Memory"], host["MemoryReservation"], host["NanoCpus"]) == (250 * MIB, 250 * MIB, 0)
@@ -257,10 +257,10 @@ def test_a_container_runs_once_with_the_defaults(engine: Engine, server: Server)
     assert container["Name"].startswith("/busybox-")
 
 
-def test_every_field_of_a_container(engine: Engine, server: Server) -> None:
+def test_every_field_of_a_container(engine: Engine, shared: Server) -> None:
     """All that services and containers share, as Docker's inspect tells it."""
     run_id = started(
-        server.run(
+        shared.run(
             image=IMAGE,
             type="container",
             name="my-container",
@@ -285,29 +285,29 @@ def test_every_field_of_a_container(engine: Engine, server: Server) -> None:
     assert (host["Memory"], host["MemoryReservation"], host["NanoCpus"]) == (32 * MIB, 32 * MIB, 500_000_000)
     assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 2}
     assert container["State"]["Running"]
-    shown = server.status(run_id)
+    shown = shared.status(run_id)
     assert (shown["type"], shown["memory"], shown["cpus"], shown["tasks"]) == ("container", 32, 0.5, [])
     assert "hello world" not in shown.text
 
 
 @pytest.mark.parametrize(("restart", "policy"), [("none", "no"), ("on-failure", "on-failure"), ("any", "always")])
-def test_the_restart_of_a_container(engine: Engine, server: Server, restart: str, policy: str) -> None:
+def test_the_restart_of_a_container(engine: Engine, shared: Server, restart: str, policy: str) -> None:
     """Swarm's words are Docker's policies."""
-    run_id = started(server.run(image=IMAGE, type="container", command="nap 300", restart=restart))
+    run_id = started(shared.run(image=IMAGE, type="container", command="nap 300", restart=restart))
     assert sdk(engine).inspect_container(run_id)["HostConfig"]["RestartPolicy"]["Name"] == policy
 
 
-def test_a_container_that_cannot_start_is_not_left(engine: Engine, server: Server) -> None:
+def test_a_container_that_cannot_start_is_not_left(engine: Engine, shared: Server) -> None:
     """A command that is not in the image is the caller's mistake; what was created is removed."""
-    reply = server.run(image=IMAGE, type="container", command="no-such-program")
+    reply = shared.run(image=IMAGE, type="container", command="no-such-program")
     assert reply.status == 400
     assert "no-such-program" in reply["error"]
     assert made(engine) == []
 
 
-def test_a_container_of_an_image_that_nobody_has(engine: Engine, server: Server) -> None:
+def test_a_container_of_an_image_that_nobody_has(engine: Engine, shared: Server) -> None:
     """The pull fails: 502 that speaks of the registry."""
-    reply = server.run(image="nowhere/nothing:1", type="container")
+    reply = shared.run(image="nowhere/nothing:1", type="container")
     assert reply.status == 502
     assert "registry" in reply["error"]
     assert made(engine) == []
@@ -317,16 +317,16 @@ def test_a_container_of_an_image_that_nobody_has(engine: Engine, server: Server)
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
-def test_a_name_is_taken(engine: Engine, server: Server, kind: str) -> None:
+def test_a_name_is_taken(engine: Engine, shared: Server, kind: str) -> None:
     """409, and the first goes on undisturbed."""
-    first = started(server.run(image=IMAGE, command="nap 300", type=kind, name="taken"))
-    reply = server.run(image=IMAGE, command="nap 300", type=kind, name="taken")
+    first = started(shared.run(image=IMAGE, command="nap 300", type=kind, name="taken"))
+    reply = shared.run(image=IMAGE, command="nap 300", type=kind, name="taken")
     assert (reply.status, reply["code"]) == (409, 409)
     assert "'taken' is taken" in reply["error"]
-    assert server.status("taken")["id"] == first
-    running = has_status(server, first, "running")
+    assert shared.status("taken")["id"] == first
+    running = has_status(shared, first, "running")
     assert running["name"] == "taken"
-    assert len(server.call("GET", "/status?name=taken")["services"]) == 1
+    assert len(shared.call("GET", "/status?name=taken")["services"]) == 1
 
 
 REFUSED: list[tuple[dict[str, Any], int, str]] = [

@@ -60,83 +60,83 @@ def napping(engine: Engine, containers: int = 1) -> None:
 
 @KINDS
 @pytest.mark.parametrize("by", ["id", "name"])
-def test_a_stop_twice_is_success_twice(engine: Engine, server: Server, kind: str, by: str) -> None:
+def test_a_stop_twice_is_success_twice(engine: Engine, shared: Server, kind: str, by: str) -> None:
     """While it is stopping, and when it is gone; its record stays, with its exit code."""
-    run_id = started(server.run(**NAP, type=kind, name="job"))
-    shows(server, run_id, status="running")
+    run_id = started(shared.run(**NAP, type=kind, name="job"))
+    shows(shared, run_id, status="running")
     napping(engine)
     called = run_id if by == "id" else "job"
-    stopped(server, called, run_id)
-    stopped(server, called, run_id)
+    stopped(shared, called, run_id)
+    stopped(shared, called, run_id)
     gone(engine, run_id)
-    shown = shows(server, called, id=run_id, status="removed")
+    shown = shows(shared, called, id=run_id, status="removed")
     assert (shown["reason"], shown["exit_code"]) == ("stopped", 143)  # ended by SIGTERM, not by SIGKILL
     assert shown["removed_at"]
-    stopped(server, called, run_id)
+    stopped(shared, called, run_id)
 
 
 @KINDS
-def test_what_has_ended_is_removed(engine: Engine, server: Server, kind: str) -> None:
+def test_what_has_ended_is_removed(engine: Engine, shared: Server, kind: str) -> None:
     """A stop of it keeps the exit code that it had, and why it ended."""
-    run_id = started(server.run(image=IMAGE, command="sh -c 'exit 7'", type=kind))
-    shows(server, run_id, status="failed", reason="exit", exit_code=7)
-    stopped(server, run_id, run_id)
+    run_id = started(shared.run(image=IMAGE, command="sh -c 'exit 7'", type=kind))
+    shows(shared, run_id, status="failed", reason="exit", exit_code=7)
+    stopped(shared, run_id, run_id)
     gone(engine, run_id)
-    shown = shows(server, run_id, status="removed")
+    shown = shows(shared, run_id, status="removed")
     assert (shown["reason"], shown["exit_code"]) == ("exit", 7)
 
 
 @KINDS
-def test_a_container_that_somebody_removed_is_success_too(engine: Engine, server: Server, kind: str) -> None:
+def test_a_container_that_somebody_removed_is_success_too(engine: Engine, shared: Server, kind: str) -> None:
     """What another program has removed needs no stop."""
-    run_id = started(server.run(**NAP, type=kind))
-    shows(server, run_id, status="running")
+    run_id = started(shared.run(**NAP, type=kind))
+    shows(shared, run_id, status="running")
     if kind == "service":
         sdk(engine).remove_service(run_id)
     else:
         sdk(engine).remove_container(run_id, force=True)
-    stopped(server, run_id, run_id)
-    shows(server, run_id, status="removed")
+    stopped(shared, run_id, run_id)
+    shows(shared, run_id, status="removed")
 
 
 @KINDS
-def test_a_prefix_is_nobody(engine: Engine, server: Server, kind: str) -> None:
+def test_a_prefix_is_nobody(engine: Engine, shared: Server, kind: str) -> None:
     """Docker takes a part of an id for the whole; here it is 404, and so is a part of a name."""
-    run_id = started(server.run(**NAP, type=kind, name="job-1"))
-    for part in (run_id[:-1], run_id[:12], run_id[:1], "job", "job-", "ob-1", run_id.upper(), "/job-1"):
-        assert server.stop_service(part).status == 404, part
+    run_id = started(shared.run(**NAP, type=kind, name="part-1"))
+    for part in (run_id[:-1], run_id[:12], run_id[:1], "part", "part-", "art-1", run_id.upper(), "/part-1"):
+        assert shared.stop_service(part).status == 404, part
     for part in (run_id[:12], "job"):
-        assert server.status(part).status == 404, part
-    shows(server, run_id, status="running")
+        assert shared.status(part).status == 404, part
+    shows(shared, run_id, status="running")
 
 
-def test_what_nobody_knows_is_not_found(server: Server) -> None:
+def test_what_nobody_knows_is_not_found(shared: Server) -> None:
     """404, in the one error shape."""
     for unknown in ("nobody", "0" * 25, "a" * 64, "..", "a/b", "a?b", "é", " ", "x" * 255):
-        reply = server.stop_service(unknown)
+        reply = shared.stop_service(unknown)
         assert (reply.status, reply["code"], reply["success"]) == (404, 404, False), unknown
 
 
-def test_another_start_is_another_run(engine: Engine, server: Server) -> None:
+def test_another_start_is_another_run(engine: Engine, shared: Server) -> None:
     """A name that is free again is the newer run's; the older one is known by its id."""
-    first = started(server.run(**NAP, name="again"))
-    stopped(server, first, first)
+    first = started(shared.run(**NAP, name="again"))
+    stopped(shared, first, first)
     gone(engine, first)
-    shows(server, first, status="removed")
-    second = started(server.run(**NAP, name="again"))
-    assert server.status("again")["id"] == second
-    stopped(server, first, first)
-    shows(server, second, status="running")
-    assert server.status(first)["status"] == "removed"
+    shows(shared, first, status="removed")
+    second = started(shared.run(**NAP, name="again"))
+    assert shared.status("again")["id"] == second
+    stopped(shared, first, first)
+    shows(shared, second, status="running")
+    assert shared.status(first)["status"] == "removed"
 
 
-def test_a_stop_ends_every_replica(engine: Engine, server: Server) -> None:
+def test_a_stop_ends_every_replica(engine: Engine, shared: Server) -> None:
     """All at once, and none is started in their place."""
-    service = started(server.run(**NAP, replicas=3, restart="any", memory=16))
-    eventually(lambda: server.status(service)["replicas"]["running"] == 3, 30, "three run", every=0.05)
+    service = started(shared.run(**NAP, replicas=3, restart="any", memory=16))
+    eventually(lambda: shared.status(service)["replicas"]["running"] == 3, 30, "three run", every=0.05)
     napping(engine, 3)
-    stopped(server, service, service)
-    shown = shows(server, service, status="removed")
+    stopped(shared, service, service)
+    shown = shows(shared, service, status="removed")
     assert [task["exit_code"] for task in shown["tasks"]] == [143, 143, 143]
     gone(engine, service)
     eventually(lambda: sdk(engine).containers(all=True) == [], 20, "its containers are gone")
@@ -145,28 +145,28 @@ def test_a_stop_ends_every_replica(engine: Engine, server: Server) -> None:
 # What quartermaster did not start
 
 
-def test_a_foreign_service_is_removed(engine: Engine, server: Server) -> None:
+def test_a_foreign_service_is_removed(engine: Engine, shared: Server) -> None:
     """The root token's: it is shown without an owner, and removed, by name as well."""
     template = {"ContainerSpec": {"Image": IMAGE, "Args": ["nap"]}}
     service = sdk(engine).create_service(template, name="foreign", labels={"team": "red"})["ID"]
-    shown = shows(server, service, status="running")
+    shown = shows(shared, service, status="running")
     assert (shown["owner"], shown["labels"], shown["name"]) == (None, {"team": "red"}, "foreign")
-    stopped(server, "foreign", service)
+    stopped(shared, "foreign", service)
     gone(engine, service)
-    stopped(server, service, service)
+    stopped(shared, service, service)
 
 
-def test_a_foreign_container_is_nobody(engine: Engine, server: Server) -> None:
+def test_a_foreign_container_is_nobody(engine: Engine, shared: Server) -> None:
     """404, to see and to stop; it goes on."""
     client = sdk(engine)
     config = {"Image": IMAGE, "Cmd": ["nap"], "HostConfig": {}}
-    container = client.create_container_from_config(config, "foreign")["Id"]
+    container = client.create_container_from_config(config, "foreign-box")["Id"]
     client.start(container)
-    for called in (container, "foreign"):
-        assert server.status(called).status == 404
-        assert server.stop_service(called).status == 404
+    for called in (container, "foreign-box"):
+        assert shared.status(called).status == 404
+        assert shared.stop_service(called).status == 404
     assert client.inspect_container(container)["State"]["Running"]
-    assert container not in server.call("GET", "/status").text
+    assert container not in shared.call("GET", "/status").text
 
 
 def test_an_image_does_not_speak_in_our_name(engine: Engine, server: Server) -> None:
@@ -189,13 +189,13 @@ def test_an_image_does_not_speak_in_our_name(engine: Engine, server: Server) -> 
     assert sdk(engine).inspect_container(foreign)["State"]["Running"]
 
 
-def test_the_container_of_a_service_is_not_stopped(engine: Engine, server: Server) -> None:
+def test_the_container_of_a_service_is_not_stopped(engine: Engine, shared: Server) -> None:
     """A task's container is its service's; by its own id it is 404."""
-    service = started(server.run(**NAP))
-    task = shows(server, service, status="running")["tasks"][0]
-    assert server.stop_service(task["container_id"]).status == 404
-    assert server.stop_service(task["id"]).status == 404
-    assert server.status(service)["status"] == "running"
+    service = started(shared.run(**NAP))
+    task = shows(shared, service, status="running")["tasks"][0]
+    assert shared.stop_service(task["container_id"]).status == 404
+    assert shared.stop_service(task["id"]).status == 404
+    assert shared.status(service)["status"] == "running"
 
 
 # Filters
@@ -235,11 +235,11 @@ def test_the_filters_of_a_listing(engine: Engine, server: Server) -> None:
     assert listed("status=running&label=tier=1&name=blue") == {blue}
 
 
-def test_a_wrong_filter_is_named(server: Server) -> None:
+def test_a_wrong_filter_is_named(shared: Server) -> None:
     """400: left out in silence it would show what was not asked for."""
     wrong = ["status=sleeping", "limit=0", "limit=x", "limit=1&limit=2", "label==x", "all=yes", "stauts=running"]
     for query in wrong:
-        reply = server.call("GET", f"/status?{query}")
+        reply = shared.call("GET", f"/status?{query}")
         assert reply.status == 400, query
         assert query.partition("=")[0] in reply["error"]
 
