@@ -46,9 +46,7 @@ from ..runs.service import RunService
 from ..runs.waits import Waits
 from . import privileges
 from .config import SHORT_TOKEN, Config, tls_context
-from .metrics import Metrics
-from .scrape import Scrape
-from .tally import Tally
+from .metrics import Metrics, Sources
 
 GIVE_UP_BEFORE = 2.0  # seconds, the last of --shutdown-timeout: for saying what is not done
 # A full collection holds the loop up for as long as it takes to look at every object: 0.15 s with 5,000 connections.
@@ -126,7 +124,7 @@ class Components:
             engine.containers,
             journal,
             broker.publish,
-            Tally(metrics).count,
+            metrics.event,
             lambda: engine.health.node_id,
         )
         self.event_stream = EventStream(
@@ -164,17 +162,18 @@ class Components:
             _registries(config.registries),
             reserved={**ports.SWARM, **ports.of_engine(config.docker_host)},
         )
-        scrape = Scrape(
-            metrics,
-            journal,
-            reconciler,
-            self._trouble,
-            subscribers=lambda: len(self.parts.sockets.open),
-            frames_sent=lambda: broker.sent,
-            slow_consumers_cut=lambda: self.parts.sockets.cut,
-            waits=waits,
-            logs=lambda: len(self.parts.logs.open),
-            reconnects=lambda: watcher.reopened,
+        metrics.read(
+            Sources(
+                journal,
+                reconciler,
+                self._trouble,
+                subscribers=lambda: len(self.parts.sockets.open),
+                frames_sent=lambda: broker.sent,
+                slow_consumers_cut=lambda: self.parts.sockets.cut,
+                waits=waits,
+                logs=lambda: len(self.parts.logs.open),
+                reconnects=lambda: watcher.reopened,
+            )
         )
         self.parts = AppState(
             Authenticator(config.token, refused=metrics.token_refused),
@@ -183,7 +182,7 @@ class Components:
             broker,
             LogReader(engine.swarm, engine.readers, journal, reconciler),
             self._trouble,
-            scrape,
+            metrics.scrape,
             metrics.request,
             frozenset(config.allow_origin),
             hosts=frozenset(config.allow_host),

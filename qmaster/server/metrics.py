@@ -1,190 +1,232 @@
-"""What is counted and measured, as Prometheus reads it. Each ``Metrics`` has a registry of its own."""
+"""The metrics in Prometheus' text format: what is counted as it happens, and what is read when they are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+import contextvars
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from itertools import product
+from typing import get_args
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-)
+import prometheus_client as prometheus
+import structlog
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..events.journal import JournalSize
+from ..errors import HttpError, JournalUnwritable
+from ..events.cloudevents import PREFIX, Event
+from ..events.journal import Journal, JournalSize
+from ..models.requests import Kind
+from ..models.responses import Service, Status
+from ..runs.reconciler import Reconciler
+from ..runs.status import parse_time
 
 # Seconds. A request may wait for the end of a run, a call to the engine has 25 s, a run may wait for hours for a node.
 REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 CALL = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 3, 10, 25)
 QUEUE = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400)
 LAG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+NODE_STATES = ("ready", "down", "unknown", "disconnected")  # Swarm's (NodeStatus in swarmkit's api/types.proto)
+_ENDS = ("complete", "failed")
+# Events whose time is the engine's own; other changes are seen when they are looked for.
+_TIMED = tuple(f"{PREFIX}service.{word}" for word in ("running", *_ENDS))
+
+log = structlog.get_logger(__name__)
 
 
-class Now(NamedTuple):
-    """What is there, or has been counted elsewhere, at the moment of a scrape.
+@dataclass(frozen=True)
+class Sources:
+    """What a scrape reads.
 
-    ``services`` by type and status, ``nodes`` by state, ``reconnects`` by reason; ``journal`` is None where it cannot
-    be read.
+    ``trouble`` is why the server is not ready; ``frames_sent``, ``slow_consumers_cut`` and ``reconnects`` (by reason)
+    are totals.
     """
 
-    ready: bool
-    services: Mapping[tuple[str, str], int]
-    nodes: Mapping[str, int]
-    subscribers: int
-    frames_sent: int
-    slow_consumers_cut: int
-    waits: int
-    logs: int
-    reconnects: Mapping[str, int]
-    journal_writable: bool
-    journal: JournalSize | None
+    journal: Journal
+    reconciler: Reconciler
+    trouble: Callable[[], HttpError | None]
+    subscribers: Callable[[], int]
+    frames_sent: Callable[[], int]
+    slow_consumers_cut: Callable[[], int]
+    waits: Sized
+    logs: Callable[[], int]
+    reconnects: Callable[[], Mapping[str, int]]
 
 
 class Metrics:
-    """Takes observations; may be called from any thread."""
+    """All metrics, in a registry of their own.
 
-    def __init__(self, version: str) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a time beside each counter, which nobody reads, would double the text
-        registry = self._registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        self._seen = _Seen()
-        registry.register(self._seen)
-        build = Gauge("qmaster_build_info", "Always 1.", ["version"], registry=registry)
-        build.labels(version).set(1)
-        self._requests = _Timed(
-            Histogram(
-                "qmaster_http_request_duration_seconds",
-                "Requests until their answer was sent; of an event stream until it began.",
-                ["route", "method", "status"],
-                buckets=REQUEST,
-                registry=registry,
-            )
+    ``request``, ``engine_call`` and ``token_refused`` may be called from any thread; the rest is the event loop's.
+
+    Args:
+        version: of quartermaster.
+        clock: seconds since 1970; what happened before the metrics were made does not count as late.
+    """
+
+    def __init__(self, version: str, clock: Callable[[], float] = time.time) -> None:
+        # A time beside each counter, which nobody reads, would double the text.
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._clock = clock
+        self._since = clock()
+        registry = self._registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=registry)
+        prometheus.PlatformCollector(registry=registry)
+        self._gauge("build_info", "Always 1.", "version").labels(version).set(1)
+        self._requests = self._histogram(
+            "http_request_duration_seconds",
+            "Requests until their answer was sent; of an event stream until it began.",
+            REQUEST,
+            *("route", "method", "status"),
         )
-        self._calls = _Timed(
-            Histogram(
-                "qmaster_engine_call_duration_seconds",
-                "Calls to the engine, with their wait for a turn.",
-                ["kind", "outcome"],
-                buckets=CALL,
-                registry=registry,
-            )
+        self._calls = self._histogram(
+            "engine_call_duration_seconds", "Calls to the engine, with their wait for a turn.", CALL, "kind", "outcome"
         )
-        self._started = Counter("qmaster_runs_started", "Runs that were begun.", ["type"], registry=registry)
-        self._ended = Counter(
-            "qmaster_runs_ended", "Runs whose end was told.", ["type", "status", "reason"], registry=registry
+        self._started = self._counter("runs_started", "Runs that were started.", "type")
+        self._ended = self._counter("runs_ended", "Runs that ended.", "type", "status", "reason")
+        self._queued = self._histogram(
+            "run_queue_seconds", "From a run's creation to its first running.", QUEUE, "type"
         )
-        self._queued = Histogram(
-            "qmaster_run_queue_seconds",
-            "From a run's creation to its first running.",
-            ["type"],
-            buckets=QUEUE,
-            registry=registry,
-        )
-        self._lag = Histogram(
-            "qmaster_event_lag_seconds",
-            "From the engine's timestamp of a change to its event.",
-            buckets=LAG,
-            registry=registry,
-        )
-        self._refused = Counter("qmaster_tokens_refused", "Calls without a right token.", ["reason"], registry=registry)
+        self._lag = self._histogram("event_lag_seconds", "From the engine's time of a change to its event.", LAG)
+        self._refused = self._counter("tokens_refused", "Calls without a valid token.", "reason")
+
+    # --- what is counted as it happens
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """A request was answered; ``route`` is the pattern of its path."""
-        self._requests.observe((route, method, status), seconds)
+        """Count a request that has ended."""
+        self._requests.labels(route, method, status).observe(seconds)
 
     def engine_call(self, kind: str, outcome: str, seconds: float) -> None:
-        """A call to the engine has ended."""
-        self._calls.observe((kind, outcome), seconds)
-
-    def run_started(self, kind: str) -> None:
-        self._started.labels(kind).inc()
-
-    def run_ended(self, kind: str, status: str, reason: str) -> None:
-        self._ended.labels(kind, status, reason).inc()
-
-    def queued(self, kind: str, seconds: float) -> None:
-        """A run has begun to run, so long after it was created."""
-        self._queued.labels(kind).observe(seconds)
-
-    def event_lag(self, seconds: float) -> None:
-        self._lag.observe(seconds)
+        """Count a call to the engine that has ended."""
+        self._calls.labels(kind, outcome).observe(seconds)
 
     def token_refused(self, reason: str) -> None:
+        """Count a call without a valid token."""
         self._refused.labels(reason).inc()
 
-    def exposition(self, now: Now, accept: str = "") -> tuple[bytes, str]:
-        """Everything as text, in the format that the header ``Accept`` asks for, and its media type."""
-        self._seen.now = now
+    def event(self, event: Event) -> None:
+        """Count what an event says of a run, and log the run's end."""
+        service = event.view
+        if not isinstance(service, Service):
+            return
+        at = parse_time(event.time)
+        if at is not None and self._is_news(event) and (event.topic == "task" or event.type in _TIMED):
+            self._lag.observe(max(0.0, self._clock() - at.timestamp()))
+        if event.topic == "service" and service.owner is not None:
+            self._count_run(event, service)
+
+    def _count_run(self, event: Event, service: Service) -> None:
+        before = event.before if isinstance(event.before, Service) else None
+        word = event.type.rpartition(".")[2]
+        if word == "created":
+            self._started.labels(service.type).inc()
+        elif word in _ENDS or (word == "removed" and (before is None or before.status not in _ENDS)):
+            self._ended.labels(service.type, service.status, service.reason or "none").inc()
+            if before is not None or self._is_news(event):
+                # In a context of its own: the commit of a request publishes what others have done too.
+                contextvars.Context().run(_log_end, service)
+        elif word == "running" and (before is None or before.started_at is None):  # not after a restart
+            seconds = _seconds(service.created_at, service.started_at)
+            if seconds is not None:
+                self._queued.labels(service.type).observe(seconds)
+
+    def _is_news(self, event: Event) -> bool:
+        at = parse_time(event.time)
+        return at is not None and at.timestamp() >= self._since
+
+    # --- what is read when they are asked for
+
+    def read(self, sources: Sources) -> None:
+        """Read these sources at each scrape."""
+        self._sources = sources
+        self._size: JournalSize | None = None
+        self._registry.register(_Totals(sources))
+        self._services = self._gauge("services", "Services, and quartermaster's containers.", "type", "status")
+        self._nodes = self._gauge("nodes", "Nodes of the swarm.", "state")
+        for name, text, value in (
+            ("ready", "Whether /readyz answers 200.", lambda: sources.trouble() is None),
+            ("subscribers", "Open event streams.", sources.subscribers),
+            ("waits", "Callers that wait for the end of a run.", lambda: len(sources.waits)),
+            ("logs", "Logs that are being sent.", sources.logs),
+            ("journal_writable", "Whether the journal can be written.", lambda: sources.journal.trouble is None),
+            ("journal_size_bytes", "The journal's file and its write-ahead log.", lambda: self._of_size("bytes")),
+            ("journal_facts", "Events that the journal keeps.", lambda: self._of_size("events")),
+            ("journal_records", "Records that the journal keeps.", lambda: self._of_size("records")),
+        ):
+            self._gauge(name, text).set_function(value)
+
+    async def scrape(self, accept: str = "") -> tuple[bytes, str]:
+        """Return all metrics as text, in the format that the header ``Accept`` asks for, and its media type."""
+        try:
+            self._size = await self._sources.journal.size()
+        except JournalUnwritable:
+            self._size = None
+        services = Counter((service.type, service.status) for service in self._sources.reconciler.services())
+        for labels in product(get_args(Kind), get_args(Status)):  # with zeros, so that no series comes and goes
+            self._services.labels(*labels).set(services[labels])
+        nodes = Counter(node.state for node in self._sources.reconciler.nodes())
+        for state in {*NODE_STATES, *nodes}:
+            self._nodes.labels(state).set(nodes[state])
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 
+    def _of_size(self, field: str) -> float:
+        return math.nan if self._size is None else float(getattr(self._size, field))
 
-class _Timed:
-    """A histogram that finds what it has seen before at once: its own search takes as long as all else."""
+    def _gauge(self, name: str, text: str, *labels: str) -> prometheus.Gauge:
+        return prometheus.Gauge(f"qmaster_{name}", text, labels, registry=self._registry)
 
-    def __init__(self, histogram: Histogram) -> None:
-        self._histogram = histogram
-        self._observe: dict[tuple[str | int, ...], Callable[[float], None]] = {}
+    def _counter(self, name: str, text: str, *labels: str) -> prometheus.Counter:
+        return prometheus.Counter(f"qmaster_{name}", text, labels, registry=self._registry)
 
-    def observe(self, labels: tuple[str | int, ...], seconds: float) -> None:
-        observe = self._observe.get(labels)
-        if observe is None:
-            observe = self._observe[labels] = self._histogram.labels(*labels).observe
-        observe(seconds)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> prometheus.Histogram:
+        return prometheus.Histogram(f"qmaster_{name}", text, labels, buckets=buckets, registry=self._registry)
 
 
-class _Seen(Collector):
-    """What is not counted here, but read when it is asked for."""
+class _Totals(Collector):
+    """Counters whose totals are kept elsewhere, as a ``Counter`` has no ``set_function``."""
 
-    def __init__(self) -> None:
-        self.now: Now | None = None
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
 
     def collect(self) -> Iterator[Metric]:
-        now = self.now
-        if now is None:
-            return
-        yield _gauge("ready", "Whether /readyz answers 200.", now.ready)
-        yield _by("services", "Services, and quartermaster's containers.", ["type", "status"], now.services)
-        yield _by("nodes", "Nodes of the swarm.", ["state"], {(state,): n for state, n in now.nodes.items()})
-        yield _gauge("subscribers", "Open event streams.", now.subscribers)
-        yield _counter("frames_sent", "Frames given to subscribers.", now.frames_sent)
-        yield _counter("slow_consumers_cut", "Subscribers cut for reading too slowly.", now.slow_consumers_cut)
-        yield _gauge("waits", "Callers who wait for the end of a run.", now.waits)
-        yield _gauge("logs", "Logs that are being sent.", now.logs)
+        yield CounterMetricFamily(
+            "qmaster_frames_sent", "Frames sent to subscribers.", value=self._sources.frames_sent()
+        )
+        yield CounterMetricFamily(
+            "qmaster_slow_consumers_cut",
+            "Subscribers cut for reading too slowly.",
+            value=self._sources.slow_consumers_cut(),
+        )
         reconnects = CounterMetricFamily(
             "qmaster_engine_event_stream_reconnects",
             "How often the engine's event stream was opened again.",
             labels=["reason"],
         )
-        for reason, number in now.reconnects.items():
+        for reason, number in self._sources.reconnects().items():
             reconnects.add_metric([reason], number)
         yield reconnects
-        yield _gauge("journal_writable", "Whether the journal can be written.", now.journal_writable)
-        if now.journal is not None:
-            yield _gauge("journal_size_bytes", "The journal's file and its write-ahead log.", now.journal.bytes)
-            yield _gauge("journal_facts", "Events that the journal keeps.", now.journal.events)
-            yield _gauge("journal_records", "Records that the journal keeps.", now.journal.records)
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"qmaster_{name}", text, value=value)
+def _log_end(service: Service) -> None:
+    failed = service.status == "failed" or service.reason not in (None, "exit", "stopped")
+    seconds = _seconds(service.started_at, service.finished_at)
+    (log.warning if failed else log.info)(
+        "run_ended",
+        run=service.id,
+        name=service.name,
+        owner=service.owner,
+        status=service.status,
+        reason=service.reason,
+        exit_code=service.exit_code,
+        seconds=None if seconds is None else round(seconds, 3),
+    )
 
 
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(f"qmaster_{name}", text, value=value)
-
-
-def _by(name: str, text: str, labels: list[str], values: Mapping[Any, int]) -> Metric:
-    """``values`` by the tuple of their labels."""
-    family = GaugeMetricFamily(f"qmaster_{name}", text, labels=labels)
-    for key, number in values.items():
-        family.add_metric(list(key), number)
-    return family
+def _seconds(start: str | None, end: str | None) -> float | None:
+    """Return the seconds between two times, None where one is not known."""
+    started, ended = parse_time(start), parse_time(end)
+    return max(0.0, (ended - started).total_seconds()) if started and ended else None

@@ -1,5 +1,7 @@
-"""metrics, tally, scrape and `/metrics`: each number moves with what it counts, and the documented table is exact."""
+"""metrics and `/metrics`: each number moves with what it counts, and the documented table is exact."""
 
+import asyncio
+import math
 import re
 import time
 from collections.abc import Callable
@@ -25,26 +27,11 @@ from qmaster.events.journal import Journal, JournalSize, NewEvent, Record
 from qmaster.models.responses import Node, Reserved, Result, Service
 from qmaster.runs import status as lifecycle
 from qmaster.runs.reconciler import Reconciler
-from qmaster.server.metrics import Metrics, Now
-from qmaster.server.scrape import Scrape
-from qmaster.server.tally import Tally
+from qmaster.server.metrics import Metrics, Sources
 
 __all__ = ["app", "ask", "run_service", "state"]  # the fixtures
 
 BEGAN = 1714979280.0  # 2024-05-06T07:08:00Z, before all that the views below tell
-NOBODY = Now(
-    ready=True,
-    services={("service", "running"): 2},
-    nodes={"ready": 1},
-    subscribers=1,
-    frames_sent=1,
-    slow_consumers_cut=1,
-    waits=1,
-    logs=1,
-    reconnects={"lost": 1},
-    journal_writable=True,
-    journal=JournalSize(1, 1, 1),
-)
 OWN = re.compile(r"(process|python)_")
 
 
@@ -73,8 +60,40 @@ class Read:
         return found
 
 
-def read(metrics: Metrics, now: Now = NOBODY) -> Read:
-    return Read(metrics.exposition(now)[0].decode())
+class There:
+    """A reconciler and a journal that only tell."""
+
+    def __init__(self, *services: Service) -> None:
+        self._services = list(services)
+        self.trouble: str | None = None
+
+    def services(self) -> list[Service]:
+        return self._services
+
+    def nodes(self) -> list[Node]:
+        return []
+
+    async def size(self) -> JournalSize:
+        if self.trouble:
+            raise JournalUnwritable(self.trouble)
+        return JournalSize(4096, 7, 3)
+
+
+def sources(there: Any, trouble: Callable[[], Any] = lambda: None) -> Sources:
+    return Sources(
+        there, there, trouble, subscribers=lambda: 2, frames_sent=lambda: 30,
+        slow_consumers_cut=lambda: 4, waits=range(5), logs=lambda: 6, reconnects=lambda: {"age": 7, "lost": 8},
+    )  # fmt: skip
+
+
+def metrics_of(there: There, trouble: Callable[[], Any] = lambda: None) -> Metrics:
+    metrics = Metrics("0.0.0")
+    metrics.read(sources(there, trouble))
+    return metrics
+
+
+async def read(metrics: Metrics) -> Read:
+    return Read((await metrics.scrape())[0].decode())
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -82,13 +101,12 @@ def read(metrics: Metrics, now: Now = NOBODY) -> Read:
 
 def used() -> Metrics:
     """Each metric has been used once."""
-    metrics = Metrics("0.0.0")
+    metrics = metrics_of(There())
     metrics.request("/run", "POST", 200, 0.1)
     metrics.engine_call("list", "ok", 0.1)
-    metrics.run_started("service")
-    metrics.run_ended("service", "complete", "exit")
-    metrics.queued("service", 0.1)
-    metrics.event_lag(0.1)
+    for before, after in pairwise([None, PENDING, RUNNING, COMPLETE]):
+        for event in cloudevents.of_service(before, after or RUNNING, "2024-05-06T07:08:20Z"):
+            metrics.event(event)
     metrics.token_refused("missing")
     return metrics
 
@@ -98,12 +116,12 @@ def test_the_table_in_the_readme_is_what_is_told() -> None:
     documented = {
         code(row["metric"])[0]: (row["type"], set(code(row["labels"]))) for row in table("Metrics", having="metric")
     }
-    assert read(used()).described() == documented
+    assert asyncio.run(read(used())).described() == documented
 
 
 def test_names_and_units_are_prometheus_own() -> None:
     """A prefix, base units, `_total` on counters alone; and no time of creation beside each of them."""
-    found = read(used())
+    found = asyncio.run(read(used()))
     for name, (kind, _) in found.described().items():
         assert re.fullmatch(r"qmaster_[a-z]+(_[a-z]+)*", name)
         assert name.endswith("_total") == (kind == "counter")
@@ -115,16 +133,16 @@ def test_names_and_units_are_prometheus_own() -> None:
 
 def test_who_asks_for_open_metrics_gets_it() -> None:
     """Else Prometheus' own text; each with its media type."""
-    text, kind = used().exposition(NOBODY, "application/openmetrics-text; version=1.0.0")
+    text, kind = asyncio.run(used().scrape("application/openmetrics-text; version=1.0.0"))
     assert kind.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")
-    assert used().exposition(NOBODY)[1].startswith("text/plain")
+    assert asyncio.run(used().scrape())[1].startswith("text/plain")
 
 
 def test_two_in_one_process_are_apart() -> None:
     """Each has a registry of its own."""
     used()
-    assert read(Metrics("0.0.0"))("runs_started_total", type="service") == 0
+    assert asyncio.run(read(metrics_of(There())))("runs_started_total", type="service") == 0
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -144,14 +162,15 @@ GONE = msgspec.structs.replace(COMPLETE, status="removed")
 
 def tell(*views: Service | None, at: float = BEGAN + 20) -> Read:
     """The metrics after these views of one service, told at a time."""
-    metrics, clock = Metrics("0.0.0"), [BEGAN]
-    tally = Tally(metrics, lambda: clock[0])
+    clock = [BEGAN]
+    metrics = Metrics("0.0.0", lambda: clock[0])
+    metrics.read(sources(There()))
     clock[0] = at
     for before, after in pairwise(views):
         assert after is not None
         for event in cloudevents.of_service(before, after, "2024-05-06T07:08:20Z"):
-            tally.count(event)
-    return read(metrics)
+            metrics.event(event)
+    return asyncio.run(read(metrics))
 
 
 @pytest.mark.parametrize(
@@ -234,31 +253,31 @@ def test_what_happened_before_it_began_was_not_late() -> None:
 
 def test_a_node_is_no_run() -> None:
     """Its events are not counted."""
-    metrics = Metrics("0.0.0")
+    metrics = metrics_of(There())
     node = Node(
         id="n1", hostname="h", role="worker", state="ready", availability="active", address=None, engine="1",
         memory=1, cpus=1.0, reserved=Reserved(0, 0.0), leader=False,
     )  # fmt: skip
     for event in cloudevents.of_node(None, node, "2024-05-06T07:08:20Z"):
-        Tally(metrics).count(event)
-    assert read(metrics)("event_lag_seconds_count") == 0
+        metrics.event(event)
+    assert asyncio.run(read(metrics))("event_lag_seconds_count") == 0
 
 
 @pytest.mark.gen_test
 async def test_the_reconciler_has_each_event_counted() -> None:
     """Of services and of containers, once it is in the journal."""
-    metrics = Metrics("0.0.0")
+    metrics = metrics_of(There())
     labels = {"io.qmaster.managed": "true", "io.qmaster.owner": "root"}
     swarm = FakeSwarm(service(Labels=labels), tasks=(task("complete", code=0),))
     made: Any = swarm
     reconciler = Reconciler(
-        made, FakeContainers(container(CONTAINER_ID)), FakeJournal(), lambda *_: None, count=Tally(metrics).count
+        made, FakeContainers(container(CONTAINER_ID)), FakeJournal(), lambda *_: None, count=metrics.event
     )
     await reconciler.load()
     await reconciler.look_up("one")
     await reconciler.look_up("box")
     await reconciler.commit()
-    found = read(metrics)
+    found = await read(metrics)
     assert found("runs_started_total", type="service") == found("runs_started_total", type="container") == 1
     assert found("runs_ended_total", type="service", status="complete", reason="exit") == 1
 
@@ -266,37 +285,10 @@ async def test_the_reconciler_has_each_event_counted() -> None:
 # --- what is read at a scrape -----------------------------------------------------------------------------------------
 
 
-class There:
-    """A reconciler and a journal that only tell."""
-
-    def __init__(self, *services: Service) -> None:
-        self._services = list(services)
-        self.trouble: str | None = None
-
-    def services(self) -> list[Service]:
-        return self._services
-
-    def nodes(self) -> list[Node]:
-        return []
-
-    async def size(self) -> JournalSize:
-        if self.trouble:
-            raise JournalUnwritable(self.trouble)
-        return JournalSize(4096, 7, 3)
-
-
-def scrape(there: There, trouble: Callable[[], Any] = lambda: None) -> Scrape:
-    return Scrape(
-        Metrics("0.0.0"), there, there, trouble, subscribers=lambda: 2, frames_sent=lambda: 30,
-        slow_consumers_cut=lambda: 4, waits=range(5), logs=lambda: 6, reconnects=lambda: {"age": 7, "lost": 8},
-    )  # fmt: skip
-
-
 @pytest.mark.gen_test
 async def test_a_scrape_reads_what_there_is() -> None:
     """Services by type and status, with those of which there are none; and the numbers of the other parts."""
-    text, _ = await scrape(There(PENDING, RUNNING, RUNNING))("")
-    found = Read(text.decode())
+    found = await read(metrics_of(There(PENDING, RUNNING, RUNNING)))
     assert found("services", type="service", status="running") == 2
     assert found("services", type="service", status="pending") == 1
     assert ("qmaster_services", frozenset({("type", "container"), ("status", "unknown")})) in found.samples
@@ -310,13 +302,12 @@ async def test_a_scrape_reads_what_there_is() -> None:
 
 @pytest.mark.gen_test
 async def test_a_scrape_works_when_nothing_else_does() -> None:
-    """Without an engine, and without a journal, whose size is left out."""
+    """Without an engine, and without a journal, whose size is then no number."""
     there = There()
     there.trouble = "torn"
-    text, _ = await scrape(there, lambda: EngineAway("away"))("")
-    found = Read(text.decode())
+    found = await read(metrics_of(there, lambda: EngineAway("away")))
     assert (found("ready"), found("journal_writable")) == (0, 0)
-    assert not [name for name, _ in found.samples if name == "qmaster_journal_size_bytes"]
+    assert math.isnan(found("journal_size_bytes"))
 
 
 @pytest.mark.gen_test
@@ -338,17 +329,17 @@ async def test_the_journal_tells_its_size(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_a_scrape_of_a_thousand_services_is_cheap(measured: Callable[[str], None]) -> None:
     """It takes no more than a blink of the event loop; a request's count, microseconds."""
-    many = scrape(There(*[RUNNING] * 1000))
+    many = metrics_of(There(*[RUNNING] * 1000))
     for route in range(12):
         for status in range(5):
-            many.metrics.request(f"/{route}", "GET", 200 + status, 0.1)
+            many.request(f"/{route}", "GET", 200 + status, 0.1)
     began = time.perf_counter()
     for _ in range(20):
-        await many("")
+        await many.scrape()
     each = (time.perf_counter() - began) / 20
     began = time.perf_counter()
     for _ in range(1000):
-        many.metrics.request("/run", "POST", 200, 0.1)
+        many.request("/run", "POST", 200, 0.1)
     count = (time.perf_counter() - began) / 1000
     measured(f"a scrape takes {each * 1000:.1f} ms, the count of a request {count * 1e6:.1f} µs")
     assert each < 0.2
