@@ -48,7 +48,7 @@ class HttpError(QmasterError):
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     headers: ClassVar[Mapping[str, str]] = {}
-    of_engine = False  # whether it holds words of the engine's, which may name other people's things
+    of_engine = False  # whether it holds words of the engine's or the system's, which may name other people's things
 
 
 class BadRequest(HttpError):
@@ -124,6 +124,7 @@ class TooManyWrongTokens(HttpError):
 
 class JournalUnwritable(HttpError):
     status = HTTPStatus.INSUFFICIENT_STORAGE
+    of_engine = True  # the system says the path of the file
 
 
 class EngineRefused(HttpError):

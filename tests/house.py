@@ -66,7 +66,7 @@ class Engine:
         )
         self.containers = FakeContainers(container(BOX_OF_BOB, "bobs-box", labels={"io.qmaster.owner": "bob"}))
         self.health = Health()
-        self.logs = self.readers = None
+        self.logs = self.readers = self.events = None
 
     async def close(self) -> None:
         pass

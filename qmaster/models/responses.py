@@ -32,7 +32,7 @@ ROOT = "root"  # the owner of what the root token starts
 NO_NEW_PRIVILEGES_SINCE = 25
 SHOWN = 5  # host names in a warning
 MASKED = "…"
-ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - nobody's
+EVERYBODYS = ("0.0.0.0", "::", "docker.io", "index.docker.io", "registry-1.docker.io", "auth.docker.io")  # noqa: S104
 _HOLDER = re.compile(r"\b((?:in use|used|held|owned|allocated|reserved) by) .*", re.DOTALL | re.IGNORECASE)
 # A name has no spaces: what has is a hint of ours, or a sentence.
 _QUOTED = re.compile(r"(?P<open>[\"'`])(?P<name>[^\s\"'`]+)(?P=open)")
@@ -41,6 +41,11 @@ _IDS = re.compile(r"\b(?P<name>[0-9a-f]{12,64}|(?=[a-z]*[0-9])[0-9a-z]{25})\b")
 _ADDRESSES = re.compile(
     r"(?<![\w.:])(?P<name>\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*[.]\d)|[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7}(?![\w:]))"
 )
+# Not a file of an engine's source, nor a part of a path or of what is quoted.
+_HOSTS = re.compile(
+    r"(?:(?<=//)|(?<![\w./:@\"'`-])(?:\*\.)?)(?P<name>[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?!go\b)[a-z]{2,})(?![\w-])"
+)
+_LOOKUPS = re.compile(r"\blookup (?P<name>[\w.-]+)(?= on |:)")
 _FOLDERS = re.compile(r"(?P<name>/(?:var/lib|var/run|run|root|home|etc/docker)/[^\s\"'`:;,)]+)")
 _MAJOR = re.compile(r"[0-9]{1,4}(?=\.)")
 
@@ -157,7 +162,7 @@ class Node(Struct, frozen=True, kw_only=True):
 
 
 def mask(text: str, own: object, quoted: bool = True) -> str:
-    """The engine's words without the names, ids, addresses and folders that the caller did not send.
+    """The engine's words without the names, hosts, ids, addresses and folders that the caller did not send.
 
     Args:
         own: what it sent, or what is its own: strings, and lists and objects of them.
@@ -167,14 +172,14 @@ def mask(text: str, own: object, quoted: bool = True) -> str:
 
     def hide(found: re.Match[str]) -> str:
         name = found["name"].strip("\"'`")
-        known = name in ANY_ADDRESS or name.removeprefix("/") in sent
+        known = name in EVERYBODYS or name.removeprefix("/") in sent
         return found[0] if known else found[0].replace(name, MASKED)
 
     def hide_address(found: re.Match[str]) -> str:
         return hide(found) if _is_address(found["name"]) else found[0]
 
     text = _HOLDER.sub(r"\1 another", text)
-    for pattern in (*([_QUOTED] if quoted else []), _NAMED, _IDS, _FOLDERS):
+    for pattern in (*([_QUOTED] if quoted else []), _NAMED, _LOOKUPS, _HOSTS, _IDS, _FOLDERS):
         text = pattern.sub(hide, text)
     return _ADDRESSES.sub(hide_address, text)
 

@@ -34,10 +34,21 @@ ID64, ID25 = "3f" * 32, "rm81ax0pl2cnkq3hdxw9v4b7z"
             "Bind for 192.168.7.9:8080 failed: port is already allocated",
             "Bind for …:8080 failed: port is already allocated",
         ),
-        ("lookup registry on 10.9.8.7:53: no such host", "lookup registry on …:53: no such host"),
+        ("lookup registry on 10.9.8.7:53: no such host", "lookup … on …:53: no such host"),
         ("dial tcp [fd00:1::53]:443: refused", "dial tcp […]:443: refused"),
         ("open /var/lib/docker/overlay2/x/merged: no space left", "open …: no space left"),
         ('node "worker-of-bob" is down', 'node "…" is down'),
+        (
+            "proxyconnect tcp: dial tcp: lookup proxy on 10.9.8.7:53: no such host",
+            "proxyconnect tcp: dial tcp: lookup … on …:53: no such host",
+        ),
+        ("lookup mirror.corp.internal: no such host", "lookup …: no such host"),
+        (
+            "x509: certificate is valid for db-1.internal, *.corp.lan, not registry.example.com",
+            "x509: certificate is valid for …, *.…, not …",
+        ),
+        ("see https://mirror.internal:5000/v2/ for more", "see https://…:5000/v2/ for more"),
+        ("unable to open '/srv/qm/data/journal.db'", "unable to open '…'"),
     ],
 )
 def test_what_the_caller_did_not_send_is_masked(said: str, told: str) -> None:
@@ -56,6 +67,9 @@ def test_what_the_caller_did_not_send_is_masked(said: str, told: str) -> None:
         "task: non-zero exit (137): OOM killed",
         "Bind for 0.0.0.0:8080 failed: port is already allocated",
         "started at 12:30:45",
+        'container_linux.go:380: starting container process caused: process.go:12: exec: "nosuchprogram": not found',
+        "client version 1.41 is too old, e.g. 1.44; see docker.io/library/busybox:latest",
+        "open /app/config.json: no such file",
     ],
 )
 def test_the_callers_own_and_plain_words_stay(said: str) -> None:

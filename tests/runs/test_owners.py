@@ -31,6 +31,7 @@ from tornado.ioloop import IOLoop
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from qmaster.auth.authenticator import BURST, Identity
+from qmaster.errors import JournalUnwritable
 from qmaster.models.responses import Service
 from qmaster.runs.logs import LogQuery
 from qmaster.runs.output import Piece
@@ -89,6 +90,22 @@ async def test_what_is_removed_stays_its_owner_s(ask: Ask, home: Home) -> None:
         assert (await ask("bob", "GET", path)).code == 404
     assert (await ask("bob", "POST", "/stop", {"id": "alices"})).code == 404
     assert (await ask("alice", "POST", "/stop", {"id": "alices"})).code == 200
+
+
+async def test_a_journal_that_fails_shows_its_folder_to_root_alone(
+    ask: Ask, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's own words name the file."""
+    said = "the journal cannot be opened: [Errno 13] Permission denied: '/srv/quartermaster/journal.db'"
+
+    async def fail(*args: object) -> None:
+        raise JournalUnwritable(said)
+
+    monkeypatch.setattr(home.house.journal, "intend", fail)
+    answers = {who: await ask(who, "POST", "/run", IMAGE) for who in ("root", "bob")}
+    assert {answer.code for answer in answers.values()} == {507}
+    assert read(answers["root"])["error"] == said
+    assert read(answers["bob"])["error"] == said.replace("/srv/quartermaster/journal.db", "…")
 
 
 async def test_a_name_means_the_caller_s_own(ask: Ask, home: Home) -> None:
@@ -161,7 +178,7 @@ async def test_runs_a_minute_are_limited(ask: Ask, home: Home) -> None:
     await run(ask, "alice", "l")
     refused = await ask("alice", "POST", "/run", IMAGE)
     assert refused.code == 429
-    assert read(refused)["error"].startswith("max_rate: this token may begin 2 runs a minute")
+    assert read(refused)["error"].startswith("max_rate: this token may begin at most 2 runs a minute")
     assert 50 <= int(refused.headers["Retry-After"]) <= 60
     assert (await ask("alice", "POST", "/run", IMAGE, {"Idempotency-Key": "k"})).code == 200
     assert (await ask("bob", "POST", "/run", IMAGE)).code == 200
