@@ -160,13 +160,13 @@ class FakeSwarm(Fake, Swarm):
         self.noted("service", name_or_id)
         return next((raw for raw in self.there if name_or_id in (raw["ID"], raw["Spec"]["Name"])), None)
 
-    async def services(self) -> list[Json]:
-        self.noted("services")
-        return list(self.there)
+    async def services(self, *ids: str) -> list[Json]:
+        self.noted("services", *ids)
+        return [raw for raw in self.there if not ids or raw["ID"] in ids]
 
-    async def tasks(self, service_id: str | None = None) -> list[Json]:
-        self.noted("tasks", service_id)
-        return [raw for raw in self.its_tasks if service_id in (None, raw["ServiceID"])]
+    async def tasks(self, *service_ids: str) -> list[Json]:
+        self.noted("tasks", *service_ids)
+        return [raw for raw in self.its_tasks if not service_ids or raw["ServiceID"] in service_ids]
 
     async def wanted_tasks(self) -> list[Json]:
         self.noted("wanted_tasks")

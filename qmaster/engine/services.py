@@ -19,6 +19,7 @@ from .spec import ending_spec
 Json = dict[str, Any]
 
 UPDATE_TRIES = 5
+LIST_TRIES = 5
 OUT_OF_SEQUENCE = "desc = update out of sequence"  # at the end: before it are only words of the engine
 
 
@@ -147,17 +148,26 @@ class Swarm:
         names = (found.get("ID"), (found.get("Spec") or {}).get("Name")) if found else ()
         return found if name_or_id in names else None
 
-    async def services(self) -> Sequence[Json]:
-        """All services, as far as ``_Service`` knows them."""
-        return Listing(await self._calls.listing("/services"), SERVICE)
+    async def services(self, *ids: str) -> Sequence[Json]:
+        """The services of these ids, or all, as far as ``_Service`` knows them."""
+        filters = {"id": sorted(ids)} if ids else {}
+        return Listing(await self._calls.listing("/services", filters), SERVICE)
 
-    async def tasks(self, service_id: str | None = None) -> Sequence[Json]:
-        """The tasks of one service, by its id, or of all; of a service that is gone there are none."""
-        filters = {"service": [service_id]} if service_id else {}
-        try:
-            return await self._list_tasks(filters)
-        except NotFound:
-            return []
+    async def tasks(self, *service_ids: str) -> Sequence[Json]:
+        """The tasks of these services, by id, or of all; of a service that is gone there are none.
+
+        Raises:
+            NotFound: services were removed all the time.
+        """
+        for _ in range(LIST_TRIES):
+            try:
+                return await self._list_tasks({"service": sorted(service_ids)} if service_ids else {})
+            except NotFound:  # one that is gone makes all of it a 404
+                there = await self.services(*service_ids)
+                service_ids = tuple(raw["ID"] for raw in there if raw["ID"] in service_ids)
+                if not service_ids:
+                    return []
+        raise NotFound("services are being removed all the time; try again")
 
     async def wanted_tasks(self) -> Sequence[Json]:
         """The tasks that Swarm wants to run: those that ended are not among them."""

@@ -148,6 +148,20 @@ class RunCache:
             self._show_again(entry, {**entry.tasks, **grown})
         return True
 
+    def list_tasks(self, service_id: str, tasks: Collection[Json]) -> bool:
+        """All tasks of a service; False where the service itself is to be read first.
+
+        A task that is new, has ended or is missing may come of a change of its service, such as that it is being ended.
+        """
+        entry = self.entries.get(service_id)
+        if entry is None or entry.raw is None or not tasks or entry.tasks.keys() != {task["ID"] for task in tasks}:
+            return False
+        if any(_is_terminal(task) and not _is_terminal(entry.tasks[task["ID"]]) for task in tasks):
+            return False
+        for task in tasks:
+            self.list_task(task)
+        return True
+
     def list_container(self, raw: Json, ending: str | None, seen: float) -> None:
         """A container, inspected by a call that began at ``seen``; an older answer that comes last is dropped."""
         entry = self.entries.get(raw["Id"])

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,21 +28,13 @@ from ..events.journal import NO_EPOCH, Journal, NewEvent, Position, Record
 from ..models.responses import Node, Result, Service, Task
 from . import status
 from .cache import CachedRun, RunCache
+from .schedule import Due, Schedule
 
 Json = dict[str, Any]
 
-FIRST_LOOK = 0.05  # seconds after its creation
-FIRST_PAUSE, LAST_PAUSE, GROWTH = 0.02, 1.0, 1.5  # seconds between two looks at what is unsettled
-QUICK, QUICK_GROWTH = 0.1, 1.06  # for the first second or so, in which most begin to run and many end
-SWEEP_EVERY = 1.0
-SWEEP_SHARE = 20  # a sweep takes at most one part in so many of the time,
-LAST_SWEEP = 5.0  # but there are never more seconds than these without one: a single slow one says little
-FULL_EVERY = 60.0
-MANY = 8  # with more services than this to look at, one listing of all is cheaper
-MANY_SHARE, SHORT_SHARE = 5, 10  # such listings take at most one part in so many of the time: less of it
-SHORT_PAUSE = 0.5  # seconds; where the pauses are not longer than that
+# Docker looks up each id of a filter by itself, which takes as long as listing ten tasks.
+FEW = 10
 MOST_AT_ONCE = 200  # services whose events are in one transaction
-RETRY_EVERY = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -86,14 +78,9 @@ class Reconciler:
         self._settled: set[str] = set()
         self._endings: dict[str, str] = {}  # what is being ended, and why: of containers Docker keeps no label of that
         self._removing: dict[str, float] = {}  # what was seen to go, and when (seconds since 1970)
-        self._hinted: set[str] = set()
-        self._hinted_containers: set[str] = set()
-        self._nodes_hinted = False
-        self._hot: dict[str, tuple[float, float]] = {}  # service id → when to look, and the pause that comes then
+        self._schedule = Schedule()
         self._wake = asyncio.Event()
         self._sleeps_until = 0.0
-        self._runs = False  # whether anything did after the last turn: what has begun since then is looked at
-        self._full_due = self._sweep_due = self._many_due = 0.0
         self._told = 0
 
     @property
@@ -105,31 +92,24 @@ class Reconciler:
 
     # -- what others tell it ---------------------------------------------------------------------------------------
 
-    def hint(self, hint: Change) -> None:
-        """Look where the hint points, soon."""
-        if hint.gone and hint.kind != "node":
-            self._removing[hint.id] = hint.time
-        if hint.kind == "relist":
-            self._full_due = 0.0
-        elif hint.kind == "node":
-            self._nodes_hinted = True
-        elif hint.kind == "container":
-            self._hinted_containers.add(hint.id)
-        elif not hint.gone and hint.id not in self.view.entries:
-            self._look_soon(hint.id)
+    def hint(self, change: Change) -> None:
+        """Look where the change points, soon."""
+        if change.gone and change.kind != "node":
+            self._removing[change.id] = change.time
+        if change.kind == "service":
+            self._news(change.id, whole=True)
             return
-        elif not hint.gone and self._is_young(hint.id):
-            return  # its first look comes in a moment
+        if change.kind == "relist":
+            self._schedule.relist(time.monotonic())
+        elif change.kind == "node":
+            self._schedule.news_of_nodes()
         else:
-            self._hinted.add(hint.id)
-            # What the engine tells of a container shows in the listing only some 100 ms later: look again soon.
-            self._hot.pop(hint.id, None)
+            self._schedule.news_of_container(change.id)
         self._wake.set()
 
     def look(self, service_id: str) -> None:
-        """Something is about to happen to this service."""
-        self._hot[service_id] = (0.0, FIRST_PAUSE)
-        self._wake.set()
+        """Look at a service soon: something is about to happen to it."""
+        self._news(service_id, whole=True)
 
     async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None:
         """Take in a service that was just created, with its record and ``created``, before its id is told.
@@ -140,7 +120,7 @@ class Reconciler:
         if service_id not in self.view.entries:
             raw = {"ID": service_id, "CreatedAt": now_text(), "Spec": spec}
             self.view.list_service(raw, [], time.monotonic())
-        self._look_soon(service_id)
+        self._news(service_id)
         await self.commit([nonce])
 
     async def adopt_container(self, container_id: str, nonce: str) -> None:
@@ -249,11 +229,10 @@ class Reconciler:
                 await self._turn()
             except HttpError as error:
                 self._stale(error)
-                await asyncio.sleep(RETRY_EVERY)
-            except Exception:  # the top of the task: whatever it is, the next turn begins with a full listing
+                self._schedule.failed(time.monotonic())
+            except Exception:  # the top of the task: whatever it is, the next turn is a full listing
                 log.exception("reconcile_failed")
-                self._full_due = 0.0
-                await asyncio.sleep(RETRY_EVERY)
+                self._schedule.failed(time.monotonic())
 
     async def commit(self, settled: Iterable[str] = ()) -> None:
         """Tell what is untold: into the journal, then to everyone, in one order.
@@ -319,6 +298,8 @@ class Reconciler:
         changed = {event.subject: event.view for event in fresh if isinstance(event.view, Service)}
         nobodys = contextvars.Context()  # a request's commit tells what others have done too: that is not logged as its
         for view in changed.values():
+            if view.type == "service" and view.status not in status.OVER:
+                self._news(view.id)
             for listener in self.listeners:
                 try:
                     nobodys.run(listener, view)
@@ -345,69 +326,48 @@ class Reconciler:
     # -- turns -----------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Until there is something to look at."""
-        while not self._due():
+        """Return when something is due."""
+        while (due := self._schedule.next(self.view.going)) > (now := time.monotonic()):
             self._wake.clear()
-            self._sleeps_until = self._next_due()
-            pause = max(0.001, self._sleeps_until - time.monotonic())
+            self._sleeps_until = due
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(due - now):
                     await self._wake.wait()
+        self._sleeps_until = 0.0
 
-    def _next_due(self) -> float:
-        if self._are_many() and self._many_due > time.monotonic():
-            return self._many_due
-        if self._hinted:
-            return 0.0
-        due = [self._full_due, *(when for when, _ in self._hot.values())]
-        if self._runs:
-            due.append(self._sweep_due)
-        return min(due)
-
-    def _due(self) -> bool:
-        return bool(self._hinted_containers or self._nodes_hinted) or self._next_due() <= time.monotonic()
-
-    def _are_many(self) -> bool:
-        """Whether so many services are to be looked at that all are listed, and not too often."""
-        return len(self._hinted) + len(self._hot) > MANY
+    def _news(self, service_id: str, whole: bool = False) -> None:
+        if self._schedule.news(service_id, time.monotonic(), whole) < self._sleeps_until:
+            self._wake.set()
 
     async def _turn(self) -> None:
         began = time.monotonic()
-        if began >= self._full_due:
-            self._full_due = began + FULL_EVERY  # before the listing: a hint that comes meanwhile asks for another
+        due = self._schedule.take(began, self.view.going)
+        if due.everything:
             await self._list_all(began)
-        else:
-            await self._look_around(began)
+        if due.nodes:
+            self.view.list_nodes(await self._swarm.nodes())
+        for container_id in due.containers:
+            await self._list_container(container_id)
+        await self._look_at(due, began)
         await self._ask_for_starts()
         await self.commit()
-        self._runs = bool(self.view.going)  # else a sweep, which lists Swarm's tasks, can tell nothing
         self._fresh()
 
-    async def _look_around(self, began: float) -> None:
-        if self._nodes_hinted:
-            self._nodes_hinted = False
-            self.view.list_nodes(await self._swarm.nodes())
-        for container_id in self._take(self._hinted_containers):
-            await self._list_container(container_id)
-        if self._are_many() and self._many_due > began:
-            return
-        due = {service_id: pause for service_id, (when, pause) in self._hot.items() if when <= began}
-        hinted = self._take(self._hinted)
-        wanted = hinted | due.keys()
-        if len(wanted) > MANY:
-            await self._list_services(began)
-            took = time.monotonic() - began
-            self._many_due = began + max(took * MANY_SHARE, min(took * SHORT_SHARE, SHORT_PAUSE))
-        else:
-            quick = {service_id for service_id, pause in due.items() if FIRST_PAUSE < pause < QUICK} - hinted
-            await asyncio.gather(
-                *(self._list_service(service_id, began) for service_id in wanted - quick),
-                *(self._glance(service_id, began) for service_id in quick),
-            )
-        for service_id in wanted:
-            self._cool(service_id)
-        if began >= self._sweep_due and self._runs:
-            await self._sweep(began)
+    async def _look_at(self, due: Due, began: float) -> None:
+        whole = set(due.whole)
+        if due.wanted:
+            whole |= await self._sweep()
+        if whole or due.services:
+            await self._list_some(whole.union(due.services), whole, began)
+        ended = time.monotonic()
+        if due.services:
+            self._schedule.looked(due.services, began, ended, self._goes_on)
+        if due.wanted:
+            self._schedule.swept(began, ended)
+
+    def _goes_on(self, service_id: str) -> bool:
+        entry = self.view.entries.get(service_id)
+        return entry is not None and entry.shown.status not in status.OVER
 
     async def _ask_for_starts(self) -> None:
         """Ask the containers on this node when they started, where their tasks were too short to be seen running."""
@@ -422,8 +382,6 @@ class Reconciler:
                 self.view.show_start(run_id, raw["State"].get("StartedAt") if raw else None)
 
     async def _list_all(self, began: float) -> None:
-        self._hinted.clear()
-        self._nodes_hinted = False
         self._removing = {gone_id: at for gone_id, at in self._removing.items() if gone_id in self.view.entries}
         await self._list_containers(began)
         try:
@@ -456,13 +414,22 @@ class Reconciler:
         else:
             self._gone(service_id, began)
 
-    async def _glance(self, service_id: str, began: float) -> None:
-        """Look at the tasks of a service that has just begun: of all else there would be a hint."""
-        tasks = await self._swarm.tasks(service_id)
-        entry = self.view.entries.get(service_id)
-        known = entry is not None and bool(tasks) and entry.tasks.keys() <= {task["ID"] for task in tasks}
-        if not known or not all(map(self.view.list_task, tasks)):
-            await self._list_service(service_id, began)
+    async def _list_some(self, ids: Set[str], whole: Set[str], began: float) -> None:
+        """List the tasks of some services together, and of those of which more may have changed read the service."""
+        some = len(ids) * FEW < len(self.view.entries)
+        of_service: dict[str, list[Json]] = {each: [] for each in ids}
+        for task in await self._swarm.tasks(*(sorted(ids) if some else ())):
+            if task["ServiceID"] in ids:
+                of_service[task["ServiceID"]].append(task)
+        to_read = {each for each in ids if each in whole or not self.view.list_tasks(each, of_service[each])}
+        if not to_read:
+            return
+        for raw in await self._swarm.services(*(sorted(to_read) if some else ())):
+            if raw["ID"] in to_read:
+                to_read.remove(raw["ID"])
+                self._show_service(raw, of_service[raw["ID"]], began)
+        for gone_id in to_read:
+            self._gone(gone_id, began)
 
     def _show_service(self, raw: Json, tasks: Sequence[Json], began: float) -> None:
         """One that cannot be understood does not hide the others."""
@@ -489,24 +456,19 @@ class Reconciler:
         elif (raw["Config"].get("Labels") or {}).get(MANAGED) == "true":
             self.view.list_container(raw, self._endings.get(raw["Id"]), began)
 
-    async def _sweep(self, began: float) -> None:
-        """List the tasks that should run; what has left that list has ended, and is looked at.
+    async def _sweep(self) -> set[str]:
+        """List the tasks that should run; return the services of which more has happened.
 
-        So is what waits for a restart although its last task has ended: that comes, or Swarm has given it up.
+        What has left that list has ended. What waits for a restart although its last task has ended is looked at too:
+        the restart comes, or Swarm has given it up.
         """
         there, unknown = set(), set()
         for raw in await self._swarm.wanted_tasks():
             there.add(raw["ID"])
             if not self.view.list_task(raw):
                 unknown.add(raw["ServiceID"])
-        left = {
-            service_id
-            for service_id, entry in self.view.entries.items()
-            if not entry.is_over and _has_left(entry, there)
-        }
-        self._hinted |= unknown | left
-        took = time.monotonic() - began
-        self._sweep_due = began + took + min(max(SWEEP_EVERY, took * SWEEP_SHARE), LAST_SWEEP)
+        going = ((each, self.view.entries[each]) for each in self.view.going)
+        return unknown | {service_id for service_id, entry in going if _has_left(entry, there)}
 
     def _vanish(self, kind: str, there: set[str], began: float) -> None:
         known = [i for i, entry in self.view.entries.items() if entry.shown.type == kind]
@@ -523,36 +485,11 @@ class Reconciler:
             return
         entry.seen = began  # an answer that is older than this one, and comes after it, brings nothing back
         self.view.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
-        self._hot.pop(gone_id, None)
-
-    def _look_soon(self, service_id: str) -> None:
-        """It was created a moment ago: a look at once would tell nothing, and be in the way of who creates more."""
-        due, _ = self._hot.setdefault(service_id, (time.monotonic() + FIRST_LOOK, FIRST_PAUSE))
-        if max(due, self._many_due if self._are_many() else 0.0) < self._sleeps_until:
-            self._wake.set()
-
-    def _is_young(self, service_id: str) -> bool:
-        """Whether the first look at it is still to come."""
-        due, pause = self._hot.get(service_id, (0.0, 0.0))
-        return pause == FIRST_PAUSE and due > time.monotonic()
-
-    def _cool(self, service_id: str) -> None:
-        """Look again after a growing pause, while it is unsettled and the pause is short; then sweeps will do."""
-        entry = self.view.entries.get(service_id)
-        _, pause = self._hot.pop(service_id, (0.0, FIRST_PAUSE))
-        if entry is not None and entry.shown.status not in status.OVER and pause <= LAST_PAUSE:
-            growth = QUICK_GROWTH if pause < QUICK else GROWTH
-            self._hot[service_id] = (time.monotonic() + pause, pause * growth)
-
-    def _take(self, hinted: set[str]) -> set[str]:
-        taken = set(hinted)
-        hinted.clear()
-        return taken
+        self._schedule.forget(gone_id)
 
     # -- whether it knows ------------------------------------------------------------------------------------------
 
     def _stale(self, error: HttpError) -> None:
-        self._full_due = 0.0
         if self.stale_since is None:
             log.warning("stale", reason=str(error))
             self.stale_since = now_text()
@@ -560,7 +497,7 @@ class Reconciler:
 
     def _fresh(self) -> None:
         if self.stale_since is not None:
-            log.info("caught_up", since=self.stale_since)
+            log.info("resynced", since=self.stale_since)
             self.stale_since = None
             self._tell_stale()
 

@@ -5,7 +5,6 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +17,9 @@ from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
 from qmaster.events.broker import News, Tags
 from qmaster.models.responses import Service
 from qmaster.runs import reconciler as room
+from qmaster.runs import schedule
 from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.schedule import Due
 
 pytestmark = pytest.mark.gen_test(timeout=10)
 
@@ -114,13 +115,12 @@ async def test_a_hint_is_looked_at() -> None:
         world.put(ended("complete", 0))
         await until(lambda: "service.complete" in world.words())
     assert world.reconciler.services()[0].exit_code == 0
-    assert world.swarm.names().count("services") == 1  # the one full listing at the start
+    assert world.swarm.names().count("nodes") == 1  # the one full listing at the start
 
 
 async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that left the list of those that should run is looked at."""
-    monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
-    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
+    monkeypatch.setattr(schedule, "LATER", 0.01)  # less than SOON: one look at what is young, then sweeps
     world = World()
     world.put(live("running"))
     async with world.running():
@@ -131,23 +131,23 @@ async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_what_goes_on_or_has_ended_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one that was restarted the first task has ended; a sweep is one call, however many there are."""
-    monkeypatch.setattr(room, "SWEEP_EVERY", 0.01)
-    monkeypatch.setattr(room, "LAST_PAUSE", 60.0)
+    monkeypatch.setattr(schedule, "LATER", 0.01)
     world = World()
     world.put(ended("failed", 3), live("running", CreatedAt=LATER) | {"ID": "t2"})
     async with world.running():
         await until(lambda: world.swarm.names().count("wanted_tasks") > 3)
-        assert "service" not in world.swarm.names()
+        assert world.swarm.names().count("tasks") <= 2  # the full listing, and one look
         world.put(ended("failed", 3), ended("complete", 0) | {"ID": "t2", "CreatedAt": LATER})
         world.reconciler.hint(Change("service", "s1"))
         await until(lambda: "service.complete" in world.words())
-        assert world.reconciler._hot == {}
+        asked = len(world.swarm.calls)
+        await asyncio.sleep(0.1)
+        assert len(world.swarm.calls) == asked
 
 
 async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that was rejected while it waited for its restart's delay: no task is left that should run."""
-    monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
-    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
+    monkeypatch.setattr(schedule, "LATER", 0.01)  # less than SOON: one look at what is young, then sweeps
     world = World()
     policy: Json = {"TaskTemplate": {"RestartPolicy": {"Condition": "on-failure", "MaxAttempts": 1}}}
     first = task("rejected", ID="t1")
@@ -160,8 +160,7 @@ async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch
 
 async def test_why_a_task_waits_is_found_without_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scheduler may say it long after the service was made, and the state stays the same."""
-    monkeypatch.setattr(room, "SWEEP_EVERY", 0.02)
-    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no looks but the sweeps
+    monkeypatch.setattr(schedule, "LATER", 0.01)  # less than SOON: one look at what is young, then sweeps
     world = World()
     world.put(live("pending"))
     async with world.running():
@@ -177,7 +176,7 @@ async def test_a_state_only_grows() -> None:
     async with world.running():
         world.put(live("starting"))
         world.reconciler.hint(Change("service", "s1"))
-        await until(lambda: ("service", "s1") in world.swarm.calls)
+        await until(lambda: world.swarm.names().count("services") == 2)
         await asyncio.sleep(0.1)
     assert world.words() == ["service.created", "task.running", "service.running"]
 
@@ -398,25 +397,60 @@ async def test_a_key_is_of_a_name_and_not_of_an_id() -> None:
     assert (found[0].id, found[1]) == ("s1", "digest")
 
 
-async def test_many_at_once_are_listed_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A burst of hints is one listing of all, not one each."""
-    monkeypatch.setattr(room, "FIRST_LOOK", 0.0)  # else the moment of a look may come between those of two hints
-    monkeypatch.setattr(room, "LAST_PAUSE", -1.0)  # no second look, which a slow machine would come to
+async def test_many_at_once_are_listed_together() -> None:
+    """A burst of hints is one listing of tasks and one of services, not one each."""
     world = World()
-    async with world.running():
-        world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]
-        for number in range(100):
-            world.reconciler.hint(Change("service", f"s{number}"))
-        await until(lambda: len(world.reconciler.services()) == 100)
-    assert world.swarm.names().count("service") == 0
+    world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]
+    await world.reconciler._look_at(Due(services=[f"s{n}" for n in range(100)]), 1.0)
+    assert world.swarm.names() == ["tasks", "services"]
     assert {view.created_at for view in world.reconciler.services()} == {CREATED}
+    assert len(world.reconciler.services()) == 100
+
+
+@pytest.mark.parametrize(("others", "asked"), [(room.FEW, False), (room.FEW + 1, True)])
+async def test_few_of_many_are_asked_for_by_their_ids(
+    others: int, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of ten and more is listed alone; of fewer all are listed, as Docker looks up each id by itself."""
+    monkeypatch.setattr(schedule, "LATER", 0.01)
+    world = World()
+    world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(others)]
+    async with world.running():
+        await until(lambda: not world.reconciler._schedule.young)
+        world.swarm.calls.clear()
+        world.reconciler.hint(Change("service", "s1"))
+        await until(lambda: "services" in world.swarm.names())
+    looks = [call for call in world.swarm.calls if call[0] != "wanted_tasks"][:2]
+    assert looks == ([("tasks", "s1"), ("services", "s1")] if asked else [("tasks",), ("services",)])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "read"),
+    [
+        ((live("running", Version={"Index": 2}),), False),
+        ((live("starting"), live("preparing", CreatedAt=LATER) | {"ID": "t2"}), True),
+        ((ended("failed", 3),), True),
+        ((), True),
+    ],
+    ids=["moved", "new", "ended", "missing"],
+)
+async def test_the_service_is_read_where_a_task_is_new_ended_or_missing(tasks: tuple[Json, ...], read: bool) -> None:
+    """It may be that it was changed: all else its tasks tell."""
+    world = World()
+    world.put(live("starting"))
+    await world.reconciler._list_service("s1", 0.0)
+    world.swarm.calls.clear()
+    world.put(*tasks)
+    await world.reconciler._list_some({"s1"}, set(), 1.0)
+    assert world.swarm.names() == ["tasks", "services"] if read else ["tasks"]
+    (view,) = world.reconciler.services()
+    assert [each.state for each in view.tasks] == [each["Status"]["State"] for each in tasks][-1:]
 
 
 @pytest.mark.parametrize("adopted", [True, False])
 async def test_what_is_young_is_looked_at_in_a_moment(adopted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who made it, or its first hint, has said so already: the hints that follow wake nobody."""
-    monkeypatch.setattr(room, "FIRST_LOOK", 0.1)
-    monkeypatch.setattr(room, "LAST_PAUSE", 0.0)  # no second look, which a slow machine would come to
+    monkeypatch.setattr(schedule, "SOON", 0.1)
     world = World()
     async with world.running():
         began = time.monotonic()
@@ -431,76 +465,33 @@ async def test_what_is_young_is_looked_at_in_a_moment(adopted: bool, monkeypatch
             assert not world.reconciler._wake.is_set()
         await until(lambda: "task.starting" in world.words())
         assert time.monotonic() - began >= 0.1
-    assert world.swarm.names().count("service") == 1
+    assert world.swarm.names().count("services") == 2
 
 
-async def test_what_was_looked_at_is_looked_at_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hint of it says that something has changed; and then again soon, however long the pauses had become."""
-    monkeypatch.setattr(room, "SWEEP_EVERY", 60.0)
+async def test_a_change_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a service that was not young any more another change may come soon."""
+    monkeypatch.setattr(schedule, "LATER", 0.01)
     world = World()
     world.put(live("starting"))
     async with world.running():
-        world.reconciler._hot["s1"] = (time.monotonic() + 60, 1.0)
+        await until(lambda: not world.reconciler._schedule.young)
+        monkeypatch.setattr(schedule, "LATER", 1.0)
         world.put(live("running"))
-        world.reconciler.hint(Change("service", "s1"))
         await until(lambda: "service.running" in world.words())
-        assert world.reconciler._hot["s1"][1] < 1
+        assert set(world.reconciler._schedule.young) == {"s1"}
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_what_is_gone_is_looked_at_at_once(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where its first look was to come in a moment."""
-    monkeypatch.setattr(room, "FIRST_LOOK", 60.0)
+async def test_what_is_gone_is_told_soon(known: bool) -> None:
+    """Also of what had its first look before; of what was never known nothing is told."""
     world = World()
     async with world.running():
         if known:
             await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
-        world.reconciler.hint(Change("service", "s1"))
-        await until(lambda: not world.reconciler._wake.is_set())
-        assert "service" not in world.swarm.names()
         world.reconciler.hint(Change("service", "s1", 1_700_000_000.5, True))
-        await until(lambda: "service" in world.swarm.names())
+        await until(lambda: "services" in world.swarm.names()[4:])
         await until(lambda: not known or "service.removed" in world.words())
-
-
-async def test_what_is_new_is_looked_at_soon_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the next look at the others is far off, theirs is not waited for."""
-    monkeypatch.setattr(room, "SWEEP_EVERY", 60.0)
-    world = World()
-    async with world.running():
-        for number in range(room.MANY):
-            world.reconciler._hot[f"other-{number}"] = (time.monotonic() + 60, 1.0)
-        world.reconciler._wake.set()
-        await until(lambda: not world.reconciler._wake.is_set())
-        world.put(live("running"))
-        world.reconciler.hint(Change("service", "s1"))
-        await until(lambda: "service.running" in world.words())
-
-
-@pytest.mark.parametrize(
-    ("took", "pause"), [(0.01, 0.1), (0.04, 0.4), (0.07, 0.5), (0.1, 0.5), (0.2, 1.0), (3.0, 15.0)]
-)
-async def test_many_are_not_listed_all_the_time(took: float, pause: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listing of all takes a tenth of the time; one that is long a fifth, so that nobody waits for too long."""
-    now = [100.0]
-    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    world = World()
-    listings = []
-
-    async def services() -> list[Json]:
-        listings.append(now[0])
-        now[0] += took
-        return []
-
-    monkeypatch.setattr(world.swarm, "services", services)
-    world.reconciler._full_due = 1_000.0
-    for began, listed in ((100.0, 1), (100.0 + pause - 0.001, 1), (100.0 + pause + 0.001, 2)):
-        now[0] = began
-        for number in range(room.MANY + 1):
-            world.reconciler.hint(Change("service", f"s{number}", gone=True))
-        assert world.reconciler._due() == (listed > len(listings))
-        await world.reconciler._look_around(began)
-        assert len(listings) == listed
+    assert known or world.words() == []
 
 
 async def test_who_hears_of_a_change_acts_for_nobody() -> None:

@@ -1,0 +1,164 @@
+"""The rule of when the reconciler looks at what. Pure: it is told the time and what happened, and says what is due."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, KeysView, Set
+from typing import NamedTuple
+
+# Seconds between two looks at a service, at least and at most. Swarm takes 0.3 s to start a task: a look at once tells
+# nothing, and is in the way of whoever creates the next service.
+SOON, LATER = 0.02, 1.0
+# The pause after a look, as a share of the time since the service's last news: what is told is at most that much late.
+PAUSE_SHARE = 0.1
+# Shares of the time that looks may take, so that an engine with many services, or a slow one, has its time for others.
+# A twentieth for looks at single services was too little: one slow look bought a pause of a second.
+LOOK_SHARE, SWEEP_SHARE = 0.2, 0.05
+# Seconds between listings of everything: the engine drops events for a slow reader, without a mark.
+FULL_EVERY = 60.0
+
+
+class Due(NamedTuple):
+    """What is to be looked at now.
+
+    ``everything`` includes the rest. ``services`` have their tasks listed; those of them in ``whole`` are read
+    themselves, as a hint may be of their labels. ``wanted`` asks for a sweep: the tasks that Swarm wants running.
+    """
+
+    everything: bool = False
+    nodes: bool = False
+    containers: Collection[str] = ()
+    services: Collection[str] = ()
+    whole: Collection[str] = ()
+    wanted: bool = False
+
+
+class _Look(NamedTuple):
+    """A young service: the time of its last news, when its next look is due, and whether that is of the whole."""
+
+    news: float
+    due: float
+    whole: bool
+
+
+class _Budget:
+    """A share of the time. The shorter of the last two looks counts: a single slow one says little."""
+
+    def __init__(self, share: float) -> None:
+        self.free_at = 0.0
+        self._factor = 1 / share - 1
+        self._before = 0.0
+
+    def spend(self, began: float, ended: float) -> None:
+        took = ended - began
+        self.free_at = ended + min(took, self._before) * self._factor
+        self._before = took
+
+
+class Schedule:
+    """When to look at what. All times are of one monotonic clock, in seconds.
+
+    A service is young until a tenth of the time since its last news (it was created, hinted, or changed) exceeds
+    ``LATER``, or it is over.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[str, _Look] = {}
+        self._containers: set[str] = set()
+        self._nodes = False
+        self._full_at = 0.0
+        self._failed = False  # then nothing but everything is due
+        self._sweep_at = 0.0
+        self._looks, self._sweeps = _Budget(LOOK_SHARE), _Budget(SWEEP_SHARE)
+
+    @property
+    def young(self) -> KeysView[str]:
+        return self._young.keys()
+
+    def news(self, service_id: str, now: float, whole: bool = False) -> float:
+        """Note news of a service; return when it is looked at."""
+        before = self._young.get(service_id)
+        due = now + SOON if before is None else min(before.due, now + SOON)
+        self._young[service_id] = _Look(now, due, whole or (before is not None and before.whole))
+        return max(due, self._looks.free_at)
+
+    def news_of_container(self, container_id: str) -> None:
+        """Have a container looked at: now, as nothing else tells of it."""
+        self._containers.add(container_id)
+
+    def news_of_nodes(self) -> None:
+        """Have the nodes listed now."""
+        self._nodes = True
+
+    def relist(self, now: float) -> None:
+        """Have everything listed now: the event stream was opened anew, and what was missed is not known."""
+        self._full_at = now
+
+    def failed(self, now: float) -> None:
+        """Have everything listed after a pause, and nothing before: the turn was broken off somewhere."""
+        self._full_at, self._failed = now + LATER, True
+        self._young = {each: look._replace(due=min(look.due, now + LATER)) for each, look in self._young.items()}
+
+    def forget(self, service_id: str) -> None:
+        """Drop a service that is gone."""
+        self._young.pop(service_id, None)
+
+    def next(self, going: Set[str]) -> float:
+        """Return when something is due.
+
+        Args:
+            going: the services that have not ended.
+        """
+        if self._failed:
+            return self._full_at
+        if self._nodes or self._containers:
+            return 0.0
+        due = self._full_at
+        if self._young:
+            due = min(due, max(self._looks.free_at, min(look.due for look in self._young.values())))
+        return min(due, self._sweep_at) if self._has_settled(going) else due
+
+    def take(self, now: float, going: Set[str]) -> Due:
+        """Return what is due, and count it as begun.
+
+        Args:
+            going: the services that have not ended.
+        """
+        if now >= self._full_at:
+            self._full_at, self._failed = now + FULL_EVERY, False
+            self._nodes = False
+            return Due(everything=True)
+        due = [each for each, look in self._young.items() if look.due <= now] if self._looks.free_at <= now else []
+        whole = [each for each in due if self._young[each].whole]
+        for each in due:  # what is hinted from now on is due again
+            self._young[each] = self._young[each]._replace(due=math.inf, whole=False)
+        nodes, self._nodes = self._nodes, False
+        containers, self._containers = self._containers, set()
+        return Due(False, nodes, containers, due, whole, now >= self._sweep_at and self._has_settled(going))
+
+    def looked(self, services: Iterable[str], began: float, ended: float, goes_on: Callable[[str], bool]) -> None:
+        """Count looks as done, and set the next ones.
+
+        Args:
+            services: as they were due.
+            goes_on: whether more is to come of a service.
+        """
+        self._looks.spend(began, ended)
+        for each in services:
+            look = self._young.get(each)
+            if look is None:
+                continue
+            pause = max(SOON, (ended - look.news) * PAUSE_SHARE)
+            if pause <= LATER and goes_on(each):
+                self._young[each] = look._replace(due=min(look.due, ended + pause))
+            elif look.due == math.inf:
+                del self._young[each]
+
+    def swept(self, began: float, ended: float) -> None:
+        """Count a sweep as done, and set the next one."""
+        self._sweeps.spend(began, ended)
+        self._sweep_at = max(began + LATER, self._sweeps.free_at)
+
+    def _has_settled(self, going: Set[str]) -> bool:
+        """Whether something goes on that is not looked at by itself."""
+        return not going <= self._young.keys()
