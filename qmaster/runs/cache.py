@@ -1,4 +1,4 @@
-"""What there is, as last listed, beside what was last told of it. The reconciler owns it."""
+"""Cache of all runs and nodes: the last listing, beside what was last published of it. The reconciler owns it."""
 
 from __future__ import annotations
 
@@ -12,60 +12,47 @@ from ..engine.labels import BODY, END
 from ..errors import JournalUnwritable
 from ..events import cloudevents
 from ..events.cloudevents import Event
-from ..models.responses import ROOT, Node, Reserved, Result, Service, Task, masked
-from . import attempts, ends, modes
-from . import status as lifecycle
+from ..models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked
+from . import container_status, status
 
 Json = Mapping[str, Any]
 
-_NO_TASKS: dict[str, Json] = {}
-
 
 class CachedRun:
-    """A service or container: ``shown`` is what it is, ``told`` the last of it that the journal holds.
+    """A service or container.
 
-    ``body`` is the digest of the request that a run under a key was started with, else "".
+    Attributes:
+        current: the run as it is.
+        published: the last of it that the journal holds, None where it holds none.
+        raw: the service as Docker lists it, None of a container.
+        tasks: its tasks as Docker lists them, by id.
+        body: the digest of the request that a run under a key was started with, else "".
+        node_was_down: whether a node that it ran on was down since it started.
+        seen: when the listing began that it was last in (monotonic).
     """
 
-    __slots__ = ("_packed", "_raw", "_tasks", "body", "node_was_down", "seen", "shown", "state", "told")
+    __slots__ = ("body", "current", "node_was_down", "published", "raw", "seen", "tasks")
 
-    def __init__(self, shown: Service) -> None:
-        self.shown = shown
-        self.told: Service | None = None
-        self.node_was_down = False
+    def __init__(self, current: Service) -> None:
+        self.current = current
+        self.published: Service | None = None
+        self.raw: Json | None = None
+        self.tasks: dict[str, Json] = {}
         self.body = ""
-        self.seen = 0.0  # monotonic: when the listing began that it was last in
-        self.state: int | None = None  # of the listing that it was last in; None where that says nothing
-        self._raw: Json | None = None
-        self._tasks: dict[str, Json] = {}
-        self._packed: bytes | None = None
+        self.node_was_down = False
+        self.seen = 0.0
 
-    @property
-    def is_over(self) -> bool:
-        """Whether it and all of its tasks have ended."""
-        return self._packed is not None
+    def is_due(self) -> bool:
+        """Whether its status may change though nothing that is listed does.
 
-    @property
-    def raw(self) -> Json | None:
-        """The service as it was listed, None of a container."""
-        return self._unpacked()[0]
-
-    @property
-    def tasks(self) -> Mapping[str, Json]:
-        """Its tasks as they were listed, by id."""
-        return self._unpacked()[1]
-
-    def keep(self, raw: Json | None, tasks: dict[str, Json]) -> None:
-        """What ``shown`` was made of. Of what is over it is packed: that takes a fifth of the memory."""
-        over = self.shown.status in ("complete", "failed") and all(map(_is_terminal, tasks.values()))
-        self._packed = msgspec.msgpack.encode((raw, tasks)) if over else None
-        self._raw, self._tasks = (None, _NO_TASKS) if over else (raw, tasks)
-
-    def _unpacked(self) -> tuple[Json | None, dict[str, Json]]:
-        if self._packed is None:
-            return self._raw, self._tasks
-        raw, tasks = msgspec.msgpack.decode(self._packed)
-        return raw, tasks
+        A task may be due again, it is being ended, or it was missing in a listing of a manager that was behind.
+        """
+        if self.raw is None or self.current.status == "removed":
+            return True
+        if self.current.status in ("complete", "failed"):
+            return False
+        policy = self.raw["Spec"]["TaskTemplate"].get("RestartPolicy") or {}
+        return policy.get("Condition") != "none" or END in (self.raw["Spec"].get("Labels") or {})
 
 
 def _for_owner(view: Service) -> Service:
@@ -73,7 +60,7 @@ def _for_owner(view: Service) -> Service:
     return view if view.owner in (None, ROOT) else masked(view)
 
 
-class Untold(NamedTuple):
+class Unpublished(NamedTuple):
     """What a commit has taken."""
 
     ids: frozenset[str]
@@ -90,7 +77,7 @@ class RunCache:
     def __init__(self) -> None:
         self.entries: dict[str, CachedRun] = {}
         self.nodes: dict[str, Json] = {}
-        self._told_nodes: dict[str, Node] = {}
+        self._published_nodes: dict[str, Node] = {}
         self.dirty: set[str] = set()
         self.going: set[str] = set()
         self.unstarted: set[str] = set()
@@ -102,37 +89,36 @@ class RunCache:
     def restore(self, service: Service, body: str) -> None:
         """An entry as the journal has it; the next listing says what has come of it."""
         entry = self.entries.get(service.id) or self.entries.setdefault(service.id, CachedRun(service))
-        entry.told, entry.body = service, body
-        if entry.shown is not service:  # it was listed before this was read
+        entry.published, entry.body = service, body
+        if entry.current is not service:  # it was listed before this was read
             again = (
-                ends.container_begun_again(entry.shown, entry.shown.started_at, service)
+                container_status.begun_again(entry.current, entry.current.started_at, service)
                 if service.type == "container"
-                else ends.tasks_begun_again(entry.shown, service, ())
+                else status.begun_again(entry.current, service, ())
             )
-            entry.shown = ends.keep(entry.shown, service, again)
+            entry.current = keep(entry.current, service, again)
         self._note(entry)
 
     def restore_node(self, node: Node) -> None:
-        self._told_nodes[node.id] = node
+        self._published_nodes[node.id] = node
 
     def list_service(self, raw: Json, tasks: Collection[Json], seen: float) -> None:
         """A service with all its tasks, from a listing that began at ``seen``."""
         entry = self.entries.get(raw["ID"])
         if entry is not None and seen < entry.seen:  # an older answer that comes last
             return
-        state = _state_of(raw, tasks)
-        if entry is not None and entry.state == state is not None and (entry.is_over or _is_timeless(entry.raw)):
+        known = entry.tasks if entry else {}
+        merged = {task["ID"]: status.grown(known.get(task["ID"]), task) for task in tasks}
+        # Of 5,000 services few have changed: those that have not are only compared, in a third of the time.
+        if entry is not None and entry.raw == raw and known == merged and not entry.is_due():
             entry.seen = max(entry.seen, seen)
             return
-        known = entry.tasks if entry else {}
-        slim = lifecycle.slim_service(raw)
-        merged = {t["ID"]: lifecycle.grown(known.get(t["ID"]), lifecycle.slim_task(t)) for t in tasks}
-        shown = self._view(slim, merged, entry)
+        shown = self._view(raw, merged, entry)
         if entry is None:
             entry = self.entries[shown.id] = CachedRun(shown)
-        entry.shown = entry.told if entry.told == shown else shown  # one of two equal ones is enough
-        entry.state, entry.seen = state, max(entry.seen, seen)
-        entry.keep(slim, merged)
+        # Of two equal views one is kept.
+        entry.current = entry.published if entry.published == shown else shown
+        entry.raw, entry.tasks, entry.seen = raw, merged, max(entry.seen, seen)
         entry.body = (raw["Spec"].get("Labels") or {}).get(BODY, "")
         self._note(entry)
 
@@ -143,9 +129,7 @@ class RunCache:
             return False
         known = entry.tasks.get(raw["ID"])
         if known is None or _moved(known, raw):
-            entry.state = None
-            grown = {raw["ID"]: lifecycle.grown(known, lifecycle.slim_task(raw))}
-            self._show_again(entry, {**entry.tasks, **grown})
+            self._show_again(entry, {**entry.tasks, raw["ID"]: status.grown(known, raw)})
         return True
 
     def list_tasks(self, service_id: str, tasks: Collection[Json]) -> bool:
@@ -167,29 +151,29 @@ class RunCache:
         entry = self.entries.get(raw["Id"])
         if entry is not None and seen < entry.seen:
             return
-        before = entry.shown if entry else None
-        shown = attempts.of_container(lifecycle.container(raw, ending, before), raw, before)
-        again = ends.container_begun_again(shown, raw["State"].get("StartedAt"), before)
-        shown = _for_owner(ends.keep(shown, before, again))
+        before = entry.current if entry else None
+        shown = container_status.with_attempts(container_status.container(raw, ending, before), raw, before)
+        again = container_status.begun_again(shown, raw["State"].get("StartedAt"), before)
+        shown = _for_owner(keep(shown, before, again))
         if entry is None:
             entry = self.entries[shown.id] = CachedRun(shown)
-        entry.seen, entry.shown = seen, shown
+        entry.seen, entry.current = seen, shown
         entry.body = (raw["Config"].get("Labels") or {}).get(BODY, "")
         self._note(entry)
 
     def show_result(self, run_id: str, result: Result) -> bool:
         """What a run has said was read; False where it is not there, or runs again."""
         entry = self.entries.get(run_id)
-        if entry is None or not (lifecycle.has_ended(entry.shown) or entry.shown.status in ("stopping", "removed")):
+        if entry is None or not (status.has_ended(entry.current) or entry.current.status in ("stopping", "removed")):
             return False
-        entry.shown = ends.keep(msgspec.structs.replace(entry.shown, result=result), None, False)
+        entry.current = keep(msgspec.structs.replace(entry.current, result=result), None, False)
         self._note(entry)
         return True
 
     def container_to_ask(self, run_id: str, node_id: str) -> str | None:
         """The container on a node that ran a service first of those there, where nothing else tells of its start."""
         entry = self.entries.get(run_id)
-        there = [task for task in entry.shown.tasks if task.container_id and task.node_id == node_id] if entry else []
+        there = [task for task in entry.current.tasks if task.container_id and task.node_id == node_id] if entry else []
         if not there:
             self.unstarted.discard(run_id)
             return None
@@ -199,8 +183,8 @@ class RunCache:
         """When a service began to run, as its container tells; it is asked once."""
         self.unstarted.discard(run_id)
         entry = self.entries.get(run_id)
-        if entry is not None and entry.shown.started_at is None and lifecycle.present(started_at):
-            entry.shown = ends.keep(msgspec.structs.replace(entry.shown, started_at=started_at), None, False)
+        if entry is not None and entry.current.started_at is None and status.present(started_at):
+            entry.current = keep(msgspec.structs.replace(entry.current, started_at=started_at), None, False)
             self._note(entry)
 
     def vanish(self, gone_id: str, at: str, stopped: bool) -> None:
@@ -211,15 +195,14 @@ class RunCache:
             stopped: whether quartermaster has removed it.
         """
         entry = self.entries.get(gone_id)
-        if entry is None or entry.shown.status == "removed":
+        if entry is None or entry.current.status == "removed":
             return
         raw = entry.raw
         labels = (raw["Spec"].get("Labels") or {}) if raw else {}
         stopped = stopped or labels.get(END) == "stopped"
-        over = entry.shown.status in lifecycle.OVER  # why it ended is not that it was removed afterwards
-        reason = "stopped" if stopped and not over and entry.shown.reason != "timeout" else entry.shown.reason
-        entry.shown = msgspec.structs.replace(entry.shown, status="removed", reason=reason, removed_at=at)
-        entry.state = None  # where it comes back after all, it is looked at anew
+        over = entry.current.status in status.OVER  # why it ended is not that it was removed afterwards
+        reason = "stopped" if stopped and not over and entry.current.reason != "timeout" else entry.current.reason
+        entry.current = msgspec.structs.replace(entry.current, status="removed", reason=reason, removed_at=at)
         self._note(entry)
 
     def list_nodes(self, nodes: Iterable[Json]) -> None:
@@ -235,47 +218,47 @@ class RunCache:
 
     # -- what there is to tell -----------------------------------------------------------------------------------
 
-    def _untold(self, ids: Iterable[str], nodes: bool, now: str) -> Iterator[Event]:
+    def _events(self, ids: Iterable[str], nodes: bool, now: str) -> Iterator[Event]:
         for dirty_id in ids:
             entry = self.entries.get(dirty_id)
             if entry:
-                yield from cloudevents.of_service(entry.told, entry.shown, now)
+                yield from cloudevents.of_service(entry.published, entry.current, now)
         if nodes:
             fresh = {node.id: node for node in self.node_views()}
-            for node_id in sorted(fresh.keys() | self._told_nodes.keys()):
-                yield from cloudevents.of_node(self._told_nodes.get(node_id), fresh.get(node_id), now)
+            for node_id in sorted(fresh.keys() | self._published_nodes.keys()):
+                yield from cloudevents.of_node(self._published_nodes.get(node_id), fresh.get(node_id), now)
 
-    def tell(self, told: Iterable[Event]) -> None:
+    def mark_published(self, told: Iterable[Event]) -> None:
         """These events are in the journal now."""
         for event in told:
             if isinstance(event.view, Node):
-                self._tell_node(event)
+                self._publish_node(event)
             else:
-                self._tell_service(event.view)
+                self._publish_service(event.view)
 
-    def take_untold(self, ids: Iterable[str], nodes: bool, now: str) -> tuple[list[Event], Untold]:
+    def take_unpublished(self, ids: Iterable[str], nodes: bool, now: str) -> tuple[list[Event], Unpublished]:
         """Events that nobody was told of, and what to put back where they could not be told.
 
         Args:
             ids: of which services.
             nodes: whether of the nodes too.
         """
-        untold = Untold(frozenset(ids) & self.dirty, self._nodes_dirty and nodes)
-        fresh = list(self._untold(sorted(untold.ids), untold.nodes, now))
-        self.dirty -= untold.ids
-        self._nodes_dirty = self._nodes_dirty and not untold.nodes
-        return fresh, untold
+        unpublished = Unpublished(frozenset(ids) & self.dirty, self._nodes_dirty and nodes)
+        fresh = list(self._events(sorted(unpublished.ids), unpublished.nodes, now))
+        self.dirty -= unpublished.ids
+        self._nodes_dirty = self._nodes_dirty and not unpublished.nodes
+        return fresh, unpublished
 
-    def put_back(self, untold: Untold) -> None:
-        self.dirty |= untold.ids
-        self._nodes_dirty = self._nodes_dirty or untold.nodes
+    def put_back(self, unpublished: Unpublished) -> None:
+        self.dirty |= unpublished.ids
+        self._nodes_dirty = self._nodes_dirty or unpublished.nodes
 
     # -- what is shown -------------------------------------------------------------------------------------------
 
     def services(self) -> list[Service]:
-        return [entry.shown for entry in self.entries.values()]
+        return [entry.current for entry in self.entries.values()]
 
-    def told_services(self) -> list[Service]:
+    def published_services(self) -> list[Service]:
         """As of the journal's last event: what a snapshot shows.
 
         Raises:
@@ -283,35 +266,35 @@ class RunCache:
         """
         if not self.restored:
             raise JournalUnwritable("the journal has not been read yet; connect again")
-        return [entry.told for entry in self.entries.values() if entry.told]
+        return [entry.published for entry in self.entries.values() if entry.published]
 
     def node_views(self) -> list[Node]:
         reserved = self._reserved()
-        return [lifecycle.node(raw, reserved.get(i, Reserved(0, 0.0))) for i, raw in self.nodes.items()]
+        return [status.node(raw, reserved.get(i, Reserved(0, 0.0))) for i, raw in self.nodes.items()]
 
     def find(self, name_or_id: str, owner: str | None = None) -> CachedRun | None:
         """The entry of exactly this id or name; with an owner, of theirs."""
         entry = self.entries.get(name_or_id)
-        if entry is not None and owner in (None, entry.shown.owner):
+        if entry is not None and owner in (None, entry.current.owner):
             return entry
         named = [
             entry
             for entry in self.entries.values()
-            if entry.shown.name == name_or_id and owner in (None, entry.shown.owner)
+            if entry.current.name == name_or_id and owner in (None, entry.current.owner)
         ]
         # A name may be taken again while the end of the one that had it is still to be told.
-        return max(named, key=lambda e: (e.shown.status != "removed", e.shown.created_at or ""), default=None)
+        return max(named, key=lambda e: (e.current.status != "removed", e.current.created_at or ""), default=None)
 
     def earlier(self, service_id: str) -> list[Task]:
         """The tasks of a service that had a container and are not shown, as others took their places; oldest first."""
         entry = self.entries.get(service_id)
         if entry is None or entry.raw is None:
             return []
-        shown = {task.id for task in entry.shown.tasks}
-        raws = [raw for raw in entry.tasks.values() if raw["ID"] not in shown and lifecycle.has_container(raw)]
-        by_node = modes.by_node(entry.raw["Spec"])
+        shown = {task.id for task in entry.current.tasks}
+        raws = [raw for raw in entry.tasks.values() if raw["ID"] not in shown and status.has_container(raw)]
+        by_node = status.is_per_node(entry.raw["Spec"])
         return [
-            lifecycle.task(raw, self.nodes, by_node) for raw in sorted(raws, key=lambda raw: raw.get("CreatedAt") or "")
+            status.task(raw, self.nodes, by_node) for raw in sorted(raws, key=lambda raw: raw.get("CreatedAt") or "")
         ]
 
     def body(self, run_id: str) -> str:
@@ -321,80 +304,131 @@ class RunCache:
 
     def _show_again(self, entry: CachedRun, tasks: dict[str, Json]) -> None:
         raw = entry.raw
-        if raw is not None and entry.shown.status != "removed":  # until that is told, nodes and tasks take it not back
-            entry.shown = self._view(raw, tasks, entry)
-            entry.keep(raw, tasks)
+        if raw is not None and entry.current.status != "removed":  # a task or node does not bring it back
+            entry.current = self._view(raw, tasks, entry)
+            entry.tasks = tasks
             self._note(entry)
 
     def _note(self, entry: CachedRun) -> None:
         """It is shown otherwise, perhaps."""
-        shown = entry.shown
+        shown = entry.current
         self.dirty.add(shown.id)
-        if shown.type == "service" and shown.status not in lifecycle.OVER:
+        if shown.type == "service" and shown.status not in status.OVER:
             self.going.add(shown.id)
         else:
             self.going.discard(shown.id)
 
     def _view(self, raw: Json, tasks: Mapping[str, Json], entry: CachedRun | None) -> Service:
-        before = entry.shown if entry else None
-        was_down = entry is not None and (entry.node_was_down or entry.shown.status == "unknown")
-        shown = lifecycle.service(raw, tasks.values(), self.nodes, datetime.now(UTC), before, was_down)
+        before = entry.current if entry else None
+        was_down = entry is not None and (entry.node_was_down or entry.current.status == "unknown")
+        shown = status.service(raw, tasks.values(), self.nodes, datetime.now(UTC), before, was_down)
         if entry is not None and shown.status == "unknown":
             entry.node_was_down = True
         if END not in (raw["Spec"].get("Labels") or {}):  # what is being ended is tried no more
-            shown = attempts.of_service(shown, raw, tasks.values(), before)
-        again = ends.tasks_begun_again(shown, before, entry.tasks.keys() if entry else ())
-        shown = _for_owner(ends.keep(shown, before, again))
-        if shown.started_at is None and lifecycle.has_ended(shown) and not (before and lifecycle.has_ended(before)):
+            shown = status.with_attempts(shown, raw, tasks.values(), before)
+        again = status.begun_again(shown, before, entry.tasks.keys() if entry else ())
+        shown = _for_owner(keep(shown, before, again))
+        if shown.started_at is None and status.has_ended(shown) and not (before and status.has_ended(before)):
             self.unstarted.add(shown.id)
         return shown
 
-    def _tell_service(self, view: Service) -> None:
+    def _publish_service(self, view: Service) -> None:
         if view.status == "removed":
             self.entries.pop(view.id, None)
         else:
-            self.entries[view.id].told = view
+            self.entries[view.id].published = view
 
-    def _tell_node(self, event: Event) -> None:
+    def _publish_node(self, event: Event) -> None:
         if event.type.endswith(".removed"):
-            self._told_nodes.pop(event.subject, None)
+            self._published_nodes.pop(event.subject, None)
         elif isinstance(event.view, Node):
-            self._told_nodes[event.subject] = event.view
+            self._published_nodes[event.subject] = event.view
 
     def _reserved(self) -> dict[str, Reserved]:
         totals: dict[str, Reserved] = {}
         for entry in self.entries.values():
-            if entry.is_over or entry.raw is None:
-                continue
-            memory, cpus = lifecycle.reservation(entry.raw)
             for task in entry.tasks.values():
                 node_id = task.get("NodeID")
-                if node_id and task["Status"]["State"] not in lifecycle.TERMINAL:
+                if node_id and entry.raw is not None and not _is_terminal(task):
+                    memory, cpus = status.reservation(entry.raw)
                     had = totals.get(node_id, Reserved(0, 0.0))
                     totals[node_id] = Reserved(had.memory + memory, had.cpus + cpus)
         return totals
 
 
+def keep(shown: Service, before: Service | None, begun_again: bool) -> Service:
+    """Return a new view of a run, with all that was told of it before. Each new view goes through this.
+
+    A container that is being removed has no exit code any more, a task's record goes before its service does, and a
+    listing may be older than the last one.
+
+    Args:
+        shown: the run as the engine tells of it now.
+        before: the view before, None where there was none.
+        begun_again: whether it has begun once more since ``before``.
+    """
+    if before is not None:
+        shown = _with_history(shown, before, begun_again)
+        if before.finished_at is not None and not begun_again:
+            shown = _with_end(shown, before)
+    return _in_order(_with_code_of_result(shown))
+
+
+def _with_history(shown: Service, before: Service, begun_again: bool) -> Service:
+    """What is never taken back, also of what has begun again."""
+    restarts, last = max(shown.restarts, before.restarts), shown.last_exit or before.last_exit
+    if begun_again and before.type == "container" and before.finished_at is not None and before.status != "removed":
+        restarts = max(restarts, before.restarts + 1)
+        last = LastExit(before.exit_code, before.error, before.finished_at)
+    return msgspec.structs.replace(
+        shown,
+        started_at=before.started_at or shown.started_at,
+        restarts=restarts,
+        last_exit=last,
+        result=None if begun_again else shown.result,  # what an attempt has said is not of the next one
+    )
+
+
+def _with_end(shown: Service, before: Service) -> Service:
+    """What is known of the end by now is filled in, what was told of it stays."""
+    stays = before.status in status.OVER and before.status != "removed" and not _is_taken_away(shown)
+    passing = shown.finished_at is None  # the engine tells nothing of an end
+    other = passing or {task.id for task in shown.tasks} != {task.id for task in before.tasks}
+    return msgspec.structs.replace(
+        shown,
+        status=before.status if stays or (passing and not _is_taken_away(shown)) else shown.status,
+        reason=before.reason or shown.reason,
+        error=before.error or (None if passing else shown.error),
+        exit_code=shown.exit_code if before.exit_code is None and not passing else before.exit_code,
+        finished_at=before.finished_at,
+        result=before.result or shown.result,
+        tasks=before.tasks if other else shown.tasks,
+        replicas=before.replicas if other or (stays and shown.status != before.status) else shown.replicas,
+    )
+
+
+def _is_taken_away(shown: Service) -> bool:
+    return shown.status == "removed" or (shown.status == "stopping" and shown.reason == "stopped")
+
+
+def _with_code_of_result(view: Service) -> Service:
+    """An exit code that was read with the output is one that the run has ended with."""
+    over = view.status in ("failed", "stopping", "removed")
+    if view.exit_code is not None or view.result is None or view.result.exit_code is None or not over:
+        return view
+    return msgspec.structs.replace(view, exit_code=view.result.exit_code)
+
+
+def _in_order(view: Service) -> Service:
+    """Nothing starts after its end: Docker's times of very short containers, and clocks of two nodes, may say so."""
+    started, finished = status.parse_time(view.started_at), status.parse_time(view.finished_at)
+    if started is None or finished is None or started <= finished:
+        return view
+    return msgspec.structs.replace(view, started_at=view.finished_at)
+
+
 def _is_terminal(raw: Json) -> bool:
-    return raw["Status"]["State"] in lifecycle.TERMINAL
-
-
-def _is_timeless(raw: Json | None) -> bool:
-    """Whether time alone changes nothing in how it is shown: no task of it is due again, and it is not being ended."""
-    if raw is None:
-        return False
-    spec = raw["Spec"]
-    policy = spec["TaskTemplate"].get("RestartPolicy") or {}
-    return policy.get("Condition") == "none" and END not in (spec.get("Labels") or {})
-
-
-def _state_of(raw: Json, tasks: Iterable[Json]) -> int | None:
-    """A digest of the versions that Swarm gives a service and its tasks, which change with all that changes in them."""
-    version = raw.get("Version")
-    if not version:
-        return None
-    moves = ((task["ID"], task["Version"]["Index"], task["Status"]["State"]) for task in tasks)
-    return hash((version["Index"], frozenset(moves)))
+    return raw["Status"]["State"] in status.TERMINAL
 
 
 def _moved(known: Json, raw: Json) -> bool:

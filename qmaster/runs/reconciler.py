@@ -64,7 +64,7 @@ class Reconciler:
         count: Count = lambda event: None,
         own_node: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.view = RunCache()
+        self.cache = RunCache()
         self.stale_since: str | None = now_text()
         self.listeners: list[Listener] = []
         self.stale_listeners: list[Callable[[], None]] = []  # called when ``stale_since`` changes
@@ -81,14 +81,14 @@ class Reconciler:
         self._schedule = Schedule()
         self._wake = asyncio.Event()
         self._sleeps_until = 0.0
-        self._told = 0
+        self._published = 0
 
     @property
     def position(self) -> Position:
         """How far everyone has been told: the journal may be some ticks ahead of that."""
-        if not self.view.restored:
+        if not self.cache.restored:
             return Position(NO_EPOCH, 1, 0)
-        return self._journal.position._replace(last=self._told)
+        return self._journal.position._replace(last=self._published)
 
     # -- what others tell it ---------------------------------------------------------------------------------------
 
@@ -117,9 +117,9 @@ class Reconciler:
         Raises:
             JournalUnwritable: nobody was told of it.
         """
-        if service_id not in self.view.entries:
+        if service_id not in self.cache.entries:
             raw = {"ID": service_id, "CreatedAt": now_text(), "Spec": spec}
-            self.view.list_service(raw, [], time.monotonic())
+            self.cache.list_service(raw, [], time.monotonic())
         self._news(service_id)
         await self.commit([nonce])
 
@@ -130,7 +130,7 @@ class Reconciler:
             EngineRefused: somebody has removed it already.
         """
         await self._list_container(container_id)
-        if container_id not in self.view.entries:
+        if container_id not in self.cache.entries:
             raise EngineRefused("the container was removed by somebody else as it started")
         await self.commit([nonce])
 
@@ -156,17 +156,17 @@ class Reconciler:
             JournalUnwritable: it is told with the next commit.
         """
         await self._ask_for_start(run_id)  # whoever waits for the result is told of the start too
-        if self.view.show_result(run_id, result):
+        if self.cache.show_result(run_id, result):
             await self.commit()
 
     def earlier(self, service_id: str) -> list[Task]:
         """The tasks of a service that may have said something and are not shown any more, the oldest first."""
-        return self.view.earlier(service_id)
+        return self.cache.earlier(service_id)
 
     def keyed(self, name: str) -> tuple[Service, str] | None:
         """What there is of this name, and the digest of the request that it was started with."""
-        entry = self.view.find(name)
-        return None if entry is None or entry.shown.name != name else (entry.shown, entry.body)
+        entry = self.cache.find(name)
+        return None if entry is None or entry.current.name != name else (entry.current, entry.body)
 
     async def refresh(self, service_id: str) -> Service | None:
         """List a service now.
@@ -174,21 +174,21 @@ class Reconciler:
         Raises:
             HttpError: the engine did not answer.
         """
-        await self._list_service(service_id, time.monotonic())
+        await self._list_some({service_id}, {service_id}, time.monotonic())
         self.look(service_id)  # what it found is told in the next turn
         view = self.find(service_id)
         return None if view is None or view.status == "removed" else view
 
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
         """What there is of exactly this id or name; with an owner, of theirs."""
-        entry = self.view.find(name_or_id, owner)
-        return entry.shown if entry else None
+        entry = self.cache.find(name_or_id, owner)
+        return entry.current if entry else None
 
     def services(self) -> list[Service]:
-        return self.view.services()
+        return self.cache.services()
 
     def nodes(self) -> list[Node]:
-        return self.view.node_views()
+        return self.cache.node_views()
 
     async def listed_nodes(self) -> list[Node]:
         """The nodes, of which Swarm is asked while no listing has told of them yet.
@@ -196,8 +196,8 @@ class Reconciler:
         Raises:
             HttpError: the engine did not answer, or is no manager.
         """
-        if not self.view.nodes:
-            self.view.list_nodes(await self._swarm.nodes())
+        if not self.cache.nodes:
+            self.cache.list_nodes(await self._swarm.nodes())
         return self.nodes()
 
     async def look_up(self, name_or_id: str) -> Service | None:
@@ -212,7 +212,7 @@ class Reconciler:
         except NotAManager:  # containers need no swarm
             raw = None
         if raw is not None:
-            await self._list_service(raw["ID"], began)
+            await self._list_some({raw["ID"]}, {raw["ID"]}, began)
             self.look(raw["ID"])
             return self.find(raw["ID"])
         await self._list_container(name_or_id)
@@ -235,10 +235,10 @@ class Reconciler:
                 self._schedule.failed(time.monotonic())
 
     async def commit(self, settled: Iterable[str] = ()) -> None:
-        """Tell what is untold: into the journal, then to everyone, in one order.
+        """Tell what is unpublished: into the journal, then to everyone, in one order.
 
         Raises:
-            JournalUnwritable: it stays untold.
+            JournalUnwritable: it stays unpublished.
         """
         mine = set(settled)
         self._settled |= mine
@@ -252,10 +252,10 @@ class Reconciler:
                 raise
 
     async def _commit(self) -> None:
-        if not self.view.restored:
+        if not self.cache.restored:
             raise JournalUnwritable("the journal has not been read yet: what is new is not known")
         # Taken at the same moment: what an intent has made is told before it is settled, or together with it.
-        ids, (settled, self._settled) = sorted(self.view.dirty), (self._settled, set())
+        ids, (settled, self._settled) = sorted(self.cache.dirty), (self._settled, set())
         try:
             # Not all of 5,000 services in one transaction: that would take 50 MB for a moment, which stay taken.
             *first, last = [ids[at : at + MOST_AT_ONCE] for at in range(0, len(ids), MOST_AT_ONCE)] or [[]]
@@ -267,19 +267,19 @@ class Reconciler:
             raise
 
     async def _commit_some(self, ids: list[str], nodes: bool = False, settled: Collection[str] = ()) -> None:
-        fresh, untold = self.view.take_untold(ids, nodes, now_text())
+        fresh, unpublished = self.cache.take_unpublished(ids, nodes, now_text())
         if not fresh and not settled:
             return
         position = self._journal.position
         encoded = [_encoded(event, position.epoch, position.last + 1 + i) for i, event in enumerate(fresh)]
         try:
-            await self._journal.append(encoded, list(_records(fresh, self.view.body)), sorted(settled))
+            await self._journal.append(encoded, list(_records(fresh, self.cache.body)), sorted(settled))
         except BaseException:
-            self.view.put_back(untold)
+            self.cache.put_back(unpublished)
             raise
         # From here on in one tick: the cache, the position and what subscribers hear are never apart.
-        self.view.tell(fresh)
-        self._told = position.last + len(fresh)
+        self.cache.mark_published(fresh)
+        self._published = position.last + len(fresh)
         self._publish(
             [
                 News(
@@ -308,7 +308,7 @@ class Reconciler:
 
     async def load(self) -> None:
         """Read what was told before; where the journal cannot be read, the cache goes on without being told."""
-        if self.view.restored:
+        if self.cache.restored:
             return
         try:
             records, endings = await self._journal.records(), await self._journal.endings()
@@ -316,18 +316,18 @@ class Reconciler:
             return
         for record in records:
             if record.kind == "node":
-                self.view.restore_node(msgspec.json.decode(record.view, type=Node))
+                self.cache.restore_node(msgspec.json.decode(record.view, type=Node))
             else:
-                self.view.restore(msgspec.json.decode(record.view, type=Service), record.body)
+                self.cache.restore(msgspec.json.decode(record.view, type=Service), record.body)
         self._endings = endings | self._endings
-        self._told = self._journal.position.last
-        self.view.restored = True
+        self._published = self._journal.position.last
+        self.cache.restored = True
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
         """Return when something is due."""
-        while (due := self._schedule.next(self.view.going)) > (now := time.monotonic()):
+        while (due := self._schedule.next(self.cache.going)) > (now := time.monotonic()):
             self._wake.clear()
             self._sleeps_until = due
             with contextlib.suppress(TimeoutError):
@@ -341,11 +341,11 @@ class Reconciler:
 
     async def _turn(self) -> None:
         began = time.monotonic()
-        due = self._schedule.take(began, self.view.going)
+        due = self._schedule.take(began, self.cache.going)
         if due.everything:
             await self._list_all(began)
         if due.nodes:
-            self.view.list_nodes(await self._swarm.nodes())
+            self.cache.list_nodes(await self._swarm.nodes())
         for container_id in due.containers:
             await self._list_container(container_id)
         await self._look_at(due, began)
@@ -366,29 +366,29 @@ class Reconciler:
             self._schedule.swept(began, ended)
 
     def _goes_on(self, service_id: str) -> bool:
-        entry = self.view.entries.get(service_id)
-        return entry is not None and entry.shown.status not in status.OVER
+        entry = self.cache.entries.get(service_id)
+        return entry is not None and entry.current.status not in status.OVER
 
     async def _ask_for_starts(self) -> None:
         """Ask the containers on this node when they started, where their tasks were too short to be seen running."""
-        await asyncio.gather(*(self._ask_for_start(run_id) for run_id in list(self.view.unstarted)))
+        await asyncio.gather(*(self._ask_for_start(run_id) for run_id in list(self.cache.unstarted)))
 
     async def _ask_for_start(self, run_id: str) -> None:
-        node_id = self._own_node() if run_id in self.view.unstarted else None
-        container_id = self.view.container_to_ask(run_id, node_id) if node_id else None
+        node_id = self._own_node() if run_id in self.cache.unstarted else None
+        container_id = self.cache.container_to_ask(run_id, node_id) if node_id else None
         if container_id is not None:
             with contextlib.suppress(HttpError):  # its start stays unknown
                 raw = await self._containers.container(container_id)
-                self.view.show_start(run_id, raw["State"].get("StartedAt") if raw else None)
+                self.cache.show_start(run_id, raw["State"].get("StartedAt") if raw else None)
 
     async def _list_all(self, began: float) -> None:
-        self._removing = {gone_id: at for gone_id, at in self._removing.items() if gone_id in self.view.entries}
+        self._removing = {gone_id: at for gone_id, at in self._removing.items() if gone_id in self.cache.entries}
         await self._list_containers(began)
         try:
-            self.view.list_nodes(await self._swarm.nodes())
+            self.cache.list_nodes(await self._swarm.nodes())
             await self._list_services(began)
         except NotAManager:  # containers need no swarm
-            if any(entry.shown.type == "service" for entry in self.view.entries.values()):
+            if any(entry.current.type == "service" for entry in self.cache.entries.values()):
                 raise
 
     # The tasks before the services: the other way round a service that is removed in between would be shown without
@@ -406,22 +406,14 @@ class Reconciler:
             self._show_service(raw, [tasks[place] for place in of_service.get(raw["ID"], ())], began)
         self._vanish("service", there, began)
 
-    async def _list_service(self, service_id: str, began: float) -> None:
-        tasks = await self._swarm.tasks(service_id)
-        raw = await self._swarm.service(service_id)
-        if raw is not None:
-            self._show_service(raw, tasks, began)
-        else:
-            self._gone(service_id, began)
-
     async def _list_some(self, ids: Set[str], whole: Set[str], began: float) -> None:
         """List the tasks of some services together, and of those of which more may have changed read the service."""
-        some = len(ids) * FEW < len(self.view.entries)
+        some = len(ids) * FEW < len(self.cache.entries)
         of_service: dict[str, list[Json]] = {each: [] for each in ids}
         for task in await self._swarm.tasks(*(sorted(ids) if some else ())):
             if task["ServiceID"] in ids:
                 of_service[task["ServiceID"]].append(task)
-        to_read = {each for each in ids if each in whole or not self.view.list_tasks(each, of_service[each])}
+        to_read = {each for each in ids if each in whole or not self.cache.list_tasks(each, of_service[each])}
         if not to_read:
             return
         for raw in await self._swarm.services(*(sorted(to_read) if some else ())):
@@ -434,15 +426,15 @@ class Reconciler:
     def _show_service(self, raw: Json, tasks: Sequence[Json], began: float) -> None:
         """One that cannot be understood does not hide the others."""
         try:
-            self.view.list_service(raw, tasks, began)
+            self.cache.list_service(raw, tasks, began)
         except (KeyError, TypeError, ValueError, AttributeError):
             log.exception("service_not_understood", run=raw.get("ID"))
 
     async def _list_containers(self, began: float) -> None:
         listed = await self._containers.containers()
         for raw in listed:
-            entry = self.view.entries.get(raw["Id"])
-            if entry is None or entry.shown.status not in status.OVER or raw["State"] != "exited":
+            entry = self.cache.entries.get(raw["Id"])
+            if entry is None or entry.current.status not in status.OVER or raw["State"] != "exited":
                 await self._list_container(raw["Id"])
             else:
                 entry.seen = began
@@ -454,7 +446,7 @@ class Reconciler:
         if raw is None:
             self._gone(container_id, began)
         elif (raw["Config"].get("Labels") or {}).get(MANAGED) == "true":
-            self.view.list_container(raw, self._endings.get(raw["Id"]), began)
+            self.cache.list_container(raw, self._endings.get(raw["Id"]), began)
 
     async def _sweep(self) -> set[str]:
         """List the tasks that should run; return the services of which more has happened.
@@ -465,18 +457,18 @@ class Reconciler:
         there, unknown = set(), set()
         for raw in await self._swarm.wanted_tasks():
             there.add(raw["ID"])
-            if not self.view.list_task(raw):
+            if not self.cache.list_task(raw):
                 unknown.add(raw["ServiceID"])
-        going = ((each, self.view.entries[each]) for each in self.view.going)
+        going = ((each, self.cache.entries[each]) for each in self.cache.going)
         return unknown | {service_id for service_id, entry in going if _has_left(entry, there)}
 
     def _vanish(self, kind: str, there: set[str], began: float) -> None:
-        known = [i for i, entry in self.view.entries.items() if entry.shown.type == kind]
+        known = [i for i, entry in self.cache.entries.items() if entry.current.type == kind]
         for gone_id in set(known) - there:
             self._gone(gone_id, began)
 
     def _gone(self, gone_id: str, began: float) -> None:
-        entry = self.view.entries.get(gone_id)
+        entry = self.cache.entries.get(gone_id)
         if entry is not None and entry.seen > began:  # it came after the listing began
             return
         at = self._removing.pop(gone_id, None)
@@ -484,7 +476,7 @@ class Reconciler:
             self._endings.pop(gone_id, None)
             return
         entry.seen = began  # an answer that is older than this one, and comes after it, brings nothing back
-        self.view.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
+        self.cache.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
         self._schedule.forget(gone_id)
 
     # -- whether it knows ------------------------------------------------------------------------------------------
@@ -509,7 +501,7 @@ class Reconciler:
 def _has_left(entry: CachedRun, there: Collection[str]) -> bool:
     """Whether a service has changed, or must, by the ids of the tasks that Swarm wants to run."""
     going = [task_id for task_id, task in entry.tasks.items() if task["Status"]["State"] not in status.TERMINAL]
-    over = not going and entry.shown.status not in status.OVER
+    over = not going and entry.current.status not in status.OVER
     return bool(entry.tasks) and (over or any(task_id not in there for task_id in going))
 
 

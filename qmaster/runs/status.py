@@ -1,7 +1,9 @@
-"""Pure: Docker's services, tasks and containers → what quartermaster says of them.
+"""Pure: Swarm's services, tasks and nodes → what quartermaster says of them.
 
-Task states are swarmkit's (api/types.proto) and only grow: new, pending, assigned, accepted, preparing, ready,
-starting, running, complete, shutdown, failed, rejected, remove, orphaned.
+Which tasks count follows ``docker service ls``. A replicated service and a replicated job have slots, those of a job
+beginning at 0; a global service and a global job have a task on each node. A job that is updated runs once more: each
+time is an iteration with tasks of its own. Swarm keeps five tasks of a slot, so attempts that are gone are counted in
+the view before.
 """
 
 from __future__ import annotations
@@ -12,38 +14,27 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import msgspec
+
 from ..engine.labels import END, MIB, OWNER, TIMEOUT, TTL
 from ..models.requests import LABEL_PREFIX, MAX_SECONDS
-from ..models.responses import Node, Reason, Replicas, Reserved, Service, Status, Task
-from . import modes
+from ..models.responses import LastExit, Node, Reason, Replicas, Reserved, Service, Status, Task
 
 Json = Mapping[str, Any]
 Counts = Mapping[tuple[int, str], int]  # by slot or node
 
 WAITING = frozenset({"new", "allocated", "pending", "assigned", "accepted"})
 PREPARING = frozenset({"preparing", "ready", "starting"})
-TERMINAL = frozenset({"complete", "shutdown", "failed", "rejected", "remove", "orphaned"})
+TAKEN_AWAY = frozenset({"shutdown", "remove", "orphaned"})
+ENDED = frozenset({"complete", "failed", "rejected"})  # of their own accord
+TERMINAL = TAKEN_AWAY | ENDED
 
-ORDER = [
-    "new",
-    "allocated",
-    "pending",
-    "assigned",
-    "accepted",
-    "preparing",
-    "ready",
-    "starting",
-    "running",
-    "complete",
-    "shutdown",
-    "failed",
-    "rejected",
-    "remove",
-    "orphaned",
-]
+# Swarmkit's (api/types.proto), as they follow each other: a state only grows.
+ORDER = (
+    *("new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running"),
+    *("complete", "shutdown", "failed", "rejected", "remove", "orphaned"),
+)
 NODE_LOST = 255  # what Swarm says of a task whose node came back without it
-_NO_HEALTHCHECK: Json = {"Test": ["NONE"]}
-_TASK_KEYS = ("ID", "ServiceID", "Slot", "NodeID", "CreatedAt", "Version", "DesiredState", "JobIteration", "Status")
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
 # Swarm makes the task that takes over in the same transaction as it sees the end; this only covers what a listing
@@ -92,8 +83,8 @@ def service(
     # What replaces the tasks of a service that is being ended waits for a node that there is not.
     begun = _begun(tasks, spec) if ending else tasks
     replaced = len(begun) < len(tasks)
-    current = newest(begun if ending else modes.counted(raw, begun, nodes), modes.by_node(spec))
-    desired = modes.desired(spec, current)
+    current = newest(begun if ending else counted(raw, begun, nodes), is_per_node(spec))
+    desired = desired_tasks(spec, current)
     verdict = judge(current, spec, nodes, desired, now, _history(tasks, spec))
     if ending:
         out_of_reach = overdue and all(_phase(t, spec, nodes, now, {}) != "running" for t in current)
@@ -118,61 +109,38 @@ def service(
         started_at=_started(tasks, ended, before, _checks_health(container)),
         finished_at=_finished(raw, current) if ended else None,
         removed_at=None,
-        memory=_mib(limits.get("MemoryBytes")),
-        cpus=_cores(limits.get("NanoCPUs")),
+        memory=mib(limits.get("MemoryBytes")),
+        cpus=cores(limits.get("NanoCPUs")),
         timeout=duration(labels.get(TIMEOUT)),
         ttl=duration(labels.get(TTL)),
-        tasks=[task(t, nodes, modes.by_node(spec)) for t in current],
+        tasks=[task(t, nodes, is_per_node(spec)) for t in current],
         result=before.result if before and ended else None,
     )
 
 
-def container(raw: Json, ending: str | None = None, before: Service | None = None) -> Service:
-    """A plain container as quartermaster shows it: a service of type ``container`` without tasks.
+def with_attempts(shown: Service, raw: Json, tasks: Collection[Json], before: Service | None) -> Service:
+    """The view of a service with its attempts counted.
 
     Args:
-        raw: the container, as Docker inspects it.
-        ending: why it is being ended, None where it is not: Docker keeps no label of that.
-        before: what was last said of it.
+        shown: the service as it is.
+        raw: the service, as Docker lists it.
+        tasks: its tasks, as Docker lists them.
+        before: what was last said of it. What it showed of each slot, and all older tasks there, is counted.
     """
-    config, state, host = raw["Config"], raw["State"], raw["HostConfig"]
-    labels = config.get("Labels") or {}
-    verdict = left_alone = judge_container(state)
-    ended = state.get("Status") in ("exited", "dead")
-    if ending == "timeout":
-        verdict = Verdict("failed" if ended else "stopping", "timeout", verdict.error, verdict.exit_code)
-    elif ending:
-        verdict = Verdict("stopping", "stopped", verdict.error, verdict.exit_code)
-    return Service(
-        id=raw["Id"],
-        type="container",
-        name=raw["Name"].removeprefix("/"),
-        image=config["Image"],
-        command=config.get("Cmd"),
-        labels=own_labels(labels),
-        owner=labels.get(OWNER),
-        status=verdict.status,
-        reason=verdict.reason,
-        error=verdict.error,
-        exit_code=verdict.exit_code,
-        replicas=Replicas(
-            desired=1,
-            running=int(left_alone.status == "running"),
-            complete=int(verdict.status == "complete"),
-            failed=int(left_alone.status in ("complete", "failed") and verdict.status != "complete"),
-        ),
-        created_at=raw.get("Created"),
-        # Of the first time that it ran: a restart moves it.
-        started_at=(before.started_at if before else None) or present(state.get("StartedAt")),
-        finished_at=present(state.get("FinishedAt")) if ended else None,
-        removed_at=None,
-        memory=_mib(host.get("Memory")),
-        cpus=_cores(host.get("NanoCpus")),
-        timeout=duration(labels.get(TIMEOUT)),
-        ttl=duration(labels.get(TTL)),
-        tasks=[],
-        result=before.result if before and ended else None,
-    )
+    told = frozenset(task.id for task in before.tasks) if before else frozenset()
+    current = frozenset(task.id for task in shown.tasks)
+    chains = _by_place(counted(raw, tasks, {}), is_per_node(raw["Spec"]))
+    fresh = [task for chain in chains for task in _between(chain, told, current) if task["Status"]["State"] in ENDED]
+    last = before.last_exit if before else None
+    if fresh:
+        last = _exit_of(max(fresh, key=updated))
+    return msgspec.structs.replace(shown, restarts=(before.restarts if before else 0) + len(fresh), last_exit=last)
+
+
+def begun_again(shown: Service, before: Service | None, known: Collection[str]) -> bool:
+    """Whether a service has a task that it had not before; ``known`` are the ids of those that were listed."""
+    told = {task.id for task in before.tasks} if before else set()
+    return any(task.id not in told and task.id not in known for task in shown.tasks)
 
 
 def task(raw: Json, nodes: Mapping[str, Json], by_node: bool = False) -> Task:
@@ -183,7 +151,7 @@ def task(raw: Json, nodes: Mapping[str, Json], by_node: bool = False) -> Task:
     hostname = ((nodes.get(node_id or "") or {}).get("Description") or {}).get("Hostname")
     return Task(
         id=raw["ID"],
-        slot=raw.get("Slot") or (0 if modes.is_of_job(raw) and not by_node else None),
+        slot=raw.get("Slot") or (0 if is_of_job(raw) and not by_node else None),
         node_id=node_id,
         node=hostname,
         state=status["State"],
@@ -202,7 +170,7 @@ def newest(tasks: Iterable[Json], by_node: bool = False) -> list[Json]:
     """
     latest: dict[tuple[int, str], Json] = {}
     for raw in sorted(tasks, key=age):
-        key = modes.place(raw, by_node)
+        key = place(raw, by_node)
         if key not in latest or not _runs_on(latest[key]) or raw["Status"]["State"] == "running":
             latest[key] = raw
     return [latest[key] for key in sorted(latest)]
@@ -211,6 +179,70 @@ def newest(tasks: Iterable[Json], by_node: bool = False) -> list[Json]:
 def _runs_on(raw: Json) -> bool:
     """Whether a task runs and is to."""
     return bool(raw["Status"]["State"] == raw.get("DesiredState") == "running")
+
+
+def is_per_node(spec: Json) -> bool:
+    """Whether a service has a task on each node, and no slots."""
+    return not {"Global", "GlobalJob"}.isdisjoint(spec.get("Mode") or ())
+
+
+def is_job(spec: Json) -> bool:
+    """Whether it is to end, in a mode of Swarm's own for that."""
+    return not {"ReplicatedJob", "GlobalJob"}.isdisjoint(spec.get("Mode") or ())
+
+
+def is_of_job(raw: Json) -> bool:
+    """Whether a task is one of a job."""
+    return raw.get("JobIteration") is not None
+
+
+def place(raw: Json, each_node: bool) -> tuple[int, str]:
+    """What a task takes, and another after it: its slot, or its node."""
+    return (0, raw.get("NodeID") or "") if each_node else (raw.get("Slot") or 0, "")
+
+
+def counted(service: Json, tasks: Collection[Json], nodes: Mapping[str, Json]) -> Collection[Json]:
+    """The tasks of what the service wants now: not those of an earlier iteration, a larger scale, or a drained node.
+
+    Args:
+        service: as Docker lists it.
+        nodes: the swarm's nodes by id.
+    """
+    spec = service["Spec"]
+    if is_job(spec):
+        current = _index((service.get("JobStatus") or {}).get("JobIteration"))
+        tasks = [raw for raw in tasks if _index(raw.get("JobIteration")) == current]
+    tasks = [raw for raw in tasks if raw.get("DesiredState") != "remove" or raw["Status"]["State"] not in TERMINAL]
+    if not is_per_node(spec):
+        return tasks
+    fits = {node_id for node_id, raw in nodes.items() if _takes_tasks(raw)}
+    return [raw for raw in tasks if raw["Status"]["State"] not in TAKEN_AWAY or raw.get("NodeID", "") in fits]
+
+
+def desired_tasks(spec: Json, current: Collection[Json]) -> int:
+    """How many tasks it wants, or completions of a job; ``current``: its newest tasks."""
+    mode = spec.get("Mode") or {}
+    if "ReplicatedJob" in mode:
+        return int(mode["ReplicatedJob"].get("TotalCompletions") or 1)
+    if "Replicated" in mode:
+        return int(mode["Replicated"].get("Replicas", 1))
+    return len(current)
+
+
+def tries_again(spec: Json, condition: str) -> bool:
+    """Whether a task of a job that failed is followed by another.
+
+    A replicated job tries until all is complete, whatever its restart policy says (measured on 20.10).
+    """
+    return "ReplicatedJob" in (spec.get("Mode") or {}) or condition != "none"
+
+
+def _index(iteration: Json | None) -> int:
+    return int((iteration or {}).get("Index") or 0)
+
+
+def _takes_tasks(node: Json) -> bool:
+    return bool(((node.get("Spec") or {}).get("Availability") or "active") == "active")
 
 
 def judge(
@@ -233,28 +265,12 @@ def judge(
         return Verdict("preparing")
     if "pending" in by_state or len(current) < desired:
         return _pending(by_state.get("pending", []))
-    if not current and modes.by_node(spec):
+    if not current and is_per_node(spec):
         return Verdict("pending")  # no node fits
     failures = by_state.get("failed", [])
     if failures:
         return _failed(min(failures, key=updated))
     return Verdict("complete", "exit", None, 0) if current else Verdict("complete")
-
-
-def judge_container(state: Json) -> Verdict:
-    """The status of a plain container from its ``State``."""
-    word, code = state.get("Status"), state.get("ExitCode")
-    if word in ("running", "paused"):
-        return Verdict("running")
-    if word == "created":
-        return Verdict("failed", "rejected", state["Error"], code) if state.get("Error") else Verdict("preparing")
-    if word == "restarting":
-        return Verdict("pending")
-    if word == "removing":
-        return Verdict("stopping")
-    if code == 0:
-        return Verdict("complete", "exit", None, 0)
-    return Verdict("failed", "oom" if state.get("OOMKilled") else "exit", state.get("Error") or None, code)
 
 
 def node(raw: Json, reserved: Reserved) -> Node:
@@ -280,7 +296,7 @@ def node(raw: Json, reserved: Reserved) -> Node:
 def reservation(raw: Json) -> tuple[int, float]:
     """What one task of a service reserves: MiB and cores."""
     wanted = (raw["Spec"]["TaskTemplate"].get("Resources") or {}).get("Reservations") or {}
-    return _mib(wanted.get("MemoryBytes")) or 0, _cores(wanted.get("NanoCPUs")) or 0.0
+    return mib(wanted.get("MemoryBytes")) or 0, cores(wanted.get("NanoCPUs")) or 0.0
 
 
 def grown(known: Json | None, listed: Json) -> Json:
@@ -290,42 +306,9 @@ def grown(known: Json | None, listed: Json) -> Json:
     return known
 
 
-def slim_task(raw: Json) -> Json:
-    """The part of a task that tells its state; of one that was listed whole the rest is most of it."""
-    return {key: raw[key] for key in _TASK_KEYS if key in raw}
-
-
 def has_container(raw: Json) -> bool:
     """Whether a task came so far that it may have said something."""
     return bool((raw["Status"].get("ContainerStatus") or {}).get("ContainerID"))
-
-
-def slim_service(raw: Json) -> Json:
-    """The part of a service that is shown or decides its status."""
-    spec = raw["Spec"]
-    template = spec["TaskTemplate"]
-    container = template.get("ContainerSpec") or {}
-    return {
-        "ID": raw["ID"],
-        "Version": raw.get("Version"),
-        "CreatedAt": raw.get("CreatedAt"),
-        "UpdatedAt": raw.get("UpdatedAt"),
-        "JobStatus": raw.get("JobStatus"),
-        "Spec": {
-            "Name": spec["Name"],
-            "Labels": spec.get("Labels"),
-            "Mode": spec.get("Mode"),
-            "TaskTemplate": {
-                "ContainerSpec": {
-                    "Image": container.get("Image", ""),
-                    "Args": container.get("Args"),
-                    "Healthcheck": None if _checks_health(container) else _NO_HEALTHCHECK,
-                },
-                "Resources": template.get("Resources"),
-                "RestartPolicy": template.get("RestartPolicy"),
-            },
-        },
-    }
 
 
 OVER = frozenset({"complete", "failed", "removed"})  # statuses after which nothing more is to come
@@ -377,17 +360,17 @@ def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
     delay = RESTART_DELAY if policy.get("Delay") is None else timedelta(microseconds=policy["Delay"] / 1000)
     ended: dict[tuple[int, str], Json] = {}  # what ended last, of its own accord
     begun: list[Json] = []
-    by_node = modes.by_node(spec)
+    by_node = is_per_node(spec)
     for raw in sorted(tasks, key=age):
-        state, before = raw["Status"]["State"], ended.get(modes.place(raw, by_node))
+        state, before = raw["Status"]["State"], ended.get(place(raw, by_node))
         early = before is not None and updated(raw) - updated(before) < delay
         if state in WAITING or (state == "shutdown" and early and not exit_code(raw)):
             continue
         if before is not None and has_container(before) and state in TERMINAL and not has_container(raw):
             continue
         begun.append(raw)
-        if state in ("complete", "failed", "rejected"):
-            ended[modes.place(raw, by_node)] = raw
+        if state in ENDED:
+            ended[place(raw, by_node)] = raw
     return begun
 
 
@@ -466,12 +449,12 @@ def _restart_due(raw: Json, spec: Json, now: datetime, history: Counts) -> bool:
     """Whether Swarm will put another task in this one's place."""
     policy = spec["TaskTemplate"].get("RestartPolicy") or {}
     condition = policy.get("Condition") or "any"
-    if modes.is_job(spec):
-        return raw["Status"]["State"] != "complete" and modes.tries_again(spec, condition)
+    if is_job(spec):
+        return raw["Status"]["State"] != "complete" and tries_again(spec, condition)
     if condition == "none" or (condition == "on-failure" and raw["Status"]["State"] == "complete"):
         return False
     attempts = policy.get("MaxAttempts") or 0
-    if attempts and history.get(modes.place(raw, modes.by_node(spec)), 1) > attempts:
+    if attempts and history.get(place(raw, is_per_node(spec)), 1) > attempts:
         return False
     # Swarm keeps five tasks of a slot: with as many attempts or more the count says nothing, the time does.
     ended = parse_time(raw["Status"].get("Timestamp"))
@@ -534,7 +517,7 @@ def _replicas(current: list[Json], desired: int) -> Replicas:
 
 def _history(tasks: Iterable[Json], spec: Json) -> Counts:
     """How many tasks each place has had, as far as Swarm keeps them."""
-    return Counter(modes.place(raw, modes.by_node(spec)) for raw in tasks)
+    return Counter(place(raw, is_per_node(spec)) for raw in tasks)
 
 
 def _rank(raw: Json) -> tuple[int, int]:
@@ -563,9 +546,29 @@ def present(text: str | None) -> str | None:
     return None if not text or text == NO_TIME else text
 
 
-def _mib(octets: int | None) -> int | None:
+def mib(octets: int | None) -> int | None:
     return octets // MIB if octets else None
 
 
-def _cores(nano: int | None) -> float | None:
+def cores(nano: int | None) -> float | None:
     return nano / 1e9 if nano else None
+
+
+def _by_place(tasks: Iterable[Json], by_node: bool) -> Iterable[list[Json]]:
+    """The tasks of each slot or node, the oldest first."""
+    chains: dict[tuple[int, str], list[Json]] = {}
+    for raw in sorted(tasks, key=age):
+        chains.setdefault(place(raw, by_node), []).append(raw)
+    return chains.values()
+
+
+def _between(chain: list[Json], told: Collection[str], current: Collection[str]) -> list[Json]:
+    """Those from the one that was shown last on, before the one that is shown now: it may be the last of all."""
+    start = next((at for at, raw in enumerate(chain) if raw["ID"] in told), 0)
+    end = next((at for at, raw in enumerate(chain) if raw["ID"] in current), len(chain) - 1)
+    return chain[start:end]
+
+
+def _exit_of(raw: Json) -> LastExit:
+    status = raw["Status"]
+    return LastExit(exit_code(raw), status.get("Err") or None, status.get("Timestamp"))

@@ -284,7 +284,7 @@ def _snapshot_of(reconciler: Reconciler) -> Callable[[Filter], tuple[list[Any], 
     """Services and nodes as of the last event, as far as a filter lets them through."""
 
     def snapshot(wants: Filter) -> tuple[list[Any], list[Any]]:
-        services = [view for view in reconciler.view.told_services() if wants.shows(service_tags(view))]
+        services = [view for view in reconciler.cache.published_services() if wants.shows(service_tags(view))]
         nodes = reconciler.nodes() if wants.lets_through(NODE) else []
         return services, nodes
 

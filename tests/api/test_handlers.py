@@ -32,6 +32,7 @@ from qmaster.api import base, runs
 from qmaster.api.limits import MAX_READ
 from qmaster.models.requests import MAX_BODY, body_digest
 from qmaster.models.responses import Service
+from qmaster.runs import container_status
 from qmaster.runs import status as lifecycle
 
 pytestmark = pytest.mark.gen_test
@@ -158,7 +159,7 @@ async def test_a_status_is_the_service_flat(ask: Ask, run_service: FakeRunServic
 def views() -> list[Service]:
     one = lifecycle.service(service("s1", "one", Labels={"team": "a"}), [task("running")], NODES, NOW)
     two = lifecycle.service(service("s2", "two", Labels={"team": "b", "x": "a=b"}), [task("failed")], NODES, NOW)
-    return [one, two, lifecycle.container(container())]
+    return [one, two, container_status.container(container())]
 
 
 @pytest.mark.parametrize(

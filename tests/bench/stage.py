@@ -75,7 +75,7 @@ class Stage:
             names = [f"s{next(self._numbers)}" for _ in range(services)]
             for state in STATES:
                 for name in names:
-                    self._reconciler.view.list_service(service(name, name), [_task(name, state)], time.monotonic())
+                    self._reconciler.cache.list_service(service(name, name), [_task(name, state)], time.monotonic())
                 await self._reconciler.commit()
         return self._reconciler.position.last - before
 

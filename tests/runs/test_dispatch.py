@@ -41,7 +41,7 @@ from qmaster.events.journal import Intent
 from qmaster.models import results
 from qmaster.models.requests import Key
 from qmaster.models.responses import Result, Service, Status
-from qmaster.runs import status as lifecycle
+from qmaster.runs import container_status
 from qmaster.runs.idempotency import IdempotencyStore
 from qmaster.runs.listing import ListQuery
 from qmaster.runs.service import RunService
@@ -53,7 +53,7 @@ pytestmark = pytest.mark.gen_test
 OWN = "f" * 64
 ROOT = Identity("root")
 ALICE = Identity("alice", grant(networks=frozenset({"a", "b"}), secrets=frozenset({"c"})))
-BOX = lifecycle.container(container())
+BOX = container_status.container(container())
 
 
 class FakeKeeper(Fake):

@@ -26,7 +26,7 @@ def boxes(*states: Json, ending: str | None = None, restarts: tuple[int, ...] = 
     counts = restarts or (0,) * len(states)
     for seen, (state, count) in enumerate(zip(states, counts, strict=True)):
         view.list_container(container(state=state, RestartCount=count), ending, float(seen))
-        shown.append(view.entries[CONTAINER_ID].shown)
+        shown.append(view.entries[CONTAINER_ID].current)
     return shown
 
 
@@ -56,7 +56,7 @@ def test_a_passing_state_takes_nothing_back(ending: str | None, passing: Json) -
     view.restore(told, "")
     view.list_container(container(state=passing), ending, 1.0)
     view.vanish(CONTAINER_ID, AGAIN, stopped=ending == "stopped")
-    gone = view.entries[CONTAINER_ID].shown
+    gone = view.entries[CONTAINER_ID].current
     assert (gone.status, end_of(gone)) == ("removed", end_of(told))
 
 
@@ -70,7 +70,7 @@ def test_an_end_outlives_a_restart_of_quartermaster(known_first: bool) -> None:
     view.list_container(container(state={"Status": "removing", "ExitCode": 0}), "stopped", 1.0)
     if not known_first:
         view.restore(told, "")
-    shown = view.entries[CONTAINER_ID].shown
+    shown = view.entries[CONTAINER_ID].current
     assert (shown.status, *end_of(shown)) == ("stopping", *end_of(told))
 
 
@@ -81,7 +81,7 @@ def test_what_has_ended_is_told_to_be_stopping_by_a_stop_alone() -> None:
     view = RunCache()
     view.restore(boxes(EXITED)[0], "")
     view.list_container(container(state=EXITED), "stopped", 1.0)
-    assert view.entries[CONTAINER_ID].shown.status == "stopping"
+    assert view.entries[CONTAINER_ID].current.status == "stopping"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_the_code_that_was_read_with_the_output_is_the_runs() -> None:
     view.list_container(container(), "stopped", 1.0)
     view.show_result(CONTAINER_ID, RESULT)
     view.vanish(CONTAINER_ID, END, stopped=True)
-    assert view.entries[CONTAINER_ID].shown.exit_code == 137
+    assert view.entries[CONTAINER_ID].current.exit_code == 137
 
 
 @pytest.mark.parametrize("begun", [START, END, AGAIN])
@@ -132,7 +132,7 @@ def lists(*listings: list[Json], view: RunCache | None = None, **spec: Any) -> S
     view.list_nodes([node()])
     for seen, tasks in enumerate(listings, 1):
         view.list_service(service(**spec), tasks, float(seen))
-    return view.entries["s1"].shown
+    return view.entries["s1"].current
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_an_older_listing_that_comes_last_is_dropped() -> None:
     view = RunCache()
     view.list_service(service(), [attempt(1, "complete", 0)], 2.0)
     view.list_service(service(), [], 1.0)
-    assert view.entries["s1"].shown.status == "complete"
+    assert view.entries["s1"].current.status == "complete"
 
 
 def test_what_is_updated_after_its_end_begins_again() -> None:
@@ -176,7 +176,7 @@ def test_another_end_is_not_mixed_with_the_one_before() -> None:
     view.restore(msgspec.structs.replace(boxes(EXITED)[0], result=RESULT), "")
     state = {"Status": "exited", "ExitCode": 4, "StartedAt": AGAIN, "FinishedAt": END_AGAIN}
     view.list_container(container(state=state), None, 1.0)
-    assert end_of(view.entries[CONTAINER_ID].shown) == (4, "exit", END_AGAIN, None)
+    assert end_of(view.entries[CONTAINER_ID].current) == (4, "exit", END_AGAIN, None)
 
 
 @pytest.mark.parametrize("last", [attempt(1, "failed", 3), attempt(1, "running")], ids=["ended", "running"])
@@ -185,10 +185,10 @@ def test_what_is_removed_stays_so(last: Json) -> None:
     view = RunCache()
     lists([last], view=view)
     view.vanish("s1", END, stopped=True)
-    gone = view.entries["s1"].shown
+    gone = view.entries["s1"].current
     view.list_nodes([node(state="down")])
     view.list_task({**attempt(1, "remove", 137), "ServiceID": "s1"})
-    assert view.entries["s1"].shown == gone
+    assert view.entries["s1"].current == gone
 
 
 def test_the_attempts_of_a_crash_loop_are_counted() -> None:

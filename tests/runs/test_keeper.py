@@ -14,7 +14,7 @@ from qmaster.errors import EngineAway, JournalUnwritable
 from qmaster.models import results
 from qmaster.models.responses import Service, Task
 from qmaster.models.results import Outcome
-from qmaster.runs import reaper
+from qmaster.runs import container_status, reaper
 from qmaster.runs import status as lifecycle
 from qmaster.runs.reaper import Reaper
 
@@ -39,7 +39,7 @@ def view(state: str, at: float = 0.0, *, ending: str = "", read: bool = False, *
 
 def box(status: str, at: float = 0.0, ending: str | None = None, read: bool = False, **more: Any) -> Service:
     state = {"Status": status, "StartedAt": ago(at), "FinishedAt": ago(at) if status == "exited" else ""}
-    shown = lifecycle.container(container(state=state), ending)
+    shown = container_status.container(container(state=state), ending)
     return msgspec.structs.replace(shown, owner="root", result=RESULT if read else None, **more)
 
 

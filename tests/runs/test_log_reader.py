@@ -15,6 +15,7 @@ from qmaster.events.journal import Journal
 from qmaster.models import results
 from qmaster.models.responses import Node, Reserved, Service
 from qmaster.models.results import Line, Outcome, TaskOutput
+from qmaster.runs import container_status
 from qmaster.runs import status as lifecycle
 from qmaster.runs.logs import LogQuery, LogReader
 from qmaster.runs.output import Piece, Source
@@ -68,12 +69,12 @@ class Components:
         return LogReader(self.swarm, FakeReaders(self), FakeJournal(self), FakeReconciler(self))
 
     def view(self) -> Service:
-        shown = lifecycle.container(container("s1")) if self.kind == "container" else self._service()
+        shown = container_status.container(container("s1")) if self.kind == "container" else self._service()
         over: dict[str, Any] = {"status": self.status, "finished_at": self.finished}
         return Service(**{**{name: getattr(shown, name) for name in shown.__struct_fields__}, **over})
 
     def _service(self) -> Service:
-        shown = lifecycle.container(container("s1"))
+        shown = container_status.container(container("s1"))
         fields = {name: getattr(shown, name) for name in shown.__struct_fields__}
         tasks = [lifecycle.task(raw, NODES) for raw in self.swarm.its_tasks]
         return Service(**{**fields, "type": "service", "tasks": tasks})

@@ -23,7 +23,7 @@ def see(*tasks: Json, mode: Json, iteration: int | None = None, **spec: Any) -> 
     job = {} if iteration is None else {"JobStatus": {"JobIteration": {"Index": iteration} if iteration else {}}}
     template = {"ContainerSpec": {"Image": IMAGE}}
     view.list_service({**service(Mode=mode, TaskTemplate=template, **spec), **job}, tasks, 1.0)
-    return view.entries["s1"].shown
+    return view.entries["s1"].current
 
 
 def of_job(state: str, slot: int = 0, iteration: int = 0, **over: Any) -> Json:

@@ -438,7 +438,7 @@ async def test_the_service_is_read_where_a_task_is_new_ended_or_missing(tasks: t
     """It may be that it was changed: all else its tasks tell."""
     world = World()
     world.put(live("starting"))
-    await world.reconciler._list_service("s1", 0.0)
+    await world.reconciler._list_some({"s1"}, {"s1"}, 0.0)
     world.swarm.calls.clear()
     world.put(*tasks)
     await world.reconciler._list_some({"s1"}, set(), 1.0)
@@ -511,7 +511,7 @@ async def test_no_intent_is_settled_before_what_it_has_made_is_told(monkeypatch:
     world = World()
     await world.reconciler.load()
     for number in range(4):
-        world.reconciler.view.list_service(service(f"s{number}", f"name-{number}"), [], 1.0)
+        world.reconciler.cache.list_service(service(f"s{number}", f"name-{number}"), [], 1.0)
     telling = asyncio.create_task(world.reconciler.commit())
     await asyncio.sleep(0)
     spec = service("a", "adopted")["Spec"]
@@ -530,7 +530,7 @@ async def test_what_cannot_be_told_in_the_middle_is_told_later(monkeypatch: pyte
     world = World()
     await world.reconciler.load()
     for number in range(3):
-        world.reconciler.view.list_service(service(f"s{number}", f"name-{number}"), [], 1.0)
+        world.reconciler.cache.list_service(service(f"s{number}", f"name-{number}"), [], 1.0)
     adopting = asyncio.create_task(world.reconciler.adopt_service("a", service("a", "adopted")["Spec"], "nonce"))
     while not world.journal.kept:  # noqa: ASYNC110 - a turn of the loop at a time
         await asyncio.sleep(0)

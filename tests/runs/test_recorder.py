@@ -13,8 +13,8 @@ from qmaster.errors import EngineAway, HttpError, JournalUnwritable, NodeUnreach
 from qmaster.models import results
 from qmaster.models.responses import Result, Service, Task
 from qmaster.models.results import Line, Outcome, Output
+from qmaster.runs import container_status, status
 from qmaster.runs import results as recorder
-from qmaster.runs import status
 from qmaster.runs.results import ResultCollector
 
 pytestmark = pytest.mark.gen_test
@@ -28,7 +28,9 @@ def view(*tasks: Any, **spec: Any) -> Service:
 
 
 ENDED = view(task("failed", code=3))
-BOX = status.container(container(state={"Status": "exited", "ExitCode": 4, "FinishedAt": "2024-05-06T07:08:19Z"}))
+BOX = container_status.container(
+    container(state={"Status": "exited", "ExitCode": 4, "FinishedAt": "2024-05-06T07:08:19Z"})
+)
 
 
 class Logs(Fake):

@@ -13,6 +13,7 @@ from swarm_cases import NODES, NOW, REPLICAS_2, Json
 
 from qmaster.models import results
 from qmaster.models.responses import Service, Status
+from qmaster.runs import container_status
 from qmaster.runs import status as lifecycle
 
 REPLICAS_3: Json = {"Mode": {"Replicated": {"Replicas": 3}}}
@@ -170,8 +171,8 @@ def test_when_it_first_ran_is_kept() -> None:
 
 def test_a_container_that_was_restarted_has_run_since_its_first_start() -> None:
     """Its timeout counts from there."""
-    first = lifecycle.container(container())
-    again = lifecycle.container(container(state={"StartedAt": LATER}), None, first)
+    first = container_status.container(container())
+    again = container_status.container(container(state={"StartedAt": LATER}), None, first)
     assert again.started_at == first.started_at == CREATED
 
 
@@ -187,7 +188,7 @@ def test_a_container_that_was_restarted_has_run_since_its_first_start() -> None:
 @pytest.mark.parametrize("code", [137, 0])
 def test_a_container_that_is_being_ended(why: str, state: str, status: str, reason: str, code: int) -> None:
     """Docker keeps no label of that: the journal says why."""
-    view = lifecycle.container(container(state={"Status": state, "ExitCode": code, "FinishedAt": LATER}), why)
+    view = container_status.container(container(state={"Status": state, "ExitCode": code, "FinishedAt": LATER}), why)
     assert (view.status, view.reason) == (status, reason)
     assert lifecycle.has_ended(view) is (state == "exited")
     assert (view.replicas.running, view.replicas.failed) == ((1, 0) if state == "running" else (0, 1))
@@ -492,7 +493,7 @@ def test_docker_leaves_an_exit_code_of_zero_out() -> None:
 )
 def test_a_container_has_a_status(state: Json, status: Status, reason: str | None, exit_code: int | None) -> None:
     """Docker's seven words; oom is known here, as the engine is our own."""
-    view = lifecycle.container(container(state=state))
+    view = container_status.container(container(state=state))
     assert (view.status, view.reason, view.exit_code) == (status, reason, exit_code)
     counted = view.replicas
     assert (counted.desired, counted.running, counted.complete, counted.failed) == (
@@ -506,7 +507,7 @@ def test_a_container_has_a_status(state: Json, status: Status, reason: str | Non
 def test_a_container_is_shown_whole() -> None:
     """A service of type container, without tasks."""
     state = {"Status": "exited", "ExitCode": 0, "FinishedAt": LATER}
-    view = lifecycle.container(container(labels={"team": "data"}, state=state))
+    view = container_status.container(container(labels={"team": "data"}, state=state))
     assert (view.id, view.type, view.name, view.owner) == (CONTAINER_ID, "container", "box", "root")
     assert (view.image, view.command, view.labels) == ("busybox", ["nap"], {"team": "data"})
     assert (view.memory, view.cpus, view.tasks) == (64, 0.5, [])
@@ -516,7 +517,7 @@ def test_a_container_is_shown_whole() -> None:
 def test_gos_zero_time_is_none() -> None:
     """A container that never started has it in StartedAt."""
     zero = {"Status": "created", "StartedAt": "0001-01-01T00:00:00Z"}
-    assert lifecycle.container(container(state=zero)).started_at is None
+    assert container_status.container(container(state=zero)).started_at is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""view: what was listed, kept small where nothing more is to come of it."""
+"""cache: what was listed, beside what was published of it."""
 
 from typing import Any
 
@@ -25,26 +25,19 @@ def listed(*tasks: Json, index: int = 1) -> RunCache:
     return view
 
 
-def test_what_is_over_is_kept_as_it_was_listed() -> None:
-    """Packed, which shows nowhere."""
-    over = listed(task("complete", code=0))
-    entry = over.entries["s1"]
-    assert entry.is_over
-    assert (entry.raw or {})["Spec"]["Name"] == "one"
-    assert entry.tasks["t-complete-1"]["Status"]["State"] == "complete"
-    assert not listed(task("running", DesiredState="running")).entries["s1"].is_over
-
-
-def test_a_task_that_still_runs_somewhere_keeps_it_from_being_over() -> None:
+def test_a_task_that_still_runs_somewhere_has_its_room() -> None:
     """Its newest task has failed, and an older one is on a node that is down: it may be heard of yet."""
+    view = RunCache()
+    view.list_nodes([{**node(), "Spec": {}}])
+    room = {"RestartPolicy": {"Condition": "none"}, "Resources": {"Reservations": {"MemoryBytes": 64 * 1024 * 1024}}}
     old = task("running", ID="old", CreatedAt="2024-05-06T07:00:00Z")
-    view = listed(old, task("failed", code=1))
-    assert view.entries["s1"].shown.status == "failed"
-    assert not view.entries["s1"].is_over
+    view.list_service(versioned(service(TaskTemplate=room)), [old, task("failed", code=1)], 1.0)
+    assert view.entries["s1"].current.status == "failed"
+    assert view.node_views()[0].reserved.memory == 64
 
 
 def test_what_has_not_moved_is_not_looked_at_again() -> None:
-    """By the versions that Swarm gives it and its tasks; it was seen all the same."""
+    """It was seen all the same."""
     view = listed(task("complete", code=0))
     view.dirty.clear()
     view.list_service(versioned(service()), [task("complete", code=0)], 2.0)
@@ -58,12 +51,11 @@ def test_what_has_not_moved_is_not_looked_at_again() -> None:
         (versioned(service()), [task("complete", code=0, Version={"Index": 2})]),
         (versioned(service()), [task("failed", ID="t-complete-1", code=1)]),
         (versioned(service()), [task("complete", code=0), task("pending", slot=2)]),
-        (service(), [task("complete", code=0)]),
     ],
-    ids=["service", "task", "its state", "another task", "no version"],
+    ids=["service", "task", "its state", "another task"],
 )
 def test_what_has_moved_is_looked_at(raw: Json, tasks: list[Json]) -> None:
-    """A label, a state, one more task; or where the versions are not told."""
+    """A label, a state, one more task."""
     view = listed(task("complete", code=0))
     view.dirty.clear()
     view.list_service(raw, tasks, 2.0)
@@ -88,14 +80,13 @@ def test_what_time_alone_may_change_is_looked_at(spec: Json, dirty: set[str]) ->
     assert (view.dirty, view.entries["s1"].seen) == (dirty, 2.0)
 
 
-def test_what_one_task_has_told_is_not_of_the_listing_before() -> None:
-    """The next one is looked at, also where a manager that is behind says the same again."""
+def test_what_one_task_has_told_is_not_taken_back() -> None:
+    """A manager that is behind may list it as it was."""
     running = task("running", DesiredState="running")
     view = listed(running)
     assert view.list_task(task("complete", ID=running["ID"], code=0))
-    view.dirty.clear()
     view.list_service(versioned(service()), [running], 2.0)
-    assert view.dirty == {"s1"}
+    assert view.entries["s1"].current.status == "complete"
 
 
 def test_what_has_not_ended_is_known_without_looking() -> None:
@@ -116,14 +107,14 @@ def test_an_older_answer_that_comes_last_is_dropped() -> None:
     view = RunCache()
     view.list_container(container(state={"Status": "exited"}), None, 2.0)
     view.list_container(container(), None, 1.0)
-    assert view.entries[CONTAINER_ID].shown.status == "complete"
+    assert view.entries[CONTAINER_ID].current.status == "complete"
 
 
 def test_what_is_over_may_begin_again() -> None:
     """One of its tasks is wanted after all: it is told by that one."""
     view = listed(task("failed", code=1))
     assert view.list_task(task("running", ID="t2", CreatedAt="2024-05-06T08:00:00Z", DesiredState="running"))
-    assert view.entries["s1"].shown.status == "running"
+    assert view.entries["s1"].current.status == "running"
     assert set(view.entries["s1"].tasks) == {"t-failed-1", "t2"}
 
 
@@ -132,7 +123,7 @@ def test_what_was_gone_and_is_there_again_is_looked_at() -> None:
     view = listed(task("complete", code=0))
     view.vanish("s1", "2024-05-06T08:00:00Z", stopped=False)
     view.list_service(versioned(service()), [task("complete", code=0)], 2.0)
-    assert view.entries["s1"].shown.status == "complete"
+    assert view.entries["s1"].current.status == "complete"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +154,7 @@ def test_a_node_of_another_name_is_shown_by_it() -> None:
     """Where nothing of the service itself has moved."""
     view = listed(task("running", DesiredState="running"))
     view.list_nodes([node(hostname="host-2")])
-    assert [one.node for one in view.entries["s1"].shown.tasks] == ["host-2"]
+    assert [one.node for one in view.entries["s1"].current.tasks] == ["host-2"]
 
 
 def test_what_was_told_is_not_kept_twice() -> None:
@@ -172,24 +163,24 @@ def test_what_was_told_is_not_kept_twice() -> None:
     view = RunCache()
     for _ in range(2):
         view.list_service(versioned(service()), [running], 1.0)
-        fresh, _ = view.take_untold({"s1"}, True, "now")
-        view.tell(fresh)
-    assert view.entries["s1"].told is view.entries["s1"].shown
+        fresh, _ = view.take_unpublished({"s1"}, True, "now")
+        view.mark_published(fresh)
+    assert view.entries["s1"].published is view.entries["s1"].current
 
 
-def test_what_is_untold_is_taken_some_at_a_time() -> None:
+def test_what_is_unpublished_is_taken_some_at_a_time() -> None:
     """What was not asked for stays; what could not be told is there again."""
     view = RunCache()
     view.list_nodes([{**node(), "Spec": {}}])
     for name in ("s1", "s2", "s3"):
         view.list_service(versioned(service(name, f"name-of-{name}")), [], 1.0)
-    first, _ = view.take_untold(["s2", "s1", "gone"], False, "now")
+    first, _ = view.take_unpublished(["s2", "s1", "gone"], False, "now")
     assert [event.subject for event in first] == ["s1", "s2"]
-    rest, untold = view.take_untold(["s3"], True, "now")
+    rest, unpublished = view.take_unpublished(["s3"], True, "now")
     assert [event.subject for event in rest] == ["s3", "n1"]
-    assert view.take_untold(["s1", "s2", "s3"], True, "now")[0] == []
-    view.put_back(untold)
-    assert [event.subject for event in view.take_untold(["s3"], True, "now")[0]] == ["s3", "n1"]
+    assert view.take_unpublished(["s1", "s2", "s3"], True, "now")[0] == []
+    view.put_back(unpublished)
+    assert [event.subject for event in view.take_unpublished(["s3"], True, "now")[0]] == ["s3", "n1"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +190,7 @@ def test_what_had_ended_was_not_stopped(state: str, reason: str) -> None:
     """Its reason says why it ended; that it was removed afterwards is its status."""
     view = listed(task(state, code=1 if state == "failed" else 0))
     view.vanish("s1", "2024-05-06T08:00:00Z", stopped=True)
-    shown = view.entries["s1"].shown
+    shown = view.entries["s1"].current
     assert (shown.status, shown.reason) == ("removed", reason)
 
 
@@ -208,13 +199,13 @@ def test_what_is_stopped_after_its_timeout_keeps_that_reason() -> None:
     view = RunCache()
     view.list_service(versioned(service(Labels={END: "timeout"})), [task("running")], 1.0)
     view.vanish("s1", "2024-05-06T08:00:00Z", stopped=True)
-    assert view.entries["s1"].shown.reason == "timeout"
+    assert view.entries["s1"].current.reason == "timeout"
 
 
 def test_what_the_journal_has_and_what_was_read_is_told() -> None:
     """Each may be news."""
     view = listed(task("complete", code=0))
-    shown = view.entries["s1"].shown
+    shown = view.entries["s1"].current
     view.dirty.clear()
     assert view.show_result("s1", results.result(Outcome([])))
     assert view.dirty == {"s1"}
@@ -233,5 +224,5 @@ def test_the_engines_words_name_nobody_elses_things(owner: str | None, told: boo
     box = container(labels=labels, ours=False, state={"Status": "exited", "ExitCode": 1, "Error": said})
     view.list_container(box, None, 1.0)
     for name in ("s1", CONTAINER_ID):
-        shown = msgspec.json.encode(view.entries[name].shown).decode()
+        shown = msgspec.json.encode(view.entries[name].current).decode()
         assert ("victim" in shown, "9f9f" in shown, "port is in use by" in shown) == (told, told, True)

@@ -1,0 +1,110 @@
+"""Pure: Docker's containers → what quartermaster says of them. A container is a service without tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..engine.labels import OWNER, TIMEOUT, TTL
+from ..models.responses import LastExit, Replicas, Service
+from .status import Verdict, cores, duration, mib, own_labels, parse_time, present
+
+Json = Mapping[str, Any]
+
+
+def container(raw: Json, ending: str | None = None, before: Service | None = None) -> Service:
+    """A plain container as quartermaster shows it: a service of type ``container`` without tasks.
+
+    Args:
+        raw: the container, as Docker inspects it.
+        ending: why it is being ended, None where it is not: Docker keeps no label of that.
+        before: what was last said of it.
+    """
+    config, state, host = raw["Config"], raw["State"], raw["HostConfig"]
+    labels = config.get("Labels") or {}
+    verdict = left_alone = _judge(state)
+    ended = state.get("Status") in ("exited", "dead")
+    if ending == "timeout":
+        verdict = Verdict("failed" if ended else "stopping", "timeout", verdict.error, verdict.exit_code)
+    elif ending:
+        verdict = Verdict("stopping", "stopped", verdict.error, verdict.exit_code)
+    return Service(
+        id=raw["Id"],
+        type="container",
+        name=raw["Name"].removeprefix("/"),
+        image=config["Image"],
+        command=config.get("Cmd"),
+        labels=own_labels(labels),
+        owner=labels.get(OWNER),
+        status=verdict.status,
+        reason=verdict.reason,
+        error=verdict.error,
+        exit_code=verdict.exit_code,
+        replicas=Replicas(
+            desired=1,
+            running=int(left_alone.status == "running"),
+            complete=int(verdict.status == "complete"),
+            failed=int(left_alone.status in ("complete", "failed") and verdict.status != "complete"),
+        ),
+        created_at=raw.get("Created"),
+        # Of the first time that it ran: a restart moves it.
+        started_at=(before.started_at if before else None) or present(state.get("StartedAt")),
+        finished_at=present(state.get("FinishedAt")) if ended else None,
+        removed_at=None,
+        memory=mib(host.get("Memory")),
+        cpus=cores(host.get("NanoCpus")),
+        timeout=duration(labels.get(TIMEOUT)),
+        ttl=duration(labels.get(TTL)),
+        tasks=[],
+        result=before.result if before and ended else None,
+    )
+
+
+def with_attempts(shown: Service, raw: Json, before: Service | None) -> Service:
+    """As ``of_service``, for a container that Docker restarts itself.
+
+    Args:
+        raw: the container, as Docker inspects it.
+    """
+    last, state = before.last_exit if before else None, raw["State"]
+    count, at = raw.get("RestartCount") or 0, present(state.get("FinishedAt"))
+    waits = state.get("Status") == "restarting"  # else Docker tells another code, or none, but still when
+    if count and at and (waits or (state.get("Running") and (last is None or last.finished_at != at))):
+        last = LastExit(state.get("ExitCode"), state.get("Error") or None, at) if waits else LastExit(None, None, at)
+    return msgspec.structs.replace(shown, restarts=max(count, before.restarts if before else 0), last_exit=last)
+
+
+def begun_again(shown: Service, started_at: str | None, before: Service | None) -> bool:
+    """Whether a container has started once more since its end was told.
+
+    Docker may say of a very short one that it has started after its end: that moves only with another start.
+
+    Args:
+        started_at: when it started last, as Docker tells it.
+    """
+    if before is None or before.finished_at is None:
+        return False
+    if shown.status in ("running", "pending"):
+        return True
+    started, finished = parse_time(started_at), parse_time(before.finished_at)
+    return bool(
+        shown.finished_at and shown.finished_at != before.finished_at and started and finished and started > finished
+    )
+
+
+def _judge(state: Json) -> Verdict:
+    """The status of a plain container from its ``State``."""
+    word, code = state.get("Status"), state.get("ExitCode")
+    if word in ("running", "paused"):
+        return Verdict("running")
+    if word == "created":
+        return Verdict("failed", "rejected", state["Error"], code) if state.get("Error") else Verdict("preparing")
+    if word == "restarting":
+        return Verdict("pending")
+    if word == "removing":
+        return Verdict("stopping")
+    if code == 0:
+        return Verdict("complete", "exit", None, 0)
+    return Verdict("failed", "oom" if state.get("OOMKilled") else "exit", state.get("Error") or None, code)
