@@ -32,8 +32,6 @@ from .schedule import Due, Schedule
 
 Json = dict[str, Any]
 
-# Docker looks up each id of a filter by itself, which takes as long as listing ten tasks.
-FEW = 10
 MOST_AT_ONCE = 200  # services whose events are in one transaction
 
 log = structlog.get_logger(__name__)
@@ -407,16 +405,18 @@ class Reconciler:
         self._vanish("service", there, began)
 
     async def _list_some(self, ids: Set[str], whole: Set[str], began: float) -> None:
-        """List the tasks of some services together, and of those of which more may have changed read the service."""
-        some = len(ids) * FEW < len(self.cache.entries)
+        """List the tasks of some services together, and read those services of which more may have changed.
+
+        A filter with so many ids takes Docker 0.2 ms for each, no more than a listing of all takes for each task.
+        """
         of_service: dict[str, list[Json]] = {each: [] for each in ids}
-        for task in await self._swarm.tasks(*(sorted(ids) if some else ())):
+        for task in await self._swarm.tasks(*ids):
             if task["ServiceID"] in ids:
                 of_service[task["ServiceID"]].append(task)
         to_read = {each for each in ids if each in whole or not self.cache.list_tasks(each, of_service[each])}
         if not to_read:
             return
-        for raw in await self._swarm.services(*(sorted(to_read) if some else ())):
+        for raw in await self._swarm.services(*to_read):
             if raw["ID"] in to_read:
                 to_read.remove(raw["ID"])
                 self._show_service(raw, of_service[raw["ID"]], began)

@@ -1,4 +1,4 @@
-"""Clears up after runs whose outcome the engine left open. Belongs to the event loop."""
+"""Recovery of runs whose outcome the engine left open. Belongs to the event loop."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from ..engine.services import Swarm
 from ..errors import HttpError
 from ..events.journal import Intent, Journal
 
-SWEEP_EVERY = 1.0
+LOOK_EVERY = 1.0  # seconds
+AT_ONCE = 8  # intents: half of the calls that the engine takes from all tokens
 SURE_AFTER = 30.0  # seconds of an engine that answers, after which a run that is not there never will be
 
 log = structlog.get_logger(__name__)
 
 
 class Recovery:
-    """Looks for what such a run has made: one under a key stays, for whoever asks again; another nobody was told of."""
+    """Find what such a run has made, by its name: under a key it stays for whoever asks again, else it is removed."""
 
     def __init__(self, swarm: Swarm, containers: Containers, journal: Journal) -> None:
         self._swarm = swarm
         self._containers = containers
         self._journal = journal
         self._open: dict[str, Intent] = {}  # by nonce; of an earlier process, or handed over by ``look_for``
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._missed: dict[str, float] = {}  # nonce → when the engine first said that it is not there
 
     def resume(self, leftovers: Iterable[Intent]) -> None:
@@ -40,17 +42,21 @@ class Recovery:
         self._open[intent.nonce] = intent
 
     async def run(self) -> None:
-        """Look for them, and remove what has no key; until cancelled.
+        """Look for what intents have made, and remove what has no key; until cancelled.
 
         A create that timed out on a frozen engine may still come true after the thaw, so one that is not there is
         looked for again until the engine has answered for a while.
         """
         while True:
-            for intent in list(self._open.values()):
-                await self._look(intent)
-            await asyncio.sleep(SWEEP_EVERY)
+            # Together: one token's many would keep another's waiting, where the engine is slow.
+            await asyncio.gather(*map(self._look, list(self._open.values())))
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _look(self, intent: Intent) -> None:
+        async with self._turns:
+            await self._settle_if_known(intent)
+
+    async def _settle_if_known(self, intent: Intent) -> None:
         nonce = intent.nonce
         try:
             found = await self._clear_up(intent)
@@ -72,11 +78,11 @@ class Recovery:
         if raw is None or labels.get(RUN) != intent.nonce:
             return False
         if intent.keyed:
-            log.info("adopts_unacknowledged", name=intent.name, type=intent.type)
+            log.info("orphan_adopted", name=intent.name, type=intent.type)
             if intent.type == "container" and raw["State"]["Status"] == "created":  # the end came before its start
                 await self._containers.start(raw["Id"])
             return True
-        log.warning("removes_unacknowledged", name=intent.name, type=intent.type)
+        log.warning("orphan_removed", name=intent.name, type=intent.type)
         if intent.type == "service":
             await self._swarm.remove(raw["ID"])
         else:

@@ -209,7 +209,7 @@ def test_a_create_nobody_was_told_of_is_removed(engine: Engine, proxy: Proxy, st
     assert len(made(engine)) == 1
     proxy.clear()
     eventually(lambda: made(engine) == [], 20, "what was made is removed")
-    assert "removes_unacknowledged" in server.logs()
+    assert "orphan_removed" in server.logs()
     becomes(server, runs_again(server), "running")
 
 
@@ -306,7 +306,7 @@ def test_a_create_that_comes_true_after_the_restart(engine: Engine, proxy: Proxy
     server = start_server(proxy.host)
     killed_in(server, proxy, delay(3), lambda: True, "service")
     assert made(engine) == []
-    eventually(lambda: "removes_unacknowledged" in server.logs(), 20, "it came and was removed")
+    eventually(lambda: "orphan_removed" in server.logs(), 20, "it came and was removed")
     eventually(lambda: made(engine) == [], 10)
 
 

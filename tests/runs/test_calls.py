@@ -352,7 +352,7 @@ def test_a_keyed_run_that_nobody_was_told_of_stays(start_server: StartServer, en
     assert first.status in (502, 503)
     proxy.off(rule)
     (made,) = sdk(engine).services()
-    eventually(lambda: "adopts_unacknowledged" in server.logs(), 40, "it is adopted")
+    eventually(lambda: "orphan_adopted" in server.logs(), 40, "it is adopted")
     again = keyed(server, "a", command="sleep 60")
     assert (again.status, again["id"], again.headers["Idempotency-Replayed"]) == (200, made["ID"], "true")
 

@@ -402,26 +402,9 @@ async def test_many_at_once_are_listed_together() -> None:
     world = World()
     world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]
     await world.reconciler._look_at(Due(services=[f"s{n}" for n in range(100)]), 1.0)
-    assert world.swarm.names() == ["tasks", "services"]
+    assert [(name, len(ids)) for name, *ids in world.swarm.calls] == [("tasks", 100), ("services", 100)]
     assert {view.created_at for view in world.reconciler.services()} == {CREATED}
     assert len(world.reconciler.services()) == 100
-
-
-@pytest.mark.parametrize(("others", "asked"), [(room.FEW, False), (room.FEW + 1, True)])
-async def test_few_of_many_are_asked_for_by_their_ids(
-    others: int, asked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One of ten and more is listed alone; of fewer all are listed, as Docker looks up each id by itself."""
-    monkeypatch.setattr(schedule, "LATER", 0.01)
-    world = World()
-    world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(others)]
-    async with world.running():
-        await until(lambda: not world.reconciler._schedule.young)
-        world.swarm.calls.clear()
-        world.reconciler.hint(Change("service", "s1"))
-        await until(lambda: "services" in world.swarm.names())
-    looks = [call for call in world.swarm.calls if call[0] != "wanted_tasks"][:2]
-    assert looks == ([("tasks", "s1"), ("services", "s1")] if asked else [("tasks",), ("services",)])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""sweeper: what a run whose outcome was left open has made is found; under a key it stays, else it is removed."""
+"""recovery: what a run whose outcome was left open has made is found; under a key it stays, else it is removed."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fakes import FakeContainers, FakeSwarm, container, service, until
-from reconciler_cases import Journal
+from reconciler_cases import Journal, Json
 
 from qmaster.errors import EngineAway
 from qmaster.events.journal import Intent
@@ -23,7 +23,7 @@ CONTAINER = Intent("box", "n1", "container")
 class Components:
     def __init__(self) -> None:
         self.swarm, self.containers, self.journal = FakeSwarm(), FakeContainers(), Journal()
-        self.sweeper = Recovery(self.swarm, self.containers, self.journal)
+        self.recovery = Recovery(self.swarm, self.containers, self.journal)
 
     def made(self, nonce: str = "n1") -> None:
         """The engine has both."""
@@ -32,7 +32,7 @@ class Components:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.sweeper.run())
+        task = asyncio.create_task(self.recovery.run())
         try:
             yield
         finally:
@@ -42,7 +42,7 @@ class Components:
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "SWEEP_EVERY", 0.001)
+    monkeypatch.setattr(recovery, "LOOK_EVERY", 0.001)
     monkeypatch.setattr(recovery, "SURE_AFTER", 0.05)
 
 
@@ -51,7 +51,7 @@ async def test_what_nobody_was_told_of_is_removed(intent: Intent) -> None:
     """And then the intent is settled."""
     house = Components()
     house.made()
-    house.sweeper.resume([intent])
+    house.recovery.resume([intent])
     async with house.running():
         await until(lambda: house.journal.settled == ["n1"])
     removed = house.swarm if intent.type == "service" else house.containers
@@ -62,7 +62,7 @@ async def test_a_run_under_a_key_stays() -> None:
     """Whoever asks again is told of it."""
     house = Components()
     house.made()
-    house.sweeper.look_for(KEYED)
+    house.recovery.look_for(KEYED)
     async with house.running():
         await until(lambda: house.journal.settled == ["n1"])
     assert "remove" not in house.swarm.names()
@@ -72,7 +72,7 @@ async def test_a_container_under_a_key_that_was_never_started_is_started() -> No
     """The process ended between Docker's two calls; whoever asks again is told of this one."""
     house = Components()
     house.containers.there = [container(labels={RUN: "n1"}, state={"Status": "created"})]
-    house.sweeper.look_for(Intent("box", "n1", "container", keyed=True))
+    house.recovery.look_for(Intent("box", "n1", "container", keyed=True))
     async with house.running():
         await until(lambda: house.journal.settled == ["n1"])
     assert "start" in house.containers.names()
@@ -83,7 +83,7 @@ async def test_what_has_only_the_name_is_left_alone() -> None:
     """It is somebody else's: the nonce tells."""
     house = Components()
     house.made("another")
-    house.sweeper.look_for(SERVICE)
+    house.recovery.look_for(SERVICE)
     async with house.running():
         await until(lambda: house.journal.settled == ["n1"])
     assert "remove" not in house.swarm.names()
@@ -92,7 +92,7 @@ async def test_what_has_only_the_name_is_left_alone() -> None:
 async def test_what_comes_true_late_is_removed_too() -> None:
     """A create that timed out on a frozen engine may appear after the thaw."""
     house = Components()
-    house.sweeper.look_for(SERVICE)
+    house.recovery.look_for(SERVICE)
     async with house.running():
         await until(lambda: house.swarm.names().count("service") > 2)
         assert house.journal.settled == []
@@ -104,9 +104,24 @@ async def test_nothing_is_given_up_while_the_engine_is_away() -> None:
     """Only an engine that answers can say that something is not there."""
     house = Components()
     house.swarm.fails["service"] = EngineAway("away")
-    house.sweeper.look_for(SERVICE)
+    house.recovery.look_for(SERVICE)
     async with house.running():
         await asyncio.sleep(0.1)
         assert house.journal.settled == []
         del house.swarm.fails["service"]
         await until(lambda: house.journal.settled == ["n1"])
+
+
+async def test_one_that_is_slow_delays_no_other() -> None:
+    """Whoever began both: an engine may leave a single question unanswered for long."""
+    house = Components()
+    house.made("n2")
+    service = house.swarm.service
+
+    async def slow(name_or_id: str) -> Json | None:
+        return await service(name_or_id) if name_or_id == "one" else await asyncio.sleep(60, None)
+
+    house.swarm.service = slow  # type: ignore[method-assign]
+    house.recovery.resume([Intent("slow", "n1", "service"), Intent("one", "n2", "service")])
+    async with house.running():
+        await until(lambda: house.journal.settled == ["n2"])
