@@ -245,17 +245,17 @@ def test_connections_that_use_up_all_descriptors(engine: Engine, start_server: S
     status, document = kept.ask("POST", "/run", **NAP, memory=16)
     assert status == 200, document
     assert kept.ask("GET", "/livez")[0] == 200
-    eventually(lambda: stopped(server, kept, service), 20, ignoring=OSError)
+    eventually(lambda: stopped(server, kept, service), 20, every=0.5, ignoring=OSError)
     eventually(lambda: kept.ask("GET", f"/status/{service}")[1]["status"] == "stopping", 20, every=0.2)
     time.sleep(0.5)
-    assert cpu_seconds(server.pid) - before < 0.4
+    assert cpu_seconds(server.pid) - before < 2  # in more than ten seconds
     for each in crowd:
         each.close()
     eventually(lambda: server.stop_service(document["id"]).status == 200, 10, ignoring=OSError)
     assert ready(server)
     kept.close()
     eventually(lambda: "connections_full" in server.logs(), 5, "it is in the log, within a second")
-    assert server.logs().count("connections_full") < 5
+    assert server.logs().count("connections_full") < 25  # at most once a second
     assert "Traceback" not in server.logs()
 
 
