@@ -52,45 +52,63 @@ class HttpError(QmasterError):
 
 
 class BadRequest(HttpError):
+    """What was sent is wrong; the message names the field."""
+
     status = HTTPStatus.BAD_REQUEST
 
 
 class Unauthorized(HttpError):
+    """There is no token, or an invalid one."""
+
     status = HTTPStatus.UNAUTHORIZED
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="quartermaster"'}
 
 
 class Forbidden(HttpError):
+    """The token may not do this."""
+
     status = HTTPStatus.FORBIDDEN
 
 
 class NotFound(HttpError):
+    """There is nothing of this name, id or path."""
+
     status = HTTPStatus.NOT_FOUND
 
 
 class Conflict(HttpError):
+    """A name is taken, or quartermaster itself would end or be replaced."""
+
     status = HTTPStatus.CONFLICT
 
 
 class PortTaken(Conflict):
-    pass
+    """Another service has published the port."""
 
 
 class PayloadTooLarge(HttpError):
+    """The body is too large."""
+
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     headers: ClassVar[Mapping[str, str]] = {"Connection": "close"}
 
 
 class KeyReused(HttpError):
+    """An ``Idempotency-Key`` came with another body."""
+
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class TooManyConnections(HttpError):
+    """Too many connections stay open."""
+
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
 
 
 class TooManyReaders(HttpError):
+    """Too many logs are being read."""
+
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
 
@@ -113,21 +131,29 @@ class TooManyCalls(HttpError):
 
 
 class TooManyUnread(HttpError):
+    """Too much that was answered to the token is unread."""
+
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
 
 class TooManyWrongTokens(HttpError):
+    """Too many invalid tokens came from the address."""
+
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "3"}
 
 
 class JournalUnwritable(HttpError):
+    """The journal cannot keep what would be promised."""
+
     status = HTTPStatus.INSUFFICIENT_STORAGE
     of_engine = True  # the system says the path of the file
 
 
 class EngineRefused(HttpError):
+    """Docker answered, and refused."""
+
     status = HTTPStatus.BAD_GATEWAY
     of_engine = True
 
@@ -137,21 +163,23 @@ class RegistryRefused(EngineRefused):
 
 
 class EngineUnavailable(HttpError):
+    """Docker is not available now."""
+
     status = HTTPStatus.SERVICE_UNAVAILABLE
     of_engine = True
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
 
 
 class EngineAway(EngineUnavailable):
-    pass
+    """Docker does not answer."""
 
 
 class NodeUnreachable(EngineUnavailable):
-    pass
+    """Docker answers, but the node of a task does not."""
 
 
 class NotAManager(EngineUnavailable):
-    pass
+    """Docker answers, but it is not a swarm manager."""
 
 
 def problem(status: int, detail: str, request_id: str) -> dict[str, Any]:

@@ -268,22 +268,18 @@ async def stop(to: Connection, ids: tuple[str, ...]) -> int:
 async def status(
     to: Connection,
     id: str | None,  # noqa: A002 - what click calls it in its usage
-    statuses: tuple[str, ...],
-    names: tuple[str, ...],
-    labels: tuple[str, ...],
-    limit: int | None,
-    everything: bool,
     quiet: bool,
+    **filters: Any,
 ) -> int:
     """A table of all services, the newest first, or all that is known of ID."""
     if id is not None:
-        if statuses or names or labels or limit is not None or everything:
+        if any(value not in ((), None, False) for value in filters.values()):
             raise ConfigError("status: an ID takes no filters")
         return _show_one(await to.client.call("GET", f"/status/{quote(id, safe='')}"), to.as_json, quiet)
-    several = {"status": statuses, "name": names, "label": labels}
+    several = {"status": filters["statuses"], "name": filters["names"], "label": filters["labels"]}
     query = [(name, value) for name, values in several.items() for value in values]
-    query += [("limit", str(limit))] if limit is not None else []
-    query += [("all", "1")] if everything else []
+    query += [("limit", str(filters["limit"]))] if filters["limit"] is not None else []
+    query += [("all", "1")] if filters["everything"] else []
     answer = await to.client.call("GET", "/status", query=query)
     if quiet:
         sys.stdout.writelines(one["id"] + "\n" for one in answer["services"])

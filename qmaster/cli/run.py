@@ -300,7 +300,8 @@ async def before(task: asyncio.Task[Any], event: asyncio.Event) -> bool:
 
 
 def body_of(image: str, command: Sequence[str], options: Mapping[str, Any], environ: Mapping[str, str]) -> Json:
-    """
+    """Return the body of ``POST /run`` for what the command line was given; the server judges it.
+
     Args:
         options: by the field's name; None, an empty list or "" where it was not given, but for ``entrypoint``.
         environ: where ``--env NAME`` and credentials come from.

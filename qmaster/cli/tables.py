@@ -36,6 +36,7 @@ def painted(word: str, text: str) -> str:
 
 
 def plain(word: str, text: str) -> str:
+    """Return the text without a colour."""
     return text
 
 

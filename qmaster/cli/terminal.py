@@ -35,6 +35,7 @@ def clean(text: str) -> str:
 
 
 def is_terminal(descriptor: int) -> bool:
+    """Return whether a descriptor is a terminal."""
     try:
         return os.isatty(descriptor)
     except OSError:  # closed

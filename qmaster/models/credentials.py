@@ -29,6 +29,8 @@ class _Shape(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Credentials:
+    """A user name and a password, or an identity token; never shown by ``repr``."""
+
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
     email: str = field(default="", repr=False)

@@ -43,7 +43,7 @@ class Reference:
             raise ValueError(f"image: {error or 'invalid reference'}") from None
         read = cls(parsed["name"], parsed.domain(), parsed["tag"], parsed["digest"])
         if read.domain.lower() == DOCKER_HUB and read.path.removeprefix("library/") in ALGORITHMS:
-            raise ValueError("image: an image ID is no reference; write the image's name, with a tag or a digest")
+            raise ValueError("image: an image ID is not supported; use the image's name, with a tag or a digest")
         return read
 
     @property

@@ -33,7 +33,7 @@ MAX_LABELS = 8 * 1024
 MAX_WORDS = 32 * 1024  # of command, of entrypoint and of env, each
 # Characters of one string.
 MAX_AUTH = 16 * 1024
-MAX_NAME, MAX_OBJECT_NAME, MAX_USER, MAX_CONSTRAINT, MAX_PORT, MAX_WORKDIR = 63, 255, 255, 512, 16, 4096
+MAX_NAME, MAX_OBJECT_NAME, MAX_USER, MAX_CONSTRAINT, MAX_PORT, MAX_WORKDIR = 63, 255, 255, 512, 64, 4096
 MAX_SHA256 = 255
 MAX_CAPABILITY = 64
 MIN_CPUS = 0.01  # the kernel's least: a quota is at least 1 ms of a period of 100 ms
@@ -68,11 +68,11 @@ CAPABILITY = r"^([cC][aA][pP]_)?[a-zA-Z][a-zA-Z_]{1,30}$(?!\n)"
 # What an error says in place of each: nobody reads a regular expression.
 PATTERNS = {
     NAME: "up to 63 letters, digits, - and _, with a letter or digit at both ends",
-    CONSTRAINT: "e.g. node.role==worker or node.labels.team!=blue",
-    PORT: "e.g. 8080:80, 8080:80/udp or 8080:80/sctp",
+    CONSTRAINT: "a constraint such as node.role==worker or node.labels.team!=blue",
+    PORT: "PUBLISHED:TARGET, such as 8080:80, 8080:80/udp or 8080:80/sctp; an address or a range is not supported",
     OBJECT_NAME: "a name: up to 255 letters, digits, '.', - and _, with a letter or digit in front",
-    USER: "e.g. nobody or 1000:1000",
-    WORKDIR: "an absolute path, e.g. /srv",
+    USER: "a user such as nobody or 1000:1000",
+    WORKDIR: "an absolute path, such as /srv",
     SHA256: "64 hexadecimal digits",
     CAPABILITY: "the name of a Linux capability, such as NET_RAW, or ALL",
 }
@@ -97,7 +97,7 @@ Port = Annotated[str, Meta(pattern=PORT, max_length=MAX_PORT)]
 
 
 class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """What ``POST /run`` takes, without the token. ``memory`` is in MiB, ``cpus`` in cores, times are seconds."""
+    """The body of ``POST /run``, without the token. ``memory`` is in MiB, ``cpus`` in cores, times are seconds."""
 
     image: Annotated[str, Meta(min_length=1, max_length=512, description="any image reference")]
     command: str | list[str] | None = None
@@ -133,9 +133,7 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         Reference.parse(self.image)
         words("command", self.command)
         if entrypoint_words(self.entrypoint) == CLEARED and self.command is None:
-            raise ValueError(
-                "command: is required where entrypoint is empty; Docker then takes no command of the image"
-            )
+            raise ValueError("command: is required where entrypoint is empty, as Docker then ignores the image's own")
         self.credentials()
         _check_text("workdir", [self.workdir or ""])
         _check_labels(self.labels)
@@ -145,29 +143,29 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         for field in ("networks", "secrets", "ports"):
             _check_unique(field, getattr(self, field))
         if HOST_NETWORK in self.networks:
-            raise ValueError(f"networks: the network {HOST_NETWORK} is not allowed")
+            raise ValueError(f"networks: the network {HOST_NETWORK} is not supported, as it could reach the host")
         if self.max_attempts is not None and self.restart == "none":
-            raise ValueError("max_attempts: expected restart on-failure or any beside it; none never tries again")
+            raise ValueError("max_attempts: expected restart on-failure or any beside it; none never restarts")
         if self.type == "container":
             self._check_container()
 
     def _check_container(self) -> None:
         for field in ("constraints", "networks", "secrets", "ports"):
             if getattr(self, field):
-                raise ValueError(f"{field}: for services only; leave it out, or ask for type service")
+                raise ValueError(f"{field}: not supported for a container; leave it out, or use type service")
         if self.name is not None and len(self.name) < 2:
-            raise ValueError("name: a container's has two characters or more")
+            raise ValueError("name: expected at least 2 characters for a container")
         if self.replicas != 1:
-            raise ValueError("replicas: a container is one; leave it out, or ask for type service")
+            raise ValueError("replicas: a container has one; leave it out, or use type service")
         if self.max_attempts is not None and self.restart != "on-failure":
-            raise ValueError("max_attempts: a container takes it with restart on-failure only")
+            raise ValueError("max_attempts: expected restart on-failure beside it for a container")
 
     def credentials(self) -> Credentials | None:
-        """The registry's credentials, decoded; None where none were given."""
+        """Return the registry's credentials, decoded; None where none were given."""
         return None if self.auth is None else Credentials.decode(self.auth)
 
     def capabilities(self) -> list[str] | None:
-        """``cap_drop`` in capitals and without ``CAP_``.
+        """Return ``cap_drop`` in capitals and without ``CAP_``.
 
         Raises:
             ValueError: Linux has no such capability.
@@ -181,12 +179,12 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         return names
 
     def dropped(self) -> list[str]:
-        """The capabilities that the run drops, in Docker's own spelling."""
+        """Return the capabilities that the run drops, in Docker's own spelling."""
         asked = self.capabilities()
         return [name if name == ALL else f"CAP_{name}" for name in (DROPPED if asked is None else asked)]
 
     def kept(self) -> list[str]:
-        """The capabilities that the run keeps although jobs drop them by default."""
+        """Return the capabilities that the run keeps although jobs drop them by default."""
         asked = self.capabilities()
         return [] if asked is None or ALL in asked else [name for name in DROPPED if name not in asked]
 
@@ -208,20 +206,20 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 
 
 class StopRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """What ``POST /stop`` takes, without the token: a full id or an exact name."""
+    """The body of ``POST /stop``, without the token: a full id or an exact name."""
 
     id: Annotated[str, Meta(min_length=1, max_length=255)]
 
 
 class Key(NamedTuple):
-    """``name`` is the run's, a hash of (token's name, key); ``body`` the digest of what was asked under it."""
+    """An ``Idempotency-Key``: ``name`` is the run's, a hash of (token's name, key); ``body`` the request's digest."""
 
     name: str
     body: str
 
 
 class Started(NamedTuple):
-    """A run's id; ``replayed``: the answer is that of an earlier call; ``warnings``: what it asked for in vain."""
+    """A run's id; ``replayed``: an earlier call started it; ``warnings``: what was asked for and does not hold."""
 
     id: str
     replayed: bool = False
@@ -261,7 +259,7 @@ def convert(document: dict[str, Any], to: type[T]) -> T:
 
 
 def words(field: str, value: str | list[str] | None) -> list[str] | None:
-    """A command as a list: a string is split as a shell splits words.
+    """Return a command as a list: a string is split as a shell splits words.
 
     Raises:
         ValueError: it is too long or empty, a quote is left open, or it holds a NUL.
@@ -280,7 +278,7 @@ def words(field: str, value: str | list[str] | None) -> list[str] | None:
 
 
 def entrypoint_words(value: str | list[str] | None) -> list[str] | None:
-    """An entrypoint as a list; ``CLEARED`` where it is empty: the image's own is switched off.
+    """Return an entrypoint as a list; ``CLEARED`` where it is empty: the image's own is switched off.
 
     Raises:
         ValueError: as ``words``.
@@ -291,37 +289,37 @@ def entrypoint_words(value: str | list[str] | None) -> list[str] | None:
 
 
 def wait_seconds(wait: bool | float) -> float | None:
-    """What ``wait`` asks for; None where it asks for nothing."""
+    """Return the seconds that ``wait`` asks for; None where it asks for no wait."""
     if isinstance(wait, bool):
         return WAIT if wait else None
     return wait
 
 
 def read_key(values: Sequence[str], owner: str, document: Mapping[str, Any]) -> Key | None:
-    """The key of a request; None where it has none.
+    """Return the key of a request; None where it has none.
 
     Args:
-        values: those of the header ``Idempotency-Key``.
-        owner: the name of the token: everyone has keys of their own.
+        values: of the header ``Idempotency-Key``.
+        owner: the name of the token; each has keys of its own.
         document: the decoded body.
 
     Raises:
-        BadRequest: there are two keys, it is not one, or the body has a name beside it.
+        BadRequest: there are two keys, it is malformed, or the body has a name.
     """
     if not values:
         return None
     if len(values) > 1:
-        raise BadRequest("the header Idempotency-Key is there twice")
+        raise BadRequest(f"Idempotency-Key: expected one header; got {len(values)}")
     if not _KEY.fullmatch(values[0]):
         raise BadRequest("Idempotency-Key: expected 1 to 255 printable ASCII characters without spaces")
     if document.get("name") is not None:
-        raise BadRequest("name: a run under an Idempotency-Key is named by it; leave one of the two out")
+        raise BadRequest("name: not supported with an Idempotency-Key, which names the run; leave one of the two out")
     hashed = hashlib.sha256(f"{owner}\0{values[0]}".encode()).hexdigest()
     return Key(NAME_PREFIX + hashed[:40], body_digest(document))
 
 
 def body_digest(document: Mapping[str, Any]) -> str:
-    """Of a decoded body without ``token``, ``auth`` and ``wait``: the order of its keys does not matter."""
+    """Return the digest of a body without ``token``, ``auth`` and ``wait``; the order of its keys does not count."""
     asked = {name: value for name, value in document.items() if name not in NOT_DIGESTED}
     return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -367,7 +365,7 @@ def _check_size(field: str, strings: Iterable[str], limit: int) -> None:
 
 def _check_unique(field: str, values: list[str]) -> None:
     if len(set(values)) != len(values):
-        raise ValueError(f"{field}: names one of them twice")
+        raise ValueError(f"{field}: expected each name once")
 
 
 def _check_labels(labels: dict[str, str]) -> None:
@@ -376,9 +374,9 @@ def _check_labels(labels: dict[str, str]) -> None:
         if not key.strip():
             raise ValueError("labels: a key is empty")
         if key.strip().lower().startswith(LABEL_PREFIX):
-            raise ValueError(f"labels: {LABEL_PREFIX}* belongs to quartermaster")
+            raise ValueError(f"labels: the prefix {LABEL_PREFIX} is reserved for quartermaster")
         if key.strip().lower().startswith(DOCKER_PREFIX):
-            raise ValueError(f"labels: {DOCKER_PREFIX}* belongs to Docker")
+            raise ValueError(f"labels: the prefix {DOCKER_PREFIX} is reserved for Docker")
         _check_text("labels", (key, value))
 
 
@@ -386,11 +384,11 @@ def _check_env(env: dict[str, str]) -> None:
     _check_size("env", [*env, *env.values()], MAX_WORDS)
     for key, value in env.items():
         if not key or "=" in key:
-            raise ValueError("env: a name is empty or holds '='")
+            raise ValueError("env: expected names that are not empty and have no '='")
         _check_text("env", (key, value))
 
 
 def _check_ports(ports: list[str]) -> None:
     for port in ports:
         if not all(1 <= int(number) <= 65535 for number in port.partition("/")[0].split(":")):
-            raise ValueError("ports: a port is a number from 1 to 65535")
+            raise ValueError("ports: expected port numbers from 1 to 65535")

@@ -76,6 +76,8 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 class Replicas(Struct, frozen=True, gc=False):
+    """How many replicas a service has, by what became of them."""
+
     desired: int
     running: int
     complete: int

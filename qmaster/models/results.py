@@ -1,4 +1,4 @@
-"""Pure: what a run has said and how it ended, as the journal keeps it and as answers show it."""
+"""A run's output and how it ended, as the journal keeps it and as answers show it. Pure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TaskOutput(msgspec.Struct, frozen=True, array_like=True):
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
     """How a run ended: its tasks, the one that ended first in front.
 
-    ``earlier`` are those whose places these took in restarts, the oldest first: their output is of the log alone.
+    ``earlier`` are the tasks that these replaced in restarts, the oldest first: only the log has their output.
     """
 
     tasks: list[TaskOutput]
@@ -56,20 +56,22 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 def encode(outcome: Outcome) -> bytes:
+    """Return an outcome as the journal keeps it."""
     return zlib.compress(msgspec.msgpack.encode(outcome), 1)
 
 
 def decode(stored: bytes) -> Outcome:
+    """Read an outcome from the journal."""
     return msgspec.msgpack.decode(zlib.decompress(stored), type=Outcome)
 
 
 def share(limit: int, tasks: int) -> int:
-    """Bytes of each stream that each of so many tasks may keep."""
+    """Return how many bytes of each stream each of so many tasks may keep."""
     return limit if tasks <= MANY_TASKS else max(SMALLEST, limit * MANY_TASKS // tasks)
 
 
 def result(outcome: Outcome, limit: int | None = None) -> Result:
-    """As answers show it.
+    """Return the result that answers show.
 
     Args:
         limit: bytes of each stream at most, all tasks together; None: all that is kept.
@@ -90,7 +92,7 @@ def result(outcome: Outcome, limit: int | None = None) -> Result:
 
 
 def clip(lines: Sequence[Line], limit: int) -> Output:
-    """The last lines that fit into ``limit`` bytes of each stream; the first of them may be a part."""
+    """Return the last lines that fit into ``limit`` bytes of each stream; the first of them may be a part."""
     left: dict[Stream, int] = {"stdout": limit, "stderr": limit}
     kept: list[Line] = []
     truncated = False

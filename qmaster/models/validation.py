@@ -121,7 +121,7 @@ ANSWERS: Mapping[str, str] = {
 
 
 def quote(text: str, limit: int = LONGEST) -> str:
-    """A name that the caller sent, short and printable enough to say back."""
+    """Return a name that the caller sent, short and printable enough to say back."""
     shown = text if len(text) <= limit else text[:limit] + "…"
     return "'" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown) + "'"
 
@@ -133,12 +133,12 @@ def explain(
     patterns: Mapping[str, str],
     instead: Callable[[str], str | None] = lambda word: None,
 ) -> str:
-    """msgspec's ``Expected `int`, got `str` - at `$.memory``` as ``memory: expected an integer (MiB), got a string``.
+    """Reword ``Expected `int`, got `str` - at `$.memory``` as ``memory: expected an integer (MiB), got a string``.
 
     Args:
-        document: what it is said of.
-        to: the struct that it was held against.
-        patterns: each pattern of ``to`` → what to write instead.
+        document: the document with the mistake.
+        to: the struct that it was converted to.
+        patterns: each pattern of ``to`` → its words.
         instead: what to use in place of another tool's word; None where it is nobody's.
     """
     unknown = re.match(r"Object contains unknown field `(.*)`", message, re.DOTALL)
@@ -161,12 +161,12 @@ def explain(
 
 
 def squeezed(word: str) -> str:
-    """A word as ``ANSWERS`` has it: ``working_dir``, ``workingDir`` and ``--working-dir`` are one."""
+    """Return a word as ``ANSWERS`` has it: ``working_dir``, ``workingDir`` and ``--working-dir`` are one."""
     return word.lower().replace("-", "").replace("_", "")
 
 
 def answer(word: str, names: Mapping[str, str]) -> str | None:
-    """What to use in place of another tool's word; None where it is nobody's.
+    """Return what to use in place of another tool's word; None for other words.
 
     Args:
         names: each field of a run → what it is called here.
@@ -176,9 +176,9 @@ def answer(word: str, names: Mapping[str, str]) -> str | None:
 
 
 def meant(word: str, known: Iterable[str]) -> str | None:
-    """The known word that this one is, but for its case, its separators or a slip of the hand; else None.
+    """Return the known word that differs only in case, separators or a typing mistake; else None.
 
-    No word with another meaning: ``gpus`` is not ``cpus``.
+    Never a word with another meaning: ``gpus`` is not ``cpus``.
     """
     if len(word) > LONGEST:
         return None
@@ -215,7 +215,7 @@ def _choices(hint: Any) -> Iterator[str]:
 
 
 def _place(path: str, field: str, document: Mapping[str, Any]) -> str:
-    """msgspec leaves out which of an object's values is wrong; in every object of a request they are strings."""
+    """Name the wrong value of an object, which msgspec leaves out; in every object of a request they are strings."""
     values = document.get(field)
     if path == f"{field}[...]" and isinstance(values, dict):
         return next((f"{field}[{quote(key)}]" for key, value in values.items() if not isinstance(value, str)), field)

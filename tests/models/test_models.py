@@ -62,7 +62,7 @@ def test_a_field_has_a_size(field: str, most: Any, more: Any) -> None:
         ({"constraints": ["aa==" + " " * 60_000 + "\x01"]}, 512),
         ({"networks": ["n" * 256]}, 255),
         ({"secrets": ["s" * 256]}, 255),
-        ({"ports": ["8080:" + "0" * 60_000]}, 16),
+        ({"ports": ["8080:" + "0" * 60_000]}, 64),
     ],
 )
 def test_a_string_has_a_length(fields: dict[str, Any], limit: int) -> None:

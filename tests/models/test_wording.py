@@ -42,11 +42,12 @@ def test_types_and_bounds_are_said_in_words(fields: dict[str, Any], says: str) -
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"constraints": ["node.role=manager"]}, "constraints[0]: expected e.g. node.role==worker"),
-        ({"ports": ["80:80", "80"]}, "ports[1]: expected e.g. 8080:80, 8080:80/udp or 8080:80/sctp"),
+        ({"constraints": ["node.role=manager"]}, "constraints[0]: expected a constraint such as node.role==worker"),
+        ({"ports": ["80:80", "80"]}, "ports[1]: expected PUBLISHED:TARGET, such as 8080:80"),
+        ({"ports": ["127.0.0.1:8080:80"]}, "ports[0]: expected PUBLISHED:TARGET, such as 8080:80"),
         ({"name": "-a"}, "name: expected up to 63 letters, digits, - and _"),
-        ({"workdir": "srv"}, "workdir: expected an absolute path, e.g. /srv"),
-        ({"user": "a b"}, "user: expected e.g. nobody or 1000:1000"),
+        ({"workdir": "srv"}, "workdir: expected an absolute path, such as /srv"),
+        ({"user": "a b"}, "user: expected a user such as nobody or 1000:1000"),
         ({"secrets": ["/"]}, "secrets[0]: expected a name"),
     ],
 )
