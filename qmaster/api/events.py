@@ -301,7 +301,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         try:
             await self._event_stream.bring_up(subscriber, since)
         except JournalUnwritable as error:
-            self.end(1011, str(error))
+            self.end(1011, self.words_of(error))
         except Exception:  # the top of a task
             log.exception("events_failed", request=self.request_id)
             self.end(1011, "quartermaster failed: its log has the reason")

@@ -16,6 +16,7 @@ from ..errors import HttpError
 from ..events.broker import Broker
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
+from ..limiter import FairLimiter
 from ..runs.logs import LogReader
 from ..runs.service import RunService
 from . import base, events, logs, openapi, ops, pages, runs
@@ -114,6 +115,7 @@ def make_app(parts: AppState) -> web.Application:
         hosts=parts.hosts,
         lines=parts.lines,
         unsent=parts.unsent,
+        checks=FairLimiter(1),
     )
 
 

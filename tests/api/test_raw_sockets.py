@@ -76,6 +76,27 @@ def bearer(server: Server) -> tuple[str, str]:
     return "Authorization", f"Bearer {server.token}"
 
 
+def test_large_bodies_that_come_at_once_hold_nobody_up(server: Server, measured: Measured) -> None:
+    """Each takes the event loop some time to check: another's call has its turn between two of them."""
+    body = json.dumps({"image": "busybox", "command": "'" + '\\"' * 15_000}).encode()
+    whole = request("POST", "/run", [bearer(server)], body)
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(Wire(server.port)) for _ in range(60)]
+        for wire in crowd:
+            wire.send(whole[:-1])
+        time.sleep(0.5)
+        began = time.monotonic()
+        for wire in crowd:
+            wire.send(whole[-1:])
+        assert server.call("GET", "/livez").status == 200
+        answered = time.monotonic() - began
+        answers = [wire.answer() for wire in crowd]
+        took = time.monotonic() - began
+    assert {answer and answer.status for answer in answers} == {400}
+    measured(f"another's call {answered:.2f} s, {len(crowd)} large bodies {took:.2f} s")
+    assert answered < took / 4
+
+
 # --- two requests in one ----------------------------------------------------------------------------------------------
 
 
