@@ -555,7 +555,7 @@ async def test_a_warning_has_no_addresses_for_who_sees_only_its_own(
     state.auth.replace([grant("alice")])
     run_service.views = [OVER]
     run_service.warnings = (
-        "pull_policy: the registry docker.io did not answer: lookup registry on 10.9.8.7:53: silent",
+        "pull_policy: the registry docker.io did not answer: lookup docker.io on 10.9.8.7:53: silent",
     )
     answer = await ask("POST", "/run", {**IMAGE, "wait": wait}, {"Authorization": f"Bearer {token}"})
     (warning,) = document(answer)["warnings"]
