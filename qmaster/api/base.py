@@ -270,15 +270,13 @@ class BaseHandler(web.RequestHandler):
             self.set_header(name, value)
         if not self._prepared:  # Tornado reads no body behind an answer: it closes the connection, without a word
             self.set_header("Connection", "close")
-        if status in REFUSALS:
-            self.log_refusal(status, self.failure)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._allowed()))
         self.set_header("Content-Type", "application/problem+json")
         self.finish(msgspec.json.encode(problem(status, detail, self.request_id)) + b"\n")
 
     def log_refusal(self, code: int, reason: str) -> None:
-        """Who was refused what; ``code`` is the HTTP status or the close code."""
+        """Log the refusal of a stream that has begun; ``code`` is the HTTP status or the close code."""
         if not self.settings["lines"].allows("refused", self.by, self.request.remote_ip):
             return
         log.warning(
@@ -345,15 +343,15 @@ def flag(name: str, values: list[str] | None) -> bool:
 
 
 def log_request(handler: web.RequestHandler) -> None:
-    """One line for each request, but for a probe that is well: no query, no body, no header.
+    """Log one line for each request, but for a successful probe: no query, no body, no header.
 
-    Of those that show no right token so many as ``LineLimit`` allows.
+    ``LineLimit`` bounds the lines of refused requests, and of those without a valid token.
     """
     status, by = handler.get_status(), getattr(handler, "by", None)
     if status == OK and getattr(handler, "IS_PROBE", False):
         return
-    known = by is not None or status == FAILED
-    if not known and not handler.settings["lines"].allows("request", None, handler.request.remote_ip):
+    limited = (by is None and status != FAILED) or status in REFUSALS
+    if limited and not handler.settings["lines"].allows("request", by, handler.request.remote_ip):
         return
     failure = getattr(handler, "failure", None)
     _write_for(status)(
@@ -371,10 +369,10 @@ def log_request(handler: web.RequestHandler) -> None:
 
 
 def _write_for(status: int) -> Callable[..., Any]:
-    """The log's level: a mistake of ours is an error, an engine, registry or disk that fails a warning."""
+    """Return the logger of a level: error for a mistake of ours, warning for a refusal or a failing engine or disk."""
     if status == FAILED:
         return log.error  # type: ignore[no-any-return]
-    return log.warning if status > FAILED else log.info  # type: ignore[no-any-return]
+    return log.warning if status > FAILED or status in REFUSALS else log.info  # type: ignore[no-any-return]
 
 
 def _shown_path(handler: web.RequestHandler) -> str:

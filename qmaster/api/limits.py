@@ -185,8 +185,10 @@ class ConnectionLimiter:
         self._newcomers: dict[str, dict[Slot, Callable[[], None]]] = {}
 
     def take(self, kind: Kind, owner: str, limited: bool) -> Slot:
-        """
+        """Take a slot for a connection.
+
         Args:
+            kind: of connection.
             owner: whose token it is.
             limited: whether the owner has only its share.
 

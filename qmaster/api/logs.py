@@ -46,6 +46,8 @@ class OpenLogs:
 
 
 class LogsHandler(BaseHandler):
+    """``GET /logs/{id}``."""
+
     def initialize(
         self,
         auth: Authenticator,
@@ -104,9 +106,10 @@ class LogsHandler(BaseHandler):
             self._task.cancel()
 
     def _wishes(self) -> tuple[LogQuery, Writer]:
-        """
+        """Read the query: what is asked for, and what writes the answer.
+
         Raises:
-            BadRequest
+            BadRequest: a parameter is wrong.
         """
         query = self.parameters(*PARAMETERS)
         follow, timestamps = (flag(name, query.get(name)) for name in ("follow", "timestamps"))

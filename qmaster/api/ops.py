@@ -11,6 +11,8 @@ from .base import BaseHandler
 
 
 class LiveHandler(BaseHandler):
+    """``GET /livez``: whether the process answers."""
+
     ANY_HOST = True  # a probe asks by address
     IS_PROBE = True
 
@@ -21,6 +23,8 @@ class LiveHandler(BaseHandler):
 
 
 class ReadyHandler(BaseHandler):
+    """``GET /readyz``: whether runs can be started."""
+
     ANY_HOST = True
     IS_PROBE = True
 
@@ -38,6 +42,8 @@ class ReadyHandler(BaseHandler):
 
 
 class OpenApiHandler(BaseHandler):
+    """``GET /openapi.json``."""
+
     def initialize(self, auth: Authenticator, busy: set[object], description: bytes) -> None:
         super().initialize(auth, busy)
         self._description = description
@@ -69,6 +75,8 @@ class MetricsHandler(BaseHandler):
 
 
 class NodesHandler(BaseHandler):
+    """``GET /nodes``."""
+
     def initialize(
         self, auth: Authenticator, busy: set[object], nodes: Callable[[], list[Node]], cursor: Callable[[], str]
     ) -> None:

@@ -63,6 +63,8 @@ def _encoded(views: list[Service]) -> msgspec.Raw | None:
 
 
 class ServicesHandler(BaseHandler):
+    """What the handlers of runs share."""
+
     def initialize(
         self,
         auth: Authenticator,
@@ -110,6 +112,8 @@ class ServicesHandler(BaseHandler):
 
 
 class RunHandler(ServicesHandler):
+    """``POST /run``."""
+
     async def post(self) -> None:
         document = self.document()
         identity = self.identify(document, "run")
@@ -143,6 +147,8 @@ class RunHandler(ServicesHandler):
 
 
 class StopHandler(ServicesHandler):
+    """``POST /stop``."""
+
     async def post(self) -> None:
         document = self.document()
         identity = self.identify(document, "stop")
@@ -152,6 +158,8 @@ class StopHandler(ServicesHandler):
 
 
 class StatusHandler(ServicesHandler):
+    """``GET /status/{id}``."""
+
     async def get(self, name_or_id: str) -> None:
         identity = self.identify(self.document(), "read")
         seconds = _wait(self.parameters("wait").get("wait"))
@@ -167,6 +175,8 @@ class StatusHandler(ServicesHandler):
 
 
 class StatusListHandler(ServicesHandler):
+    """``GET /status``."""
+
     async def get(self) -> None:
         identity = self.identify(self.document(), "read")
         wanted = _wanted(self.parameters(*FILTERS))

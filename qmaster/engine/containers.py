@@ -105,7 +105,6 @@ class Containers:
 
     async def containers(self) -> Sequence[Json]:
         """Those that quartermaster started, as Docker lists them: ``Id`` and ``State`` among what it says."""
-
         said = await self._calls.listing("/containers/json", {"label": [f"{MANAGED}=true"]}, all="1")
         return decode(said, list[Json])
 

@@ -99,8 +99,11 @@ class Registry:
         return hashlib.blake2b(f"{image}\0{header or ''}".encode(), key=self._salt).digest()
 
     async def _once(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Answer]], fresh: bool) -> Answer:
-        """
+        """Ask once for all that want to know it now; what was told before counts for a while.
+
         Args:
+            key: of the answer.
+            ask: asks the registry.
             fresh: whether only an answer counts that comes from now on; a silence is believed all the same.
         """
         kept = self._kept.get(key)

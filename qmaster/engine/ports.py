@@ -45,7 +45,8 @@ def of_service(raw: Json) -> Iterator[Port]:
 
 
 def check(ports: Iterable[str], reserved: Mapping[Port, str]) -> None:
-    """
+    """Refuse ports that are reserved.
+
     Args:
         ports: as in a request: ``8080:80``, ``8080:80/udp``.
         reserved: ports, and what each is.

@@ -111,22 +111,27 @@ def event(cursor: str, kind: str, cloud_event: bytes) -> Frame:
 
 
 def hello(version: str, cursor: str) -> Frame:
+    """Return the first frame of a stream."""
     return _plain("hello", HelloFrame(PROTOCOL, version, cursor, HEARTBEAT_EVERY))
 
 
 def snapshot(cursor: str, services: list[Service], nodes: list[Node]) -> Frame:
+    """Return a frame with all services and nodes."""
     return _plain("snapshot", SnapshotFrame(cursor, services, nodes), cursor)
 
 
 def gap(reason: str, since: str, to: str) -> Frame:
+    """Return a frame that says which cursors cannot be resumed."""
     return _plain("gap", GapFrame(reason, since, to))
 
 
 def heartbeat(cursor: str, time: str, stale_since: str | None) -> Frame:
+    """Return a frame that shows the stream is alive."""
     return _plain("heartbeat", HeartbeatFrame(cursor, time, stale_since), cursor)
 
 
 def error(code: int, detail: str) -> Frame:
+    """Return the frame before a close."""
     return _plain("error", ErrorFrame(code, detail))
 
 

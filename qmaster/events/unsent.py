@@ -50,7 +50,8 @@ class Unsent:
         return self._bytes[owner]
 
     def require(self, owner: str, size: int) -> None:
-        """
+        """Require room for an answer.
+
         Raises:
             TooManyUnread: an owner has no room for so many bytes; one answer alone is always allowed.
         """

@@ -513,6 +513,7 @@ def tags(event: Event) -> Tags:
 
 
 def service_tags(view: Service, topic: str = "service") -> Tags:
+    """Return what subscribers' filters are compared with."""
     return Tags(topic, view.id, frozenset(f"{k}={v}" for k, v in view.labels.items()), view.owner)
 
 

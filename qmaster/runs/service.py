@@ -247,7 +247,8 @@ class RunService:
         return self._reconciler.nodes()
 
     async def _find(self, name_or_id: str, by: Identity) -> Service:
-        """
+        """Find a run that the caller may see.
+
         Raises:
             NotFound: nobody has it, or another; to who sees only its own neither the words nor the time tell which.
         """

@@ -49,6 +49,8 @@ _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
 
 
 class Verdict(NamedTuple):
+    """What the tasks of a service say of it."""
+
     status: Status
     reason: Reason | None = None
     error: str | None = None
@@ -526,6 +528,7 @@ def _rank(raw: Json) -> tuple[int, int]:
 
 
 def age(raw: Json) -> tuple[str, int]:
+    """Return the key that sorts what Docker lists, the oldest first."""
     return (raw.get("CreatedAt") or "", (raw.get("Version") or {}).get("Index", 0))
 
 
@@ -543,14 +546,17 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 def present(text: str | None) -> str | None:
+    """Return a time of Docker's, None for Go's zero time."""
     return None if not text or text == NO_TIME else text
 
 
 def mib(octets: int | None) -> int | None:
+    """Return MiB, None for none."""
     return octets // MIB if octets else None
 
 
 def cores(nano: int | None) -> float | None:
+    """Return cores, None for none."""
     return nano / 1e9 if nano else None
 
 

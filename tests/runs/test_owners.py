@@ -562,21 +562,21 @@ REFUSED: list[tuple[str, str, str, object, int, str]] = [
 async def test_who_was_refused_what_is_logged(
     ask: Ask, home: Home, who: str, method: str, path: str, body: object, code: int, reason: str
 ) -> None:
-    """One event, with the reason, from where, and in which request; the name where the token is one."""
+    """The request's line, with the reason and from where; what is another's has its name in a line of its own."""
     with capture_logs() as logs:
         answer = await ask(who, method, path, body)
     assert answer.code == code
-    (line,) = [line for line in logs if line["event"] == "refused"]
-    assert (line["log_level"], line["code"], line["reason"]) == ("warning", code, reason)
-    assert line["by"] == (None if who == "carol" else who)
-    # What was asked for: by the path, or, where that was not at hand, by the id or name.
-    assert (line.get("method"), line.get("path")) == (method, path.partition("?")[0]) or line["asked"] in (
-        *path.split("/"),
-        *(body.values() if isinstance(body, dict) else ()),
-    )
     (request,) = [line for line in logs if line["event"] == "request"]
-    assert (request["status"], request["by"]) == (code, line["by"])
+    assert (request["status"], request["by"]) == (code, None if who == "carol" else who)
+    assert (request["method"], request["path"]) == (method, path.partition("?")[0])
     assert request["request"] == answer.headers["X-Request-ID"]
+    refused = [line for line in logs if line["event"] == "refused"]
+    if code == 404:
+        (line,) = refused
+        assert (line["log_level"], line["code"], line["reason"], line["by"]) == ("warning", code, reason, who)
+        assert line["asked"] in (*path.split("/"), *(body.values() if isinstance(body, dict) else ()))
+    else:
+        assert (request["log_level"], request["reason"], refused) == ("warning", reason, [])
 
 
 async def test_a_mistake_is_no_refusal(ask: Ask) -> None:
