@@ -304,8 +304,10 @@ def test_a_killed_server_leaves_nothing_behind(
 def test_a_create_that_comes_true_after_the_restart(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
     """An engine may take a request from a server that is long dead: what it makes is removed too."""
     server = start_server(proxy.host)
-    killed_in(server, proxy, delay(3), lambda: True, "service")
+    restarted = threading.Event()
+    killed_in(server, proxy, lambda exchange: restarted.wait(60), lambda: True, "service")
     assert made(engine) == []
+    restarted.set()
     eventually(lambda: "orphan_removed" in server.logs(), 20, "it came and was removed")
     eventually(lambda: made(engine) == [], 10)
 

@@ -50,7 +50,7 @@ class Ssh:
         return Path(SSHD).exists()
 
     def start(self) -> None:
-        """Open the way: `docker system dial-stdio` in the machine then finds the engine at the usual path."""
+        """Open the way: the engine's socket is then at the usual path, where ssh forwards to."""
         if self._process and self._process.alive:
             return
         machine = self._engine.machine
