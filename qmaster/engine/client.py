@@ -63,7 +63,7 @@ LOOK_UNTIL = 25.0  # seconds from the call's beginning
 
 _VERSION = re.compile(r"[0-9]+\.[0-9]+")
 _OTHER_VERSION = re.compile(rb"client version \S+ is too (?:new|old)")
-# aiohttp reads no further than its buffer while nobody takes from it, and does not count that time as silence.
+# No total: each call has its own bound. In a stream aiohttp does not count as silence the time in which nobody reads.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT)
 
 log = structlog.get_logger(__name__)
