@@ -67,6 +67,24 @@ async def test_one_owner_has_half_and_the_next_finds_a_slot() -> None:
 
 
 @pytest.mark.gen_test
+async def test_where_several_have_all_the_next_slot_is_for_who_has_none() -> None:
+    """Owners together can take every slot; each that has one waits behind whoever comes after them without any."""
+    lab = Lab(FairLimiter(8))
+    tasks = []
+    for whose in ("alice", "bob", "carol", "dan"):
+        tasks += lab.begin(whose, 12)
+        await settle()
+    tasks += lab.begin("root", 2)
+    await settle()
+    for whose in ("alice", "root"):
+        assert lab.runs["root"] == (whose == "root")
+        lab.end(whose)
+        await settle()
+    assert lab.order[8:] == ["root", "root"]
+    await leave(*tasks)
+
+
+@pytest.mark.gen_test
 async def test_who_waits_has_a_turn_owner_by_owner() -> None:
     """A call behind a hundred of another's is the next but one."""
     lab = Lab(FairLimiter(1))
