@@ -227,6 +227,9 @@ def test_the_limits_are_those_of_the_code() -> None:
             f"{base.READ_WITHIN:g} s over {kib(unsent.SMALL)}, else {limits.UNREAD:g} s; of a log, any"
         ),
         "answers, snapshots and replays of one token that are not read yet": f"{unsent.MAX_UNSENT // 2**20} MiB",
+        "live events of one token that are not read yet; streams with one filter count once": (
+            f"{unsent.MAX_UNSENT // 2**20} MiB"
+        ),
         "query parameters": f"{base.MAX_PARAMETERS}, of {kib(base.MAX_PARAMETER - 1)} each",
         "strings of a request": f"labels {kib(requests.MAX_LABELS)} in all; `command`, `entrypoint` and `env` "
         f"{kib(requests.MAX_WORDS)} each; a constraint {requests.MAX_CONSTRAINT} characters; "

@@ -69,7 +69,6 @@ def make_app(parts: AppState) -> web.Application:
     stream = {
         **everyone,
         "event_stream": parts.event_stream,
-        "broker": parts.broker,
         "sockets": parts.sockets,
         "origins": parts.origins,
     }
@@ -100,6 +99,8 @@ def make_app(parts: AppState) -> web.Application:
     route_of = _finder([pattern for pattern, _, _ in routes])
 
     def log_request(handler: web.RequestHandler) -> None:
+        if getattr(handler, "is_logged", False):
+            return
         base.log_request(handler)
         request = handler.request
         method = request.method if request.method in handler.SUPPORTED_METHODS else "other"

@@ -91,6 +91,11 @@ class EventStream:
             after = await self._send_snapshot(subscriber)
         await self._replay(subscriber, after)
 
+    def leave(self, subscriber: Subscriber) -> None:
+        """Send it nothing more."""
+        subscriber.gone = True
+        self._broker.leave(subscriber)
+
     def beat(self) -> None:
         """Send a heartbeat to all."""
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
