@@ -19,8 +19,8 @@ from ..models import requests
 from ..models.requests import RunRequest, StopRequest
 from ..models.responses import Service, Status
 from ..runs.listing import ListQuery
+from ..runs.results import is_over
 from ..runs.service import RunService
-from ..runs.waits import is_over
 from .base import SLICE, BaseHandler, flag
 from .limits import ConnectionLimiter
 

@@ -1,38 +1,25 @@
-"""Runs under an ``Idempotency-Key``: each is started once, whoever asks again. Belongs to the event loop."""
+"""Start the run of an ``Idempotency-Key`` once, however often it is asked for. Belongs to the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import msgspec
 
 from ..errors import Conflict, KeyReused
+from ..events.journal import Journal
 from ..models.requests import Key, Started
 from ..models.responses import Service
+from .reconciler import Reconciler
 from .status import came_to_nothing
 
 Known = tuple[Service, str]  # a run, and the digest of the request that it was started with
 LOOK_AGAIN = (0.0, 0.03, 0.1, 0.3, 1.0)  # seconds; Docker takes a container's name some time before it shows it
 
 
-class Journal(Protocol):
-    """What it needs of the journal: the record outlives the run."""
-
-    async def keyed(self, name: str) -> tuple[bytes, str] | None: ...
-
-
-class Reconciler(Protocol):
-    """What it needs of the reconciler."""
-
-    def keyed(self, name: str) -> tuple[Service, str] | None: ...
-    async def look_up(self, name_or_id: str) -> Service | None: ...
-    async def look_at_container(self, container_id: str) -> None: ...
-
-
 class IdempotencyStore:
-    """Remembers the runs of keys: in the cache, then in the journal; the swarm's names decide between two at once."""
+    """Runs by their keys: in flight, in the cache, in the journal. The swarm's names decide between two at once."""
 
     def __init__(self, journal: Journal, reconciler: Reconciler) -> None:
         self._journal = journal
@@ -40,7 +27,7 @@ class IdempotencyStore:
         self._flying: dict[str, tuple[Key, asyncio.Task[Started]]] = {}
 
     async def once(self, key: Key, start: Callable[[], Awaitable[Started]]) -> Started:
-        """Start a run, or find what an earlier call under its key has started; one that is in flight is waited for.
+        """Start a run, or return what an earlier call under its key has started; wait for one in flight.
 
         Raises:
             KeyReused: that was another request.
@@ -72,7 +59,7 @@ class IdempotencyStore:
             raise
 
     async def _known(self, key: Key) -> Known | None:
-        """The run of a key; one that came to nothing was answered with an error, so it is tried again."""
+        """Return the run of a key; one that came to nothing was answered with an error, so it is tried again."""
         known = self._reconciler.keyed(key.name)
         if known is not None and known[0].type == "container" and known[0].started_at is None:
             await self._reconciler.look_at_container(known[0].id)  # it may be gone already

@@ -1,49 +1,36 @@
-"""Reads how a run ended and what it said, into the journal, before anything is removed. Belongs to the event loop."""
+"""Results of runs: read into the journal once a run has ended, before it is removed, and waited for by callers.
+
+Belongs to the event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 import structlog
 
+from ..engine.logs import Logs
 from ..errors import EngineAway, HttpError, JournalUnwritable, NotFound, TooManyCalls
+from ..events.journal import Journal
 from ..limiter import act_for
 from ..models import results
-from ..models.responses import Result, Service, Task
+from ..models.responses import Service, Task
 from ..models.results import Outcome, Output, TaskOutput
+from .reconciler import Reconciler
 from .status import LONG_AGO, TERMINAL, has_ended, parse_time
 
-AT_ONCE = 64  # tasks of one run that are read at the same time; the engine's own threads bound it further
+AT_ONCE = 64  # tasks of one run that are read at the same time; the engine's own limits bound it further
 AGAIN_EVERY = 1.0  # seconds
 GIVE_UP_AFTER = 10.0  # seconds in which a node that does not give its log is asked again
 
 log = structlog.get_logger(__name__)
 
 
-class Logs(Protocol):
-    """What the result collector needs of the engine's logs."""
-
-    async def capture(self, kind: Literal["task", "container"], target_id: str, limit: int) -> Output: ...
-
-
-class Journal(Protocol):
-    """What the result collector needs of the journal."""
-
-    async def keep_outcome(self, run_id: str, outcome: bytes) -> None: ...
-
-
-class Reconciler(Protocol):
-    """What the result collector needs of the reconciler."""
-
-    def earlier(self, service_id: str) -> list[Task]: ...
-    async def show_result(self, run_id: str, result: Result) -> None: ...
-
-
 class ResultCollector:
-    """Records each run that quartermaster started, once it has ended.
+    """Record each run that quartermaster started, once it has ended.
 
     Args:
         limit: bytes of each stream that are kept.
@@ -57,12 +44,12 @@ class ResultCollector:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def notice(self, view: Service) -> None:
-        """A run has changed: if it has ended, read what it said."""
+        """Record a run that has changed, if it has ended."""
         if has_ended(view) and _to_be_read(view):
             self._begin(view)
 
     async def record(self, view: Service) -> None:
-        """Return when what it said is in the journal, whether it has ended or not.
+        """Return when the output of a run is in the journal, whether it has ended or not.
 
         Raises:
             JournalUnwritable: it could not be kept.
@@ -103,7 +90,7 @@ class ResultCollector:
 
     async def _read(self, view: Service) -> Outcome:
         if view.type == "container":
-            output = await self._read_until("container", view.id, self._limit)
+            output = await self._read_log("container", view.id, self._limit)
             return Outcome([TaskOutput(None, None, None, view.exit_code, output)])
         tasks, earlier = sorted(view.tasks, key=_ended_at), self._reconciler.earlier(view.id)
         outputs = await self._read_tasks([*tasks, *earlier])  # together: a node that is silent is waited for once
@@ -118,12 +105,12 @@ class ResultCollector:
         return outputs
 
     async def _read_task(self, task: Task, limit: int) -> TaskOutput:
-        output = await self._read_until("task", task.id, limit) if task.container_id else Output()
+        output = await self._read_log("task", task.id, limit) if task.container_id else Output()
         return TaskOutput(task.id, task.slot, task.node, task.exit_code, output)
 
-    async def _read_until(self, kind: Literal["task", "container"], target_id: str, limit: int) -> Output:
-        """Its output, as far as it can be had: what is gone has none, and a node that is out of reach is given up."""
-        until = None  # its wait for a turn does not count
+    async def _read_log(self, kind: Literal["task", "container"], target_id: str, limit: int) -> Output:
+        """Read what can be read: what is gone has no output, and a node out of reach is given up."""
+        until = None  # the wait for a turn does not count
         while True:
             try:
                 return await self._logs.capture(kind, target_id, limit)
@@ -139,10 +126,68 @@ class ResultCollector:
             await asyncio.sleep(AGAIN_EVERY)
 
 
+class Waiters:
+    """Callers who wait for the result of a run."""
+
+    def __init__(self) -> None:
+        self._futures: dict[str, set[asyncio.Future[None]]] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self._futures.values()))
+
+    def notice(self, view: Service) -> None:
+        """Wake who waits for a run that has changed, if it is over."""
+        if is_over(view):
+            _wake(self._futures.pop(view.id, set()))
+
+    async def until_over(self, view: Service, seconds: float, left: asyncio.Future[None]) -> None:
+        """Return when the run is over, the time has passed, the caller has left, or quartermaster stops.
+
+        Args:
+            view: the run as it is now.
+            seconds: how long at most.
+            left: done when the caller has left.
+        """
+        if is_over(view) or self._closed:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        futures = self._futures.setdefault(view.id, set())
+        futures.add(future)
+        try:
+            await asyncio.wait({future, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            futures.discard(future)
+            if not futures and self._futures.get(view.id) is futures:
+                del self._futures[view.id]
+
+    def close(self) -> None:
+        """Wake everyone; nobody waits any longer."""
+        self._closed = True
+        for futures in self._futures.values():
+            _wake(futures)
+
+
+def is_over(view: Service) -> bool:
+    """Tell whether nothing more is to come of a run: it has ended and its output was read, or it is gone.
+
+    The output of what quartermaster did not start is not read.
+    """
+    if view.status in ("complete", "failed"):
+        return view.result is not None or view.owner is None
+    return view.status == "removed"
+
+
+def _wake(futures: set[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
 def _to_be_read(view: Service) -> bool:
     return view.owner is not None and view.result is None
 
 
 def _ended_at(task: Task) -> tuple[bool, datetime]:
-    """The first that ended comes first."""
+    """Sort key: the first that ended comes first."""
     return task.state not in TERMINAL, parse_time(task.updated_at) or LONG_AGO

@@ -1,4 +1,7 @@
-"""Run, stop and status: the three operations of the API on runs. Belongs to the event loop."""
+"""Run, stop and status: the operations of the API on runs. Belongs to the event loop.
+
+The way of a run: policy → intent in the journal → create at the engine → adopt into the cache → answer.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,15 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
 from ..auth import policy
 from ..auth.authenticator import Identity, LineLimit, RunRateLimiter
-from ..engine import ports, spec
-from ..engine.spec import Defaults
+from ..engine import Engine, ports, spec
 from ..errors import (
     Conflict,
     EngineRefused,
@@ -27,13 +29,16 @@ from ..errors import (
     RegistryRefused,
     TooManyCalls,
 )
-from ..events.journal import Intent, Page
-from ..events.journal import Key as ListKey
+from ..events.journal import Intent, Journal
 from ..models import results
-from ..models.credentials import Credentials
-from ..models.requests import Key, Kind, PullPolicy, RunRequest, Started
+from ..models.requests import Key, Kind, RunRequest, Started
 from ..models.responses import ROOT, Node, Service, warn_of_older_nodes
+from .idempotency import IdempotencyStore
 from .listing import Listing, ListQuery
+from .reaper import Reaper
+from .reconciler import Reconciler
+from .recovery import Recovery
+from .results import Waiters
 from .status import OVER
 
 Json = dict[str, Any]
@@ -48,138 +53,152 @@ _PLAUSIBLE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 log = structlog.get_logger(__name__)
 
 
-class Swarm(Protocol):
-    """What the run service needs of the swarm."""
+class RunConfig(NamedTuple):
+    """Options of the run service.
 
-    async def pin(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> str: ...
-    async def network_ids(self, names: list[str]) -> list[str]: ...
-    async def secret_ids(self, names: list[str]) -> list[str]: ...
-    async def create(self, spec: Json, credentials: Credentials | None) -> str: ...
-    async def service(self, name_or_id: str) -> Json | None: ...
-    async def remove(self, service_id: str) -> None: ...
+    Attributes:
+        defaults: for what a run does not name.
+        registries: those that images may come from; empty: any.
+        reserved_ports: ports that no run may publish, and what each is.
+        own_container: the id of the container that this process runs in, or None.
+    """
 
-
-class Containers(Protocol):
-    """What the run service needs of this engine's containers."""
-
-    async def prepare(
-        self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]
-    ) -> None: ...
-    async def create(self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy) -> str: ...
-    async def container(self, name_or_id: str) -> Json | None: ...
-    async def remove(self, container_id: str) -> None: ...
-
-
-class Journal(Protocol):
-    """What the run service needs of the journal."""
-
-    async def intend(self, intent: Intent) -> None: ...
-    async def settle(self, nonce: str) -> None: ...
-    async def record(self, name_or_id: str, owner: str | None) -> bytes | None: ...
-    async def removed(self, before: ListKey, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page: ...
-    async def outcome(self, run_id: str) -> bytes | None: ...
-
-
-class Reconciler(Protocol):
-    """What the run service needs of the reconciler: the cache, and that it takes in what was made."""
-
-    def find(self, name_or_id: str, owner: str | None = None) -> Service | None: ...
-    def services(self) -> list[Service]: ...
-    def nodes(self) -> list[Node]: ...
-    async def listed_nodes(self) -> list[Node]: ...
-    async def look_up(self, name_or_id: str) -> Service | None: ...
-    async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None: ...
-    async def adopt_container(self, container_id: str, nonce: str) -> None: ...
-
-
-class Reaper(Protocol):
-    """What the run service needs of the reaper."""
-
-    async def stop(self, view: Service) -> None: ...
-
-
-class Recovery(Protocol):
-    """What the run service needs of recovery."""
-
-    def look_for(self, intent: Intent) -> None: ...
-
-
-class IdempotencyStore(Protocol):
-    """What the run service needs of the runs under keys."""
-
-    async def once(self, key: Key, start: Callable[[], Awaitable[Started]]) -> Started: ...
-
-
-class Waits(Protocol):
-    """What the run service needs of those who wait."""
-
-    async def until_over(self, view: Service, seconds: float, left: asyncio.Future[None]) -> None: ...
+    defaults: spec.Defaults
+    registries: Collection[str] = ()
+    reserved_ports: Mapping[ports.Port, str] = ports.SWARM
+    own_container: str | None = None
 
 
 class RunService:
-    """Runs, stops and shows services and containers.
+    """Run, stop and show services and containers.
 
-    Args:
-        swarm, containers: the engine.
-        defaults: for what a run does not name.
-        own_container: the id of the container that this process runs in, or None.
-        registries: those that images may come from; empty: any.
-        lines: bounds the log's lines about refused calls.
-        reserved: ports that no run may publish, and what each is.
+    Attributes:
+        waiters: callers who wait for the end of a run; to be told of each change.
     """
 
     def __init__(
         self,
-        swarm: Swarm,
-        containers: Containers,
+        engine: Engine,
         journal: Journal,
         reconciler: Reconciler,
         reaper: Reaper,
         recovery: Recovery,
-        idempotency: IdempotencyStore,
-        waits: Waits,
-        defaults: Defaults,
-        own_container: str | None,
-        registries: Collection[str] = (),
-        lines: LineLimit | None = None,
-        reserved: Mapping[ports.Port, str] = ports.SWARM,
+        config: RunConfig,
     ) -> None:
-        self._swarm = swarm
-        self._containers = containers
+        self.waiters = Waiters()
+        self._engine = engine
         self._journal = journal
         self._reconciler = reconciler
         self._reaper = reaper
         self._recovery = recovery
-        self._idempotency = idempotency
-        self._waits = waits
-        self._defaults = defaults
-        self._own_container = own_container
-        self._registries = registries
-        self._lines = lines or LineLimit()
-        self._reserved = dict(reserved)
-        self._rates = RunRateLimiter()
+        self._config = config
+        self._reserved_ports = dict(config.reserved_ports)
+        self._itself = _Itself(engine, config.own_container)
+        self._starting = _Starting(reconciler)
+        self._idempotency = IdempotencyStore(journal, reconciler)
         self._listing = Listing(journal, reconciler)
-        self._starting: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
+        self._lines = LineLimit()
+
+    def listens_at(self, port: int) -> None:
+        """Reserve the port that quartermaster listens at."""
+        self._reserved_ports[port, "tcp"] = ports.OWN
+
+    # -- run -------------------------------------------------------------------------------------------------------
 
     async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
-        """Start a service or a container, once for each key, and tell its id, which ``status`` knows from then on.
+        """Start a service or a container, once for each key; ``status`` knows its id from then on.
 
         Raises:
             Forbidden: the token may not run this.
-            Conflict: it would publish a port of quartermaster itself.
-            HttpError: nothing was started, or its outcome is open: then it is looked for, and removed unless it has
-                a key.
+            Conflict: its name or a port is taken, or the port is quartermaster's own.
+            HttpError: nothing was started, or the outcome is open: then it is looked for, and removed unless it has a
+                key.
         """
-        request = policy.allow(request, by.grant, self._registries, self._defaults.memory, self._defaults.ttl)
+        defaults = self._config.defaults
+        request = policy.allow(request, by.grant, self._config.registries, defaults.memory, defaults.ttl)
         if request.ports:
-            ports.check(request.ports, self._reserved | dict.fromkeys(await self._own_ports(), ports.OWN))
+            own_ports = await self._itself.published_ports()
+            ports.check(request.ports, self._reserved_ports | dict.fromkeys(own_ports, ports.OWN))
         if key is None:
             return await self._start(request, by, None)
         return await self._idempotency.once(key, lambda: self._start(request, by, key))
 
-    def listens_at(self, port: int) -> None:
-        """Reserve the port that quartermaster listens at."""
-        self._reserved[port, "tcp"] = ports.OWN
+    async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> Started:
+        mark = spec.stamp(request, by.name, key)
+        warnings: list[str] = []  # of what it asks for and does not get
+        with self._starting.counted(request, mark, by):
+            run_id = await self._make(request, mark, warnings)
+        log.info(
+            "run_started", run=run_id, name=mark.name, type=request.type, image=request.image, owner=by.name, by=by.name
+        )
+        return Started(run_id, warnings=tuple(warnings))
+
+    async def _make(self, request: RunRequest, mark: spec.Stamp, warnings: list[str]) -> str:
+        """Create and adopt a run; its intent is settled, or handed to recovery if the engine left the outcome open."""
+        intent = Intent(mark.name, mark.nonce, request.type, mark.key is not None)
+        make = self._make_container if request.type == "container" else self._make_service
+        try:
+            return await make(request, mark, intent, warnings)
+        except HttpError as error:
+            if _may_come_true(error):
+                self._recovery.look_for(intent)
+            else:
+                with contextlib.suppress(JournalUnwritable):  # then recovery looks for it, and finds nothing
+                    await self._journal.settle(mark.nonce)
+            if isinstance(error, Conflict) and not isinstance(error, PortTaken):
+                raise _taken(mark.name) from None
+            raise
+
+    async def _make_service(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
+        swarm, credentials = self._engine.swarm, request.credentials()
+        image = await swarm.pin(request.image, credentials, request.pulls, warnings)
+        objects = spec.Objects(await swarm.network_ids(request.networks), await swarm.secret_ids(request.secrets))
+        body = spec.service(request, mark, image, self._config.defaults, objects)
+        if request.no_new_privileges:
+            nodes = await self._reconciler.listed_nodes()
+            warnings += warn_of_older_nodes(nodes, named=mark.owner == ROOT)
+        await self._journal.intend(intent)
+        try:
+            service_id = await swarm.create(body, credentials)
+        except HttpError as error:
+            raise self._port_taken(error, mark.owner) or error from None
+        try:
+            await self._reconciler.adopt_service(service_id, body, mark.nonce)
+        except JournalUnwritable:
+            if mark.key is None:  # nobody was told of it; under a key it is there for whoever asks again
+                await swarm.remove(service_id)
+            raise
+        return service_id
+
+    async def _make_container(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
+        containers, credentials = self._engine.containers, request.credentials()
+        body = spec.container(request, mark, self._config.defaults)
+        await containers.prepare(request.image, credentials, request.pulls, warnings)
+        await self._journal.intend(intent)
+        container_id = await containers.create(body, mark.name, credentials, request.pulls)
+        try:
+            await self._reconciler.adopt_container(container_id, mark.nonce)
+        except JournalUnwritable:
+            if mark.key is None:
+                await containers.remove(container_id)
+            raise
+        return container_id
+
+    def _port_taken(self, error: HttpError, owner: str) -> PortTaken | None:
+        """Return the error that another service has the port; it is named only to who may see it."""
+        said = _PORT_TAKEN.search(str(error))
+        if said is None:
+            return None
+        port, holder = said[1], self._reconciler.find(said[2])
+        if holder is None or owner not in (ROOT, holder.owner):
+            return PortTaken(f"ports: {port} is taken: choose another")
+        ended = ", which has ended" if holder.status in OVER else ""
+        return PortTaken(
+            f"ports: {port} is published by the run {holder.name!r} (id {holder.id}){ended}: "
+            "stop it, which removes it, or choose another port"
+        )
+
+    # -- stop ------------------------------------------------------------------------------------------------------
 
     async def stop(self, name_or_id: str, by: Identity) -> str:
         """Stop and remove a service or a container of ours, and return its id; one that is removed is success too.
@@ -187,27 +206,29 @@ class RunService:
         Returns when the engine has accepted it; the end itself is told by the stream.
 
         Raises:
-            NotFound: nobody knows it, or another token's owner has it.
+            NotFound: nobody knows it, or it is another's.
             Conflict: it is quartermaster itself.
         """
-        if name_or_id == self._own_container and by.sees is None:
+        if by.sees is None and name_or_id == self._config.own_container:
             raise _itself()
         try:
             view = await self._find(name_or_id, by)
         except NotFound:  # containers that somebody else started are not shown, and we may be one of them
-            if by.sees is None and name_or_id in await self._own_ids():
+            if by.sees is None and name_or_id in await self._itself.names():
                 raise _itself() from None
             raise
         if view.status == "removed":
             return view.id
-        if view.id in await self._own_ids():
+        if view.id in await self._itself.names():
             raise _itself()
         await self._reaper.stop(view)
-        log.info("stop", run=view.id, name=view.name, type=view.type, owner=view.owner, by=by.name)
+        log.info("run_stopped", run=view.id, name=view.name, type=view.type, owner=view.owner, by=by.name)
         return view.id
 
+    # -- status ----------------------------------------------------------------------------------------------------
+
     async def status(self, name_or_id: str, by: Identity) -> Service:
-        """One service or container, also when it was removed, with all that is kept of its output.
+        """Return one service or container, also when it was removed, with all that is kept of its output.
 
         Raises:
             NotFound: nobody knows it, or it is another's.
@@ -229,25 +250,25 @@ class RunService:
             NotFound: nobody knows it, or it is another's.
         """
         view = await self._find(name_or_id, by)
-        await self._waits.until_over(view, seconds, left)
+        await self.waiters.until_over(view, seconds, left)
         return await self.status(view.id, by)
 
     def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
-        """Services of the swarm and the containers that quartermaster started here, each as JSON, in pages.
+        """Yield services of the swarm and containers that quartermaster started here, as JSON, in pages.
 
         The newest first; of another token than root's, only what it started.
         """
         return self._listing.pages(by.sees, wanted)
 
     def there(self, by: Identity, wanted: ListQuery) -> list[Service]:
-        """Of a listing what was not removed."""
+        """Return what of a listing was not removed."""
         return self._listing.there(by.sees, wanted)
 
     def nodes(self) -> list[Node]:
         return self._reconciler.nodes()
 
     async def _find(self, name_or_id: str, by: Identity) -> Service:
-        """Find a run that the caller may see.
+        """Return the run with this id or name, whether it is there, removed, or too young for the cache.
 
         Raises:
             NotFound: nobody has it, or another; to who sees only its own neither the words nor the time tell which.
@@ -272,37 +293,38 @@ class RunService:
             if stored is not None:
                 return msgspec.json.decode(stored, type=Service)
         found = self._reconciler.find(name_or_id)
-        if found is None:  # it may be too young for the view
+        if found is None:
             found = await self._reconciler.look_up(name_or_id)
         elif by.sees is not None:  # it is another's: the engine is asked as for what nobody has
             await self._reconciler.look_up(NOBODYS)
         if found is not None and by.sees in (None, found.owner):
             return found
-        if found is not None:
+        if found is not None and self._lines.allows("refused", by.name):
             asked = {"asked": name_or_id, "run": found.id, "owner": found.owner}
-            if self._lines.allows("refused", by.name):
-                log.warning("refused", by=by.name, code=404, **asked, reason="it is another's")
+            log.warning("refused", by=by.name, code=404, **asked, reason="it is another's")
         raise NotFound(f"no service or container has the id or name {name_or_id!r}")
 
-    async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> Started:
-        mark = spec.stamp(request, by.name, key)
-        warnings: list[str] = []
-        with self._counted(request, mark, by):
-            run_id = await self._make(request, mark, key, warnings)
-        log.info("run", run=run_id, name=mark.name, type=request.type, image=request.image, owner=by.name, by=by.name)
-        return Started(run_id, warnings=tuple(warnings))
+
+class _Starting:
+    """Runs that are being started, counted from before they begin until the cache has them.
+
+    No other call comes between a look and its entry: of many at once no more are started than may, nor two of different
+    types under one name.
+    """
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+        self._rates = RunRateLimiter()
+        self._runs: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
 
     @contextlib.contextmanager
-    def _counted(self, request: RunRequest, mark: spec.Stamp, by: Identity) -> Iterator[None]:
-        """Count a run from before it is begun until the cache has it.
-
-        No other call comes between a look and its entry: of many at once no more are started than may, nor two of
-        different types under one name.
+    def counted(self, request: RunRequest, mark: spec.Stamp, by: Identity) -> Iterator[None]:
+        """Count a run while it is being started.
 
         Raises:
-            Forbidden: so many of the owner's have not ended as may run.
+            Forbidden: as many of the owner's runs as may have not ended.
             Conflict: what has its name is of another type.
-            TooManyRuns: the owner has begun as many within a minute as it may.
+            TooManyRuns: the owner has started as many within a minute as it may.
         """
         if by.grant is not None and by.grant.max_running is not None:
             policy.check_running(by.grant, self._running(by.name))
@@ -310,136 +332,64 @@ class RunService:
             raise _taken(mark.name)
         if by.grant is not None and by.grant.max_rate is not None:
             self._rates.begin(by.name, by.grant.max_rate)
-        self._starting[mark.nonce] = (by.name, request.type, mark.name)
+        self._runs[mark.nonce] = (by.name, request.type, mark.name)
         try:
             yield
         finally:
-            del self._starting[mark.nonce]
+            del self._runs[mark.nonce]
 
     def _running(self, owner: str) -> int:
-        """How many runs of an owner have not ended: those in the cache, and those that are being started."""
-        starting = {(kind, name) for who, kind, name in self._starting.values() if who == owner}
-        there = {
-            (view.type, view.name)
-            for view in self._reconciler.services()
-            if view.owner == owner and view.status not in OVER
-        }
+        starting = {(kind, name) for who, kind, name in self._runs.values() if who == owner}
+        views = self._reconciler.services()
+        there = {(view.type, view.name) for view in views if view.owner == owner and view.status not in OVER}
         return len(starting | there)
 
     def _is_of_another_type(self, name: str, kind: Kind) -> bool:
-        """Whether a service has this name and a container is wanted, or the other way round: Docker would take both."""
+        """Tell whether a container has the name of a service, or the other way round: Docker would take both."""
         there = self._reconciler.find(name)
-        kinds = {starting for _, starting, taken in self._starting.values() if taken == name}
+        kinds = {starting for _, starting, taken in self._runs.values() if taken == name}
         if there is not None and there.name == name and there.status != "removed":
             kinds.add(there.type)
         return bool(kinds - {kind})
 
-    async def _make(self, request: RunRequest, mark: spec.Stamp, key: Key | None, warnings: list[str]) -> str:
-        """Create it; ``warnings`` takes what it asks for and does not get."""
-        intent = Intent(mark.name, mark.nonce, request.type, key is not None)
-        start = self._run_container if request.type == "container" else self._run_service
-        try:
-            return await start(request, mark, intent, warnings)
-        except PortTaken:
-            await self._forget(mark.nonce)
-            raise
-        except Conflict:
-            await self._forget(mark.nonce)
-            raise _taken(mark.name) from None
-        except HttpError as error:
-            if _may_come_true(error):
-                self._recovery.look_for(intent)
-            else:
-                await self._forget(mark.nonce)
-            raise
 
-    async def _run_service(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
-        credentials = request.credentials()
-        image = await self._swarm.pin(request.image, credentials, request.pulls, warnings)
-        objects = spec.Objects(
-            await self._swarm.network_ids(request.networks), await self._swarm.secret_ids(request.secrets)
-        )
-        body = spec.service(request, mark, image, self._defaults, objects)
-        if request.no_new_privileges:
-            nodes = await self._reconciler.listed_nodes()
-            warnings += warn_of_older_nodes(nodes, named=mark.owner == ROOT)
-        await self._journal.intend(intent)
-        try:
-            service_id = await self._swarm.create(body, credentials)
-        except HttpError as error:
-            raise self._port_taken(error, mark.owner) or error from None
-        try:
-            await self._reconciler.adopt_service(service_id, body, mark.nonce)
-        except JournalUnwritable:
-            if mark.key is None:  # nobody was told of it; under a key it is there for whoever asks again
-                await self._swarm.remove(service_id)
-            raise
-        return service_id
+class _Itself:
+    """The container that this process runs in, if any, and the service that it is a task of."""
 
-    async def _run_container(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
-        config = spec.container(request, mark, self._defaults)
-        credentials = request.credentials()
-        await self._containers.prepare(request.image, credentials, request.pulls, warnings)
-        await self._journal.intend(intent)
-        container_id = await self._containers.create(config, mark.name, credentials, request.pulls)
-        try:
-            await self._reconciler.adopt_container(container_id, mark.nonce)
-        except JournalUnwritable:
-            if mark.key is None:
-                await self._containers.remove(container_id)
-            raise
-        return container_id
+    def __init__(self, engine: Engine, container_id: str | None) -> None:
+        self._engine = engine
+        self._container_id = container_id
 
-    def _port_taken(self, error: HttpError, owner: str) -> PortTaken | None:
-        """The error that another service has the port; it is named only to who may see it."""
-        said = _PORT_TAKEN.search(str(error))
-        if said is None:
-            return None
-        port, holder = said[1], self._reconciler.find(said[2])
-        if holder is None or owner not in (ROOT, holder.owner):
-            return PortTaken(f"ports: {port} is taken: choose another")
-        ended = ", which has ended" if holder.status in OVER else ""
-        return PortTaken(
-            f"ports: {port} is published by the run {holder.name!r} (id {holder.id}){ended}: "
-            "stop it, which removes it, or choose another port"
-        )
-
-    async def _forget(self, nonce: str) -> None:
-        """The run came to nothing, and that is known."""
-        with contextlib.suppress(JournalUnwritable):  # then the reaper looks for it, and finds nothing
-            await self._journal.settle(nonce)
-
-    async def _own_ids(self) -> set[str]:
-        """The container that this process runs in, its name, and the service that it is a task of."""
-        raw = await self._own()
+    async def names(self) -> set[str]:
+        """Return the id and name of the container, and the id of the service."""
+        raw = await self._container()
         if raw is None:
-            return {self._own_container} if self._own_container else set()
+            return {self._container_id} if self._container_id else set()
         return {raw["Id"], raw["Name"].removeprefix("/"), _service_of(raw) or raw["Id"]}
 
-    async def _own(self) -> Json | None:
-        """The container that this process runs in, as inspected."""
-        return None if self._own_container is None else await self._containers.container(self._own_container)
-
-    async def _own_ports(self) -> set[ports.Port]:
-        """The ports under which the container that this process runs in, or its service, is published."""
-        raw = await self._own()
+    async def published_ports(self) -> set[ports.Port]:
+        """Return the ports under which the container or the service is published."""
+        raw = await self._container()
         if raw is None:
             return set()
         service_id = _service_of(raw)
-        service = await self._swarm.service(service_id) if service_id else None
+        service = await self._engine.swarm.service(service_id) if service_id else None
         return {*ports.of_container(raw), *(ports.of_service(service) if service else ())}
+
+    async def _container(self) -> Json | None:
+        return None if self._container_id is None else await self._engine.containers.container(self._container_id)
 
 
 def _service_of(raw: Json) -> str | None:
-    """The service that a container is a task of."""
+    """Return the id of the service that a container is a task of."""
     labels: Mapping[str, str] = raw["Config"].get("Labels") or {}
     return labels.get("com.docker.swarm.service.id")
 
 
 def _may_come_true(error: HttpError) -> bool:
-    """Whether the engine may have done, or do yet, what it gave no good answer to; or did what could not be kept."""
-    known = (EngineUnavailable, EngineRefused, JournalUnwritable, TooManyCalls)  # that may be of a later call
-    return isinstance(error, known) and not isinstance(error, RegistryRefused)
+    """Tell whether the engine may have done, or may yet do, what failed; or did what could not be kept."""
+    open_outcomes = (EngineUnavailable, EngineRefused, JournalUnwritable, TooManyCalls)  # that may be of a later call
+    return isinstance(error, open_outcomes) and not isinstance(error, RegistryRefused)
 
 
 def _taken(name: str) -> Conflict:

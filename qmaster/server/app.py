@@ -36,14 +36,12 @@ from ..events.journal import Journal
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
 from ..models.images import check_registry
-from ..runs.idempotency import IdempotencyStore
 from ..runs.logs import LogReader
 from ..runs.reaper import Reaper
 from ..runs.reconciler import Reconciler, service_tags
 from ..runs.recovery import Recovery
 from ..runs.results import ResultCollector
-from ..runs.service import RunService
-from ..runs.waits import Waits
+from ..runs.service import RunConfig, RunService
 from . import privileges
 from .config import SHORT_TOKEN, Config, tls_context
 from .metrics import Metrics, Sources
@@ -101,7 +99,7 @@ async def serve(config: Config) -> None:
 
     log.info("stopping")
     http_server.stop()
-    components.waits.close()
+    components.parts.run_service.waiters.close()
     await _finish(components, config.shutdown_timeout)
     components.parts.sockets.close()
     await components.parts.logs.close()
@@ -137,31 +135,27 @@ class Components:
         )
         reconciler.stale_listeners.append(self.event_stream.beat)
         self.collector = collector = ResultCollector(engine.logs, journal, reconciler, config.output_limit)
-        self.reaper = reaper = Reaper(
-            engine.swarm, engine.containers, journal, reconciler, collector.record, self._max_kept
-        )
+        self.reaper = reaper = Reaper(engine.swarm, engine.containers, journal, reconciler, collector, self._max_kept)
         self.recovery = recovery = Recovery(engine.swarm, engine.containers, journal)
-        self.waits = waits = Waits()
-        reconciler.listeners += [collector.notice, reaper.notice, waits.notice]
 
         def emit(hint: Change) -> None:
             loop.call_soon_threadsafe(reconciler.hint, hint)
 
         self.watcher = watcher = Watcher(engine.events, emit)
         run_service = RunService(
-            engine.swarm,
-            engine.containers,
+            engine,
             journal,
             reconciler,
             reaper,
             recovery,
-            IdempotencyStore(journal, reconciler),
-            waits,
-            Defaults(config.memory, config.timeout or None, config.ttl or None),
-            own_container_id(),
-            _registries(config.registries),
-            reserved={**ports.SWARM, **ports.of_engine(config.docker_host)},
+            RunConfig(
+                Defaults(config.memory, config.timeout or None, config.ttl or None),
+                _registries(config.registries),
+                {**ports.SWARM, **ports.of_engine(config.docker_host)},
+                own_container_id(),
+            ),
         )
+        reconciler.listeners += [collector.notice, reaper.notice, run_service.waiters.notice]
         metrics.read(
             Sources(
                 journal,
@@ -170,7 +164,7 @@ class Components:
                 subscribers=lambda: len(self.parts.sockets.open),
                 frames_sent=lambda: broker.sent,
                 slow_consumers_cut=lambda: self.parts.sockets.cut,
-                waits=waits,
+                waits=run_service.waiters,
                 logs=lambda: len(self.parts.logs.open),
                 reconnects=lambda: watcher.reopened,
             )

@@ -1,4 +1,4 @@
-"""dispatch: run, stop and status, over an engine, a journal, a view and a keeper that only note what they are asked."""
+"""RunService: run, stop and status, over an engine, a journal, a cache and a reaper that note what they are asked."""
 
 import asyncio
 from typing import Any
@@ -23,7 +23,7 @@ from fakes import (
 from msgspec.structs import replace
 
 from qmaster.auth.authenticator import Identity
-from qmaster.engine import ports
+from qmaster.engine import Engine, ports
 from qmaster.engine.spec import Defaults
 from qmaster.errors import (
     BadRequest,
@@ -42,11 +42,11 @@ from qmaster.models import results
 from qmaster.models.requests import Key
 from qmaster.models.responses import Result, Service, Status
 from qmaster.runs import container_status
-from qmaster.runs.idempotency import IdempotencyStore
 from qmaster.runs.listing import ListQuery
-from qmaster.runs.service import RunService
+from qmaster.runs.reaper import Reaper
+from qmaster.runs.recovery import Recovery
+from qmaster.runs.service import RunConfig, RunService
 from qmaster.runs.status import OVER
-from qmaster.runs.waits import Waits
 
 pytestmark = pytest.mark.gen_test
 
@@ -56,12 +56,17 @@ ALICE = Identity("alice", grant(networks=frozenset({"a", "b"}), secrets=frozense
 BOX = container_status.container(container())
 
 
-class FakeKeeper(Fake):
+class FakeEngine(Engine):
+    def __init__(self, swarm: FakeSwarm, containers: FakeContainers) -> None:
+        self.swarm, self.containers = swarm, containers
+
+
+class FakeReaper(Fake, Reaper):
     async def stop(self, view: Service) -> None:
         self.noted("stop", view.id)
 
 
-class FakeSweeper:
+class FakeRecovery(Recovery):
     def __init__(self) -> None:
         self.open: list[Intent] = []
 
@@ -74,19 +79,15 @@ class Components:
 
     def __init__(self, *views: Service, own: str | None = None) -> None:
         self.swarm, self.containers = FakeSwarm(), FakeContainers()
-        self.journal, self.reconciler, self.keeper = FakeJournal(), FakeReconciler(*views), FakeKeeper()
-        self.sweeper, self.waits = FakeSweeper(), Waits()
+        self.journal, self.reconciler, self.keeper = FakeJournal(), FakeReconciler(*views), FakeReaper()
+        self.sweeper = FakeRecovery()
         self.run_service = RunService(
-            self.swarm,
-            self.containers,
+            FakeEngine(self.swarm, self.containers),
             self.journal,
             self.reconciler,
             self.keeper,
             self.sweeper,
-            IdempotencyStore(self.journal, self.reconciler),
-            self.waits,
-            Defaults(250),
-            own,
+            RunConfig(Defaults(250), own_container=own),
         )
 
     def engine_calls(self) -> list[str]:
@@ -137,7 +138,7 @@ async def test_who_waits_is_told_of_the_end() -> None:
     await asyncio.sleep(0.01)
     over = replace(SEEN, status="complete", result=brief(b"said"))
     house.reconciler.views = [over]
-    house.waits.notice(over)
+    house.run_service.waiters.notice(over)
     async with asyncio.timeout(5):
         assert await waiting == over
     with pytest.raises(NotFound):

@@ -1,4 +1,4 @@
-"""keeper: what is stopped, timed out or old enough is ended, and nothing is removed before its output was read."""
+"""Reaper: what is stopped, timed out or old enough is ended, and nothing is removed before its output was read."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,13 +10,17 @@ import pytest
 from fakes import CONTAINER_ID, Fake, container, service, task
 from swarm_cases import NODES
 
+from qmaster.engine import containers, services
 from qmaster.errors import EngineAway, JournalUnwritable
+from qmaster.events import journal
 from qmaster.models import results
 from qmaster.models.responses import Service, Task
 from qmaster.models.results import Outcome
 from qmaster.runs import container_status, reaper
 from qmaster.runs import status as lifecycle
 from qmaster.runs.reaper import Reaper
+from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.results import ResultCollector
 
 pytestmark = pytest.mark.gen_test
 
@@ -43,8 +47,8 @@ def box(status: str, at: float = 0.0, ending: str | None = None, read: bool = Fa
     return msgspec.structs.replace(shown, owner="root", result=RESULT if read else None, **more)
 
 
-class Components(Fake):
-    """The engine, the journal and the reconciler in one: it notes what it is asked, in order."""
+class Components(Fake, Reconciler):
+    """A reaper with all that it was given: what each of them is asked is noted, in order."""
 
     def __init__(self, *views: Service, max_kept: int | None = None) -> None:
         super().__init__()
@@ -53,8 +57,9 @@ class Components(Fake):
         self.after: dict[str, Callable[[], None]] = {}
         self.ran = False
         self.away = False
+        self.recorded_after = 0.0
         self.looked_after: list[list[str]] = []  # what had been done when a container was looked at
-        self.keeper = Reaper(self.Swarm(self), self.Containers(self), self.Journal(self), self, self.record, self.most)
+        self.keeper = Reaper(Swarm(self), Containers(self), Journal(self), self, Collector(self), self.most)
 
     def note(self, name: str, *args: Any) -> None:
         self.noted(name, *args)
@@ -68,7 +73,7 @@ class Components(Fake):
         self.views[shown.id] = shown
         self.keeper.notice(shown)
 
-    def find(self, name_or_id: str) -> Service | None:
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
         return self.views.get(name_or_id)
 
     def most(self, owner: str) -> int | None:
@@ -98,34 +103,6 @@ class Components(Fake):
         if self.away:
             raise EngineAway("away")
 
-    async def record(self, shown: Service) -> None:
-        self.note("record")
-
-    class Part:
-        def __init__(self, house: "Components") -> None:
-            self.house = house
-
-    class Swarm(Part):
-        async def end(self, service_id: str, label: str, why: str) -> bool:
-            self.house.note("end", why)
-            return True
-
-        async def remove(self, service_id: str) -> None:
-            self.house.note("remove")
-            self.house.becomes(None, service_id)
-
-    class Containers(Part):
-        async def stop(self, container_id: str) -> None:
-            self.house.note("stop")
-
-        async def remove(self, container_id: str) -> None:
-            self.house.note("remove")
-            self.house.becomes(None, container_id)
-
-    class Journal(Part):
-        async def end(self, container_id: str, why: str) -> None:
-            self.house.note("keep", why)
-
     async def until(self, *names: str) -> None:
         """Wait until it was asked just that, in this order."""
         async with asyncio.timeout(5):
@@ -135,6 +112,48 @@ class Components(Fake):
     async def stays(self, *names: str) -> None:
         await asyncio.sleep(0.1)
         assert self.names() == list(names)
+
+
+class Swarm(services.Swarm):
+    def __init__(self, house: Components) -> None:
+        self.house = house
+
+    async def end(self, service_id: str, label: str, why: str) -> bool:
+        self.house.note("end", why)
+        return True
+
+    async def remove(self, service_id: str) -> None:
+        self.house.note("remove")
+        self.house.becomes(None, service_id)
+
+
+class Containers(containers.Containers):
+    def __init__(self, house: Components) -> None:
+        self.house = house
+
+    async def stop(self, container_id: str) -> None:
+        self.house.note("stop")
+
+    async def remove(self, container_id: str) -> None:
+        self.house.note("remove")
+        self.house.becomes(None, container_id)
+
+
+class Journal(journal.Journal):
+    def __init__(self, house: Components) -> None:
+        self.house = house
+
+    async def end(self, run_id: str, why: str) -> None:
+        self.house.note("keep", why)
+
+
+class Collector(ResultCollector):
+    def __init__(self, house: Components) -> None:
+        self.house = house
+
+    async def record(self, view: Service) -> None:
+        self.house.note("record")
+        await asyncio.sleep(self.house.recorded_after)
 
 
 @pytest.fixture(autouse=True)
@@ -196,14 +215,10 @@ async def test_what_cannot_be_recorded_is_not_removed(monkeypatch: pytest.Monkey
     """The stop fails, and can be tried again."""
     monkeypatch.setattr(reaper, "RECORD_WITHIN", 0.01)
     house = Components(view("complete"))
-
-    async def never(shown: Service) -> None:
-        await asyncio.sleep(60)
-
-    house.keeper._record = never
+    house.recorded_after = 60
     with pytest.raises(JournalUnwritable):
         await house.keeper.stop(house.views["s1"])
-    assert house.names() == []
+    assert house.names() == ["record"]
 
 
 async def test_what_waits_for_a_node_is_removed_at_once() -> None:
@@ -449,7 +464,7 @@ async def test_a_limit_that_changes_counts_for_what_has_ended() -> None:
     house.max_kept = 0
     house.keeper.check_kept("root")
     await house.until("remove", "remove", "remove")
-    assert not house.keeper._early
+    assert not house.keeper._excess
     await house.keeper.close()
 
 
@@ -469,10 +484,10 @@ async def test_a_clock_that_is_set_ends_nothing_early_and_nothing_late(
     house = Components()
     running = view("running", timeout=0.4)
     house.becomes(running)
-    timer = house.keeper._known["s1"].timer
+    timer = house.keeper._watched["s1"].timer
     set_clock(monkeypatch, ahead)
     house.becomes(msgspec.structs.replace(running, error="news of it"))
-    assert house.keeper._known["s1"].timer is timer
+    assert house.keeper._watched["s1"].timer is timer
     await house.stays()
     await house.until("end")
     await house.keeper.close()
@@ -499,7 +514,7 @@ async def test_what_is_removed_is_forgotten() -> None:
     house = Components()
     house.becomes(view("running", timeout=0.05))
     house.becomes(None, "s1")
-    assert not house.keeper._known
+    assert not house.keeper._watched
     await house.stays()
 
 
@@ -508,4 +523,4 @@ async def test_after_the_end_nothing_is_taken_up() -> None:
     house = Components(view("running", at=100, timeout=1.0))
     await house.keeper.close()
     house.keeper._notice_again("s1")
-    assert not house.keeper._known
+    assert not house.keeper._watched

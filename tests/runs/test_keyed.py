@@ -1,4 +1,4 @@
-"""keyed: a run under a key is started once, whoever asks again."""
+"""IdempotencyStore: a run under a key is started once, whoever asks again."""
 
 import asyncio
 
@@ -8,10 +8,12 @@ from fakes import CREATED, service
 from swarm_cases import NODES, NOW
 
 from qmaster.errors import Conflict, EngineAway, KeyReused
+from qmaster.events.journal import Journal
 from qmaster.models.requests import Key, Started
 from qmaster.models.responses import Service
 from qmaster.runs import status
 from qmaster.runs.idempotency import IdempotencyStore
+from qmaster.runs.reconciler import Reconciler
 
 pytestmark = pytest.mark.gen_test
 
@@ -24,7 +26,7 @@ def run(run_id: str = "id-qm-1", **fields: object) -> Service:
     return msgspec.structs.replace(RUN, id=run_id, **fields)
 
 
-class Journal:
+class FakeJournal(Journal):
     def __init__(self) -> None:
         self.kept: Named = {}
 
@@ -34,7 +36,7 @@ class Journal:
         return (msgspec.json.encode(kept[0]), kept[1]) if kept else None
 
 
-class Reconciler:
+class FakeReconciler(Reconciler):
     """``viewed`` is what it knows, ``there`` what the engine has."""
 
     def __init__(self) -> None:
@@ -62,7 +64,7 @@ class Components:
     """Starting takes a while; where ``error`` is set it comes to nothing."""
 
     def __init__(self) -> None:
-        self.journal, self.reconciler = Journal(), Reconciler()
+        self.journal, self.reconciler = FakeJournal(), FakeReconciler()
         self.keyed = IdempotencyStore(self.journal, self.reconciler)
         self.starts = 0
         self.error: Exception | None = None

@@ -483,7 +483,7 @@ async def test_what_begins_as_the_token_goes_is_not_begun(ask: Ask, home: Home) 
     alices = (await run(ask, "alice", name="alices"))["id"]
     auth = home.house.parts.auth
     run_service: Any = home.house.parts.run_service
-    status, until_over = run_service.status, home.house.waits.until_over
+    status, until_over = run_service.status, run_service.waiters.until_over
     grants = [identity.grant for identity in known(home).values() if identity.grant]
 
     async def find_and_lose(name: str, by: Identity) -> Service:
@@ -494,7 +494,7 @@ async def test_what_begins_as_the_token_goes_is_not_begun(ask: Ask, home: Home) 
     async def wait_and_lose(*args: Any) -> None:
         auth.replace([])
 
-    waits: Any = home.house.waits
+    waits: Any = run_service.waiters
     run_service.status, waits.until_over = find_and_lose, wait_and_lose
     for method, path, body in (
         ("GET", f"/logs/{alices}?follow=1", None),
@@ -519,12 +519,12 @@ async def test_who_ran_and_stopped_what_is_logged(ask: Ask) -> None:
         box = await run(ask, "bob", type="container", name="second-box")
         await ask("alice", "POST", "/stop", {"id": service["id"]})
         await ask("root", "POST", "/stop", {"id": "bobs"})
-    told = [line for line in logs if line["event"] in ("run", "stop", "refused")]
+    told = [line for line in logs if line["event"] in ("run_started", "run_stopped", "refused")]
     assert [(line["event"], line["by"], line["run"], line["owner"], line["type"]) for line in told] == [
-        ("run", "alice", service["id"], "alice", "service"),
-        ("run", "bob", box["id"], "bob", "container"),
-        ("stop", "alice", service["id"], "alice", "service"),
-        ("stop", "root", OF_BOB, "bob", "service"),
+        ("run_started", "alice", service["id"], "alice", "service"),
+        ("run_started", "bob", box["id"], "bob", "container"),
+        ("run_stopped", "alice", service["id"], "alice", "service"),
+        ("run_stopped", "root", OF_BOB, "bob", "service"),
     ]
     assert told[0]["image"] == "docker.io/library/busybox:latest"
     requests = [line for line in logs if line["event"] == "request"]

@@ -1,4 +1,4 @@
-"""recorder: what a run has said is in the journal once it has ended, whatever gets in the way."""
+"""ResultCollector: what a run has said is in the journal once it has ended, whatever gets in the way."""
 
 import asyncio
 import time
@@ -9,12 +9,15 @@ import pytest
 from fakes import CONTAINER_ID, Fake, container, service, task
 from swarm_cases import NODES, NOW, REPLICAS_2
 
+from qmaster.engine import logs
 from qmaster.errors import EngineAway, HttpError, JournalUnwritable, NodeUnreachable, NotFound, TooManyCalls
+from qmaster.events import journal
 from qmaster.models import results
 from qmaster.models.responses import Result, Service, Task
 from qmaster.models.results import Line, Outcome, Output
 from qmaster.runs import container_status, status
 from qmaster.runs import results as recorder
+from qmaster.runs.reconciler import Reconciler
 from qmaster.runs.results import ResultCollector
 
 pytestmark = pytest.mark.gen_test
@@ -33,7 +36,7 @@ BOX = container_status.container(
 )
 
 
-class Logs(Fake):
+class Logs(Fake, logs.Logs):
     """Each says its own id; ``times`` is how often a failure comes before."""
 
     def __init__(self) -> None:
@@ -41,7 +44,7 @@ class Logs(Fake):
         self.error: Exception | None = None
         self.times = 10**9
 
-    async def capture(self, kind: str, target_id: str, limit: int) -> Output:
+    async def capture(self, kind: logs.Kind, target_id: str, limit: int) -> Output:
         self.noted("capture", kind, target_id, limit)
         await asyncio.sleep(0)
         if self.error is not None and len(self.calls) <= self.times:
@@ -49,7 +52,18 @@ class Logs(Fake):
         return Output([Line("2024-05-06T07:08:19Z", "stdout", target_id.encode())])
 
 
-class Components(Fake):
+class Journal(journal.Journal):
+    def __init__(self, house: "Components") -> None:
+        self.house = house
+
+    async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
+        if self.house.full:
+            self.house.full -= 1
+            raise self.house.refusal
+        self.house.kept[run_id] = results.decode(outcome)
+
+
+class Components(Fake, Reconciler):
     """The journal, and the reconciler; what was shown comes after what was kept."""
 
     def __init__(self) -> None:
@@ -60,13 +74,7 @@ class Components(Fake):
         self.full = 0
         self.refusal: HttpError = JournalUnwritable("full")
         self.before: list[Task] = []
-        self.recorder = ResultCollector(self.logs, self, self, LIMIT)
-
-    async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
-        if self.full:
-            self.full -= 1
-            raise self.refusal
-        self.kept[run_id] = results.decode(outcome)
+        self.recorder = ResultCollector(self.logs, Journal(self), self, LIMIT)
 
     async def show_result(self, run_id: str, result: Result) -> None:
         assert run_id in self.kept

@@ -105,7 +105,7 @@ def test_a_prefix_is_nobody(engine: Engine, shared: Server, kind: str) -> None:
     run_id = started(shared.run(**NAP, type=kind, name="part-1"))
     for part in (run_id[:-1], run_id[:12], run_id[:1], "part", "part-", "art-1", run_id.upper(), "/part-1"):
         assert shared.stop_service(part).status == 404, part
-    for part in (run_id[:12], "job"):
+    for part in (run_id[:12], "part"):
         assert shared.status(part).status == 404, part
     shows(shared, run_id, status="running")
 

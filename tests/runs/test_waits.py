@@ -1,4 +1,4 @@
-"""waits: who waits for the end of a run is woken when it is over, when the time has passed, or when they have left."""
+"""Waiters: who waits for the end of a run is woken when it is over, when the time has passed, or when they leave."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from swarm_cases import NODES, NOW
 
 from qmaster.models.responses import Result, Service
 from qmaster.runs import status
-from qmaster.runs.waits import Waits, is_over
+from qmaster.runs.results import Waiters, is_over
 
 pytestmark = pytest.mark.gen_test
 
@@ -51,7 +51,7 @@ def test_a_run_is_over_when_nothing_more_is_to_come(shown: Service, over: bool) 
 
 async def test_a_wait_ends_with_the_run() -> None:
     """Not with a change before; everyone who waits for it is woken, and nobody else."""
-    waits = Waits()
+    waits = Waiters()
     two = [asyncio.create_task(waits.until_over(GOING_ON, LONG, nobody())) for _ in range(2)]
     other = asyncio.create_task(waits.until_over(msgspec.structs.replace(GOING_ON, id="s2"), 0.2, nobody()))
     await asyncio.sleep(0)
@@ -70,12 +70,12 @@ async def test_a_wait_ends_with_the_run() -> None:
 async def test_what_is_over_is_not_waited_for() -> None:
     """Nobody would wake the caller."""
     async with asyncio.timeout(5):
-        await Waits().until_over(READ, LONG, nobody())
+        await Waiters().until_over(READ, LONG, nobody())
 
 
 async def test_a_wait_ends_with_its_time() -> None:
     """And is forgotten."""
-    waits, began = Waits(), time.monotonic()
+    waits, began = Waiters(), time.monotonic()
     await waits.until_over(GOING_ON, 0.05, nobody())
     assert time.monotonic() - began >= 0.05
     assert len(waits) == 0
@@ -83,7 +83,7 @@ async def test_a_wait_ends_with_its_time() -> None:
 
 async def test_a_wait_ends_with_its_caller() -> None:
     """Nothing is kept for one who has hung up."""
-    waits, left = Waits(), nobody()
+    waits, left = Waiters(), nobody()
     task = asyncio.create_task(waits.until_over(GOING_ON, LONG, left))
     await asyncio.sleep(0)
     left.set_result(None)
@@ -94,7 +94,7 @@ async def test_a_wait_ends_with_its_caller() -> None:
 
 async def test_at_the_end_nobody_waits() -> None:
     """Those who do are answered with what is; who comes later too."""
-    waits = Waits()
+    waits = Waiters()
     task = asyncio.create_task(waits.until_over(GOING_ON, LONG, nobody()))
     await asyncio.sleep(0)
     waits.close()
