@@ -47,8 +47,8 @@ class Components:
         self.swarm = FakeSwarm(tasks=tasks)
         self.kind = kind
         self.scripts: dict[tuple[str, bool], list[Script]] = {}
-        self.wishes: list[LogRequest] = []
-        self.seats = 0
+        self.requests: list[LogRequest] = []
+        self.slots = 0
         self.status = "running"
         self.finished: str | None = None
         self.kept: Outcome | None = None
@@ -60,7 +60,7 @@ class Components:
         self.scripts.setdefault((target, follow), []).append(list(script))
 
     def open(self, request: LogRequest) -> "FakeReading":
-        self.wishes.append(request)
+        self.requests.append(request)
         scripts = self.scripts.get((request.id, request.follow), [])
         return FakeReading(self, scripts.pop(0) if scripts else [], request.follow)
 
@@ -115,31 +115,31 @@ class Components:
 
 
 class FakeReaders(LogReaders):
-    def __init__(self, house: Components) -> None:
-        self._house = house
+    def __init__(self, parts: Components) -> None:
+        self._house = parts
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[Callable[[LogRequest], OpenLog]]:
-        if self._house.seats < 0:
+        if self._house.slots < 0:
             raise TooManyReaders("full")
-        self._house.seats += 1
+        self._house.slots += 1
         try:
             yield self._house.open
         finally:
-            self._house.seats -= 1
+            self._house.slots -= 1
 
 
 class FakeJournal(Journal):
-    def __init__(self, house: Components) -> None:
-        self._house = house
+    def __init__(self, parts: Components) -> None:
+        self._house = parts
 
     async def outcome(self, run_id: str) -> bytes | None:
         return results.encode(self._house.kept) if self._house.kept else None
 
 
 class FakeReconciler(Reconciler):
-    def __init__(self, house: Components) -> None:
-        self._house = house
+    def __init__(self, parts: Components) -> None:
+        self._house = parts
 
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
         return self._house.view()
@@ -149,8 +149,8 @@ class FakeReconciler(Reconciler):
 
 
 class FakeReading(OpenLog):
-    def __init__(self, house: Components, script: Script, follow: bool) -> None:
-        self._house, self._script, self._follow = house, script, follow
+    def __init__(self, parts: Components, script: Script, follow: bool) -> None:
+        self._house, self._script, self._follow = parts, script, follow
 
     def __exit__(self, *raised: object) -> None:
         self._house.closed += 1
@@ -174,47 +174,47 @@ def kept(*lines: Line, truncated: bool = False, task_id: str | None = T1, host: 
 
 def test_tasks_come_one_after_the_other_the_oldest_first() -> None:
     """Each piece says which task it is of, and on which node; a task that never was on one is not asked."""
-    house = Components(
+    parts = Components(
         task("running", 2, NodeID="n2", CreatedAt=at(9)),
         task("running", 1, CreatedAt=at(1)),
         task("pending", 3, NodeID=""),
     )
-    house.gives(T1, [said(3, "a\n"), said(3, "e\n", "stderr")], [said(4, "b\n")])
-    house.gives(T2, [said(1, "c\n")])
-    assert house.read() == [
+    parts.gives(T1, [said(3, "a\n"), said(3, "e\n", "stderr")], [said(4, "b\n")])
+    parts.gives(T2, [said(1, "c\n")])
+    assert parts.read() == [
         Piece(at(3), "stdout", b"a\n", "host-1", T1),
         Piece(at(3), "stderr", b"e\n", "host-1", T1),
         Piece(at(4), "stdout", b"b\n", "host-1", T1),
         Piece(at(1), "stdout", b"c\n", "host-2", T2),
     ]
-    assert [wish.id for wish in house.wishes] == [T1, T2]
-    assert house.seats == 0
+    assert [request.id for request in parts.requests] == [T1, T2]
+    assert parts.slots == 0
 
 
 def test_following_tells_each_line_once() -> None:
     """What was said so far, what is said now, and the rest after the end overlap."""
-    house = Components(task("running"))
-    house.gives(T1, [said(1, "one\n"), said(2, "two\n")])
+    parts = Components(task("running"))
+    parts.gives(T1, [said(1, "one\n"), said(2, "two\n")])
     live = [said(s, text, task_id=T1) for s, text in ((1, "one\n"), (2, "two\n"), (3, "three\n"), (3, "3b\n"))]
-    house.gives("s1", live[:2], live[2:], house.end(), follow=True)
-    house.gives(T1, [said(2, "two\n"), said(3, "three\n"), said(3, "3b\n"), said(3, "3c\n"), said(4, "four")])
-    assert house.texts(follow=True) == ["one\n", "two\n", "three\n", "3b\n", "3c\n", "four"]
-    assert house.closed == len(house.wishes) == 3
-    assert [wish.follow for wish in house.wishes] == [False, True, False]
+    parts.gives("s1", live[:2], live[2:], parts.end(), follow=True)
+    parts.gives(T1, [said(2, "two\n"), said(3, "three\n"), said(3, "3b\n"), said(3, "3c\n"), said(4, "four")])
+    assert parts.texts(follow=True) == ["one\n", "two\n", "three\n", "3b\n", "3c\n", "four"]
+    assert parts.closed == len(parts.requests) == 3
+    assert [request.follow for request in parts.requests] == [False, True, False]
 
 
 def test_following_waits_for_what_has_not_begun() -> None:
     """And takes in tasks that it did not know of."""
-    house = Components()
-    house.status = "pending"
+    parts = Components()
+    parts.status = "pending"
 
     def begin() -> None:
-        house.swarm.its_tasks = [task("running", NodeID="n2")]
-        house.status = "running"
+        parts.swarm.its_tasks = [task("running", NodeID="n2")]
+        parts.status = "running"
 
-    house.gives("s1", begin, [said(1, "one\n", task_id=T1, node_id="n2")], house.end(), follow=True)
-    house.gives(T1, [said(1, "one\n"), said(2, "two\n")])
-    assert house.read(follow=True) == [
+    parts.gives("s1", begin, [said(1, "one\n", task_id=T1, node_id="n2")], parts.end(), follow=True)
+    parts.gives(T1, [said(1, "one\n"), said(2, "two\n")])
+    assert parts.read(follow=True) == [
         Piece(at(1), "stdout", b"one\n", "host-2", T1),
         Piece(at(2), "stdout", b"two\n", "host-2", T1),
     ]
@@ -223,48 +223,48 @@ def test_following_waits_for_what_has_not_begun() -> None:
 def test_what_has_ended_is_not_followed() -> None:
     """Nor what is being stopped, when its tasks have ended; but while one still runs it is."""
     for status, finished in (("complete", CREATED), ("failed", CREATED), ("stopping", CREATED)):
-        house = Components(task("complete"))
-        house.status, house.finished = status, finished
-        house.gives("t-complete-1", [said(1, "one\n")])
-        assert house.texts(follow=True) == ["one\n"]
-        assert len(house.wishes) == 1
-    house = Components(task("running"))
-    house.status = "stopping"
-    house.gives("s1", [said(1, "last words\n", task_id=T1)], house.end("stopping"), follow=True)
-    assert house.texts(follow=True) == ["last words\n"]
+        parts = Components(task("complete"))
+        parts.status, parts.finished = status, finished
+        parts.gives("t-complete-1", [said(1, "one\n")])
+        assert parts.texts(follow=True) == ["one\n"]
+        assert len(parts.requests) == 1
+    parts = Components(task("running"))
+    parts.status = "stopping"
+    parts.gives("s1", [said(1, "last words\n", task_id=T1)], parts.end("stopping"), follow=True)
+    assert parts.texts(follow=True) == ["last words\n"]
 
 
 def test_a_container_is_one_origin() -> None:
     """It has no task and no node, and a follow of it ends by itself."""
-    house = Components(kind="container")
-    house.gives("s1", [said(1, "one\n")])
-    house.gives("s1", [said(2, "two\n")], house.end(), [], follow=True)
-    house.gives("s1", [said(2, "two\n"), said(3, "end")])
-    assert house.read(follow=True) == [
+    parts = Components(kind="container")
+    parts.gives("s1", [said(1, "one\n")])
+    parts.gives("s1", [said(2, "two\n")], parts.end(), [], follow=True)
+    parts.gives("s1", [said(2, "two\n"), said(3, "end")])
+    assert parts.read(follow=True) == [
         Piece(at(second), "stdout", text, None, None) for second, text in ((1, b"one\n"), (2, b"two\n"), (3, b"end"))
     ]
-    assert {wish.kind for wish in house.wishes} == {"container"}
+    assert {request.kind for request in parts.requests} == {"container"}
 
 
 def test_what_is_gone_comes_from_the_journal() -> None:
-    """No seat is needed for it; a result that was cut says so first."""
-    house = Components()
-    house.status = "removed"
-    house.kept = Outcome([kept(Line(at(1), "stdout", b"a\n"), Line(at(2), "stderr", b"e\n"), truncated=True)])
-    house.seats = -1
+    """No slot is needed for it; a result that was cut says so first."""
+    parts = Components()
+    parts.status = "removed"
+    parts.kept = Outcome([kept(Line(at(1), "stdout", b"a\n"), Line(at(2), "stderr", b"e\n"), truncated=True)])
+    parts.slots = -1
     words = Piece("", "qmaster", b"only the end of its output was kept\n", "host-1", T1)
-    assert house.read() == [
+    assert parts.read() == [
         words,
         Piece(at(1), "stdout", b"a\n", "host-1", T1),
         Piece(at(2), "stderr", b"e\n", "host-1", T1),
     ]
-    assert house.texts(streams=("stderr",))[1:] == ["e\n"]
-    assert house.texts(tail=1) == ["e\n"]
+    assert parts.texts(streams=("stderr",))[1:] == ["e\n"]
+    assert parts.texts(tail=1) == ["e\n"]
     first = kept(Line(at(0), "stdout", b"first\n"), task_id="t-0")
-    house.kept = Outcome([kept(Line(at(1), "stdout", b"again\n"))], [first])
-    assert house.texts() == ["first\n", "again\n"]
-    house.kept = None
-    assert house.texts(follow=True) == ["it is gone, and nothing of its output was kept\n"]
+    parts.kept = Outcome([kept(Line(at(1), "stdout", b"again\n"))], [first])
+    assert parts.texts() == ["first\n", "again\n"]
+    parts.kept = None
+    assert parts.texts(follow=True) == ["it is gone, and nothing of its output was kept\n"]
 
 
 def test_what_goes_while_it_is_followed_is_told_to_its_end() -> None:
@@ -273,48 +273,48 @@ def test_what_goes_while_it_is_followed_is_told_to_its_end() -> None:
         (Outcome([kept(*(Line(at(s), "stdout", b"%d\n" % s) for s in (1, 2)), truncated=True)]), "2\n"),
         (None, "it is gone: the end of its output may be missing\n"),
     ):
-        house = Components(task("running"))
-        house.kept = outcome
+        parts = Components(task("running"))
+        parts.kept = outcome
 
-        def remove(house: Components = house) -> None:
-            house.swarm.its_tasks = []
-            house.status = "removed"
+        def remove(parts: Components = parts) -> None:
+            parts.swarm.its_tasks = []
+            parts.status = "removed"
 
-        house.gives(T1, [said(1, "1\n")])
-        house.gives("s1", remove, NotFound("no such service"), follow=True)
-        assert house.texts(follow=True) == ["1\n", rest]
+        parts.gives(T1, [said(1, "1\n")])
+        parts.gives("s1", remove, NotFound("no such service"), follow=True)
+        assert parts.texts(follow=True) == ["1\n", rest]
 
 
 @pytest.mark.parametrize("words", [None, "Error grabbing logs: … node n1 is not available\n"])
 def test_a_node_out_of_reach_is_a_line(words: str | None) -> None:
     """Whether it is silent or Swarm says so; what the journal has of the task comes instead of it."""
-    house = Components(task("running", 1), task("running", 2, NodeID="n2"))
+    parts = Components(task("running", 1), task("running", 2, NodeID="n2"))
 
     def script() -> None:
-        house.gives(
+        parts.gives(
             T1, [said(1, "a\n")], EngineTimeout("late") if words is None else [Message("", "engine", words.encode())]
         )
-        house.gives(T2, [said(1, "b\n")])
+        parts.gives(T2, [said(1, "b\n")])
 
     script()
-    texts = house.texts()
+    texts = parts.texts()
     assert (texts[0], texts[2:]) == ("a\n", ["b\n"])
     assert texts[1].startswith("node host-1 cannot be reached: ")
     its = kept(Line(at(1), "stdout", b"a\n"), Line(at(2), "stdout", b"kept\n"))
-    for house.kept in (Outcome([its]), Outcome([], [its])):
+    for parts.kept in (Outcome([its]), Outcome([], [its])):
         script()
-        assert house.texts() == ["a\n", "kept\n", "b\n"]
+        assert parts.texts() == ["a\n", "kept\n", "b\n"]
 
 
 def test_a_node_that_goes_down_is_told_once_each_time() -> None:
     """It is not asked while it is down; back again, it sends all again, and no line is told twice."""
-    house = Components(task("running"))
+    parts = Components(task("running"))
 
     def goes() -> None:
-        house.down = {"n1"}
+        parts.down = {"n1"}
 
     def comes() -> None:
-        house.down = set()
+        parts.down = set()
 
     async def later(call: Callable[[], None]) -> None:
         await asyncio.sleep(0.5)
@@ -322,95 +322,95 @@ def test_a_node_that_goes_down_is_told_once_each_time() -> None:
 
     tasks: list[Awaitable[None]] = []
     one = said(1, "one\n", task_id=T1)
-    house.gives(
+    parts.gives(
         "s1",
         [one],
         goes,
         lambda: tasks.append(asyncio.ensure_future(later(comes))),
-        lambda: tasks.append(asyncio.ensure_future(later(house.end()))),
+        lambda: tasks.append(asyncio.ensure_future(later(parts.end()))),
         follow=True,
     )
-    texts = house.texts(follow=True)
+    texts = parts.texts(follow=True)
     assert texts == ["one\n", "node host-1 cannot be reached: what runs there is not heard until it is back\n"]
-    house = Components(task("running"))
-    house.down = {"n1"}
-    assert house.texts() == ["node host-1 cannot be reached: it is down\n"]
-    assert house.wishes == []
+    parts = Components(task("running"))
+    parts.down = {"n1"}
+    assert parts.texts() == ["node host-1 cannot be reached: it is down\n"]
+    assert parts.requests == []
 
 
 def test_an_engine_that_was_away_is_followed_again() -> None:
     """From where it was."""
-    house = Components(task("running"))
-    house.gives("s1", [said(1, "one\n", task_id=T1)], EngineAway("broken off"), follow=True)
-    house.gives("s1", [said(1, "one\n", task_id=T1), said(2, "two\n", task_id=T1)], house.end(), follow=True)
-    assert house.texts(follow=True) == ["one\n", "two\n"]
-    assert [wish.since is None for wish in house.wishes if wish.follow] == [True, False]
+    parts = Components(task("running"))
+    parts.gives("s1", [said(1, "one\n", task_id=T1)], EngineAway("broken off"), follow=True)
+    parts.gives("s1", [said(1, "one\n", task_id=T1), said(2, "two\n", task_id=T1)], parts.end(), follow=True)
+    assert parts.texts(follow=True) == ["one\n", "two\n"]
+    assert [request.since is None for request in parts.requests if request.follow] == [True, False]
 
 
 def test_an_engine_that_is_away_is_an_error() -> None:
     """Before anything was told, and after."""
-    house = Components(task("running"))
-    house.swarm.fails["tasks"] = EngineAway("away")
+    parts = Components(task("running"))
+    parts.swarm.fails["tasks"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        house.read()
-    house = Components(task("running"))
-    house.gives(T1, [said(1, "one\n")], EngineAway("broken off"))
+        parts.read()
+    parts = Components(task("running"))
+    parts.gives(T1, [said(1, "one\n")], EngineAway("broken off"))
     with pytest.raises(EngineAway):
-        house.read()
-    assert house.seats == 0
+        parts.read()
+    assert parts.slots == 0
 
 
 def test_an_answer_begins_when_the_engine_has_answered() -> None:
     """Until then the caller can still be told 503; a job that has said nothing yet is answered at once all the same."""
-    house = Components(kind="container")
-    house.gives("s1", EngineAway("away"))
+    parts = Components(kind="container")
+    parts.gives("s1", EngineAway("away"))
     with pytest.raises(EngineAway):
-        house.read()
-    assert house.batches == []
-    house.gives("s1")
-    house.gives("s1", lambda: house.gives("s1"), house.end(), follow=True)
-    assert (house.read(follow=True), house.batches) == ([], [[]])
-    house = Components(task("running"))  # of a service the engine was asked for its tasks
-    house.gives(T1, [said(1, "1\n")])
-    house.read()
-    assert [len(batch) for batch in house.batches] == [0, 1, 0]
+        parts.read()
+    assert parts.batches == []
+    parts.gives("s1")
+    parts.gives("s1", lambda: parts.gives("s1"), parts.end(), follow=True)
+    assert (parts.read(follow=True), parts.batches) == ([], [[]])
+    parts = Components(task("running"))  # of a service the engine was asked for its tasks
+    parts.gives(T1, [said(1, "1\n")])
+    parts.read()
+    assert [len(batch) for batch in parts.batches] == [0, 1, 0]
 
 
 def test_the_tail_of_one_stream_is_counted_here() -> None:
     """Docker counts both streams, and then leaves one out."""
-    house = Components(task("running"))
+    parts = Components(task("running"))
     for _ in range(2):
-        house.gives(T1, [said(1, "a\n", "stderr")], [said(2, "b\n", "stderr"), said(3, "c\n", "stderr")])
-    assert house.texts(tail=2, streams=("stderr",)) == ["b\n", "c\n"]
-    assert [wish.tail for wish in house.wishes] == [None, None]
-    house.gives(T1, [said(3, "c\n")])
-    assert house.texts(tail=1) == ["c\n"]
-    assert house.wishes[-1].tail == 1
+        parts.gives(T1, [said(1, "a\n", "stderr")], [said(2, "b\n", "stderr"), said(3, "c\n", "stderr")])
+    assert parts.texts(tail=2, streams=("stderr",)) == ["b\n", "c\n"]
+    assert [request.tail for request in parts.requests] == [None, None]
+    parts.gives(T1, [said(3, "c\n")])
+    assert parts.texts(tail=1) == ["c\n"]
+    assert parts.requests[-1].tail == 1
 
 
 def test_after_a_tail_of_nothing_only_what_is_new_comes() -> None:
     """The last line is read, to know from where on it is new."""
-    house = Components(task("running"))
-    house.gives(T1, [said(5, "old\n")])
-    house.gives("s1", [said(5, "old\n", task_id=T1), said(4, "older\n", "stderr", T1)], house.end(), follow=True)
-    house.gives(T1, [said(5, "old\n"), said(6, "new\n")])
-    assert house.texts(tail=0, follow=True) == ["new\n"]
+    parts = Components(task("running"))
+    parts.gives(T1, [said(5, "old\n")])
+    parts.gives("s1", [said(5, "old\n", task_id=T1), said(4, "older\n", "stderr", T1)], parts.end(), follow=True)
+    parts.gives(T1, [said(5, "old\n"), said(6, "new\n")])
+    assert parts.texts(tail=0, follow=True) == ["new\n"]
 
 
-def test_a_flow_that_is_left_early_gives_its_seat_back() -> None:
+def test_a_flow_that_is_left_early_gives_its_slot_back() -> None:
     """As when the client is gone."""
-    house = Components(task("running"))
-    house.gives(T1, [said(1, "one\n")])
+    parts = Components(task("running"))
+    parts.gives(T1, [said(1, "one\n")])
 
     async def leave() -> None:
-        flow: Any = house.log_reader.flow(house.view(), LogQuery(follow=True))
+        flow: Any = parts.log_reader.flow(parts.view(), LogQuery(follow=True))
         async with contextlib.aclosing(flow):
             async for batch in flow:
                 if batch:
                     break
-        assert house.seats == 0
+        assert parts.slots == 0
 
     asyncio.run(leave())
-    house.seats = -1
+    parts.slots = -1
     with pytest.raises(TooManyReaders):
-        house.read()
+        parts.read()

@@ -75,18 +75,18 @@ class FakeRecovery(Recovery):
 
 
 class Components:
-    """A dispatch and all that it was given."""
+    """A run service and all that it was given."""
 
     def __init__(self, *views: Service, own: str | None = None) -> None:
         self.swarm, self.containers = FakeSwarm(), FakeContainers()
-        self.journal, self.reconciler, self.keeper = FakeJournal(), FakeReconciler(*views), FakeReaper()
-        self.sweeper = FakeRecovery()
+        self.journal, self.reconciler, self.reaper = FakeJournal(), FakeReconciler(*views), FakeReaper()
+        self.recovery = FakeRecovery()
         self.run_service = RunService(
             FakeEngine(self.swarm, self.containers),
             self.journal,
             self.reconciler,
-            self.keeper,
-            self.sweeper,
+            self.reaper,
+            self.recovery,
             RunConfig(Defaults(250), own_container=own),
         )
 
@@ -101,80 +101,80 @@ def brief(text: bytes) -> Result:
 async def test_one_status_has_all_that_is_kept_of_the_output() -> None:
     """A listing has its end; where that is all, the journal is not asked."""
     short = replace(SEEN, status="complete", result=brief(b"short"))
-    house = Components(short, replace(SEEN, id="s2", name="two", status="complete", result=brief(b"x" * 5000)))
-    house.journal.outcomes = {"s2": outcome(b"x" * 5000)}
-    assert (await house.run_service.status("s1", ROOT)).result == short.result
-    assert "outcome" not in house.journal.names()
-    whole = (await house.run_service.status("two", ROOT)).result
+    parts = Components(short, replace(SEEN, id="s2", name="two", status="complete", result=brief(b"x" * 5000)))
+    parts.journal.outcomes = {"s2": outcome(b"x" * 5000)}
+    assert (await parts.run_service.status("s1", ROOT)).result == short.result
+    assert "outcome" not in parts.journal.names()
+    whole = (await parts.run_service.status("two", ROOT)).result
     assert whole
     assert (whole.stdout, whole.truncated) == ("x" * 5000, False)
 
 
 async def test_what_was_read_after_the_end_was_told_is_shown() -> None:
     """The service was removed by somebody else as its output was being read."""
-    house = Components()
-    house.journal.stored["s1"] = replace(SEEN, status="removed")
-    house.journal.outcomes["s1"] = outcome(b"late")
-    found = (await house.run_service.status("s1", ROOT)).result
+    parts = Components()
+    parts.journal.stored["s1"] = replace(SEEN, status="removed")
+    parts.journal.outcomes["s1"] = outcome(b"late")
+    found = (await parts.run_service.status("s1", ROOT)).result
     assert found
     assert found.stdout == "late"
 
 
 async def test_a_journal_that_cannot_be_read_hides_no_status() -> None:
     """What is known is shown."""
-    house = Components(replace(SEEN, status="complete", result=brief(b"x" * 5000)))
-    house.journal.fails["outcome"] = JournalUnwritable("torn")
-    shown = (await house.run_service.status("s1", ROOT)).result
+    parts = Components(replace(SEEN, status="complete", result=brief(b"x" * 5000)))
+    parts.journal.fails["outcome"] = JournalUnwritable("torn")
+    shown = (await parts.run_service.status("s1", ROOT)).result
     assert shown
     assert (len(shown.stdout), shown.truncated) == (results.BRIEF, True)
 
 
 async def test_who_waits_is_told_of_the_end() -> None:
     """With the whole result; when the time has passed, of what there is."""
-    house = Components(SEEN)
+    parts = Components(SEEN)
     left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    assert await house.run_service.when_over("s1", 0.01, left, ROOT) == SEEN
-    waiting = asyncio.create_task(house.run_service.when_over(SEEN.name, 60, left, ROOT))
+    assert await parts.run_service.when_over("s1", 0.01, left, ROOT) == SEEN
+    waiting = asyncio.create_task(parts.run_service.when_over(SEEN.name, 60, left, ROOT))
     await asyncio.sleep(0.01)
     over = replace(SEEN, status="complete", result=brief(b"said"))
-    house.reconciler.views = [over]
-    house.run_service.waiters.notice(over)
+    parts.reconciler.views = [over]
+    parts.run_service.waiters.notice(over)
     async with asyncio.timeout(5):
         assert await waiting == over
     with pytest.raises(NotFound):
-        await house.run_service.when_over("nobody", 60, left, ROOT)
+        await parts.run_service.when_over("nobody", 60, left, ROOT)
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
 async def test_a_run_under_a_key_is_named_by_it(kind: str) -> None:
     """Its labels keep the key and the body's digest; the second call makes nothing."""
-    house, key = Components(), Key("qm-1", "digest")
-    first = await house.run_service.run(run(type=kind), ROOT, key)
-    made = house.swarm if kind == "service" else house.containers
+    parts, key = Components(), Key("qm-1", "digest")
+    first = await parts.run_service.run(run(type=kind), ROOT, key)
+    made = parts.swarm if kind == "service" else parts.containers
     (create,) = [call for call in made.calls if call[0] == "create"]
     assert create[2 if kind == "container" else 1] == "qm-1" or create[1]["Name"] == "qm-1"
     labels = create[1]["Labels"]
     assert (labels["io.qmaster.key"], labels["io.qmaster.body"]) == ("qm-1", "digest")
-    house.journal.keys["qm-1"] = (msgspec.json.encode(replace(SEEN, id=first.id)), "digest")
-    again = await house.run_service.run(run(type=kind), ROOT, key)
+    parts.journal.keys["qm-1"] = (msgspec.json.encode(replace(SEEN, id=first.id)), "digest")
+    again = await parts.run_service.run(run(type=kind), ROOT, key)
     assert (again, made.names().count("create")) == (first._replace(replayed=True), 1)
 
 
 async def test_a_keyed_run_whose_outcome_is_open_is_looked_for_by_its_key() -> None:
     """So that it is adopted, not removed."""
-    house = Components()
-    house.swarm.fails["create"] = EngineAway("away")
+    parts = Components()
+    parts.swarm.fails["create"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        await house.run_service.run(run(), ROOT, Key("qm-1", "digest"))
-    (intent,) = house.sweeper.open
+        await parts.run_service.run(run(), ROOT, Key("qm-1", "digest"))
+    (intent,) = parts.recovery.open
     assert (intent.name, intent.keyed) == ("qm-1", True)
 
 
 async def test_a_service_is_created_pinned_and_owned() -> None:
     """Its image with the registry's digest, the owner in a label; the answer is Swarm's id."""
-    house = Components()
-    assert (await house.run_service.run(run(name="one", networks=["a", "b"], secrets=["c"]), ALICE)).id == "s-new"
-    (_, body, credentials) = house.swarm.calls[-1]
+    parts = Components()
+    assert (await parts.run_service.run(run(name="one", networks=["a", "b"], secrets=["c"]), ALICE)).id == "s-new"
+    (_, body, credentials) = parts.swarm.calls[-1]
     assert credentials is None
     assert body["TaskTemplate"]["ContainerSpec"]["Image"] == f"docker.io/library/busybox:latest@{DIGEST}"
     assert body["Labels"]["io.qmaster.owner"] == "alice"
@@ -184,26 +184,26 @@ async def test_a_service_is_created_pinned_and_owned() -> None:
 
 async def test_a_containers_answer_is_its_id() -> None:
     """Created on this engine, not in the swarm."""
-    house = Components()
-    assert (await house.run_service.run(run(type="container", name="one"), ROOT)).id == "c-new"
-    assert house.swarm.calls == []
-    assert [call[2] for call in house.containers.calls if call[0] == "create"] == ["one"]
+    parts = Components()
+    assert (await parts.run_service.run(run(type="container", name="one"), ROOT)).id == "c-new"
+    assert parts.swarm.calls == []
+    assert [call[2] for call in parts.containers.calls if call[0] == "create"] == ["one"]
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
 async def test_the_intent_is_written_before_the_engine_is_asked(kind: str) -> None:
     """With the nonce that the run carries: an acknowledged run is never lost. The reconciler closes it."""
-    house = Components()
-    house.journal.fails["intend"] = JournalUnwritable("full")
+    parts = Components()
+    parts.journal.fails["intend"] = JournalUnwritable("full")
     with pytest.raises(JournalUnwritable):
-        await house.run_service.run(run(type=kind), ROOT)
-    assert "create" not in house.engine_calls()
-    house.journal.fails.clear()
-    run_id = (await house.run_service.run(run(type=kind, name="one"), ROOT)).id
-    (intent,) = house.journal.intents.values()
-    made = next(call[1] for fake in (house.swarm, house.containers) for call in fake.calls if call[0] == "create")
+        await parts.run_service.run(run(type=kind), ROOT)
+    assert "create" not in parts.engine_calls()
+    parts.journal.fails.clear()
+    run_id = (await parts.run_service.run(run(type=kind, name="one"), ROOT)).id
+    (intent,) = parts.journal.intents.values()
+    made = next(call[1] for fake in (parts.swarm, parts.containers) for call in fake.calls if call[0] == "create")
     assert (intent.name, intent.nonce) == ("one", made["Labels"]["io.qmaster.run"])
-    assert house.reconciler.calls == [(f"adopt_{kind}", run_id, intent.nonce)]
+    assert parts.reconciler.calls == [(f"adopt_{kind}", run_id, intent.nonce)]
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
@@ -212,42 +212,42 @@ async def test_the_intent_is_written_before_the_engine_is_asked(kind: str) -> No
     [(Conflict("x"), True), (BadRequest("x"), True), (EngineRefused("x"), False), (EngineAway("x"), False)],
 )
 async def test_an_intent_stays_only_where_its_outcome_is_open(kind: str, error: HttpError, settled: bool) -> None:
-    """The keeper looks for what may have been made; a clear no needs no looking."""
-    house = Components()
-    house.swarm.fails["create"] = house.containers.fails["create"] = error
+    """Recovery looks for what may have been made; a clear no needs no looking."""
+    parts = Components()
+    parts.swarm.fails["create"] = parts.containers.fails["create"] = error
     with pytest.raises(type(error)):
-        await house.run_service.run(run(type=kind), ROOT)
-    assert (house.journal.intents == {}) is settled
-    assert house.sweeper.open == list(house.journal.intents.values())
+        await parts.run_service.run(run(type=kind), ROOT)
+    assert (parts.journal.intents == {}) is settled
+    assert parts.recovery.open == list(parts.journal.intents.values())
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
 async def test_what_cannot_be_journalled_is_removed(kind: str) -> None:
     """Nobody was told of it: 507, and it does not go on running."""
-    house = Components()
-    house.reconciler.fails[f"adopt_{kind}"] = JournalUnwritable("full")
+    parts = Components()
+    parts.reconciler.fails[f"adopt_{kind}"] = JournalUnwritable("full")
     with pytest.raises(JournalUnwritable):
-        await house.run_service.run(run(type=kind), ROOT)
-    assert house.engine_calls()[-1] == "remove"
+        await parts.run_service.run(run(type=kind), ROOT)
+    assert parts.engine_calls()[-1] == "remove"
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
 async def test_under_a_key_it_stays_for_whoever_asks_again(kind: str) -> None:
     """Else the next call would be told of a run that was removed before it did anything."""
-    house = Components()
-    house.reconciler.fails[f"adopt_{kind}"] = JournalUnwritable("full")
+    parts = Components()
+    parts.reconciler.fails[f"adopt_{kind}"] = JournalUnwritable("full")
     with pytest.raises(JournalUnwritable):
-        await house.run_service.run(run(type=kind), ROOT, Key("qm-1", "digest"))
-    assert house.engine_calls()[-1] == "create"
-    assert [intent.keyed for intent in house.sweeper.open] == [True]
+        await parts.run_service.run(run(type=kind), ROOT, Key("qm-1", "digest"))
+    assert parts.engine_calls()[-1] == "create"
+    assert [intent.keyed for intent in parts.recovery.open] == [True]
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
 async def test_credentials_go_along_with_each_call(kind: str) -> None:
     """To whoever pulls, and to nothing else."""
-    house = Components()
-    await house.run_service.run(run(type=kind, auth=AUTH), ROOT)
-    calls = house.swarm.calls + house.containers.calls
+    parts = Components()
+    await parts.run_service.run(run(type=kind, auth=AUTH), ROOT)
+    calls = parts.swarm.calls + parts.containers.calls
     sent = [call[-1] for call in calls if call[0] in ("pin", "create")]
     assert sent
     assert all(credentials.username == "someone" for credentials in sent)
@@ -263,22 +263,22 @@ async def test_credentials_go_along_with_each_call(kind: str) -> None:
 )
 async def test_what_is_wrong_fails_before_the_service_exists(where: str, error: HttpError) -> None:
     """Wrong credentials, an unknown network or secret: nothing is created; the error is the one that was raised."""
-    house = Components()
-    house.swarm.fails[where] = error
+    parts = Components()
+    parts.swarm.fails[where] = error
     with pytest.raises(type(error)):
-        await house.run_service.run(run(auth=AUTH), ROOT)
-    assert "create" not in house.swarm.names()
+        await parts.run_service.run(run(auth=AUTH), ROOT)
+    assert "create" not in parts.swarm.names()
 
 
 async def test_what_has_ended_takes_no_place_of_those_that_may_run() -> None:
     """Nor what is another's; it stays in the view for as long as its record is kept."""
     others = [replace(SEEN, id=status, name=status, status=status, owner="bob") for status in OVER]
-    house = Components(*others, replace(SEEN, owner="alice"))
+    parts = Components(*others, replace(SEEN, owner="alice"))
     one = Identity("bob", grant("bob", max_running=1))
-    assert (await house.run_service.run(run(), one)).id == "s-new"
-    house.reconciler.views.append(replace(SEEN, name="second", owner="bob"))
+    assert (await parts.run_service.run(run(), one)).id == "s-new"
+    parts.reconciler.views.append(replace(SEEN, name="second", owner="bob"))
     with pytest.raises(Forbidden, match="max_running"):
-        await house.run_service.run(run(), one)
+        await parts.run_service.run(run(), one)
 
 
 @pytest.mark.parametrize(("there", "wanted"), [("service", "container"), ("container", "service")])
@@ -287,162 +287,162 @@ async def test_a_name_is_unique_across_services_and_containers(there: str, wante
 
     What is removed has no name any more, of its own type Docker itself refuses a second, and an id is no name.
     """
-    house = Components(replace(SEEN, name="mine", type=there))
+    parts = Components(replace(SEEN, name="mine", type=there))
     with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
-        await house.run_service.run(run(type=wanted, name="mine"), ROOT)
-    assert not house.engine_calls()
+        await parts.run_service.run(run(type=wanted, name="mine"), ROOT)
+    assert not parts.engine_calls()
     for other in ({"status": "removed"}, {"type": wanted}, {"id": "mine", "name": "theirs"}):
-        house = Components(replace(SEEN, **{"name": "mine", "type": there, **other}))
-        assert await house.run_service.run(run(type=wanted, name="mine"), ROOT)
+        parts = Components(replace(SEEN, **{"name": "mine", "type": there, **other}))
+        assert await parts.run_service.run(run(type=wanted, name="mine"), ROOT)
 
 
 async def test_a_name_is_unique_among_what_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second is refused while the first is on its way."""
-    house = Components()
+    parts = Components()
 
     async def create(*given: Any) -> str:
         with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
-            await house.run_service.run(run(type="container", name="mine"), ROOT)
-        assert not house.containers.names()
-        await house.run_service.run(run(type="container", name="other"), ROOT)
+            await parts.run_service.run(run(type="container", name="mine"), ROOT)
+        assert not parts.containers.names()
+        await parts.run_service.run(run(type="container", name="other"), ROOT)
         return "s-new"
 
-    monkeypatch.setattr(house.swarm, "create", create)
-    assert (await house.run_service.run(run(name="mine"), ROOT)).id == "s-new"
-    assert "create" in house.containers.names()
+    monkeypatch.setattr(parts.swarm, "create", create)
+    assert (await parts.run_service.run(run(name="mine"), ROOT)).id == "s-new"
+    assert "create" in parts.containers.names()
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
 async def test_a_name_that_is_taken_is_named(kind: str) -> None:
     """409 says which, and what to do; Docker's own words are left out."""
-    house = Components()
+    parts = Components()
     taken = Conflict("rpc error: name conflicts with an existing object")
-    house.swarm.fails["create"] = house.containers.fails["create"] = taken
+    parts.swarm.fails["create"] = parts.containers.fails["create"] = taken
     with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
-        await house.run_service.run(run(type=kind, name="mine"), ROOT)
+        await parts.run_service.run(run(type=kind, name="mine"), ROOT)
 
 
 @pytest.mark.parametrize("asked", ["s1", "one"])
 async def test_what_is_in_the_view_is_not_asked_of_the_engine(asked: str) -> None:
     """By id and by name."""
-    house = Components(SEEN)
-    assert await house.run_service.status(asked, ROOT) == SEEN
-    assert house.engine_calls() == []
-    assert house.journal.calls == house.reconciler.calls == []
+    parts = Components(SEEN)
+    assert await parts.run_service.status(asked, ROOT) == SEEN
+    assert parts.engine_calls() == []
+    assert parts.journal.calls == parts.reconciler.calls == []
 
 
 async def test_what_is_removed_is_shown_from_its_record() -> None:
     """As it was written; a new service of its name hides it, but not its id."""
-    house = Components()
+    parts = Components()
     gone = replace(SEEN, status="removed", reason="stopped", removed_at=LATER)
-    house.journal.stored = {"s1": gone, "one": gone}
-    assert await house.run_service.status("s1", ROOT) == await house.run_service.status("one", ROOT) == gone
-    house.reconciler.views.append(replace(SEEN, id="s9"))
-    assert (await house.run_service.status("one", ROOT)).id == "s9"
-    assert (await house.run_service.status("s1", ROOT)).status == "removed"
+    parts.journal.stored = {"s1": gone, "one": gone}
+    assert await parts.run_service.status("s1", ROOT) == await parts.run_service.status("one", ROOT) == gone
+    parts.reconciler.views.append(replace(SEEN, id="s9"))
+    assert (await parts.run_service.status("one", ROOT)).id == "s9"
+    assert (await parts.run_service.status("s1", ROOT)).status == "removed"
 
 
 async def test_what_is_too_young_for_the_view_is_looked_up_once() -> None:
     """An id that is nowhere else is asked of the engine, and is a 404 only then."""
-    house = Components()
-    house.reconciler.young["s7"] = replace(SEEN, id="s7")
-    assert (await house.run_service.status("s7", ROOT)).id == "s7"
+    parts = Components()
+    parts.reconciler.young["s7"] = replace(SEEN, id="s7")
+    assert (await parts.run_service.status("s7", ROOT)).id == "s7"
     with pytest.raises(NotFound, match="'s8'"):
-        await house.run_service.status("s8", ROOT)
-    assert house.reconciler.names() == ["look_up", "look_up"]
+        await parts.run_service.status("s8", ROOT)
+    assert parts.reconciler.names() == ["look_up", "look_up"]
 
 
 async def test_an_engine_that_is_away_makes_nothing_unknown() -> None:
     """503, not 404."""
-    house = Components()
-    house.reconciler.fails["look_up"] = EngineAway("away")
+    parts = Components()
+    parts.reconciler.fails["look_up"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        await house.run_service.status("s1", ROOT)
+        await parts.run_service.status("s1", ROOT)
 
 
 async def test_a_journal_that_cannot_be_read_hides_nothing_that_is_there() -> None:
     """The engine still knows it."""
-    house = Components()
-    house.journal.fails["record"] = JournalUnwritable("broken")
-    house.reconciler.young["s1"] = SEEN
-    assert await house.run_service.status("s1", ROOT) == SEEN
+    parts = Components()
+    parts.journal.fails["record"] = JournalUnwritable("broken")
+    parts.reconciler.young["s1"] = SEEN
+    assert await parts.run_service.status("s1", ROOT) == SEEN
 
 
 @pytest.mark.parametrize("asked", ["", "..", "a/b", "a b", "a\n", "ä", "a?force=1", "-a", "x" * 256])
 async def test_what_can_be_no_name_is_not_asked_of_anyone(asked: str) -> None:
     """It would land in the path of Docker's API."""
-    house = Components()
-    for verb in (house.run_service.status, house.run_service.stop):
+    parts = Components()
+    for verb in (parts.run_service.status, parts.run_service.stop):
         with pytest.raises(NotFound):
             await verb(asked, ROOT)
-    assert house.engine_calls() == []
-    assert house.reconciler.calls == house.journal.calls == []
+    assert parts.engine_calls() == []
+    assert parts.reconciler.calls == parts.journal.calls == []
 
 
 @pytest.mark.parametrize(("asked", "run_id"), [("s1", "s1"), ("one", "s1"), (CONTAINER_ID, CONTAINER_ID)])
-async def test_a_stop_is_handed_to_the_keeper(asked: str, run_id: str) -> None:
+async def test_a_stop_is_handed_to_the_reaper(asked: str, run_id: str) -> None:
     """By id or by name; only that one."""
-    house = Components(replace(SEEN, id="s2", name="two"), SEEN, BOX)
-    assert await house.run_service.stop(asked, ROOT) == run_id
-    assert house.keeper.calls == [("stop", run_id)]
+    parts = Components(replace(SEEN, id="s2", name="two"), SEEN, BOX)
+    assert await parts.run_service.stop(asked, ROOT) == run_id
+    assert parts.reaper.calls == [("stop", run_id)]
 
 
 async def test_a_stop_of_what_is_removed_is_success_too() -> None:
     """And nothing is asked of the engine."""
-    house = Components()
-    house.journal.stored["one"] = replace(SEEN, status="removed")
-    assert await house.run_service.stop("one", ROOT) == "s1"
-    assert house.keeper.calls == house.swarm.calls == []
+    parts = Components()
+    parts.journal.stored["one"] = replace(SEEN, status="removed")
+    assert await parts.run_service.stop("one", ROOT) == "s1"
+    assert parts.reaper.calls == parts.swarm.calls == []
 
 
 async def test_a_stop_of_what_nobody_knows_is_a_404() -> None:
     """It is not taken for one that is removed."""
-    house = Components()
+    parts = Components()
     with pytest.raises(NotFound):
-        await house.run_service.stop("one", ROOT)
+        await parts.run_service.stop("one", ROOT)
 
 
 async def test_a_stop_that_failed_is_told() -> None:
     """And the next tries again."""
-    house = Components(SEEN)
-    house.keeper.fails["stop"] = EngineAway("away")
+    parts = Components(SEEN)
+    parts.reaper.fails["stop"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        await house.run_service.stop("s1", ROOT)
-    house.keeper.fails.clear()
-    assert await house.run_service.stop("s1", ROOT) == "s1"
-    assert house.keeper.names() == ["stop", "stop"]
+        await parts.run_service.stop("s1", ROOT)
+    parts.reaper.fails.clear()
+    assert await parts.run_service.stop("s1", ROOT) == "s1"
+    assert parts.reaper.names() == ["stop", "stop"]
 
 
 @pytest.mark.parametrize("asked", ["one", "s1"])
 async def test_it_does_not_stop_its_own_service(asked: str) -> None:
     """409 for the service that its container is a task of."""
-    house = Components(SEEN, own=OWN)
-    house.containers.there = [container(OWN, "me.1", ours=False, labels={"com.docker.swarm.service.id": "s1"})]
+    parts = Components(SEEN, own=OWN)
+    parts.containers.there = [container(OWN, "me.1", ours=False, labels={"com.docker.swarm.service.id": "s1"})]
     with pytest.raises(Conflict, match="itself"):
-        await house.run_service.stop(asked, ROOT)
-    assert house.keeper.calls == []
+        await parts.run_service.stop(asked, ROOT)
+    assert parts.reaper.calls == []
 
 
 async def test_it_does_not_stop_its_own_container() -> None:
     """409, also where the view does not know it, as quartermaster did not start itself; also where it did."""
     for views in ((), (replace(BOX, id=OWN, name="me"),)):
-        house = Components(*views, own=OWN)
-        house.containers.there = [container(OWN, "me", ours=bool(views))]
+        parts = Components(*views, own=OWN)
+        parts.containers.there = [container(OWN, "me", ours=bool(views))]
         for asked in (OWN, "me")[: 1 + len(views)]:
             with pytest.raises(Conflict, match="itself"):
-                await house.run_service.stop(asked, ROOT)
-        assert house.keeper.calls == []
+                await parts.run_service.stop(asked, ROOT)
+        assert parts.reaper.calls == []
 
 
 async def test_it_stops_others_when_it_is_in_a_container() -> None:
     """Only itself is safe from it."""
-    house = Components(SEEN, own=OWN)
-    house.containers.there = [container(OWN, "me", ours=False)]
-    assert await house.run_service.stop("s1", ROOT) == "s1"
+    parts = Components(SEEN, own=OWN)
+    parts.containers.there = [container(OWN, "me", ours=False)]
+    assert await parts.run_service.stop("s1", ROOT) == "s1"
 
 
-async def listed(house: Components, wanted: ListQuery, by: Identity = ROOT) -> list[Service]:
-    pages = house.run_service.listing(by, wanted)
+async def listed(parts: Components, wanted: ListQuery, by: Identity = ROOT) -> list[Service]:
+    pages = parts.run_service.listing(by, wanted)
     return [msgspec.json.decode(one, type=Service) async for page in pages for one in page]
 
 
@@ -450,12 +450,12 @@ async def test_a_listing_is_the_newest_first() -> None:
     """What is removed only where it is asked for, and nothing twice."""
     new = replace(SEEN, id="s2", name="two", created_at=LATER)
     gone = replace(SEEN, id="s0", name="gone", status="removed", created_at="2023-01-01T00:00:00.1Z")
-    house = Components(SEEN, new)
-    house.journal.stored = {"s0": gone, "s1": replace(SEEN, status="removed")}
+    parts = Components(SEEN, new)
+    parts.journal.stored = {"s0": gone, "s1": replace(SEEN, status="removed")}
     assert CREATED < LATER
-    assert house.run_service.there(ROOT, ListQuery()) == [new, SEEN]
-    assert await listed(house, ListQuery(removed=True)) == [new, SEEN, gone]
-    assert house.engine_calls() == []
+    assert parts.run_service.there(ROOT, ListQuery()) == [new, SEEN]
+    assert await listed(parts, ListQuery(removed=True)) == [new, SEEN, gone]
+    assert parts.engine_calls() == []
 
 
 # --- ports ------------------------------------------------------------------------------------------------------------
@@ -469,19 +469,19 @@ HELD = "rpc error: code = InvalidArgument desc = port '8080' is already in use b
 )
 async def test_the_ports_of_quartermaster_itself_are_refused(by: Identity, port: str) -> None:
     """Where it listens, where its container or its service is published, and Swarm's; to root too, and at once."""
-    house = Components(own=OWN)
+    parts = Components(own=OWN)
     own = container(OWN, "me.1", ours=False, labels={"com.docker.swarm.service.id": "s-own"})
     own["HostConfig"] = {"PortBindings": {"9090/tcp": [{"HostIp": "", "HostPort": "9494"}], "9/tcp": None}}
     own["NetworkSettings"] = {"Ports": {"9090/tcp": [{"HostIp": "::", "HostPort": "9595"}], "1/tcp": None}}
-    house.containers.there = [own]
+    parts.containers.there = [own]
     published = {"Ports": [{"Protocol": "tcp", "TargetPort": 9090, "PublishedPort": 9443}]}
-    house.swarm.there = [{**service("s-own", "me"), "Endpoint": published}]
-    house.run_service.listens_at(9393)
+    parts.swarm.there = [{**service("s-own", "me"), "Endpoint": published}]
+    parts.run_service.listens_at(9393)
     with pytest.raises(Conflict, match=f"^ports: {port.partition(':')[0]}/"):
-        await house.run_service.run(run(ports=["8080:80", port]), by)
-    assert "create" not in house.engine_calls()
+        await parts.run_service.run(run(ports=["8080:80", port]), by)
+    assert "create" not in parts.engine_calls()
     for other in ("9393:80/udp", "8080:9393", "2377:80/udp"):
-        await house.run_service.run(run(ports=[other]), by)
+        await parts.run_service.run(run(ports=[other]), by)
 
 
 @pytest.mark.parametrize(
@@ -504,9 +504,9 @@ def test_the_port_of_the_engine_is_reserved(host: str, port: int) -> None:
 )
 async def test_a_port_that_a_run_holds_is_a_conflict(status: Status, by: Identity, says: str) -> None:
     """The run is named to who may see it; and nothing is looked for later."""
-    house = Components(replace(SEEN, status=status, owner="bob"))
-    house.swarm.fails["create"] = BadRequest(f"the Docker engine refused: {HELD}")
+    parts = Components(replace(SEEN, status=status, owner="bob"))
+    parts.swarm.fails["create"] = BadRequest(f"the Docker engine refused: {HELD}")
     with pytest.raises(PortTaken) as raised:
-        await house.run_service.run(run(ports=["8080:80"]), by)
+        await parts.run_service.run(run(ports=["8080:80"]), by)
     assert says.removeprefix("port ") in str(raised.value)
-    assert (house.sweeper.open, house.journal.intents) == ([], {})
+    assert (parts.recovery.open, parts.journal.intents) == ([], {})

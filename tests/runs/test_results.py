@@ -16,7 +16,7 @@ from qmaster.models import results
 from qmaster.models.responses import Result, Service, Task
 from qmaster.models.results import Line, Outcome, Output
 from qmaster.runs import container_status, status
-from qmaster.runs import results as recorder
+from qmaster.runs import results as results_module
 from qmaster.runs.reconciler import Reconciler
 from qmaster.runs.results import ResultCollector
 
@@ -53,14 +53,14 @@ class Logs(Fake, logs.Logs):
 
 
 class Journal(journal.Journal):
-    def __init__(self, house: "Components") -> None:
-        self.house = house
+    def __init__(self, parts: "Components") -> None:
+        self.parts = parts
 
     async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
-        if self.house.full:
-            self.house.full -= 1
-            raise self.house.refusal
-        self.house.kept[run_id] = results.decode(outcome)
+        if self.parts.full:
+            self.parts.full -= 1
+            raise self.parts.refusal
+        self.parts.kept[run_id] = results.decode(outcome)
 
 
 class Components(Fake, Reconciler):
@@ -74,7 +74,7 @@ class Components(Fake, Reconciler):
         self.full = 0
         self.refusal: HttpError = JournalUnwritable("full")
         self.before: list[Task] = []
-        self.recorder = ResultCollector(self.logs, Journal(self), self, LIMIT)
+        self.collector = ResultCollector(self.logs, Journal(self), self, LIMIT)
 
     async def show_result(self, run_id: str, result: Result) -> None:
         assert run_id in self.kept
@@ -86,75 +86,75 @@ class Components(Fake, Reconciler):
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "AGAIN_EVERY", 0.001)
-    monkeypatch.setattr(recorder, "GIVE_UP_AFTER", 0.05)
+    monkeypatch.setattr(results_module, "AGAIN_EVERY", 0.001)
+    monkeypatch.setattr(results_module, "GIVE_UP_AFTER", 0.05)
 
 
 async def test_a_service_is_recorded_by_its_tasks() -> None:
     """The output of each, with its place and exit code, in the journal and then shown."""
-    house = Components()
-    await house.recorder.record(ENDED)
-    assert house.logs.calls == [("capture", "task", "t-failed-1", LIMIT)]
-    (kept,) = house.kept["s1"].tasks
+    parts = Components()
+    await parts.collector.record(ENDED)
+    assert parts.logs.calls == [("capture", "task", "t-failed-1", LIMIT)]
+    (kept,) = parts.kept["s1"].tasks
     assert (kept.task, kept.slot, kept.node, kept.exit_code) == ("t-failed-1", 1, "host-1", 3)
-    assert (house.shown["s1"].exit_code, house.shown["s1"].stdout) == (3, "t-failed-1")
+    assert (parts.shown["s1"].exit_code, parts.shown["s1"].stdout) == (3, "t-failed-1")
 
 
 async def test_what_ran_before_a_restart_is_kept_beside_the_result() -> None:
     """The log shows it while the service is there, so it does when that is gone."""
-    house = Components()
-    house.before = view(task("failed", ID="earlier", code=5)).tasks
-    await house.recorder.record(ENDED)
-    (kept,) = house.kept["s1"].earlier
+    parts = Components()
+    parts.before = view(task("failed", ID="earlier", code=5)).tasks
+    await parts.collector.record(ENDED)
+    (kept,) = parts.kept["s1"].earlier
     assert (kept.task, kept.exit_code, kept.output.lines[0].data) == ("earlier", 5, b"earlier")
-    assert (house.shown["s1"].exit_code, house.shown["s1"].stdout, house.shown["s1"].tasks) == (3, "t-failed-1", [])
+    assert (parts.shown["s1"].exit_code, parts.shown["s1"].stdout, parts.shown["s1"].tasks) == (3, "t-failed-1", [])
 
 
 async def test_a_silent_node_is_waited_for_once() -> None:
     """What ran before a restart is read beside the rest: a stop waits for both, and not for long."""
-    house = Components()
-    house.before = view(task("failed", ID="earlier", code=5)).tasks
-    house.logs.error = NodeUnreachable("the node cannot be reached")
-    await house.recorder.record(ENDED)
-    assert [target for _, _, target, _ in house.logs.calls[:2]] == ["t-failed-1", "earlier"]
-    kept = house.kept["s1"]
+    parts = Components()
+    parts.before = view(task("failed", ID="earlier", code=5)).tasks
+    parts.logs.error = NodeUnreachable("the node cannot be reached")
+    await parts.collector.record(ENDED)
+    assert [target for _, _, target, _ in parts.logs.calls[:2]] == ["t-failed-1", "earlier"]
+    kept = parts.kept["s1"]
     assert [each.output for each in (*kept.tasks, *kept.earlier)] == [Output([], truncated=True)] * 2
 
 
 async def test_a_container_is_recorded_by_itself() -> None:
     """It has no tasks."""
-    house = Components()
-    await house.recorder.record(BOX)
-    assert house.logs.calls == [("capture", "container", CONTAINER_ID, LIMIT)]
-    assert (house.shown[CONTAINER_ID].exit_code, house.shown[CONTAINER_ID].tasks) == (4, [])
+    parts = Components()
+    await parts.collector.record(BOX)
+    assert parts.logs.calls == [("capture", "container", CONTAINER_ID, LIMIT)]
+    assert (parts.shown[CONTAINER_ID].exit_code, parts.shown[CONTAINER_ID].tasks) == (4, [])
 
 
 async def test_the_task_that_ended_first_comes_first() -> None:
     """Whatever its slot; its result is the run's."""
-    house = Components()
+    parts = Components()
     late = task("complete", 1, code=0, at="2024-05-06T07:08:19Z")
     early = task("failed", 2, code=9, at="2024-05-06T07:08:18.5Z")
-    await house.recorder.record(view(late, early, **REPLICAS_2))
-    assert house.shown["s1"].exit_code == 9
-    assert [each.slot for each in house.shown["s1"].tasks] == [2, 1]
+    await parts.collector.record(view(late, early, **REPLICAS_2))
+    assert parts.shown["s1"].exit_code == 9
+    assert [each.slot for each in parts.shown["s1"].tasks] == [2, 1]
 
 
 @pytest.mark.parametrize("count", [2, 20])
 async def test_of_many_tasks_each_has_a_share(count: int) -> None:
     """So that all of them together are bounded, with those that ran before."""
-    house = Components()
+    parts = Components()
     tasks = [task("complete", slot, code=0) for slot in range(1, count + 1)]
-    house.before = view(task("failed", ID="earlier", code=5)).tasks
-    await house.recorder.record(view(*tasks, Mode={"Replicated": {"Replicas": count}}))
-    assert [limit for *_, limit in house.logs.calls] == [results.share(LIMIT, count + 1)] * (count + 1)
+    parts.before = view(task("failed", ID="earlier", code=5)).tasks
+    await parts.collector.record(view(*tasks, Mode={"Replicated": {"Replicas": count}}))
+    assert [limit for *_, limit in parts.logs.calls] == [results.share(LIMIT, count + 1)] * (count + 1)
 
 
 async def test_what_never_had_a_container_has_said_nothing() -> None:
     """The engine is not asked."""
-    house = Components()
-    await house.recorder.record(view(task("rejected", err="No such image: x")))
-    assert house.logs.calls == []
-    assert (house.shown["s1"].exit_code, house.shown["s1"].stdout) == (None, "")
+    parts = Components()
+    await parts.collector.record(view(task("rejected", err="No such image: x")))
+    assert parts.logs.calls == []
+    assert (parts.shown["s1"].exit_code, parts.shown["s1"].stdout) == (None, "")
 
 
 @pytest.mark.parametrize(
@@ -170,56 +170,56 @@ async def test_what_never_had_a_container_has_said_nothing() -> None:
 )
 async def test_a_change_that_is_an_end_is_recorded(shown: Service, read: bool) -> None:
     """Of what quartermaster started, once."""
-    house = Components()
-    house.recorder.notice(shown)
-    house.recorder.notice(shown)
+    parts = Components()
+    parts.collector.notice(shown)
+    parts.collector.notice(shown)
     await asyncio.sleep(0.02)
-    assert len(house.logs.calls) == int(read)
-    await house.recorder.close()
+    assert len(parts.logs.calls) == int(read)
+    await parts.collector.close()
 
 
 async def test_an_engine_that_is_away_is_waited_for() -> None:
     """However long: the output is there when it comes back."""
-    house = Components()
-    house.logs.error, house.logs.times = EngineAway("away"), 100
-    await house.recorder.record(ENDED)
-    assert house.shown["s1"].stdout == "t-failed-1"
+    parts = Components()
+    parts.logs.error, parts.logs.times = EngineAway("away"), 100
+    await parts.collector.record(ENDED)
+    assert parts.shown["s1"].stdout == "t-failed-1"
 
 
 async def test_a_node_that_is_out_of_reach_is_given_up() -> None:
     """After a while; then the result says that there was more."""
-    house = Components()
-    house.logs.error = NodeUnreachable("no way to it")
+    parts = Components()
+    parts.logs.error = NodeUnreachable("no way to it")
     began = time.monotonic()
-    await house.recorder.record(ENDED)
+    await parts.collector.record(ENDED)
     assert time.monotonic() - began >= 0.05
-    assert (house.shown["s1"].exit_code, house.shown["s1"].truncated) == (3, True)
+    assert (parts.shown["s1"].exit_code, parts.shown["s1"].truncated) == (3, True)
 
 
 async def test_what_is_gone_has_no_output() -> None:
     """Its exit code is known all the same."""
-    house = Components()
-    house.logs.error = NotFound("gone")
-    await house.recorder.record(ENDED)
-    assert (house.shown["s1"].exit_code, house.shown["s1"].truncated) == (3, True)
+    parts = Components()
+    parts.logs.error = NotFound("gone")
+    await parts.collector.record(ENDED)
+    assert (parts.shown["s1"].exit_code, parts.shown["s1"].truncated) == (3, True)
 
 
 @pytest.mark.parametrize("refusal", [JournalUnwritable("full"), TooManyCalls("25 s for a slot")])
 async def test_nothing_is_shown_before_it_is_kept(refusal: HttpError) -> None:
     """A journal that cannot be written, or has no turn for it in time, is tried again; the output is read once."""
-    house = Components()
-    house.full, house.refusal = 5, refusal
-    await house.recorder.record(ENDED)
-    assert (len(house.logs.calls), house.full) == (1, 0)
-    assert house.shown["s1"].exit_code == 3
+    parts = Components()
+    parts.full, parts.refusal = 5, refusal
+    await parts.collector.record(ENDED)
+    assert (len(parts.logs.calls), parts.full) == (1, 0)
+    assert parts.shown["s1"].exit_code == 3
 
 
 async def test_who_waits_for_a_record_and_hangs_up_ends_nothing() -> None:
     """It is for all."""
-    house = Components()
-    house.logs.error, house.logs.times = EngineAway("away"), 20
-    one = asyncio.create_task(house.recorder.record(ENDED))
+    parts = Components()
+    parts.logs.error, parts.logs.times = EngineAway("away"), 20
+    one = asyncio.create_task(parts.collector.record(ENDED))
     await asyncio.sleep(0.002)
     one.cancel()
-    await house.recorder.record(ENDED)
-    assert house.shown["s1"].stdout == "t-failed-1"
+    await parts.collector.record(ENDED)
+    assert parts.shown["s1"].stdout == "t-failed-1"

@@ -65,7 +65,7 @@ class Components:
 
     def __init__(self) -> None:
         self.journal, self.reconciler = FakeJournal(), FakeReconciler()
-        self.keyed = IdempotencyStore(self.journal, self.reconciler)
+        self.store = IdempotencyStore(self.journal, self.reconciler)
         self.starts = 0
         self.error: Exception | None = None
 
@@ -78,113 +78,113 @@ class Components:
             self.reconciler.viewed[key.name] = (run(f"id-{key.name}"), key.body)
             return Started(f"id-{key.name}")
 
-        return await self.keyed.once(key, start)
+        return await self.store.once(key, start)
 
 
 async def test_the_first_call_starts_it_and_the_next_is_told_of_it() -> None:
     """The same id; the second answer is a replay."""
-    house = Components()
-    assert await house.once() == Started("id-qm-1", False)
-    assert await house.once() == Started("id-qm-1", True)
-    assert house.starts == 1
+    parts = Components()
+    assert await parts.once() == Started("id-qm-1", False)
+    assert await parts.once() == Started("id-qm-1", True)
+    assert parts.starts == 1
 
 
 async def test_calls_at_the_same_time_start_one() -> None:
     """All get its id; one of them has started it."""
-    house = Components()
-    answers = await asyncio.gather(*(house.once() for _ in range(20)))
+    parts = Components()
+    answers = await asyncio.gather(*(parts.once() for _ in range(20)))
     assert {answer.id for answer in answers} == {"id-qm-1"}
     assert sorted(answer.replayed for answer in answers) == [False, *[True] * 19]
-    assert house.starts == 1
+    assert parts.starts == 1
 
 
 async def test_one_that_hangs_up_takes_nothing_along() -> None:
     """What was begun is finished for those who still wait."""
-    house = Components()
-    first = asyncio.create_task(house.once())
+    parts = Components()
+    first = asyncio.create_task(parts.once())
     await asyncio.sleep(0)
-    second = asyncio.create_task(house.once())
+    second = asyncio.create_task(parts.once())
     await asyncio.sleep(0.001)
     first.cancel()
     assert (await second).id == "id-qm-1"
-    assert house.starts == 1
+    assert parts.starts == 1
 
 
 async def test_another_body_is_refused() -> None:
     """Also while the first is in flight."""
-    house = Components()
-    first = asyncio.create_task(house.once())
+    parts = Components()
+    first = asyncio.create_task(parts.once())
     await asyncio.sleep(0)
     with pytest.raises(KeyReused):
-        await house.once(OTHER_BODY)
+        await parts.once(OTHER_BODY)
     await first
     with pytest.raises(KeyReused):
-        await house.once(OTHER_BODY)
-    assert house.starts == 1
+        await parts.once(OTHER_BODY)
+    assert parts.starts == 1
 
 
 async def test_other_keys_are_other_runs() -> None:
     """Even with the same body."""
-    house = Components()
-    assert {(await house.once(key)).id for key in (KEY, OTHER_KEY)} == {"id-qm-1", "id-qm-2"}
+    parts = Components()
+    assert {(await parts.once(key)).id for key in (KEY, OTHER_KEY)} == {"id-qm-1", "id-qm-2"}
 
 
 async def test_the_journal_remembers_what_is_removed() -> None:
     """A key lives as long as the record."""
-    house = Components()
-    house.journal.kept["qm-1"] = (run("old"), "body")
-    assert await house.once() == Started("old", True)
+    parts = Components()
+    parts.journal.kept["qm-1"] = (run("old"), "body")
+    assert await parts.once() == Started("old", True)
     with pytest.raises(KeyReused):
-        await house.once(OTHER_BODY)
-    assert house.starts == 0
+        await parts.once(OTHER_BODY)
+    assert parts.starts == 0
 
 
 async def test_what_another_quartermaster_started_is_found_by_its_name() -> None:
     """The swarm refuses the second of two equal names; then its labels say whether it was the same request."""
-    house = Components()
-    house.error, house.reconciler.there["qm-1"] = Conflict("taken"), (run("theirs"), "body")
-    assert await house.once() == Started("theirs", True)
-    house.reconciler.viewed.clear()
+    parts = Components()
+    parts.error, parts.reconciler.there["qm-1"] = Conflict("taken"), (run("theirs"), "body")
+    assert await parts.once() == Started("theirs", True)
+    parts.reconciler.viewed.clear()
     with pytest.raises(KeyReused):
-        await house.once(OTHER_BODY)
+        await parts.once(OTHER_BODY)
 
 
 async def test_a_foreign_service_of_that_name_is_a_conflict() -> None:
     """It has no digest: it is nobody's answer."""
-    house = Components()
-    house.error, house.reconciler.there["qm-1"] = Conflict("taken"), (run("foreign"), "")
+    parts = Components()
+    parts.error, parts.reconciler.there["qm-1"] = Conflict("taken"), (run("foreign"), "")
     with pytest.raises(Conflict, match="taken by something else"):
-        await house.once()
+        await parts.once()
 
 
 async def test_what_another_quartermaster_is_starting_shows_a_little_later() -> None:
     """Docker takes a container's name before it shows the container."""
-    house = Components()
-    house.error = Conflict("taken")
-    asking = asyncio.create_task(house.once())
+    parts = Components()
+    parts.error = Conflict("taken")
+    asking = asyncio.create_task(parts.once())
     await asyncio.sleep(0.01)
-    house.reconciler.there["qm-1"] = (run("theirs"), "body")
+    parts.reconciler.there["qm-1"] = (run("theirs"), "body")
     assert await asking == Started("theirs", True)
 
 
 async def test_what_had_the_name_and_went_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known of it, so the caller may try again."""
     monkeypatch.setattr("qmaster.runs.idempotency.LOOK_AGAIN", (0.0, 0.01))
-    house = Components()
-    house.error = Conflict("taken")
+    parts = Components()
+    parts.error = Conflict("taken")
     with pytest.raises(Conflict):
-        await house.once()
+        await parts.once()
 
 
 async def test_a_failure_is_everyones_and_is_not_kept() -> None:
     """Those who waited for it are told; who comes later tries anew."""
-    house = Components()
-    house.error = EngineAway("away")
-    answers = await asyncio.gather(house.once(), house.once(), return_exceptions=True)
+    parts = Components()
+    parts.error = EngineAway("away")
+    answers = await asyncio.gather(parts.once(), parts.once(), return_exceptions=True)
     assert [type(answer) for answer in answers] == [EngineAway, EngineAway]
-    house.error = None
-    assert await house.once() == Started("id-qm-1", False)
-    assert house.starts == 2
+    parts.error = None
+    assert await parts.once() == Started("id-qm-1", False)
+    assert parts.starts == 2
 
 
 NOTHING = run(type="container", status="removed", reason="rejected")
@@ -192,39 +192,39 @@ NOTHING = run(type="container", status="removed", reason="rejected")
 
 async def test_what_could_not_be_started_is_tried_again() -> None:
     """Its first call was answered with an error, so the next is not told that it runs: of the journal or the view."""
-    house = Components()
-    house.journal.kept["qm-1"] = (NOTHING, "body")
-    assert await house.once() == Started("id-qm-1", False)
-    house.journal.kept["qm-1"] = (run(type="container", status="preparing"), "body")  # its end is still to be told
-    house.reconciler.viewed["qm-1"] = (NOTHING, "body")
-    assert await house.once() == Started("id-qm-1", False)
-    assert house.starts == 2
+    parts = Components()
+    parts.journal.kept["qm-1"] = (NOTHING, "body")
+    assert await parts.once() == Started("id-qm-1", False)
+    parts.journal.kept["qm-1"] = (run(type="container", status="preparing"), "body")  # its end is still to be told
+    parts.reconciler.viewed["qm-1"] = (NOTHING, "body")
+    assert await parts.once() == Started("id-qm-1", False)
+    assert parts.starts == 2
 
 
 async def test_what_was_not_seen_to_start_is_looked_at_before_it_counts() -> None:
     """The view may be a moment behind the removal of what could not start."""
-    house = Components()
-    house.reconciler.viewed["qm-1"] = (run(type="container", status="preparing"), "body")
-    assert await house.once() == Started("id-qm-1", True)
-    house.reconciler.looked_at = NOTHING
-    assert await house.once() == Started("id-qm-1", False)
-    assert house.starts == 1
+    parts = Components()
+    parts.reconciler.viewed["qm-1"] = (run(type="container", status="preparing"), "body")
+    assert await parts.once() == Started("id-qm-1", True)
+    parts.reconciler.looked_at = NOTHING
+    assert await parts.once() == Started("id-qm-1", False)
+    assert parts.starts == 1
 
 
 @pytest.mark.parametrize("view", [run(status="pending"), run(type="container", status="running", started_at=CREATED)])
 async def test_what_runs_or_is_a_service_is_not_looked_at(view: Service) -> None:
     """It is the key's run, and the engine is not asked of it."""
-    house = Components()
-    house.reconciler.viewed["qm-1"] = (view, "body")
-    house.reconciler.looked_at = NOTHING
-    assert await house.once() == Started("id-qm-1", True)
+    parts = Components()
+    parts.reconciler.viewed["qm-1"] = (view, "body")
+    parts.reconciler.looked_at = NOTHING
+    assert await parts.once() == Started("id-qm-1", True)
 
 
 async def test_what_was_removed_unseen_or_stopped_counts() -> None:
     """A service may have run between two looks; a container has; and who has stopped one knew of it."""
-    house = Components()
+    parts = Components()
     replace = msgspec.structs.replace
     for view in (run(status="removed"), replace(NOTHING, started_at=CREATED), replace(NOTHING, reason="stopped")):
-        house.journal.kept["qm-1"] = (view, "body")
-        assert (await house.once()).replayed
-    assert house.starts == 0
+        parts.journal.kept["qm-1"] = (view, "body")
+        assert (await parts.once()).replayed
+    assert parts.starts == 0

@@ -51,20 +51,20 @@ def test_a_run_is_over_when_nothing_more_is_to_come(shown: Service, over: bool) 
 
 async def test_a_wait_ends_with_the_run() -> None:
     """Not with a change before; everyone who waits for it is woken, and nobody else."""
-    waits = Waiters()
-    two = [asyncio.create_task(waits.until_over(GOING_ON, LONG, nobody())) for _ in range(2)]
-    other = asyncio.create_task(waits.until_over(msgspec.structs.replace(GOING_ON, id="s2"), 0.2, nobody()))
+    waiters = Waiters()
+    two = [asyncio.create_task(waiters.until_over(GOING_ON, LONG, nobody())) for _ in range(2)]
+    other = asyncio.create_task(waiters.until_over(msgspec.structs.replace(GOING_ON, id="s2"), 0.2, nobody()))
     await asyncio.sleep(0)
-    assert len(waits) == 3
-    waits.notice(ENDED)
+    assert len(waiters) == 3
+    waiters.notice(ENDED)
     await asyncio.sleep(0)
     assert not any(task.done() for task in two)
-    waits.notice(READ)
+    waiters.notice(READ)
     async with asyncio.timeout(5):
         await asyncio.gather(*two)
     assert not other.done()
     await other
-    assert len(waits) == 0
+    assert len(waiters) == 0
 
 
 async def test_what_is_over_is_not_waited_for() -> None:
@@ -75,30 +75,30 @@ async def test_what_is_over_is_not_waited_for() -> None:
 
 async def test_a_wait_ends_with_its_time() -> None:
     """And is forgotten."""
-    waits, began = Waiters(), time.monotonic()
-    await waits.until_over(GOING_ON, 0.05, nobody())
+    waiters, began = Waiters(), time.monotonic()
+    await waiters.until_over(GOING_ON, 0.05, nobody())
     assert time.monotonic() - began >= 0.05
-    assert len(waits) == 0
+    assert len(waiters) == 0
 
 
 async def test_a_wait_ends_with_its_caller() -> None:
     """Nothing is kept for one who has hung up."""
-    waits, left = Waiters(), nobody()
-    task = asyncio.create_task(waits.until_over(GOING_ON, LONG, left))
+    waiters, left = Waiters(), nobody()
+    task = asyncio.create_task(waiters.until_over(GOING_ON, LONG, left))
     await asyncio.sleep(0)
     left.set_result(None)
     async with asyncio.timeout(5):
         await task
-    assert len(waits) == 0
+    assert len(waiters) == 0
 
 
 async def test_at_the_end_nobody_waits() -> None:
     """Those who do are answered with what is; who comes later too."""
-    waits = Waiters()
-    task = asyncio.create_task(waits.until_over(GOING_ON, LONG, nobody()))
+    waiters = Waiters()
+    task = asyncio.create_task(waiters.until_over(GOING_ON, LONG, nobody()))
     await asyncio.sleep(0)
-    waits.close()
+    waiters.close()
     async with asyncio.timeout(5):
         await task
-        await waits.until_over(GOING_ON, LONG, nobody())
-    assert len(waits) == 0
+        await waiters.until_over(GOING_ON, LONG, nobody())
+    assert len(waiters) == 0

@@ -16,7 +16,8 @@ from qmaster.events import journal
 from qmaster.models import results
 from qmaster.models.responses import Service, Task
 from qmaster.models.results import Outcome
-from qmaster.runs import container_status, reaper
+from qmaster.runs import container_status
+from qmaster.runs import reaper as reaper_module
 from qmaster.runs import status as lifecycle
 from qmaster.runs.reaper import Reaper
 from qmaster.runs.reconciler import Reconciler
@@ -59,7 +60,7 @@ class Components(Fake, Reconciler):
         self.away = False
         self.recorded_after = 0.0
         self.looked_after: list[list[str]] = []  # what had been done when a container was looked at
-        self.keeper = Reaper(Swarm(self), Containers(self), Journal(self), self, Collector(self), self.most)
+        self.reaper = Reaper(Swarm(self), Containers(self), Journal(self), self, Collector(self), self.most)
 
     def note(self, name: str, *args: Any) -> None:
         self.noted(name, *args)
@@ -71,7 +72,7 @@ class Components(Fake, Reconciler):
         if shown is None:
             shown = msgspec.structs.replace(self.views[run_id], status="removed")
         self.views[shown.id] = shown
-        self.keeper.notice(shown)
+        self.reaper.notice(shown)
 
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
         return self.views.get(name_or_id)
@@ -115,51 +116,51 @@ class Components(Fake, Reconciler):
 
 
 class Swarm(services.Swarm):
-    def __init__(self, house: Components) -> None:
-        self.house = house
+    def __init__(self, parts: Components) -> None:
+        self.parts = parts
 
     async def end(self, service_id: str, label: str, why: str) -> bool:
-        self.house.note("end", why)
+        self.parts.note("end", why)
         return True
 
     async def remove(self, service_id: str) -> None:
-        self.house.note("remove")
-        self.house.becomes(None, service_id)
+        self.parts.note("remove")
+        self.parts.becomes(None, service_id)
 
 
 class Containers(containers.Containers):
-    def __init__(self, house: Components) -> None:
-        self.house = house
+    def __init__(self, parts: Components) -> None:
+        self.parts = parts
 
     async def stop(self, container_id: str) -> None:
-        self.house.note("stop")
+        self.parts.note("stop")
 
     async def remove(self, container_id: str) -> None:
-        self.house.note("remove")
-        self.house.becomes(None, container_id)
+        self.parts.note("remove")
+        self.parts.becomes(None, container_id)
 
 
 class Journal(journal.Journal):
-    def __init__(self, house: Components) -> None:
-        self.house = house
+    def __init__(self, parts: Components) -> None:
+        self.parts = parts
 
     async def end(self, run_id: str, why: str) -> None:
-        self.house.note("keep", why)
+        self.parts.note("keep", why)
 
 
 class Collector(ResultCollector):
-    def __init__(self, house: Components) -> None:
-        self.house = house
+    def __init__(self, parts: Components) -> None:
+        self.parts = parts
 
     async def record(self, view: Service) -> None:
-        self.house.note("record")
-        await asyncio.sleep(self.house.recorded_after)
+        self.parts.note("record")
+        await asyncio.sleep(self.parts.recorded_after)
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"SETTLE": 0.05, "KEPT": 0.2, "GRACE": 0.3, "LOOK_EVERY": 0.005, "AGAIN_EVERY": 0.005}.items():
-        monkeypatch.setattr(reaper, name, seconds)
+        monkeypatch.setattr(reaper_module, name, seconds)
 
 
 # Stops
@@ -167,130 +168,130 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_what_runs_is_ended_recorded_and_removed() -> None:
     """In this order; the call returns when the swarm has accepted the end."""
-    house = Components(view("running"))
-    await house.keeper.stop(house.views["s1"])
-    assert house.calls == [("end", "stopped")]
-    house.becomes(view("running", ending="stopped"))
-    await house.stays("end")
-    house.becomes(view("shutdown", ending="stopped"))
-    await house.until("end", "record", "remove")
-    await house.keeper.close()
+    parts = Components(view("running"))
+    await parts.reaper.stop(parts.views["s1"])
+    assert parts.calls == [("end", "stopped")]
+    parts.becomes(view("running", ending="stopped"))
+    await parts.stays("end")
+    parts.becomes(view("shutdown", ending="stopped"))
+    await parts.until("end", "record", "remove")
+    await parts.reaper.close()
 
 
 async def test_a_container_that_has_ended_is_removed_at_once_when_it_was_read() -> None:
     """It is not said to have been stopped; one that somebody has removed is success too."""
-    house = Components(box("exited"))
-    await house.keeper.stop(house.views[CONTAINER_ID])
-    assert house.names() == ["record", "remove"]
-    assert house.looked_after == [[], ["record", "remove"]]  # so that its end is told at once
-    await house.keeper.stop(house.views[CONTAINER_ID])
-    assert house.names() == ["record", "remove"]
+    parts = Components(box("exited"))
+    await parts.reaper.stop(parts.views[CONTAINER_ID])
+    assert parts.names() == ["record", "remove"]
+    assert parts.looked_after == [[], ["record", "remove"]]  # so that its end is told at once
+    await parts.reaper.stop(parts.views[CONTAINER_ID])
+    assert parts.names() == ["record", "remove"]
 
 
 async def test_a_stop_that_the_engine_did_not_hear_is_not_made_up_for() -> None:
     """The caller was told that it failed: nothing is noted of it."""
-    house = Components(box("running"))
-    house.away = True
+    parts = Components(box("running"))
+    parts.away = True
     with pytest.raises(EngineAway):
-        await house.keeper.stop(house.views[CONTAINER_ID])
-    await house.stays()
+        await parts.reaper.stop(parts.views[CONTAINER_ID])
+    await parts.stays()
 
 
 async def test_what_does_not_end_in_its_grace_is_removed_all_the_same() -> None:
     """Its node is out of reach."""
-    house = Components(view("running"))
-    await house.keeper.stop(house.views["s1"])
-    house.becomes(view("running", ending="stopped"))
-    await house.until("end", "record", "remove")
+    parts = Components(view("running"))
+    await parts.reaper.stop(parts.views["s1"])
+    parts.becomes(view("running", ending="stopped"))
+    await parts.until("end", "record", "remove")
 
 
 async def test_what_has_ended_is_removed_at_once_when_it_was_read() -> None:
     """The call returns when it is gone."""
-    house = Components(view("complete"))
-    await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["record", "keep", "will_remove", "remove"]
+    parts = Components(view("complete"))
+    await parts.reaper.stop(parts.views["s1"])
+    assert parts.names() == ["record", "keep", "will_remove", "remove"]
 
 
 async def test_what_cannot_be_recorded_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stop fails, and can be tried again."""
-    monkeypatch.setattr(reaper, "RECORD_WITHIN", 0.01)
-    house = Components(view("complete"))
-    house.recorded_after = 60
+    monkeypatch.setattr(reaper_module, "RECORD_WITHIN", 0.01)
+    parts = Components(view("complete"))
+    parts.recorded_after = 60
     with pytest.raises(JournalUnwritable):
-        await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["record"]
+        await parts.reaper.stop(parts.views["s1"])
+    assert parts.names() == ["record"]
 
 
 async def test_what_waits_for_a_node_is_removed_at_once() -> None:
     """It has said nothing."""
     waits = view("pending")
-    house = Components(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
-    await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["keep", "will_remove", "remove"]
+    parts = Components(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
+    await parts.reaper.stop(parts.views["s1"])
+    assert parts.names() == ["keep", "will_remove", "remove"]
 
 
 async def test_what_waits_to_run_again_is_ended_and_recorded() -> None:
     """What it said before is read of the task that ran last, which is shown once it is being ended."""
     waits = view("pending")
-    house = Components(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
-    house.ran = True
-    await house.keeper.stop(house.views["s1"])
-    house.becomes(view("failed", ending="stopped"))
-    await house.until("end", "record", "remove")
+    parts = Components(msgspec.structs.replace(waits, tasks=[msgspec.structs.replace(waits.tasks[0], node_id=None)]))
+    parts.ran = True
+    await parts.reaper.stop(parts.views["s1"])
+    parts.becomes(view("failed", ending="stopped"))
+    await parts.until("end", "record", "remove")
 
 
 async def test_what_has_ended_does_not_wait_to_run_again() -> None:
     """The task that ran last is shown: it is read and removed at once, whatever ran before."""
-    house = Components(view("failed"))
-    house.ran = True
-    await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["record", "keep", "will_remove", "remove"]
+    parts = Components(view("failed"))
+    parts.ran = True
+    await parts.reaper.stop(parts.views["s1"])
+    assert parts.names() == ["record", "keep", "will_remove", "remove"]
 
 
 async def test_what_was_given_to_a_node_may_run_already() -> None:
     """Swarm learns a moment later that it does, and what it said by then is not to be lost."""
-    house = Components(view("assigned"))
-    await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["end"]
+    parts = Components(view("assigned"))
+    await parts.reaper.stop(parts.views["s1"])
+    assert parts.names() == ["end"]
 
 
 async def test_what_one_of_several_replicas_has_said_is_read_before_all_are_removed() -> None:
     """It has ended, and another waits for a node."""
-    house = Components(msgspec.structs.replace(view("complete"), status="pending", finished_at=None))
-    await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["record", "keep", "will_remove", "remove"]
+    parts = Components(msgspec.structs.replace(view("complete"), status="pending", finished_at=None))
+    await parts.reaper.stop(parts.views["s1"])
+    assert parts.names() == ["record", "keep", "will_remove", "remove"]
 
 
 async def test_a_foreign_service_is_removed_at_once() -> None:
     """As `docker service rm` does: how it is to be ended is not ours to say."""
-    house = Components(msgspec.structs.replace(view("running"), owner=None))
-    await house.keeper.stop(house.views["s1"])
-    assert house.names() == ["keep", "will_remove", "remove"]
+    parts = Components(msgspec.structs.replace(view("running"), owner=None))
+    await parts.reaper.stop(parts.views["s1"])
+    assert parts.names() == ["keep", "will_remove", "remove"]
 
 
 async def test_a_container_is_stopped_recorded_and_removed() -> None:
     """That it is being stopped is in the journal first: a crash leaves nothing half done."""
-    house = Components(box("running"))
-    await house.keeper.stop(house.views[CONTAINER_ID])
-    await house.until("keep", "ending", "stop", "ending", "record", "remove")
+    parts = Components(box("running"))
+    await parts.reaper.stop(parts.views[CONTAINER_ID])
+    await parts.until("keep", "ending", "stop", "ending", "record", "remove")
 
 
 async def test_an_end_that_somebody_else_has_begun_is_taken_up() -> None:
     """Another quartermaster, or this one before it was killed."""
-    house = Components()
-    house.becomes(view("shutdown", ending="stopped"))
-    await house.until("record", "remove")
+    parts = Components()
+    parts.becomes(view("shutdown", ending="stopped"))
+    await parts.until("record", "remove")
 
 
 async def test_an_engine_that_is_away_is_asked_again() -> None:
     """Until the end is carried through."""
-    house = Components()
-    house.fails["remove"] = EngineAway("away")
-    house.becomes(view("shutdown", ending="stopped"))
-    await house.until("record", "remove", "record", "remove")
-    house.fails.clear()
+    parts = Components()
+    parts.fails["remove"] = EngineAway("away")
+    parts.becomes(view("shutdown", ending="stopped"))
+    await parts.until("record", "remove", "record", "remove")
+    parts.fails.clear()
     async with asyncio.timeout(5):
-        while house.views["s1"].status != "removed":  # noqa: ASYNC110
+        while parts.views["s1"].status != "removed":  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
 
@@ -299,33 +300,33 @@ async def test_an_engine_that_is_away_is_asked_again() -> None:
 
 async def test_what_runs_too_long_is_timed_out() -> None:
     """From its first `running`; then it stays."""
-    house = Components()
-    house.becomes(view("running", timeout=0.05))
-    await house.until("end")
-    assert house.calls == [("end", "timeout")]
-    house.becomes(view("shutdown", ending="timeout", timeout=0.05, ttl=60.0))
-    await house.stays("end")
-    await house.keeper.close()
+    parts = Components()
+    parts.becomes(view("running", timeout=0.05))
+    await parts.until("end")
+    assert parts.calls == [("end", "timeout")]
+    parts.becomes(view("shutdown", ending="timeout", timeout=0.05, ttl=60.0))
+    await parts.stays("end")
+    await parts.reaper.close()
 
 
 async def test_a_change_may_move_a_timeout() -> None:
     """Later, and sooner: what was due before is forgotten."""
-    house = Components()
+    parts = Components()
     running = view("running", timeout=0.05)
-    house.becomes(running)
-    house.becomes(msgspec.structs.replace(running, timeout=60.0))
-    await house.stays()
-    house.becomes(running)
-    await house.until("end")
-    await house.keeper.close()
+    parts.becomes(running)
+    parts.becomes(msgspec.structs.replace(running, timeout=60.0))
+    await parts.stays()
+    parts.becomes(running)
+    await parts.until("end")
+    await parts.reaper.close()
 
 
 async def test_a_timeout_that_fell_due_meanwhile_is_made_up_for() -> None:
     """The process was away."""
-    house = Components()
-    house.becomes(view("running", at=100, timeout=50.0))
-    await house.until("end")
-    await house.keeper.close()
+    parts = Components()
+    parts.becomes(view("running", at=100, timeout=50.0))
+    await parts.until("end")
+    await parts.reaper.close()
 
 
 @pytest.mark.parametrize(
@@ -341,36 +342,36 @@ async def test_a_timeout_that_fell_due_meanwhile_is_made_up_for() -> None:
 )
 async def test_what_is_not_due_is_left_alone(shown: Service) -> None:
     """It has no timeout, does not run yet or any more, has time left, or is not ours."""
-    house = Components()
-    house.becomes(shown)
-    await house.stays()
-    await house.keeper.close()
+    parts = Components()
+    parts.becomes(shown)
+    await parts.stays()
+    await parts.reaper.close()
 
 
 async def test_an_end_in_time_is_no_timeout() -> None:
     """Also one that the timer overtakes: it is looked at before it is ended."""
-    house = Components(view("running", timeout=0.02))
-    house.keeper.notice(house.views["s1"])
-    house.views["s1"] = view("complete", timeout=0.02)  # nobody has told of it yet
-    await house.stays()
+    parts = Components(view("running", timeout=0.02))
+    parts.reaper.notice(parts.views["s1"])
+    parts.views["s1"] = view("complete", timeout=0.02)  # nobody has told of it yet
+    await parts.stays()
 
 
 async def test_a_container_that_runs_too_long_is_stopped() -> None:
     """Its journal entry says why."""
-    house = Components()
-    house.after["stop"] = lambda: house.becomes(box("exited", ending="timeout", timeout=0.02))
-    house.becomes(box("running", timeout=0.02))
-    await house.until("keep", "ending", "stop")
-    assert house.calls[:2] == [("keep", "timeout"), ("ending", "timeout")]
+    parts = Components()
+    parts.after["stop"] = lambda: parts.becomes(box("exited", ending="timeout", timeout=0.02))
+    parts.becomes(box("running", timeout=0.02))
+    await parts.until("keep", "ending", "stop")
+    assert parts.calls[:2] == [("keep", "timeout"), ("ending", "timeout")]
 
 
 async def test_a_container_whose_timeout_had_begun_is_stopped_after_a_restart() -> None:
     """The journal has told why it is ending."""
-    house = Components()
-    house.after["stop"] = lambda: house.becomes(box("exited", ending="timeout", timeout=1.0))
-    house.becomes(box("running", at=10, ending="timeout", timeout=1.0))
-    await house.until("stop")
-    await house.stays("stop")
+    parts = Components()
+    parts.after["stop"] = lambda: parts.becomes(box("exited", ending="timeout", timeout=1.0))
+    parts.becomes(box("running", at=10, ending="timeout", timeout=1.0))
+    await parts.until("stop")
+    await parts.stays("stop")
 
 
 # Time to live
@@ -379,10 +380,10 @@ async def test_a_container_whose_timeout_had_begun_is_stopped_after_a_restart() 
 @pytest.mark.parametrize(("make", "state"), [(view, "complete"), (box, "exited")])
 async def test_what_is_old_enough_is_removed(make: Callable[..., Service], state: str) -> None:
     """Not before the least time that it stays, whatever its time to live; what it said was read."""
-    house = Components()
-    house.becomes(make(state, read=True, ttl=0.1))
-    await house.stays()
-    await house.until("remove")
+    parts = Components()
+    parts.becomes(make(state, read=True, ttl=0.1))
+    await parts.stays()
+    await parts.until("remove")
 
 
 @pytest.mark.parametrize(
@@ -396,10 +397,10 @@ async def test_what_is_old_enough_is_removed(make: Callable[..., Service], state
 )
 async def test_what_is_not_old_enough_stays(shown: Service) -> None:
     """It has no time to live, was not read yet, runs, or has time left."""
-    house = Components()
-    house.becomes(shown)
-    await house.stays()
-    await house.keeper.close()
+    parts = Components()
+    parts.becomes(shown)
+    await parts.stays()
+    await parts.reaper.close()
 
 
 def ended(run_id: str, at: float, **more: Any) -> Service:
@@ -409,63 +410,63 @@ def ended(run_id: str, at: float, **more: Any) -> Service:
 
 async def test_the_oldest_that_are_too_many_go_early() -> None:
     """Once they were read, and after the least time that everything stays; what runs or is being stopped is none."""
-    house = Components(max_kept=2)
+    parts = Components(max_kept=2)
     for shown in (ended("new", 1), ended("old", 300, ttl=3600.0), ended("older", 400), ended("unread", 500)):
-        house.becomes(msgspec.structs.replace(shown, result=None) if shown.id == "unread" else shown)
-    house.becomes(msgspec.structs.replace(view("running", at=900), id="runs"))
-    await house.stays()
-    await house.until("remove")
-    assert [run_id for run_id, shown in house.views.items() if shown.status == "removed"] == ["older"]
-    house.becomes(ended("unread", 500))
-    await house.until("remove", "remove")
-    assert house.views["unread"].status == "removed"
-    await house.keeper.close()
+        parts.becomes(msgspec.structs.replace(shown, result=None) if shown.id == "unread" else shown)
+    parts.becomes(msgspec.structs.replace(view("running", at=900), id="runs"))
+    await parts.stays()
+    await parts.until("remove")
+    assert [run_id for run_id, shown in parts.views.items() if shown.status == "removed"] == ["older"]
+    parts.becomes(ended("unread", 500))
+    await parts.until("remove", "remove")
+    assert parts.views["unread"].status == "removed"
+    await parts.reaper.close()
 
 
 async def test_another_owners_ended_runs_are_none_of_ours() -> None:
     """They neither count, nor go."""
-    house = Components(max_kept=1)
+    parts = Components(max_kept=1)
     for number in range(5):
-        house.becomes(msgspec.structs.replace(ended(f"bobs-{number}", 200), owner="bob"))
-    house.becomes(ended("mine", 100))
-    await asyncio.sleep(reaper.KEPT)
-    await house.stays()
-    await house.keeper.close()
+        parts.becomes(msgspec.structs.replace(ended(f"bobs-{number}", 200), owner="bob"))
+    parts.becomes(ended("mine", 100))
+    await asyncio.sleep(reaper_module.KEPT)
+    await parts.stays()
+    await parts.reaper.close()
 
 
 async def test_many_that_are_noticed_at_once_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the start that is everything: to count for each of thousands would hold the loop for minutes."""
-    house = Components(max_kept=1)
+    parts = Components(max_kept=1)
     counted: list[str] = []
 
     def services() -> list[Service]:
         counted.append("services")
-        return Components.services(house)
+        return Components.services(parts)
 
-    monkeypatch.setattr(house, "services", services)
+    monkeypatch.setattr(parts, "services", services)
     for number in range(50):
-        house.becomes(ended(f"s{number}", 100 - number))
+        parts.becomes(ended(f"s{number}", 100 - number))
     await asyncio.sleep(0)
     assert len(counted) == 1
-    await house.until(*["remove"] * 49)
-    assert house.views["s49"].status == "complete"
-    await house.keeper.close()
+    await parts.until(*["remove"] * 49)
+    assert parts.views["s49"].status == "complete"
+    await parts.reaper.close()
 
 
 async def test_a_limit_that_changes_counts_for_what_has_ended() -> None:
     """Those that may stay after all do, and those that are too many now go."""
-    house = Components(max_kept=1)
+    parts = Components(max_kept=1)
     for number in range(3):
-        house.becomes(ended(f"s{number}", 100 - number))
-    house.max_kept = 3
-    house.keeper.check_kept("root")
-    await asyncio.sleep(reaper.KEPT)
-    await house.stays()
-    house.max_kept = 0
-    house.keeper.check_kept("root")
-    await house.until("remove", "remove", "remove")
-    assert not house.keeper._excess
-    await house.keeper.close()
+        parts.becomes(ended(f"s{number}", 100 - number))
+    parts.max_kept = 3
+    parts.reaper.check_kept("root")
+    await asyncio.sleep(reaper_module.KEPT)
+    await parts.stays()
+    parts.max_kept = 0
+    parts.reaper.check_kept("root")
+    await parts.until("remove", "remove", "remove")
+    assert not parts.reaper._excess
+    await parts.reaper.close()
 
 
 # Clocks
@@ -473,7 +474,7 @@ async def test_a_limit_that_changes_counts_for_what_has_ended() -> None:
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
     """From now on the clock of the day is so many seconds ahead of the engine's."""
-    monkeypatch.setattr(reaper, "_now", lambda: datetime.now(UTC) + timedelta(seconds=ahead))
+    monkeypatch.setattr(reaper_module, "_now", lambda: datetime.now(UTC) + timedelta(seconds=ahead))
 
 
 @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
@@ -481,16 +482,16 @@ async def test_a_clock_that_is_set_ends_nothing_early_and_nothing_late(
     monkeypatch: pytest.MonkeyPatch, ahead: float
 ) -> None:
     """A timeout and a time to live go on as they were."""
-    house = Components()
+    parts = Components()
     running = view("running", timeout=0.4)
-    house.becomes(running)
-    timer = house.keeper._watched["s1"].timer
+    parts.becomes(running)
+    timer = parts.reaper._watched["s1"].timer
     set_clock(monkeypatch, ahead)
-    house.becomes(msgspec.structs.replace(running, error="news of it"))
-    assert house.keeper._watched["s1"].timer is timer
-    await house.stays()
-    await house.until("end")
-    await house.keeper.close()
+    parts.becomes(msgspec.structs.replace(running, error="news of it"))
+    assert parts.reaper._watched["s1"].timer is timer
+    await parts.stays()
+    await parts.until("end")
+    await parts.reaper.close()
 
 
 @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
@@ -499,28 +500,28 @@ async def test_another_clock_than_the_engines_is_not_believed_where_it_began_bef
 ) -> None:
     """A run that was seen before it ran, or before it ended, has its whole time."""
     set_clock(monkeypatch, ahead)
-    house = Components()
-    house.becomes(view("pending", timeout=0.4))
-    house.becomes(view("running", timeout=0.4))
-    await house.stays()
-    await house.until("end")
-    house.becomes(view("shutdown", ending="timeout", timeout=0.4, read=True, ttl=0.3))
-    await house.stays("end")
-    await house.until("end", "remove")
+    parts = Components()
+    parts.becomes(view("pending", timeout=0.4))
+    parts.becomes(view("running", timeout=0.4))
+    await parts.stays()
+    await parts.until("end")
+    parts.becomes(view("shutdown", ending="timeout", timeout=0.4, read=True, ttl=0.3))
+    await parts.stays("end")
+    await parts.until("end", "remove")
 
 
 async def test_what_is_removed_is_forgotten() -> None:
     """With its timer."""
-    house = Components()
-    house.becomes(view("running", timeout=0.05))
-    house.becomes(None, "s1")
-    assert not house.keeper._watched
-    await house.stays()
+    parts = Components()
+    parts.becomes(view("running", timeout=0.05))
+    parts.becomes(None, "s1")
+    assert not parts.reaper._watched
+    await parts.stays()
 
 
 async def test_after_the_end_nothing_is_taken_up() -> None:
     """Something was due once another thing had been done."""
-    house = Components(view("running", at=100, timeout=1.0))
-    await house.keeper.close()
-    house.keeper._notice_again("s1")
-    assert not house.keeper._watched
+    parts = Components(view("running", at=100, timeout=1.0))
+    await parts.reaper.close()
+    parts.reaper._notice_again("s1")
+    assert not parts.reaper._watched
