@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
 from typing import NamedTuple
@@ -22,7 +24,7 @@ from ..engine.services import Swarm
 from ..errors import EngineUnavailable, JournalUnwritable, NodeUnreachable, NotFound
 from ..events.journal import Journal
 from ..models import results
-from ..models.responses import Service
+from ..models.responses import Node, Service
 from ..models.results import Stream, TaskOutput
 from .output import Piece, note
 from .reconciler import Reconciler
@@ -32,7 +34,8 @@ Batches = AsyncIterator[list[Piece]]
 Open = Callable[[LogRequest], OpenLog]
 
 SILENCE = 8.0  # seconds; a node that was cut off is silent, not refused, until Swarm takes it for down
-TICK = 0.1  # seconds between two looks at the cache
+TICK = 0.1  # seconds between two looks at the run
+NODES_EVERY = 1.0  # seconds between two looks at the nodes, which cost more
 REOPEN_AFTER = 0.5  # seconds
 DISORDER = 0.1  # seconds that the times of one task's streams may be out of order
 SKEW = 30.0  # seconds that the nodes' clocks may differ
@@ -83,6 +86,7 @@ class LogStream:
         self._query = query
         self._open = open_log
         self._marks = Marks()
+        self._nodes: dict[str, Node] = {}  # as of the last look
         self._down: set[str] = set()  # ids of nodes that were said to be down
 
     async def batches(self) -> Batches:
@@ -135,12 +139,12 @@ class LogStream:
         if self._first_view.type == "container":
             return [_Target(self._first_view.id)]
         tasks = await self._reader.swarm.tasks(self._first_view.id)
-        nodes = {node.id: node for node in self._reader.reconciler.nodes()}
+        self._look_at_nodes()
         targets = []
         for raw in sorted(tasks, key=lambda raw: raw.get("CreatedAt") or ""):
             node_id = raw.get("NodeID")
             if node_id and raw["Status"]["State"] not in WAITING:
-                node = nodes.get(node_id)
+                node = self._nodes.get(node_id)
                 host, down = (node.hostname, node.state == "down") if node else (node_id, False)
                 targets.append(_Target(raw["ID"], raw["ID"], host, down))
         return targets if tasks else None
@@ -214,12 +218,17 @@ class LogStream:
                 await asyncio.sleep(REOPEN_AFTER)
 
     async def _live(self, reading: OpenLog) -> Batches:
+        looked = -math.inf
         while not self._over:
             batch: list[Message] | None = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK):
                     batch = await reading.take()
-            pieces = self._new(batch or ()) + self._newly_down()
+            pieces = self._new(batch or ())
+            if time.monotonic() - looked > NODES_EVERY:
+                looked = time.monotonic()
+                self._look_at_nodes()
+                pieces += self._newly_down()
             if pieces:
                 yield pieces
             if batch == []:  # the container has ended, which the cache learns in a moment; or the engine has ended it
@@ -228,7 +237,7 @@ class LogStream:
 
     def _newly_down(self) -> list[Piece]:
         """Say which nodes have gone down: their silence would say nothing."""
-        down = {node.id: node.hostname for node in self._reader.reconciler.nodes() if node.state == "down"}
+        down = {node.id: node.hostname for node in self._nodes.values() if node.state == "down"}
         ours = {task.node_id for task in self._view.tasks if task.node_id and task.state == "running"} & down.keys()
         fresh = sorted(down[node_id] for node_id in ours - self._down)
         if ours != self._down:
@@ -236,18 +245,21 @@ class LogStream:
         self._down = ours
         return [note(f"node {name} cannot be reached: what runs there is not heard until it is back") for name in fresh]
 
+    def _look_at_nodes(self) -> None:
+        self._nodes = {node.id: node for node in self._reader.reconciler.nodes()}
+
     # -- pieces ----------------------------------------------------------------------------------------------------
 
     def _new(self, batch: Iterable[Message], target: _Target | None = None) -> list[Piece]:
         """Return the messages that were not sent before."""
-        hosts = {} if target else {node.id: node.hostname for node in self._reader.reconciler.nodes()}
         pieces = []
         for message in batch:
             if message.source == "engine":
                 continue
             task = target.task if target else message.task
             if self._marks.is_new(task or self._first_view.id, message.source, message.time):
-                node = target.node if target else hosts.get(message.node or "", message.node)
+                known = self._nodes.get(message.node or "")
+                node = target.node if target else known.hostname if known else message.node
                 pieces.append(Piece(message.time, message.source, message.data, node, task))
         return pieces
 

@@ -15,7 +15,7 @@ from qmaster.events.journal import Journal
 from qmaster.models import results
 from qmaster.models.responses import Node, Reserved, Service
 from qmaster.models.results import Line, Outcome, TaskOutput
-from qmaster.runs import container_status
+from qmaster.runs import container_status, logs
 from qmaster.runs import status as lifecycle
 from qmaster.runs.logs import LogQuery, LogReader
 from qmaster.runs.output import Piece, Source
@@ -306,8 +306,9 @@ def test_a_node_out_of_reach_is_a_line(words: str | None) -> None:
         assert parts.texts() == ["a\n", "kept\n", "b\n"]
 
 
-def test_a_node_that_goes_down_is_told_once_each_time() -> None:
+def test_a_node_that_goes_down_is_told_once_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not asked while it is down; back again, it sends all again, and no line is told twice."""
+    monkeypatch.setattr(logs, "NODES_EVERY", 0.05)
     parts = Components(task("running"))
 
     def goes() -> None:
