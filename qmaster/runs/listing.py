@@ -8,31 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
-from ..events.journal import Key, Page
+from ..events.journal import Journal, Key
 from ..models.responses import Service
+from .reconciler import Reconciler
 
 MAX_REMOVED = 10_000  # of a listing
 PAGE = 64 * 1024  # bytes of a page, but for what one run is larger
 
 LATEST: Key = ("\U0010ffff", "")  # behind every time
-
-
-class Journal(Protocol):
-    """What a listing needs of the journal."""
-
-    async def removed(self, before: Key, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page: ...
-    async def record(self, name_or_id: str, owner: str | None) -> bytes | None: ...
-
-
-class RunCache(Protocol):
-    """What a listing needs of the reconciler."""
-
-    def services(self) -> list[Service]: ...
-    def find(self, name_or_id: str, owner: str | None = None) -> Service | None: ...
 
 
 class ListQuery(NamedTuple):
@@ -58,9 +45,9 @@ class ListQuery(NamedTuple):
 class Listing:
     """Make listings from the cache and the journal."""
 
-    def __init__(self, journal: Journal, view: RunCache) -> None:
+    def __init__(self, journal: Journal, reconciler: Reconciler) -> None:
         self._journal = journal
-        self._view = view
+        self._reconciler = reconciler
         # One token's listings read the journal one page at a time, so that they do not keep others from it.
         self._reading: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -76,7 +63,7 @@ class Listing:
         Raises:
             JournalUnwritable: the journal cannot be read.
         """
-        left = MAX_REMOVED + len(self._view.services()) if wanted.limit is None else wanted.limit
+        left = MAX_REMOVED + len(self._reconciler.services()) if wanted.limit is None else wanted.limit
         async for page in self._all(owner, wanted):
             part, left = page[:left], left - len(page)
             yield part
@@ -117,14 +104,14 @@ class Listing:
         yield part
 
     async def _shown(self, run_id: str, owner: str | None, wanted: ListQuery) -> bytes | None:
-        view = self._view.find(run_id, owner)
+        view = self._reconciler.find(run_id, owner)
         if view is not None and view.id == run_id:
             return msgspec.json.encode(view) if wanted.keeps(view) else None
         stored = await self._journal.record(run_id, owner) if wanted.removed else None
         return stored and _show(wanted)(stored)  # it was removed a moment ago
 
     def _of(self, owner: str | None) -> Iterator[Service]:
-        return (view for view in self._view.services() if owner in (None, view.owner))
+        return (view for view in self._reconciler.services() if owner in (None, view.owner))
 
 
 def _key(view: Service) -> Key:
