@@ -222,9 +222,11 @@ class BaseHandler(web.RequestHandler):
             return
         self.set_header("Content-Length", len(body))
         with self.large_answer(len(body)):
-            for start in range(0, len(body), SLICE):
+            last = (len(body) - 1) // SLICE * SLICE
+            for start in range(0, last, SLICE):
                 self.write(body[start : start + SLICE])
                 await self.pass_on()
+            await self.finish(body[last:])
 
     async def pass_on(self) -> None:
         """Send what was written, as its reader takes it, and let other handlers have a turn.
@@ -244,14 +246,13 @@ class BaseHandler(web.RequestHandler):
         """
         unsent: Unsent = self.settings["unsent"]
         reader = self.by or f"address {self.request.remote_ip}"
+        stream = self.client_stream
         unsent.require(reader, size)
-        set_reader_timeout(self.client_stream, READ_WITHIN)
-        try:
-            with unsent.hold(reader, size):
-                yield
-        except StreamClosedError:
-            if isinstance(self.client_stream.error, TimeoutError):
-                log.warning("slow_reader_cut", request=self.request_id, by=reader, unsent=size)
+        set_reader_timeout(stream, READ_WITHIN)
+        with contextlib.suppress(StreamClosedError), unsent.hold(reader, size):
+            yield
+        if isinstance(stream.error, TimeoutError):
+            log.warning("slow_reader_cut", request=self.request_id, by=reader, unsent=size)
 
     @property
     def client_stream(self) -> IOStream:
