@@ -43,8 +43,8 @@ ENV PATH=/opt/quartermaster/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
     QMASTER_USER=quartermaster
 VOLUME /data
 EXPOSE 9090
-# It starts as root for what `settle` in qmaster/server/privileges.py does; then it is quartermaster (QMASTER_USER).
-ENTRYPOINT ["python", "-m", "qmaster"]
+# It starts as root for what entrypoint.sh does; then it is quartermaster (QMASTER_USER).
+ENTRYPOINT ["/opt/quartermaster/app/entrypoint.sh", "python", "-m", "qmaster"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["python", "-m", "qmaster", "healthcheck"]
 LABEL org.opencontainers.image.title="quartermaster" \
     org.opencontainers.image.description="Runs functions and jobs on Docker and Docker Swarm over HTTP, with a token" \

@@ -42,7 +42,6 @@ from ..runs.reconciler import Reconciler, service_tags
 from ..runs.recovery import Recovery
 from ..runs.results import ResultCollector
 from ..runs.service import RunConfig, RunService
-from . import privileges
 from .config import SHORT_TOKEN, Config, tls_context
 from .metrics import Metrics, Sources
 
@@ -65,11 +64,7 @@ async def serve(config: Config) -> None:
         ConfigError: an option cannot be used: an address in use, a certificate that is none.
     """
     sys.setswitchinterval(SWITCH_EVERY)
-    # Before the step from root: the key may be root's alone.
     https = tls_context(config.tls_cert, config.tls_key) if config.tls_cert else None
-    if config.user:
-        endpoint = Endpoint.read(config.docker_host, os.environ)
-        privileges.settle(config.user, endpoint.socket, Path(config.data_dir))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -62,9 +62,6 @@ OPTIONS = (
         "--docker-host", "DOCKER_HOST", "", "The engine; empty: this platform's socket. A remote one as with docker."
     ),
     Option("--data-dir", "QMASTER_DATA_DIR", "./data", "Where the journal lives."),
-    Option(
-        "--user", "QMASTER_USER", "", "The user to become when started as root, with the group of the engine's socket."
-    ),
     Option("--keep-facts", "QMASTER_KEEP_FACTS", "100000", "How many events the journal keeps."),
     Option(
         "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps events, and records of what is removed."
@@ -115,7 +112,6 @@ class Config:
     output_limit: int
     docker_host: str
     data_dir: str
-    user: str
     keep_facts: int
     keep_days: int
     keep_size: int
@@ -178,7 +174,6 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         output_limit=_integer("--output-limit", raw["output_limit"], 0, MAX_OUTPUT),
         docker_host=raw["docker_host"],
         data_dir=raw["data_dir"],
-        user=raw["user"],
         keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
         keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500),
         keep_size=_integer("--keep-size", raw["keep_size"], 16, MAX_MEMORY_MIB),

@@ -13,7 +13,16 @@ BASE = "debian-python:local"
 PACKAGES = "python3,python3-venv"
 # What an engine gives its containers itself, and what nobody reads in one.
 LEFT_OUT = ("dev", "proc", "sys", "var/cache", "var/lib/apt", "usr/share/doc", "usr/share/locale", "usr/share/man")
-SHIPPED = (".dockerignore", "build.sh", "Dockerfile", "LICENSE", "requirements.txt", "qmaster", "static")
+SHIPPED = (
+    ".dockerignore",
+    "build.sh",
+    "Dockerfile",
+    "entrypoint.sh",
+    "LICENSE",
+    "requirements.txt",
+    "qmaster",
+    "static",
+)
 # In memory, as packages are synced to the disk one by one; it is gone with the mount namespace.
 MAKE = """
 mount -t tmpfs -o mode=755 none "$1" && debootstrap --variant=minbase --include="$2" "$3" "$1" $4 && cd "$1" &&
