@@ -1,4 +1,4 @@
-"""The commands of a terminal: their options, and what they print."""
+"""The client's commands: their options, and what they print."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ FILE = "FILE"
 INTERRUPTED = SIGNALLED + signal.SIGINT
 
 UNREAD = (
-    "standard input has data, and it is not passed on to the job: give it in COMMAND or --env, or write </dev/null "
-    "where it is meant for something else"
+    "standard input has data, which is not passed to the job: use COMMAND or --env, or write </dev/null "
+    "if it is meant for something else"
 )
 
 Command = Callable[..., Coroutine[Any, Any, int]]
 
 
 class Connection:
-    """Where the server is, and how to answer: what every command is told."""
+    """The options of every command: where the server is, and how to answer."""
 
     def __init__(self, url: str, token_file: str | None, as_json: bool, screen_: Screen) -> None:
         environ = {**os.environ, **({"TOKEN_FILE": token_file, "TOKEN": ""} if token_file else {})}
@@ -162,30 +162,56 @@ class _Ttl(click.ParamType):  # type: ignore[type-arg]
 
 
 FIELDS = (
-    click.option("--type", type=click.Choice(["service", "container"]), help="On any node, or on this engine."),
+    click.option(
+        "--type",
+        type=click.Choice(["service", "container"]),
+        help="A service on any node, or a container on the server's engine.",
+    ),
     click.option("--name", help="Up to 63 letters, digits, - and _."),
-    click.option("--env", "-e", multiple=True, metavar="NAME[=VALUE]", help="A variable; without a value, ours."),
+    click.option(
+        "--env",
+        "-e",
+        multiple=True,
+        metavar="NAME[=VALUE]",
+        help="An environment variable; without VALUE, the value it has here.",
+    ),
     click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label."),
     click.option("--workdir", "-w", metavar="PATH", help="The working directory."),
-    click.option("--user", "-u", metavar="USER[:GROUP]", help="Who it runs as."),
+    click.option("--user", "-u", metavar="USER[:GROUP]", help="The user it runs as."),
     click.option("--entrypoint", metavar="COMMAND", help="Replaces the image's ENTRYPOINT."),
-    click.option("--memory", "-m", type=int, metavar="MIB", help="The limit and reservation."),
-    click.option("--cpus", type=float, metavar="N", help="The limit, and for services the reservation."),
-    click.option("--replicas", type=int, metavar="N", help="How many at once."),
-    click.option("--restart", type=click.Choice(["none", "on-failure", "any"]), help="When it is started again."),
-    click.option("--max-attempts", type=int, metavar="N", help="How often."),
-    click.option("--constraint", "constraints", multiple=True, metavar="RULE", help="As node.role==worker."),
+    click.option("--memory", "-m", type=int, metavar="MIB", help="The memory limit and reservation."),
+    click.option("--cpus", type=float, metavar="N", help="The processor limit, and for services the reservation."),
+    click.option("--replicas", type=int, metavar="N", help="How many run at once."),
+    click.option("--restart", type=click.Choice(["none", "on-failure", "any"]), help="When it is restarted."),
+    click.option("--max-attempts", type=int, metavar="N", help="How many restarts at most."),
+    click.option(
+        "--constraint",
+        "constraints",
+        multiple=True,
+        metavar="RULE",
+        help="A placement constraint, such as node.role==worker.",
+    ),
     click.option("--network", "networks", multiple=True, metavar="NAME", help="A swarm network to join."),
     click.option("--secret", "secrets", multiple=True, metavar="NAME", help="A swarm secret, in /run/secrets/."),
     click.option(
-        "--port", "-p", "ports", multiple=True, metavar="8080:80[/udp]", help="Published on every node; or /sctp."
+        "--port",
+        "-p",
+        "ports",
+        multiple=True,
+        metavar="8080:80[/udp]",
+        help="Publish a port on every node; /tcp, /udp or /sctp.",
     ),
-    click.option("--timeout", type=float, metavar="SECONDS", help="End it when it has run that long."),
+    click.option("--timeout", type=float, metavar="SECONDS", help="End it after running that long."),
     click.option("--ttl", type=_Ttl(), metavar="SECONDS|never", help="Remove it that long after its end."),
-    click.option("--pids-limit", type=int, metavar="N", help="Processes at most; 0: any number."),
-    click.option("--cap-drop", multiple=True, metavar="NAME", help="A Linux capability, or ALL, in place of three."),
+    click.option("--pids-limit", type=int, metavar="N", help="Processes at most; 0: no limit."),
     click.option(
-        "--no-new-privileges/--new-privileges", default=None, help="Whether set-user-id programs gain nothing."
+        "--cap-drop",
+        multiple=True,
+        metavar="NAME",
+        help="A Linux capability to drop, or ALL; replaces the default three.",
+    ),
+    click.option(
+        "--no-new-privileges/--new-privileges", default=None, help="Whether set-user-ID programs can gain privileges."
     ),
     click.option("--healthcheck/--no-healthcheck", default=None, help="The image's HEALTHCHECK, on or off."),
     click.option(
@@ -212,12 +238,14 @@ def _with_fields(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--auth-file", metavar=FILE, help="The registry's credentials, as JSON or base64; - reads them [QMASTER_AUTH]."
 )
-@click.option("--idempotency-key", metavar="KEY", help="The same key is the same run, however often it is asked for.")
-@click.option("--detach", "-d", is_flag=True, help="Print the id, and do not wait.")
+@click.option(
+    "--idempotency-key", metavar="KEY", help="Start one run only, however often it is asked for with this key."
+)
+@click.option("--detach", "-d", is_flag=True, help="Print the id, and do not wait for the end.")
 async def run(
     to: Connection, image: str, command: tuple[str, ...], idempotency_key: str | None, detach: bool, **fields: Any
 ) -> int:
-    """Run IMAGE, or COMMAND in it: follow its output, and end with its exit code.
+    """Run IMAGE, or COMMAND in it: follow its output, and exit with its exit code.
 
     Ctrl-C stops it, and a second one does not wait for its end. The exit code is 124 after --timeout, 125 where the job
     has none, and 130 after Ctrl-C. With --json the output is in the document that comes at the end.
@@ -242,7 +270,7 @@ async def run(
 @_command("stop")
 @click.argument("ids", nargs=-1, required=True, metavar="ID…")
 async def stop(to: Connection, ids: tuple[str, ...]) -> int:
-    """Stop and remove each of these, by id or name; prints them as that is accepted."""
+    """Stop and remove services and containers, by id or name; print each ID once its stop is accepted."""
     code = 0
     for one in ids:
         try:
@@ -262,16 +290,16 @@ async def stop(to: Connection, ids: tuple[str, ...]) -> int:
 )
 @click.option("--name", "names", multiple=True, help="Only with exactly this name; several: any of them.")
 @click.option("--label", "-l", "labels", multiple=True, metavar="KEY[=VALUE]", help="Only with this label.")
-@click.option("--limit", type=int, metavar="N", help="So many at most.")
-@click.option("--all", "-a", "everything", is_flag=True, help="Also what was removed.")
-@click.option("--quiet", "-q", is_flag=True, help="The ids alone.")
+@click.option("--limit", type=int, metavar="N", help="How many at most.")
+@click.option("--all", "-a", "everything", is_flag=True, help="Also those that were removed.")
+@click.option("--quiet", "-q", is_flag=True, help="Print the ids only.")
 async def status(
     to: Connection,
     id: str | None,  # noqa: A002 - what click calls it in its usage
     quiet: bool,
     **filters: Any,
 ) -> int:
-    """A table of all services, the newest first, or all that is known of ID."""
+    """List all services and containers, the newest first, or show all of ID."""
     if id is not None:
         if any(value not in ((), None, False) for value in filters.values()):
             raise ConfigError("status: an ID takes no filters")
@@ -307,7 +335,7 @@ def _show_one(one: Json, as_json: bool, quiet: bool) -> int:
 
 @_command("nodes")
 async def nodes(to: Connection) -> int:
-    """A table of the swarm's nodes, with what is reserved on each; * is the leader."""
+    """List the swarm's nodes, with what is reserved on each; * is the leader."""
     answer = await to.client.call("GET", "/nodes")
     if to.as_json:
         _print_json(answer)
@@ -321,10 +349,10 @@ async def nodes(to: Connection) -> int:
 
 @_command("logs")
 @click.argument("id")
-@click.option("--follow", "-f", is_flag=True, help="Until it ends.")
+@click.option("--follow", "-f", is_flag=True, help="Follow it until it ends.")
 @click.option("--tail", "-n", type=int, metavar="N", help="The last N lines.")
-@click.option("--timestamps", "-t", is_flag=True, help="When each line was written, in front of it.")
-@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this one.")
+@click.option("--timestamps", "-t", is_flag=True, help="The time of each line in front of it.")
+@click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream.")
 async def logs(
     to: Connection,
     id: str,  # noqa: A002 - what click calls it in its usage
@@ -333,7 +361,7 @@ async def logs(
     timestamps: bool,
     stream: str | None,
 ) -> int:
-    """What ID wrote, to standard output and error as it did; with --json a document for each line."""
+    """Show the output of ID, on standard output and error as it wrote it; with --json a document for each line."""
     query = {**({"tail": str(tail)} if tail is not None else {}), **({"stream": stream} if stream else {})}
     writer = LineWriter(to.screen, as_json=to.as_json, timestamps=timestamps)
     async for line in client.logs(to.client, id, query, follow, RetryPolicy(to.screen.say)):
@@ -342,14 +370,21 @@ async def logs(
 
 
 @_command("events")
-@click.option("--since", default="", metavar="CURSOR", help="Begin after this event, not now.")
-@click.option("--service", metavar="ID", help="Only of this one.")
-@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="Only of what has this label.")
-@click.option("--topic", "topics", multiple=True, help="Only of a service, task or node; several: any of them.")
+@click.option("--since", default="", metavar="CURSOR", help="Begin after the event with this cursor, not now.")
+@click.option("--service", metavar="ID", help="Only of this service or container.")
+@click.option(
+    "--label",
+    "-l",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only of services and containers with this label.",
+)
+@click.option("--topic", "topics", multiple=True, help="Only service, task or node; several: any of them.")
 async def events(
     to: Connection, since: str, service: str | None, labels: tuple[str, ...], topics: tuple[str, ...]
 ) -> int:
-    """A line for each change from now on, until Ctrl-C; with --json the CloudEvents, whose id is the cursor."""
+    """Print a line for each change from now on, until Ctrl-C; with --json the CloudEvents, whose id is the cursor."""
     query = [("label", label) for label in labels]
     query += [("service", service)] if service else []
     query += [("topic", ",".join(topics))] if topics else []
