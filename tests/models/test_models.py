@@ -303,7 +303,7 @@ def test_no_body_takes_long_to_decode(body: bytes) -> None:
         with contextlib.suppress(BadRequest):
             requests.decode_object(body)
         took.append(time.process_time() - began)
-    assert min(took) < 0.008
+    assert min(took) < 0.016  # a busy machine takes twice as long
 
 
 def test_a_few_levels_are_taken() -> None:
