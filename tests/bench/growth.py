@@ -42,7 +42,7 @@ def size(world: World) -> Row:
     before = memory(stage.pid)
     stage.ask("live", services=most - many, times=1)
     grown = (memory(stage.pid) - before) / (most - many) / 1024
-    return alone(f"memory per service, from {many:,} to {most:,}", [grown], Reach(4, "KB"))
+    return alone(f"memory per service, from {many:,} to {most:,}", [grown], Reach(6, "KB"))
 
 
 def cost(engine: Engine, server: Server, names: range, pause: float) -> float:
