@@ -360,13 +360,13 @@ async def test_a_pull_that_fails_is_the_registrys_refusal(tmp_path: Path, answer
 
 async def test_a_registry_that_falls_silent_ends_its_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its first word, and between two."""
-    monkeypatch.setattr(images, "CHANGE", 0.1)
-    monkeypatch.setattr(images, "SILENCE", 0.1)
 
     async def stops(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + PROGRESS)
 
-    for answer in (silence, stops):
+    for answer, first_word, between in ((silence, 0.1, 60.0), (stops, 60.0, 0.1)):
+        monkeypatch.setattr(images, "CHANGE", first_word)
+        monkeypatch.setattr(images, "SILENCE", between)
         with pytest.raises(RegistryRefused, match="no answer came in time"):
             await pull(tmp_path, answer)
 
