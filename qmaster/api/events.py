@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 
 import msgspec
 import structlog
-from tornado.iostream import IOStream, SSLIOStream
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 from tornado.websocket import WebSocketHandler
 
 from ..auth import policy
@@ -34,7 +34,7 @@ from .limits import Allowance, ConnectionLimiter, Slot
 
 AUTH_WITHIN = 5.0  # seconds
 MAX_INBOUND = 4096  # bytes of a client's frame
-FRAME_HEAD = 6  # bytes, at least
+FRAME_COST = 128  # bytes that a frame counts for besides its own: small ones are work too
 # Bytes that a client may send on its websocket, at once and each second: its token, and then a ping now and then.
 SAID_AT_ONCE, SAID_EACH_SECOND = 8 * 1024, 1024
 ACKED, ACKED_AT = struct.Struct("Q"), 120  # tcpi_bytes_acked, in linux/tcp.h
@@ -224,9 +224,13 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             self._subscribe(SocketPipe(self._stream))
 
     def _count_received(self, data: str | bytes) -> None:
-        """Disconnect a client that sends more than it has to say."""
-        if not self._allowance.take(len(data) + FRAME_HEAD) and self._stream is not None:
-            self._stream.close()
+        """Disconnect a client that sends more than it has to say.
+
+        Raises:
+            StreamClosedError: so Tornado takes none of the frames that have come already.
+        """
+        if not self._allowance.take(len(data) + FRAME_COST):
+            raise StreamClosedError
 
     def _give_way(self) -> None:
         self._refuse(

@@ -476,6 +476,18 @@ def test_who_pings_now_and_then_is_not_ended(server: Server) -> None:
         assert subscriber.close_code is None
 
 
+def test_small_frames_count_for_more_than_their_bytes(server: Server) -> None:
+    """To take one is work, whatever is in it: a thousand that have come at once are not all taken before the end."""
+    connection = Connection(server.port, "/events", {"Authorization": f"Bearer {server.token}"})
+    pongs = 0
+    with contextlib.closing(connection), contextlib.suppress(OSError):
+        connection.socket.settimeout(5)
+        connection.socket.sendall(frame(PING) * 1000)
+        while True:
+            pongs += connection.receive()[0] == 0xA
+    assert pongs <= events.SAID_AT_ONCE // events.FRAME_COST + 1
+
+
 # --- half-open -------------------------------------------------------------------------------------------------------
 
 
