@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import structlog
@@ -26,11 +26,11 @@ from ..events.journal import Journal
 from ..models import results
 from ..models.responses import Node, Service
 from ..models.results import Stream, TaskOutput
-from .output import Piece, note
 from .reconciler import Reconciler
 from .status import WAITING, has_ended
 
-Batches = AsyncIterator[list[Piece]]
+Source = Literal["stdout", "stderr", "qmaster"]
+Batches = AsyncIterator[list["Piece"]]
 Open = Callable[[LogRequest], OpenLog]
 
 SILENCE = 8.0  # seconds; a node that was cut off is silent, not refused, until Swarm takes it for down
@@ -42,6 +42,24 @@ SKEW = 30.0  # seconds that the nodes' clocks may differ
 BOTH: tuple[Stream, ...] = ("stdout", "stderr")
 
 log = structlog.get_logger(__name__)
+
+
+class Piece(NamedTuple):
+    """A line with its newline, or a part of one without; ``qmaster`` says what the job did not.
+
+    ``time`` is RFC 3339 with nanoseconds, "" where there is none; ``node`` a name, ``task`` an id.
+    """
+
+    time: str
+    source: Source
+    data: bytes
+    node: str | None = None
+    task: str | None = None
+
+
+def note(text: str, node: str | None = None, task: str | None = None) -> Piece:
+    """A word of our own."""
+    return Piece("", "qmaster", f"{text}\n".encode(), node, task)
 
 
 class LogQuery(NamedTuple):

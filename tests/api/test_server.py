@@ -21,7 +21,7 @@ from qmaster.api.limits import Allowance
 from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator
 from qmaster.events.unsent import MAX_UNSENT
-from qmaster.runs.output import Piece
+from qmaster.runs.logs import Piece
 
 pytestmark = pytest.mark.gen_test(timeout=20)
 

@@ -17,8 +17,7 @@ from qmaster.models.responses import Node, Reserved, Service
 from qmaster.models.results import Line, Outcome, TaskOutput
 from qmaster.runs import container_status, logs
 from qmaster.runs import status as lifecycle
-from qmaster.runs.logs import LogQuery, LogReader
-from qmaster.runs.output import Piece, Source
+from qmaster.runs.logs import LogQuery, LogReader, Piece, Source
 from qmaster.runs.reconciler import Reconciler
 
 Script = list[list[Message] | HttpError | Callable[[], None]]

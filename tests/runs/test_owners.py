@@ -33,8 +33,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 from qmaster.auth.authenticator import BURST, Identity
 from qmaster.errors import JournalUnwritable
 from qmaster.models.responses import Service
-from qmaster.runs.logs import LogQuery
-from qmaster.runs.output import Piece
+from qmaster.runs.logs import LogQuery, Piece
 
 __all__ = ["app", "ask", "home", "options"]  # the fixtures
 

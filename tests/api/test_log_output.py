@@ -1,4 +1,4 @@
-"""output: pieces as plain text and as NDJSON."""
+"""The output of a run as plain text and as NDJSON."""
 
 import base64
 import json
@@ -9,7 +9,8 @@ from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.runs.output import MAX_LINE, Ndjson, Piece, Plain, note
+from qmaster.api.logs import MAX_LINE, Ndjson, Plain
+from qmaster.runs.logs import Piece, note
 
 TIME = "2026-11-24T19:10:31.732562160Z"
 
