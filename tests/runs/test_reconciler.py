@@ -124,6 +124,7 @@ async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -
     world = World()
     world.put(live("running"))
     async with world.running():
+        await until(lambda: not world.reconciler._schedule.young)  # so that only a sweep can find it
         world.put(ended("failed", 3))
         await until(lambda: "service.failed" in world.words())
     assert (world.told[-1].status, world.told[-1].reason, world.told[-1].exit_code) == ("failed", "exit", 3)
@@ -153,6 +154,7 @@ async def test_a_restart_that_swarm_gives_up_is_found_without_a_hint(monkeypatch
     first = task("rejected", ID="t1")
     world.put(first, task("rejected", ID="t2", CreatedAt=LATER, DesiredState="ready"), **policy)
     async with world.running():
+        await until(lambda: not world.reconciler._schedule.young)  # so that only a sweep can find it
         assert world.told[-1].status == "pending"
         world.put(first, task("rejected", ID="t2", CreatedAt=LATER), **policy)
         await until(lambda: "service.failed" in world.words())
@@ -164,6 +166,7 @@ async def test_why_a_task_waits_is_found_without_a_hint(monkeypatch: pytest.Monk
     world = World()
     world.put(live("pending"))
     async with world.running():
+        await until(lambda: not world.reconciler._schedule.young)  # so that only a sweep can find it
         world.put(live("pending", err="no suitable node (insufficient resources on 1 node)"))
         await until(lambda: "service.updated" in world.words())
     assert world.told[-1].reason == "unschedulable"
