@@ -67,7 +67,7 @@ class EventStream:
         self._position = position
         self._snapshot = snapshot
         self._last: _Snapshot | None = None  # the one that was made last
-        self._unsent = unsent or Unsent()
+        self.unsent = unsent or Unsent()
         # One token's readers read the journal one page at a time, so that they do not keep others from it.
         self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stale_since = stale_since
@@ -122,11 +122,11 @@ class EventStream:
     async def _send_snapshot(self, subscriber: Subscriber) -> int:
         """Send a snapshot as soon as its token has room for it; return the sequence of it."""
         if not self._is_last(subscriber.wants):
-            await self._unsent.turn(_owner(subscriber))
+            await self.unsent.turn(_owner(subscriber))
         last = self._position().last
         if not subscriber.gone:
             snapshot = self._snapshot_for(subscriber.wants)
-            with snapshot.read_by(_owner(subscriber), self._unsent):
+            with snapshot.read_by(_owner(subscriber), self.unsent):
                 await self._deliver(subscriber, snapshot.frame)
         return last
 
@@ -152,8 +152,8 @@ class EventStream:
     async def _replay_page(self, subscriber: Subscriber, after: int) -> int:
         """Send the next events as soon as its token has room for them; return the last sequence considered."""
         owner = _owner(subscriber)
-        await self._unsent.turn(owner)
-        with self._unsent.hold(owner, EVENTS_BYTES):
+        await self.unsent.turn(owner)
+        with self.unsent.hold(owner, EVENTS_BYTES):
             epoch, until = self._position().epoch, self._position().last
             async with self._reading[owner]:
                 page = await self._journal.events(after, PAGE, subscriber.wants.owner)

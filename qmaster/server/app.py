@@ -1,20 +1,18 @@
-"""Wiring and lifetime: start → wait → stop. The only place that builds the parts."""
+"""Build the parts, serve, shut down. The only place that builds the parts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import ipaddress
 import os
 import signal
 import socket
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import structlog
 from tornado.netutil import bind_sockets
@@ -36,6 +34,7 @@ from ..events.journal import Journal
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
 from ..models.images import check_registry
+from ..models.responses import Node, Service
 from ..runs.logs import LogReader
 from ..runs.reaper import Reaper
 from ..runs.reconciler import Reconciler, service_tags
@@ -45,12 +44,8 @@ from ..runs.service import RunConfig, RunService
 from .config import SHORT_TOKEN, Config, tls_context
 from .metrics import Metrics, Sources
 
-GIVE_UP_BEFORE = 2.0  # seconds, the last of --shutdown-timeout: for saying what is not done
-# A full collection holds the loop up for as long as it takes to look at every object: 0.15 s with 5,000 connections.
-# So those of the start are left out, and the young are looked at often enough (but not every 700) to make it rare.
-COLLECT_AT = (10_000, 20, 50)
+WITHOUT_ENGINE = 2.0  # seconds, the last of --shutdown-timeout, in which requests are answered without the engine
 CHECK_EVERY = 1.0
-SWITCH_EVERY = 0.0005  # seconds that a thread may keep the others from running: ten times less than Python's own
 RESUME_EVERY = 0.1
 NODE = Tags("node", "", frozenset(), None)
 
@@ -63,234 +58,267 @@ async def serve(config: Config) -> None:
     Raises:
         ConfigError: an option cannot be used: an address in use, a certificate that is none.
     """
-    sys.setswitchinterval(SWITCH_EVERY)
-    https = tls_context(config.tls_cert, config.tls_key) if config.tls_cert else None
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    most = limits.connections(limits.descriptors())
-    components = Components(config, loop, most)
-    http_server = limits.make_server(make_app(components.parts), most, https)
-    await components.journal.open()
-    await components.reconciler.load()
-    sockets = _bind(config)
-    components.parts.run_service.listens_at(sockets[0].getsockname()[1])
-    limits.listen(http_server, sockets)
-    components.start()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AT)
-    log.info(
-        "started",
-        version=__version__,
-        address=config.address or "*",
-        port=sockets[0].getsockname()[1],
-        engine=config.docker_host or "socket",
-    )
-    _warn(config, sockets)
-
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = Server(config)
+    await server.start()
     await stop.wait()
-
-    log.info("stopping")
-    http_server.stop()
-    components.parts.run_service.waiters.close()
-    await _finish(components, config.shutdown_timeout)
-    components.parts.sockets.close()
-    await components.parts.logs.close()
-    await http_server.close_all_connections()
-    await components.stop()
-    log.info("stopped")
+    await server.stop()
 
 
-class Components:
-    """The parts, wired to each other; ``connections``: how many there may be."""
+class Runs(NamedTuple):
+    """What takes care of the runs."""
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, connections: int) -> None:
-        metrics = Metrics(__version__)
-        self.engine = engine = Engine(Endpoint.read(config.docker_host, os.environ), metrics.engine_call)
-        self.journal = journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days, config.keep_size)
-        broker = Broker()
-        unsent = Unsent()
-        self.reconciler = reconciler = Reconciler(
-            engine.swarm,
-            engine.containers,
-            journal,
-            broker.publish,
-            metrics.event,
-            lambda: engine.health.node_id,
-        )
-        self.event_stream = EventStream(
-            journal,
-            broker,
-            lambda: reconciler.position,
-            _snapshot_of(reconciler),
-            lambda: reconciler.stale_since,
-            unsent,
-        )
-        reconciler.stale_listeners.append(self.event_stream.beat)
-        self.collector = collector = ResultCollector(engine.logs, journal, reconciler, config.output_limit)
-        self.reaper = reaper = Reaper(engine.swarm, engine.containers, journal, reconciler, collector, self._max_kept)
-        self.recovery = recovery = Recovery(engine.swarm, engine.containers, journal)
+    reconciler: Reconciler
+    collector: ResultCollector
+    reaper: Reaper
+    recovery: Recovery
+    service: RunService
 
-        def emit(hint: Change) -> None:
-            loop.call_soon_threadsafe(reconciler.hint, hint)
 
-        self.watcher = watcher = Watcher(engine.events, emit)
-        run_service = RunService(
-            engine,
-            journal,
-            reconciler,
-            reaper,
-            recovery,
-            RunConfig(
-                Defaults(config.memory, config.timeout or None, config.ttl or None),
-                _registries(config.registries),
-                {**ports.SWARM, **ports.of_engine(config.docker_host)},
-                own_container_id(),
-            ),
-        )
-        reconciler.listeners += [collector.notice, reaper.notice, run_service.waiters.notice]
-        metrics.read(
-            Sources(
-                journal,
-                reconciler,
-                self._trouble,
-                subscribers=lambda: len(self.parts.sockets.open),
-                frames_sent=lambda: broker.sent,
-                slow_consumers_cut=lambda: self.parts.sockets.cut,
-                waits=run_service.waiters,
-                logs=lambda: len(self.parts.logs.open),
-                reconnects=lambda: watcher.reopened,
-            )
-        )
-        self.parts = AppState(
-            Authenticator(config.token, refused=metrics.token_refused),
-            run_service,
-            self.event_stream,
-            broker,
-            LogReader(engine.swarm, engine.readers, journal, reconciler),
-            self._trouble,
-            metrics.scrape,
-            metrics.request,
-            frozenset(config.allow_origin),
-            hosts=frozenset(config.allow_host),
-            trusted_proxies=config.trusted_proxies,
-            held=ConnectionLimiter(connections),
-            unsent=unsent,
-        )
-        self.token_file = self._token_file(config.tokens_file)
+class Server:
+    """All parts of one quartermaster, from its start to its stop. Belongs to the event loop.
+
+    Raises:
+        ConfigError: an option cannot be used.
+    """
+
+    def __init__(self, config: Config) -> None:
+        tls = tls_context(config.tls_cert, config.tls_key) if config.tls_cert else None
+        connections = limits.connections(limits.descriptors())
+        self._config = config
+        self._metrics = Metrics(__version__)
+        self.engine = build_engine(config, self._metrics)
+        self.journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days, config.keep_size)
+        self.broker = Broker()
+        self.runs = build_runs(config, self.engine, self.journal, self.broker, self._metrics, self._max_kept)
+        self.events = build_events(self.journal, self.broker, self.runs.reconciler)
+        self.watcher = build_watcher(self.engine, self.runs.reconciler)
+        self.api = self._build_api(connections)
+        self.token_file = self._token_file()
+        self._http = limits.make_server(make_app(self.api), connections, tls)
         self._tasks: list[asyncio.Task[None]] = []
+        self._read_metrics()
 
-    def start(self) -> None:
-        """Begin all that goes on in the background."""
-        self.watcher.start()
-        work = (
-            self.engine.health.watch(),
-            self.watcher.renew(),
-            self.reconciler.run(),
-            self.recovery.run(),
-            self._resume(),
-            self._beat(),
-            self._check_readers(),
-            self._check_journal(),
+    async def start(self) -> None:
+        """Take up what an earlier process left, listen, and begin the work in the background.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        await self.journal.open()
+        await self.runs.reconciler.load()
+        sockets = _bind(self._config)
+        port = sockets[0].getsockname()[1]
+        self.runs.service.listens_at(port)
+        limits.listen(self._http, sockets)
+        self._start_tasks()
+        log.info(
+            "started",
+            version=__version__,
+            address=self._config.address or "*",
+            port=port,
+            engine=self._config.docker_host or "socket",
         )
-        self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
-        if self.token_file is not None:
-            self._tasks.append(asyncio.create_task(self.token_file.run()))
-        for task in self._tasks:
-            task.add_done_callback(_report)
+        _warn(self._config, sockets)
 
     async def stop(self) -> None:
-        """End it, and close the journal."""
+        """Answer what is being asked, end the streams, and close everything."""
+        log.info("stopping")
+        self._http.stop()
+        self.runs.service.waiters.close()
+        await self._drain(self._config.shutdown_timeout)
+        self.api.sockets.close()
+        await self.api.logs.close()
+        await self._http.close_all_connections()
+        await self.close()
+        log.info("stopped")
+
+    async def close(self) -> None:
+        """End the work in the background, and close the journal and the engine."""
         self.watcher.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.reaper.close()
-        await self.collector.close()
+        await self.runs.reaper.close()
+        await self.runs.collector.close()
         await self.journal.close()
         await self.engine.close()
 
-    def _token_file(self, path: str) -> TokenFile | None:
-        if not path:
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _build_api(self, connections: int) -> AppState:
+        config, runs = self._config, self.runs
+        return AppState(
+            Authenticator(config.token, refused=self._metrics.token_refused),
+            runs.service,
+            self.events,
+            self.broker,
+            LogReader(self.engine.swarm, self.engine.readers, self.journal, runs.reconciler),
+            self._trouble,
+            self._metrics.scrape,
+            self._metrics.request,
+            frozenset(config.allow_origin),
+            hosts=frozenset(config.allow_host),
+            trusted_proxies=config.trusted_proxies,
+            held=ConnectionLimiter(connections),
+            unsent=self.events.unsent,
+        )
+
+    def _read_metrics(self) -> None:
+        self._metrics.read(
+            Sources(
+                self.journal,
+                self.runs.reconciler,
+                self._trouble,
+                subscribers=lambda: len(self.api.sockets.open),
+                frames_sent=lambda: self.broker.sent,
+                slow_consumers_cut=lambda: self.api.sockets.cut,
+                waits=self.runs.service.waiters,
+                logs=lambda: len(self.api.logs.open),
+                reconnects=lambda: self.watcher.reopened,
+            )
+        )
+
+    def _token_file(self) -> TokenFile | None:
+        if not self._config.tokens_file:
             return None
-        token_file = TokenFile(Path(path), {self.parts.auth.root}, self._take_grants)
+        token_file = TokenFile(Path(self._config.tokens_file), {self.api.auth.root}, self._take_grants)
         token_file.load()
         return token_file
 
     def _take_grants(self, grants: Sequence[TokenPolicy]) -> None:
-        """These are the tokens from now on, also for what is open."""
-        self.parts.auth.replace(grants)
-        self.parts.sockets.recheck()
-        self.parts.logs.recheck()
-        for owner in {view.owner for view in self.reconciler.services() if view.owner is not None}:
-            self.reaper.check_kept(owner)
+        """Take these tokens from now on, for what is open too."""
+        self.api.auth.replace(grants)
+        self.api.sockets.recheck()
+        self.api.logs.recheck()
+        for owner in {view.owner for view in self.runs.reconciler.services() if view.owner is not None}:
+            self.runs.reaper.check_kept(owner)
 
     def _max_kept(self, owner: str) -> int | None:
-        grant = self.parts.auth.grant(owner)
+        grant = self.api.auth.grant(owner)
         return grant.max_kept if grant else None
 
     def _trouble(self) -> HttpError | None:
-        stale = self.reconciler.stale_since
+        """Return why the server is not ready, or None."""
+        stale = self.runs.reconciler.stale_since
         behind = EngineUnavailable(f"stale since {stale}: the view may be behind the engine") if stale else None
         journal = self.journal.trouble
         unkept = EngineUnavailable(f"the journal cannot be written: {journal}") if journal else None
         return self.engine.health.trouble or unkept or behind  # without a journal nothing is caught up with
 
+    # -- background ------------------------------------------------------------------------------------------------
+
+    def _start_tasks(self) -> None:
+        self.watcher.start()
+        work = [
+            self.engine.health.watch(),
+            self.watcher.renew(),
+            self.runs.reconciler.run(),
+            self.runs.recovery.run(),
+            self._resume(),
+            self._beat(),
+            self._check(),
+        ]
+        if self.token_file is not None:
+            work.append(self.token_file.run())
+        self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
+        for task in self._tasks:
+            task.add_done_callback(_report)
+
     async def _resume(self) -> None:
-        """Once the cache is loaded, take up what an earlier process has left undone."""
-        while self.reconciler.stale_since is not None:  # noqa: ASYNC110 - once, at the start
+        """Take up what an earlier process left undone, once the cache is up to date."""
+        while self.runs.reconciler.stale_since is not None:  # noqa: ASYNC110 - once, at the start
             await asyncio.sleep(RESUME_EVERY)
-        self.recovery.resume(self.journal.leftovers)
-        for view in self.reconciler.services():
-            self.collector.notice(view)
-            self.reaper.notice(view)
+        self.runs.recovery.resume(self.journal.leftovers)
+        for view in self.runs.reconciler.services():
+            self.runs.collector.notice(view)
+            self.runs.reaper.notice(view)
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_EVERY)
-            self.event_stream.beat()
+            self.events.beat()
 
-    async def _check_readers(self) -> None:
+    async def _check(self) -> None:
+        """Cut subscribers that do not read, and look whether a journal that failed can be written again."""
         while True:
             await asyncio.sleep(CHECK_EVERY)
-            self.parts.broker.check()
-
-    async def _check_journal(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_EVERY)
+            self.broker.check()
             await self.journal.recheck()
+
+    async def _drain(self, within: float) -> None:
+        """Wait until the open requests are answered, and in the last seconds give up what waits for the engine."""
+        busy, last = self.api.busy, min(WITHOUT_ENGINE, within / 2)
+        if await _empties(busy, within - last):
+            return
+        log.warning("shutdown_timeout_exceeded", open=len(busy), waited_s=within - last)
+        self.api.sockets.close()  # first: that the engine is given up is no news of the engine
+        self.engine.give_up()
+        if not await _empties(busy, last):
+            log.warning("stopped_with_open_requests", open=len(busy), waited_s=within)
+
+
+def build_engine(config: Config, metrics: Metrics) -> Engine:
+    """Make the client of the Docker engine that the options and the environment name."""
+    return Engine(Endpoint.read(config.docker_host, os.environ), metrics.engine_call)
+
+
+def build_runs(
+    config: Config,
+    engine: Engine,
+    journal: Journal,
+    broker: Broker,
+    metrics: Metrics,
+    max_kept: Callable[[str], int | None],
+) -> Runs:
+    """Make the parts that start, watch, stop and end runs; ``max_kept`` says how many ended ones an owner keeps."""
+    reconciler = Reconciler(
+        engine.swarm, engine.containers, journal, broker.publish, metrics.event, lambda: engine.health.node_id
+    )
+    collector = ResultCollector(engine.logs, journal, reconciler, config.output_limit)
+    reaper = Reaper(engine.swarm, engine.containers, journal, reconciler, collector, max_kept)
+    recovery = Recovery(engine.swarm, engine.containers, journal)
+    options = RunConfig(
+        Defaults(config.memory, config.timeout or None, config.ttl or None),
+        _registries(config.registries),
+        {**ports.SWARM, **ports.of_engine(config.docker_host)},
+        own_container_id(),
+    )
+    service = RunService(engine, journal, reconciler, reaper, recovery, options)
+    reconciler.listeners += [collector.notice, reaper.notice, service.waiters.notice]
+    return Runs(reconciler, collector, reaper, recovery, service)
+
+
+def build_events(journal: Journal, broker: Broker, reconciler: Reconciler) -> EventStream:
+    """Make the event stream, which begins with what the reconciler has published."""
+
+    def snapshot(wants: Filter) -> tuple[list[Service], list[Node]]:
+        services = [view for view in reconciler.cache.published_services() if wants.shows(service_tags(view))]
+        return services, reconciler.nodes() if wants.lets_through(NODE) else []
+
+    stream = EventStream(
+        journal, broker, lambda: reconciler.position, snapshot, lambda: reconciler.stale_since, Unsent()
+    )
+    reconciler.stale_listeners.append(stream.beat)
+    return stream
+
+
+def build_watcher(engine: Engine, reconciler: Reconciler) -> Watcher:
+    """Make the thread on Docker's events, which hands each change over to the event loop."""
+    loop = asyncio.get_running_loop()
+
+    def emit(change: Change) -> None:
+        loop.call_soon_threadsafe(reconciler.hint, change)
+
+    return Watcher(engine.events, emit)
 
 
 def _report(task: asyncio.Task[None]) -> None:
     """What goes on in the background ends with the process; if one ends before, that is a mistake of ours."""
     if not task.cancelled() and task.exception() is not None:
         log.error("background_task_failed", exc_info=task.exception())
-
-
-def _snapshot_of(reconciler: Reconciler) -> Callable[[Filter], tuple[list[Any], list[Any]]]:
-    """Services and nodes as of the last event, as far as a filter lets them through."""
-
-    def snapshot(wants: Filter) -> tuple[list[Any], list[Any]]:
-        services = [view for view in reconciler.cache.published_services() if wants.shows(service_tags(view))]
-        nodes = reconciler.nodes() if wants.lets_through(NODE) else []
-        return services, nodes
-
-    return snapshot
-
-
-async def _finish(components: Components, within: float) -> None:
-    """Let the requests that are being answered come to their end; the engine is not waited for until the last."""
-    busy = components.parts.busy
-    last = min(GIVE_UP_BEFORE, within / 2)
-    if await _empties(busy, within - last):
-        return
-    log.warning("gives_up", open=len(busy), waited_s=within - last)
-    components.parts.sockets.close()  # before the reconciler finds the engine gone: that would be no news of the engine
-    components.engine.give_up()
-    if not await _empties(busy, last):
-        log.warning("stopped_with_open_requests", open=len(busy), waited_s=within)
 
 
 async def _empties(busy: set[object], within: float) -> bool:

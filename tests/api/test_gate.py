@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from fakes import DIGEST, encoded, steady
-from house import BOX_OF_BOB, FOREIGN, OF_BOB, OF_ROOT, TOKEN, Ask, Home, app, ask, home, options
 from hypothesis import given
 from hypothesis import strategies as st
+from in_process import BOX_OF_BOB, FOREIGN, OF_BOB, OF_ROOT, TOKEN, Ask, InProcess, app, ask, home, options
 from tornado.httpclient import HTTPResponse
 
 from qmaster.engine import spec
@@ -438,7 +438,7 @@ def test_there_are_enough_attempts() -> None:
 
 @pytest.mark.gen_test(timeout=20)
 @pytest.mark.parametrize("who", ["alice", "root"])
-async def test_what_the_contract_has_no_word_for_is_refused(ask: Ask, home: Home, who: str) -> None:
+async def test_what_the_contract_has_no_word_for_is_refused(ask: Ask, home: InProcess, who: str) -> None:
     """Whoever asks for it; the engine hears nothing."""
     for attempt in to_everyone():
         check(await make(ask, who, attempt), attempt)
@@ -446,7 +446,7 @@ async def test_what_the_contract_has_no_word_for_is_refused(ask: Ask, home: Home
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_what_a_token_may_not_is_refused(ask: Ask, home: Home) -> None:
+async def test_what_a_token_may_not_is_refused(ask: Ask, home: InProcess) -> None:
     """The engine is changed by none of it. It is looked at only where one asks for a run: as for what nobody has."""
     for attempt in to_alice():
         check(await make(ask, "alice", attempt), attempt)
@@ -459,7 +459,7 @@ async def test_what_a_token_may_not_is_refused(ask: Ask, home: Home) -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_is_within_the_limits_is_not_refused(ask: Ask, home: Home) -> None:
+async def test_what_is_within_the_limits_is_not_refused(ask: Ask, home: InProcess) -> None:
     """Else the tables above would show nothing."""
     most = fields(memory=64, cpus=0.5, replicas=2, networks=["blue"], secrets=["key"], ports=["8080:80", "9009:1/udp"])
     assert (await ask("alice", "POST", "/run", most)).code == 200
@@ -473,7 +473,7 @@ async def test_what_is_within_the_limits_is_not_refused(ask: Ask, home: Home) ->
 
 
 @pytest.mark.gen_test
-async def test_so_many_may_run_at_once(ask: Ask, home: Home) -> None:
+async def test_so_many_may_run_at_once(ask: Ask, home: InProcess) -> None:
     """Also where they are asked for at the same time; what has ended counts no more, nor does another's."""
     first = await ask("alice", "POST", "/run", fields(type="container", name="alices"))
     answers = [ask("alice", "POST", "/run", fields(name=f"n{number}")) for number in range(6)]
@@ -496,7 +496,7 @@ async def test_so_many_may_run_at_once(ask: Ask, home: Home) -> None:
 @pytest.mark.gen_test
 @pytest.mark.parametrize("options", [{"registries": "registry.example.com:5000, index.docker.io"}])
 @pytest.mark.parametrize("who", ["alice", "root"])
-async def test_images_are_of_the_registries_that_are_allowed(ask: Ask, home: Home, who: str) -> None:
+async def test_images_are_of_the_registries_that_are_allowed(ask: Ask, home: InProcess, who: str) -> None:
     """By the reference as Docker reads it, for everyone, before any call; what is run is what was checked."""
     for image in (
         "registry.example.com/team/app",

@@ -168,5 +168,5 @@ def functions() -> Iterator[tuple[str, int]]:
 
 
 def test_functions_are_short() -> None:
-    """At most forty lines, as in the house."""
+    """At most forty lines, as everywhere else."""
     assert [name for name, lines in functions() if lines > 40] == []

@@ -230,7 +230,7 @@ async def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(said: bytes, 
 async def test_a_stream_that_closes_while_it_waits_leaves_nothing(fields: str) -> None:
     """Its token has no room for a snapshot: a stream that waits for room ends with its connection."""
     own = Own()
-    own.stream.event_stream._unsent.hold("root", MAX_UNSENT)
+    own.stream.event_stream.unsent.hold("root", MAX_UNSENT)
     before = asyncio.all_tasks()
     async with serving(own.application) as made:
         caller = await made.call(asks("GET /events", fields))

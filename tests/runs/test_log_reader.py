@@ -115,44 +115,44 @@ class Components:
 
 class FakeReaders(LogReaders):
     def __init__(self, parts: Components) -> None:
-        self._house = parts
+        self._parts = parts
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[Callable[[LogRequest], OpenLog]]:
-        if self._house.slots < 0:
+        if self._parts.slots < 0:
             raise TooManyReaders("full")
-        self._house.slots += 1
+        self._parts.slots += 1
         try:
-            yield self._house.open
+            yield self._parts.open
         finally:
-            self._house.slots -= 1
+            self._parts.slots -= 1
 
 
 class FakeJournal(Journal):
     def __init__(self, parts: Components) -> None:
-        self._house = parts
+        self._parts = parts
 
     async def outcome(self, run_id: str) -> bytes | None:
-        return results.encode(self._house.kept) if self._house.kept else None
+        return results.encode(self._parts.kept) if self._parts.kept else None
 
 
 class FakeReconciler(Reconciler):
     def __init__(self, parts: Components) -> None:
-        self._house = parts
+        self._parts = parts
 
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
-        return self._house.view()
+        return self._parts.view()
 
     def nodes(self) -> list[Node]:
-        return self._house.nodes()
+        return self._parts.nodes()
 
 
 class FakeReading(OpenLog):
     def __init__(self, parts: Components, script: Script, follow: bool) -> None:
-        self._house, self._script, self._follow = parts, script, follow
+        self._parts, self._script, self._follow = parts, script, follow
 
     def __exit__(self, *raised: object) -> None:
-        self._house.closed += 1
+        self._parts.closed += 1
 
     async def take(self) -> list[Message]:
         while self._script:

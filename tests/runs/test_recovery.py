@@ -49,79 +49,79 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("intent", [SERVICE, CONTAINER])
 async def test_what_nobody_was_told_of_is_removed(intent: Intent) -> None:
     """And then the intent is settled."""
-    house = Components()
-    house.made()
-    house.recovery.resume([intent])
-    async with house.running():
-        await until(lambda: house.journal.settled == ["n1"])
-    removed = house.swarm if intent.type == "service" else house.containers
+    parts = Components()
+    parts.made()
+    parts.recovery.resume([intent])
+    async with parts.running():
+        await until(lambda: parts.journal.settled == ["n1"])
+    removed = parts.swarm if intent.type == "service" else parts.containers
     assert "remove" in removed.names()
 
 
 async def test_a_run_under_a_key_stays() -> None:
     """Whoever asks again is told of it."""
-    house = Components()
-    house.made()
-    house.recovery.look_for(KEYED)
-    async with house.running():
-        await until(lambda: house.journal.settled == ["n1"])
-    assert "remove" not in house.swarm.names()
+    parts = Components()
+    parts.made()
+    parts.recovery.look_for(KEYED)
+    async with parts.running():
+        await until(lambda: parts.journal.settled == ["n1"])
+    assert "remove" not in parts.swarm.names()
 
 
 async def test_a_container_under_a_key_that_was_never_started_is_started() -> None:
     """The process ended between Docker's two calls; whoever asks again is told of this one."""
-    house = Components()
-    house.containers.there = [container(labels={RUN: "n1"}, state={"Status": "created"})]
-    house.recovery.look_for(Intent("box", "n1", "container", keyed=True))
-    async with house.running():
-        await until(lambda: house.journal.settled == ["n1"])
-    assert "start" in house.containers.names()
-    assert "remove" not in house.containers.names()
+    parts = Components()
+    parts.containers.there = [container(labels={RUN: "n1"}, state={"Status": "created"})]
+    parts.recovery.look_for(Intent("box", "n1", "container", keyed=True))
+    async with parts.running():
+        await until(lambda: parts.journal.settled == ["n1"])
+    assert "start" in parts.containers.names()
+    assert "remove" not in parts.containers.names()
 
 
 async def test_what_has_only_the_name_is_left_alone() -> None:
     """It is somebody else's: the nonce tells."""
-    house = Components()
-    house.made("another")
-    house.recovery.look_for(SERVICE)
-    async with house.running():
-        await until(lambda: house.journal.settled == ["n1"])
-    assert "remove" not in house.swarm.names()
+    parts = Components()
+    parts.made("another")
+    parts.recovery.look_for(SERVICE)
+    async with parts.running():
+        await until(lambda: parts.journal.settled == ["n1"])
+    assert "remove" not in parts.swarm.names()
 
 
 async def test_what_comes_true_late_is_removed_too() -> None:
     """A create that timed out on a frozen engine may appear after the thaw."""
-    house = Components()
-    house.recovery.look_for(SERVICE)
-    async with house.running():
-        await until(lambda: house.swarm.names().count("service") > 2)
-        assert house.journal.settled == []
-        house.made()
-        await until(lambda: "remove" in house.swarm.names())
+    parts = Components()
+    parts.recovery.look_for(SERVICE)
+    async with parts.running():
+        await until(lambda: parts.swarm.names().count("service") > 2)
+        assert parts.journal.settled == []
+        parts.made()
+        await until(lambda: "remove" in parts.swarm.names())
 
 
 async def test_nothing_is_given_up_while_the_engine_is_away() -> None:
     """Only an engine that answers can say that something is not there."""
-    house = Components()
-    house.swarm.fails["service"] = EngineAway("away")
-    house.recovery.look_for(SERVICE)
-    async with house.running():
+    parts = Components()
+    parts.swarm.fails["service"] = EngineAway("away")
+    parts.recovery.look_for(SERVICE)
+    async with parts.running():
         await asyncio.sleep(0.1)
-        assert house.journal.settled == []
-        del house.swarm.fails["service"]
-        await until(lambda: house.journal.settled == ["n1"])
+        assert parts.journal.settled == []
+        del parts.swarm.fails["service"]
+        await until(lambda: parts.journal.settled == ["n1"])
 
 
 async def test_one_that_is_slow_delays_no_other() -> None:
     """Whoever began both: an engine may leave a single question unanswered for long."""
-    house = Components()
-    house.made("n2")
-    service = house.swarm.service
+    parts = Components()
+    parts.made("n2")
+    service = parts.swarm.service
 
     async def slow(name_or_id: str) -> Json | None:
         return await service(name_or_id) if name_or_id == "one" else await asyncio.sleep(60, None)
 
-    house.swarm.service = slow  # type: ignore[method-assign]
-    house.recovery.resume([Intent("slow", "n1", "service"), Intent("one", "n2", "service")])
-    async with house.running():
-        await until(lambda: house.journal.settled == ["n2"])
+    parts.swarm.service = slow  # type: ignore[method-assign]
+    parts.recovery.resume([Intent("slow", "n1", "service"), Intent("one", "n2", "service")])
+    async with parts.running():
+        await until(lambda: parts.journal.settled == ["n2"])

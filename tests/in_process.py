@@ -1,6 +1,6 @@
 """The whole of quartermaster in the test's own process, over an engine that only notes what it is asked.
 
-All rooms are real and wired by `server.House`; the fixtures are imported by name where they are wanted.
+All parts are real and built by `app.Server`; the fixtures are imported by name where they are wanted.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from tornado.web import Application
 
 from qmaster.api.routes import make_app
 from qmaster.auth.tokens import digest
-from qmaster.server import app as server
+from qmaster.server import app as app_module
 from qmaster.server import config
 
 Json = dict[str, Any]
 Ask = Callable[..., Awaitable[HTTPResponse]]
 
-TOKEN = "the-root-token-of-the-house"
+TOKEN = "the-root-token-of-the-tests"
 OF_ROOT, OF_BOB, FOREIGN = "s-of-root", "s-of-bob", "s-of-nobody"
 BOX_OF_BOB = "b" * 64
 
@@ -54,7 +54,7 @@ class Health:
 
 
 class Engine:
-    """What `server.House` wants of an engine. It has runs of root, of bob, and of somebody else."""
+    """What `app.Server` wants of an engine. It has runs of root, of bob, and of somebody else."""
 
     def __init__(self, *args: object) -> None:
         self.swarm = FakeSwarm(
@@ -93,58 +93,64 @@ def _running(service_id: str) -> Json:
     return task("running", ID=f"t-{service_id}", ServiceID=service_id, DesiredState="running")
 
 
-class Home:
-    """A house that is lived in: `house` is `server.House`, `engine` what it asks, `tokens` its tokens file."""
+class InProcess:
+    """A server whose background work the test does: `engine` is what it asks, `tokens` its tokens file."""
 
-    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop, **options: str) -> None:
+    def __init__(self, folder: Path, **options: str) -> None:
         self.tokens = folder / "tokens.toml"
         self.write(ALICE, BOB)
         flags = {"token": TOKEN, "data_dir": str(folder), "tokens_file": str(self.tokens), **options}
-        self.house = server.Components(config.load(flags, {}), loop, connections=1000)
-        self.engine: Any = self.house.engine
+        self.server = app_module.Server(config.load(flags, {}))
+        self.engine: Any = self.server.engine
         self._tasks: list[asyncio.Task[None]] = []
 
     def write(self, *tables: str) -> None:
         self.tokens.write_text("".join(tables))
         self.tokens.chmod(0o600)
 
-    async def move_in(self) -> None:
+    async def start(self) -> None:
         """Open the journal, list once, and look at the tokens file from now on."""
-        await self.house.journal.open()
-        await self.house.reconciler.load()
-        await self.house.reconciler._turn()
+        await self.server.journal.open()
+        await self.server.runs.reconciler.load()
+        await self.server.runs.reconciler._turn()
         self.engine.forget()
-        assert self.house.token_file
-        self._tasks.append(asyncio.create_task(self.house.token_file.run()))
+        assert self.server.token_file
+        self._tasks.append(asyncio.create_task(self.server.token_file.run()))
 
     async def look(self) -> None:
         """What has changed at the engine is seen and told."""
-        await self.house.reconciler._list_all(asyncio.get_running_loop().time())
-        await self.house.reconciler.commit()
+        await self.server.runs.reconciler._list_all(asyncio.get_running_loop().time())
+        await self.server.runs.reconciler.commit()
 
-    async def move_out(self) -> None:
-        self.house._tasks = self._tasks
-        await self.house.stop()
+    async def stop(self) -> None:
+        self.server._tasks = self._tasks
+        await self.server.close()
 
 
 @pytest.fixture
 def options() -> dict[str, str]:
-    """Options of the house; a test's module may have others."""
+    """Options of the server; a test's module may have others."""
     return {}
 
 
 @pytest.fixture
-def home(tmp_path: Path, io_loop: IOLoop, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]) -> Iterator[Home]:
-    monkeypatch.setattr(server, "Engine", Engine)
-    home = Home(tmp_path, io_loop.asyncio_loop, **options)  # type: ignore[attr-defined]
-    io_loop.run_sync(home.move_in)
+def home(
+    tmp_path: Path, io_loop: IOLoop, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> Iterator[InProcess]:
+    monkeypatch.setattr(app_module, "Engine", Engine)
+
+    async def make() -> InProcess:
+        return InProcess(tmp_path, **options)
+
+    home = io_loop.run_sync(make)
+    io_loop.run_sync(home.start)
     yield home
-    io_loop.run_sync(home.move_out)
+    io_loop.run_sync(home.stop)
 
 
 @pytest.fixture
-def app(home: Home) -> Application:
-    return make_app(home.house.parts)
+def app(home: InProcess) -> Application:
+    return make_app(home.server.api)
 
 
 @pytest.fixture
