@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -50,14 +51,12 @@ class Tunnel:
 
     def __init__(self, address: str) -> None:
         self._parts = check_address(address)
-        self._folder: Path | None = None
+        self._folder = Path(tempfile.gettempdir(), f"qmaster-ssh-{secrets.token_hex(8)}")
         self._task: asyncio.Task[None] | None = None
 
     @property
     def socket(self) -> Path:
-        """The local socket; nothing listens there while the engine's machine cannot be reached."""
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="qmaster-ssh-"))
+        """The local socket; nothing listens there while the engine's machine cannot be reached. For any thread."""
         return self._folder / "docker.sock"
 
     def command(self) -> list[str]:
@@ -71,6 +70,7 @@ class Tunnel:
 
     def start(self) -> None:
         """Begin to keep it open."""
+        self._folder.mkdir(mode=0o700)  # fails where somebody else has made it
         self._task = asyncio.create_task(self._run(), name="ssh")
 
     async def close(self) -> None:
@@ -78,8 +78,7 @@ class Tunnel:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
