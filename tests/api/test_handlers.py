@@ -118,7 +118,7 @@ async def test_a_replayed_answer_says_so(ask: Ask, run_service: FakeRunService) 
         ("", IMAGE, "Idempotency-Key: expected"),
         ("two words", IMAGE, "Idempotency-Key: expected"),
         ("k" * 256, IMAGE, "Idempotency-Key: expected"),
-        ("k", {**IMAGE, "name": "one"}, "name: a run under an Idempotency-Key"),
+        ("k", {**IMAGE, "name": "one"}, "name: not supported with an Idempotency-Key"),
     ],
 )
 async def test_a_key_that_is_none_is_refused(
@@ -134,7 +134,7 @@ async def test_two_keys_are_refused(ask: Ask, run_service: FakeRunService) -> No
     headers = HTTPHeaders(BEARER)
     headers.add("Idempotency-Key", "a")
     headers.add("Idempotency-Key", "b")
-    check_refused(await ask("POST", "/run", IMAGE, headers), 400, "twice")
+    check_refused(await ask("POST", "/run", IMAGE, headers), 400, "expected one header")
     assert run_service.calls == []
 
 
