@@ -1,4 +1,4 @@
-"""Every error a caller may be told of, with its HTTP status; one renderer turns them into an answer.
+"""All errors that an answer may carry, each with its HTTP status; one renderer turns them into answers.
 
     QmasterError
     ├── ConfigError           the process cannot start (exit code 2)
@@ -7,25 +7,25 @@
         ├── Unauthorized      401  no token, or an invalid one
         ├── Forbidden         403  known, but not allowed
         ├── NotFound          404
-        ├── Conflict          409  a name is taken, or it would end or replace quartermaster itself
-        │   └── PortTaken              another service has published the port
+        ├── Conflict          409  a name is taken, or the call would stop quartermaster itself
+        │   └── PortTaken              another service publishes the port
         ├── PayloadTooLarge   413
-        ├── KeyReused         422  an Idempotency-Key comes with another body
-        ├── TooManyConnections 429  connections that stay open
-        ├── TooManyReaders    429
-        ├── TooManyRuns       429  of one token, in a minute
-        ├── TooManyCalls      429  of one token, at once: nothing was sent
-        ├── TooManyUnread     429  answers of one token that nobody reads
-        ├── TooManyWrongTokens 429  from one address
-        ├── JournalUnwritable 507  what would be promised could not be kept
-        ├── EngineRefused     502  Docker answered, and said no
-        │   └── RegistryRefused    the registry said no, or said nothing although credentials were given
+        ├── KeyReused         422  an Idempotency-Key was used with another body
+        ├── TooManyConnections 429  open websockets, event streams and waiting calls
+        ├── TooManyReaders    429  logs being read
+        ├── TooManyRuns       429  runs that one token started within a minute
+        ├── TooManyCalls      429  concurrent calls of one token; nothing was sent
+        ├── TooManyUnread     429  unread answers of one token
+        ├── TooManyWrongTokens 429  invalid tokens from one address
+        ├── JournalUnwritable 507  the journal cannot be read or written
+        ├── EngineRefused     502  Docker refused
+        │   └── RegistryRefused    the registry refused, or did not answer although credentials were given
         └── EngineUnavailable 503  try again
-            ├── EngineAway         no answer from Docker
-            ├── NodeUnreachable    Docker answers, but not the node of a task
+            ├── EngineAway         Docker does not answer
+            ├── NodeUnreachable    Docker answers, but a task's node does not
             └── NotAManager        Docker answers, but is not a swarm manager
 
-``QmasterError`` and ``HttpError`` are never raised themselves.
+``QmasterError`` and ``HttpError`` are base classes and are never raised.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class HttpError(QmasterError):
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     headers: ClassVar[Mapping[str, str]] = {}
-    of_engine = False  # whether it holds words of the engine's or the system's, which may name other people's things
+    of_engine = False  # whether it quotes the engine or the system, and may so name resources of other owners
 
 
 class BadRequest(HttpError):
-    """What was sent is wrong; the message names the field."""
+    """The request is wrong; the message names the field."""
 
     status = HTTPStatus.BAD_REQUEST
 
 
 class Unauthorized(HttpError):
-    """There is no token, or an invalid one."""
+    """The token is missing or invalid."""
 
     status = HTTPStatus.UNAUTHORIZED
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="quartermaster"'}
@@ -71,19 +71,19 @@ class Forbidden(HttpError):
 
 
 class NotFound(HttpError):
-    """There is nothing of this name, id or path."""
+    """Nothing has this name, id or path."""
 
     status = HTTPStatus.NOT_FOUND
 
 
 class Conflict(HttpError):
-    """A name is taken, or quartermaster itself would end or be replaced."""
+    """A name is taken, or the call would stop quartermaster itself."""
 
     status = HTTPStatus.CONFLICT
 
 
 class PortTaken(Conflict):
-    """Another service has published the port."""
+    """Another service publishes the port."""
 
 
 class PayloadTooLarge(HttpError):
@@ -94,13 +94,13 @@ class PayloadTooLarge(HttpError):
 
 
 class KeyReused(HttpError):
-    """An ``Idempotency-Key`` came with another body."""
+    """An ``Idempotency-Key`` was used with another body."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class TooManyConnections(HttpError):
-    """Too many connections stay open."""
+    """Too many connections are open."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
@@ -114,24 +114,24 @@ class TooManyReaders(HttpError):
 
 
 class TooManyRuns(HttpError):
-    """``seconds``: when the next one may be begun."""
+    """The token has started too many runs within a minute; ``seconds`` until it may start another."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
 
     def __init__(self, detail: str, seconds: int) -> None:
         super().__init__(detail)
-        self.headers = {"Retry-After": str(seconds)}  # type: ignore[misc]  # of this one: of the others it never differs
+        self.headers = {"Retry-After": str(seconds)}  # type: ignore[misc]  # differs between instances only here
 
 
 class TooManyCalls(HttpError):
-    """It waited in a queue of our own: that is no news of the engine, or of a registry."""
+    """The call found no free slot of quartermaster's own; this says nothing about the engine or a registry."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
 
 class TooManyUnread(HttpError):
-    """Too much that was answered to the token is unread."""
+    """Too many bytes of answers to the token are unread."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
@@ -145,21 +145,21 @@ class TooManyWrongTokens(HttpError):
 
 
 class JournalUnwritable(HttpError):
-    """The journal cannot keep what would be promised."""
+    """The journal cannot be read or written."""
 
     status = HTTPStatus.INSUFFICIENT_STORAGE
-    of_engine = True  # the system says the path of the file
+    of_engine = True  # the message has the path of the file
 
 
 class EngineRefused(HttpError):
-    """Docker answered, and refused."""
+    """Docker refused the request."""
 
     status = HTTPStatus.BAD_GATEWAY
     of_engine = True
 
 
 class RegistryRefused(EngineRefused):
-    """Raised before anything is created."""
+    """The registry refused, before anything was created."""
 
 
 class EngineUnavailable(HttpError):
@@ -183,7 +183,7 @@ class NotAManager(EngineUnavailable):
 
 
 def problem(status: int, detail: str, request_id: str) -> dict[str, Any]:
-    """The one error shape: quartermaster's own keys and RFC 9457's.
+    """Return the body of an error: quartermaster's own keys and those of RFC 9457.
 
     Args:
         status: the HTTP status.

@@ -1,7 +1,7 @@
-"""How many calls of a kind run at once, with a fair share for each owner. Belongs to the event loop.
+"""Limit on concurrent calls of one kind, with a fair share for each owner. Belongs to the event loop.
 
-The owner is whose token asked, or whose run it is that is being ended. What nobody asked for (the reconciler's looks, a
-commit) has no owner, and slots that no owner can take.
+The owner of a call is the token that made the request, or the owner of the run that is being ended. Internal work (the
+reconciler's listings, a commit) has no owner, and slots that no owner can take.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from functools import partial
 
 from .errors import TooManyCalls
 
-MAX_QUEUED = 1000  # calls of one owner
-QUEUED_FOR = 25.0  # seconds
+MAX_QUEUED = 1000  # waiting calls of one owner
+QUEUED_FOR = 25.0  # seconds that a call with an owner waits for a slot
 
 _owner: ContextVar[str | None] = ContextVar("owner", default=None)
 
 
 def owner() -> str | None:
-    """For whom this task works now."""
+    """Return the owner that the current task works for, or None."""
     return _owner.get()
 
 
 def act_for(owner: str | None) -> None:
-    """Work for this owner from now on, in this task and those that it begins."""
+    """Set the owner of the current task and of the tasks that it creates."""
     _owner.set(owner)
 
 
 @contextlib.contextmanager
 def acting_for(owner: str | None) -> Iterator[None]:
-    """Work for this owner meanwhile."""
+    """Set the owner of the current task within a ``with`` block."""
     before = _owner.set(owner)
     try:
         yield
@@ -42,15 +42,16 @@ def acting_for(owner: str | None) -> Iterator[None]:
 
 
 class FairLimiter:
-    """Gives out slots.
+    """Limit concurrent calls by slots, shared fairly between owners.
 
-    An owner has another slot only while it holds fewer than are free: one alone has half of them, and whoever comes
-    next finds one. Those who wait have their turn owner by owner, whatever the length of their queues.
+    An owner gets another slot only while it holds fewer than are free. A single owner therefore takes at most half of
+    them, and the next owner finds a free one. Waiting calls are served round-robin by owner, whatever the length of
+    each queue.
 
     Args:
-        slots: for all owners together.
-        spare: more, which only work without an owner takes; it may take any.
-        queued_for: seconds that a call with an owner waits at most.
+        slots: the slots of all owners together.
+        spare: extra slots for work without an owner, which may also take any other.
+        queued_for: the longest wait of a call with an owner, in seconds.
     """
 
     def __init__(self, slots: int, spare: int = 0, queued_for: float = QUEUED_FOR) -> None:
@@ -58,30 +59,29 @@ class FairLimiter:
         self._spare = spare
         self._queued_for = queued_for
         self._held: Counter[str | None] = Counter()
-        self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}  # the next owner in turn comes first
+        self._waiting: dict[str | None, deque[asyncio.Future[None]]] = {}  # in round-robin order
 
     @property
     def size(self) -> int:
-        """How many slots there are."""
+        """Number of all slots."""
         return self._slots + self._spare
 
     async def take(self) -> Callable[[], None]:
-        """Wait for a slot; return what gives it back, to be called once.
+        """Wait for a slot and return a function that releases it, to be called once.
 
         Raises:
-            TooManyCalls: so many of the owner's wait already, or it has waited too long. That tells nothing of
-                whatever was to be called.
+            TooManyCalls: too many calls of the owner are waiting, or this one has waited too long. Nothing was sent.
         """
         mine = _owner.get()
         if mine in self._waiting or not self._admits(mine):
-            await self._turn(mine)
+            await self._wait(mine)
         else:
             self._held[mine] += 1
         return partial(self._give_back, mine)
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold a slot meanwhile; see ``take``."""
+        """Hold a slot within a ``with`` block; see ``take``."""
         give_back = await self.take()
         try:
             yield
@@ -89,13 +89,13 @@ class FairLimiter:
             give_back()
 
     def refuse(self, error: Callable[[], Exception]) -> None:
-        """Let nobody wait any longer: each has such an error."""
+        """Fail all waiting calls with an error that ``error`` makes."""
         for queue in list(self._waiting.values()):
             for turn in list(queue):
                 if not turn.done():
                     turn.set_exception(error())
 
-    async def _turn(self, mine: str | None) -> None:
+    async def _wait(self, mine: str | None) -> None:
         queue = self._waiting.setdefault(mine, deque())
         if mine is not None and len(queue) >= MAX_QUEUED:
             raise TooManyCalls(f"{MAX_QUEUED} calls of this token wait for a slot already; try again")
@@ -116,7 +116,7 @@ class FairLimiter:
             queue.remove(turn)
             if not queue:
                 del self._waiting[mine]
-        if turn.done() and not turn.cancelled() and turn.exception() is None:  # its turn came as it left
+        if turn.done() and not turn.cancelled() and turn.exception() is None:  # it got a slot as it was cancelled
             self._give_back(mine)
 
     def _busy(self, mine: str | None) -> str:
@@ -124,11 +124,11 @@ class FairLimiter:
         return f"quartermaster is busy with {whose}: this one waited {self._queued_for:g} s for a slot; try again"
 
     def _admits(self, mine: str | None) -> bool:
-        everybodys = self._held.total()
-        free = self.size - everybodys
+        taken = self._held.total()
+        free = self.size - taken
         if mine is None:
             return free > 0
-        return self._held[mine] < min(free, self._slots - (everybodys - self._held[None]))
+        return self._held[mine] < min(free, self._slots - (taken - self._held[None]))
 
     def _give_back(self, mine: str | None) -> None:
         self._held[mine] -= 1
@@ -141,7 +141,7 @@ class FairLimiter:
         queue = self._waiting.pop(mine)
         turn = queue.popleft()
         if queue:
-            self._waiting[mine] = queue  # behind all others
+            self._waiting[mine] = queue  # last in the order
         if not turn.done():
             self._held[mine] += 1
             turn.set_result(None)

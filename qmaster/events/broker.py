@@ -1,4 +1,4 @@
-"""Fan-out of frames to subscribers: none misses a frame, and one that does not read is disconnected.
+"""Fan-out of frames to subscribers. No subscriber misses a frame; one that does not read is disconnected.
 
 The event loop owns all state.
 """
@@ -21,13 +21,13 @@ MAX_BEHIND_BYTES = 1024 * 1024
 MAX_BEHIND_FRAMES = 1000
 MAX_BEHIND_SECONDS = 5.0
 MAX_BYTES = 4 * 1024 * 1024
-PROGRESS_WITHIN = 5.0  # seconds in which the reader of a snapshot or a replay must make progress
+PROGRESS_WITHIN = 5.0  # seconds; a reader of a snapshot or replay that makes no progress is disconnected
 BATCH = 64 * 1024  # bytes; frames that are published together are joined up to about this size
-FEW = 100  # up to so many subscribers are sent to at once
-FIRST_PAUSE = 0.01  # seconds before sending to more: the answer to a run is not kept waiting by its own first event
-SLICE = 0.0006  # seconds of sending, after which the loop serves others
-AT_ONCE = 20  # subscribers between two looks at the clock
-PAUSE = 4  # pause for so many times as long as it took to send to all
+FEW = 100  # subscribers; with more, events are sent in rounds
+FIRST_PAUSE = 0.01  # seconds before a round, so that the answer to a run does not wait for its first event
+SLICE = 0.0006  # seconds of sending before yielding to the event loop
+AT_ONCE = 20  # subscribers between two checks of the time
+PAUSE = 4  # times the duration of a round, before the next one
 LONGEST_PAUSE = 0.1  # seconds
 
 Wire = Literal["websocket", "sse"]
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 
 class Tags(NamedTuple):
-    """What a filter looks at."""
+    """The attributes of an event that a filter matches."""
 
     topic: str
     subject: str
@@ -45,7 +45,7 @@ class Tags(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """What a subscriber asked for; empty is everything. ``owner`` is its token's name, or None if that sees all."""
+    """A subscriber's filter; empty matches everything. ``owner`` is the token's name, None for one that sees all."""
 
     topics: frozenset[str] = frozenset()
     service: str = ""
@@ -53,13 +53,13 @@ class Filter(NamedTuple):
     owner: str | None = None
 
     def lets_through(self, tags: Tags) -> bool:
-        """Whether an event with these tags is sent."""
+        """Return whether an event with these tags is sent."""
         if self.topics and tags.topic not in self.topics:
             return False
         if tags.topic == "node":
-            if self.owner is not None:  # nodes tell what others run on them
+            if self.owner is not None:  # nodes show what others have reserved on them
                 return False
-            # A filter for services gets nodes only if it asks for them.
+            # A filter by service or label matches nodes only if it names the topic.
             return bool(self.topics) or not (self.service or self.labels)
         return (
             (not self.service or tags.subject == self.service)
@@ -68,12 +68,12 @@ class Filter(NamedTuple):
         )
 
     def shows(self, tags: Tags) -> bool:
-        """Whether a snapshot shows this service: whatever the topics, unless they are nodes alone."""
+        """Return whether a snapshot has this service: topics do not count, unless the only one is ``node``."""
         return self._replace(topics=frozenset()).lets_through(tags) and self.topics != {"node"}
 
 
 class News(NamedTuple):
-    """A frame for subscribers that have not got ``sequence`` yet; without tags, for all of them."""
+    """A frame for subscribers that have not received ``sequence`` yet; without tags, for every filter."""
 
     frame: Frame
     tags: Tags | None
@@ -81,23 +81,23 @@ class News(NamedTuple):
 
 
 class Pipe(Protocol):
-    """A subscriber's connection; ``sent`` grows as it reads."""
+    """A subscriber's connection; ``sent`` counts the bytes that have left."""
 
     @property
     def sent(self) -> int: ...
 
     def write(self, data: bytes) -> asyncio.Future[None] | None:
-        """Send all of it; return None if it has left already, else what is done when it has."""
+        """Send all of it; return None if it has left already, else a future that is done when it has."""
 
 
 class Subscriber:
-    """One reader: live frames go straight out while it keeps up, and wait in order while it does not.
+    """One reader: live frames are sent at once while it keeps up, and queued while it does not.
 
     Args:
         pipe: its connection.
-        wire: which form of a frame it reads.
+        wire: the form of the frames.
         wants: its filter.
-        cut: called once when it is too slow.
+        cut: called when it is disconnected for being too slow.
     """
 
     __slots__ = (
@@ -115,15 +115,15 @@ class Subscriber:
         self._in_flight = 0  # bytes
         self._behind_since: float | None = None
         self.gone = False
-        self.after = 0  # the last sequence that it got before it joined the live stream
+        self.after = 0  # the last sequence that it received before it joined the live stream
 
     @property
     def behind(self) -> int:
-        """Bytes of live frames that have not left."""
+        """Bytes of live frames that have not been sent."""
         return self._waiting_bytes + self._in_flight
 
     def send(self, data: bytes, frames: int = 1) -> None:
-        """Send live frames, or keep them until those before them have left."""
+        """Send live frames, or queue them behind those that have not been sent."""
         if self.gone:
             return
         if self._in_flight or self._waiting:
@@ -139,7 +139,7 @@ class Subscriber:
     async def deliver(self, frame: Frame) -> bool:
         """Send a frame at the reader's pace; return False if it made no progress and was disconnected.
 
-        The frame is written whole: what else is said on the connection, such as a pong or a close, comes after it.
+        The frame is written whole, so that a pong or a close cannot come in the middle of it.
         """
         if self.gone:
             return False
@@ -203,27 +203,27 @@ class Subscriber:
 
 
 class Broker:
-    """All live subscribers, by what they get: subscribers with one filter share one encoding and one look at it.
+    """All live subscribers, grouped by wire form and filter, so that a group shares one encoding and one match.
 
-    Events go out at once to a few subscribers. To many they go in slices, so that the loop serves others in between,
-    and with a pause after each round; what is published meanwhile goes out together in the next one.
+    With few subscribers, events are sent at once. With many, they are sent in rounds: a round yields to the event loop
+    after each slice, and a pause follows it. Events published meanwhile are sent together in the next round.
     """
 
     def __init__(self) -> None:
         self._live: dict[tuple[Wire, Filter], set[Subscriber]] = {}
         self._news: list[News] = []
-        self._sender: asyncio.Task[None] | None = None  # while there are many
-        self.sent = 0  # frames, to any of them
+        self._sender: asyncio.Task[None] | None = None  # runs while there are many subscribers
+        self.sent = 0  # frames, to all subscribers
 
     def __len__(self) -> int:
         return sum(map(len, self._live.values()))
 
     def join(self, subscriber: Subscriber) -> None:
-        """Send it every frame that is published from now on, in the same order as to all."""
+        """Send it every frame that is published from now on."""
         self._live.setdefault((subscriber.wire, subscriber.wants), set()).add(subscriber)
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Send it nothing more."""
+        """Stop sending to it."""
         kind = subscriber.wire, subscriber.wants
         alike = self._live.get(kind)
         if alike is not None:
@@ -232,7 +232,7 @@ class Broker:
                 del self._live[kind]
 
     def publish(self, news: Iterable[News]) -> None:
-        """Send frames, in order, to those who want them."""
+        """Send frames, in order, to the subscribers whose filters match."""
         self._news += news
         if self._sender is not None:
             return
@@ -243,10 +243,10 @@ class Broker:
             pass
 
     def check(self) -> None:
-        """Disconnect subscribers that are too far behind, each for itself and by token; to be called every second."""
+        """Disconnect subscribers that are too far behind, alone or with others of their token. Call it every second."""
         kinds: defaultdict[str | None, list[list[Subscriber]]] = defaultdict(list)
         for (_, wants), alike in list(self._live.items()):
-            everyone = list(alike)  # a copy: one that is disconnected leaves meanwhile
+            everyone = list(alike)  # a copy: ``leave`` changes the set
             for subscriber in everyone:
                 subscriber.check()
                 if subscriber.gone:
@@ -255,7 +255,7 @@ class Broker:
             if late:
                 kinds[wants.owner].append(late)
         for of_owner in kinds.values():
-            # Subscribers with one filter wait for the same bytes, so the slowest of them tells how much memory that is.
+            # Subscribers with one filter share their bytes, so the slowest of them says how much memory they take.
             each = share([max(one.behind for one in late) for late in of_owner], MAX_UNSENT)
             for subscriber in [one for late in of_owner for one in late if one.behind > each]:
                 subscriber.drop()
@@ -272,22 +272,22 @@ class Broker:
                         await asyncio.sleep(0)
                         until = time.monotonic() + SLICE
                 await asyncio.sleep(min((time.monotonic() - began) * PAUSE, LONGEST_PAUSE))
-        except Exception:  # the top of a task; the next event begins another
+        except Exception:  # the top of a task; the next event starts a new one
             log.exception("publish_failed")
         finally:
             self._sender = None
 
     def _send_all(self) -> Iterator[None]:
-        """Send what was published to one subscriber after the other, with a stop now and then."""
+        """Send the published frames to one subscriber after another; yield after every ``AT_ONCE``."""
         news, self._news = self._news, []
-        served = 0  # of all filters: each subscriber may have one of its own
+        served = 0  # over all filters: each subscriber may have its own
         for (wire, wants), alike in list(self._live.items()):
             wanted = [one for one in news if one.tags is None or wants.lets_through(one.tags)]
             batches = list(_batches(wire, wanted))
-            for subscriber in list(alike):  # a copy: one that is disconnected leaves meanwhile
+            for subscriber in list(alike):  # a copy: ``leave`` changes the set
                 if wanted and subscriber.after < wanted[0].sequence:
                     self._send(batches, subscriber)
-                else:  # it came while these were written to the journal, and has read some of them there
+                else:  # it joined while these were being journaled, and has read some of them from the journal
                     self._send(_batches(wire, [one for one in wanted if subscriber.after < one.sequence]), subscriber)
                 served += 1
                 if served % AT_ONCE == 0:
@@ -302,7 +302,7 @@ class Broker:
 
 
 def _batches(wire: Wire, news: Iterable[News]) -> Iterator[tuple[bytes, int]]:
-    """Join frames to about ``BATCH`` bytes; with each, how many they are."""
+    """Join frames into batches of about ``BATCH`` bytes; yield each with its number of frames."""
     batch: list[bytes] = []
     size = 0
     for one in news:

@@ -1,4 +1,4 @@
-"""Pure: the events between two views, as CloudEvents 1.0."""
+"""Pure: the changes between two views of a service or node, as CloudEvents 1.0."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Topic = Literal["service", "task", "node"]
 PREFIX = "io.qmaster."
 SERVICE_EVENTS = ("created", "updated", "running", "complete", "failed", "stopping", "removed")
 NODE_EVENTS = ("joined", "ready", "down", "updated", "removed")
-MANY_TASKS = 20
-# Of a task's event: they do not change while a task moves, and would be most of what is kept.
+MANY_TASKS = 20  # with more, a task's event has only its own task
+# Left out of task events: they do not change with a task's state, and would be most of the journal.
 ASIDE = ("labels", "command", "spec")
 _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 
 
 class Event(NamedTuple):
-    """One change, before it has its place in the order.
+    """A change that has no sequence yet.
 
     ``subject`` is the service's or node's id, ``time`` the engine's own timestamp of the change (RFC 3339), ``before``
-    the view that was told last.
+    the view that was last published.
     """
 
     topic: Topic
@@ -50,12 +50,12 @@ class CloudEvent(msgspec.Struct, frozen=True):
 
 
 def of_service(before: Service | None, after: Service, now: str) -> Iterator[Event]:
-    """What happened to a service between two views of it: its tasks' changes, then its own.
+    """Yield the changes between two views of a service: those of its tasks, then its own.
 
     Args:
-        before: the last view that was told, None where there was none.
-        after: the view now.
-        now: the time (RFC 3339) for a change that the engine has no timestamp of.
+        before: the view that was last published, None if there is none.
+        after: the current view.
+        now: the time (RFC 3339) of a change for which the engine has no timestamp.
     """
     if before is None:
         yield _service_event("created", None, after, after.created_at or now)
@@ -74,7 +74,7 @@ def of_service(before: Service | None, after: Service, now: str) -> Iterator[Eve
 
 
 def of_node(before: Node | None, after: Node | None, now: str) -> Iterator[Event]:
-    """What happened to a node between two views of it; Docker keeps no timestamp of that."""
+    """Yield the changes between two views of a node. Docker keeps no timestamp of them."""
     view = after or before
     if view is None:
         return
@@ -89,13 +89,13 @@ def of_node(before: Node | None, after: Node | None, now: str) -> Iterator[Event
 
 
 def encode(event: Event, epoch: str, sequence: int) -> bytes:
-    """The event as a CloudEvent in JSON, with its place in the order; an epoch is one quartermaster's."""
+    """Return the event as a CloudEvent in JSON; epoch and sequence are its cursor."""
     data: Any = event.view
     if event.task is not None:
         data = {**msgspec.structs.asdict(event.view), "task": event.task}
         for name in ASIDE:
             data.pop(name, None)
-        if len(data["tasks"]) > MANY_TASKS:  # else a service of n tasks would tell n times n of them
+        if len(data["tasks"]) > MANY_TASKS:  # else n tasks would make n events of n tasks each
             data["tasks"] = [event.task]
     cloud_event = CloudEvent(
         "1.0",
@@ -111,7 +111,7 @@ def encode(event: Event, epoch: str, sequence: int) -> bytes:
 
 
 def cursor(epoch: str, sequence: int) -> str:
-    """Opaque to clients: a place in one quartermaster's order."""
+    """Return the cursor of a sequence, which is opaque to clients. An epoch belongs to one quartermaster."""
     return f"{epoch}:{sequence}"
 
 
@@ -124,12 +124,12 @@ def _node_event(word: str, view: Node, time: str) -> Event:
 
 
 def _shown(view: Service) -> tuple[object, ...]:
-    """What an ``updated`` is sent for while the status stays."""
+    """Return what causes an ``updated`` event if it changes while the status stays the same."""
     return (view.reason, view.error, view.exit_code, view.replicas, view.restarts, view.result is None)
 
 
 def _moment(view: Service, now: str) -> str:
-    """When the status came to be: the latest change of a task, or of the container."""
+    """Return when the status changed: the latest change of a task, or of the container."""
     if view.status == "removed":
         return view.removed_at or now
     if view.status in ("stopping", "unknown"):

@@ -1,4 +1,4 @@
-"""Pure: the frames of ``qmaster.v1`` as bytes, for a websocket and for Server-Sent Events, each encoded once."""
+"""Pure: the frames of ``qmaster.v1`` as bytes, for websockets and Server-Sent Events. Each is encoded once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TEXT_FRAME = 0x81  # FIN and opcode 1 (RFC 6455, 5.2); a server's frames are no
 
 
 class HelloFrame(Struct, frozen=True, tag_field="type", tag="hello"):
-    """The first frame; ``cursor`` is where the stream stands, ``heartbeat`` the seconds between two heartbeats."""
+    """The first frame; ``cursor`` is that of the last event, ``heartbeat`` the seconds between two heartbeats."""
 
     protocol: Literal["qmaster.v1"]
     version: str
@@ -30,7 +30,7 @@ class HelloFrame(Struct, frozen=True, tag_field="type", tag="hello"):
 
 
 class SnapshotFrame(Struct, frozen=True, tag_field="type", tag="snapshot"):
-    """What there is, where nothing is resumed."""
+    """All services and nodes that the filter matches, sent when no cursor is resumed."""
 
     cursor: str
     services: list[Service]
@@ -38,7 +38,7 @@ class SnapshotFrame(Struct, frozen=True, tag_field="type", tag="snapshot"):
 
 
 class GapFrame(Struct, frozen=True, tag_field="type", tag="gap", rename={"since": "from"}):
-    """Some events were missed: a snapshot follows."""
+    """Some events were missed; a snapshot follows."""
 
     reason: str
     since: str
@@ -53,7 +53,7 @@ class EventFrame(Struct, frozen=True, tag_field="type", tag="event"):
 
 
 class HeartbeatFrame(Struct, frozen=True, tag_field="type", tag="heartbeat", omit_defaults=True):
-    """Nothing happened; ``stale_since`` is there while the engine or the journal is away."""
+    """A sign of life; ``stale_since`` is set while the engine or the journal is away."""
 
     cursor: str
     time: Time
@@ -61,7 +61,7 @@ class HeartbeatFrame(Struct, frozen=True, tag_field="type", tag="heartbeat", omi
 
 
 class ErrorFrame(Struct, frozen=True, tag_field="type", tag="error"):
-    """Why the stream ends; ``code`` is the websocket's close code."""
+    """The reason for the close that follows; ``code`` is the websocket's close code."""
 
     code: int
     detail: str
@@ -71,14 +71,13 @@ Message = HelloFrame | SnapshotFrame | GapFrame | EventFrame | HeartbeatFrame | 
 
 
 class Frame:
-    """One message to clients; ``websocket`` and ``sse`` are what goes on the wire.
+    """One message to clients; ``websocket`` and ``sse`` are its bytes on the wire.
 
     Args:
-        kind: the frame's ``type``; also the SSE event's name, but for events, which have their own.
         payload: the JSON document of the frame.
-        cursor: what the reader resumes from after it; "" where it moves nothing.
-        data: what SSE carries instead of the payload: the CloudEvent alone.
         name: the SSE event's name.
+        cursor: the cursor to resume from after this frame; "" if it has none.
+        data: the data of the SSE event, if not the payload: the CloudEvent alone.
     """
 
     def __init__(self, payload: bytes, name: str, cursor: str = "", data: bytes | None = None) -> None:
@@ -105,7 +104,7 @@ class Frame:
 
 
 def event(cursor: str, kind: str, cloud_event: bytes) -> Frame:
-    """An event's frame, around its CloudEvent as it stands in the journal."""
+    """Return the frame of an event from its CloudEvent as the journal has it."""
     payload = b'{"type":"event","cursor":"' + cursor.encode() + b'","event":' + cloud_event + b"}"
     return Frame(payload, kind, cursor, cloud_event)
 
@@ -121,22 +120,22 @@ def snapshot(cursor: str, services: list[Service], nodes: list[Node]) -> Frame:
 
 
 def gap(reason: str, since: str, to: str) -> Frame:
-    """Return a frame that says which cursors cannot be resumed."""
+    """Return a frame that says which events are missing."""
     return _plain("gap", GapFrame(reason, since, to))
 
 
 def heartbeat(cursor: str, time: str, stale_since: str | None) -> Frame:
-    """Return a frame that shows the stream is alive."""
+    """Return a heartbeat."""
     return _plain("heartbeat", HeartbeatFrame(cursor, time, stale_since), cursor)
 
 
 def error(code: int, detail: str) -> Frame:
-    """Return the frame before a close."""
+    """Return the frame that precedes a close."""
     return _plain("error", ErrorFrame(code, detail))
 
 
 def parse_cursor(text: str) -> tuple[str, int] | None:
-    """A cursor's epoch and sequence, or None where it is not a cursor."""
+    """Return the epoch and sequence of a cursor, or None if it is malformed."""
     found = _CURSOR.fullmatch(text)
     return (found[1], int(found[2])) if found else None
 

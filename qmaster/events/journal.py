@@ -1,7 +1,7 @@
-"""The journal: events with their sequence, the last view and the result of every run, and the intents of runs.
+"""The journal: events with their sequence, the last view and the result of each run, and intents.
 
-One SQLite file, used by one thread: what runs there takes the connection as its first argument. The event loop owns all
-other state.
+One SQLite file, used by one thread; the functions that run there take the connection as their first argument. The
+event loop owns all other state.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MIB = 1024 * 1024
 FILE = "journal.db"
 SCHEMA_VERSION = 3
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-NO_EPOCH = "00000000"  # of a journal that could not be opened yet
+NO_EPOCH = "00000000"  # the epoch of a journal that is not open yet
 EVERYONE = "*"  # the owner, in the table ``pruned``, of events that were deleted before events had owners
 INCREMENTAL = 2  # a value of SQLite's auto_vacuum
 
@@ -42,10 +42,10 @@ PRUNE_PARTS = 32  # prune also whenever this fraction of the size limit was writ
 KEEP_SIZE = 1024  # MiB
 WAL_LIMIT = 4 * MIB  # the write-ahead log is truncated to this size
 WAL_ROOM = 2 * WAL_LIMIT  # part of the size limit that is reserved for it
-SHRINK_BYTES = 4 * MIB  # deleted in one transaction
-PAGE_BYTES = 64 * 1024  # of a page of a listing; its last row may exceed this
-EVENTS_BYTES = 256 * 1024  # of a page of events; its last event may exceed this
-SCANNED_BYTES = MIB  # read for one page of a listing when few rows match
+SHRINK_BYTES = 4 * MIB  # to delete in one transaction
+PAGE_BYTES = 64 * 1024  # size of a page of a listing; its last row may exceed this
+EVENTS_BYTES = 256 * 1024  # size of a page of events; its last event may exceed this
+SCANNED_BYTES = MIB  # limit of a page of a listing when few rows match
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -90,8 +90,8 @@ CREATE INDEX IF NOT EXISTS listed_by_time ON records (created, id) WHERE {_REMOV
 CREATE INDEX IF NOT EXISTS listed_by_owner ON records (owner, created, id) WHERE {_REMOVED};
 """
 _MATCHES = "kind = 'service' AND (?2 IS NULL OR owner = ?2)"
-# Find a run by its id, else by its name: first what is there, then the newest removed one. Three queries, so that a
-# name that was given to thousands of runs is not read through.
+# Find a run by its id, else by its name: one that is not removed, else the newest removed one. Three queries, so that
+# a name of thousands of runs needs no scan.
 RECORD_QUERIES = (
     f"SELECT view FROM records WHERE id = ?1 AND {_MATCHES}",  # noqa: S608 - text of ours
     f"SELECT view FROM records INDEXED BY records_there WHERE NOT removed AND name = ?1 AND {_MATCHES}"  # noqa: S608
@@ -154,7 +154,7 @@ log = structlog.get_logger(__name__)
 
 
 class JournalSize(NamedTuple):
-    """Bytes of the file and its write-ahead log, and how many events and records it keeps."""
+    """Bytes of the file with its write-ahead log, and the number of events and records."""
 
     bytes: int
     events: int
@@ -164,8 +164,8 @@ class JournalSize(NamedTuple):
 class Record(NamedTuple):
     """The last published view of a service, a container or a node, as JSON.
 
-    ``body`` is the digest of the request of a run that was started under a key, else "". ``owner`` is "" for what
-    quartermaster did not start.
+    ``body`` is the digest of the request if the run was started with a key, else "". ``owner`` is "" if quartermaster
+    did not start it.
     """
 
     id: str
@@ -178,7 +178,7 @@ class Record(NamedTuple):
 
 
 class NewEvent(NamedTuple):
-    """An event to be written: ``json`` is its CloudEvent."""
+    """An event to write; ``json`` is its CloudEvent."""
 
     type: str
     json: bytes
@@ -187,7 +187,7 @@ class NewEvent(NamedTuple):
 
 
 class StoredEvent(NamedTuple):
-    """An event of the journal. ``labels`` is the JSON of the labels of a task's service, if that has a record."""
+    """An event of the journal; ``labels`` is, for a task's event, the JSON of its service's labels if recorded."""
 
     seq: int
     type: str
@@ -198,9 +198,9 @@ class StoredEvent(NamedTuple):
 
 
 class Intent(NamedTuple):
-    """A run that is about to be asked of the engine, or whose outcome the engine left open.
+    """A run that is about to be created, or whose outcome the engine left open.
 
-    ``keyed``: it was asked for under a key, so a retry of the request is answered with it.
+    ``keyed``: the request has a key, so that a retry of it returns this run.
     """
 
     name: str
@@ -213,14 +213,14 @@ Key = tuple[str, str]  # of a run in a listing: its time of creation and its id
 
 
 class Page(NamedTuple):
-    """Runs of a listing with their keys, the newest first. The next page is before ``next``; None at the end."""
+    """Runs of a listing with their keys, the newest first; ``next`` is the key to continue before, None at the end."""
 
     rows: list[tuple[Key, bytes]]
     next: Key | None
 
 
 class Position(NamedTuple):
-    """Where the journal stands: it has all events from ``oldest`` to ``last``, and some before ``oldest``."""
+    """The range of sequences in the journal: all from ``oldest`` to ``last``, and some before ``oldest``."""
 
     epoch: str
     oldest: int
@@ -228,17 +228,17 @@ class Position(NamedTuple):
 
 
 def is_full(page: Sequence[StoredEvent], limit: int) -> bool:
-    """Whether a page of events has as many as it may, so that there may be more."""
+    """Return whether a page of events reached its limit, so that there may be more."""
     return len(page) >= limit or sum(len(event.json) for event in page) >= EVENTS_BYTES
 
 
 class Journal:
     """The events, records and intents on disk.
 
-    Methods that read or write raise JournalUnwritable when they cannot; ``trouble`` is why, or None.
+    Methods that read or write raise JournalUnwritable on failure; ``trouble`` has the reason of the last one, or None.
 
     Args:
-        folder: where the file is; created if missing.
+        folder: the folder of the file; created if missing.
         keep_facts: how many events to keep.
         keep_days: for how many days to keep events, and records of removed runs.
         keep_size: the largest size of the file with its write-ahead log, in MiB.
@@ -257,7 +257,7 @@ class Journal:
         self._mark: int | None = None
         self._shrinking = self._over_size = False
         self.position = Position(NO_EPOCH, 1, 0)
-        self.leftovers: list[Intent] = []  # intents of earlier processes, whose outcome nobody was told
+        self.leftovers: list[Intent] = []  # unsettled intents of earlier processes
         self.trouble: str | None = "not open yet"
         self._tried = 0.0
         self._pruned: dict[str, int] = {}  # the newest sequence that was deleted, by owner
@@ -268,10 +268,10 @@ class Journal:
     # -- opening and closing ---------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the file, or note in ``trouble`` why it cannot be opened; a later call tries again.
+        """Open the file, or set ``trouble`` to why it cannot be opened; a later call tries again.
 
         Raises:
-            ConfigError: a newer quartermaster wrote the file, or another one is using it.
+            ConfigError: a newer quartermaster wrote the file, or another process uses it.
         """
         self._tried = time.monotonic()
         try:
@@ -293,7 +293,7 @@ class Journal:
         self._thread.shutdown(wait=False)
 
     async def recheck(self) -> None:
-        """Try to write again if the last attempt failed; to be called every few seconds."""
+        """Try to write again if the last attempt failed. Call it every few seconds."""
         if self.trouble is not None:
             with contextlib.suppress(JournalUnwritable):
                 await self._write(lambda db: _set(db, clean="0"))
@@ -307,14 +307,14 @@ class Journal:
 
         Args:
             events: the events.
-            records: the new records of what they tell of.
-            settled: nonces of intents whose outcome is known with this.
+            records: the records after these events.
+            settled: nonces of intents whose outcome is now known.
         """
         # The caller may be cancelled, but not between the commit and the new position.
         await asyncio.shield(self._append(events, records, settled))
 
     async def intend(self, intent: Intent) -> None:
-        """Keep what is about to be asked of the engine."""
+        """Record an intent before the engine is asked."""
         row = (intent.name, intent.nonce, intent.type, time.time(), intent.keyed)
         await self._write(lambda db: db.execute("INSERT INTO intents VALUES (?, ?, ?, ?, ?)", row))
 
@@ -323,7 +323,7 @@ class Journal:
         await self._write(lambda db: db.execute("DELETE FROM intents WHERE nonce = ?", (nonce,)))
 
     async def end(self, run_id: str, why: str) -> None:
-        """Keep that a run is being ended, and why: ``stopped`` or ``timeout``."""
+        """Record that a run is being ended, and why: ``stopped`` or ``timeout``."""
         row = (run_id, time.time(), why)
         await self._write(lambda db: db.execute("INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", row))
 
@@ -336,37 +336,37 @@ class Journal:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def kept_from(self, owner: str | None) -> int:
-        """Return the first sequence from which all events of an owner are kept; of all owners with None."""
+        """Return the first sequence from which all events of an owner (None: of all owners) are kept."""
         return _kept_from(self._pruned, owner)
 
     async def events(self, after: int, limit: int, owner: str | None = None) -> list[StoredEvent] | None:
         """Return the next events after a sequence, of one owner or of all; None if some of them were deleted.
 
-        There are at most ``limit``, and fewer if they are large; ``is_full`` tells whether there may be more.
+        Returns at most ``limit``, and fewer if they are large; ``is_full`` tells whether there may be more.
         """
         return await self._read(lambda db: _events(db, after, limit, owner))
 
     async def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
-        """Return the last view of the run with this id, else of the newest with this name; with an owner, of theirs."""
+        """Return the last view of the run with this id, else of the newest with this name, of one owner or of all."""
         return await self._read(lambda db: _record(db, name_or_id, owner))
 
     async def records(self) -> list[Record]:
-        """Return the records of what is not removed."""
+        """Return the records of all runs and nodes that are not removed."""
         query = "SELECT id, kind, name, removed, view, body, owner FROM records WHERE NOT removed"
         return await self._read(lambda db: [Record(*row) for row in db.execute(query)])
 
     async def removed(self, before: Key, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
-        """Return a page of the last views of removed runs, the newest first; with an owner, of theirs.
+        """Return a page of the last views of removed runs, the newest first.
 
         Args:
-            before: where the page begins.
-            owner: whose runs, or None for all.
-            show: turns a view into what is listed, in the journal's thread; None leaves it out.
+            before: the key that the page begins before.
+            owner: whose runs; None: all.
+            show: converts a view for the listing, or returns None to leave it out; runs in the journal's thread.
         """
         return await self._read(lambda db: _removed(db, before, owner, show))
 
     async def keyed(self, name: str) -> tuple[bytes, str] | None:
-        """Return the last view of the run that had this name last, and the digest of its request."""
+        """Return the last view of the newest run with this name, and the digest of its request."""
         query = "SELECT view, body FROM records WHERE name = ? AND kind = 'service' ORDER BY removed, at DESC LIMIT 1"
         return await self._read(lambda db: db.execute(query, (name,)).fetchone())
 
@@ -376,11 +376,11 @@ class Journal:
         return row[0] if row else None
 
     async def endings(self) -> dict[str, str]:
-        """Return the ids of runs that are being ended, and why."""
+        """Return why each run that is being ended is ended, by id."""
         return await self._read(lambda db: dict(db.execute("SELECT id, why FROM endings")))
 
     async def size(self) -> JournalSize:
-        """Return how large the journal is."""
+        """Return the size of the journal."""
         return await self._read(self._size)
 
     # -- on the event loop -----------------------------------------------------------------------------------------
@@ -388,7 +388,7 @@ class Journal:
     async def _append(self, events: Sequence[NewEvent], records: Sequence[Record], settled: Sequence[str]) -> None:
         before = self.position.last
         last = before + len(events)
-        with acting_for(None):  # these are the events of all owners, and all wait for them
+        with acting_for(None):  # a commit has events of all owners
             await self._write(lambda db: _append(db, before, events, records, settled), last)
         self.position = self.position._replace(last=last)
         self._grown(sum(len(event.json) for event in events) + sum(len(record.view) for record in records))
@@ -424,7 +424,7 @@ class Journal:
         self.position = self.position._replace(oldest=_kept_from(pruned, None))
 
     async def _write(self, work: Callable[[sqlite3.Connection], object], last: int | None = None) -> None:
-        """Do some work in a transaction; ``last`` is the newest sequence after it, if it writes events."""
+        """Run ``work`` in a transaction; ``last`` is the newest sequence after it, if it writes events."""
         await self._ensure_open()
         try:
             async with self._slots.slot():
@@ -484,7 +484,7 @@ class Journal:
             db.close()
             raise
         self._inode, self._db = self._path.stat().st_ino, db
-        pruned = self._drop_old()  # what has grown too old since the last process
+        pruned = self._drop_old()  # rows that became too old since the last process
         return position._replace(oldest=_kept_from(pruned, None)), pruned, leftovers
 
     def _close(self) -> None:
@@ -510,12 +510,12 @@ class Journal:
         with _transaction(db):
             done = work(db)
         if last is not None and self._mark is not None:
-            with contextlib.suppress(OSError):  # it is committed, and a mark that lags behind raises no doubt
+            with contextlib.suppress(OSError):  # it is committed; a mark that lags behind is harmless
                 _write_mark(self._mark, self.position.epoch, last)
         return done
 
     def _require_file(self) -> None:
-        """Check that the file still has its name. SQLite does not, and what it writes then is lost with the process."""
+        """Check that the file still has its name: SQLite does not, and would write to a deleted file."""
         with contextlib.suppress(OSError):
             if self._path.stat().st_ino == self._inode:
                 return
@@ -527,19 +527,19 @@ class Journal:
         return JournalSize(sum(file.stat().st_size for file in files if file.exists()), events, records)
 
     def _drop_old(self) -> dict[str, int]:
-        """Delete what is too old and the events that are too many; return the newest deleted sequence by owner."""
+        """Delete rows that are too old and surplus events; return the newest deleted sequence by owner."""
         too_old = time.time() - self._keep_seconds
         return self._commit(lambda db: _drop_old(db, too_old, self._keep_events))
 
     def _shrink(self) -> tuple[dict[str, int], bool]:
-        """Delete some of what exceeds the size; return the newest deleted sequence by owner, and whether to go on.
+        """Delete part of what exceeds the size limit; return the newest deleted sequence by owner, and if more remains.
 
-        A part at a time, so that writes in between need not wait for all of it.
+        One part at a time, so that writes need not wait for all of it.
         """
         db, room = self._opened(), self._keep_bytes - WAL_ROOM
         page, pages, free = _pages(db)
         used = (pages - free) * page
-        # Begin at 15/16 and go on to 7/8, so that it is not done for every few rows.
+        # Start above 15/16 and stop at 7/8 of the limit, so that shrinking does not run for every few rows.
         self._shrinking = used > (room - room // 8 if self._shrinking else room - room // 16)
         over = min(used - (room - room // 8), SHRINK_BYTES)
         dropped = self._commit(lambda db: _drop_bytes(db, over)) if self._shrinking else 0
@@ -558,10 +558,10 @@ class Journal:
 
 
 def _lock(path: Path) -> int:
-    """Lock the folder: two processes would number their events alike. Wait a little for one that is ending.
+    """Lock the folder, as two processes would use the same sequences. Wait up to ``LOCK_WITHIN`` for one that ends.
 
     Raises:
-        ConfigError: another quartermaster has it.
+        ConfigError: another quartermaster holds the lock.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + LOCK_WITHIN
@@ -578,10 +578,10 @@ def _lock(path: Path) -> int:
 
 
 def _make_private(path: Path) -> None:
-    """Let only the owner read the files of the journal; SQLite gives its other files the mode of the first."""
+    """Make the journal's files readable by their owner only; SQLite gives its other files the mode of the first."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     for file in path.parent.glob(f"{path.stem}.*"):
-        with contextlib.suppress(OSError):  # it is gone meanwhile, or somebody else's
+        with contextlib.suppress(OSError):  # it was deleted, or belongs to another user
             file.chmod(0o600)
 
 
@@ -589,7 +589,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, check_same_thread=False, isolation_level=None)
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # first: once there are tables, only VACUUM changes it
     db.execute("PRAGMA journal_mode = WAL")
-    # A commit survives the end of the process. What a power cut may take is noticed by the boot id (see _doubt).
+    # A commit survives the end of the process. A loss by power failure is detected by the boot id (see _doubt).
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
     return db
@@ -607,26 +607,26 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _make_shrinkable(db: sqlite3.Connection, path: Path) -> None:
-    """Let a file of an older schema give its free pages back; this needs its size again on disk, for a moment."""
+    """Enable incremental vacuum for a file of an older schema. VACUUM needs disk space of the file's size."""
     if _scalar(db, "PRAGMA auto_vacuum") == INCREMENTAL:
         return
     try:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("VACUUM")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    except sqlite3.Error as error:  # its free pages are used again all the same
+    except sqlite3.Error as error:  # not fatal: free pages are still reused
         log.warning("journal_cannot_shrink", file=str(path), reason=str(error), advice="free some disk and restart")
 
 
 def _add_created(db: sqlite3.Connection) -> None:
-    """Add the computed column and the indexes, which change nothing for a version that does not know them."""
+    """Add the computed column and the indexes, which an older version ignores."""
     columns = {row[1] for row in db.execute("PRAGMA table_xinfo(records)")}
     step = "" if "created" in columns else ADD_CREATED
     db.executescript(f"BEGIN; {step} {INDEXES} COMMIT;")
 
 
 def _position(db: sqlite3.Connection, path: Path, mark: tuple[str, int] | None) -> Position:
-    """Return where the file stands, in a new epoch if it may have lost its tail: a sequence could name two events."""
+    """Return the position; start a new epoch if the tail may be lost, as a sequence could then name two events."""
     meta = dict(db.execute("SELECT key, value FROM meta"))
     boot, inode = _boot_id(), str(path.stat().st_ino)
     last = _scalar(db, "SELECT coalesce(max(seq), 0) FROM facts")
@@ -635,7 +635,7 @@ def _position(db: sqlite3.Connection, path: Path, mark: tuple[str, int] | None) 
     with _transaction(db):
         _set(db, epoch=epoch, boot=boot, inode=inode, clean="0")
         if doubt:
-            # The lost tail may have settled an intent: what it started must not be removed.
+            # The lost tail may have settled an intent, and its run must not be removed.
             for table in ("facts", "pruned", "intents", "endings"):
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
     if doubt and meta:
@@ -662,7 +662,7 @@ def _boot_id() -> str:
 
 
 def _read_mark(path: Path) -> tuple[str, int] | None:
-    """Return the epoch and the last sequence that was given out: a journal behind it was restored from a copy."""
+    """Return the epoch and the last written sequence; a journal that lacks it was restored from a copy."""
     try:
         epoch, last = path.read_text(encoding="ascii").split()
         return epoch, int(last)
@@ -721,7 +721,7 @@ def _append(
 def _events(db: sqlite3.Connection, after: int, limit: int, owner: str | None) -> list[StoredEvent] | None:
     if _kept_from(_pruned(db), owner) > after + 1:
         return None
-    of = "owner = ?3" if owner is not None else "?3 IS NULL"  # so that an owner's are found by the index
+    of = "owner = ?3" if owner is not None else "?3 IS NULL"  # two forms, so that SQLite uses the index for one owner
     page, size = [], 0
     with contextlib.closing(db.execute(f"{EVENTS} {of} ORDER BY seq LIMIT ?2", (after, limit, owner))) as rows:
         for row in rows:
@@ -760,11 +760,11 @@ def _removed(db: sqlite3.Connection, before: Key, owner: str | None, show: Calla
     return Page(shown, None)
 
 
-# --- retention: the oldest rows of the owner who keeps most are deleted; foreign services have the owner "" ---------
+# --- retention: the oldest rows of the owner with most are deleted first; foreign services have the owner "" --------
 
 
 def share(held: Iterable[int], limit: int) -> int:
-    """Return how much each owner may keep, so that all of them together keep at most ``limit``."""
+    """Return the equal limit for each owner that keeps all of them together within ``limit``."""
     left, rest = limit, sorted(held)
     for number, amount in enumerate(rest):
         equal = left // (len(rest) - number)
@@ -786,9 +786,9 @@ def _kept_from(pruned: Mapping[str, int], owner: str | None) -> int:
 
 
 def _drop_old(db: sqlite3.Connection, too_old: float, keep: int) -> dict[str, int]:
-    """Delete what was written before a time, and the oldest events of those who have most, so that ``keep`` stay."""
+    """Delete rows older than ``too_old``, then the oldest events of the owners with most, so that ``keep`` remain."""
     last = _scalar(db, "SELECT coalesce(max(seq), 0) FROM facts")
-    # Only from the front, whatever the clock did: a hole would be a gap that nobody is told of.
+    # Only from the front, even if the clock was set back: a hole would be a gap that no subscriber is told of.
     query = "SELECT coalesce(min(seq), ?) FROM facts WHERE at >= ?"
     oldest = db.execute(query, (last, too_old)).fetchone()[0]
     db.execute(
@@ -809,14 +809,14 @@ def _drop_old(db: sqlite3.Connection, too_old: float, keep: int) -> dict[str, in
 
 
 def _drop_bytes(db: sqlite3.Connection, amount: int) -> int:
-    """Delete about so many bytes; return how many rows that were. Records and results of what is not removed stay."""
+    """Delete about ``amount`` bytes; return the number of rows. Records and results of live runs stay."""
     held = _deletable(db)
     each = share(held.values(), max(0, sum(held.values()) - amount))
     return sum(_drop_oldest(db, owner, size - each) for owner, size in held.items() if size > each)
 
 
 def _deletable(db: sqlite3.Connection) -> dict[str, int]:
-    """Return the bytes that may be deleted, by owner."""
+    """Return the number of bytes that may be deleted, by owner."""
     return dict(
         db.execute(
             "SELECT owner, sum(size) FROM (SELECT owner, size FROM facts"  # noqa: S608 - text of ours
@@ -827,7 +827,7 @@ def _deletable(db: sqlite3.Connection) -> dict[str, int]:
 
 
 def _drop_oldest(db: sqlite3.Connection, owner: str, amount: int) -> int:
-    """Delete the oldest rows of an owner that have so many bytes together; return how many rows."""
+    """Delete the oldest rows of an owner, at least ``amount`` bytes if there are; return the number of rows."""
     before, freed, at, last = db.total_changes, 0, 0.0, 0
     for row in _by_age(db, owner):
         at, freed, last = max(at, row[0]), freed + row[1], max(last, row[2])
@@ -840,7 +840,7 @@ def _drop_oldest(db: sqlite3.Connection, owner: str, amount: int) -> int:
 
 
 def _by_age(db: sqlite3.Connection, owner: str) -> Iterator[tuple[float, int, int]]:
-    """Return when each row of an owner was written, its bytes, and its sequence if it is an event."""
+    """Iterate over the rows of an owner by age: when written, bytes, and the sequence (0 if it is no event)."""
     queries = (
         "SELECT at, size, seq FROM facts WHERE owner = ? ORDER BY seq",
         "SELECT at, size, 0 FROM records WHERE removed AND owner = ? ORDER BY at",
@@ -850,14 +850,14 @@ def _by_age(db: sqlite3.Connection, owner: str) -> Iterator[tuple[float, int, in
 
 
 def _drop_events(db: sqlite3.Connection, owner: str, until: int) -> None:
-    """Delete an owner's events up to a sequence; never the last of all, from which the next one is numbered."""
+    """Delete an owner's events up to a sequence, except the very last one, which numbers the next."""
     until = min(until, _scalar(db, "SELECT coalesce(max(seq), 0) FROM facts") - 1)
     if db.execute("DELETE FROM facts WHERE owner = ? AND seq <= ?", (owner, until)).rowcount:
         db.execute("INSERT OR REPLACE INTO pruned VALUES (?, ?)", (owner, until))
 
 
 def _give_back(db: sqlite3.Connection, beyond: int) -> bool:
-    """Give some free pages back to the disk, of about so many bytes; return whether there were some."""
+    """Return up to ``beyond`` bytes of free pages to the disk; return whether there were any."""
     page, pages, free = _pages(db)
     spare = min(free, beyond // page, SHRINK_BYTES // page)
     if spare > 0:
@@ -867,6 +867,6 @@ def _give_back(db: sqlite3.Connection, beyond: int) -> bool:
 
 
 def _pages(db: sqlite3.Connection) -> tuple[int, int, int]:
-    """Return the bytes of a page, the number of pages of the file, and how many of them are free."""
+    """Return the page size in bytes, the number of pages, and the number of free pages."""
     page, pages, free = (_scalar(db, f"PRAGMA {name}") for name in ("page_size", "page_count", "freelist_count"))
     return page, pages, free

@@ -1,4 +1,4 @@
-"""What a subscriber gets, in order: hello, then a snapshot or the events that it missed, then live events."""
+"""The frames of one subscriber, in order: hello, then a snapshot or the missed events, then live events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .frames import Frame
 from .journal import EVENTS_BYTES, Journal, Position, StoredEvent, is_full
 from .unsent import Lease, Unsent
 
-PAGE = 200  # events read at once
+PAGE = 200  # events in one read of the journal
 
 
 class Since(NamedTuple):
@@ -41,10 +41,10 @@ class _Stored(msgspec.Struct):
 
 
 class EventStream:
-    """Brings subscribers up to the live events, each at its own pace.
+    """Brings each subscriber up to the live events, at its own pace.
 
     Args:
-        journal: the events that they missed.
+        journal: has the events that a subscriber missed.
         broker: sends the live events.
         position: returns the sequence of the last published event, and what the journal keeps.
         snapshot: returns the services and nodes that a filter lets through, as of the last published event; raises
@@ -66,9 +66,9 @@ class EventStream:
         self._broker = broker
         self._position = position
         self._snapshot = snapshot
-        self._last: _Snapshot | None = None  # the one that was made last
+        self._last: _Snapshot | None = None  # the newest
         self.unsent = unsent or Unsent()
-        # One token's readers read the journal one page at a time, so that they do not keep others from it.
+        # The subscribers of one token read one page at a time, so that they do not block those of others.
         self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stale_since = stale_since
 
@@ -78,7 +78,7 @@ class EventStream:
         return cursor(self._position().epoch, self._position().last)
 
     async def bring_up(self, subscriber: Subscriber, since: Since | None) -> None:
-        """Send hello and everything up to now, and let the subscriber join the live stream.
+        """Send hello and everything up to the last event, then let the subscriber join the live stream.
 
         Raises:
             JournalUnwritable: the events that it missed cannot be read.
@@ -92,7 +92,7 @@ class EventStream:
         await self._replay(subscriber, after)
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Send it nothing more."""
+        """Stop sending to it."""
         subscriber.gone = True
         self._broker.leave(subscriber)
 
@@ -100,7 +100,7 @@ class EventStream:
         """Send a heartbeat to all."""
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         beat = frames.heartbeat(self.cursor, now, self._stale_since())
-        # In the place of the next event: a subscriber that joins later and has read more than this cursor needs none.
+        # With the next event's sequence, so that no subscriber that has read past its cursor receives it.
         self._broker.publish([News(beat, None, self._position().last + 1)])
 
     async def _deliver(self, subscriber: Subscriber, frame: Frame) -> bool:
@@ -108,7 +108,7 @@ class EventStream:
         return await subscriber.deliver(frame)
 
     def _can_resume(self, since: Since, wants: Filter) -> bool:
-        """Whether all that its token may see is kept; it loses nothing where events of others were deleted."""
+        """Return whether all events that its token may see are kept; deleted events of others do not count."""
         position = self._position()
         oldest = self._journal.kept_from(wants.owner)
         return since.epoch == position.epoch and oldest - 1 <= since.sequence <= position.last
@@ -120,9 +120,9 @@ class EventStream:
         return frames.gap(reason, cursor(*since), self.cursor)
 
     async def _send_snapshot(self, subscriber: Subscriber) -> int:
-        """Send a snapshot as soon as its token has room for it; return the sequence of it."""
+        """Send a snapshot as soon as its token has room for it; return its sequence."""
         if not self._is_last(subscriber.wants):
-            await self.unsent.turn(_owner(subscriber))
+            await self.unsent.wait_for_room(_owner(subscriber))
         last = self._position().last
         if not subscriber.gone:
             snapshot = self._snapshot_for(subscriber.wants)
@@ -134,7 +134,7 @@ class EventStream:
         return self._last is not None and (self._last.cursor, self._last.wants) == (self.cursor, wants)
 
     def _snapshot_for(self, wants: Filter) -> _Snapshot:
-        """Make it once for all who come at the same time: after a restart that is everyone."""
+        """Return the snapshot, shared by all that connect at the same time: after a restart, every subscriber."""
         if self._last is None or not self._is_last(wants):
             at = self.cursor
             self._last = _Snapshot(at, wants, frames.snapshot(at, *self._snapshot(wants)))
@@ -143,7 +143,7 @@ class EventStream:
     async def _replay(self, subscriber: Subscriber, after: int) -> None:
         while not subscriber.gone:
             if after >= self._position().last:
-                # No await since the look at the position: nothing can come between the replay and the live stream.
+                # No await since reading the position, so no event falls between the replay and the live stream.
                 subscriber.after = after
                 self._broker.join(subscriber)
                 return
@@ -152,14 +152,14 @@ class EventStream:
     async def _replay_page(self, subscriber: Subscriber, after: int) -> int:
         """Send the next events as soon as its token has room for them; return the last sequence considered."""
         owner = _owner(subscriber)
-        await self.unsent.turn(owner)
+        await self.unsent.wait_for_room(owner)
         with self.unsent.hold(owner, EVENTS_BYTES):
             epoch, until = self._position().epoch, self._position().last
             async with self._reading[owner]:
                 page = await self._journal.events(after, PAGE, subscriber.wants.owner)
             if page is not None:
                 return await self._send_page(subscriber, page, after, epoch, until)
-        # They were pruned while the reader was slow.
+        # The events were pruned while the reader was slow.
         await self._deliver(subscriber, self._gap(Since(epoch, after)))
         return await self._send_snapshot(subscriber)
 
@@ -178,7 +178,7 @@ class EventStream:
 
 
 class _Snapshot:
-    """A snapshot for all who asked for the same; its bytes count as its token's while one of them reads it."""
+    """A snapshot shared by subscribers with one filter; its bytes are counted to their token while one reads it."""
 
     def __init__(self, cursor: str, wants: Filter, frame: Frame) -> None:
         self.cursor, self.wants, self.frame = cursor, wants, frame
@@ -187,7 +187,7 @@ class _Snapshot:
 
     @contextlib.contextmanager
     def read_by(self, owner: str, unsent: Unsent) -> Iterator[None]:
-        self._lease = self._lease or unsent.hold(owner, 2 * len(self.frame.payload))  # and once more as it is sent
+        self._lease = self._lease or unsent.hold(owner, 2 * len(self.frame.payload))  # twice: payload and frame
         self._readers += 1
         try:
             yield
@@ -206,13 +206,13 @@ def _wanted(wants: Filter, event: StoredEvent) -> bool:
     if wants == Filter():
         return True
     labels = _labels(event) if wants.labels else frozenset()
-    if labels is None:  # they are not known any more: an event too many is better than one too few
+    if labels is None:  # the record was deleted: an extra event is better than a missing one
         labels = wants.labels
     return wants.lets_through(Tags(event.type.split(".")[2], event.subject, labels, event.owner or None))
 
 
 def _labels(event: StoredEvent) -> frozenset[str] | None:
-    """Return the labels of its service, from the event or (for a task's) from the record."""
+    """Return the labels of the event's service, from the event or (of a task's event) from the record."""
     labels = msgspec.json.decode(event.json, type=_Stored).data.labels
     if labels is None and event.labels is not None:
         labels = msgspec.json.decode(event.labels, type=dict[str, str])

@@ -1,4 +1,4 @@
-"""Memory of answers that wait for their reader, limited for each token. The event loop owns it."""
+"""Limit on the memory of unread answers, for each token. The event loop owns it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 
 from ..errors import TooManyUnread
 
-MAX_UNSENT = 16 * 1024 * 1024  # bytes of each token
+MAX_UNSENT = 16 * 1024 * 1024  # bytes for each token
 SMALL = 16 * 1024  # bytes; answers up to this size are not counted
 
 
 class Lease:
-    """Counted bytes; ``release`` gives them back, once."""
+    """Counted bytes, until ``release``; releasing twice is harmless."""
 
     __slots__ = ("_owner", "_size", "_unsent")
 
@@ -33,41 +33,41 @@ class Lease:
 
 
 class Unsent:
-    """Counts, by owner, the bytes that were built and have not left.
+    """Counts, by owner, the bytes of answers that were built and have not been sent.
 
     Args:
-        most: bytes of one owner.
+        most: the limit for one owner, in bytes.
     """
 
     def __init__(self, most: int = MAX_UNSENT) -> None:
         self._most = most
         self._bytes: Counter[str] = Counter()
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._queues: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._freed = asyncio.Event()
 
     def of(self, owner: str) -> int:
-        """Bytes that an owner has unsent."""
+        """Return the unsent bytes of an owner."""
         return self._bytes[owner]
 
     def require(self, owner: str, size: int) -> None:
-        """Require room for an answer.
+        """Check that there is room for an answer.
 
         Raises:
-            TooManyUnread: an owner has no room for so many bytes; one answer alone is always allowed.
+            TooManyUnread: the owner has no room for so many bytes; a single answer of any size is allowed.
         """
         if self._bytes[owner] and self._bytes[owner] + size > self._most:
             raise TooManyUnread(
-                f"answers of more than {self._most} bytes to this token are unread: read them, or come back later"
+                f"answers of more than {self._most} bytes to this token are unread: read them, or try again later"
             )
 
     def hold(self, owner: str, size: int) -> Lease:
-        """Count so many bytes until the lease is released."""
+        """Count ``size`` bytes until the lease is released."""
         self._bytes[owner] += size
         return Lease(self, owner, size)
 
-    async def turn(self, owner: str) -> None:
-        """Wait, in turn with others of the same owner, until it has room; to be followed by ``hold`` at once."""
-        async with self._turns[owner]:
+    async def wait_for_room(self, owner: str) -> None:
+        """Wait until the owner has room, first come, first served; call ``hold`` right after it."""
+        async with self._queues[owner]:
             while self._bytes[owner] >= self._most:
                 self._freed.clear()
                 await self._freed.wait()

@@ -33,7 +33,7 @@ async def test_who_waits_for_room_goes_on_in_turn() -> None:
     unsent, order = Unsent(most=100), []
 
     async def wait(owner: str, name: str) -> None:
-        await unsent.turn(owner)
+        await unsent.wait_for_room(owner)
         order.append(name)
         unsent.hold(owner, 100)
 
