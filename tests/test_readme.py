@@ -223,31 +223,29 @@ def test_the_limits_are_those_of_the_code() -> None:
         "head of a request": kib(limits.MAX_HEADER),
         "time for a head": f"{limits.IDLE:g} s from the request before it, or from the connection's beginning",
         "time for a body": f"{limits.BODY_WITHIN:g} s",
-        "time in which nothing of an answer is taken": (
-            f"{base.READ_WITHIN:g} s over {kib(unsent.SMALL)}, else {limits.UNREAD:g} s; of a log, any"
+        "time without progress in reading an answer": (
+            f"{base.READ_WITHIN:g} s if it is over {kib(unsent.SMALL)}, else {limits.UNREAD:g} s; no limit for a log"
         ),
-        "answers, snapshots and replays of one token that are not read yet": f"{unsent.MAX_UNSENT // 2**20} MiB",
-        "live events of one token that are not read yet; streams with one filter count once": (
-            f"{unsent.MAX_UNSENT // 2**20} MiB"
-        ),
+        "unread answers, snapshots and replays of one token": f"{unsent.MAX_UNSENT // 2**20} MiB",
+        "unread live events of one token; streams with one filter count once": f"{unsent.MAX_UNSENT // 2**20} MiB",
         "query parameters": f"{base.MAX_PARAMETERS}, of {kib(base.MAX_PARAMETER - 1)} each",
         "strings of a request": f"labels {kib(requests.MAX_LABELS)} in all; `command`, `entrypoint` and `env` "
         f"{kib(requests.MAX_WORDS)} each; a constraint {requests.MAX_CONSTRAINT} characters; "
         f"`auth` {kib(requests.MAX_AUTH)}; "
         f"a token {kib(MAX_TOKEN)}",
         "frame from a client": kib(events.MAX_INBOUND),
-        "what a client says on a websocket": f"{said_first} at once, then {said_later} a second",
-        "time until a websocket shows its token": f"{events.AUTH_WITHIN:g} s",
-        "wrong tokens from one address": f"{authenticator.BURST} at once, then one in {authenticator.REGAINED_IN:g} s",
+        "bytes from a client on a websocket": f"{said_first} at once, then {said_later} a second",
+        "time until a websocket sends its token": f"{events.AUTH_WITHIN:g} s",
+        "invalid tokens of one address": f"{authenticator.BURST} at once, then one in {authenticator.REGAINED_IN:g} s",
         "open event streams": str(limits.MOST["socket"]),
-        "open websockets that have shown no token": str(limits.MOST["newcomer"]),
-        "calls that wait for an end": str(limits.MOST["wait"]),
-        "logs that are sent": str(limits.MOST["log"]),
-        "calls to Docker at once: short ones; questions to a registry; pulls; reads of what ended runs said; "
+        "open websockets that have sent no token": str(limits.MOST["newcomer"]),
+        "calls that wait for the end of a run": str(limits.MOST["wait"]),
+        "open logs": str(limits.MOST["log"]),
+        "concurrent calls to Docker: short calls; registry requests; pulls; reads of ended runs' output; "
         "stops of containers": "; ".join(
             map(str, (client.CALLS, client.REGISTRY, client.PULLS, client.CAPTURES, client.STOPS))
         ),
-        "calls of one token that wait for their turn": f"{limiter.MAX_QUEUED} of each kind",
+        "queued calls of one token": f"{limiter.MAX_QUEUED} of each kind",
         "connections": f"the descriptors of the process (`ulimit -n`) less {limits.RESERVED}",
     }
     assert {row["limit"]: row["value"] for row in table("Limits")} == expected
