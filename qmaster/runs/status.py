@@ -396,13 +396,18 @@ def _started(tasks: Collection[Json], ended: bool, before: Service | None, check
     What runs again and again, each time too short to be seen, has run when one of its tasks had ended: its timeout
     counts from there. With a HEALTHCHECK, a task whose container runs is ``starting`` until the first check passes.
     """
-    if before is not None and before.started_at is not None:
-        return before.started_at
     states = ("running",) if ended else ("running", "complete", "failed")
     if checks_health:
         states = (*states, "starting")
     first = min((t for t in tasks if t["Status"]["State"] in states and _ran(t)), key=updated, default=None)
-    return first["Status"].get("Timestamp") if first else None
+    found = first["Status"].get("Timestamp") if first else None
+    known = before.started_at if before is not None else None
+    # Tasks are not seen in the order of their starts: of several replicas an earlier one may show later.
+    return min(filter(None, (known, found)), key=_moment, default=None)
+
+
+def _moment(timestamp: str) -> datetime:
+    return parse_time(timestamp) or datetime.max.replace(tzinfo=UTC)
 
 
 def _ran(raw: Json) -> bool:

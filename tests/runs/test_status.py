@@ -169,6 +169,15 @@ def test_when_it_first_ran_is_kept() -> None:
         assert lifecycle.service(service(), [later], NODES, NOW, first).started_at == first.started_at == CREATED
 
 
+@pytest.mark.parametrize("seen_first", [0, 1])
+def test_the_first_of_several_replicas_tells_the_start(seen_first: int) -> None:
+    """In whichever order they are seen to run: two quartermasters show the same."""
+    raws = [task("running", slot, at=f"2024-05-06T07:08:1{slot}.5Z") for slot in (1, 2)]
+    first = lifecycle.service(service(**REPLICAS_2), [raws[seen_first]], NODES, NOW, None)
+    both = lifecycle.service(service(**REPLICAS_2), raws, NODES, NOW, first)
+    assert both.started_at == "2024-05-06T07:08:11.5Z"
+
+
 def test_a_container_that_was_restarted_has_run_since_its_first_start() -> None:
     """Its timeout counts from there."""
     first = container_status.container(container())
