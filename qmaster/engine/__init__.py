@@ -1,4 +1,4 @@
-"""The engine: the only package that talks to Docker. Returns Docker's answers as they are; raises our own errors."""
+"""The engine: the only package that talks to Docker. Returns Docker's answers unchanged; raises our own errors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Endpoint", "Engine"]
 
 
 class Engine:
-    """The engine at one address: its health, the swarm, and its own containers. Nothing connects before the first call.
+    """The engine at one address: its health, its swarm and its containers. It connects at the first call.
 
     Args:
-        count: told of each call: its kind, its outcome, its seconds.
+        count: called after each call with its kind, outcome and seconds (see ``Client``).
     """
 
     def __init__(self, endpoint: Endpoint, count: Count = lambda kind, outcome, seconds: None) -> None:
@@ -36,16 +36,16 @@ class Engine:
         self.readers = LogReaders(client)
 
     def events(self) -> EventStream:
-        """Open Docker's event stream; blocks, and may raise anything: for a thread of its own."""
+        """Open Docker's event stream. It blocks and may raise anything, so call it in a thread of its own."""
         return EventStream(self._client.address, self._client.tls)
 
     def give_up(self) -> None:
-        """Wait for no answer any longer: each call fails with that its outcome is open."""
+        """Stop waiting: all pending calls fail, their outcome unknown."""
         self._client.give_up()
         for calls in self._calls:
             calls.give_up()
 
     async def close(self) -> None:
-        """Take no more calls, and close all connections."""
+        """Refuse new calls and close all connections."""
         self.give_up()
         await self._client.close()

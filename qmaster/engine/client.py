@@ -1,6 +1,6 @@
-"""The client of Docker's HTTP API, on one aiohttp session: unix, tcp, TLS, and ssh by a forwarded socket.
+"""A client of Docker's HTTP API on one aiohttp session: unix, tcp, TLS, and ssh through a forwarded socket.
 
-Belongs to the event loop. Whatever goes wrong is raised as an ``HttpError``.
+Belongs to the event loop. Every failure is raised as an ``HttpError``.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ Count = Callable[[str, str, float], None]
 
 CONNECT = 3.0  # seconds to connect
 LISTING = 3.0  # seconds for pings and listings
-CHANGE = 25.0  # seconds for the rest
-# Calls at once. One owner has half of them at most (see ``limiter``).
+CHANGE = 25.0  # seconds for other calls
+# Concurrent calls. One owner has at most half of them (see ``limiter``).
 CALLS = 16
-SPARE = 4  # for what nobody asked for
+SPARE = 4  # for internal calls
 REGISTRY = PULLS = CAPTURES = 8
-STOPS = 64  # each waits as long as its container's grace period
-CHUNK = 64 * 1024  # bytes of a stream that are read at once
+STOPS = 64  # each lasts as long as its container's grace period
+CHUNK = 64 * 1024  # bytes of one read of a stream
 
-LOOK_AGAIN = (0.0, 0.3, 1.0)  # seconds; an answer cut off in the middle may come before its deed
+LOOK_AGAIN = (0.0, 0.3, 1.0)  # seconds; a broken answer may arrive before the engine has done its work
 LOOK_AWAY_EVERY = 0.5  # seconds; the engine may be restarting
-LOOK_UNTIL = 25.0  # seconds from the call's beginning
+LOOK_UNTIL = 25.0  # seconds from the start of the call
 
 _VERSION = re.compile(r"[0-9]+\.[0-9]+")
 _OTHER_VERSION = re.compile(rb"client version \S+ is too (?:new|old)")
-# No total: each call has its own bound. In a stream aiohttp does not count as silence the time in which nobody reads.
+# No total: each call has its own limit. In a stream, aiohttp does not count the time in which nothing reads.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT)
 
 log = structlog.get_logger(__name__)
@@ -71,7 +71,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An engine's address (``unix://``, ``tcp://``, ``ssh://``; None: the platform's socket) and its TLS settings."""
+    """An engine's address (``unix://``, ``tcp://``, ``ssh://``; None: the platform's socket) and TLS settings."""
 
     base_url: str | None
     tls: docker.tls.TLSConfig | None = None
@@ -96,19 +96,19 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """The address with its defaults, as the SDK spells it: ``http+unix://…``, ``http://…`` or ``https://…``."""
+        """The complete address as the SDK writes it: ``http+unix://…``, ``http://…`` or ``https://…``."""
         return str(docker.utils.parse_host(self.base_url, tls=self.tls is not None))
 
     @property
     def socket(self) -> Path | None:
-        """The engine's socket; None where it is reached over a network."""
+        """The engine's local socket; None if it is reached over a network."""
         if self.is_ssh:
             return None
         scheme, _, path = self.url.partition("://")
         return Path(path) if scheme.endswith("unix") else None
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS of ``DOCKER_CERT_PATH``; nothing of the environment's other certificates."""
+        """Return a context with the certificates of ``DOCKER_CERT_PATH``, and no others of the environment."""
         if self.tls is None or self.tls.cert is None:
             return None
         context = ssl.create_default_context(cafile=self.tls.ca_cert)
@@ -137,7 +137,7 @@ def _tls(environ: Mapping[str, str]) -> docker.tls.TLSConfig:
 
 
 class Body:
-    """The body of an answer, read as it comes: no faster than somebody takes it. A context that closes it."""
+    """The body of an answer, read in pieces; a slow reader slows the engine. Closed at the end of a ``with`` block."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -149,26 +149,26 @@ class Body:
         self.close()
 
     async def read(self) -> bytes:
-        """Return its next bytes; none at its end. May be cancelled, and called again."""
+        """Return the next bytes, empty at the end. May be cancelled and called again."""
         try:
             return await self._response.content.read(CHUNK)
         except Exception as error:  # whatever aiohttp raises becomes an error of ours
             raise translate(error) from error
 
     def close(self) -> None:
-        """Close the connection if anything of the body is left on it; again is fine."""
+        """Close the connection unless the body was read to its end; may be called again."""
         self._response.close()
 
 
 class Client:
-    """One engine. Nothing connects before the first call.
+    """A connection to one engine, opened at the first call.
 
-    ``away`` is the error to answer with while the engine is away, else None; ``suspected`` is set when a call was not
-    answered. ``Health`` looks after both.
+    ``away`` is the error to raise while the engine is away, else None. ``suspected`` is set when a call got no answer.
+    ``Health`` resets both.
 
     Args:
-        count: told of each call: its kind, its outcome (``ok``, ``refused``: the engine said no, ``timeout``, ``away``,
-            ``cancelled``: nobody waits for it any more), and its seconds.
+        count: called after each call with its kind, its outcome (``ok``, ``refused`` by the engine, ``timeout``,
+            ``away``, ``cancelled`` by the caller) and its seconds.
     """
 
     def __init__(self, endpoint: Endpoint, count: Count = lambda kind, outcome, seconds: None) -> None:
@@ -179,13 +179,13 @@ class Client:
         self._base = endpoint.url if endpoint.socket is None and self._tunnel is None else "http://docker"
         self._count = count
         self._session: aiohttp.ClientSession | None = None
-        self._version = ""  # of the API, as the engine last told it
-        self._bounds: set[asyncio.Timeout] = set()  # of the calls that are under way
+        self._version = ""  # of the API, from the engine's last answer to a ping
+        self._bounds: set[asyncio.Timeout] = set()  # of the calls in flight
         self._stopping = False
 
     @property
     def address(self) -> str | None:
-        """Where the SDK finds the engine."""
+        """The engine's address for the SDK."""
         return self._endpoint.base_url if self._tunnel is None else f"unix://{self._tunnel.socket}"
 
     @property
@@ -195,7 +195,7 @@ class Client:
     # -- requests --------------------------------------------------------------------------------------------------
 
     async def ping(self) -> None:
-        """Ask whether the engine is there, and for the version of its API: another one may have come back."""
+        """Ping the engine and store the version of its API, which an upgrade changes."""
         response = await self._request("GET", "/_ping")
         said = await _read(response)
         if response.status >= 500:
@@ -215,11 +215,11 @@ class Client:
     ) -> bytes:
         """Send a request and return its answer's body.
 
-        After a disconnect aiohttp sends a GET or DELETE again once, and never a POST.
+        After a disconnect, aiohttp repeats a GET or DELETE once, and never a POST.
 
         Args:
-            body: sent as JSON.
-            headers: only for this request.
+            body: the body, sent as JSON.
+            headers: additional headers.
         """
         return await _read(await self._answer(method, path, params, body, headers))
 
@@ -231,10 +231,10 @@ class Client:
         headers: Mapping[str, str] | None = None,
         silence: float | None = None,
     ) -> Body:
-        """Send a request and return its answer's body unread, to be closed.
+        """Send a request and return the unread body of its answer, which the caller closes.
 
         Args:
-            silence: seconds between two reads that bring something; None: no bound.
+            silence: the longest wait for the next bytes, in seconds; None: no limit.
         """
         return Body(await self._answer(method, path, params, None, headers, silence))
 
@@ -254,7 +254,7 @@ class Client:
         sent = dict(headers or {}) if data is None else {"Content-Type": "application/json", **(headers or {})}
         for is_last in (False, True):
             response = await self._request(method, f"/v{self._version}{target}", data, sent, silence)
-            if 200 <= response.status < 300 or response.status == HTTPStatus.NOT_MODIFIED:  # 304: it is so already
+            if 200 <= response.status < 300 or response.status == HTTPStatus.NOT_MODIFIED:  # 304: no change was needed
                 return response
             said = await _read(response)
             if is_last or response.status != HTTPStatus.BAD_REQUEST or not _OTHER_VERSION.search(said):
@@ -290,7 +290,7 @@ class Client:
             if self._tunnel is not None:
                 self._tunnel.start()
             socket = self._endpoint.socket if self._tunnel is None else self._tunnel.socket
-            # No limit: it would let a ping wait behind the logs that are followed, and no timeout bounds that wait.
+            # No limit: a ping would wait behind followed logs, and no timeout covers that wait.
             connector: aiohttp.BaseConnector = (
                 aiohttp.TCPConnector(ssl=self._endpoint.ssl_context() or True, limit=0)
                 if socket is None
@@ -304,13 +304,13 @@ class Client:
             )
         return self._session
 
-    # -- bounds ----------------------------------------------------------------------------------------------------
+    # -- limits ----------------------------------------------------------------------------------------------------
 
     async def bounded(self, call: Awaitable[T], within: float, kind: str, began: float | None = None) -> T:
-        """Await a call for that many seconds at most, and count it.
+        """Await a call for at most ``within`` seconds, and count it.
 
         Args:
-            began: when it began to wait for its turn; left out: now.
+            began: when it began to wait for a slot; default: now.
         """
         began = time.monotonic() if began is None else began
         outcome = "cancelled"
@@ -335,14 +335,14 @@ class Client:
             self._count(kind, outcome, time.monotonic() - began)
 
     def check(self) -> None:
-        """Raise at once where a call would be in vain."""
+        """Raise if a call cannot succeed: the engine is away, or quartermaster is stopping."""
         if self._stopping:
             raise EngineStopping(STOPPING)
         if self.away is not None:
             raise EngineUnreached(str(self.away))
 
     def suspect(self, error: EngineAway) -> None:
-        """Note that a call was not answered: believe it where nothing listens, else let ``Health`` find out now."""
+        """Note that a call got no answer; if nothing listens, the engine is away, else ``Health`` checks at once."""
         if self._stopping:
             return
         if isinstance(error, EngineUnreached):
@@ -350,19 +350,19 @@ class Client:
         self.suspected.set()
 
     def lose(self, error: EngineAway) -> None:
-        """Note that the engine is away."""
+        """Record that the engine is away."""
         if self.away is None:
             log.warning("engine_away", reason=str(error))
         self.away = error
 
     def find(self) -> None:
-        """Note that the engine is there."""
+        """Record that the engine answers."""
         if self.away is not None:
             log.info("engine_back")
         self.away = None
 
     def give_up(self) -> None:
-        """Wait for no answer any longer, and ask nothing more: quartermaster ends."""
+        """Fail all pending calls and refuse new ones, as quartermaster stops."""
         self._stopping = True
         now = asyncio.get_running_loop().time()
         for bound in self._bounds:
@@ -370,7 +370,7 @@ class Client:
                 bound.reschedule(now)
 
     async def close(self) -> None:
-        """Close all connections; who is waiting is told that the outcome is open."""
+        """Close all connections; pending calls fail, their outcome unknown."""
         self.give_up()
         if self._session is not None:
             await self._session.close()
@@ -386,13 +386,14 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 class Calls:
-    """Calls of one kind: so many at once, with a share for each owner, bounded and counted.
+    """Calls of one kind, with limits on their time and number, shared fairly between owners, and counted.
 
     Args:
-        kind: what they are counted as, where a call does not say it.
-        slots: how many run at once.
-        spare: slots for calls that have no owner.
-        suspects: whether a call without an answer says that the engine may be away. A registry's silence does not.
+        client: sends the requests.
+        kind: the kind for the metrics, unless a call names another.
+        slots: the number of concurrent calls.
+        spare: additional slots for calls without an owner.
+        suspects: whether a call without an answer means that the engine may be away; not so if a registry is slow.
     """
 
     def __init__(self, client: Client, kind: str, slots: int, spare: int = 0, suspects: bool = True) -> None:
@@ -402,15 +403,16 @@ class Calls:
         self._suspects = suspects
 
     async def call(self, send: Callable[[], Awaitable[T]], within: float, kind: str = "") -> T:
-        """Make a call when it has a slot.
+        """Wait for a slot, then make a call.
 
         Args:
             send: makes the request.
-            within: seconds, from when it has its slot.
+            within: the time limit in seconds, not counting the wait for a slot.
+            kind: the kind for the metrics, if another than that of all.
 
         Raises:
-            HttpError: what the engine answered, or that it did not.
-            TooManyCalls: it had no slot in time, and was not sent.
+            HttpError: the engine refused, or did not answer.
+            TooManyCalls: no slot was free in time; nothing was sent.
         """
         self.client.check()
         began = time.monotonic()
@@ -426,17 +428,18 @@ class Calls:
             give_back()
 
     async def listing(self, path: str, filters: Mapping[str, Sequence[str]] | None = None, **params: str) -> bytes:
-        """GET a listing and return it undecoded.
+        """GET a listing and return its JSON.
 
         Args:
-            filters: Docker's own.
+            path: of the listing.
+            filters: Docker's filters.
         """
         if filters:
             params["filters"] = json.dumps(filters)
         return await self.call(lambda: self.client.send("GET", path, params), LISTING, "list")
 
     async def inspect(self, path: str) -> Json | None:
-        """GET what is there; None where Docker knows of no such thing."""
+        """GET one object; None if it does not exist."""
         try:
             return decode(await self.call(lambda: self.client.send("GET", path), LISTING, "inspect"), Json)
         except NotFound:
@@ -447,20 +450,20 @@ class Calls:
             raise
 
     async def change(self, method: str, path: str, body: object = None, **params: str) -> None:
-        """Make a call that may be sent twice: once more where the connection broke."""
+        """Make a call that is safe to repeat; repeat it once if the connection broke."""
 
         async def send() -> bytes:
             try:
                 return await self.client.send(method, path, params, body)
             except EngineAway as error:
-                if method != "POST" or not broken_off(error):  # aiohttp has sent all but a POST again
+                if method != "POST" or not broken_off(error):  # aiohttp repeats all methods but POST
                     raise
             return await self.client.send(method, path, params, body)
 
         await self.call(send, CHANGE, "change")
 
     async def remove(self, method: str, path: str, **params: str) -> None:
-        """Make a call that ends something; that it is gone already is success."""
+        """Make a call that removes something; if it does not exist, that is success."""
         with contextlib.suppress(NotFound):
             await self.change(method, path, **params)
 
@@ -472,10 +475,13 @@ class Calls:
         headers: Mapping[str, str] | None = None,
         **params: str,
     ) -> str:
-        """Create something, once, and return its id; where the answer was lost, find out before saying anything.
+        """Create an object once and return its id; if the answer was lost, look for the object.
 
         Args:
-            find: looks for what the call has made.
+            path: of the call.
+            body: the object.
+            find: returns the id of the object if it exists.
+            headers: additional headers.
         """
         until = time.monotonic() + LOOK_UNTIL
         try:
@@ -489,19 +495,19 @@ class Calls:
             if not outcome_open(error):
                 raise
             log.warning("engine_outcome_open", reason=str(error))
-            with acting_for(None):  # no queue of its owner's may keep what was made from being found
+            with acting_for(None):  # the search must not wait in its owner's queue
                 found = await _look_for(find, until)
             if found is None:
                 raise
             return found
 
     def give_up(self) -> None:
-        """Let nobody wait for a slot any longer."""
+        """Fail all calls that wait for a slot."""
         self._limiter.refuse(lambda: EngineStopping(STOPPING))
 
 
 def segment(name: str) -> str | None:
-    """A name or id as a part of a path; None where it is nobody's: Docker would redirect to another path."""
+    """Quote a name or id for a path; return None if no object can have it, as Docker would redirect the request."""
     return None if "/" in name or name in ("", ".", "..") else quote(name, safe="")
 
 
@@ -509,7 +515,7 @@ def decode(body: bytes, kind: type[T]) -> T:
     """Decode JSON.
 
     Raises:
-        EngineRefused: it is none, or of another kind: whatever answers there is no engine.
+        EngineRefused: it is not JSON, or of another type, so the server is no Docker engine.
     """
     try:
         return msgspec.json.decode(body, type=kind)
@@ -518,7 +524,7 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 async def _look_for(find: Callable[[], Awaitable[str | None]], until: float) -> str | None:
-    """What ``find`` finds, asked a few times; while the engine is away, until the caller has waited long enough."""
+    """Call ``find`` a few times and return its result; while the engine is away, keep trying until ``until``."""
     pauses = list(LOOK_AGAIN)
     while pauses:
         await asyncio.sleep(pauses[0])

@@ -1,4 +1,4 @@
-"""The containers of this engine, and which of them this process runs in."""
+"""Containers of this engine, among them the one that this process runs in."""
 
 from __future__ import annotations
 
@@ -19,37 +19,40 @@ from .labels import MANAGED, RUN
 Json = dict[str, Any]
 
 STOP_GRACE = 10  # seconds between SIGTERM and SIGKILL, Docker's own default
-MANY_IMAGES = 1000
+MANY_IMAGES = 1000  # entries of the cache of nonces
 
 # The engine mounts three files of the container's own folder into every container, on any cgroup version.
 _MOUNT = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
 
 
 class Containers:
-    """What this engine runs beside the swarm. Methods raise ``HttpError`` s; belongs to the event loop."""
+    """Plain containers of this engine. Methods raise ``HttpError``; belongs to the event loop."""
 
     def __init__(self, calls: Calls, stops: Calls, registry: Registry, images: Images) -> None:
         self._calls = calls
         self._stops = stops
         self._registry = registry
         self._images = images
-        self._nonces: dict[str, str | None] = {}  # by the id of an image, which never changes
+        self._nonces: dict[str, str | None] = {}  # by image id: the content of an id never changes
 
     async def prepare(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> None:
-        """Check the credentials, and have the image that the registry has now where ``pull`` is ``always``.
+        """Check the credentials; if ``pull`` is ``always``, pull the image that the registry has now.
 
         Args:
-            warnings: takes that the registry could not tell or give it, and what is there is used.
+            image: the reference.
+            credentials: for the registry, or None.
+            pull: the pull policy.
+            warnings: receives a warning if the local image is used, as the registry did not answer.
 
         Raises:
-            RegistryRefused: the credentials are wrong, or the registry did not give the image with them.
+            RegistryRefused: the credentials are wrong, or the image could not be pulled with them.
         """
         if credentials is None and pull != "always":
             return
         pinned = Reference.parse(await self._registry.pin(image, credentials, pull, warnings))
         if pull != "always" or pinned.digest is None or Reference.parse(image).digest:
             return
-        for _ in range(2):  # a pull that was under way already may bring what was there before
+        for _ in range(2):  # a pull that had begun before may bring an older image
             there = await self._calls.inspect(image_path(image))
             if there is not None and any(each.endswith(f"@{pinned.digest}") for each in there["RepoDigests"] or ()):
                 return
@@ -58,15 +61,15 @@ class Containers:
             except RegistryRefused as error:
                 if there is None or credentials is not None:
                     raise
-                warnings.append(f"pull_policy: what is there already is used: {error}")
+                warnings.append(f"pull_policy: the local image is used: {error}")
                 return
 
     async def create(self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy) -> str:
-        """Create and start a container, its image pulled if it is missing and may be; return its id.
+        """Create and start a container and return its id; pull its image if it is missing.
 
         Raises:
-            BadRequest: the image is not there, and ``pull`` is ``never``.
-            RegistryRefused: the image could not be had.
+            BadRequest: the image is missing and ``pull`` is ``never``.
+            RegistryRefused: the image could not be pulled.
             Conflict: the name is taken.
         """
         try:
@@ -82,34 +85,34 @@ class Containers:
         return container_id
 
     async def start(self, container_id: str) -> None:
-        """Start what was created; one that cannot start is removed.
+        """Start a created container; remove it if it cannot start.
 
         Raises:
-            BadRequest: its command or working directory is not there.
+            BadRequest: its command or working directory does not exist.
         """
         try:
             await self._calls.change("POST", f"/containers/{container_id}/start")
         except HttpError as error:
             await self.remove(container_id)
-            if isinstance(error, NotFound):  # of its command or working directory, not of the container
+            if isinstance(error, NotFound):  # Docker means its command or working directory
                 raise BadRequest(f"the container could not start: {error}") from error
             raise
 
     async def container(self, name_or_id: str) -> Json | None:
-        """The container of exactly this id or name, whoever started it; None where there is none."""
+        """Return the container with exactly this id or name, also one that quartermaster did not start, or None."""
         name = segment(name_or_id)
         found = await self._calls.inspect(f"/containers/{name}/json") if name else None
-        # Docker takes a prefix of an id for it as well.
+        # Docker also accepts a prefix of an id.
         names = (found.get("Id"), found.get("Name", "").removeprefix("/")) if found else ()
-        return await self._in_its_own_name(found) if found and name_or_id in names else None
+        return await self._without_image_labels(found) if found and name_or_id in names else None
 
     async def containers(self) -> Sequence[Json]:
-        """Those that quartermaster started, as Docker lists them: ``Id`` and ``State`` among what it says."""
+        """Return the containers that quartermaster started, as Docker lists them."""
         said = await self._calls.listing("/containers/json", {"label": [f"{MANAGED}=true"]}, all="1")
         return decode(said, list[Json])
 
     async def stop(self, container_id: str) -> None:
-        """Send its stop signal, and SIGKILL after its grace period; that it has ended already is success."""
+        """Send its stop signal, then SIGKILL after its grace period; if it has ended, that is success."""
         raw = await self.container(container_id)
         if raw is None or not raw["State"]["Running"]:
             return
@@ -118,13 +121,13 @@ class Containers:
             await self._stops.call(lambda: self._calls.client.send("POST", f"/containers/{container_id}/stop"), within)
 
     async def remove(self, container_id: str) -> None:
-        """Remove it, at once; that it is gone already is success."""
+        """Kill and remove it; if it does not exist, that is success."""
         await self._calls.remove("DELETE", f"/containers/{container_id}", force="1", v="1")
 
-    async def _in_its_own_name(self, raw: Json) -> Json:
-        """A container as inspected, without labels of ours that it only has from its image.
+    async def _without_image_labels(self, raw: Json) -> Json:
+        """Return the container without ``io.qmaster.*`` labels that come from its image.
 
-        Docker does not tell them apart. What quartermaster starts has a nonce, which no image knew before.
+        Docker does not tell them apart. A container that quartermaster started has a nonce that its image lacks.
         """
         labels = raw["Config"].get("Labels") or {}
         if MANAGED not in labels or (RUN in labels and labels[RUN] != await self._nonce_of_image(raw["Image"])):
@@ -133,7 +136,7 @@ class Containers:
         return {**raw, "Config": {**raw["Config"], "Labels": own}}
 
     async def _nonce_of_image(self, image_id: str) -> str | None:
-        """What an image says in the place of a run's nonce; of one that is gone nothing, until it is there again."""
+        """Return an image's value of the nonce label, None if it has none or does not exist."""
         if image_id not in self._nonces:
             image = await self._calls.inspect(image_path(image_id))
             if image is None:
@@ -153,7 +156,7 @@ class Containers:
 
 
 def own_container_id(mountinfo: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """The id of the container that this process runs in; None outside of one."""
+    """Return the id of the container that this process runs in, or None."""
     try:
         found = _MOUNT.search(mountinfo.read_text(encoding="utf-8", errors="replace"))
     except OSError:

@@ -27,8 +27,8 @@ from ..models.credentials import hide
 
 log = structlog.get_logger(__name__)
 
-# An engine quotes what was sent: a name, an image, a command. So each of these has to be where the engine's own words
-# are, at the beginning, and is only looked for in an answer that may say so.
+# An engine's message may quote the request: a name, an image, a command. So these match only at the beginning, where
+# the engine's own words are, and only in answers that can have them.
 _RPC = r"(?:rpc error: code = \w+ desc = )?"
 NO_LEADER = re.compile(
     r"rpc error: code = (?:DeadlineExceeded|Unavailable) desc = "
@@ -44,7 +44,8 @@ AMBIGUOUS = re.compile(
     rf"{_RPC}(?:multiple IDs found with provided prefix|(?:network|node|secret|service|task) \S+ is ambiguous \()",
     re.IGNORECASE,
 )
-SWARM = frozenset({"configs", "info", "networks", "nodes", "secrets", "services", "swarm", "tasks"})  # first in a path
+# The first segments of paths that the swarm answers.
+SWARM = frozenset({"configs", "info", "networks", "nodes", "secrets", "services", "swarm", "tasks"})
 _VERSION = re.compile(r"v[0-9.]+")
 _REFUSED = "the Docker engine refused: "
 SWARM_TROUBLE = (HTTPStatus.NOT_ACCEPTABLE, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -56,11 +57,11 @@ AWAY = "the Docker engine is away: nothing answers at its address; start it, or 
 
 LATE = "the Docker engine did not answer in time; try again"
 
-STOPPING = "quartermaster is stopping: what was asked may yet be done; ask again when it is back"
+STOPPING = "quartermaster is stopping: the request may still be carried out; try again when it is back"
 
 NO_SWARM = "this engine is not a swarm manager: run 'docker swarm init' on it, or join it to a swarm as a manager"
 WORKER = "this engine is a swarm worker, not a swarm manager: run quartermaster on a manager"
-# Each of these has a swarm whose state 'docker swarm init' or 'leave' would destroy.
+# In each of these cases 'docker swarm init' or 'leave' would destroy the state of a swarm.
 LOCKED = "this swarm manager is locked: run 'docker swarm unlock' on it"
 JOINING = "this engine is joining its swarm or starting its manager: wait, and see 'docker node ls' on another manager"
 EXPIRED = "this engine's swarm certificates have expired: see 'docker info' on it, then join it to its swarm again"
@@ -74,7 +75,7 @@ _SWARM_WORDS = (  # moby's daemon/cluster errors
 
 
 class EngineUnreached(EngineAway):
-    """Nothing was sent: there is no engine to connect to."""
+    """Nothing was sent: the engine cannot be connected to."""
 
 
 class EngineStopping(EngineUnreached):
@@ -82,21 +83,21 @@ class EngineStopping(EngineUnreached):
 
 
 class EngineBusy(EngineUnavailable):
-    """It answers, but not with what was asked: the swarm has no leader, or it is starting."""
+    """The engine cannot answer now: the swarm has no leader, or the engine is starting."""
 
 
 class EngineTimeout(EngineAway):
-    """What was asked may have been done, or may be yet."""
+    """No answer came in time: the request may have been carried out, or may still be."""
 
 
 class NotOfEngine(EngineRefused):
-    """It cannot do this: its log driver keeps nothing that could be read, for one."""
+    """The engine does not support the request, such as to read the logs of some log drivers."""
 
 
 def translate(error: BaseException) -> HttpError:
-    """Return the error to tell a caller, for whatever a request to the engine raised.
+    """Return our error for any exception of a request to the engine.
 
-    Only an error of connecting means that nothing was sent; after any other what was asked may have been done.
+    Only a failure to connect means that nothing was sent. After any other, the request may have been carried out.
     """
     if isinstance(error, HttpError):
         return error
@@ -104,7 +105,7 @@ def translate(error: BaseException) -> HttpError:
         return EngineUnreached(_no_connection(error))
     if isinstance(error, TimeoutError):
         return EngineTimeout(LATE)
-    if isinstance(error, aiohttp.ClientResponseError):  # no HTTP, or a header over 8,190 bytes: never Docker's own 400
+    if isinstance(error, aiohttp.ClientResponseError):  # not HTTP, or a header over 8,190 bytes: never Docker's own 400
         return _not_understood(error)
     if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
         return EngineAway("the Docker engine closed the connection; try again")
@@ -126,31 +127,37 @@ def _not_understood(error: BaseException) -> EngineRefused:
 
 
 def outcome_open(error: HttpError) -> bool:
-    """Whether what was asked may have been done: no answer came, or a 5xx, which may mean *created*."""
+    """Return whether the request may have been carried out: no answer came, or a 5xx, which may mean *created*."""
     return isinstance(error, EngineAway | EngineBusy | EngineRefused) and not isinstance(error, EngineUnreached)
 
 
 def is_ambiguous(error: HttpError) -> bool:
-    """Whether what was asked for is no name or whole id, but the beginning of several ids: 400 or 500."""
+    """Return whether the engine refused a prefix that several ids share (400 or 500)."""
     said = str(error).removeprefix(_REFUSED)
     return isinstance(error, BadRequest | EngineRefused) and AMBIGUOUS.match(said) is not None
 
 
 def broken_off(error: HttpError) -> bool:
-    """Whether the connection broke: an old one, perhaps, that the engine had closed meanwhile."""
+    """Return whether the connection broke, as an idle one does if the engine has closed it."""
     return isinstance(error, EngineAway) and not isinstance(error, EngineUnreached | EngineTimeout)
 
 
 def refused(status: int, body: bytes, asked_with: Mapping[str, str], path: str = "") -> HttpError:
-    """Return the error for an answer that is none of 2xx, to a request of this path with these headers.
+    """Return the error for an answer that is not 2xx.
 
-    The credentials that were sent are hidden in it.
+    The message does not show the credentials that were sent.
+
+    Args:
+        status: of the answer.
+        body: of the answer.
+        asked_with: the headers of the request.
+        path: of the request.
     """
     words = body.decode(errors="replace")
     with contextlib.suppress(msgspec.MsgspecError):
         words = msgspec.json.decode(words, type=_Refusal).message
     said = hide(" ".join(words.split()), asked_with.get("X-Registry-Auth", ""))[:MAX_DETAIL]
-    error = _meant(status, said or f"status {status}, without a word", path)
+    error = _meant(status, said or f"status {status} without a message", path)
     error.of_engine = True
     return error
 
@@ -177,7 +184,7 @@ def _meant(status: int, said: str, path: str) -> HttpError:
 
 
 def _of_swarm(said: str) -> EngineUnavailable | None:
-    """The swarm's own trouble, in these words of the engine; None where they are of something else."""
+    """Return the error if the message is about the swarm itself, else None."""
     if NOT_A_MANAGER.match(said):
         return NotAManager(_manager_hint(said))
     if NO_LEADER.match(said):
@@ -186,18 +193,18 @@ def _of_swarm(said: str) -> EngineUnavailable | None:
 
 
 def _asks_the_swarm(path: str) -> bool:
-    """Whether an answer to this path may be the swarm's; a path that is not known may be any."""
+    """Return whether the swarm answers this path; an unknown path ("") may be any."""
     first, *rest = path.removeprefix("/").split("/")
     return (rest[0] if rest and _VERSION.fullmatch(first) else first) in {"", *SWARM}
 
 
 def _manager_hint(said: str) -> str:
-    """What to do where a call was refused as the engine is no manager."""
+    """Return what to do if a call was refused because the engine is not a manager."""
     return next((hint for words, hint in _SWARM_WORDS if words.search(said)), NO_SWARM)
 
 
 def manager_trouble(swarm: Mapping[str, Any]) -> str | None:
-    """What to do where the ``Swarm`` of an engine's ``/info`` says that it is no manager; None where it is one."""
+    """Return what to do if ``Swarm`` of an engine's ``/info`` shows that it is not a manager; None if it is one."""
     if swarm.get("ControlAvailable"):
         return None
     state, error = swarm.get("LocalNodeState") or "inactive", swarm.get("Error") or ""

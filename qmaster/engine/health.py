@@ -1,4 +1,4 @@
-"""Whether the engine is there and a manager, asked again and again. Belongs to the event loop."""
+"""Periodic check that the engine answers and is a swarm manager. Belongs to the event loop."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .client import LISTING, Client, decode
 from .errors import manager_trouble
 
 PING_EVERY = 2.0  # seconds
-PING_AWAY_EVERY = 0.3
-INFO_EVERY = 20.0  # a manager is rarely demoted, and ``/info`` costs the engine ten pings
+PING_AWAY_EVERY = 0.3  # seconds
+INFO_EVERY = 20.0  # seconds; a manager is rarely demoted, and ``/info`` costs as much as ten pings
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 class Health:
     """Watches the engine.
 
-    ``node_id`` is its node in the swarm, once known.
+    ``node_id`` is the id of its swarm node, None until known.
     """
 
     def __init__(self, client: Client) -> None:
@@ -34,11 +34,11 @@ class Health:
 
     @property
     def trouble(self) -> HttpError | None:
-        """Why no service can be started: the engine is away, or no manager; None where all is well."""
+        """Why no service can be started (the engine is away, or is not a manager), else None."""
         return self._client.away or self._trouble
 
     async def watch(self) -> None:
-        """Ask again and again, until cancelled."""
+        """Check the engine periodically until cancelled."""
         suspected = self._client.suspected
         while True:
             suspected.clear()

@@ -1,4 +1,4 @@
-"""Images: what a registry says of one, asked through the engine as often as ``pull_policy`` says; and pulls."""
+"""Images: digests from the registry, asked through the engine and cached by ``pull_policy``; and pulls."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .client import CHANGE, LISTING, Calls, decode
 from .errors import EngineBusy, EngineTimeout
 
 PULL_WITHIN = 600.0  # seconds
-# Seconds between two lines of progress: 26.1 with the containerd image store says nothing while it unpacks (measured).
+# Seconds between two lines of progress: 26.1 with the containerd image store sends none while it unpacks (measured).
 SILENCE = 120.0
-KEPT = 60.0  # seconds that an answer, or a silence, is believed
+KEPT = 60.0  # seconds that an answer, or the lack of one, is cached
 MAX_KEPT = 1000
 
 _DENIED = re.compile(
@@ -34,14 +34,14 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _MISSING = re.compile(r"manifest unknown|not found|name unknown|no such|(?<![:.\d])404\b", re.IGNORECASE)
-_QUOTED = re.compile(r'"[^"]*"|(?<![^\s"])[^\s"/]*/\S*')  # a URL or a reference: it holds a name that a caller chose
+_QUOTED = re.compile(r'"[^"]*"|(?<![^\s"])[^\s"/]*/\S*')  # a URL or a reference: it has a name that a caller chose
 
 
 @dataclass(frozen=True)
 class Answer:
-    """``digest`` is set where the registry told one; ``said`` are its words, or the engine's, where it did not.
+    """A registry's answer. ``digest`` is set if it gave one, else ``said`` has its message, or the engine's.
 
-    ``last`` is the digest that a silent registry told within the minute before: credentials were right then.
+    ``last`` is the digest that a silent registry gave in the minute before; the credentials were right then.
     """
 
     kind: Literal["digest", "missing", "denied", "silent"]
@@ -54,7 +54,8 @@ class Registry:
     """Digests of images, and whether credentials are right. Belongs to the event loop.
 
     Args:
-        calls: for these questions alone, so that a slow registry holds up nobody else.
+        calls: slots for registry requests only, so that a slow registry delays no other call.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, calls: Calls, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,7 +63,7 @@ class Registry:
         self._clock = clock
         self._salt = os.urandom(16)
         self._kept: OrderedDict[bytes, tuple[float, Answer]] = OrderedDict()
-        # An owner's own: another's question would wait in the queue of whoever asked first.
+        # Separate for each owner: a shared request would wait in the queue of the owner who made it.
         self._open: dict[tuple[str | None, bytes], asyncio.Task[Answer]] = {}
 
     async def pin(
@@ -72,11 +73,14 @@ class Registry:
         pull: PullPolicy = "missing",
         warnings: list[str] | None = None,
     ) -> str:
-        """The image with the digest that the registry has for it; as it is, where none is told.
+        """Return the image with its digest from the registry, or unchanged if the registry gives none.
 
         Args:
-            pull: ``always`` wants the digest of now, ``missing`` one of the last minute; ``never`` asks nobody.
-            warnings: takes that ``always`` was in vain.
+            image: the reference.
+            credentials: for the registry, or None.
+            pull: ``always`` asks for the current digest, ``missing`` accepts one of the last minute, ``never`` sends
+                no request.
+            warnings: receives a warning if ``always`` got no digest.
 
         Raises:
             RegistryRefused: credentials were given, and the registry refused them or did not answer.
@@ -88,23 +92,23 @@ class Registry:
         fresh = pull == "always" and not reference.digest
         answer = await self._once(self._key(image, header), lambda: self._ask(image, header), fresh)
         if header is not None:
-            _require_welcome(reference.domain, answer)
+            _require_accepted(reference.domain, answer)
         if fresh and not answer.digest and warnings is not None:
             warnings.append(_not_fresh(reference.domain, answer))
         digest = answer.digest if fresh else answer.digest or answer.last
         return f"{image}@{digest}" if digest and not reference.digest else image
 
     def _key(self, image: str, header: str | None) -> bytes:
-        """A salted digest: credentials are not kept, not even in memory."""
+        """Return a salted digest, so that the cache does not hold credentials."""
         return hashlib.blake2b(f"{image}\0{header or ''}".encode(), key=self._salt).digest()
 
     async def _once(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, Answer]], fresh: bool) -> Answer:
-        """Ask once for all that want to know it now; what was told before counts for a while.
+        """Return a cached answer, or send one request for all that ask at the same time.
 
         Args:
-            key: of the answer.
-            ask: asks the registry.
-            fresh: whether only an answer counts that comes from now on; a silence is believed all the same.
+            key: the key of the answer.
+            ask: sends the request to the registry.
+            fresh: accept no cached answer, except that the registry is silent.
         """
         kept = self._kept.get(key)
         told = kept[1] if kept is not None and kept[0] >= self._clock() else None
@@ -112,7 +116,7 @@ class Registry:
             return told
         mine = (limiter.owner(), key)
         task = self._open.get(mine)
-        if task is None:  # no await up to here: an owner's calls that come while its question is open share the answer
+        if task is None:  # no await up to here, so an owner's calls at one time share the request
             task = self._open[mine] = asyncio.create_task(self._answered(key, ask, told))
             task.add_done_callback(lambda _: self._open.pop(mine, None))
         return await asyncio.shield(task)
@@ -138,7 +142,7 @@ class Registry:
             digest = decode(said, _Distribution).descriptor.digest
         except (EngineTimeout, EngineBusy) as error:
             return Answer("silent", said=str(error))
-        except (EngineAway, TooManyCalls):  # the engine's silence is not the registry's, and our queue is nobody's
+        except (EngineAway, TooManyCalls):  # not the registry's failure, but the engine's or our own queue's
             raise
         except HttpError as error:
             return _failure(str(error), image)
@@ -154,9 +158,9 @@ class _Distribution(msgspec.Struct, rename={"descriptor": "Descriptor"}):
 
 
 def _failure(said: str, image: str) -> Answer:
-    """What the registry's words mean, whatever the image is called."""
+    """Classify the registry's message, ignoring the name of the image in it."""
     reference = Reference.parse(image)
-    short = reference.path.removeprefix("library/")  # with a domain or a path it holds a slash
+    short = reference.path.removeprefix("library/")  # with a domain or a path it has a slash
     words = _QUOTED.sub(" ", said)
     for end in (f":{reference.tag or 'latest'}", f"@{reference.digest}"):
         words = words.replace(short + end, " ")
@@ -169,10 +173,10 @@ def _failure(said: str, image: str) -> Answer:
 
 def _not_fresh(domain: str, answer: Answer) -> str:
     why = {"missing": "has no such image", "denied": "refused the image"}.get(answer.kind, "did not answer")
-    return f"pull_policy: the registry {domain} {why}, so what is there already is used: {answer.said}"
+    return f"pull_policy: the registry {domain} {why}, so the local image is used: {answer.said}"
 
 
-def _require_welcome(domain: str, answer: Answer) -> None:
+def _require_accepted(domain: str, answer: Answer) -> None:
     if answer.kind == "denied":
         raise RegistryRefused(f"the registry {domain} refused the credentials in auth: {answer.said}")
     if answer.kind == "silent" and not answer.last:
@@ -183,7 +187,7 @@ class Images:
     """Pulls. Belongs to the event loop.
 
     Args:
-        calls: for pulls alone, so that a large image holds up nobody else.
+        calls: slots for pulls only, so that a large image delays no other call.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -191,12 +195,12 @@ class Images:
         self._pulling: dict[tuple[str | None, str, str], asyncio.Task[None]] = {}
 
     async def pull(self, image: str, credentials: Credentials | None) -> None:
-        """Pull an image; an owner's calls for the same one with the same credentials wait for one pull.
+        """Pull an image. An owner's calls with the same image and credentials share one pull.
 
-        Not another owner's: it would wait in the queue of whoever came first. Docker itself fetches no layer twice.
+        Owners do not share: a shared pull would wait in the queue of the first. Docker itself fetches a layer once.
 
         Raises:
-            RegistryRefused: the registry did not give it.
+            RegistryRefused: the image could not be pulled.
         """
         header = credentials.header() if credentials else ""
         key = (limiter.owner(), image, header)
@@ -211,16 +215,16 @@ class Images:
         try:
             await self._calls.call(lambda: self._read(image, header), PULL_WITHIN)
         except EngineTimeout as error:
-            # With its containerd image store an engine waits for a frozen registry without end (measured on 28.5).
+            # With the containerd image store an engine waits for a frozen registry for ever (measured on 28.5).
             raise _refused(image, "no answer came in time") from error
 
     async def _read(self, image: str, header: str) -> None:
-        """Docker's ``POST /images/create``: its failures come as a line of a stream that began with 200."""
+        """Call ``POST /images/create``, which reports a failure as a line of a stream that began with 200."""
         reference = Reference.parse(image)
         params = {"fromImage": reference.name, "tag": reference.digest or reference.tag or "latest"}
         headers = {"X-Registry-Auth": header} if header else {}
         try:
-            async with asyncio.timeout(CHANGE):  # for the registry's first word
+            async with asyncio.timeout(CHANGE):  # until the registry's first answer
                 body = await self._calls.client.open("POST", "/images/create", params, headers, SILENCE)
         except HttpError as error:
             if not error.of_engine or isinstance(error, EngineUnavailable):
@@ -237,7 +241,7 @@ class Images:
 
 
 def image_path(image: str) -> str:
-    """Where an image of this engine is inspected."""
+    """Return the path to inspect a local image."""
     return f"/images/{quote(image, safe='/:')}/json"
 
 

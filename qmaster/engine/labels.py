@@ -1,4 +1,4 @@
-"""Every label by which quartermaster knows its own in the swarm."""
+"""The labels that quartermaster sets on services and containers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ..models.requests import LABEL_PREFIX
 OWNER = LABEL_PREFIX + "owner"
 MANAGED = LABEL_PREFIX + "managed"
 END = LABEL_PREFIX + "end"
-STOPPED, TIMED_OUT = "stopped", "timeout"  # its values
+STOPPED, TIMED_OUT = "stopped", "timeout"  # values of ``END``
 TIMEOUT = LABEL_PREFIX + "timeout"
 TTL = LABEL_PREFIX + "ttl"
 BODY = LABEL_PREFIX + "body"

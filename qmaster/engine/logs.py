@@ -1,9 +1,8 @@
-"""Logs: Docker's stream of messages, parsed; and the output of a task or container, read with bounds.
+"""Logs: Docker's stream of messages, parsed; and captures, the end of the output of a task or container.
 
-Without a TTY the stream has frames with an 8-byte header, with one it is the bytes as they are. The order in a message
-is Docker's own (moby, ``api/server/httputils/write_log_stream.go``): the time and a space where timestamps were asked
-for, the details and a space where those were, then what the job wrote. With timestamps a frame and a TTY's line cannot
-be mistaken for each other: their first bytes differ.
+Without a TTY the stream has frames with an 8-byte header; with a TTY it is the raw bytes. A message has, in this order
+(moby, ``api/server/httputils/write_log_stream.go``): the time and a space if timestamps were asked for, the details and
+a space if details were, then the output. With timestamps, the first byte tells frames from raw bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Source = Literal["stdout", "stderr", "engine"]
 
 PART = 16 * 1024  # bytes that Docker keeps as one message; a longer line comes in parts
 MAX_FRAME = 4 * 1024 * 1024  # bytes; a log driver's message may have 1 MB
-# In swarmkit's words (manager/logbroker): one of ``engine`` that says that a node is not there.
+# Swarmkit's message (manager/logbroker) that a node cannot be reached; its source is ``engine``.
 UNREACHED = re.compile(r"node (\S+) (?:is not available|disconnected unexpectedly)")
 
 _SOURCES: tuple[Source, ...] = ("stdout", "stdout", "stderr", "engine")
@@ -39,21 +38,21 @@ _STAMP_SIZE = 36  # bytes at most
 _DETAIL = re.compile(rb"(?:[^=, ]+=[^=, ]*(?:,[^=, ]+=[^=, ]*)*)? ")
 _NODE, _TASK = "com.docker.swarm.node.id", "com.docker.swarm.task.id"
 
-FEW = 5000  # messages asked for first: nearly always enough
-ALONE = 5.0  # seconds for the stream that had little among them
-FIRST_WORD = 8.0  # seconds for the first byte: a node that was cut off is not refused, it is silent (measured on 20.10)
-SILENT = "the task's node says nothing of its log; try again"
+FEW = 5000  # messages of the first read: nearly always enough
+ALONE = 5.0  # seconds for the read of one stream alone
+FIRST_BYTE = 8.0  # seconds; a node that was cut off is not reported, it is silent (measured on 20.10)
+SILENT = "the task's node did not send its log in time; try again"
 
 
-MAX_READERS = 64  # as many as the API lets in: who comes past it is bounded here
+MAX_READERS = 64  # logs; the API has the same limit, this one also covers other callers
 BATCH_EVERY = 0.01  # seconds
 
 
 class Message(NamedTuple):
-    """One message of a log; of ``engine`` are Docker's own words about it, which have no time.
+    """One message of a log; the source ``engine`` marks Docker's own messages about the log, which have no time.
 
-    ``time`` is RFC 3339 with nanoseconds; ``data`` a line with its newline, or a part of one without. ``node`` and
-    ``task`` are ids, where details were asked for.
+    ``time`` is RFC 3339 with nanoseconds. ``data`` is a line with its newline, or part of a line without. ``node`` and
+    ``task`` are ids, if details were asked for.
     """
 
     time: str
@@ -64,24 +63,24 @@ class Message(NamedTuple):
 
 
 class Parser:
-    """Takes a stream in pieces, cut anywhere; it was asked for with timestamps.
+    """Parser of a log stream with timestamps, fed with chunks of any size.
 
     Args:
-        details: whether it was asked for with details.
+        details: whether details were asked for.
     """
 
     def __init__(self, details: bool = False) -> None:
         self._details = details
         self._rest = b""
         self._framed: bool | None = None
-        self._last = ""  # the time of the part before
+        self._last = ""  # the time of the previous message
         self._known: tuple[bytes, str | None, str | None] = (b"", None, None)
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
-        """The messages that this piece completes.
+        """Yield the messages that this chunk completes.
 
         Raises:
-            ValueError: this is no log.
+            ValueError: the stream is not a log.
         """
         data = self._rest + chunk if self._rest else chunk
         if self._framed is None and data:
@@ -95,13 +94,13 @@ class Parser:
             self._rest = data[at:]
 
     def end(self) -> Iterator[Message]:
-        """What is left when the stream has ended: of a TTY a line that is not finished; a frame cut off is dropped."""
+        """Yield the rest at the end of the stream: an unfinished line of a TTY. An incomplete frame is dropped."""
         if self._rest and not self._framed:
             rest, self._rest = self._rest, b""
             yield self._read(rest)
 
     def _complete(self, data: bytes, at: int) -> int:
-        """How many bytes the next message has; 0 where not all are there."""
+        """Return the size of the next message in bytes; 0 if it is incomplete."""
         return _frame_size(data, at) if self._framed else _line_size(data, at)
 
     def _read(self, raw: bytes) -> Message:
@@ -113,13 +112,13 @@ class Parser:
         if source == "engine" or raw.startswith(b"Error grabbing logs: "):
             return Message("", "engine", raw)
         stamp = _STAMP.match(raw)
-        if stamp is None:  # the middle of a TTY's line that was too long to wait for its end
+        if stamp is None:  # part of a TTY's line that was too long to wait for its end
             return Message(self._last, source, raw)
         self._last = stamp[0][:-1].decode()
         at = stamp.end()
         if not self._details:
             return Message(self._last, source, raw[at:])
-        details, node, task = self._known  # nearly always those of the message before
+        details, node, task = self._known  # nearly always those of the previous message
         if not details or not raw.startswith(details, at):
             found = _DETAIL.match(raw, at)
             if found is None:
@@ -129,7 +128,7 @@ class Parser:
 
 
 def _origin(details: bytes) -> tuple[str | None, str | None]:
-    """Node and task."""
+    """Return the ids of node and task from a message's details."""
     pairs = [pair.partition("=") for pair in details.decode(errors="replace").strip().split(",")]
     found = {unquote_plus(key): unquote_plus(value) for key, _, value in pairs}
     return found.get(_NODE), found.get(_TASK)
@@ -146,7 +145,7 @@ def _frame_size(data: bytes, at: int) -> int:
 
 
 def _line_size(data: bytes, at: int) -> int:
-    """Of a TTY: up to the newline, or up to the time of a long line's next part."""
+    """Return the size of a TTY's message: to the newline, or to the timestamp of a long line's next part."""
     newline = data.find(b"\n", at) + 1
     end = newline or len(data)
     if end - at > PART:
@@ -154,15 +153,15 @@ def _line_size(data: bytes, at: int) -> int:
         if stamp is not None:
             return stamp.start() - at
         if not newline and end - at > 4 * PART:
-            return end - at - _STAMP_SIZE  # Docker's parts are shorter, but what it passes on may be of another kind
+            return end - at - _STAMP_SIZE  # Docker's parts are shorter, but other log drivers' may not be
     return newline - at if newline else 0
 
 
 class LogRequest(NamedTuple):
-    """Which log to read, and how much of it.
+    """A log to read, and how much of it.
 
-    ``tail`` counts Docker's messages, over both streams; None: all. ``since`` is seconds since 1970, as text.
-    ``silence`` is how many seconds to wait for the next byte; None: for ever.
+    ``tail`` counts Docker's messages over both streams; None: all. ``since`` is seconds since 1970, as text.
+    ``silence`` is the longest wait for the next byte, in seconds; None: no limit.
     """
 
     kind: Kind
@@ -182,7 +181,7 @@ class LogRequest(NamedTuple):
 
 
 class LogReaders:
-    """How many logs are read at once for callers. Belongs to the event loop."""
+    """Limit on the logs that are read at once for callers. Belongs to the event loop."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -190,10 +189,10 @@ class LogReaders:
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[Callable[[LogRequest], OpenLog]]:
-        """Hold a slot; what it yields opens one log at a time.
+        """Hold a slot, and yield a function that opens one log at a time.
 
         Raises:
-            TooManyReaders
+            TooManyReaders: all slots are taken.
         """
         if self.taken >= MAX_READERS:
             raise TooManyReaders(f"{MAX_READERS} logs are being read already; try again")
@@ -213,12 +212,12 @@ class LogReaders:
 
 
 class OpenLog:
-    """A log that is read no faster than somebody takes it; a context that closes it."""
+    """An open log, read in batches; a slow reader slows the engine. Closed at the end of a ``with`` block."""
 
     def __init__(self, client: Client, request: LogRequest) -> None:
         self._parser = Parser(details=request.kind == "service")
         self._taken = 0.0
-        # A task of its own: who takes may give up waiting, and come again.
+        # A task of its own, as ``take`` may be cancelled and called again.
         self._opening = asyncio.create_task(_open(client, request))
 
     def __enter__(self) -> OpenLog:
@@ -228,19 +227,19 @@ class OpenLog:
         self.close()
 
     def close(self) -> None:
-        """End the reading at once; again is fine."""
+        """Close the log; may be called again."""
         if not self._opening.done():
             self._opening.cancel()
         elif not self._opening.cancelled() and self._opening.exception() is None and (body := self._opening.result()):
             body.close()
 
     async def take(self) -> list[Message]:
-        """Return what has come since; nothing when it has ended. May be cancelled, and called again.
+        """Return the next messages, empty at the end. May be cancelled and called again.
 
         Raises:
-            HttpError: why it has ended, where that is not its own end.
+            HttpError: the log was broken off.
         """
-        # A burst comes in few batches: else each of its messages would wake whoever reads.
+        # Collect a burst into a few batches, so that not each of its messages wakes the reader.
         await asyncio.sleep(max(0.0, self._taken + BATCH_EVERY - time.monotonic()))
         body = await asyncio.shield(self._opening)
         if body is None:
@@ -254,7 +253,7 @@ class OpenLog:
 
 
 async def _open(client: Client, request: LogRequest) -> Body | None:
-    """None: its log driver keeps nothing that could be read."""
+    """Open a log; return None if its log driver does not support reading."""
     path = f"/{request.kind}s/{request.id}/logs"
     try:
         return await client.open("GET", path, request.parameters(), silence=request.silence)
@@ -263,7 +262,7 @@ async def _open(client: Client, request: LogRequest) -> Body | None:
 
 
 def _parsed(parser: Parser, data: bytes) -> list[Message]:
-    """The messages that this piece completes; no data: the stream has ended."""
+    """Return the messages that this chunk completes; an empty chunk ends the stream."""
     try:
         return list(parser.feed(data) if data else parser.end())
     except ValueError as error:
@@ -274,27 +273,27 @@ class Logs:
     """Captures. Belongs to the event loop.
 
     Args:
-        calls: for captures alone, so that a large log holds up nobody else.
+        calls: slots for captures only, so that a large log delays no other call.
     """
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
     async def capture(self, kind: Literal["task", "container"], target_id: str, limit: int) -> Output:
-        """Return the last ``limit`` bytes of each of its streams, in Docker's order; none if the log driver keeps none.
+        """Return the last ``limit`` bytes of each stream, in Docker's order; nothing if the log driver keeps nothing.
 
-        A log that takes longer than 25 s to read is what had come by then.
+        After 25 s, returns what has arrived by then.
 
         Raises:
-            NotFound: it is gone.
-            NodeUnreachable: the task's node cannot be asked now.
+            NotFound: the task or container does not exist.
+            NodeUnreachable: the task's node cannot be reached now.
             HttpError: the engine did not answer.
         """
         return await self._calls.call(lambda: _Capture(self._calls.client, kind, target_id, limit).output(), CHANGE)
 
 
 class Tail:
-    """The end of each stream: its messages up to the first that is needed to have ``limit`` bytes."""
+    """The end of each stream: as many of its last messages as ``limit`` bytes need."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -315,11 +314,11 @@ class Tail:
             self.dropped.add(stream)
 
     def full(self, stream: Stream) -> bool:
-        """Whether it has more than what is wanted; what came before would not be kept."""
+        """Return whether a stream has more than ``limit`` bytes, so that earlier messages would be dropped."""
         return stream in self.dropped or self._size[stream] > self._limit
 
     def lines(self, *streams: Stream) -> list[Line]:
-        """What is kept of these streams, in the order in which it came; the first of each cut to the limit."""
+        """Return the kept messages of these streams in their order of arrival, cut to the limit."""
         return [line for _, line in merge(*(self._cut(stream) for stream in streams))]
 
     def _cut(self, stream: Stream) -> Iterator[tuple[int, Line]]:
@@ -333,8 +332,8 @@ class Tail:
 class _Capture:
     """One capture.
 
-    Docker counts ``tail`` over both streams before it leaves one out. So where the last messages are all of one stream,
-    the other is asked for alone, from its beginning: then Docker reads all of it, and sends only that.
+    Docker counts ``tail`` over both streams before it leaves one out. So if the last messages are all of one stream,
+    the other is read alone, from its beginning; Docker then reads the whole log, but sends only that stream.
     """
 
     def __init__(self, client: Client, kind: Literal["task", "container"], target_id: str, limit: int) -> None:
@@ -342,7 +341,7 @@ class _Capture:
         self._kind: Kind = kind
         self._id = target_id
         self._limit = limit
-        self._until = time.monotonic() + CHANGE - 1  # a second for what is left to do
+        self._until = time.monotonic() + CHANGE - 1  # a second for the rest of the work
         self._late = False
         self._any = False
 
@@ -350,7 +349,7 @@ class _Capture:
         both: tuple[Stream, Stream] = ("stdout", "stderr")
         tail, all_seen = await self._read(FEW, *both)
         if not all_seen and not any(map(tail.full, both)):
-            # A message has a byte or more: with so many of them one stream is full.
+            # A message has at least one byte: with this many, one stream is full.
             tail, all_seen = await self._read(2 * self._limit + 2, *both)
         full = [stream for stream in both if tail.full(stream)]
         if all_seen or self._late or len(full) == len(both):
@@ -361,7 +360,7 @@ class _Capture:
         return Output(list(merge(tail.lines(*full), alone.lines(*lacking), key=lambda line: line.time)), True)
 
     async def _read(self, count: int | None, *streams: Stream) -> tuple[Tail, bool]:
-        """The end of these streams among the last so many messages, and whether those are all that there are."""
+        """Return the end of these streams from the last ``count`` messages, and whether the log has no more."""
         tail = Tail(self._limit)
         request = LogRequest(self._kind, self._id, streams, tail=count)
         read = 0
@@ -378,7 +377,7 @@ class _Capture:
         return tail, not self._late and read != count
 
     async def _take(self, body: Body, tail: Tail) -> int:
-        """Read until the engine is done, or time is up; return the number of messages."""
+        """Read to the end of the log or the time limit; return the number of messages."""
         parser, read, data = Parser(), 0, b" "
         while data:
             async with asyncio.timeout(self._left()):
@@ -386,20 +385,20 @@ class _Capture:
             for message in _parsed(parser, data):
                 self._any = True
                 if message.source == "engine":
-                    _heed(message.data.decode(errors="replace").strip())
+                    _require_reached(message.data.decode(errors="replace").strip())
                 else:
                     tail.add(Line(message.time, message.source, message.data))
                     read += 1
         return read
 
     def _left(self) -> float:
-        """Seconds until it has to be done; for the first byte fewer."""
+        """Return the seconds that are left; for the first byte, fewer."""
         left = self._until - time.monotonic()
-        return left if self._any else min(left, FIRST_WORD)
+        return left if self._any else min(left, FIRST_BYTE)
 
 
-def _heed(words: str) -> None:
-    """The engine's own words; that a task was never on a node only says that it has no log."""
+def _require_reached(words: str) -> None:
+    """Raise if the engine says that a node is unreachable; that a task was never on a node is no error."""
     gone = UNREACHED.search(words)
     if gone is not None:
-        raise NodeUnreachable(f"the node {gone[1]} cannot be reached for its logs; try again")
+        raise NodeUnreachable(f"the logs of node {gone[1]} cannot be read, as it is unreachable; try again")

@@ -1,4 +1,4 @@
-"""Pure: the ports that no run may publish, as Swarm's ingress would lead their callers into a job."""
+"""Pure: the ports that no run may publish, as Swarm's ingress would route their traffic to the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFAULTS = {"tcp": 2375, "ssh": 22}
 
 
 def of_engine(docker_host: str) -> dict[Port, str]:
-    """The port at which the engine, or the way to it, is reached; none where it has a socket."""
+    """Return the TCP port of the engine or of ssh to it; empty for a local socket."""
     parts = urlsplit(docker_host)
     try:
         port = parts.port or _DEFAULTS.get(parts.scheme)
@@ -29,7 +29,7 @@ def of_engine(docker_host: str) -> dict[Port, str]:
 
 
 def of_container(raw: Json) -> Iterator[Port]:
-    """The ports under which a container is published, as inspected."""
+    """Yield the published ports of a container, as Docker inspects it."""
     bound = [(raw.get("HostConfig") or {}).get("PortBindings"), (raw.get("NetworkSettings") or {}).get("Ports")]
     for ports in filter(None, bound):
         for inner, places in ports.items():
@@ -37,7 +37,7 @@ def of_container(raw: Json) -> Iterator[Port]:
 
 
 def of_service(raw: Json) -> Iterator[Port]:
-    """The ports under which a service is published, as inspected."""
+    """Yield the published ports of a service, as Docker inspects it."""
     for place in (raw.get("Endpoint") or {}, (raw.get("Spec") or {}).get("EndpointSpec") or {}):
         for port in place.get("Ports") or ():
             if port.get("PublishedPort"):
@@ -48,8 +48,8 @@ def check(ports: Iterable[str], reserved: Mapping[Port, str]) -> None:
     """Refuse ports that are reserved.
 
     Args:
-        ports: as in a request: ``8080:80``, ``8080:80/udp``.
-        reserved: ports, and what each is.
+        ports: in the form of a request: ``8080:80``, ``8080:80/udp``.
+        reserved: the reserved ports, with what each is.
 
     Raises:
         Conflict: one of them is reserved.

@@ -1,4 +1,4 @@
-"""Swarm's services, their tasks, and the nodes, networks and secrets that they name."""
+"""Swarm's services and tasks, and the nodes, networks and secrets that they use."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Json = dict[str, Any]
 
 UPDATE_TRIES = 5
 LIST_TRIES = 5
-OUT_OF_SEQUENCE = "desc = update out of sequence"  # at the end: before it are only words of the engine
+OUT_OF_SEQUENCE = "desc = update out of sequence"  # the end of the message; before it is only the engine's text
 
 
-# The part of Docker's listings that is used: the rest, most of it, is not even decoded. What is told in a few words
-# stays ``Any``: a listing is not refused for one of its values.
+# The fields of Docker's listings that are used: the rest, most of a listing, is not decoded. Small values are ``Any``,
+# so that a listing is not refused because of one of them.
 
 
 class _ContainerStatus(TypedDict, total=False):
@@ -81,14 +81,14 @@ class _Service(TypedDict, total=False):
 
 
 class Listing(Sequence[Json]):
-    """What Docker answered, decoded one by one as it is asked for: together it would take more than all that is kept.
+    """A listing whose items are decoded on access: all decoded at once would take more memory than the cache.
 
     Args:
         body: Docker's answer.
-        decoder: takes what is used of an item.
+        decoder: decodes the used fields of an item.
 
     Raises:
-        EngineRefused: it is no list.
+        EngineRefused: the body is not a list.
     """
 
     def __init__(self, body: bytes, decoder: msgspec.json.Decoder[Any]) -> None:
@@ -102,7 +102,7 @@ class Listing(Sequence[Json]):
         item = self._items[at]
         try:
             return self._decoder.decode(item)
-        except msgspec.ValidationError:  # a part is not what it was in all engines so far: who reads it may do without
+        except msgspec.ValidationError:  # another type than in all known engines: the reader may not need it
             return msgspec.json.decode(item)
 
 
@@ -111,16 +111,16 @@ SERVICE = msgspec.json.Decoder(_Service)
 
 
 class Swarm:
-    """What the swarm has. Methods raise ``HttpError`` s; belongs to the event loop."""
+    """Services, tasks and nodes of the swarm. Methods raise ``HttpError``; belongs to the event loop."""
 
     def __init__(self, calls: Calls, registry: Registry) -> None:
         self._calls = calls
         self._registry = registry
 
     async def pin(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> str:
-        """See ``Registry.pin``; an image that is never to be pulled is pinned to what this engine has of it.
+        """Pin an image as ``Registry.pin`` does; with ``never``, to the digest of the local image.
 
-        A node that has an image of a digest asks no registry, which it does for one without.
+        A node that has the image of a digest does not ask the registry; without a digest it does.
         """
         if pull == "never":
             return await self._pin_to_local(image)
@@ -142,35 +142,35 @@ class Swarm:
         return await self._calls.create("/services/create", spec, find, headers)
 
     async def service(self, name_or_id: str) -> Json | None:
-        """The service of exactly this id or name; None where there is none."""
+        """Return the service with exactly this id or name, or None."""
         found = await self._inspect(name_or_id)
-        # Docker takes a prefix of an id for it as well.
+        # Docker also accepts a prefix of an id.
         names = (found.get("ID"), (found.get("Spec") or {}).get("Name")) if found else ()
         return found if name_or_id in names else None
 
     async def services(self, *ids: str) -> Sequence[Json]:
-        """The services of these ids, or all, as far as ``_Service`` knows them."""
+        """Return the services with these ids, or all, with the fields of ``_Service``."""
         filters = {"id": sorted(ids)} if ids else {}
         return Listing(await self._calls.listing("/services", filters), SERVICE)
 
     async def tasks(self, *service_ids: str) -> Sequence[Json]:
-        """The tasks of these services, by id, or of all; of a service that is gone there are none.
+        """Return the tasks of the services with these ids, or all; a service that does not exist has none.
 
         Raises:
-            NotFound: services were removed all the time.
+            NotFound: services were removed during each try.
         """
         for _ in range(LIST_TRIES):
             try:
                 return await self._list_tasks({"service": sorted(service_ids)} if service_ids else {})
-            except NotFound:  # one that is gone makes all of it a 404
+            except NotFound:  # one missing service makes the whole call a 404
                 there = await self.services(*service_ids)
                 service_ids = tuple(raw["ID"] for raw in there if raw["ID"] in service_ids)
                 if not service_ids:
                     return []
-        raise NotFound("services are being removed all the time; try again")
+        raise NotFound("the services are being removed; try again")
 
     async def wanted_tasks(self) -> Sequence[Json]:
-        """The tasks that Swarm wants to run: those that ended are not among them."""
+        """Return the tasks that Swarm wants to run, so none that has ended."""
         return await self._list_tasks({"desired-state": ["running"]})
 
     async def _list_tasks(self, filters: dict[str, list[str]]) -> Sequence[Json]:
@@ -181,15 +181,16 @@ class Swarm:
         return await self._calls.inspect(f"/services/{name}") if name else None
 
     async def end(self, service_id: str, label: str, why: str) -> bool:
-        """Tell Swarm to end a service's tasks and keep them, with their exit codes and logs; False where it is gone.
+        """End a service's tasks but keep them, with their exit codes and logs; return False if it does not exist.
 
-        One update asks for a node that there is not, for all tasks at once, and for no restart: Swarm has no kill,
-        and removing or scaling to 0 would take the exit codes away. A service that is being ended for this already, or
-        is being stopped, is left alone.
+        One update sets a constraint that no node meets, for all tasks at once, and no restart: Swarm has no kill, and
+        removing the service or scaling it to 0 would delete the exit codes. A service that is already being ended for
+        this reason, or is being stopped, is not updated.
 
         Args:
-            label: the label that says that it is being ended.
-            why: its value, ``stopped`` or ``timeout``.
+            service_id: of the service.
+            label: the label that marks it as being ended.
+            why: the value of the label, ``stopped`` or ``timeout``.
         """
         for _ in range(UPDATE_TRIES):
             raw = await self._inspect(service_id)
@@ -203,30 +204,30 @@ class Swarm:
             except NotFound:
                 return False
             except EngineRefused as error:
-                if not str(error).endswith(OUT_OF_SEQUENCE):  # somebody else has updated it in between
+                if not str(error).endswith(OUT_OF_SEQUENCE):  # another client has updated it meanwhile
                     raise
-        raise EngineRefused("the service is being updated by somebody else all the time; try again")
+        raise EngineRefused("other clients keep updating the service; try again")
 
     async def nodes(self) -> Sequence[Json]:
         return decode(await self._calls.listing("/nodes"), list[Json])
 
     async def remove(self, service_id: str) -> None:
-        """Remove it; that it is gone already is success."""
+        """Remove a service; if it does not exist, that is success."""
         await self._calls.remove("DELETE", f"/services/{service_id}")
 
     async def network_ids(self, names: list[str]) -> list[str]:
-        """The ids of the swarm's networks of these names.
+        """Return the ids of the swarm's networks with these names.
 
         Raises:
-            BadRequest: there is no such network that a service may join.
+            BadRequest: a network does not exist, or a service cannot join it.
         """
         return [await self._network_id(name) for name in names]
 
     async def secret_ids(self, names: list[str]) -> list[str]:
-        """The ids of the swarm's secrets of these names.
+        """Return the ids of the swarm's secrets with these names.
 
         Raises:
-            BadRequest: there is no such secret.
+            BadRequest: a secret does not exist.
         """
         return [await self._secret_id(name) for name in names]
 
@@ -244,8 +245,8 @@ class Swarm:
         await self._calls.change("POST", f"/services/{service_id}/update", spec, version=str(version))
 
     async def _network_id(self, name: str) -> str:
-        """Names only: an id could stand for the host's network."""
-        # The filter matches a part of the name as well.
+        """Return the id of a network by its name only: an id could be that of the host's network."""
+        # The filter also matches parts of names.
         for network in decode(await self._calls.listing("/networks", {"name": [name]}), list[Json]):
             if network["Name"] == name and network["Scope"] == "swarm" and not network.get("Ingress"):
                 return str(network["Id"])

@@ -1,6 +1,6 @@
-"""Pure: a checked request → what Docker is asked for, built from scratch out of known fields.
+"""Pure: a validated request → the body of Docker's create calls, built from known fields only.
 
-Whatever is not written here cannot be asked of Docker: no mounts, no privileges, no host namespaces.
+What is not written here cannot be requested of Docker: no mounts, no privileges, no host namespaces.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ MAX_NAME = 63
 NOWHERE = "node.id==none"
 NO_HEALTHCHECK = {"Test": ["NONE"]}
 
-# A container has its image's labels too, but for those that it has itself: an image must not speak in our name.
+# A container inherits its image's labels unless it sets them itself: an image must not set quartermaster's.
 _NOT_OF_THE_IMAGE = dict.fromkeys((KEY, BODY, TIMEOUT, TTL), "")
 _CONTAINER_RESTART = {"none": "no", "on-failure": "on-failure", "any": "always"}
 
 
 class Objects(NamedTuple):
-    """What the names in a request stand for in the swarm: ids, in the order of the request."""
+    """The ids of the networks and secrets that a request names, in the order of the request."""
 
     networks: Sequence[str] = ()
     secrets: Sequence[str] = ()
 
 
 class Defaults(NamedTuple):
-    """For a run that names none: MiB, and seconds, None for no end."""
+    """Defaults of a run: memory in MiB, timeout and ttl in seconds; None: no limit."""
 
     memory: int
     timeout: float | None = None
     ttl: float | None = None
 
 
-# Every run names its log driver: a node's default may be one that Docker cannot read back (`none`, `gelf`), and Swarm
-# does not tell a node's default. The bound is that of Docker's `local` driver.
+# Every run sets its log driver: a node's default may be one that Docker cannot read back (`none`, `gelf`), and Swarm
+# does not show a node's default. The size limit is that of Docker's `local` driver.
 LOG_DRIVER = "json-file"
 LOG_OPTIONS = {"max-size": "20m", "max-file": "5"}
 
 
 class Stamp(NamedTuple):
-    """What quartermaster adds to a run: its name, its owner, a nonce by which its creation is known again, its key."""
+    """What quartermaster adds to a run: its name, owner, key, and a nonce that identifies this creation."""
 
     name: str
     owner: str
@@ -54,20 +54,20 @@ class Stamp(NamedTuple):
 
 
 def stamp(request: RunRequest, owner: str, key: Key | None = None) -> Stamp:
-    """Choose the run's name where none was given: Docker's own random names collide."""
+    """Return the stamp of a new run; choose its name if none was given, as Docker's own random names collide."""
     nonce = base64.b32encode(secrets.token_bytes(10)).decode().lower()
     name = key.name if key else request.name or f"{_stem(request.image)}-{nonce}"
     return Stamp(name, owner, nonce, key)
 
 
 def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, objects: Objects) -> dict[str, Any]:
-    """The body of Docker's ``POST /services/create``.
+    """Return the body of Docker's ``POST /services/create``.
 
     Args:
-        request: what was asked.
-        mark: the name, owner and nonce.
-        image: the reference to run, with its digest where one is known.
-        defaults: for what the request does not name.
+        request: the request.
+        mark: its name, owner, nonce and key.
+        image: the reference to run, with its digest if known.
+        defaults: values for what the request leaves out.
         objects: the ids of its networks and secrets.
     """
     resources = _drop_none(
@@ -111,7 +111,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
 
 
 def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, Any]:
-    """The body of Docker's ``POST /containers/create``."""
+    """Return the body of Docker's ``POST /containers/create``."""
     octets = (request.memory or defaults.memory) * MIB
     restart = {"Name": _CONTAINER_RESTART[request.restart], "MaximumRetryCount": request.max_attempts or 0}
     host = {
@@ -140,7 +140,7 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
 
 
 def ending_spec(stored: Mapping[str, Any], label: str, why: str) -> dict[str, Any]:
-    """A service's stored spec, changed so that Swarm ends all its tasks gracefully and starts no other."""
+    """Return a service's stored spec, changed so that Swarm ends all its tasks gracefully and starts no others."""
     template = dict(stored["TaskTemplate"])
     placement = dict(template.get("Placement") or {})
     template["Placement"] = {**placement, "Constraints": [NOWHERE]}
@@ -151,13 +151,13 @@ def ending_spec(stored: Mapping[str, Any], label: str, why: str) -> dict[str, An
 
 
 def _stem(image: str) -> str:
-    """``registry:5000/team/tool_x:1`` → ``tool-x``: the part of the name that a person knows the run by."""
+    """Return the readable part of a run's name: ``registry:5000/team/tool_x:1`` → ``tool-x``."""
     last = Reference.parse(image).name.rpartition("/")[2]
     return "-".join(part for part in last.replace("_", "-").replace(".", "-").split("-") if part)[: MAX_NAME - 17]
 
 
 def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, str]:
-    """The caller's, and ours, by which any quartermaster can take up the care of it."""
+    """Return the caller's labels and our own, from which any quartermaster can manage the run."""
     labels = {**request.labels, MANAGED: "true", OWNER: mark.owner, RUN: mark.nonce}
     timeout = defaults.timeout if request.timeout is None else request.timeout
     ttl = _ttl(request.ttl, defaults.ttl)
@@ -171,14 +171,14 @@ def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, s
 
 
 def _ttl(asked: Ttl | None, default: float | None) -> float | None:
-    """Seconds; None where the run is never removed."""
+    """Return the ttl in seconds; None: never remove the run."""
     if asked is None:
         return default
     return None if asked == NEVER else asked
 
 
 def _duration(seconds: float) -> str:
-    """As Docker writes durations: ``1.5s``."""
+    """Format a duration as Docker does: ``1.5s``."""
     return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
@@ -187,12 +187,12 @@ def _environment(env: Mapping[str, str]) -> list[str] | None:
 
 
 def _not_expanded(environment: list[str] | None) -> list[str] | None:
-    """Swarm takes an environment for templates, of Go's: what begins one is written as one that gives just that."""
+    """Escape ``{{``, as Swarm expands the environment as Go templates."""
     return None if environment is None else [each.replace("{{", '{{"{{"}}') for each in environment]
 
 
 def _secret(name: str, secret_id: str) -> dict[str, Any]:
-    """As ``docker service create --secret NAME`` mounts it: /run/secrets/NAME, readable by all in the container."""
+    """Mount a secret as ``docker service create --secret NAME`` does: /run/secrets/NAME, readable by every user."""
     file = {"Name": name, "UID": "0", "GID": "0", "Mode": 0o444}
     return {"SecretID": secret_id, "SecretName": name, "File": file}
 

@@ -1,4 +1,4 @@
-"""Engines at ``ssh://``: OpenSSH forwards the remote socket to a local one, through which aiohttp and the SDK go."""
+"""Engines at ``ssh://``: OpenSSH forwards the remote socket to a local one, which aiohttp and the SDK use."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from urllib.parse import SplitResult, urlsplit
 import structlog
 
 REMOTE_SOCKET = "/var/run/docker.sock"
-FIRST_PAUSE, LAST_PAUSE = 0.3, 5.0  # seconds before the next try
+FIRST_PAUSE, LAST_PAUSE = 0.3, 5.0  # seconds before a retry, doubled each time
 MAX_REASON = 300  # characters
 OPTIONS = {
-    "BatchMode": "yes",  # nobody is there to type a password
+    "BatchMode": "yes",  # no prompt for a password
     "ConnectTimeout": "10",
-    "ControlPath": "none",  # a shared connection would outlive this one
+    "ControlPath": "none",  # a shared connection would outlive this process
     "ExitOnForwardFailure": "yes",
     "ServerAliveInterval": "5",
     "ServerAliveCountMax": "3",
@@ -33,7 +33,7 @@ def check_address(address: str) -> SplitResult:
     """Split ``ssh://[user@]host[:port][/path/of/the/socket]``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the address is malformed.
     """
     parts = urlsplit(address)
     port = parts.port  # raises ValueError
@@ -43,7 +43,7 @@ def check_address(address: str) -> SplitResult:
 
 
 class Tunnel:
-    """One ssh process, begun again when it ends. Belongs to the event loop; the process ends with this one.
+    """An ssh process, restarted when it ends. Belongs to the event loop; ssh ends with this process.
 
     Args:
         address: ``ssh://[user@]host[:port][/path/of/the/socket]``.
@@ -56,11 +56,11 @@ class Tunnel:
 
     @property
     def socket(self) -> Path:
-        """The local socket; nothing listens there while the engine's machine cannot be reached. For any thread."""
+        """The local socket; nothing listens on it while the remote host is unreachable. Safe in any thread."""
         return self._folder / "docker.sock"
 
     def command(self) -> list[str]:
-        """The ssh command. Its remote ``cat`` ends with its stdin, so with this process, however that ends."""
+        """Return the ssh command. The remote ``cat`` ends when its stdin closes, so always with this process."""
         remote = self._parts.path.rstrip("/") or REMOTE_SOCKET
         options = [f"-o{name}={value}" for name, value in OPTIONS.items()]
         user = [f"-l{self._parts.username}"] if self._parts.username else []
@@ -69,12 +69,12 @@ class Tunnel:
         return ["ssh", "-T", *options, *user, *port, f"-L{self.socket}:{remote}", "--", host, "cat"]
 
     def start(self) -> None:
-        """Begin to keep it open."""
-        self._folder.mkdir(mode=0o700)  # fails where somebody else has made it
+        """Start ssh and keep it running."""
+        self._folder.mkdir(mode=0o700)  # fails if it exists
         self._task = asyncio.create_task(self._run(), name="ssh")
 
     async def close(self) -> None:
-        """End the process."""
+        """Stop ssh."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -82,25 +82,25 @@ class Tunnel:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        pause, told = FIRST_PAUSE, ""
+        pause, logged = FIRST_PAUSE, ""
         while True:
             began = loop.time()
             reason = await self._forward()
-            if reason != told:
+            if reason != logged:
                 log.warning("ssh_ended", reason=reason)
             lasted = loop.time() - began > LAST_PAUSE
-            pause, told = (FIRST_PAUSE, "") if lasted else (min(pause * 2, LAST_PAUSE), reason)
+            pause, logged = (FIRST_PAUSE, "") if lasted else (min(pause * 2, LAST_PAUSE), reason)
             await asyncio.sleep(pause)
 
     async def _forward(self) -> str:
-        """Forward until ssh ends; return why it did, in its own words."""
+        """Run ssh until it ends; return its last line of error output."""
         pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
                 *self.command(), stdin=pipe, stdout=asyncio.subprocess.DEVNULL, stderr=pipe
             )
         except OSError as error:
-            return f"ssh cannot be started: {error.strerror}; install OpenSSH's client"
+            return f"ssh cannot be started: {error.strerror}; install the OpenSSH client"
         try:
             said = await _last_words(process)
             await process.wait()
@@ -111,7 +111,7 @@ class Tunnel:
 
 
 async def _last_words(process: asyncio.subprocess.Process) -> str:
-    """The last line on its stderr."""
+    """Return the last line of the process's stderr."""
     last = b""
     while process.stderr is not None and (data := await process.stderr.read(4096)):
         last = (last + data)[-4096:]

@@ -1,6 +1,6 @@
-"""The background thread on Docker's event stream, by the SDK: it hands over changes, and touches nothing.
+"""The background thread that reads Docker's event stream through the SDK. It only hands changes to a callback.
 
-The stream loses events without a mark: nothing here is the truth.
+Docker drops events silently, so a change is only a hint to list again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import structlog
 from .client import CONNECT
 from .labels import MANAGED
 
-MAX_AGE = 60.0  # seconds; after that the stream is opened anew: one that hangs says nothing
-FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0
+MAX_AGE = 60.0  # seconds; then the stream is reopened, as one that hangs cannot be told from a quiet one
+FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds before a retry, doubled each time
 MAX_REASON = 300  # characters
 CHECK_EVERY = 1.0  # seconds
 
@@ -35,9 +35,9 @@ log = structlog.get_logger(__name__)
 
 
 class Change(NamedTuple):
-    """Something may have changed: a ``service``, ``container`` or ``node`` of this id; ``relist``: anything.
+    """A possible change of the ``service``, ``container`` or ``node`` with this id; of anything if ``relist``.
 
-    ``time`` is the engine's own, in seconds since 1970; ``gone`` says that it was removed.
+    ``time`` is the engine's own, in seconds since 1970; ``gone``: it was removed.
     """
 
     kind: str
@@ -47,29 +47,29 @@ class Change(NamedTuple):
 
 
 def changes(event: dict[str, Any]) -> Iterator[Change]:
-    """What one of Docker's events may be about."""
+    """Yield the changes that one of Docker's events may mean."""
     kind, actor = event["Type"], event["Actor"]
     at = event.get("timeNano", 0) / 1e9
     attributes = actor.get("Attributes") or {}
     if kind == "container" and SERVICE_LABEL in attributes:
         yield Change("service", attributes[SERVICE_LABEL], at)
-    if kind != "container" or MANAGED in attributes:  # it may be of its image that it seems to be a service's
+    if kind != "container" or MANAGED in attributes:  # its service label may come from its image
         yield Change(kind, actor["ID"], at, event["Action"] in ("remove", "destroy"))
 
 
 class _Client(docker.APIClient):
     def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
-        # REQUESTS_CA_BUNDLE and its like would win over the ca.pem of DOCKER_CERT_PATH.
+        # REQUESTS_CA_BUNDLE and the like would override the ca.pem of DOCKER_CERT_PATH.
         self.trust_env = False
         return super().merge_environment_settings(*args, **kwargs)
 
 
 class EventStream:
-    """An open stream of Docker's events, on a client of its own. Opening it blocks, and may raise anything.
+    """An open stream of Docker's events with its own client. The constructor blocks and may raise anything.
 
     Args:
-        address: the engine's; None: the platform's socket.
-        tls: how to reach it.
+        address: the engine's address; None: the platform's socket.
+        tls: its TLS settings.
     """
 
     def __init__(self, address: str | None, tls: docker.tls.TLSConfig | None) -> None:
@@ -81,30 +81,30 @@ class EventStream:
             yield from changes(event)
 
     def close(self) -> None:
-        """End the iteration, also from another thread."""
+        """End the iteration; may be called from another thread."""
         with contextlib.suppress(AttributeError, OSError):  # it has ended already
             self._events.close()
         self._client.close()
 
 
 class Watcher:
-    """Keeps an event stream open.
+    """Keeps an event stream open in a thread.
 
     Args:
         open_events: opens a stream; called in the thread, may block and may raise.
-        emit: takes a change; called in the thread, must not block.
+        emit: receives each change; called in the thread, must not block.
     """
 
     def __init__(self, open_events: Callable[[], EventStream], emit: Callable[[Change], None]) -> None:
         self._open_events = open_events
         self._emit = emit
-        self._told = ""  # why the stream was lost, as the log has it; "" where there is one
+        self._logged = ""  # the last reason in the log; "" after a stream has lasted
         self._stopped = threading.Event()
         self._events: EventStream | None = None
         self._opened = 0.0
         self._lock = threading.Lock()
-        self._reopened = {"age": 0, "lost": 0}  # the thread alone writes
-        # A daemon: it may be in a connect that nothing can interrupt, and the process does not wait for it.
+        self._reopened = {"age": 0, "lost": 0}  # written by the thread only
+        # A daemon, so that the process need not wait for a connect that nothing can interrupt.
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def start(self) -> None:
@@ -112,18 +112,18 @@ class Watcher:
 
     @property
     def reopened(self) -> dict[str, int]:
-        """How often the stream was opened again: for its ``age``, or because it was ``lost``, or could not be had."""
+        """How often the stream was reopened: for its ``age``, or because it was ``lost`` or failed to open."""
         return dict(self._reopened)
 
     def stop(self) -> None:
-        """Hand over nothing more; returns at once, whatever the engine does."""
+        """Stop emitting changes. Returns at once."""
         self._stopped.set()
         with self._lock:
             if self._events is not None:
                 self._events.close()
 
     async def renew(self) -> None:
-        """End each stream when it is old, on the event loop, until cancelled: the SDK's read has no timeout."""
+        """Close each stream at ``MAX_AGE``, as the SDK's read has no timeout; run on the event loop until cancelled."""
         while True:
             await asyncio.sleep(CHECK_EVERY)
             with self._lock:
@@ -136,33 +136,33 @@ class Watcher:
             began = time.monotonic()
             try:
                 self._drain()
-            except Exception as error:  # the top of a thread: whatever ended the stream, it is opened again
-                self._tell(error)
+            except Exception as error:  # the top of a thread; the stream is reopened after any error
+                self._log_once(error)
             lasted = time.monotonic() - began
             if lasted > LAST_PAUSE:
-                self._told = ""
+                self._logged = ""
             self._reopened["lost" if lasted < MAX_AGE else "age"] += 1
             pause = FIRST_PAUSE if lasted > LAST_PAUSE else min(pause * 2, LAST_PAUSE)
-            if lasted < MAX_AGE:  # one that ended of age is opened at once
+            if lasted < MAX_AGE:  # one closed for its age is reopened at once
                 self._stopped.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
-    def _tell(self, error: Exception) -> None:
-        """Once, until there is another reason, or the stream was there for a while."""
+    def _log_once(self, error: Exception) -> None:
+        """Log why the stream was lost, unless the last attempt failed for the same reason."""
         if self._stopped.is_set():
             return
         reason = str(error)[:MAX_REASON]
-        if reason != self._told:
+        if reason != self._logged:
             log.info("events_lost", reason=reason)
-        self._told = reason
+        self._logged = reason
 
     def _drain(self) -> None:
         events = self._open_events()
         with self._lock:
             self._events, self._opened = events, time.monotonic()
         try:
-            # Only now can nothing be missed that the relist does not see.
+            # From now on the stream has what the relist does not see.
             self._hand_over(Change("relist"))
-            if self._stopped.is_set():  # while it was being opened: then nobody else closes it
+            if self._stopped.is_set():  # ``stop`` came while it was being opened, and did not close it
                 return
             for change in events:
                 self._hand_over(change)

@@ -245,7 +245,7 @@ async def test_always_in_vain_is_a_warning(answer: Any, says: str) -> None:
     warnings: list[str] = []
     assert await kept.pin("registry:5000/tool", None, "always", warnings) == "registry:5000/tool"
     (warning,) = warnings
-    assert warning.startswith(f"pull_policy: the registry registry:5000 {says}, so what is there already is used: ")
+    assert warning.startswith(f"pull_policy: the registry registry:5000 {says}, so the local image is used: ")
 
 
 async def test_a_silence_is_believed_by_always_too() -> None:

@@ -174,7 +174,7 @@ def test_a_reason_is_logged_again_after_a_stream_that_lasted(monkeypatch: pytest
     monkeypatch.setattr(watcher, "LAST_PAUSE", -1.0)  # every stream has lasted
     logs = logged(watched, monkeypatch)
     with capture_logs() as after:
-        watched.watcher._tell(OSError("away"))
+        watched.watcher._log_once(OSError("away"))
     assert after == []
     assert [line["reason"] for line in logs] == ["x" * watcher.MAX_REASON] * 2
 
