@@ -85,7 +85,7 @@ class FakeReconciler(Fake, Reconciler):
         found = self.find(name)
         return (found, self.bodies.get(found.id, "")) if found else None
 
-    def nodes(self) -> list[Node]:
+    def nodes(self, with_reserved: bool = True) -> list[Node]:
         return []
 
     async def listed_nodes(self) -> list[Node]:

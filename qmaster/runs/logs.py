@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from datetime import datetime
 from typing import Literal, NamedTuple
 
@@ -256,15 +256,16 @@ class LogStream:
     def _newly_down(self) -> list[Piece]:
         """Say which nodes have gone down: their silence would say nothing."""
         down = {node.id: node.hostname for node in self._nodes.values() if node.state == "down"}
-        ours = {task.node_id for task in self._view.tasks if task.node_id and task.state == "running"} & down.keys()
+        tasks = self._view.tasks
+        ours = {task.node_id for task in tasks if task.node_id and task.state == "running"} & down.keys()
         fresh = sorted(down[node_id] for node_id in ours - self._down)
-        if ours != self._down:
-            self._marks.rewind()  # a node that comes back begins anew
+        # A node that comes back begins anew; the others go on, perhaps in the middle of a long line.
+        self._marks.rewind({task.id for task in tasks if task.node_id in ours ^ self._down})
         self._down = ours
         return [note(f"node {name} cannot be reached: what runs there is not heard until it is back") for name in fresh]
 
     def _look_at_nodes(self) -> None:
-        self._nodes = {node.id: node for node in self._reader.reconciler.nodes()}
+        self._nodes = {node.id: node for node in self._reader.reconciler.nodes(with_reserved=False)}
 
     # -- pieces ----------------------------------------------------------------------------------------------------
 
@@ -349,9 +350,11 @@ class Marks:
         self._marks[key] = (last, count + 1)
         return True
 
-    def rewind(self) -> None:
-        """What comes now may have been sent already."""
-        self._again = {key: count for key, (_, count) in self._marks.items()}
+    def rewind(self, origins: Collection[str] | None = None) -> None:
+        """What comes now of these origins, or of all, may have been sent already."""
+        for key, (_, count) in self._marks.items():
+            if origins is None or key[0] in origins:
+                self._again[key] = count
 
     def close(self, origin: str) -> None:
         """What an origin wrote before its last mark is not wanted, on neither stream."""

@@ -185,18 +185,19 @@ class Reconciler:
     def services(self) -> list[Service]:
         return self.cache.services()
 
-    def nodes(self) -> list[Node]:
-        return self.cache.node_views()
+    def nodes(self, with_reserved: bool = True) -> list[Node]:
+        """The nodes; see ``RunCache.node_views``."""
+        return self.cache.node_views(with_reserved)
 
     async def listed_nodes(self) -> list[Node]:
-        """The nodes, of which Swarm is asked while no listing has told of them yet.
+        """The nodes, without what is reserved on them. Swarm is asked while no listing has told of them yet.
 
         Raises:
             HttpError: the engine did not answer, or is no manager.
         """
         if not self.cache.nodes:
             self.cache.list_nodes(await self._swarm.nodes())
-        return self.nodes()
+        return self.nodes(with_reserved=False)
 
     async def look_up(self, name_or_id: str) -> Service | None:
         """Ask the engine for what the view does not know yet.
@@ -346,22 +347,21 @@ class Reconciler:
             self.cache.list_nodes(await self._swarm.nodes())
         for container_id in due.containers:
             await self._list_container(container_id)
-        await self._look_at(due, began)
+        await self._look_at(due)
         await self._ask_for_starts()
         await self.commit()
         self._fresh()
 
-    async def _look_at(self, due: Due, began: float) -> None:
-        whole = set(due.whole)
+    async def _look_at(self, due: Due) -> None:
+        """Sweep, and look at services: each takes from its own share of the time."""
+        whole, began = set(due.whole), time.monotonic()
         if due.wanted:
             whole |= await self._sweep()
+            self._schedule.swept(began, time.monotonic())
         if whole or due.services:
+            began = time.monotonic()
             await self._list_some(whole.union(due.services), whole, began)
-        ended = time.monotonic()
-        if due.services:
-            self._schedule.looked(due.services, began, ended, self._goes_on)
-        if due.wanted:
-            self._schedule.swept(began, ended)
+            self._schedule.looked(due.services, began, time.monotonic(), self._goes_on)
 
     def _goes_on(self, service_id: str) -> bool:
         entry = self.cache.entries.get(service_id)
@@ -499,10 +499,13 @@ class Reconciler:
 
 
 def _has_left(entry: CachedRun, there: Collection[str]) -> bool:
-    """Whether a service has changed, or must, by the ids of the tasks that Swarm wants to run."""
+    """Whether a service has changed, or must, by the ids of the tasks that Swarm wants to run.
+
+    One without a task that goes on must: what comes next may come and end between two sweeps.
+    """
     going = [task_id for task_id, task in entry.tasks.items() if task["Status"]["State"] not in status.TERMINAL]
     over = not going and entry.current.status not in status.OVER
-    return bool(entry.tasks) and (over or any(task_id not in there for task_id in going))
+    return over or any(task_id not in there for task_id in going)
 
 
 def tags(event: Event) -> Tags:

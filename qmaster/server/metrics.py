@@ -167,7 +167,7 @@ class Metrics:
         services = Counter((service.type, service.status) for service in self._sources.reconciler.services())
         for labels in product(get_args(Kind), get_args(Status)):  # with zeros, so that no series comes and goes
             self._services.labels(*labels).set(services[labels])
-        nodes = Counter(node.state for node in self._sources.reconciler.nodes())
+        nodes = Counter(node.state for node in self._sources.reconciler.nodes(with_reserved=False))
         for state in {*NODE_STATES, *nodes}:
             self._nodes.labels(state).set(nodes[state])
         encode, media_type = choose_encoder(accept)

@@ -143,7 +143,8 @@ class FakeReconciler(Reconciler):
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
         return self._parts.view()
 
-    def nodes(self) -> list[Node]:
+    def nodes(self, with_reserved: bool = True) -> list[Node]:
+        assert not with_reserved  # a look at every task there is, each second
         return self._parts.nodes()
 
 
@@ -303,6 +304,19 @@ def test_a_node_out_of_reach_is_a_line(words: str | None) -> None:
     for parts.kept in (Outcome([its]), Outcome([], [its])):
         script()
         assert parts.texts() == ["a\n", "kept\n", "b\n"]
+
+
+def test_a_long_line_goes_on_while_another_node_goes_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts have one time: those that come after are no repetition."""
+    monkeypatch.setattr(logs, "NODES_EVERY", 0.0)
+    parts = Components(task("running"), task("running", 2, NodeID="n2"))
+    part = said(1, "x", task_id=T1)
+
+    def goes() -> None:
+        parts.down = {"n2"}
+
+    parts.gives("s1", [part], goes, [part], [part], parts.end(), follow=True)
+    assert [text for text in parts.texts(follow=True) if text == "x"] == ["x", "x", "x"]
 
 
 def test_a_node_that_goes_down_is_told_once_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

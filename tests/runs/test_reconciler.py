@@ -130,6 +130,36 @@ async def test_an_end_without_a_hint_is_found(monkeypatch: pytest.MonkeyPatch) -
     assert (world.told[-1].status, world.told[-1].reason, world.told[-1].exit_code) == ("failed", "exit", 3)
 
 
+async def test_what_begins_late_and_ends_at_once_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swarm had no task for it while it was young, and wants none any more when it is swept."""
+    monkeypatch.setattr(schedule, "LATER", 0.01)
+    world = World()
+    world.put()
+    async with world.running():
+        await until(lambda: not world.reconciler._schedule.young)  # so that only a sweep can find it
+        world.put(ended("complete", 0))
+        await until(lambda: "service.complete" in world.words())
+
+
+async def test_a_look_counts_for_its_own_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for that of a slow container in the same turn: there would be a pause of four times as long."""
+    world = World()
+    world.put(live("starting"))
+    spent: list[float] = []
+
+    async def slow(container_id: str) -> None:
+        await asyncio.sleep(0.5)
+
+    due = Due(containers=["c1"], services=["s1"])
+    monkeypatch.setattr(world.reconciler, "_list_container", slow)
+    monkeypatch.setattr(world.reconciler._schedule, "take", lambda *_: due)
+    monkeypatch.setattr(world.reconciler._schedule, "looked", lambda _, began, ended, __: spent.append(ended - began))
+    await world.reconciler.load()
+    await world.reconciler._turn()
+    assert len(spent) == 1
+    assert spent[0] < 0.5
+
+
 async def test_what_goes_on_or_has_ended_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one that was restarted the first task has ended; a sweep is one call, however many there are."""
     monkeypatch.setattr(schedule, "LATER", 0.01)
@@ -316,9 +346,10 @@ async def test_without_a_swarm_there_are_containers() -> None:
     assert world.stale_changes == 1
 
 
-async def test_nodes_are_listed_where_they_are_needed_first() -> None:
+async def test_nodes_are_listed_where_they_are_needed_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks before the first listing gets them from Swarm; later ones are answered from what is known."""
     world = World()
+    monkeypatch.setattr(world.reconciler.cache, "_reserved", pytest.fail)  # each run asks: no look at every task
     for _ in range(2):
         assert [each.id for each in await world.reconciler.listed_nodes()] == ["n1"]
     assert world.swarm.calls.count(("nodes",)) == 1
@@ -328,6 +359,7 @@ async def test_what_was_made_is_known_before_its_id_is_told() -> None:
     """With its record and `created`, and its intent settled; a listing that began before does not take it away."""
     world = World()
     async with world.running():
+        world.swarm.there = [service()]  # a busy machine may look at it before the next line
         await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
         assert world.words() == ["service.created"]
         assert world.journal.settled == ["nonce"]
@@ -404,7 +436,7 @@ async def test_many_at_once_are_listed_together() -> None:
     """A burst of hints is one listing of tasks and one of services, not one each."""
     world = World()
     world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]
-    await world.reconciler._look_at(Due(services=[f"s{n}" for n in range(100)]), 1.0)
+    await world.reconciler._look_at(Due(services=[f"s{n}" for n in range(100)]))
     assert [(name, len(ids)) for name, *ids in world.swarm.calls] == [("tasks", 100), ("services", 100)]
     assert {view.created_at for view in world.reconciler.services()} == {CREATED}
     assert len(world.reconciler.services()) == 100

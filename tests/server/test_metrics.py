@@ -70,7 +70,7 @@ class There:
     def services(self) -> list[Service]:
         return self._services
 
-    def nodes(self) -> list[Node]:
+    def nodes(self, with_reserved: bool = True) -> list[Node]:
         return []
 
     async def size(self) -> JournalSize:
