@@ -1,1 +1,1 @@
-"""The life of a run: start, watch, stop, time out, keep its result and its log."""
+"""Runs: start, status, stop, timeout, results and logs."""

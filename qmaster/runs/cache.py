@@ -1,4 +1,4 @@
-"""Cache of all runs and nodes: the last listing, beside what was last published of it. The reconciler owns it."""
+"""Cache of all runs and nodes: the last listing, and what was last published. The reconciler owns it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class CachedRun:
     """A service or container.
 
     Attributes:
-        current: the run as it is.
-        published: the last of it that the journal holds, None where it holds none.
-        raw: the service as Docker lists it, None of a container.
+        current: the current view.
+        published: the last published view, None if there is none.
+        raw: the service as Docker lists it, None for a container.
         tasks: its tasks as Docker lists them, by id.
-        body: the digest of the request that a run under a key was started with, else "".
+        body: the digest of the request if the run was started with a key, else "".
         node_was_down: whether a node that it ran on was down since it started.
-        seen: when the listing began that it was last in (monotonic).
+        seen: when the last listing that has it began (monotonic).
     """
 
     __slots__ = ("body", "current", "node_was_down", "published", "raw", "seen", "tasks")
@@ -43,9 +43,9 @@ class CachedRun:
         self.seen = 0.0
 
     def is_due(self) -> bool:
-        """Whether its status may change though nothing that is listed does.
+        """Return whether its status may change although the listing has not.
 
-        A task may be due again, it is being ended, or it was missing in a listing of a manager that was behind.
+        A restart may be due, the run is being ended, or it was missing from the listing of a manager that was behind.
         """
         if self.raw is None or self.current.status == "removed":
             return True
@@ -56,22 +56,22 @@ class CachedRun:
 
 
 def _for_owner(view: Service) -> Service:
-    """As its owner may see it: one frame tells all of it."""
+    """Return the view as its owner may see it; one frame is shared by all subscribers."""
     return view if view.owner in (None, ROOT) else masked(view)
 
 
 class Unpublished(NamedTuple):
-    """What a commit has taken."""
+    """The runs and nodes that a commit has taken."""
 
     ids: frozenset[str]
     nodes: bool
 
 
 class RunCache:
-    """Entries and nodes by id.
+    """Runs and nodes by id.
 
-    ``dirty`` are those that may have something to tell, ``going`` the services that have not ended, ``unstarted`` those
-    that have, and were not seen to run.
+    ``dirty`` are the runs that may have unpublished changes, ``going`` the services that have not ended, ``unstarted``
+    the services that have ended without being seen running.
     """
 
     def __init__(self) -> None:
@@ -82,15 +82,15 @@ class RunCache:
         self.going: set[str] = set()
         self.unstarted: set[str] = set()
         self._nodes_dirty = False
-        self.restored = False  # whether all that the journal has was put in
+        self.restored = False  # whether the records of the journal are in the cache
 
-    # -- what the listings say -----------------------------------------------------------------------------------
+    # -- listings ------------------------------------------------------------------------------------------------
 
     def restore(self, service: Service, body: str) -> None:
-        """An entry as the journal has it; the next listing says what has come of it."""
+        """Add a run from its record in the journal; the next listing brings it up to date."""
         entry = self.entries.get(service.id) or self.entries.setdefault(service.id, CachedRun(service))
         entry.published, entry.body = service, body
-        if entry.current is not service:  # it was listed before this was read
+        if entry.current is not service:  # it was listed before the journal was read
             again = (
                 container_status.begun_again(entry.current, entry.current.started_at, service)
                 if service.type == "container"
@@ -103,27 +103,27 @@ class RunCache:
         self._published_nodes[node.id] = node
 
     def list_service(self, raw: Json, tasks: Collection[Json], seen: float) -> None:
-        """A service with all its tasks, from a listing that began at ``seen``."""
+        """Update a service with all its tasks, from a listing that began at ``seen``."""
         entry = self.entries.get(raw["ID"])
-        if entry is not None and seen < entry.seen:  # an older answer that comes last
+        if entry is not None and seen < entry.seen:  # an older listing that arrives later
             return
         known = entry.tasks if entry else {}
         merged = {task["ID"]: status.grown(known.get(task["ID"]), task) for task in tasks}
-        # Of 5,000 services few have changed: those that have not are only compared, in a third of the time.
+        # Of 5,000 services few have changed. To compare the others takes a third of the time of a new view.
         if entry is not None and entry.raw == raw and known == merged and not entry.is_due():
             entry.seen = max(entry.seen, seen)
             return
         shown = self._view(raw, merged, entry)
         if entry is None:
             entry = self.entries[shown.id] = CachedRun(shown)
-        # Of two equal views one is kept.
+        # Of two equal views, keep one object.
         entry.current = entry.published if entry.published == shown else shown
         entry.raw, entry.tasks, entry.seen = raw, merged, max(entry.seen, seen)
         entry.body = (raw["Spec"].get("Labels") or {}).get(BODY, "")
         self._note(entry)
 
     def list_task(self, raw: Json) -> bool:
-        """One task of a service; False where the service is not known."""
+        """Update one task; return False if its service is unknown."""
         entry = self.entries.get(raw["ServiceID"])
         if entry is None or entry.raw is None:
             return False
@@ -133,9 +133,9 @@ class RunCache:
         return True
 
     def list_tasks(self, service_id: str, tasks: Collection[Json]) -> bool:
-        """All tasks of a service; False where the service itself is to be read first.
+        """Update all tasks of a service; return False if the service itself has to be read first.
 
-        A task that is new, has ended or is missing may come of a change of its service, such as that it is being ended.
+        A task that is new, has ended or is missing may be due to a change of the service: it may be being ended.
         """
         entry = self.entries.get(service_id)
         if entry is None or entry.raw is None or not tasks or entry.tasks.keys() != {task["ID"] for task in tasks}:
@@ -147,7 +147,7 @@ class RunCache:
         return True
 
     def list_container(self, raw: Json, ending: str | None, seen: float) -> None:
-        """A container, inspected by a call that began at ``seen``; an older answer that comes last is dropped."""
+        """Update a container, inspected by a call that began at ``seen``; ignore an older answer that arrives later."""
         entry = self.entries.get(raw["Id"])
         if entry is not None and seen < entry.seen:
             return
@@ -162,7 +162,7 @@ class RunCache:
         self._note(entry)
 
     def show_result(self, run_id: str, result: Result) -> bool:
-        """What a run has said was read; False where it is not there, or runs again."""
+        """Add the result of a run; return False if the run is not in the cache, or runs again."""
         entry = self.entries.get(run_id)
         if entry is None or not (status.has_ended(entry.current) or entry.current.status in ("stopping", "removed")):
             return False
@@ -171,7 +171,7 @@ class RunCache:
         return True
 
     def container_to_ask(self, run_id: str, node_id: str) -> str | None:
-        """The container on a node that ran a service first of those there, where nothing else tells of its start."""
+        """Return the first container of a service on a node, to inspect for the unknown start of the service."""
         entry = self.entries.get(run_id)
         there = [task for task in entry.current.tasks if task.container_id and task.node_id == node_id] if entry else []
         if not there:
@@ -180,7 +180,7 @@ class RunCache:
         return min(there, key=lambda task: task.updated_at or "").container_id
 
     def show_start(self, run_id: str, started_at: str | None) -> None:
-        """When a service began to run, as its container tells; it is asked once."""
+        """Set when a service started, from its container, which is inspected once."""
         self.unstarted.discard(run_id)
         entry = self.entries.get(run_id)
         if entry is not None and entry.current.started_at is None and status.present(started_at):
@@ -188,11 +188,12 @@ class RunCache:
             self._note(entry)
 
     def vanish(self, gone_id: str, at: str, stopped: bool) -> None:
-        """It is there no longer.
+        """Mark a run as removed.
 
         Args:
-            at: when that was (RFC 3339).
-            stopped: whether quartermaster has removed it.
+            gone_id: of the run.
+            at: when it was removed (RFC 3339).
+            stopped: whether quartermaster stopped it.
         """
         entry = self.entries.get(gone_id)
         if entry is None or entry.current.status == "removed":
@@ -200,13 +201,13 @@ class RunCache:
         raw = entry.raw
         labels = (raw["Spec"].get("Labels") or {}) if raw else {}
         stopped = stopped or labels.get(END) == "stopped"
-        over = entry.current.status in status.OVER  # why it ended is not that it was removed afterwards
+        over = entry.current.status in status.OVER  # an end before the removal keeps its reason
         reason = "stopped" if stopped and not over and entry.current.reason != "timeout" else entry.current.reason
         entry.current = msgspec.structs.replace(entry.current, status="removed", reason=reason, removed_at=at)
         self._note(entry)
 
     def list_nodes(self, nodes: Iterable[Json]) -> None:
-        """All nodes; the services that run on one whose state or name has changed are looked at again."""
+        """Replace all nodes; update the services with tasks on a node whose state or name has changed."""
         fresh = {raw["ID"]: raw for raw in nodes}
         changed = {i for i in fresh.keys() | self.nodes.keys() if _shows(fresh.get(i)) != _shows(self.nodes.get(i))}
         self.nodes = fresh
@@ -216,7 +217,7 @@ class RunCache:
                 if any(t.get("NodeID") in changed for t in entry.tasks.values()):
                     self._show_again(entry, dict(entry.tasks))
 
-    # -- what there is to tell -----------------------------------------------------------------------------------
+    # -- unpublished changes -------------------------------------------------------------------------------------
 
     def _events(self, ids: Iterable[str], nodes: bool, now: str) -> Iterator[Event]:
         for dirty_id in ids:
@@ -228,20 +229,21 @@ class RunCache:
             for node_id in sorted(fresh.keys() | self._published_nodes.keys()):
                 yield from cloudevents.of_node(self._published_nodes.get(node_id), fresh.get(node_id), now)
 
-    def mark_published(self, told: Iterable[Event]) -> None:
-        """These events are in the journal now."""
-        for event in told:
+    def mark_published(self, events: Iterable[Event]) -> None:
+        """Record that events are in the journal."""
+        for event in events:
             if isinstance(event.view, Node):
                 self._publish_node(event)
             else:
                 self._publish_service(event.view)
 
     def take_unpublished(self, ids: Iterable[str], nodes: bool, now: str) -> tuple[list[Event], Unpublished]:
-        """Events that nobody was told of, and what to put back where they could not be told.
+        """Return the unpublished events, and what to ``put_back`` if they cannot be journaled.
 
         Args:
-            ids: of which services.
-            nodes: whether of the nodes too.
+            ids: of the services to look at.
+            nodes: whether to look at the nodes too.
+            now: the time (RFC 3339) of changes without a timestamp.
         """
         unpublished = Unpublished(frozenset(ids) & self.dirty, self._nodes_dirty and nodes)
         fresh = list(self._events(sorted(unpublished.ids), unpublished.nodes, now))
@@ -253,28 +255,28 @@ class RunCache:
         self.dirty |= unpublished.ids
         self._nodes_dirty = self._nodes_dirty or unpublished.nodes
 
-    # -- what is shown -------------------------------------------------------------------------------------------
+    # -- views ---------------------------------------------------------------------------------------------------
 
     def services(self) -> list[Service]:
         return [entry.current for entry in self.entries.values()]
 
     def published_services(self) -> list[Service]:
-        """As of the journal's last event: what a snapshot shows.
+        """Return the services as of the journal's last event, for a snapshot.
 
         Raises:
-            JournalUnwritable: the journal has not been read yet; what it has would be missing for good.
+            JournalUnwritable: the journal has not been read yet, so that its runs would be missing.
         """
         if not self.restored:
             raise JournalUnwritable("the journal has not been read yet; connect again")
         return [entry.published for entry in self.entries.values() if entry.published]
 
     def node_views(self, with_reserved: bool = True) -> list[Node]:
-        """The nodes. To count what is reserved on them takes tens of ms with 5,000 tasks: only where it is shown."""
+        """Return the nodes. To count reservations takes tens of ms with 5,000 tasks, so only where they are shown."""
         reserved = self._reserved() if with_reserved else {}
         return [status.node(raw, reserved.get(i, Reserved(0, 0.0))) for i, raw in self.nodes.items()]
 
     def find(self, name_or_id: str, owner: str | None = None) -> CachedRun | None:
-        """The entry of exactly this id or name; with an owner, of theirs."""
+        """Return the run with exactly this id or name, of one owner or of all."""
         entry = self.entries.get(name_or_id)
         if entry is not None and owner in (None, entry.current.owner):
             return entry
@@ -283,11 +285,11 @@ class RunCache:
             for entry in self.entries.values()
             if entry.current.name == name_or_id and owner in (None, entry.current.owner)
         ]
-        # A name may be taken again while the end of the one that had it is still to be told.
+        # A name may be taken again before the removal of its previous run is published.
         return max(named, key=lambda e: (e.current.status != "removed", e.current.created_at or ""), default=None)
 
     def earlier(self, service_id: str) -> list[Task]:
-        """The tasks of a service that had a container and are not shown, as others took their places; oldest first."""
+        """Return a service's earlier tasks that had a container and were replaced, the oldest first."""
         entry = self.entries.get(service_id)
         if entry is None or entry.raw is None:
             return []
@@ -299,19 +301,19 @@ class RunCache:
         ]
 
     def body(self, run_id: str) -> str:
-        """The digest of the request that a run under a key was started with, else ""."""
+        """Return the digest of the request if the run was started with a key, else ""."""
         entry = self.entries.get(run_id)
         return entry.body if entry else ""
 
     def _show_again(self, entry: CachedRun, tasks: dict[str, Json]) -> None:
         raw = entry.raw
-        if raw is not None and entry.current.status != "removed":  # a task or node does not bring it back
+        if raw is not None and entry.current.status != "removed":  # no task or node undoes a removal
             entry.current = self._view(raw, tasks, entry)
             entry.tasks = tasks
             self._note(entry)
 
     def _note(self, entry: CachedRun) -> None:
-        """It is shown otherwise, perhaps."""
+        """Record that the view of a run may have changed."""
         shown = entry.current
         self.dirty.add(shown.id)
         if shown.type == "service" and shown.status not in status.OVER:
@@ -325,7 +327,7 @@ class RunCache:
         shown = status.service(raw, tasks.values(), self.nodes, datetime.now(UTC), before, was_down)
         if entry is not None and shown.status == "unknown":
             entry.node_was_down = True
-        if END not in (raw["Spec"].get("Labels") or {}):  # what is being ended is tried no more
+        if END not in (raw["Spec"].get("Labels") or {}):  # a run that is being ended is not restarted
             shown = status.with_attempts(shown, raw, tasks.values(), before)
         again = status.begun_again(shown, before, entry.tasks.keys() if entry else ())
         shown = _for_owner(keep(shown, before, again))
@@ -358,15 +360,15 @@ class RunCache:
 
 
 def keep(shown: Service, before: Service | None, begun_again: bool) -> Service:
-    """Return a new view of a run, with all that was told of it before. Each new view goes through this.
+    """Return a new view of a run that takes back nothing of the last one. Every new view goes through this.
 
-    A container that is being removed has no exit code any more, a task's record goes before its service does, and a
+    A container loses its exit code while it is being removed, a task's record is deleted before its service, and a
     listing may be older than the last one.
 
     Args:
-        shown: the run as the engine tells of it now.
-        before: the view before, None where there was none.
-        begun_again: whether it has begun once more since ``before``.
+        shown: the run from the engine's last answer.
+        before: the last view, None if there is none.
+        begun_again: whether it has started again since ``before``.
     """
     if before is not None:
         shown = _with_history(shown, before, begun_again)
@@ -376,7 +378,7 @@ def keep(shown: Service, before: Service | None, begun_again: bool) -> Service:
 
 
 def _with_history(shown: Service, before: Service, begun_again: bool) -> Service:
-    """What is never taken back, also of what has begun again."""
+    """Keep what no view takes back, even if the run has started again."""
     restarts, last = max(shown.restarts, before.restarts), shown.last_exit or before.last_exit
     if begun_again and before.type == "container" and before.finished_at is not None and before.status != "removed":
         restarts = max(restarts, before.restarts + 1)
@@ -386,14 +388,14 @@ def _with_history(shown: Service, before: Service, begun_again: bool) -> Service
         started_at=before.started_at or shown.started_at,
         restarts=restarts,
         last_exit=last,
-        result=None if begun_again else shown.result,  # what an attempt has said is not of the next one
+        result=None if begun_again else shown.result,  # a result belongs to one attempt
     )
 
 
 def _with_end(shown: Service, before: Service) -> Service:
-    """What is known of the end by now is filled in, what was told of it stays."""
+    """Keep what was known of the end, and fill in what is new."""
     stays = before.status in status.OVER and before.status != "removed" and not _is_taken_away(shown)
-    passing = shown.finished_at is None  # the engine tells nothing of an end
+    passing = shown.finished_at is None  # the engine shows no end
     other = passing or {task.id for task in shown.tasks} != {task.id for task in before.tasks}
     return msgspec.structs.replace(
         shown,
@@ -413,7 +415,7 @@ def _is_taken_away(shown: Service) -> bool:
 
 
 def _with_code_of_result(view: Service) -> Service:
-    """An exit code that was read with the output is one that the run has ended with."""
+    """Take the exit code from the result if the view has none."""
     over = view.status in ("failed", "stopping", "removed")
     if view.exit_code is not None or view.result is None or view.result.exit_code is None or not over:
         return view
@@ -421,7 +423,7 @@ def _with_code_of_result(view: Service) -> Service:
 
 
 def _in_order(view: Service) -> Service:
-    """Nothing starts after its end: Docker's times of very short containers, and clocks of two nodes, may say so."""
+    """Make ``started_at`` at most ``finished_at``: of very short containers, and across two clocks, it may be later."""
     started, finished = status.parse_time(view.started_at), status.parse_time(view.finished_at)
     if started is None or finished is None or started <= finished:
         return view
@@ -433,7 +435,7 @@ def _is_terminal(raw: Json) -> bool:
 
 
 def _moved(known: Json, raw: Json) -> bool:
-    """Whether a task reads otherwise; also why it waits, which the scheduler may say long after it began to."""
+    """Return whether a task has changed, also in its error: the scheduler may give the reason for a wait late."""
     before, after = known["Status"], raw["Status"]
     return (before["State"], before.get("Err"), known["DesiredState"]) != (
         after["State"],
@@ -443,7 +445,7 @@ def _moved(known: Json, raw: Json) -> bool:
 
 
 def _shows(raw: Json | None) -> tuple[str | None, ...]:
-    """What services show of a node: its state, its name, and whether it takes tasks."""
+    """Return the attributes of a node that views of services use: state, name and availability."""
     if not raw:
         return None, None, None
     status, description, spec = (raw.get(part) or {} for part in ("Status", "Description", "Spec"))

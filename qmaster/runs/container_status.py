@@ -1,4 +1,4 @@
-"""Pure: Docker's containers → what quartermaster says of them. A container is a service without tasks."""
+"""Pure: views of Docker's containers. A container is shown as a service without tasks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Json = Mapping[str, Any]
 
 
 def container(raw: Json, ending: str | None = None, before: Service | None = None) -> Service:
-    """A plain container as quartermaster shows it: a service of type ``container`` without tasks.
+    """Return the view of a plain container: a service of type ``container`` without tasks.
 
     Args:
         raw: the container, as Docker inspects it.
-        ending: why it is being ended, None where it is not: Docker keeps no label of that.
-        before: what was last said of it.
+        ending: why it is being ended, None if it is not; no label says it, as Docker cannot change labels.
+        before: the last view.
     """
     config, state, host = raw["Config"], raw["State"], raw["HostConfig"]
     labels = config.get("Labels") or {}
@@ -49,7 +49,7 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
             failed=int(left_alone.status in ("complete", "failed") and verdict.status != "complete"),
         ),
         created_at=raw.get("Created"),
-        # Of the first time that it ran: a restart moves it.
+        # Of the first run: Docker moves it with each restart.
         started_at=(before.started_at if before else None) or present(state.get("StartedAt")),
         finished_at=present(state.get("FinishedAt")) if ended else None,
         removed_at=None,
@@ -63,26 +63,30 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
 
 
 def with_attempts(shown: Service, raw: Json, before: Service | None) -> Service:
-    """As ``of_service``, for a container that Docker restarts itself.
+    """Return the view of a container with its attempts counted, as Docker restarts it.
 
     Args:
+        shown: the view without attempts.
         raw: the container, as Docker inspects it.
+        before: the last view.
     """
     last, state = before.last_exit if before else None, raw["State"]
     count, at = raw.get("RestartCount") or 0, present(state.get("FinishedAt"))
-    waits = state.get("Status") == "restarting"  # else Docker tells another code, or none, but still when
+    waits = state.get("Status") == "restarting"  # otherwise Docker shows another exit code or none, but still the time
     if count and at and (waits or (state.get("Running") and (last is None or last.finished_at != at))):
         last = LastExit(state.get("ExitCode"), state.get("Error") or None, at) if waits else LastExit(None, None, at)
     return msgspec.structs.replace(shown, restarts=max(count, before.restarts if before else 0), last_exit=last)
 
 
 def begun_again(shown: Service, started_at: str | None, before: Service | None) -> bool:
-    """Whether a container has started once more since its end was told.
+    """Return whether a container has started again since the end that the last view shows.
 
-    Docker may say of a very short one that it has started after its end: that moves only with another start.
+    For a very short container Docker may show a start after the end, which changes only with another start.
 
     Args:
-        started_at: when it started last, as Docker tells it.
+        shown: the new view.
+        started_at: Docker's time of the last start.
+        before: the last view.
     """
     if before is None or before.finished_at is None:
         return False
@@ -95,7 +99,7 @@ def begun_again(shown: Service, started_at: str | None, before: Service | None) 
 
 
 def _judge(state: Json) -> Verdict:
-    """The status of a plain container from its ``State``."""
+    """Return the status of a plain container from its ``State``."""
     word, code = state.get("Status"), state.get("ExitCode")
     if word in ("running", "paused"):
         return Verdict("running")

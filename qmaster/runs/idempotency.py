@@ -1,4 +1,4 @@
-"""Start the run of an ``Idempotency-Key`` once, however often it is asked for. Belongs to the event loop."""
+"""Start the run of an ``Idempotency-Key`` once, however often the request is sent. Belongs to the event loop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .reconciler import Reconciler
 from .status import came_to_nothing
 
 Known = tuple[Service, str]  # a run, and the digest of the request that it was started with
-LOOK_AGAIN = (0.0, 0.03, 0.1, 0.3, 1.0)  # seconds; Docker takes a container's name some time before it shows it
+LOOK_AGAIN = (0.0, 0.03, 0.1, 0.3, 1.0)  # seconds; Docker reserves a container's name before it shows the container
 
 
 class IdempotencyStore:
-    """Runs by their keys: in flight, in the cache, in the journal. The swarm's names decide between two at once."""
+    """Runs by key: in flight, in the cache or in the journal. Of two at once, Swarm's unique names refuse one."""
 
     def __init__(self, journal: Journal, reconciler: Reconciler) -> None:
         self._journal = journal
@@ -27,11 +27,11 @@ class IdempotencyStore:
         self._flying: dict[str, tuple[Key, asyncio.Task[Started]]] = {}
 
     async def once(self, key: Key, start: Callable[[], Awaitable[Started]]) -> Started:
-        """Start a run, or return what an earlier call under its key has started; wait for one in flight.
+        """Start a run, or return the run of an earlier call with the key; wait for a call in flight.
 
         Raises:
-            KeyReused: that was another request.
-            HttpError: of ``start``, for all who wait for it.
+            KeyReused: the earlier call had another body.
+            HttpError: raised by ``start``, for all calls that wait for it.
         """
         flying = self._flying.get(key.name)
         if flying is not None:
@@ -49,7 +49,7 @@ class IdempotencyStore:
         try:
             return await start()
         except Conflict:
-            # Another quartermaster was first, or an earlier call whose answer was lost.
+            # Another quartermaster was faster, or the answer to an earlier call was lost.
             for pause in LOOK_AGAIN:
                 await asyncio.sleep(pause)
                 await self._reconciler.look_up(key.name)
@@ -59,10 +59,10 @@ class IdempotencyStore:
             raise
 
     async def _known(self, key: Key) -> Known | None:
-        """Return the run of a key; one that came to nothing was answered with an error, so it is tried again."""
+        """Return the run of a key, but not one that never started: its caller got an error and may try again."""
         known = self._reconciler.keyed(key.name)
         if known is not None and known[0].type == "container" and known[0].started_at is None:
-            await self._reconciler.look_at_container(known[0].id)  # it may be gone already
+            await self._reconciler.look_at_container(known[0].id)  # it may have been removed
             known = self._reconciler.keyed(key.name)
         if known is None:
             kept = await self._journal.keyed(key.name)
@@ -79,4 +79,4 @@ def _replay(key: Key, run: Service, body: str) -> Started:
 
 def _require_same(key: Key, body: str) -> None:
     if key.body != body:
-        raise KeyReused("this Idempotency-Key came with another request before: use a new key for a new request")
+        raise KeyReused("this Idempotency-Key was used with another request: use a new key for a new request")

@@ -1,6 +1,6 @@
-"""Listings of runs: what is there and, where it is asked for, what was removed; the newest first, page by page.
+"""Listings of runs, the newest first, in pages; on request with the removed ones.
 
-Nothing is built whole: a page is made when the one before it was taken. Belongs to the event loop.
+A page is built when the previous one was taken, so no listing is in memory whole. Belongs to the event loop.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ..events.journal import Journal, Key
 from ..models.responses import Service
 from .reconciler import Reconciler
 
-MAX_REMOVED = 10_000  # of a listing
-PAGE = 64 * 1024  # bytes of a page, but for what one run is larger
+MAX_REMOVED = 10_000  # removed runs in a listing
+PAGE = 64 * 1024  # bytes of a page; its last run may exceed this
 
-LATEST: Key = ("\U0010ffff", "")  # behind every time
+LATEST: Key = ("\U0010ffff", "")  # sorts after every time
 
 
 class ListQuery(NamedTuple):
-    """The filters of a listing: several statuses or names widen, several labels narrow; empty is everything.
+    """The filters of a listing. A run matches any of the statuses and names, and all labels; empty matches all.
 
-    ``labels`` are ``str.partition("=")`` of what was asked for: without ``=`` a key alone is looked for.
+    ``labels`` are ``str.partition("=")`` of the requested labels; without ``=``, any value of the key matches.
     """
 
     statuses: frozenset[str] = frozenset()
@@ -43,22 +43,22 @@ class ListQuery(NamedTuple):
 
 
 class Listing:
-    """Make listings from the cache and the journal."""
+    """Makes listings from the cache and the journal."""
 
     def __init__(self, journal: Journal, reconciler: Reconciler) -> None:
         self._journal = journal
         self._reconciler = reconciler
-        # One token's listings read the journal one page at a time, so that they do not keep others from it.
+        # The listings of one token read one page at a time, so that they do not block those of others.
         self._reading: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def there(self, owner: str | None, wanted: ListQuery) -> list[Service]:
-        """What is there and was not removed; an owner sees its own."""
+        """Return the runs that are not removed, of one owner or of all."""
         return sorted(filter(wanted.keeps, self._of(owner)), key=_key, reverse=True)[: wanted.limit]
 
     async def pages(self, owner: str | None, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
-        """All that is wanted, each run as JSON, in pages of about ``PAGE`` bytes.
+        """Yield the runs as JSON in pages of about ``PAGE`` bytes.
 
-        A run has one place in the order, whether it is there or removed meanwhile, so that none is listed twice.
+        A run keeps its place in the order when it is removed meanwhile, so that none is listed twice.
 
         Raises:
             JournalUnwritable: the journal cannot be read.
@@ -78,7 +78,7 @@ class Listing:
             return
         before: Key | None = LATEST
         while before is not None:
-            # First what is there: what is removed while the journal is read is then in both, and shown once.
+            # The cache first: a run removed while the journal is read is then in both, and is listed once.
             live = {key for key in map(_key, self._of(owner)) if key < before}
             async with self._reading[owner]:
                 page = await self._journal.removed(before, owner, _show(wanted))
@@ -91,7 +91,7 @@ class Listing:
     async def _parts(
         self, keys: list[Key], removed: dict[Key, bytes], owner: str | None, wanted: ListQuery
     ) -> AsyncIterator[list[bytes]]:
-        """Runs in their order, as they are when their part is made."""
+        """Yield the runs in order, each as it is when its part is built."""
         part, size = [], 0
         for key in sorted(keys, reverse=True):
             shown = removed.get(key) or await self._shown(key[1], owner, wanted)
@@ -119,7 +119,7 @@ def _key(view: Service) -> Key:
 
 
 def _show(wanted: ListQuery) -> Callable[[bytes], bytes | None]:
-    """What makes the JSON of a stored run, or None where it is not wanted; it runs in the journal's thread."""
+    """Return a function for the journal's thread: a stored run → its JSON, or None if it does not match."""
 
     def show(stored: bytes) -> bytes | None:
         view = msgspec.json.decode(stored, type=Service)

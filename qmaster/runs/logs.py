@@ -1,8 +1,9 @@
-"""Logs of runs: from the engine while it has them, from the journal afterwards. Belongs to the event loop.
+"""Logs of runs: from the engine while it has them, then from the journal. Belongs to the event loop.
 
-Each task is read once, the oldest first. To follow a run, the log of the whole run comes next, until the run has ended
-(Docker's follow of a service never ends, moby#36626). Then each task is read once more: Docker 20.10's follow drops a
-last line without a newline, and a burst's last lines come up to 0.26 s after the end. ``Marks`` tells what is new.
+Each task is read once, the oldest first. If the log is followed, the log of the whole run is then followed until the
+run has ended (Docker's follow of a service never ends, moby#36626). Last, each task is read once more: Docker 20.10's
+follow drops a last line without a newline, and a burst's last lines arrive up to 0.26 s after the end. ``Marks`` finds
+the new messages.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ Source = Literal["stdout", "stderr", "qmaster"]
 Batches = AsyncIterator[list["Piece"]]
 Open = Callable[[LogRequest], OpenLog]
 
-SILENCE = 8.0  # seconds; a node that was cut off is silent, not refused, until Swarm takes it for down
-TICK = 0.1  # seconds between two looks at the run
-NODES_EVERY = 1.0  # seconds between two looks at the nodes, which cost more
+SILENCE = 8.0  # seconds; a node that was cut off is silent until Swarm marks it as down
+TICK = 0.1  # seconds between two checks of the run
+NODES_EVERY = 1.0  # seconds between two checks of the nodes, which cost more
 REOPEN_AFTER = 0.5  # seconds
 DISORDER = 0.1  # seconds that the times of one task's streams may be out of order
 SKEW = 30.0  # seconds that the nodes' clocks may differ
@@ -45,9 +46,9 @@ log = structlog.get_logger(__name__)
 
 
 class Piece(NamedTuple):
-    """A line with its newline, or a part of one without; ``qmaster`` says what the job did not.
+    """A line with its newline, or part of a line without; the source ``qmaster`` marks our own notes.
 
-    ``time`` is RFC 3339 with nanoseconds, "" where there is none; ``node`` a name, ``task`` an id.
+    ``time`` is RFC 3339 with nanoseconds, "" if there is none; ``node`` is a name, ``task`` an id.
     """
 
     time: str
@@ -58,12 +59,12 @@ class Piece(NamedTuple):
 
 
 def note(text: str, node: str | None = None, task: str | None = None) -> Piece:
-    """A word of our own."""
+    """Return a note of quartermaster's own."""
     return Piece("", "qmaster", f"{text}\n".encode(), node, task)
 
 
 class LogQuery(NamedTuple):
-    """What a caller wants of a log; ``tail`` counts messages of each task, None: all."""
+    """The options of a read of a log; ``tail`` counts messages of each task, None: all."""
 
     follow: bool = False
     tail: int | None = None
@@ -71,7 +72,7 @@ class LogQuery(NamedTuple):
 
 
 class LogReader:
-    """Read the output of runs."""
+    """Reads the output of runs."""
 
     def __init__(self, swarm: Swarm, readers: LogReaders, journal: Journal, reconciler: Reconciler) -> None:
         self.swarm = swarm
@@ -80,10 +81,12 @@ class LogReader:
         self.reconciler = reconciler
 
     async def flow(self, view: Service, query: LogQuery) -> Batches:
-        """Yield a run's output in batches; an empty batch means that the engine has answered. Close it if left early.
+        """Yield a run's output in batches; an empty batch means that the engine has answered.
+
+        A caller that does not read to the end closes the iterator.
 
         Raises:
-            TooManyReaders: before anything else.
+            TooManyReaders: too many logs are being read; raised first.
             HttpError: the engine does not answer.
         """
         if view.status == "removed":
@@ -96,7 +99,7 @@ class LogReader:
 
 
 class LogStream:
-    """One reading of one run's output."""
+    """One read of one run's output."""
 
     def __init__(self, reader: LogReader, view: Service, query: LogQuery, open_log: Open) -> None:
         self._reader = reader
@@ -104,11 +107,11 @@ class LogStream:
         self._query = query
         self._open = open_log
         self._marks = Marks()
-        self._nodes: dict[str, Node] = {}  # as of the last look
-        self._down: set[str] = set()  # ids of nodes that were said to be down
+        self._nodes: dict[str, Node] = {}  # by id, as of the last check
+        self._down: set[str] = set()  # ids of nodes that a note has reported
 
     async def batches(self) -> Batches:
-        """Yield what was written so far; if followed, what is written until the run has ended."""
+        """Yield the output so far; if followed, also the output until the run has ended."""
         async for batch in self._read_tasks(self._query.tail):
             yield batch
         yield []
@@ -119,12 +122,12 @@ class LogStream:
                 yield batch
 
     async def kept(self) -> list[list[Piece]]:
-        """Return what the journal has of a run that is gone."""
+        """Return the output of a removed run from the journal."""
         outputs = await self._outputs()
         if outputs:
             return [self._pieces_of(output) for output in outputs]
-        missing = "the end of its output may be missing" if self._marks else "nothing of its output was kept"
-        return [[note(f"it is gone{':' if self._marks else ', and'} {missing}")]]
+        missing = "the end of its output may be missing" if self._marks else "its output was not kept"
+        return [[note(f"the run was removed; {missing}")]]
 
     @property
     def _view(self) -> Service:
@@ -146,14 +149,14 @@ class LogStream:
                 for batch in await self.kept():
                     yield batch
             targets = []
-        if self._first_view.type == "service":  # of a container, only its log tells that the engine answers
+        if self._first_view.type == "service":  # for a container, only its log shows that the engine answers
             yield []
         for target in targets:
             async for batch in self._read_or_explain(target, tail):
                 yield batch
 
     async def _targets(self) -> list[_Target] | None:
-        """List the tasks that may have written something, the oldest first; None if the service has no tasks."""
+        """List the tasks that may have output, the oldest first; None if the service has no tasks."""
         if self._first_view.type == "container":
             return [_Target(self._first_view.id)]
         tasks = await self._reader.swarm.tasks(self._first_view.id)
@@ -168,7 +171,7 @@ class LogStream:
         return targets if tasks else None
 
     async def _read_or_explain(self, target: _Target, tail: int | None) -> Batches:
-        """Read from the journal what the engine no longer has, and what is on a node that cannot be reached."""
+        """Read a task from the engine, or from the journal if its log is gone or its node cannot be reached."""
         try:
             if target.down:
                 raise NodeUnreachable("it is down")
@@ -188,10 +191,10 @@ class LogStream:
         yield self._pieces_of(outputs[0]) if outputs else [note(why, target.node, target.task)]
 
     async def _read(self, target: _Target, tail: int | None) -> Batches:
-        """Read what is new of a log that ends.
+        """Yield the new messages of one task's log, without following it.
 
-        Docker counts both streams and then leaves one out, so the tail of one stream is counted here. For a tail of 0
-        one message is read and not sent: what comes after it is new.
+        Docker counts both streams before it leaves one out, so the tail of one stream is counted here. For a tail of 0,
+        one message is read and not sent; every message after it is new.
         """
         skip, asked = 0, tail
         if tail is not None and len(self._query.streams) == 1:
@@ -220,7 +223,7 @@ class LogStream:
     # -- live ------------------------------------------------------------------------------------------------------
 
     async def _follow(self) -> Batches:
-        """Follow the whole run until it has ended; an engine that was away is asked again."""
+        """Follow the whole run until it has ended; reopen the log after the engine was away."""
         view = self._first_view
         while not self._over:
             since = _less(self._marks.earliest(), SKEW)
@@ -249,20 +252,20 @@ class LogStream:
                 pieces += self._newly_down()
             if pieces:
                 yield pieces
-            if batch == []:  # the container has ended, which the cache learns in a moment; or the engine has ended it
+            if batch == []:  # the container has ended, or the engine ended the log; the cache will show which
                 await asyncio.sleep(TICK)
                 return
 
     def _newly_down(self) -> list[Piece]:
-        """Say which nodes have gone down: their silence would say nothing."""
+        """Return a note for each node that went down, as it sends no output."""
         down = {node.id: node.hostname for node in self._nodes.values() if node.state == "down"}
         tasks = self._view.tasks
         ours = {task.node_id for task in tasks if task.node_id and task.state == "running"} & down.keys()
         fresh = sorted(down[node_id] for node_id in ours - self._down)
-        # A node that comes back begins anew; the others go on, perhaps in the middle of a long line.
+        # A node that is back sends its log again; the others continue, perhaps within a long line.
         self._marks.rewind({task.id for task in tasks if task.node_id in ours ^ self._down})
         self._down = ours
-        return [note(f"node {name} cannot be reached: what runs there is not heard until it is back") for name in fresh]
+        return [note(f"node {name} cannot be reached: its output is missing until it is back") for name in fresh]
 
     def _look_at_nodes(self) -> None:
         self._nodes = {node.id: node for node in self._reader.reconciler.nodes(with_reserved=False)}
@@ -270,7 +273,7 @@ class LogStream:
     # -- pieces ----------------------------------------------------------------------------------------------------
 
     def _new(self, batch: Iterable[Message], target: _Target | None = None) -> list[Piece]:
-        """Return the messages that were not sent before."""
+        """Return those messages that were not sent before, as pieces."""
         pieces = []
         for message in batch:
             if message.source == "engine":
@@ -290,7 +293,7 @@ class LogStream:
         return [*outcome.earlier, *outcome.tasks]
 
     def _pieces_of(self, kept: TaskOutput) -> list[Piece]:
-        """Return what is new of a task's kept output; say so if its beginning is missing and was not sent before."""
+        """Return the new part of a task's kept output; if the beginning was never sent or kept, add a note."""
         self._marks.rewind()
         key = kept.task or self._first_view.id
         lines = [line for line in kept.output.lines if line.stream in self._query.streams]
@@ -306,7 +309,7 @@ class LogStream:
 
 
 class _Target(NamedTuple):
-    """A task, or a plain container: then ``task`` is None."""
+    """A task, or a plain container, whose ``task`` is None."""
 
     id: str
     task: str | None = None
@@ -319,24 +322,24 @@ class _Target(NamedTuple):
 
 
 class Marks:
-    """How far each stream of each origin (a task or a container) was sent: what is read again is not sent again.
+    """How far each stream of each origin (a task or a container) was sent, so that no message is sent twice.
 
-    A message has no number, only a time (RFC 3339, as Docker writes it), which the parts of a long line share: so those
-    of the last time are counted.
+    A message has no number, only a time (RFC 3339, as Docker writes it) that the parts of a long line share. So the
+    messages of the last time are counted.
     """
 
     def __init__(self) -> None:
         self._marks: dict[tuple[str, str], tuple[str, int]] = {}
-        self._again: dict[tuple[str, str], int] = {}  # messages of the last time that are still to be skipped
+        self._again: dict[tuple[str, str], int] = {}  # messages of the last time, still to be skipped
 
     def __bool__(self) -> bool:
         return bool(self._marks)
 
     def is_new(self, origin: str, stream: str, time: str) -> bool:
-        """Tell whether a message is new, and count it as sent."""
+        """Return whether a message is new, and count it as sent."""
         key = (origin, stream)
         last, count = self._marks.get(key, ("", 0))
-        if time < last:  # a node that was cut off and comes back sends all again
+        if time < last:  # a node that is back after being cut off sends its log again
             self._again[key] = count
             return False
         if time > last:
@@ -351,13 +354,13 @@ class Marks:
         return True
 
     def rewind(self, origins: Collection[str] | None = None) -> None:
-        """What comes now of these origins, or of all, may have been sent already."""
+        """Expect messages of these origins, or of all, that were sent before, as a log is read again."""
         for key, (_, count) in self._marks.items():
             if origins is None or key[0] in origins:
                 self._again[key] = count
 
     def close(self, origin: str) -> None:
-        """What an origin wrote before its last mark is not wanted, on neither stream."""
+        """Skip all messages of an origin before its last mark, on both streams."""
         times = [time for (of, _), (time, _) in self._marks.items() if of == origin]
         for stream in BOTH if times else ():
             self._marks.setdefault((origin, stream), (max(times), 0))
@@ -379,11 +382,11 @@ def _less(at: float | None, seconds: float) -> str | None:
 
 
 def _require_reached(batch: Iterable[Message]) -> None:
-    """Heed Docker's own words about a node that is away; about a task that never was on a node they mean nothing."""
+    """Raise if Docker says that a node is unreachable; that a task was never on a node is no error."""
     for message in batch:
         if message.source == "engine" and UNREACHED.search(message.data.decode(errors="replace")):
-            raise NodeUnreachable("Swarm has no way to it")
+            raise NodeUnreachable("Swarm is not connected to it")
 
 
 def _nothing_to_open(request: LogRequest) -> OpenLog:
-    raise NotFound("it is gone")
+    raise NotFound("the run was removed")

@@ -1,6 +1,6 @@
-"""End and remove runs at their deadlines, so that nothing they wrote is lost. Belongs to the event loop.
+"""Ends and removes runs at their deadlines, after their output is recorded. Belongs to the event loop.
 
-A run has at most one deadline at a time (``Reaper._deadline`` lists them all), and a timer for it.
+A run has at most one deadline at a time, with a timer; ``Reaper._deadline`` lists all kinds.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .reconciler import Reconciler
 from .results import ResultCollector
 from .status import ENDED_WITHIN, LONG_AGO, has_ended, nothing_runs, parse_time
 
-SETTLE = 2.0  # seconds between the end of a stopped service and its removal, in which others read its end too
-KEPT = 5.0  # seconds that what has ended stays at least, whatever its time to live, for the same reason
+SETTLE = 2.0  # seconds from the end of a stopped service to its removal, so that other quartermasters record it
+KEPT = 5.0  # seconds that an ended run stays at least, whatever its ttl, for the same reason
 GRACE = ENDED_WITHIN.total_seconds()
-LOOK_EVERY = 0.25
-AGAIN_EVERY = 1.0
-RECORD_WITHIN = 20.0  # seconds that a stop waits for the output of what has ended
+LOOK_EVERY = 0.25  # seconds
+AGAIN_EVERY = 1.0  # seconds between retries
+RECORD_WITHIN = 20.0  # seconds that a stop waits for the output of an ended run
 
 log = structlog.get_logger(__name__)
 
@@ -39,21 +39,21 @@ Work = Callable[[str], Awaitable[None]]
 
 
 class Deadline(NamedTuple):
-    """Work to be done so many ``seconds`` after ``moment``, a time of the engine's clock (RFC 3339)."""
+    """Work that is due ``seconds`` after ``moment``, a time of the engine's clock (RFC 3339)."""
 
     moment: str | None
     seconds: float
     work: Work
 
     def left(self, at_most: float) -> float:
-        """Return the seconds from now; the moment is not longer ago than ``at_most``."""
+        """Return the seconds that are left; count at most ``at_most`` seconds as passed since the moment."""
         moment = parse_time(self.moment)
         passed = max(0.0, (_now() - moment).total_seconds()) if moment else 0.0
         return max(0.0, self.seconds - min(passed, at_most))
 
 
 class _Watched(NamedTuple):
-    """A run's deadline: when the run was last noticed, when it is due (both of the loop's clock), and its timer."""
+    """A run's deadline: when the run last changed, when the work is due (both of the loop's clock), the timer."""
 
     noticed: float
     deadline: Deadline | None = None
@@ -66,14 +66,15 @@ class _Watched(NamedTuple):
 
 
 class Reaper:
-    """Stop, time out and remove runs.
+    """Stops, times out and removes runs.
 
     Args:
-        swarm, containers: the engine.
-        journal: what is being ended, and why, where the engine keeps no word of that.
-        reconciler: the runs as they are.
-        collector: puts the output of a run into the journal; nothing is removed before.
-        max_kept: how many ended runs of an owner may stay in the swarm; None: any number.
+        swarm: the services.
+        containers: the containers.
+        journal: keeps which runs are being ended, and why, as the engine cannot for containers.
+        reconciler: the current views of runs.
+        collector: records the output of a run, before its removal.
+        max_kept: returns how many ended runs of an owner may stay in the swarm; None: any number.
     """
 
     def __init__(
@@ -98,10 +99,10 @@ class Reaper:
         self._closed = False
 
     async def stop(self, view: Service) -> None:
-        """Begin to stop and remove a run; return when the engine has accepted it.
+        """Start to stop and remove a run; return when the engine has accepted it.
 
         Raises:
-            HttpError: the engine did not.
+            HttpError: the engine did not accept it.
         """
         if view.type == "container":
             await self._stop_container(view.id)
@@ -109,17 +110,17 @@ class Reaper:
             await self._stop_service(view)
 
     def notice(self, view: Service) -> None:
-        """Set the deadline of a run that has changed; take up an end that somebody else, or we before, have begun."""
+        """Set the deadline of a changed run; continue an end that another or an earlier quartermaster has begun."""
         if self._closed:
             return
         self._set_deadline(view)
         if view.owner is not None and _may_go(view) and view.owner not in self._to_check:
-            # Once for all that is noticed in this turn of the loop: at the start that is everything.
+            # Once for all runs in this iteration of the event loop: at the start, every run comes here.
             self._to_check.add(view.owner)
             asyncio.get_running_loop().call_soon(self._check_now, view.owner)
 
     def check_kept(self, owner: str) -> None:
-        """Find the oldest ended runs of an owner that are more than may stay: they are removed early."""
+        """Mark the oldest ended runs of an owner beyond its ``max_kept`` for early removal."""
         limit = self._max_kept(owner)
         if limit is None and not self._excess:
             return
@@ -132,7 +133,7 @@ class Reaper:
                 self._set_deadline(view)
 
     async def close(self) -> None:
-        """Leave what is not done to the next start."""
+        """Cancel timers and pending work; the next process does it."""
         self._closed = True
         for watched in self._watched.values():
             watched.cancel()
@@ -144,12 +145,12 @@ class Reaper:
     # -- deadlines -------------------------------------------------------------------------------------------------
 
     def _deadline(self, view: Service) -> Deadline | None:
-        """Return what is to be done next about a run, and when."""
+        """Return the next work on a run, and when it is due."""
         is_service = view.type == "service"
         finish = self._finish_service if is_service else self._finish_container
         time_out = self._time_out_service if is_service else self._time_out_container
         if view.status == "stopping":
-            if view.reason == "stopped" or view.finished_at is not None:  # what had ended before keeps its reason
+            if view.reason == "stopped" or view.finished_at is not None:  # an end before the stop keeps its reason
                 return Deadline(None, 0, finish)
             return Deadline(None, 0, time_out) if view.reason == "timeout" else None
         if view.owner is None or view.status == "removed":
@@ -165,8 +166,8 @@ class Reaper:
     def _set_deadline(self, view: Service) -> None:
         """Set the timer of a run.
 
-        The clock of the day can be set, or be another than the engine's. It only says how long something has lasted
-        that was not seen to begin; from then on the loop's clock counts.
+        The wall clock may be set, or differ from the engine's. It is used only for the time before the run was first
+        seen; from then on the event loop's clock counts.
         """
         before = self._watched.pop(view.id, _Watched(-math.inf))
         if view.status == "removed":
@@ -176,17 +177,17 @@ class Reaper:
         loop = asyncio.get_running_loop()
         now, deadline, due, timer = loop.time(), self._deadline(view), before.due, before.timer
         if deadline != before.deadline:
-            # An end that is noticed late makes no harm: what has ended stays a little longer.
+            # An end that is seen late is harmless: the run stays a little longer.
             seen_to_end = has_ended(view) and before.noticed > -math.inf
             due = now + deadline.left(0.0 if seen_to_end else now - before.noticed) if deadline else math.inf
-        if deadline != before.deadline or due <= now:  # it may have passed while something else was being done
+        if deadline != before.deadline or due <= now:  # it may have passed while other work on the run was going on
             before.cancel()
             timer = loop.call_at(due, self._reach, view.id) if deadline else None
         self._watched[view.id] = _Watched(now, deadline, due, timer)
 
     def _reach(self, run_id: str) -> None:
         view, watched = self._reconciler.find(run_id), self._watched[run_id]
-        # If it is another's by now, there is news of the run, which will be noticed.
+        # If the deadline has changed, a change of the run is about to set the new one.
         if view is not None and watched.deadline is not None and self._deadline(view) == watched.deadline:
             self._begin(run_id, watched.deadline.work)
 
@@ -198,14 +199,14 @@ class Reaper:
     # -- services --------------------------------------------------------------------------------------------------
 
     async def _stop_service(self, view: Service) -> None:
-        # What waits for a node may have begun since it was last listed.
+        # A task that waited for a node may have started since the last listing.
         fresh = view if view.owner is None else await self._reconciler.refresh(view.id)
         if fresh is None:
             return
-        # What waits to run again is ended like what runs: then the task that ran last is shown, and its output read.
+        # A service that waits for a restart is ended like a running one: its last task is shown and its output read.
         if fresh.owner is None or (nothing_runs(fresh) and not self._waits_to_run_again(fresh)):
             await self._record_ended(fresh)
-            await self._keep_end(fresh.id, STOPPED)  # the service itself, which could tell, is about to go
+            await self._keep_end(fresh.id, STOPPED)  # the service, whose label would say it, is about to be removed
             self._reconciler.will_remove(fresh.id)
             await self._remove_service(fresh.id)
         elif await self._swarm.end(view.id, END, STOPPED):
@@ -213,7 +214,7 @@ class Reaper:
             self._begin(view.id, self._finish_service)
 
     async def _finish_service(self, service_id: str) -> None:
-        """Remove a service that was stopped, a moment after its tasks have ended, or after its grace period."""
+        """Remove a stopped service ``SETTLE`` after its tasks have ended, or after its grace period."""
         began = time.monotonic()
         ended = math.inf
         while (view := self._current(service_id)) is not None:
@@ -227,7 +228,7 @@ class Reaper:
             await asyncio.sleep(LOOK_EVERY)
 
     async def _time_out_service(self, service_id: str) -> None:
-        """End the tasks of a service, and see that they end; it stays until its time to live is over."""
+        """End the tasks of a service and wait until they have ended; the service stays until its ttl expires."""
         fresh = await self._reconciler.refresh(service_id)
         if fresh is None or has_ended(fresh):
             return
@@ -240,8 +241,8 @@ class Reaper:
         while (view := self._current(service_id)) is not None and not has_ended(view):
             await asyncio.sleep(LOOK_EVERY)
             if view.reason != "timeout" and view.status == "stopping":
-                return  # it is being stopped meanwhile
-            if time.monotonic() - began > GRACE:  # its node is out of reach: the time alone says that it is over
+                return  # a stop has come meanwhile
+            if time.monotonic() - began > GRACE:  # its node is unreachable: the time decides that it has ended
                 await self._reconciler.refresh(service_id)
                 self._reconciler.look(service_id)
 
@@ -253,7 +254,7 @@ class Reaper:
     # -- containers ------------------------------------------------------------------------------------------------
 
     async def _stop_container(self, container_id: str) -> None:
-        await self._reconciler.look_at_container(container_id)  # an engine that is away has not accepted it
+        await self._reconciler.look_at_container(container_id)  # raises if the engine is away
         view = self._current(container_id)
         if view is not None and has_ended(view):
             await self._record_ended(view)
@@ -292,7 +293,7 @@ class Reaper:
     # -- both ------------------------------------------------------------------------------------------------------
 
     async def _expire(self, run_id: str) -> None:
-        """Remove a run whose time to live is over."""
+        """Remove a run whose ttl has expired."""
         view = self._current(run_id)
         if view is None or not has_ended(view):
             return
@@ -303,10 +304,10 @@ class Reaper:
             await self._remove_container(run_id)
 
     async def _record_ended(self, view: Service) -> None:
-        """Record what has ended, also one of several replicas; what has not begun has written nothing.
+        """Record the output of a run if any of its tasks had a container.
 
         Raises:
-            JournalUnwritable: it could not be kept in time.
+            JournalUnwritable: it could not be recorded in time.
         """
         if not has_ended(view) and not any(task.container_id for task in view.tasks):
             return
@@ -320,7 +321,7 @@ class Reaper:
         return not any(task.container_id for task in view.tasks) and bool(self._reconciler.earlier(view.id))
 
     async def _keep_end(self, run_id: str, why: str) -> None:
-        with contextlib.suppress(JournalUnwritable):  # then a crash would leave it half ended: it can be asked again
+        with contextlib.suppress(JournalUnwritable):  # only lost if quartermaster crashes now; the stop can be repeated
             await self._journal.end(run_id, why)
 
     def _current(self, run_id: str) -> Service | None:
@@ -330,7 +331,7 @@ class Reaper:
     # -- work in the background ------------------------------------------------------------------------------------
 
     def _begin(self, run_id: str, work: Work) -> None:
-        """Do it in the background until it is done; one thing at a time for each run."""
+        """Start work on a run in the background, repeated until it succeeds; one piece of work per run at a time."""
         if run_id not in self._tasks:
             task = asyncio.create_task(self._until_done(run_id, work), name=f"reaper-{run_id}")
             self._tasks[run_id] = task
@@ -351,7 +352,7 @@ class Reaper:
 
     def _end(self, run_id: str, done: asyncio.Task[None]) -> None:
         self._tasks.pop(run_id, None)
-        if not done.cancelled():  # something may have become due meanwhile
+        if not done.cancelled():  # other work may have become due meanwhile
             asyncio.get_running_loop().call_later(LOOK_EVERY, self._notice_again, run_id)
 
     def _notice_again(self, run_id: str) -> None:
@@ -361,7 +362,7 @@ class Reaper:
 
 
 def _may_go(view: Service) -> bool:
-    """Tell whether a run has ended by itself, and its output is kept."""
+    """Return whether a run has ended by itself and its output is recorded, so that it may be removed."""
     return view.status in ("complete", "failed") and view.result is not None
 
 

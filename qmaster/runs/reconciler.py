@@ -1,6 +1,6 @@
-"""Turns hints and listings into events, one turn at a time: list, compare, journal, then cache and broker in one tick.
+"""Turns hints and listings into events, turn by turn: list, compare, journal, then update cache and broker at once.
 
-The event loop owns it. The listing is the truth, a hint only says where to look.
+The event loop owns it. Listings are the source of truth; a hint only says what to list.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .schedule import Due, Schedule
 
 Json = dict[str, Any]
 
-MOST_AT_ONCE = 200  # services whose events are in one transaction
+MOST_AT_ONCE = 200  # services with events in one transaction
 
 log = structlog.get_logger(__name__)
 
@@ -43,14 +43,15 @@ Count = Callable[[Event], None]
 
 
 class Reconciler:
-    """Keep the cache up to date and publish its changes.
+    """Keeps the cache up to date and publishes its changes.
 
     Args:
-        swarm, containers: the engine.
-        journal: where an event has its sequence before anyone hears of it.
-        publish: sends events to who listens.
-        count: told of each event.
-        own_node: the id of this engine's node, None while that is not known.
+        swarm: the services, tasks and nodes.
+        containers: the containers.
+        journal: numbers and stores events before they are published.
+        publish: sends events to subscribers.
+        count: called with each event.
+        own_node: returns the id of this engine's node, None until known.
     """
 
     def __init__(
@@ -74,8 +75,8 @@ class Reconciler:
         self._own_node = own_node
         self._commits = asyncio.Lock()
         self._settled: set[str] = set()
-        self._endings: dict[str, str] = {}  # what is being ended, and why: of containers Docker keeps no label of that
-        self._removing: dict[str, float] = {}  # what was seen to go, and when (seconds since 1970)
+        self._endings: dict[str, str] = {}  # why runs are being ended, by id; Docker cannot add a label to a container
+        self._removing: dict[str, float] = {}  # id → when the engine removed it (seconds since 1970)
         self._schedule = Schedule()
         self._wake = asyncio.Event()
         self._sleeps_until = 0.0
@@ -83,15 +84,15 @@ class Reconciler:
 
     @property
     def position(self) -> Position:
-        """How far everyone has been told: the journal may be some ticks ahead of that."""
+        """The position of the last published event; the journal may be slightly ahead."""
         if not self.cache.restored:
             return Position(NO_EPOCH, 1, 0)
         return self._journal.position._replace(last=self._published)
 
-    # -- what others tell it ---------------------------------------------------------------------------------------
+    # -- hints and queries -----------------------------------------------------------------------------------------
 
     def hint(self, change: Change) -> None:
-        """Look where the change points, soon."""
+        """Schedule a look at what has changed."""
         if change.gone and change.kind != "node":
             self._removing[change.id] = change.time
         if change.kind == "service":
@@ -106,14 +107,14 @@ class Reconciler:
         self._wake.set()
 
     def look(self, service_id: str) -> None:
-        """Look at a service soon: something is about to happen to it."""
+        """Schedule a look at a service that is about to change."""
         self._news(service_id, whole=True)
 
     async def adopt_service(self, service_id: str, spec: Json, nonce: str) -> None:
-        """Take in a service that was just created, with its record and ``created``, before its id is told.
+        """Add a service that was just created, and publish ``created``, before its id is returned to the caller.
 
         Raises:
-            JournalUnwritable: nobody was told of it.
+            JournalUnwritable: the event was not written, so not published.
         """
         if service_id not in self.cache.entries:
             raw = {"ID": service_id, "CreatedAt": now_text(), "Spec": spec}
@@ -122,47 +123,47 @@ class Reconciler:
         await self.commit([nonce])
 
     async def adopt_container(self, container_id: str, nonce: str) -> None:
-        """As ``adopt_service``, for a container.
+        """Add a container that was just created, as ``adopt_service`` does a service.
 
         Raises:
-            EngineRefused: somebody has removed it already.
+            EngineRefused: another client has already removed it.
         """
         await self._list_container(container_id)
         if container_id not in self.cache.entries:
-            raise EngineRefused("the container was removed by somebody else as it started")
+            raise EngineRefused("another client removed the container while it was being started")
         await self.commit([nonce])
 
     async def ending_container(self, container_id: str, why: str) -> None:
-        """A container is being ended, as ``stopped`` or for its ``timeout``: say so."""
+        """Publish that a container is being ended, because it was ``stopped`` or for its ``timeout``."""
         self._endings[container_id] = why
         await self.look_at_container(container_id)
 
     async def look_at_container(self, container_id: str) -> None:
-        """Something has happened to this container: say so."""
+        """Inspect a container and publish its changes."""
         await self._list_container(container_id)
         with contextlib.suppress(JournalUnwritable):
             await self.commit()
 
     def will_remove(self, run_id: str) -> None:
-        """What goes now was stopped."""
+        """Record that a run is being removed because it was stopped."""
         self._endings[run_id] = "stopped"
 
     async def show_result(self, run_id: str, result: Result) -> None:
-        """What a run has said is in the journal: tell that.
+        """Publish the result of a run.
 
         Raises:
-            JournalUnwritable: it is told with the next commit.
+            JournalUnwritable: the next commit publishes it.
         """
-        await self._ask_for_start(run_id)  # whoever waits for the result is told of the start too
+        await self._ask_for_start(run_id)  # so that the view with the result also has the start
         if self.cache.show_result(run_id, result):
             await self.commit()
 
     def earlier(self, service_id: str) -> list[Task]:
-        """The tasks of a service that may have said something and are not shown any more, the oldest first."""
+        """Return a service's earlier tasks that had a container and were replaced, the oldest first."""
         return self.cache.earlier(service_id)
 
     def keyed(self, name: str) -> tuple[Service, str] | None:
-        """What there is of this name, and the digest of the request that it was started with."""
+        """Return the run with this name, and the digest of the request that started it."""
         entry = self.cache.find(name)
         return None if entry is None or entry.current.name != name else (entry.current, entry.body)
 
@@ -173,12 +174,12 @@ class Reconciler:
             HttpError: the engine did not answer.
         """
         await self._list_some({service_id}, {service_id}, time.monotonic())
-        self.look(service_id)  # what it found is told in the next turn
+        self.look(service_id)  # the next turn publishes the changes
         view = self.find(service_id)
         return None if view is None or view.status == "removed" else view
 
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
-        """What there is of exactly this id or name; with an owner, of theirs."""
+        """Return the run with exactly this id or name, of one owner or of all."""
         entry = self.cache.find(name_or_id, owner)
         return entry.current if entry else None
 
@@ -186,21 +187,21 @@ class Reconciler:
         return self.cache.services()
 
     def nodes(self, with_reserved: bool = True) -> list[Node]:
-        """The nodes; see ``RunCache.node_views``."""
+        """Return the nodes; see ``RunCache.node_views``."""
         return self.cache.node_views(with_reserved)
 
     async def listed_nodes(self) -> list[Node]:
-        """The nodes, without what is reserved on them. Swarm is asked while no listing has told of them yet.
+        """Return the nodes, without what is reserved on them; list them now if the cache has none yet.
 
         Raises:
-            HttpError: the engine did not answer, or is no manager.
+            HttpError: the engine did not answer, or is not a manager.
         """
         if not self.cache.nodes:
             self.cache.list_nodes(await self._swarm.nodes())
         return self.nodes(with_reserved=False)
 
     async def look_up(self, name_or_id: str) -> Service | None:
-        """Ask the engine for what the view does not know yet.
+        """Ask the engine for a run that the cache may not have yet.
 
         Raises:
             HttpError: the engine did not answer.
@@ -217,7 +218,7 @@ class Reconciler:
         await self._list_container(name_or_id)
         return self.find(name_or_id)
 
-    # -- its life --------------------------------------------------------------------------------------------------
+    # -- running and publishing ------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -229,34 +230,37 @@ class Reconciler:
             except HttpError as error:
                 self._stale(error)
                 self._schedule.failed(time.monotonic())
-            except Exception:  # the top of the task: whatever it is, the next turn is a full listing
+            except Exception:  # the top of the task; the next turn lists everything
                 log.exception("reconcile_failed")
                 self._schedule.failed(time.monotonic())
 
     async def commit(self, settled: Iterable[str] = ()) -> None:
-        """Tell what is unpublished: into the journal, then to everyone, in one order.
+        """Write unpublished changes to the journal, then publish them, in one order.
+
+        Args:
+            settled: nonces of intents to settle in the same transaction.
 
         Raises:
-            JournalUnwritable: it stays unpublished.
+            JournalUnwritable: the changes stay unpublished.
         """
         mine = set(settled)
         self._settled |= mine
         async with self._commits:
             if mine and not mine & self._settled:
-                return  # somebody else's commit took it along
+                return  # another commit has settled them
             try:
                 await self._commit()
             except BaseException:
-                self._settled -= mine  # whoever waits with theirs tries with theirs
+                self._settled -= mine  # a waiting commit tries with its own only
                 raise
 
     async def _commit(self) -> None:
         if not self.cache.restored:
-            raise JournalUnwritable("the journal has not been read yet: what is new is not known")
-        # Taken at the same moment: what an intent has made is told before it is settled, or together with it.
+            raise JournalUnwritable("the journal has not been read yet; try again")
+        # Taken at the same moment, so that the run of an intent is published before the intent is settled, or with it.
         ids, (settled, self._settled) = sorted(self.cache.dirty), (self._settled, set())
         try:
-            # Not all of 5,000 services in one transaction: that would take 50 MB for a moment, which stay taken.
+            # All of 5,000 services in one transaction would take 50 MB, which the process would then keep.
             *first, last = [ids[at : at + MOST_AT_ONCE] for at in range(0, len(ids), MOST_AT_ONCE)] or [[]]
             for some in first:
                 await self._commit_some(some)
@@ -276,7 +280,7 @@ class Reconciler:
         except BaseException:
             self.cache.put_back(unpublished)
             raise
-        # From here on in one tick: the cache, the position and what subscribers hear are never apart.
+        # No await from here on: the cache, the position and the published events stay consistent.
         self.cache.mark_published(fresh)
         self._published = position.last + len(fresh)
         self._publish(
@@ -291,22 +295,23 @@ class Reconciler:
         )
         for event in fresh:
             self._count(event)
-        self._tell_listeners(fresh)
+        self._call_listeners(fresh)
 
-    def _tell_listeners(self, fresh: list[Event]) -> None:
+    def _call_listeners(self, fresh: list[Event]) -> None:
         changed = {event.subject: event.view for event in fresh if isinstance(event.view, Service)}
-        nobodys = contextvars.Context()  # a request's commit tells what others have done too: that is not logged as its
+        # An empty context: a request's commit also publishes changes of others, whose log lines must not have its id.
+        context = contextvars.Context()
         for view in changed.values():
             if view.type == "service" and view.status not in status.OVER:
                 self._news(view.id)
             for listener in self.listeners:
                 try:
-                    nobodys.run(listener, view)
-                except Exception:  # the events are told: one that cannot take them in keeps nobody else from it
+                    context.run(listener, view)
+                except Exception:  # one failed listener must not stop the others
                     log.exception("listener_failed", run=view.id)
 
     async def load(self) -> None:
-        """Read what was told before; where the journal cannot be read, the cache goes on without being told."""
+        """Restore the cache from the journal; while that cannot be read, the cache is kept but not published."""
         if self.cache.restored:
             return
         try:
@@ -325,7 +330,7 @@ class Reconciler:
     # -- turns -----------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Return when something is due."""
+        """Wait until something is due."""
         while (due := self._schedule.next(self.cache.going)) > (now := time.monotonic()):
             self._wake.clear()
             self._sleeps_until = due
@@ -353,7 +358,7 @@ class Reconciler:
         self._fresh()
 
     async def _look_at(self, due: Due) -> None:
-        """Sweep, and look at services: each takes from its own share of the time."""
+        """Sweep and look at services; each has its own share of the time."""
         whole, began = set(due.whole), time.monotonic()
         if due.wanted:
             whole |= await self._sweep()
@@ -368,7 +373,7 @@ class Reconciler:
         return entry is not None and entry.current.status not in status.OVER
 
     async def _ask_for_starts(self) -> None:
-        """Ask the containers on this node when they started, where their tasks were too short to be seen running."""
+        """Inspect local containers for the start of services whose tasks ended without being seen running."""
         await asyncio.gather(*(self._ask_for_start(run_id) for run_id in list(self.cache.unstarted)))
 
     async def _ask_for_start(self, run_id: str) -> None:
@@ -389,13 +394,13 @@ class Reconciler:
             if any(entry.current.type == "service" for entry in self.cache.entries.values()):
                 raise
 
-    # The tasks before the services: the other way round a service that is removed in between would be shown without
-    # its tasks, and one that is being ended without that.
+    # Tasks are listed before services: otherwise a service removed in between would be shown without its tasks, and one
+    # that is being ended as if it were not.
 
     async def _list_services(self, began: float) -> None:
         tasks = await self._swarm.tasks()
         services = await self._swarm.services()
-        of_service: dict[str, list[int]] = {}  # not the tasks themselves: they are decoded as they are needed
+        of_service: dict[str, list[int]] = {}  # places, not tasks, which are decoded on access
         for place, task in enumerate(tasks):
             of_service.setdefault(task["ServiceID"], []).append(place)
         there = set()
@@ -405,9 +410,9 @@ class Reconciler:
         self._vanish("service", there, began)
 
     async def _list_some(self, ids: Set[str], whole: Set[str], began: float) -> None:
-        """List the tasks of some services together, and read those services of which more may have changed.
+        """List the tasks of some services together, and read the services that may have changed.
 
-        A filter with so many ids takes Docker 0.2 ms for each, no more than a listing of all takes for each task.
+        A filter by ids takes Docker 0.2 ms for each, as a listing of everything takes for each task.
         """
         of_service: dict[str, list[Json]] = {each: [] for each in ids}
         for task in await self._swarm.tasks(*ids):
@@ -424,7 +429,7 @@ class Reconciler:
             self._gone(gone_id, began)
 
     def _show_service(self, raw: Json, tasks: Sequence[Json], began: float) -> None:
-        """One that cannot be understood does not hide the others."""
+        """Update a service; one that cannot be decoded does not affect the others."""
         try:
             self.cache.list_service(raw, tasks, began)
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -449,10 +454,10 @@ class Reconciler:
             self.cache.list_container(raw, self._endings.get(raw["Id"]), began)
 
     async def _sweep(self) -> set[str]:
-        """List the tasks that should run; return the services of which more has happened.
+        """List the tasks that Swarm wants running; return the services that need a closer look.
 
-        What has left that list has ended. What waits for a restart although its last task has ended is looked at too:
-        the restart comes, or Swarm has given it up.
+        A task that has left the list has ended. A service that waits for a restart after its last task is also looked
+        at: the restart comes, or Swarm has given up.
         """
         there, unknown = set(), set()
         for raw in await self._swarm.wanted_tasks():
@@ -469,39 +474,39 @@ class Reconciler:
 
     def _gone(self, gone_id: str, began: float) -> None:
         entry = self.cache.entries.get(gone_id)
-        if entry is not None and entry.seen > began:  # it came after the listing began
+        if entry is not None and entry.seen > began:  # it was seen after the listing began
             return
         at = self._removing.pop(gone_id, None)
         if entry is None:
             self._endings.pop(gone_id, None)
             return
-        entry.seen = began  # an answer that is older than this one, and comes after it, brings nothing back
+        entry.seen = began  # so that an older answer that arrives later does not bring it back
         self.cache.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
         self._schedule.forget(gone_id)
 
-    # -- whether it knows ------------------------------------------------------------------------------------------
+    # -- staleness -------------------------------------------------------------------------------------------------
 
     def _stale(self, error: HttpError) -> None:
         if self.stale_since is None:
             log.warning("stale", reason=str(error))
             self.stale_since = now_text()
-            self._tell_stale()
+            self._call_stale_listeners()
 
     def _fresh(self) -> None:
         if self.stale_since is not None:
             log.info("resynced", since=self.stale_since)
             self.stale_since = None
-            self._tell_stale()
+            self._call_stale_listeners()
 
-    def _tell_stale(self) -> None:
+    def _call_stale_listeners(self) -> None:
         for listener in self.stale_listeners:
             listener()
 
 
 def _has_left(entry: CachedRun, there: Collection[str]) -> bool:
-    """Whether a service has changed, or must, by the ids of the tasks that Swarm wants to run.
+    """Return whether a service needs a closer look, by the ids of the tasks that Swarm wants to run.
 
-    One without a task that goes on must: what comes next may come and end between two sweeps.
+    It does if a task has left them, or if it has not ended and has no task: the next may start and end between sweeps.
     """
     going = [task_id for task_id, task in entry.tasks.items() if task["Status"]["State"] not in status.TERMINAL]
     over = not going and entry.current.status not in status.OVER
@@ -509,14 +514,14 @@ def _has_left(entry: CachedRun, there: Collection[str]) -> bool:
 
 
 def tags(event: Event) -> Tags:
-    """What a filter looks at in an event."""
+    """Return the attributes of an event that filters match."""
     if isinstance(event.view, Node):
         return Tags("node", event.subject, frozenset(), None)
     return service_tags(event.view, event.topic)
 
 
 def service_tags(view: Service, topic: str = "service") -> Tags:
-    """Return what subscribers' filters are compared with."""
+    """Return the attributes of a service that filters match."""
     return Tags(topic, view.id, frozenset(f"{k}={v}" for k, v in view.labels.items()), view.owner)
 
 
@@ -525,7 +530,7 @@ def _encoded(event: Event, epoch: str, sequence: int) -> NewEvent:
 
 
 def _records(fresh: Iterable[Event], body: Callable[[str], str]) -> Iterable[Record]:
-    """The record that each entry and node has after these events."""
+    """Yield the record of each run and node after these events."""
     last: Mapping[str, Event] = {event.subject: event for event in fresh}
     for subject, event in last.items():
         view, removed = msgspec.json.encode(event.view), event.type.endswith(".removed")
@@ -536,6 +541,6 @@ def _records(fresh: Iterable[Event], body: Callable[[str], str]) -> Iterable[Rec
 
 
 def now_text(at: float | None = None) -> str:
-    """A time in seconds since 1970, or now, as RFC 3339."""
+    """Return a time in seconds since 1970, or the current time, as RFC 3339."""
     moment = datetime.fromtimestamp(at, UTC) if at else datetime.now(UTC)
     return moment.isoformat().replace("+00:00", "Z")

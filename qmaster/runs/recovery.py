@@ -1,4 +1,4 @@
-"""Recovery of runs whose outcome the engine left open. Belongs to the event loop."""
+"""Recovery of runs whose creation has an unknown outcome. Belongs to the event loop."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..errors import HttpError
 from ..events.journal import Intent, Journal
 
 LOOK_EVERY = 1.0  # seconds
-AT_ONCE = 8  # intents: half of the calls that the engine takes from all tokens
-SURE_AFTER = 30.0  # seconds of an engine that answers, after which a run that is not there never will be
+AT_ONCE = 8  # intents; half of the slots for calls to the engine
+SURE_AFTER = 30.0  # seconds; if the engine answers for so long and the run does not exist, it never will
 
 log = structlog.get_logger(__name__)
 
 
 class Recovery:
-    """Find what such a run has made, by its name: under a key it stays for whoever asks again, else it is removed."""
+    """Finds such runs by name. A run with a key is kept for the retry of its request; any other is removed."""
 
     def __init__(self, swarm: Swarm, containers: Containers, journal: Journal) -> None:
         self._swarm = swarm
@@ -30,25 +30,25 @@ class Recovery:
         self._journal = journal
         self._open: dict[str, Intent] = {}  # by nonce; of an earlier process, or handed over by ``look_for``
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self._missed: dict[str, float] = {}  # nonce → when the engine first said that it is not there
+        self._missed: dict[str, float] = {}  # nonce → when the engine first said that the run does not exist
 
     def resume(self, leftovers: Iterable[Intent]) -> None:
-        """Take up what an earlier process has left open."""
+        """Take over the unsettled intents of an earlier process."""
         for intent in leftovers:
             self.look_for(intent)
 
     def look_for(self, intent: Intent) -> None:
-        """Find out what came of a run whose outcome the engine left open, and that nobody was told of."""
+        """Look for the run of an intent whose outcome is unknown and was not acknowledged."""
         self._open[intent.nonce] = intent
 
     async def run(self) -> None:
-        """Look for what intents have made, and remove what has no key; until cancelled.
+        """Look for the runs of intents and remove those without a key, until cancelled.
 
-        A create that timed out on a frozen engine may still come true after the thaw, so one that is not there is
-        looked for again until the engine has answered for a while.
+        A create that timed out on a frozen engine may still succeed after the thaw, so the search goes on until the
+        engine has answered for ``SURE_AFTER``.
         """
         while True:
-            # Together: one token's many would keep another's waiting, where the engine is slow.
+            # Concurrently, so that many intents of one token do not delay those of another on a slow engine.
             await asyncio.gather(*map(self._look, list(self._open.values())))
             await asyncio.sleep(LOOK_EVERY)
 
@@ -64,11 +64,11 @@ class Recovery:
                 await self._journal.settle(nonce)
                 del self._open[nonce]
                 self._missed.pop(nonce, None)
-        except HttpError:  # an engine or swarm that was away may do late what it was asked
+        except HttpError:  # an engine or swarm that was away may still carry out the request
             self._missed.pop(nonce, None)
 
     async def _clear_up(self, intent: Intent) -> bool:
-        """Remove what an intent has made, unless it has a key; False where there is nothing yet."""
+        """Remove the run of an intent unless it has a key; return False if there is no run yet."""
         if intent.type == "service":
             raw = await self._swarm.service(intent.name)
             labels = (raw["Spec"].get("Labels") or {}) if raw else {}
@@ -79,7 +79,7 @@ class Recovery:
             return False
         if intent.keyed:
             log.info("orphan_adopted", name=intent.name, type=intent.type)
-            if intent.type == "container" and raw["State"]["Status"] == "created":  # the end came before its start
+            if intent.type == "container" and raw["State"]["Status"] == "created":  # it was never started
                 await self._containers.start(raw["Id"])
             return True
         log.warning("orphan_removed", name=intent.name, type=intent.type)

@@ -1,4 +1,4 @@
-"""Results of runs: read into the journal once a run has ended, before it is removed, and waited for by callers.
+"""Results of runs, read into the journal after the end and before the removal; and callers that wait for them.
 
 Belongs to the event loop.
 """
@@ -22,18 +22,21 @@ from ..models.results import Outcome, Output, TaskOutput
 from .reconciler import Reconciler
 from .status import LONG_AGO, TERMINAL, has_ended, parse_time
 
-AT_ONCE = 64  # tasks of one run that are read at the same time; the engine's own limits bound it further
-AGAIN_EVERY = 1.0  # seconds
-GIVE_UP_AFTER = 10.0  # seconds in which a node that does not give its log is asked again
+AT_ONCE = 64  # concurrent reads of tasks of one run; the engine client's limits also apply
+AGAIN_EVERY = 1.0  # seconds between retries
+GIVE_UP_AFTER = 10.0  # seconds of retries for a node that does not send its log
 
 log = structlog.get_logger(__name__)
 
 
 class ResultCollector:
-    """Record each run that quartermaster started, once it has ended.
+    """Records the result of each run that quartermaster started, once it has ended.
 
     Args:
-        limit: bytes of each stream that are kept.
+        logs: reads the output.
+        journal: keeps the results.
+        reconciler: publishes them.
+        limit: the bytes to keep of each stream.
     """
 
     def __init__(self, logs: Logs, journal: Journal, reconciler: Reconciler, limit: int) -> None:
@@ -44,21 +47,21 @@ class ResultCollector:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def notice(self, view: Service) -> None:
-        """Record a run that has changed, if it has ended."""
+        """Record the result of a changed run if it has ended."""
         if has_ended(view) and _to_be_read(view):
             self._begin(view)
 
     async def record(self, view: Service) -> None:
-        """Return when the output of a run is in the journal, whether it has ended or not.
+        """Record the result of a run, ended or not; return when it is in the journal.
 
         Raises:
-            JournalUnwritable: it could not be kept.
+            JournalUnwritable: it could not be written.
         """
         if _to_be_read(view):
             await asyncio.shield(self._begin(view))
 
     async def close(self) -> None:
-        """Leave what is not done to the next start."""
+        """Cancel pending work; the next process does it."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -93,7 +96,7 @@ class ResultCollector:
             output = await self._read_log("container", view.id, self._limit)
             return Outcome([TaskOutput(None, None, None, view.exit_code, output)])
         tasks, earlier = sorted(view.tasks, key=_ended_at), self._reconciler.earlier(view.id)
-        outputs = await self._read_tasks([*tasks, *earlier])  # together: a node that is silent is waited for once
+        outputs = await self._read_tasks([*tasks, *earlier])  # together, so that a silent node delays them once
         return Outcome(outputs[: len(tasks)], outputs[len(tasks) :])
 
     async def _read_tasks(self, tasks: list[Task]) -> list[TaskOutput]:
@@ -109,14 +112,14 @@ class ResultCollector:
         return TaskOutput(task.id, task.slot, task.node, task.exit_code, output)
 
     async def _read_log(self, kind: Literal["task", "container"], target_id: str, limit: int) -> Output:
-        """Read what can be read: what is gone has no output, and a node out of reach is given up."""
-        until = None  # the wait for a turn does not count
+        """Read a log; return an empty, truncated output if it is gone or its node stays unreachable."""
+        until = None  # the wait for a slot does not count
         while True:
             try:
                 return await self._logs.capture(kind, target_id, limit)
             except NotFound:
                 return Output([], truncated=True)
-            except (EngineAway, TooManyCalls):  # it is there when the engine comes back, or its owner's others are done
+            except (EngineAway, TooManyCalls):  # retry until the engine is back, or a slot is free
                 pass
             except HttpError as error:
                 until = until or time.monotonic() + GIVE_UP_AFTER
@@ -127,7 +130,7 @@ class ResultCollector:
 
 
 class Waiters:
-    """Callers who wait for the result of a run."""
+    """Callers that wait for the result of a run."""
 
     def __init__(self) -> None:
         self._futures: dict[str, set[asyncio.Future[None]]] = {}
@@ -137,17 +140,17 @@ class Waiters:
         return sum(map(len, self._futures.values()))
 
     def notice(self, view: Service) -> None:
-        """Wake who waits for a run that has changed, if it is over."""
+        """Wake the callers that wait for a changed run if it is over."""
         if is_over(view):
             _wake(self._futures.pop(view.id, set()))
 
     async def until_over(self, view: Service, seconds: float, left: asyncio.Future[None]) -> None:
-        """Return when the run is over, the time has passed, the caller has left, or quartermaster stops.
+        """Wait until the run is over, the time has passed, the caller has disconnected, or quartermaster stops.
 
         Args:
-            view: the run as it is now.
-            seconds: how long at most.
-            left: done when the caller has left.
+            view: the current view of the run.
+            seconds: the longest wait.
+            left: done when the caller has disconnected.
         """
         if is_over(view) or self._closed:
             return
@@ -162,16 +165,16 @@ class Waiters:
                 del self._futures[view.id]
 
     def close(self) -> None:
-        """Wake everyone; nobody waits any longer."""
+        """Wake all callers and let none wait from now on."""
         self._closed = True
         for futures in self._futures.values():
             _wake(futures)
 
 
 def is_over(view: Service) -> bool:
-    """Tell whether nothing more is to come of a run: it has ended and its output was read, or it is gone.
+    """Return whether a run is final: it has ended and its output was read, or it was removed.
 
-    The output of what quartermaster did not start is not read.
+    The output of a service that quartermaster did not start is not read.
     """
     if view.status in ("complete", "failed"):
         return view.result is not None or view.owner is None
@@ -189,5 +192,5 @@ def _to_be_read(view: Service) -> bool:
 
 
 def _ended_at(task: Task) -> tuple[bool, datetime]:
-    """Sort key: the first that ended comes first."""
+    """Return a sort key: the first task that ended comes first."""
     return task.state not in TERMINAL, parse_time(task.updated_at) or LONG_AGO

@@ -1,4 +1,4 @@
-"""The rule of when the reconciler looks at what. Pure: it is told the time and what happened, and says what is due."""
+"""Pure: when the reconciler looks at which services, containers and nodes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import math
 from collections.abc import Callable, Collection, Iterable, KeysView, Set
 from typing import NamedTuple
 
-# Seconds between two looks at a service, at least and at most. Swarm takes 0.3 s to start a task: a look at once tells
-# nothing, and is in the way of whoever creates the next service.
+# Shortest and longest pause between two looks at a service, in seconds. Swarm takes 0.3 s to start a task: a look at
+# once would find nothing new, and delay the next create.
 SOON, LATER = 0.02, 1.0
-# The pause after a look, as a share of the time since the service's last news: what is told is at most that much late.
+# The pause after a look, as a share of the time since the service's last news; events are late by at most that share.
 PAUSE_SHARE = 0.1
-# Shares of the time that looks may take, so that an engine with many services, or a slow one, has its time for others.
-# A twentieth for looks at single services was too little: one slow look bought a pause of a second.
+# Shares of the time that looks may take, so that a slow engine, or one with many services, has time for other calls.
+# A twentieth for looks at single services was too little: one slow look caused a pause of a second.
 LOOK_SHARE, SWEEP_SHARE = 0.2, 0.05
-# Seconds between listings of everything: the engine drops events for a slow reader, without a mark.
+# Seconds between listings of everything: the engine silently drops events for a slow reader.
 FULL_EVERY = 60.0
 
 
 class Due(NamedTuple):
-    """What is to be looked at now.
+    """What to look at now.
 
-    ``everything`` includes the rest. ``services`` have their tasks listed; those of them in ``whole`` are read
-    themselves, as a hint may be of their labels. ``wanted`` asks for a sweep: the tasks that Swarm wants running.
+    ``everything`` includes the rest. The tasks of ``services`` are listed; those of them in ``whole`` are also read
+    themselves, as their labels may have changed. ``wanted``: list the tasks that Swarm wants running (a sweep).
     """
 
     everything: bool = False
@@ -34,7 +34,7 @@ class Due(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """A young service: the time of its last news, when its next look is due, and whether that is of the whole."""
+    """A young service: the time of its last news, when its next look is due, and whether to read the service too."""
 
     news: float
     due: float
@@ -42,7 +42,7 @@ class _Look(NamedTuple):
 
 
 class _Budget:
-    """A share of the time. The shorter of the last two looks counts: a single slow one says little."""
+    """A share of the time. The shorter of the last two looks counts, so that a single slow one has no effect."""
 
     def __init__(self, share: float) -> None:
         self.free_at = 0.0
@@ -56,10 +56,10 @@ class _Budget:
 
 
 class Schedule:
-    """When to look at what. All times are of one monotonic clock, in seconds.
+    """The due times of all looks. Times are of one monotonic clock, in seconds.
 
-    A service is young until a tenth of the time since its last news (it was created, hinted, or changed) exceeds
-    ``LATER``, or it is over.
+    News of a service are that it was created, hinted, or changed. A service is young until it has ended, or a tenth of
+    the time since its last news exceeds ``LATER``.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Schedule:
         self._containers: set[str] = set()
         self._nodes = False
         self._full_at = 0.0
-        self._failed = False  # then nothing but everything is due
+        self._failed = False  # if so, only a listing of everything is due
         self._sweep_at = 0.0
         self._looks, self._sweeps = _Budget(LOOK_SHARE), _Budget(SWEEP_SHARE)
 
@@ -76,35 +76,35 @@ class Schedule:
         return self._young.keys()
 
     def news(self, service_id: str, now: float, whole: bool = False) -> float:
-        """Note news of a service; return when it is looked at."""
+        """Record news of a service; return when its next look is due."""
         before = self._young.get(service_id)
         due = now + SOON if before is None else min(before.due, now + SOON)
         self._young[service_id] = _Look(now, due, whole or (before is not None and before.whole))
         return max(due, self._looks.free_at)
 
     def news_of_container(self, container_id: str) -> None:
-        """Have a container looked at: now, as nothing else tells of it."""
+        """Make a look at a container due now, as no listing is scheduled for it."""
         self._containers.add(container_id)
 
     def news_of_nodes(self) -> None:
-        """Have the nodes listed now."""
+        """Make a listing of the nodes due now."""
         self._nodes = True
 
     def relist(self, now: float) -> None:
-        """Have everything listed now: the event stream was opened anew, and what was missed is not known."""
+        """Make a listing of everything due now, as the event stream was reopened and may have missed events."""
         self._full_at = now
 
     def failed(self, now: float) -> None:
-        """Have everything listed after a pause, and nothing before: the turn was broken off somewhere."""
+        """Make only a listing of everything due, after a pause, as a turn has failed halfway."""
         self._full_at, self._failed = now + LATER, True
         self._young = {each: look._replace(due=min(look.due, now + LATER)) for each, look in self._young.items()}
 
     def forget(self, service_id: str) -> None:
-        """Drop a service that is gone."""
+        """Forget a removed service."""
         self._young.pop(service_id, None)
 
     def next(self, going: Set[str]) -> float:
-        """Return when something is due.
+        """Return when the next look is due.
 
         Args:
             going: the services that have not ended.
@@ -119,7 +119,7 @@ class Schedule:
         return min(due, self._sweep_at) if self._has_settled(going) else due
 
     def take(self, now: float, going: Set[str]) -> Due:
-        """Return what is due, and count it as begun.
+        """Return what is due, and mark it as begun.
 
         Args:
             going: the services that have not ended.
@@ -130,18 +130,20 @@ class Schedule:
             return Due(everything=True)
         due = [each for each, look in self._young.items() if look.due <= now] if self._looks.free_at <= now else []
         whole = [each for each in due if self._young[each].whole]
-        for each in due:  # what is hinted from now on is due again
+        for each in due:  # a hint from now on makes it due again
             self._young[each] = self._young[each]._replace(due=math.inf, whole=False)
         nodes, self._nodes = self._nodes, False
         containers, self._containers = self._containers, set()
         return Due(False, nodes, containers, due, whole, now >= self._sweep_at and self._has_settled(going))
 
     def looked(self, services: Iterable[str], began: float, ended: float, goes_on: Callable[[str], bool]) -> None:
-        """Count looks as done, and set the next ones.
+        """Mark looks as done, and schedule the next ones.
 
         Args:
-            services: as they were due.
-            goes_on: whether more is to come of a service.
+            services: the services that were due.
+            began: when the looks began.
+            ended: when they ended.
+            goes_on: returns whether a service has not ended.
         """
         self._looks.spend(began, ended)
         for each in services:
@@ -155,10 +157,10 @@ class Schedule:
                 del self._young[each]
 
     def swept(self, began: float, ended: float) -> None:
-        """Count a sweep as done, and set the next one."""
+        """Mark a sweep as done, and schedule the next one."""
         self._sweeps.spend(began, ended)
         self._sweep_at = max(began + LATER, self._sweeps.free_at)
 
     def _has_settled(self, going: Set[str]) -> bool:
-        """Whether something goes on that is not looked at by itself."""
+        """Return whether some service has not ended and is not young, so that only sweeps look at it."""
         return not going <= self._young.keys()

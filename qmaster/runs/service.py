@@ -1,6 +1,6 @@
-"""Run, stop and status: the operations of the API on runs. Belongs to the event loop.
+"""Run, stop, status: the operations of the API on runs. Belongs to the event loop.
 
-The way of a run: policy → intent in the journal → create at the engine → adopt into the cache → answer.
+Steps of a run: policy → intent in the journal → create at the engine → adopt into the cache → answer.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from .status import OVER
 
 Json = dict[str, Any]
 
-# What no one sees is answered after a multiple of so many seconds: a service is found in one call to the engine, a
-# container in two, and another's in none.
+# Seconds. To a token that sees only its own runs, a 404 comes after a multiple of this, so that its time does not show
+# whether another owner has the run: the calls to the engine differ.
 HIDDEN_STEP = 0.05
 NOBODYS = "qm-nobodys"
-_PORT_TAKEN = re.compile(r"port '([0-9]+)' is already in use by service '[^']*' \(([a-z0-9]+)\)")  # swarmkit's words
+_PORT_TAKEN = re.compile(r"port '([0-9]+)' is already in use by service '[^']*' \(([a-z0-9]+)\)")  # swarmkit's message
 _PLAUSIBLE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
 log = structlog.get_logger(__name__)
@@ -57,9 +57,9 @@ class RunConfig(NamedTuple):
     """Options of the run service.
 
     Attributes:
-        defaults: for what a run does not name.
-        registries: those that images may come from; empty: any.
-        reserved_ports: ports that no run may publish, and what each is.
+        defaults: values for what a request leaves out.
+        registries: the allowed registries of images; empty: any.
+        reserved_ports: the ports that no run may publish, with what each is.
         own_container: the id of the container that this process runs in, or None.
     """
 
@@ -70,10 +70,10 @@ class RunConfig(NamedTuple):
 
 
 class RunService:
-    """Run, stop and show services and containers.
+    """Runs, stops and shows services and containers.
 
     Attributes:
-        waiters: callers who wait for the end of a run; to be told of each change.
+        waiters: callers that wait for the end of a run; notify them of each change.
     """
 
     def __init__(
@@ -100,19 +100,19 @@ class RunService:
         self._lines = LineLimit()
 
     def listens_at(self, port: int) -> None:
-        """Reserve the port that quartermaster listens at."""
+        """Reserve the port that quartermaster listens on."""
         self._reserved_ports[port, "tcp"] = ports.OWN
 
     # -- run -------------------------------------------------------------------------------------------------------
 
     async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
-        """Start a service or a container, once for each key; ``status`` knows its id from then on.
+        """Start a service or a container, once per key; ``status`` finds it when this returns.
 
         Raises:
             Forbidden: the token may not run this.
             Conflict: its name or a port is taken, or the port is quartermaster's own.
-            HttpError: nothing was started, or the outcome is open: then it is looked for, and removed unless it has a
-                key.
+            HttpError: nothing was started, or the outcome is unknown; recovery then looks for the run, and removes it
+                unless it has a key.
         """
         defaults = self._config.defaults
         request = policy.allow(request, by.grant, self._config.registries, defaults.memory, defaults.ttl)
@@ -125,7 +125,7 @@ class RunService:
 
     async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> Started:
         mark = spec.stamp(request, by.name, key)
-        warnings: list[str] = []  # of what it asks for and does not get
+        warnings: list[str] = []  # parts of the request that could not be met
         with self._starting.counted(request, mark, by):
             run_id = await self._make(request, mark, warnings)
         log.info(
@@ -134,16 +134,16 @@ class RunService:
         return Started(run_id, warnings=tuple(warnings))
 
     async def _make(self, request: RunRequest, mark: spec.Stamp, warnings: list[str]) -> str:
-        """Create and adopt a run; its intent is settled, or handed to recovery if the engine left the outcome open."""
+        """Create and adopt a run; settle its intent, or give it to recovery if the outcome is unknown."""
         intent = Intent(mark.name, mark.nonce, request.type, mark.key is not None)
         make = self._make_container if request.type == "container" else self._make_service
         try:
             return await make(request, mark, intent, warnings)
         except HttpError as error:
-            if _may_come_true(error):
+            if _outcome_unknown(error):
                 self._recovery.look_for(intent)
             else:
-                with contextlib.suppress(JournalUnwritable):  # then recovery looks for it, and finds nothing
+                with contextlib.suppress(JournalUnwritable):  # recovery will look for it and find nothing
                     await self._journal.settle(mark.nonce)
             if isinstance(error, Conflict) and not isinstance(error, PortTaken):
                 raise _taken(mark.name) from None
@@ -165,7 +165,7 @@ class RunService:
         try:
             await self._reconciler.adopt_service(service_id, body, mark.nonce)
         except JournalUnwritable:
-            if mark.key is None:  # nobody was told of it; under a key it is there for whoever asks again
+            if mark.key is None:  # not acknowledged; with a key, a retry will find it
                 await swarm.remove(service_id)
             raise
         return service_id
@@ -185,7 +185,7 @@ class RunService:
         return container_id
 
     def _port_taken(self, error: HttpError, owner: str) -> PortTaken | None:
-        """Return the error that another service has the port; it is named only to who may see it."""
+        """Return the error that another service has the port; it names the service only if the token may see it."""
         said = _PORT_TAKEN.search(str(error))
         if said is None:
             return None
@@ -201,19 +201,19 @@ class RunService:
     # -- stop ------------------------------------------------------------------------------------------------------
 
     async def stop(self, name_or_id: str, by: Identity) -> str:
-        """Stop and remove a service or a container of ours, and return its id; one that is removed is success too.
+        """Stop and remove a service or container and return its id; if it is removed already, that is success.
 
-        Returns when the engine has accepted it; the end itself is told by the stream.
+        Returns when the engine has accepted it; events report the end.
 
         Raises:
-            NotFound: nobody knows it, or it is another's.
+            NotFound: it does not exist, or belongs to another owner.
             Conflict: it is quartermaster itself.
         """
         if by.sees is None and name_or_id == self._config.own_container:
             raise _itself()
         try:
             view = await self._find(name_or_id, by)
-        except NotFound:  # containers that somebody else started are not shown, and we may be one of them
+        except NotFound:  # quartermaster's own container is not shown unless it started it
             if by.sees is None and name_or_id in await self._itself.names():
                 raise _itself() from None
             raise
@@ -228,10 +228,10 @@ class RunService:
     # -- status ----------------------------------------------------------------------------------------------------
 
     async def status(self, name_or_id: str, by: Identity) -> Service:
-        """Return one service or container, also when it was removed, with all that is kept of its output.
+        """Return one service or container, also a removed one, with its recorded output.
 
         Raises:
-            NotFound: nobody knows it, or it is another's.
+            NotFound: it does not exist, or belongs to another owner.
         """
         view = await self._find(name_or_id, by)
         whole = view.result is not None and not view.result.truncated
@@ -244,34 +244,34 @@ class RunService:
         return view
 
     async def when_over(self, name_or_id: str, seconds: float, left: asyncio.Future[None], by: Identity) -> Service:
-        """As ``status``, when the run is over, or after so many seconds, or when its caller has left.
+        """Return the ``status`` when the run is over, the time has passed, or the caller has disconnected.
 
         Raises:
-            NotFound: nobody knows it, or it is another's.
+            NotFound: it does not exist, or belongs to another owner.
         """
         view = await self._find(name_or_id, by)
         await self.waiters.until_over(view, seconds, left)
         return await self.status(view.id, by)
 
     def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
-        """Yield services of the swarm and containers that quartermaster started here, as JSON, in pages.
+        """Yield the swarm's services and quartermaster's containers on this engine as JSON, in pages, the newest first.
 
-        The newest first; of another token than root's, only what it started.
+        A token other than root's gets only its own runs.
         """
         return self._listing.pages(by.sees, wanted)
 
     def there(self, by: Identity, wanted: ListQuery) -> list[Service]:
-        """Return what of a listing was not removed."""
+        """Return the runs of a listing that are not removed."""
         return self._listing.there(by.sees, wanted)
 
     def nodes(self) -> list[Node]:
         return self._reconciler.nodes()
 
     async def _find(self, name_or_id: str, by: Identity) -> Service:
-        """Return the run with this id or name, whether it is there, removed, or too young for the cache.
+        """Return the run with this id or name, also a removed one or one that the cache does not have yet.
 
         Raises:
-            NotFound: nobody has it, or another; to who sees only its own neither the words nor the time tell which.
+            NotFound: it does not exist, or belongs to another owner; neither the message nor the time shows which.
         """
         began = time.monotonic()
         try:
@@ -295,21 +295,21 @@ class RunService:
         found = self._reconciler.find(name_or_id)
         if found is None:
             found = await self._reconciler.look_up(name_or_id)
-        elif by.sees is not None:  # it is another's: the engine is asked as for what nobody has
+        elif by.sees is not None:  # another owner's: ask the engine as for a name that does not exist
             await self._reconciler.look_up(NOBODYS)
         if found is not None and by.sees in (None, found.owner):
             return found
         if found is not None and self._lines.allows("refused", by.name):
             asked = {"asked": name_or_id, "run": found.id, "owner": found.owner}
-            log.warning("refused", by=by.name, code=404, **asked, reason="it is another's")
+            log.warning("refused", by=by.name, code=404, **asked, reason="the run belongs to another owner")
         raise NotFound(f"no service or container has the id or name {name_or_id!r}")
 
 
 class _Starting:
-    """Runs that are being started, counted from before they begin until the cache has them.
+    """Runs that are being started, counted until the cache has them.
 
-    No other call comes between a look and its entry: of many at once no more are started than may, nor two of different
-    types under one name.
+    No await comes between a check and the entry, so that concurrent calls cannot exceed a limit, or give one name to
+    runs of two types.
     """
 
     def __init__(self, reconciler: Reconciler) -> None:
@@ -322,9 +322,9 @@ class _Starting:
         """Count a run while it is being started.
 
         Raises:
-            Forbidden: as many of the owner's runs as may have not ended.
-            Conflict: what has its name is of another type.
-            TooManyRuns: the owner has started as many within a minute as it may.
+            Forbidden: the owner has as many unfinished runs as it may.
+            Conflict: a run of another type has the name.
+            TooManyRuns: the owner has started as many runs within a minute as it may.
         """
         if by.grant is not None and by.grant.max_running is not None:
             policy.check_running(by.grant, self._running(by.name))
@@ -345,7 +345,7 @@ class _Starting:
         return len(starting | there)
 
     def _is_of_another_type(self, name: str, kind: Kind) -> bool:
-        """Tell whether a container has the name of a service, or the other way round: Docker would take both."""
+        """Return whether a run of the other type has the name; Docker itself would accept both."""
         there = self._reconciler.find(name)
         kinds = {starting for _, starting, taken in self._runs.values() if taken == name}
         if there is not None and there.name == name and there.status != "removed":
@@ -354,7 +354,7 @@ class _Starting:
 
 
 class _Itself:
-    """The container that this process runs in, if any, and the service that it is a task of."""
+    """The container that this process runs in, if any, and the service of that container."""
 
     def __init__(self, engine: Engine, container_id: str | None) -> None:
         self._engine = engine
@@ -368,7 +368,7 @@ class _Itself:
         return {raw["Id"], raw["Name"].removeprefix("/"), _service_of(raw) or raw["Id"]}
 
     async def published_ports(self) -> set[ports.Port]:
-        """Return the ports under which the container or the service is published."""
+        """Return the published ports of the container and the service."""
         raw = await self._container()
         if raw is None:
             return set()
@@ -381,14 +381,14 @@ class _Itself:
 
 
 def _service_of(raw: Json) -> str | None:
-    """Return the id of the service that a container is a task of."""
+    """Return the id of the service of a container, None if it is no task."""
     labels: Mapping[str, str] = raw["Config"].get("Labels") or {}
     return labels.get("com.docker.swarm.service.id")
 
 
-def _may_come_true(error: HttpError) -> bool:
-    """Tell whether the engine may have done, or may yet do, what failed; or did what could not be kept."""
-    open_outcomes = (EngineUnavailable, EngineRefused, JournalUnwritable, TooManyCalls)  # that may be of a later call
+def _outcome_unknown(error: HttpError) -> bool:
+    """Return whether a failed run may exist or may yet be created; or exists, but could not be journaled."""
+    open_outcomes = (EngineUnavailable, EngineRefused, JournalUnwritable, TooManyCalls)  # TooManyCalls: of a later call
     return isinstance(error, open_outcomes) and not isinstance(error, RegistryRefused)
 
 
@@ -397,4 +397,4 @@ def _taken(name: str) -> Conflict:
 
 
 def _itself() -> Conflict:
-    return Conflict("this is quartermaster itself: it does not stop itself")
+    return Conflict("this is quartermaster itself, which cannot stop itself")

@@ -1,9 +1,8 @@
-"""Pure: Swarm's services, tasks and nodes → what quartermaster says of them.
+"""Pure: views of Swarm's services, tasks and nodes.
 
-Which tasks count follows ``docker service ls``. A replicated service and a replicated job have slots, those of a job
-beginning at 0; a global service and a global job have a task on each node. A job that is updated runs once more: each
-time is an iteration with tasks of its own. Swarm keeps five tasks of a slot, so attempts that are gone are counted in
-the view before.
+The tasks that count are those of ``docker service ls``. Replicated services and replicated jobs have slots, which begin
+at 0 for a job; global services and global jobs have one task on each node. An update of a job runs it again, as a new
+iteration with its own tasks. Swarm keeps five tasks of a slot, so the last view has the count of older attempts.
 """
 
 from __future__ import annotations
@@ -26,30 +25,30 @@ Counts = Mapping[tuple[int, str], int]  # by slot or node
 WAITING = frozenset({"new", "allocated", "pending", "assigned", "accepted"})
 PREPARING = frozenset({"preparing", "ready", "starting"})
 TAKEN_AWAY = frozenset({"shutdown", "remove", "orphaned"})
-ENDED = frozenset({"complete", "failed", "rejected"})  # of their own accord
+ENDED = frozenset({"complete", "failed", "rejected"})  # not ended by Swarm
 TERMINAL = TAKEN_AWAY | ENDED
 
-# Swarmkit's (api/types.proto), as they follow each other: a state only grows.
+# The task states of swarmkit (api/types.proto) in their order: a task never goes back to an earlier one.
 ORDER = (
     *("new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running"),
     *("complete", "shutdown", "failed", "rejected", "remove", "orphaned"),
 )
-NODE_LOST = 255  # what Swarm says of a task whose node came back without it
+NODE_LOST = 255  # the exit code of a task whose node came back without it
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
-# Swarm makes the task that takes over in the same transaction as it sees the end; this only covers what a listing
-# of a history cut at five tasks cannot tell (see _restart_due).
+# Swarm creates the next task in the transaction that records the end of the last. This time only serves where the
+# five tasks that Swarm keeps do not show whether a restart is due (see _restart_due).
 RESTART_NOTICED = timedelta(seconds=10)
-RESTART_DELAY = timedelta(seconds=5)  # Swarm's own default
-# Docker's own stop grace period of 10 s, and 5 s: what has not ended by then is on a node that is out of reach.
+RESTART_DELAY = timedelta(seconds=5)  # Swarm's default
+# Docker's default stop grace period of 10 s, and 5 s: a task that has not ended by then is on an unreachable node.
 ENDED_WITHIN = timedelta(seconds=15)
-# Swarm's words where it has killed a task: before its first check has passed, or after (moby, cluster/executor).
+# Swarm's message for a task that it killed as unhealthy, before or after the first check passed (cluster/executor).
 _UNHEALTHY = re.compile(r"(?:task: non-zero exit \([0-9]{1,10}\): )?(?:dockerexec: )?unhealthy container")
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
 
 
 class Verdict(NamedTuple):
-    """What the tasks of a service say of it."""
+    """The status of a run with its reason, error and exit code."""
 
     status: Status
     reason: Reason | None = None
@@ -65,14 +64,14 @@ def service(
     before: Service | None = None,
     node_was_down: bool = False,
 ) -> Service:
-    """A Swarm service as quartermaster shows it.
+    """Return the view of a Swarm service.
 
     Args:
         raw: the service, as Docker lists it.
         tasks: its tasks, as Docker lists them.
         nodes: the swarm's nodes by id.
-        now: the present time, with a zone.
-        before: what was last said of it: a task that has ended no longer tells when it started.
+        now: the current time, with a zone.
+        before: the last view, which has the start that an ended task no longer shows.
         node_was_down: whether a node that it ran on was down since it started.
     """
     spec = raw["Spec"]
@@ -82,7 +81,7 @@ def service(
     labels = spec.get("Labels") or {}
     ending = labels.get(END)
     overdue = ending is not None and now - (parse_time(raw.get("UpdatedAt")) or now) > ENDED_WITHIN
-    # What replaces the tasks of a service that is being ended waits for a node that there is not.
+    # When a service is being ended, replacement tasks wait for a node that does not exist.
     begun = _begun(tasks, spec) if ending else tasks
     replaced = len(begun) < len(tasks)
     current = newest(begun if ending else counted(raw, begun, nodes), is_per_node(spec))
@@ -121,13 +120,13 @@ def service(
 
 
 def with_attempts(shown: Service, raw: Json, tasks: Collection[Json], before: Service | None) -> Service:
-    """The view of a service with its attempts counted.
+    """Return the view of a service with its attempts counted.
 
     Args:
-        shown: the service as it is.
+        shown: the view without attempts.
         raw: the service, as Docker lists it.
         tasks: its tasks, as Docker lists them.
-        before: what was last said of it. What it showed of each slot, and all older tasks there, is counted.
+        before: the last view; its tasks, and all older ones of their slots, are counted.
     """
     told = frozenset(task.id for task in before.tasks) if before else frozenset()
     current = frozenset(task.id for task in shown.tasks)
@@ -140,13 +139,13 @@ def with_attempts(shown: Service, raw: Json, tasks: Collection[Json], before: Se
 
 
 def begun_again(shown: Service, before: Service | None, known: Collection[str]) -> bool:
-    """Whether a service has a task that it had not before; ``known`` are the ids of those that were listed."""
+    """Return whether a service has a new task; ``known`` are the ids of the tasks listed before."""
     told = {task.id for task in before.tasks} if before else set()
     return any(task.id not in told and task.id not in known for task in shown.tasks)
 
 
 def task(raw: Json, nodes: Mapping[str, Json], by_node: bool = False) -> Task:
-    """A task as quartermaster shows it; ``by_node``: it is one of a node, which has no slots."""
+    """Return the view of a task; ``by_node``: its service has a task on each node, and no slots."""
     status = raw["Status"]
     inner = status.get("ContainerStatus") or {}
     node_id = raw.get("NodeID") or None
@@ -166,9 +165,9 @@ def task(raw: Json, nodes: Mapping[str, Json], by_node: bool = False) -> Task:
 
 
 def newest(tasks: Iterable[Json], by_node: bool = False) -> list[Json]:
-    """The newest task of each slot, or of each node, in their order.
+    """Return the newest task of each slot or node, in their order.
 
-    While an update starts the new task first, or its new tasks fail, it is the one that still runs.
+    While an update starts the new task first, or its new tasks fail, that is the one still running.
     """
     latest: dict[tuple[int, str], Json] = {}
     for raw in sorted(tasks, key=age):
@@ -179,35 +178,36 @@ def newest(tasks: Iterable[Json], by_node: bool = False) -> list[Json]:
 
 
 def _runs_on(raw: Json) -> bool:
-    """Whether a task runs and is to."""
+    """Return whether a task runs and is meant to."""
     return bool(raw["Status"]["State"] == raw.get("DesiredState") == "running")
 
 
 def is_per_node(spec: Json) -> bool:
-    """Whether a service has a task on each node, and no slots."""
+    """Return whether a service has a task on each node, and no slots."""
     return not {"Global", "GlobalJob"}.isdisjoint(spec.get("Mode") or ())
 
 
 def is_job(spec: Json) -> bool:
-    """Whether it is to end, in a mode of Swarm's own for that."""
+    """Return whether a service is in one of Swarm's job modes."""
     return not {"ReplicatedJob", "GlobalJob"}.isdisjoint(spec.get("Mode") or ())
 
 
 def is_of_job(raw: Json) -> bool:
-    """Whether a task is one of a job."""
+    """Return whether a task belongs to a job."""
     return raw.get("JobIteration") is not None
 
 
 def place(raw: Json, each_node: bool) -> tuple[int, str]:
-    """What a task takes, and another after it: its slot, or its node."""
+    """Return the slot or node of a task."""
     return (0, raw.get("NodeID") or "") if each_node else (raw.get("Slot") or 0, "")
 
 
 def counted(service: Json, tasks: Collection[Json], nodes: Mapping[str, Json]) -> Collection[Json]:
-    """The tasks of what the service wants now: not those of an earlier iteration, a larger scale, or a drained node.
+    """Return the tasks that count: none of an earlier iteration, a larger scale, or a drained node.
 
     Args:
-        service: as Docker lists it.
+        service: the service, as Docker lists it.
+        tasks: its tasks.
         nodes: the swarm's nodes by id.
     """
     spec = service["Spec"]
@@ -222,7 +222,7 @@ def counted(service: Json, tasks: Collection[Json], nodes: Mapping[str, Json]) -
 
 
 def desired_tasks(spec: Json, current: Collection[Json]) -> int:
-    """How many tasks it wants, or completions of a job; ``current``: its newest tasks."""
+    """Return the desired number of tasks, or of a job's completions; ``current``: the newest tasks."""
     mode = spec.get("Mode") or {}
     if "ReplicatedJob" in mode:
         return int(mode["ReplicatedJob"].get("TotalCompletions") or 1)
@@ -232,9 +232,9 @@ def desired_tasks(spec: Json, current: Collection[Json]) -> int:
 
 
 def tries_again(spec: Json, condition: str) -> bool:
-    """Whether a task of a job that failed is followed by another.
+    """Return whether a failed task of a job is followed by another.
 
-    A replicated job tries until all is complete, whatever its restart policy says (measured on 20.10).
+    A replicated job retries until it is complete, whatever its restart policy (measured on 20.10).
     """
     return "ReplicatedJob" in (spec.get("Mode") or {}) or condition != "none"
 
@@ -255,7 +255,7 @@ def judge(
     now: datetime,
     history: Counts,
 ) -> Verdict:
-    """The status of a service: over the newest task of each slot, the first that holds."""
+    """Return the status of a service: the first that holds, over the newest task of each slot."""
     by_state: dict[str, list[Json]] = {}
     for raw in current:
         by_state.setdefault(_phase(raw, spec, nodes, now, history), []).append(raw)
@@ -276,7 +276,7 @@ def judge(
 
 
 def node(raw: Json, reserved: Reserved) -> Node:
-    """A node as quartermaster shows it."""
+    """Return the view of a node."""
     spec, description, status = raw["Spec"], raw.get("Description") or {}, raw.get("Status") or {}
     manager = raw.get("ManagerStatus") or {}
     resources = description.get("Resources") or {}
@@ -296,71 +296,70 @@ def node(raw: Json, reserved: Reserved) -> Node:
 
 
 def reservation(raw: Json) -> tuple[int, float]:
-    """What one task of a service reserves: MiB and cores."""
+    """Return what one task of a service reserves: MiB and cores."""
     wanted = (raw["Spec"]["TaskTemplate"].get("Resources") or {}).get("Reservations") or {}
     return mib(wanted.get("MemoryBytes")) or 0, cores(wanted.get("NanoCPUs")) or 0.0
 
 
 def grown(known: Json | None, listed: Json) -> Json:
-    """Of two readings of one task the later: states only grow, and an older listing may come last."""
+    """Return the later of two readings of a task, by its state: an older listing may arrive later."""
     if known is None or _rank(listed) >= _rank(known):
         return listed
     return known
 
 
 def has_container(raw: Json) -> bool:
-    """Whether a task came so far that it may have said something."""
+    """Return whether a task had a container, so that it may have output."""
     return bool((raw["Status"].get("ContainerStatus") or {}).get("ContainerID"))
 
 
-OVER = frozenset({"complete", "failed", "removed"})  # statuses after which nothing more is to come
+OVER = frozenset({"complete", "failed", "removed"})  # final statuses
 
 
 def has_ended(view: Service) -> bool:
-    """Whether it runs no more and will not again, so that what it said can be read."""
+    """Return whether a run has ended and will not start again, so that its output is complete."""
     if view.status == "stopping":
         return view.finished_at is not None
     return view.status in ("complete", "failed")
 
 
 def came_to_nothing(view: Service) -> bool:
-    """Whether it is a container that could not be started, and was taken back before anyone was told of it.
+    """Return whether the run is a container that could not be started, and was removed before it was acknowledged.
 
-    Of a service nobody knows that: it may have begun and ended between two looks.
+    For a service this cannot be known: it may have run between two looks.
     """
     never = view.type == "container" and view.started_at is None and view.reason != "stopped"
     return never and view.status == "removed"
 
 
 def nothing_runs(view: Service) -> bool:
-    """Whether all its tasks have ended, or are on no node.
+    """Return whether all tasks have ended, or are on no node.
 
-    One that has a node may run already: its agent tells of it a tenth of a second later.
+    A task on a node may already run, as its agent reports that 0.1 s later.
     """
     return all(task.state in TERMINAL or task.node_id is None for task in view.tasks)
 
 
 def duration(text: str | None) -> float | None:
-    """Seconds, as a label of ours has them: ``1.5s``; None for anything else."""
+    """Return the seconds of a label such as ``1.5s``; None for anything else."""
     found = _DURATION.fullmatch(text or "")
     seconds = float(found[1]) if found else None
-    return None if seconds is None or seconds > MAX_SECONDS else seconds  # labels can be set past us
+    return None if seconds is None or seconds > MAX_SECONDS else seconds  # other clients can set labels
 
 
 def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """The caller's labels: without quartermaster's."""
+    """Return the labels without quartermaster's own."""
     return {key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
 
 
 def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
-    """Without those that never ran where another may have before: that one ran last.
+    """Leave out the tasks that never ran, so that an earlier task of their slot is the newest.
 
-    They wait, or had no container, or were shut down before the delay of their restart was over: of these Docker says
-    exit code 0.
+    They wait, had no container, or were shut down within the restart delay, for which Docker shows exit code 0.
     """
     policy = spec["TaskTemplate"].get("RestartPolicy") or {}
     delay = RESTART_DELAY if policy.get("Delay") is None else timedelta(microseconds=policy["Delay"] / 1000)
-    ended: dict[tuple[int, str], Json] = {}  # what ended last, of its own accord
+    ended: dict[tuple[int, str], Json] = {}  # the last task of each slot or node that was not ended by Swarm
     begun: list[Json] = []
     by_node = is_per_node(spec)
     for raw in sorted(tasks, key=age):
@@ -381,7 +380,7 @@ def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, hist
     if state == "running":
         node = nodes.get(raw.get("NodeID") or "") or {}
         return "unknown" if (node.get("Status") or {}).get("State") == "down" else "running"
-    if state in WAITING or raw.get("DesiredState") == "ready":  # "ready" waits for its restart's delay
+    if state in WAITING or raw.get("DesiredState") == "ready":  # "ready": waits for the restart delay
         return "pending"
     if state in PREPARING:
         return "preparing"
@@ -391,10 +390,10 @@ def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, hist
 
 
 def _started(tasks: Collection[Json], ended: bool, before: Service | None, checks_health: bool) -> str | None:
-    """When it first ran: a task that has ended no longer tells.
+    """Return when a service first ran; an ended task no longer shows its start.
 
-    What runs again and again, each time too short to be seen, has run when one of its tasks had ended: its timeout
-    counts from there. With a HEALTHCHECK, a task whose container runs is ``starting`` until the first check passes.
+    If a service keeps restarting, and each task is too short to be seen running, the end of the first one counts as the
+    start. With a HEALTHCHECK, a task whose container runs is ``starting`` until the first check passes.
     """
     states = ("running",) if ended else ("running", "complete", "failed")
     if checks_health:
@@ -417,24 +416,26 @@ def _ran(raw: Json) -> bool:
 
 
 def _checks_health(container: Json) -> bool:
-    """Whether a check of its image, or one of its own, may be on; the image alone knows."""
+    """Return whether a health check may be on; without one in the spec, it may be in the image."""
     return (container.get("Healthcheck") or {}).get("Test") != ["NONE"]
 
 
 def _finished(raw: Json, current: list[Json]) -> str | None:
-    """When it ended, by this reading; the first one stays (``ends``): an engine's restart moves the timestamps."""
+    """Return when a service ended. ``cache.keep`` keeps the first value, as a restart of an engine moves it."""
     last = max(current, key=updated, default=None)
-    if last is not None and not _all_ended(current):  # out of reach: nobody says when, but when it was told to end
+    if last is not None and not _all_ended(current):  # unreachable: the time of the ending update
         return raw.get("UpdatedAt")
     return last["Status"].get("Timestamp") if last else None
 
 
 def _ending(current: list[Json], ending: str, out_of_reach: bool, otherwise: Verdict | None) -> Verdict:
-    """The status of a service that quartermaster is ending, from its tasks that have run.
+    """Return the status of a service that quartermaster is ending.
 
     Args:
-        out_of_reach: whether what has not ended had the time to, and its node is down.
-        otherwise: what it would be if nobody had ended it; None where there was more to come.
+        current: its newest tasks that have run.
+        ending: why it is being ended: ``stopped`` or ``timeout``.
+        out_of_reach: whether the tasks that have not ended are overdue, and their nodes are down.
+        otherwise: its status if it were not being ended; None if a restart was due.
     """
     reason: Reason = "timeout" if ending == "timeout" else "stopped"
     states = {t["Status"]["State"] for t in current}
@@ -444,7 +445,7 @@ def _ending(current: list[Json], ending: str, out_of_reach: bool, otherwise: Ver
     if reason == "stopped" or not (states <= TERMINAL or out_of_reach):
         return Verdict("stopping", reason, None, code)
     if otherwise is not None and otherwise.status in ("complete", "failed") and not states & {"shutdown", "remove"}:
-        return otherwise  # its end came before ours: what Swarm shuts down is ``shutdown``, whatever its exit code
+        return otherwise  # it ended by itself: a task that Swarm ends is ``shutdown``, whatever its exit code
     return Verdict("failed", reason, None, code)
 
 
@@ -453,7 +454,7 @@ def _all_ended(current: list[Json]) -> bool:
 
 
 def _restart_due(raw: Json, spec: Json, now: datetime, history: Counts) -> bool:
-    """Whether Swarm will put another task in this one's place."""
+    """Return whether Swarm will replace this task."""
     policy = spec["TaskTemplate"].get("RestartPolicy") or {}
     condition = policy.get("Condition") or "any"
     if is_job(spec):
@@ -463,7 +464,7 @@ def _restart_due(raw: Json, spec: Json, now: datetime, history: Counts) -> bool:
     attempts = policy.get("MaxAttempts") or 0
     if attempts and history.get(place(raw, is_per_node(spec)), 1) > attempts:
         return False
-    # Swarm keeps five tasks of a slot: with as many attempts or more the count says nothing, the time does.
+    # Swarm keeps five tasks of a slot: from five attempts on, the time decides, not the count.
     ended = parse_time(raw["Status"].get("Timestamp"))
     return not attempts or ended is None or now - ended < RESTART_NOTICED
 
@@ -488,7 +489,7 @@ def _failed(raw: Json) -> Verdict:
     return Verdict("failed", "exit", error, code)
 
 
-# What a caller has chosen: something quoted, a path or a reference, and the image that there is not.
+# Text that a caller has chosen: in quotes, a path or a reference, and the name of a missing image.
 _NAMED = re.compile(r'"[^"]*"|(?<![^\s"])[^\s"/]*/\S*|(?<=no such image: )\S+')
 
 
@@ -502,12 +503,12 @@ def _rejection(error: str) -> Reason:
 
 
 def exit_code(raw: Json) -> int | None:
-    """The exit code, in terminal states only: while a task runs, Docker says 0 or -1."""
+    """Return the exit code, in terminal states only: while a task runs, Docker shows 0 or -1."""
     inner = raw["Status"].get("ContainerStatus") or {}
     if raw["Status"]["State"] not in TERMINAL or not has_container(raw):
         return None
     code = int(inner.get("ExitCode", 0))
-    # A task whose container was lost before it ran is failed, "No such container", with 0 (measured on 20.10).
+    # A task whose container was lost before it ran is ``failed`` ("No such container") with 0 (measured on 20.10).
     return None if code == 0 and raw["Status"]["State"] == "failed" else code
 
 
@@ -523,7 +524,7 @@ def _replicas(current: list[Json], desired: int) -> Replicas:
 
 
 def _history(tasks: Iterable[Json], spec: Json) -> Counts:
-    """How many tasks each place has had, as far as Swarm keeps them."""
+    """Return the number of tasks of each slot or node that Swarm has kept."""
     return Counter(place(raw, is_per_node(spec)) for raw in tasks)
 
 
@@ -533,17 +534,17 @@ def _rank(raw: Json) -> tuple[int, int]:
 
 
 def age(raw: Json) -> tuple[str, int]:
-    """Return the key that sorts what Docker lists, the oldest first."""
+    """Return a sort key for Docker's objects, the oldest first."""
     return (raw.get("CreatedAt") or "", (raw.get("Version") or {}).get("Index", 0))
 
 
 def updated(raw: Json) -> datetime:
-    """When its state last changed; Docker's text would not sort, as it has no trailing zeros."""
+    """Return when a task's state last changed; Docker's text does not sort, as it has no trailing zeros."""
     return parse_time(raw["Status"].get("Timestamp")) or LONG_AGO
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """Docker's RFC 3339 with up to nine decimals; None for none and for Go's zero time."""
+    """Parse Docker's RFC 3339 with up to nine decimals; return None for no time and for Go's zero time."""
     if not text or text == NO_TIME:
         return None
     whole, _, rest = text.removesuffix("Z").partition(".")
@@ -551,22 +552,22 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 def present(text: str | None) -> str | None:
-    """Return a time of Docker's, None for Go's zero time."""
+    """Return Docker's time unchanged, None for Go's zero time."""
     return None if not text or text == NO_TIME else text
 
 
 def mib(octets: int | None) -> int | None:
-    """Return MiB, None for none."""
+    """Return bytes as MiB, None for none."""
     return octets // MIB if octets else None
 
 
 def cores(nano: int | None) -> float | None:
-    """Return cores, None for none."""
+    """Return Docker's nano CPUs as cores, None for none."""
     return nano / 1e9 if nano else None
 
 
 def _by_place(tasks: Iterable[Json], by_node: bool) -> Iterable[list[Json]]:
-    """The tasks of each slot or node, the oldest first."""
+    """Return the tasks of each slot or node, the oldest first."""
     chains: dict[tuple[int, str], list[Json]] = {}
     for raw in sorted(tasks, key=age):
         chains.setdefault(place(raw, by_node), []).append(raw)
@@ -574,7 +575,7 @@ def _by_place(tasks: Iterable[Json], by_node: bool) -> Iterable[list[Json]]:
 
 
 def _between(chain: list[Json], told: Collection[str], current: Collection[str]) -> list[Json]:
-    """Those from the one that was shown last on, before the one that is shown now: it may be the last of all."""
+    """Return the tasks from the one in the last view up to, not including, the one in the new view."""
     start = next((at for at, raw in enumerate(chain) if raw["ID"] in told), 0)
     end = next((at for at, raw in enumerate(chain) if raw["ID"] in current), len(chain) - 1)
     return chain[start:end]

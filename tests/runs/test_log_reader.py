@@ -264,14 +264,14 @@ def test_what_is_gone_comes_from_the_journal() -> None:
     parts.kept = Outcome([kept(Line(at(1), "stdout", b"again\n"))], [first])
     assert parts.texts() == ["first\n", "again\n"]
     parts.kept = None
-    assert parts.texts(follow=True) == ["it is gone, and nothing of its output was kept\n"]
+    assert parts.texts(follow=True) == ["the run was removed; its output was not kept\n"]
 
 
 def test_what_goes_while_it_is_followed_is_told_to_its_end() -> None:
     """The rest comes from the journal, without what was told; where that has nothing, it says so."""
     for outcome, rest in (
         (Outcome([kept(*(Line(at(s), "stdout", b"%d\n" % s) for s in (1, 2)), truncated=True)]), "2\n"),
-        (None, "it is gone: the end of its output may be missing\n"),
+        (None, "the run was removed; the end of its output may be missing\n"),
     ):
         parts = Components(task("running"))
         parts.kept = outcome
@@ -345,7 +345,7 @@ def test_a_node_that_goes_down_is_told_once_each_time(monkeypatch: pytest.Monkey
         follow=True,
     )
     texts = parts.texts(follow=True)
-    assert texts == ["one\n", "node host-1 cannot be reached: what runs there is not heard until it is back\n"]
+    assert texts == ["one\n", "node host-1 cannot be reached: its output is missing until it is back\n"]
     parts = Components(task("running"))
     parts.down = {"n1"}
     assert parts.texts() == ["node host-1 cannot be reached: it is down\n"]

@@ -311,7 +311,7 @@ def test_bytes_come_as_they_were_written(engine: Engine, server: Server) -> None
         assert logs(server, f"/logs/{job}") == logs(server, f"/logs/{job}?follow=1") == expected
         client.remove_service(job)
         shows(server, job, "removed")
-        assert logs(server, f"/logs/{job}") == b"[qmaster] it is gone, and nothing of its output was kept\n"
+        assert logs(server, f"/logs/{job}") == b"[qmaster] the run was removed; its output was not kept\n"
 
 
 def test_a_cut_result_says_so(engine: Engine, start_server: StartServer) -> None:
