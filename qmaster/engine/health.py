@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Any
+from typing import TypedDict
 
 import structlog
 
@@ -18,6 +18,17 @@ PING_AWAY_EVERY = 0.3  # seconds
 INFO_EVERY = 20.0  # seconds; a manager is rarely demoted, and ``/info`` costs as much as ten pings
 
 log = structlog.get_logger(__name__)
+
+
+class _Swarm(TypedDict, total=False):
+    NodeID: str
+    LocalNodeState: str
+    ControlAvailable: bool
+    Error: str
+
+
+class _Info(TypedDict, total=False):
+    Swarm: _Swarm | None
 
 
 class Health:
@@ -56,13 +67,12 @@ class Health:
             client.find()
             if self.trouble is not None or time.monotonic() - self._informed > INFO_EVERY:
                 said = await client.bounded(client.send("GET", "/info"), LISTING, "health")
-                self._inform(decode(said, dict[str, Any]))
+                self._inform(decode(said, _Info).get("Swarm") or {})
             self._trouble = None
         except HttpError as error:
             self._note(error)
 
-    def _inform(self, info: dict[str, Any]) -> None:
-        swarm = info.get("Swarm") or {}
+    def _inform(self, swarm: _Swarm) -> None:
         self.node_id = swarm.get("NodeID") or None
         trouble = manager_trouble(swarm)
         if trouble is not None:

@@ -44,6 +44,14 @@ async def test_it_is_not_ready_before_the_engine_has_answered() -> None:
     assert [watched.trouble, client.away] == [None, None]
 
 
+@pytest.mark.parametrize("info", [{"Swarm": "none"}, {"Swarm": {"LocalNodeState": 3}}, ["Swarm"]])
+async def test_what_is_no_engine_does_not_end_the_watch(info: Any) -> None:
+    """Else nobody would learn that an engine is there again."""
+    watched = Health(Pinged(OK, info=info))
+    await watched._probe()
+    assert isinstance(watched.trouble, EngineAway)
+
+
 async def test_an_engine_goes_and_comes_back() -> None:
     """`away` is set by a ping that failed, and taken back by one that did not."""
     client = Pinged(REFUSED, OK)
