@@ -1,4 +1,4 @@
-"""What all handlers share: the request's id, the bounded body, the caller's identity, and the one form of errors."""
+"""Base of all handlers: the request's id, the bounded body, the caller's identity, and the form of errors."""
 
 from __future__ import annotations
 
@@ -33,21 +33,20 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"})
 
 MAX_DIGITS = 18
-SHORTEST_HIDDEN = 8  # characters of a token: a shorter one would be found in every second word
+SHORTEST_HIDDEN = 8  # characters of a token: a shorter one would match parts of words
 MAX_PARAMETERS = 50  # of a query
-MAX_PARAMETER = 8 * 1024 + 1  # characters of one: a label that is as large as they may be, and its '='
+MAX_PARAMETER = 8 * 1024 + 1  # characters of one: the largest label and its '='; MAX_HEADER bounds it first
 SLICE = 64 * 1024  # bytes of a large answer that are written at once
 READ_WITHIN = 5.0  # seconds that the reader of a large answer may make no progress
 ON = ("1", "true")
 FLAGS = (*ON, "0", "false")
-# Looked up once: an enum computes that each time, and each request asks for them several times.
+# Looked up once: an enum computes a member at each access, and each request needs several.
 OK, FAILED = HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR
 REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 
 Needs = Scope | Literal["root"]
 
-# What every answer tells a browser: store it nowhere, guess no type, run and load nothing that is in it, and show it in
-# no other page.
+# Every answer tells a browser not to store it, guess its type, run or load anything in it, or frame it.
 HEADERS = {
     "Server": "quartermaster",
     "Cache-Control": "no-store",
@@ -63,11 +62,11 @@ log = structlog.get_logger(__name__)
 
 @web.stream_request_body
 class BaseHandler(web.RequestHandler):
-    """A handler whose body is bounded, and whose errors all look the same."""
+    """A handler with a bounded body and one form of errors."""
 
-    ANY_HOST = False  # whether it answers under names that --allow-host does not have
-    IS_KEPT = False  # by clients, so that it has an Etag
-    IS_PROBE = False  # asked every few seconds, so that its successes are left out of the log
+    ANY_HOST = False  # whether it answers to host names that --allow-host does not list
+    IS_KEPT = False  # whether clients may store the answer, so that it has an Etag
+    IS_PROBE = False  # whether it is called every few seconds, so that its successes are not logged
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
     def _set_up(self, auth: Authenticator, busy: set[object]) -> None:
@@ -77,16 +76,16 @@ class BaseHandler(web.RequestHandler):
         self._prepared = False
         self._chunks: list[bytes] = []
         self._received = 0
-        self.by: str | None = None  # whose token it is, once that is known
-        self.failure: str | None = None  # why it was refused, or failed
-        self._tokens: list[str] = []  # that it came with, right or wrong
-        self._sent: dict[str, Any] = {}  # its body, once that is known
-        self._sees_all = False  # whether its token is root's
+        self.by: str | None = None  # the name of the caller's token, once it is known
+        self.failure: str | None = None  # why the request was refused, or failed; for the log
+        self._tokens: list[str] = []  # the tokens of the request, valid or not
+        self._sent: dict[str, Any] = {}  # the decoded body, once it is known
+        self._sees_all = False  # whether the token is the root token
 
     initialize: Callable[..., None] = _set_up
 
     def set_default_headers(self) -> None:
-        if not hasattr(self, "request_id"):  # an error sets the headers once more, but keeps the id
+        if not hasattr(self, "request_id"):  # an error sets the headers again, but keeps the id
             given = self.request.headers.get("X-Request-ID", "")
             self.request_id = given if _REQUEST_ID.fullmatch(given) else random.randbytes(16).hex()  # noqa: S311
         for name, value in HEADERS.items():
@@ -98,12 +97,12 @@ class BaseHandler(web.RequestHandler):
         structlog.contextvars.bind_contextvars(request=self.request_id, remote=self.request.remote_ip)
         self._refuse_host()
         if self.request.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
-            raise BadRequest("the header Content-Encoding is not taken: send the body as it is, not compressed")
+            raise BadRequest("the header Content-Encoding is not supported; send the body uncompressed")
         length = self.request.headers.get("Content-Length", "")
         if length.isascii() and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > MAX_READ):
             raise _too_large()  # before Tornado answers 400, and without reading it
         if self._token_in_url():
-            raise BadRequest("a token does not belong in a URL, where it is logged: send 'Authorization: Bearer …'")
+            raise BadRequest("a token in a URL is not accepted, as URLs are logged; send 'Authorization: Bearer …'")
         self._prepared = True
 
     def data_received(self, chunk: bytes) -> None:
@@ -115,16 +114,17 @@ class BaseHandler(web.RequestHandler):
         self._busy.discard(self)
 
     def on_connection_close(self) -> None:
-        # Ends the wait for a body that will never be whole; a websocket's own way leaves this out.
+        # Ends the wait for a body that will never be complete; a websocket's own method leaves this out.
         web.RequestHandler.on_connection_close(self)
-        if not self._begun:  # what has begun goes on without its client, and finishes
+        if not self._begun:  # a call that has begun continues without its client
             self._busy.discard(self)
 
     def document(self) -> dict[str, Any]:
-        """The body as a JSON object; ``{}`` where there is none.
+        """Return the body as a JSON object; ``{}`` if there is none.
 
         Raises:
-            BadRequest, PayloadTooLarge
+            BadRequest: it is not a JSON object.
+            PayloadTooLarge: it is over ``MAX_BODY`` bytes.
         """
         if self._received > requests.MAX_BODY:
             raise _too_large()
@@ -133,45 +133,52 @@ class BaseHandler(web.RequestHandler):
         return requests.decode_object(body) if body else {}
 
     def identify(self, document: dict[str, Any], needs: Needs) -> Identity:
-        """Who is asking; takes ``token`` out of the body.
+        """Return who is asking, and remove ``token`` from the body.
 
         Args:
-            needs: the scope that it takes, or ``root`` for the root token's alone.
+            document: the decoded body.
+            needs: the scope that the call needs, or ``root`` if it needs the root token.
 
         Raises:
-            BadRequest, Unauthorized, TooManyWrongTokens
-            Forbidden: the token does not have it.
+            BadRequest: a token is malformed, or two differ.
+            Unauthorized: there is no valid token.
+            TooManyWrongTokens: too many invalid tokens came from this address.
+            Forbidden: the token lacks the scope.
         """
         headers = self.request.headers.get_list("Authorization")
         if len(headers) > 1:
-            raise BadRequest("the header Authorization is there twice")
+            raise BadRequest("expected one header Authorization; got {len(headers)}")
         header, token = headers[0] if headers else None, document.pop("token", None)
         self._sent = document
         self._tokens = [(header or "").partition(" ")[2].strip(), str(token or "")]
         return self._admit(header, token, needs)
 
     def words_of(self, error: HttpError) -> str:
-        """What the caller is told of an error."""
+        """Return the message of an error for the caller; an engine's message is masked."""
         cause = error.__cause__
         of_engine = error.of_engine or (isinstance(cause, HttpError) and cause.of_engine)
         return self.of_engine(str(error)) if of_engine else str(error)
 
     def of_engine(self, text: str) -> str:
-        """The engine's words for the caller. It names what it meets: only the root token sees everyone's things."""
+        """Return an engine's message for the caller; only the root token sees the names of other owners' things."""
         return text if self._sees_all else mask(text, [self._sent, unquote(self.request.path)])
 
     def without_token(self, text: str) -> str:
-        """For the log: also where a caller put its token into a name or a path; the redaction knows not every token."""
+        """Return a text for the log without the caller's token, which may be in a name or a path.
+
+        The redaction of the log does not know every token.
+        """
         for token in self._tokens:
             if len(token) >= SHORTEST_HIDDEN:
                 text = text.replace(token, REDACTED)
         return text
 
-    def still(self, identity: Identity, needs: Needs) -> Identity:
-        """The same after a while, in which the tokens may have changed.
+    def reauthorize(self, identity: Identity, needs: Needs) -> Identity:
+        """Return the identity as its token is now; the tokens may have changed since the call began.
 
         Raises:
-            Unauthorized, Forbidden
+            Unauthorized: the token is no longer valid.
+            Forbidden: the token lacks the scope.
         """
         return _entitled(self._auth.current(identity), needs)
 
@@ -182,10 +189,10 @@ class BaseHandler(web.RequestHandler):
         return _entitled(identity, needs)
 
     def parameters(self, *known: str) -> dict[str, list[str]]:
-        """The query's parameters.
+        """Return the query's parameters.
 
         Raises:
-            BadRequest: there is one that is not in ``known``.
+            BadRequest: the query is malformed, or has a parameter that is not in ``known``.
         """
         if not self.request.query:
             return {}
@@ -194,12 +201,14 @@ class BaseHandler(web.RequestHandler):
                 self.request.query, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
             )
         except ValueError:
-            raise BadRequest("the query is not valid") from None
+            raise BadRequest(
+                f"the query is malformed: expected UTF-8 and at most {MAX_PARAMETERS} parameters"
+            ) from None
         for name in parameters.keys() - set(known):
             raise BadRequest(f"unknown query parameter {quote(name)}; known: {', '.join(known) or 'none'}")
         for name, values in parameters.items():
             if any(len(value) > MAX_PARAMETER for value in values):
-                raise BadRequest(f"{name}: expected at most {MAX_PARAMETER} characters")
+                raise BadRequest(f"{name}: expected at most {MAX_PARAMETER} characters in a query parameter")
         return parameters
 
     def compute_etag(self) -> str | None:
@@ -212,10 +221,10 @@ class BaseHandler(web.RequestHandler):
         await self.send(msgspec.json.encode(document) + b"\n")
 
     async def send(self, body: bytes) -> None:
-        """Send the whole body; a large one in slices, at its reader's pace.
+        """Send the whole body; a large one in slices, at the client's pace.
 
         Raises:
-            TooManyUnread: the token has too much that it does not read.
+            TooManyUnread: the token has too many unread bytes.
         """
         if len(body) <= SMALL or self.request.method == "HEAD":
             self.finish(body)
@@ -229,20 +238,20 @@ class BaseHandler(web.RequestHandler):
             await self.finish(body[last:])
 
     async def pass_on(self) -> None:
-        """Send what was written, as its reader takes it, and let other handlers have a turn.
+        """Flush what was written at the client's pace, and let other handlers run.
 
         Raises:
-            StreamClosedError: the client has left.
+            StreamClosedError: the client has disconnected.
         """
         await self.flush()
         await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def large_answer(self, size: int) -> Iterator[None]:
-        """Count so many bytes as unread by the token meanwhile; a reader that makes no progress is disconnected.
+        """Count ``size`` bytes as unread by the token meanwhile; a client that makes no progress is disconnected.
 
         Raises:
-            TooManyUnread
+            TooManyUnread: the token has too many unread bytes.
         """
         unsent: Unsent = self.settings["unsent"]
         reader = self.by or f"address {self.request.remote_ip}"
@@ -259,7 +268,7 @@ class BaseHandler(web.RequestHandler):
         return cast(HTTP1Connection, self.request.connection).stream
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """The one place where an error becomes an answer."""
+        """Answer with an error; no other place does."""
         _, error, _ = kwargs.get("exc_info", (None, None, None))
         if isinstance(error, HttpError):
             status, detail, headers = int(error.status), self.words_of(error), error.headers
@@ -269,7 +278,7 @@ class BaseHandler(web.RequestHandler):
         self.set_status(status)
         for name, value in headers.items():
             self.set_header(name, value)
-        if not self._prepared:  # Tornado reads no body behind an answer: it closes the connection, without a word
+        if not self._prepared:  # Tornado then reads no body, and closes the connection
             self.set_header("Connection", "close")
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._allowed()))
@@ -296,20 +305,20 @@ class BaseHandler(web.RequestHandler):
             log.error("request_failed", exc_info=(typ, value, tb))
 
     def _allowed(self) -> list[str]:
-        """Methods that this handler has; Tornado's own answer 405."""
+        """Return the methods that this handler overrides; Tornado's own answer 405."""
         names = {method: method.lower() for method in self.SUPPORTED_METHODS}
         base = web.RequestHandler
         return [method for method, name in names.items() if getattr(type(self), name) is not getattr(base, name)]
 
     def _default_detail(self, status: int) -> str:
         if status == FAILED:
-            return "quartermaster failed: its log has the reason under this request id"
+            return "quartermaster failed; its log has the reason, with this request's id"
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             return f"{self.request.method} is not allowed here; allowed: {', '.join(self._allowed())}"
         return HTTPStatus(status).description or HTTPStatus(status).phrase
 
     def _refuse_host(self) -> None:
-        """A page whose name was made to point here (DNS rebinding) asks under its own name."""
+        """Refuse unlisted host names: a page in a DNS rebinding attack calls with its own name."""
         allowed = self.settings.get("hosts")
         if allowed and not self.ANY_HOST and self.request.host_name.lower() not in allowed:
             raise Forbidden("this host name is not served; see --allow-host")
@@ -322,7 +331,7 @@ class BaseHandler(web.RequestHandler):
 
 
 class NotFoundHandler(BaseHandler):
-    """Every path that is no route."""
+    """Answers 404 for every path that is not a route."""
 
     def _nothing(self, *args: str, **kwargs: str) -> None:
         raise NotFound("no such path; see GET /openapi.json")
@@ -331,10 +340,10 @@ class NotFoundHandler(BaseHandler):
 
 
 def flag(name: str, values: list[str] | None) -> bool:
-    """A parameter of a query that is on or off; left out, it is off.
+    """Return the value of a boolean query parameter; the default is off.
 
     Raises:
-        BadRequest: it is none of ``FLAGS``, or there twice.
+        BadRequest: it is not one of ``FLAGS``, or it is given twice.
     """
     if values is None:
         return False
@@ -344,7 +353,7 @@ def flag(name: str, values: list[str] | None) -> bool:
 
 
 def log_request(handler: web.RequestHandler) -> None:
-    """Log one line for each request, but for a successful probe: no query, no body, no header.
+    """Log one line for each request, except successful probes; it has no query, body or header.
 
     ``LineLimit`` bounds the lines of refused requests, and of those without a valid token.
     """
@@ -370,14 +379,14 @@ def log_request(handler: web.RequestHandler) -> None:
 
 
 def _write_for(status: int) -> Callable[..., Any]:
-    """Return the logger of a level: error for a mistake of ours, warning for a refusal or a failing engine or disk."""
+    """Return the log method: error for a 500, warning for a refusal and for a failed engine, registry or disk."""
     if status == FAILED:
         return log.error  # type: ignore[no-any-return]
     return log.warning if status > FAILED or status in REFUSALS else log.info  # type: ignore[no-any-return]
 
 
 def _shown_path(handler: web.RequestHandler) -> str:
-    """So that no token hides in it from the redaction."""
+    """Return the decoded path without the caller's token."""
     path: str = handler.request.path
     shown = unquote(path, errors="replace") if "%" in path else path
     return handler.without_token(shown) if isinstance(handler, BaseHandler) else shown

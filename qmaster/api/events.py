@@ -34,16 +34,16 @@ from .limits import Allowance, ConnectionLimiter, Slot
 
 AUTH_WITHIN = 5.0  # seconds
 MAX_INBOUND = 4096  # bytes of a client's frame
-FRAME_COST = 128  # bytes that a frame counts for besides its own: small ones are work too
-# Bytes that a client may send on its websocket, at once and each second: its token, and then a ping now and then.
+FRAME_COST = 128  # bytes that a frame counts for in addition to its own: a small frame is work too
+# Bytes that a client may send on its websocket, at once and each second: its token, and then some pings.
 SAID_AT_ONCE, SAID_EACH_SECOND = 8 * 1024, 1024
 ACKED, ACKED_AT = struct.Struct("Q"), 120  # tcpi_bytes_acked, in linux/tcp.h
-SEND_BUFFER = 128 * 1024  # of the kernel: small, so that a reader's pace is seen here
+SEND_BUFFER = 128 * 1024  # bytes in the kernel: small, so that a slow client is noticed
 TOPICS = frozenset({"service", "task", "node"})
 PARAMETERS = ("since", "service", "label", "topic")
 
 GOING_AWAY, FAILED = 1001, 1011
-MAX_REASON = 123  # bytes: of a control frame's 125 the code takes two (RFC 6455, 5.5)
+MAX_REASON = 123  # bytes: a control frame has 125, and the code takes two (RFC 6455, 5.5)
 MALFORMED, BAD_TOKEN, FORBIDDEN, NO_AUTH_IN_TIME, TOO_MANY = 4400, 4401, 4403, 4408, 4429
 CLOSES: Mapping[type[HttpError], int] = {
     BadRequest: MALFORMED,
@@ -61,12 +61,12 @@ class Sockets:
 
     def __init__(self) -> None:
         self.open: set[EventsHandler] = set()
-        self.cut = 0  # for reading too slowly
+        self.cut = 0  # how many were cut for reading too slowly
 
     def close(self) -> None:
-        """Tell all clients that this quartermaster stops."""
+        """Close all streams with 1001."""
         for handler in list(self.open):
-            handler.end(GOING_AWAY, "quartermaster is stopping; connect again and resume")
+            handler.end(GOING_AWAY, "quartermaster is stopping; reconnect and resume")
 
     def recheck(self) -> None:
         """Close the streams of tokens that may no longer read."""
@@ -75,14 +75,14 @@ class Sockets:
 
 
 class Subscription(NamedTuple):
-    """What a client asked for, on either kind of stream."""
+    """The cursor and filter that a client asked for."""
 
     since: Since | None
     wants: Filter
 
 
 class EventsHandler(BaseHandler, WebSocketHandler):
-    """One subscriber."""
+    """``GET /events``: one subscriber, over a websocket or Server-Sent Events."""
 
     def initialize(
         self,
@@ -121,16 +121,16 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         await WebSocketHandler.get(self)
 
     def check_origin(self, origin: str) -> bool:
-        """Whether a page may read the stream: if it came from here, or from an origin that was allowed by name."""
+        """Return whether a page may read the stream: its origin is this server's, or in ``--allow-origin``."""
         scheme, _, host = origin.lower().partition("://")
         own = scheme in ("http", "https") and host == self.request.headers.get("Host", "").lower()
         return own or origin.lower() in self._origins
 
     def recheck(self) -> None:
-        """Close it if its token is gone, or may no longer read."""
+        """Close the stream if its token is no longer valid, or may no longer read."""
         if self._identity is not None:
             try:
-                self._identity = self.still(self._identity, "read")
+                self._identity = self.reauthorize(self._identity, "read")
             except HttpError as error:
                 self._refuse(error)
 
@@ -174,16 +174,16 @@ class EventsHandler(BaseHandler, WebSocketHandler):
     # -- websocket -------------------------------------------------------------------------------------------------
 
     def _check_handshake(self) -> None:
-        """Check what Tornado checks too, but answers in plain text.
+        """Check the handshake: Tornado checks it too, but answers in plain text.
 
         Raises:
-            BadRequest
+            BadRequest: a header is missing or wrong.
         """
         headers = self.request.headers
         if "upgrade" not in (word.strip().lower() for word in headers.get("Connection", "").split(",")):
-            raise BadRequest("a websocket wants the header 'Connection: Upgrade'")
+            raise BadRequest("a websocket needs the header 'Connection: Upgrade'")
         if headers.get("Sec-WebSocket-Version") != "13" or not headers.get("Sec-WebSocket-Key"):
-            raise BadRequest("a websocket wants the headers Sec-WebSocket-Key and 'Sec-WebSocket-Version: 13'")
+            raise BadRequest("a websocket needs the headers Sec-WebSocket-Key and 'Sec-WebSocket-Version: 13'")
 
     def open(self, *args: str, **kwargs: str) -> None:
         self._busy.discard(self)
@@ -211,31 +211,29 @@ class EventsHandler(BaseHandler, WebSocketHandler):
     def on_message(self, message: str | bytes) -> None:
         self._count_received(message)
         if self._newcomer is None or self._stream is None:
-            return  # the stream goes one way; what a client says on it later means nothing
+            return  # later messages of the client are ignored
         self._end_newcomer()
         try:
             self._identity = self._admit(None, _token_of(message), "read")
         except HttpError as error:
             self._refuse(error)
         else:
-            # The line of its request was written before its token was known.
+            # The line of the request was logged before its token was known.
             known = {"request": self.request_id, "remote": self.request.remote_ip, "by": self.by}
             log.info("socket_authenticated", **known, path=self.request.path)
             self._subscribe(SocketPipe(self._stream))
 
     def _count_received(self, data: str | bytes) -> None:
-        """Disconnect a client that sends more than it has to say.
+        """Disconnect a client that sends more than its allowance.
 
         Raises:
-            StreamClosedError: so Tornado takes none of the frames that have come already.
+            StreamClosedError: Tornado then drops the frames that have already arrived.
         """
         if not self._allowance.take(len(data) + FRAME_COST):
             raise StreamClosedError
 
     def _give_way(self) -> None:
-        self._refuse(
-            TooManyConnections("too many open websockets that have shown no token: this one waited for the longest")
-        )
+        self._refuse(TooManyConnections("too many open websockets that have sent no token; this one was the oldest"))
 
     def _end_newcomer(self) -> None:
         if self._newcomer is not None:
@@ -249,12 +247,12 @@ class EventsHandler(BaseHandler, WebSocketHandler):
 
     async def _serve_sse(self) -> None:
         self._identity = self.identify({}, "read")
-        self._subscription(self._identity)  # an error here is an answer like any other
+        self._subscription(self._identity)  # an error here is an HTTP answer
         self._slot = self._take_slot(self._identity)
-        self._busy.discard(self)  # no shutdown waits for it
+        self._busy.discard(self)  # a shutdown does not wait for it
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
-        self.application.log_request(self)  # now: it may go on for days
+        self.application.log_request(self)  # now, as it may stay open for days
         self.is_logged = True
         self._stream, self._over = self.client_stream, asyncio.Event()
         self._sockets.open.add(self)
@@ -264,7 +262,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
     # -- both ------------------------------------------------------------------------------------------------------
 
     def _subscribe(self, pipe: SocketPipe | SsePipe) -> None:
-        self.recheck()  # the tokens may have changed since it came
+        self.recheck()  # the tokens may have changed since the call began
         if self._identity is None or self._ended:
             return
         try:
@@ -283,9 +281,9 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             self.end(FAILED, self.words_of(error))
         except Exception:  # the top of a task
             log.exception("events_failed", request=self.request_id)
-            self.end(FAILED, "quartermaster failed: its log has the reason")
+            self.end(FAILED, "quartermaster failed; its log has the reason")
         finally:
-            self._task = None  # it was kept so that it is not collected before its end
+            self._task = None  # it was referenced so that it is not garbage-collected
             if subscriber.gone:
                 self._leave()
 
@@ -293,16 +291,16 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         return self._held.take("socket", identity.name, identity.grant is not None)
 
     def _subscription(self, identity: Identity) -> Subscription:
-        """Return what the query and ``Last-Event-ID`` ask for, as far as the token sees it.
+        """Return what the query and ``Last-Event-ID`` ask for, limited to what the token sees.
 
         Raises:
-            BadRequest
+            BadRequest: a parameter is wrong.
             Forbidden: a token other than root's asks for nodes.
         """
         query = self.parameters(*PARAMETERS)
         for name in ("since", "service"):
             if len(query.get(name, ())) > 1:
-                raise BadRequest(f"{name}: give it once")
+                raise BadRequest(f"{name}: expected one value; got {len(query[name])}")
         topics = frozenset(topic for value in query.get("topic", ()) for topic in value.split(","))
         if not topics <= TOPICS:
             raise BadRequest(f"topic: expected some of {', '.join(sorted(TOPICS))}")
@@ -321,7 +319,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         self._ended = True
         self._leave()
         if self._stream is not None:
-            self._stream.close()  # what waits in its buffer would never be read, nor would an error frame
+            self._stream.close()  # its buffer and an error frame would never be read
 
     def _leave(self) -> None:
         self._end_newcomer()
@@ -331,13 +329,13 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         if self._subscriber is not None:
             self._event_stream.leave(self._subscriber)
         if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()  # it may wait for its token's room, with nobody there to read
+            self._task.cancel()  # it may wait for its token's unread bytes
         if self._over is not None:
             self._over.set()
 
 
 class SocketPipe:
-    """A websocket: frames are encoded already, and go straight to its socket."""
+    """Writes encoded frames straight to a websocket's socket."""
 
     __slots__ = ("_socket", "_straight", "_stream")
     wire: ClassVar[Wire] = "websocket"
@@ -353,12 +351,12 @@ class SocketPipe:
         return _acknowledged(self._stream)
 
     def write(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
-        """Write to the socket while nothing waits in the stream: that costs a fifth of a write to the stream."""
+        """Write to the socket if the stream's buffer is empty: this costs a fifth of a write to the stream."""
         stream = self._stream
         if self._straight and not stream.writing() and not stream.closed():
             try:
                 sent = self._socket.send(data)
-            except OSError:  # it is full, or broken: the stream finds out which
+            except OSError:  # it is full or broken; the stream finds out which
                 sent = 0
             if sent == len(data):
                 return None
@@ -367,7 +365,7 @@ class SocketPipe:
 
 
 class SsePipe:
-    """Server-Sent Events: an answer of Tornado's that does not end."""
+    """Writes Server-Sent Events to a chunked answer that does not end."""
 
     wire: ClassVar[Wire] = "sse"
 
@@ -398,7 +396,7 @@ class SsePipe:
 
 
 def _acknowledged(stream: IOStream) -> int:
-    """Return the bytes that the client has acknowledged (Linux); elsewhere the time, so that all make progress."""
+    """Return the bytes that the client has acknowledged (Linux); elsewhere the time, so that all progress."""
     if stream.closed() or not hasattr(socket, "TCP_INFO"):
         return time.monotonic_ns()
     info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKED.size + ACKED_AT)
@@ -422,5 +420,5 @@ def _since(text: str) -> Since | None:
         return None
     parsed = frames.parse_cursor(text)
     if parsed is None:
-        raise BadRequest("since: not a cursor of quartermaster's")
+        raise BadRequest("since: expected a cursor of quartermaster, such as 5f3a9c1e:1042")
     return Since(*parsed)

@@ -1,8 +1,8 @@
-"""Limits on connections: how many there are, how long they may stay quiet, and what a websocket's client may send.
+"""Limits on connections: their number, their idle time, and what a websocket's client may send.
 
-The event loop owns all state. A request is soon over. A wait, a followed log and a websocket may last for days, and
-each uses a descriptor, so their number is limited by kind and by token. The rest is for short calls, such as ``/stop``,
-and for the engine.
+The event loop owns all state. A wait, a followed log and a websocket may last for days, and each uses a descriptor, so
+their number is limited by kind and by token. The other descriptors are for short calls, such as ``/stop``, and for the
+engine.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from ..errors import TooManyConnections
 
 Kind = Literal["socket", "wait", "log", "newcomer"]
 MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64, "newcomer": 256}
-SHARE = 4  # one token has one part in so many; of newcomers, one address (of IPv6 a /64)
-SPARE = 256  # connections that are never held: for short calls
-RESERVED = 256  # descriptors for the rest: 64 for logs that are read, 70 for the engine, the journal's few
+SHARE = 4  # one token can use 1/SHARE of a kind; of newcomers, one address can (of IPv6 a /64)
+SPARE = 256  # connections for short calls
+RESERVED = 256  # descriptors for the rest: 64 for logs, 70 for the engine, a few for the journal
 WANTED = sum(MOST.values()) + SPARE + RESERVED
 
 MAX_HEADER = 8 * 1024  # bytes of a request's head
-MAX_READ = 1024 * 1024  # bytes of a body that are read; handlers refuse a smaller one with 413
+MAX_READ = 1024 * 1024  # bytes of a body that are read; handlers answer 413 beyond the smaller MAX_BODY
 # Seconds. Tornado counts a head's time from the end of the request before it, so this also limits idle connections.
 IDLE = 10.0
 BODY_WITHIN = 10.0
-UNREAD = 120.0  # that sent data may stay unacknowledged
+UNREAD = 120.0  # how long sent data may stay unacknowledged
 BACKLOG = 1024
 REPORT_EVERY = 1.0
 
@@ -72,11 +72,11 @@ class LimitedHTTPServer(HTTPServer):
     def on_close(self, server_conn: object) -> None:
         super().on_close(server_conn)
         stream = cast(HTTP1ServerConnection, server_conn).stream
-        if stream.closed():  # else a websocket has taken it over
+        if stream.closed():  # it is open if a websocket uses it now
             self.streams.discard(stream)
 
     def _forget_closed(self) -> None:
-        """Nobody tells the server when a websocket closes."""
+        """Forget closed websockets, whose end the server is not told of."""
         self.streams = {stream for stream in self.streams if not stream.closed()}
 
     def _refuse(self, stream: IOStream) -> None:
@@ -93,12 +93,13 @@ class LimitedHTTPServer(HTTPServer):
 def make_server(
     application: Application, max_connections: int = WANTED, tls: ssl.SSLContext | None = None, idle: float = IDLE
 ) -> LimitedHTTPServer:
-    """Make the server of an application.
+    """Make the HTTP server of an application.
 
     Args:
-        max_connections: further ones are closed at once.
-        tls: to serve HTTPS with.
-        idle: seconds until a connection without a whole request is closed.
+        application: the routes.
+        max_connections: how many may be open; further ones are closed at once.
+        tls: the TLS context for HTTPS; None: plain HTTP.
+        idle: seconds until a connection without a complete request is closed.
     """
     server = LimitedHTTPServer(
         application,
@@ -124,7 +125,7 @@ def listen(server: HTTPServer, sockets: Iterable[socket.socket]) -> None:
 
 
 def set_reader_timeout(stream: IOStream, seconds: float) -> None:
-    """Let the kernel close a connection whose reader makes no progress for so long (Linux); 0: it may take any time."""
+    """Let the kernel close a connection whose client acknowledges nothing for so long (Linux); 0: no limit."""
     if stream.socket is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
@@ -141,7 +142,7 @@ class Allowance:
         self._left, self._since = float(burst), clock()
 
     def take(self, amount: int) -> bool:
-        """Count so many bytes; whether they were within the allowance."""
+        """Count ``amount`` bytes, and return whether they are within the allowance."""
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._since) * self._per_second) - amount
         self._since = now
@@ -149,7 +150,7 @@ class Allowance:
 
 
 class Slot:
-    """One connection that is held; ``release`` gives it back, once."""
+    """A slot of one long-lived connection. ``release`` frees it; a second call does nothing."""
 
     __slots__ = ("_held", "_kind", "_owner")
 
@@ -171,46 +172,48 @@ class Slot:
 
 
 class ConnectionLimiter:
-    """Counts them.
+    """Limits the long-lived connections, by kind and by token.
 
     Args:
-        connections: how many there may be, held or not.
+        connections: how many connections of all sorts may be open.
     """
 
     def __init__(self, connections: int = WANTED) -> None:
         self._room = max(connections - SPARE, connections // 2)
         self._all: Counter[str] = Counter()
         self._by: Counter[tuple[str, str]] = Counter()
-        # Of each address the websockets that have shown no token, the oldest first, and what ends each.
+        # By address: the websockets that have sent no token, the oldest first, and what closes each.
         self._newcomers: dict[str, dict[Slot, Callable[[], None]]] = {}
 
     def take(self, kind: Kind, owner: str, limited: bool) -> Slot:
         """Take a slot for a connection.
 
         Args:
-            kind: of connection.
-            owner: whose token it is.
-            limited: whether the owner has only its share.
+            kind: the kind of connection.
+            owner: the name of the token.
+            limited: whether the owner is limited to its share.
 
         Raises:
-            TooManyConnections
+            TooManyConnections: all slots, or the owner's share of them, are in use.
         """
         most = self._most(kind)
         # A newcomer is closed when another needs its slot, so it does not count here.
         if self._all.total() - self._all["newcomer"] >= self._room or self._all[kind] >= most:
-            raise TooManyConnections(f"too many open {kind}s: close some, or come back later")
+            raise TooManyConnections(f"too many open {kind}s; close some, or try again later")
         if limited and self._by[kind, owner] >= max(1, most // SHARE):
-            raise TooManyConnections(f"too many open {kind}s of this token: close some")
+            raise TooManyConnections(f"too many open {kind}s of this token; close some")
         return self._lease(kind, owner)
 
     def admit(self, address: str, end: Callable[[], None]) -> Slot:
-        """A place for a websocket that has shown no token. There always is one: another loses its place for it.
+        """Take a slot for a websocket that has sent no token. It always succeeds, if need be by closing another one.
 
-        Else 64 that say nothing would keep out a browser at the same address, which has to come without its token.
-        It is the oldest of the same address where that has its share, or of the address that has most.
+        Otherwise 64 silent websockets would block a browser at the same address, which cannot send its token first.
+        The oldest of the same address is closed if that address has its share, else the oldest of the address with
+        the most.
 
         Args:
-            end: closes it, when it loses its place.
+            address: the client's address.
+            end: closes the websocket when it loses its slot.
         """
         origin, most = source(address), self._most("newcomer")
         if self._by["newcomer", origin] >= max(1, most // SHARE):
@@ -246,12 +249,12 @@ class ConnectionLimiter:
 
 
 def connections(descriptors: int) -> int:
-    """How many of so many descriptors may be connections."""
+    """Return how many of this number of descriptors may be connections."""
     return max(descriptors - RESERVED, descriptors // 2)
 
 
 def descriptors() -> int:
-    """How many this process may have open, once it has asked for as many as it has use for."""
+    """Raise the process's limit of open descriptors to ``WANTED`` if possible, and return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

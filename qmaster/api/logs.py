@@ -24,7 +24,7 @@ NDJSON = "application/x-ndjson"
 MAX_DIGITS = 9
 MAX_LINE = 1024 * 1024  # bytes; a longer line is sent in parts
 PREFIX = b"[qmaster] "
-STOP_WITHIN = 2.0  # seconds for the last words to those who follow
+STOP_WITHIN = 2.0  # seconds to send the last line to followers
 
 _Key = tuple[str | None, Source]
 
@@ -32,19 +32,19 @@ log = structlog.get_logger(__name__)
 
 
 class OpenLogs:
-    """All logs that are being sent."""
+    """All open logs."""
 
     def __init__(self) -> None:
         self.open: set[LogsHandler] = set()
 
     async def close(self) -> None:
-        """End them, as this quartermaster ends; each is told, and sees that its log was cut off."""
+        """End all logs at the stop; each says so in its last line, and ends without its last chunk."""
         tasks = [task for handler in list(self.open) for task in handler.stop()]
         if tasks:
             await asyncio.wait(tasks, timeout=STOP_WITHIN)
 
     def recheck(self) -> None:
-        """The tokens have changed: end what goes to those who may no longer read."""
+        """End the logs of tokens that may no longer read; called when the tokens have changed."""
         for handler in list(self.open):
             handler.recheck()
 
@@ -76,7 +76,7 @@ class LogsHandler(BaseHandler):
 
     async def get(self, name_or_id: str) -> None:
         self._identity = identity = self.identify(self.document(), "read")
-        wanted, writer = self._wishes()
+        wanted, writer = self._read_query()
         view = await self._run_service.status(name_or_id, identity)
         self.log_fields["run"] = view.id
         if self._gone:
@@ -86,7 +86,7 @@ class LogsHandler(BaseHandler):
             await self._task
 
     def stop(self) -> list[asyncio.Task[None]]:
-        """End it from our side; what to wait for."""
+        """End the log, and return the tasks to wait for."""
         if self._task is None:
             return []
         self._stopping = True
@@ -94,10 +94,10 @@ class LogsHandler(BaseHandler):
         return [self._task]
 
     def recheck(self) -> None:
-        """End it if its token is gone, or may no longer read."""
+        """End the log if its token is no longer valid, or may no longer read."""
         if self._identity is not None and not self._stopping:
             try:
-                self.still(self._identity, "read")
+                self.reauthorize(self._identity, "read")
             except HttpError as error:
                 self.log_refusal(int(error.status), str(error))
                 self._why = str(error)
@@ -109,8 +109,8 @@ class LogsHandler(BaseHandler):
         if self._task is not None and not self._stopping:
             self._task.cancel()
 
-    def _wishes(self) -> tuple[LogQuery, Writer]:
-        """Read the query: what is asked for, and what writes the answer.
+    def _read_query(self) -> tuple[LogQuery, Writer]:
+        """Return the query, and the writer of the answer.
 
         Raises:
             BadRequest: a parameter is wrong.
@@ -126,14 +126,14 @@ class LogsHandler(BaseHandler):
         return wanted, Ndjson() if ndjson else Plain(timestamps)
 
     async def _send(self, flow: AsyncIterator[list[Piece]], writer: Writer, identity: Identity) -> None:
-        """At the reader's pace: what it has not taken yet is not read on."""
+        """Send the log at the client's pace; no more is read until it has taken what was sent."""
         self._logs.open.add(self)
         self.set_header("Content-Type", writer.media_type)
         self.set_header("X-Accel-Buffering", "no")
-        set_reader_timeout(self.client_stream, 0)  # a reader may take its time, as long as it is there
-        self.client_stream.set_nodelay(True)  # no line waits until the one before it has arrived
+        set_reader_timeout(self.client_stream, 0)  # a connected client may read as slowly as it likes
+        self.client_stream.set_nodelay(True)  # no line waits for the acknowledgement of the one before it
         try:
-            self.still(identity, "read")  # the tokens may have changed since it came
+            self.reauthorize(identity, "read")  # the tokens may have changed since the call began
             async with contextlib.aclosing(cast(Any, flow)):
                 async for batch in flow:
                     await self._pass_on(writer, batch)
@@ -141,7 +141,7 @@ class LogsHandler(BaseHandler):
         except StreamClosedError:
             pass
         except asyncio.CancelledError:
-            if self._stopping:  # else the client is gone
+            if self._stopping:  # else the client has disconnected
                 await self._break_off(writer, f"{self._why}: the log is cut off here")
         except HttpError as error:
             if not self._begun_sending:
@@ -151,17 +151,17 @@ class LogsHandler(BaseHandler):
             self._logs.open.discard(self)
 
     async def _pass_on(self, writer: Writer, batch: list[Piece]) -> None:
-        self._busy.discard(self)  # a stop does not wait for it
+        self._busy.discard(self)  # a shutdown does not wait for it
         self.write(writer.write(batch))
         self._begun_sending = True
         await self.flush()
 
     async def _break_off(self, writer: Writer, why: str) -> None:
-        """Say why, and leave the answer unfinished: so that nobody takes it for whole."""
+        """Write why, and close without the last chunk, so that no client takes the log for complete."""
         self.failure = why
         with contextlib.suppress(StreamClosedError, TimeoutError):
             self.write(writer.end() + writer.write([note(why)]))
-            async with asyncio.timeout(STOP_WITHIN):  # who does not read is not waited for
+            async with asyncio.timeout(STOP_WITHIN):  # a client that does not read is not waited for
                 await self.flush()
         self.client_stream.close()
 
@@ -176,17 +176,17 @@ def _tail(values: list[str] | None) -> int | None:
 
 
 class Plain:
-    """The bytes as they were written; a line of another task, and words of our own, begin on a line of their own.
+    """Writes the bytes as the job wrote them; output of another task, and our own messages, begin on a new line.
 
     Args:
-        timestamps: whether each line begins with its time; then each stream has lines of its own too.
+        timestamps: whether each line begins with its time; then output of another stream begins a new line too.
     """
 
     media_type = "text/plain; charset=utf-8"
 
     def __init__(self, timestamps: bool) -> None:
         self._timestamps = timestamps
-        self._unfinished: _Key | None = None  # whose line has no newline yet
+        self._unfinished: _Key | None = None  # whose last line has no newline yet
 
     def write(self, pieces: Iterable[Piece]) -> bytes:
         return b"".join(part for piece in pieces if piece.data for part in self._take(piece))
@@ -206,7 +206,7 @@ class Plain:
         self._unfinished = None if piece.data.endswith(b"\n") else (piece.task, piece.source)
 
     def _continues(self, piece: Piece) -> bool:
-        """Whether a piece belongs to the line that is not finished."""
+        """Return whether a piece continues the unfinished line."""
         if self._unfinished is None or piece.source == "qmaster":
             return False
         task, source = self._unfinished
@@ -220,11 +220,11 @@ class _Line(msgspec.Struct, omit_defaults=True):
     task: str | None
     line: str
     partial: bool = False
-    base64: bytes | None = None  # the bytes themselves, where they are not UTF-8
+    base64: bytes | None = None  # the bytes, if they are not UTF-8
 
 
 class Ndjson:
-    """A JSON object for each line; its parts are joined, up to ``MAX_LINE``."""
+    """Writes a JSON object for each line; its parts are joined, up to ``MAX_LINE``."""
 
     media_type = "application/x-ndjson"
 
@@ -261,7 +261,7 @@ Writer = Plain | Ndjson
 
 
 def _cut(data: bytes) -> int:
-    """Where to cut a line: not in the middle of a character."""
+    """Return where to cut a line: never inside a character."""
     at = min(MAX_LINE, len(data))
     for back in range(4):
         if at - back < len(data) and data[at - back] & 0xC0 != 0x80:

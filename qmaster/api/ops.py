@@ -1,4 +1,4 @@
-"""For operators: ``/livez``, ``/readyz``, ``/openapi.json``, which are open, ``/metrics`` and ``/nodes``."""
+"""Operations: ``/livez``, ``/readyz`` and ``/openapi.json`` without a token; ``/metrics`` and ``/nodes`` for root."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .base import BaseHandler
 class LiveHandler(BaseHandler):
     """``GET /livez``: whether the process answers."""
 
-    ANY_HOST = True  # a probe asks by address
+    ANY_HOST = True  # a probe uses the address as its host name
     IS_PROBE = True
 
     async def get(self) -> None:
@@ -56,7 +56,7 @@ class OpenApiHandler(BaseHandler):
 
 
 class MetricsHandler(BaseHandler):
-    """For the root token: it tells what everyone runs here, and how much of it."""
+    """``GET /metrics``: for the root token, because it covers all owners."""
 
     def initialize(
         self, auth: Authenticator, busy: set[object], scrape: Callable[[str], Awaitable[tuple[bytes, str]]]

@@ -1,4 +1,4 @@
-"""The status page: ``GET /`` and ``GET /static/{file}``; open, as it holds nothing until it is given a token."""
+"""The status page: ``GET /`` and ``GET /static/{file}``, without a token: the page asks for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# Everything from here, nothing inline, and no way for a script to make markup out of text. 'self' covers the websocket
+# Only files of this server, nothing inline, and no markup made from text by a script. 'self' covers the websocket
 # of the same origin too (CSP 3; WebKit since Safari 15.4).
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
@@ -27,12 +27,12 @@ POLICY = (
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # kept, but asked for again: after an upgrade no old file goes with a new one
+    "Cache-Control": "no-cache",  # stored, but revalidated, so that old and new files do not mix after an upgrade
 }
 
 
 class File(NamedTuple):
-    """One file of the page; ``modified`` is in seconds since the epoch."""
+    """A file of the page; ``modified`` is in seconds since 1970."""
 
     body: bytes
     type: str
@@ -40,20 +40,20 @@ class File(NamedTuple):
 
 
 def folder() -> Path:
-    """Where the page is: in an installed package, else beside it in a checkout."""
+    """Return the page's folder: in an installed package, else beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "static"
     return installed if installed.is_dir() else package.parent / "static"
 
 
 def read(static: Path) -> dict[str, File]:
-    """The page's files by their names; none where it was left out of an installation."""
+    """Return the page's files by name; an installation may have none."""
     found = sorted(path for path in static.glob("*") if path.suffix in TYPES)
     return {path.name: File(path.read_bytes(), TYPES[path.suffix], path.stat().st_mtime) for path in found}
 
 
 class PageHandler(BaseHandler):
-    """Files that were read at the start, so that no path in a request ever reaches the disk."""
+    """``GET /`` and ``GET /static/{file}``: files are read at the start, so no path of a request reaches the disk."""
 
     IS_KEPT = True
 
@@ -69,7 +69,7 @@ class PageHandler(BaseHandler):
     def get(self, name: str = INDEX) -> None:
         file = self._files.get(name)
         if file is None:
-            raise NotFound("there is no such file of the status page")
+            raise NotFound("no such file of the status page")
         self.set_header("Content-Type", file.type)
         self.set_header("Last-Modified", email.utils.formatdate(file.modified, usegmt=True))
         self.finish(file.body)

@@ -1,4 +1,4 @@
-"""The Tornado application: the route table, and what a request is taken for before it is routed."""
+"""The Tornado application: the route table, absolute targets, and the client's address behind a proxy."""
 
 from __future__ import annotations
 
@@ -29,15 +29,27 @@ _AUTHORITY = re.compile(r"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]*)?")
 
 @dataclass(frozen=True)
 class AppState:
-    """What the handlers are made from.
+    """Parts that the handlers use.
 
-    ``trouble`` tells why quartermaster is not ready, or None; ``origins`` are those of other pages that may read the
-    stream, ``hosts`` the names that it answers under (none: any), ``trusted_proxies`` the addresses whose
-    ``X-Forwarded-For`` is believed; ``page`` has the status page's files; ``scrape``
-    makes the text of the metrics, and ``count`` is told of each request: its route, method, status and seconds;
-    ``busy`` holds the requests that are being answered, ``sockets`` the open event streams, ``logs`` the logs that are
-    being sent; ``held`` counts what stays open, ``unsent`` the bytes that wait for their readers; ``lines`` bounds the
-    log's lines about who has no right to call.
+    Attributes:
+        auth: identifies callers.
+        run_service: starts, stops and shows runs.
+        event_stream: resumes and feeds subscribers.
+        broker: publishes events.
+        log_reader: reads logs.
+        trouble: returns why quartermaster is not ready, or None.
+        scrape: returns the text of the metrics, and its media type.
+        count: called for each request, with its route, method, status and seconds.
+        origins: origins of other pages that may read the stream.
+        page: the status page's files.
+        hosts: host names that requests may use; none: any.
+        trusted_proxies: addresses whose ``X-Forwarded-For`` is trusted.
+        busy: the open requests.
+        sockets: the open event streams.
+        logs: the open logs.
+        held: limits long-lived connections.
+        lines: limits log lines about refused calls.
+        unsent: limits unread bytes.
     """
 
     auth: Authenticator
@@ -61,7 +73,7 @@ class AppState:
 
 
 def make_app(parts: AppState) -> web.Application:
-    """Put the routes together."""
+    """Make the application with its routes."""
     everyone = {"auth": parts.auth, "busy": parts.busy}
     placed = {**everyone, "cursor": lambda: parts.event_stream.cursor}
     verbs = {**placed, "run_service": parts.run_service, "held": parts.held, "encoded": runs.EncodedListing()}
@@ -81,7 +93,7 @@ def make_app(parts: AppState) -> web.Application:
         "held": parts.held,
     }
     routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
-        (r"/status/([^/]+)", runs.StatusHandler, verbs),  # the patterns are tried in this order
+        (r"/status/([^/]+)", runs.StatusHandler, verbs),  # Tornado tries the patterns in this order
         (r"/", pages.PageHandler, page),
         (r"/static/([^/]+)", pages.PageHandler, page),
         (r"/run", runs.RunHandler, verbs),
@@ -121,7 +133,7 @@ def make_app(parts: AppState) -> web.Application:
 
 
 def _finder(patterns: Collection[str]) -> Callable[[str], str]:
-    """What finds the route of a path, by the name that the metrics give it; ``none`` where there is none."""
+    """Return a function from a path to its route, as the metrics name it; ``none`` for an unknown path."""
     plain = {pattern for pattern in patterns if "(" not in pattern}
     names = [(re.compile(p), re.sub(r"\([^()]*\)", "{id}", p)) for p in patterns if p not in plain]
 
@@ -132,7 +144,7 @@ def _finder(patterns: Collection[str]) -> Callable[[str], str]:
 
 
 class Application(web.Application):
-    """Tornado's application; takes absolute targets, and the client's address from a trusted proxy."""
+    """Tornado's application, with absolute targets and the client's address from a trusted proxy."""
 
     def __init__(self, trusted_proxies: Collection[Network], *args: Any, **settings: Any) -> None:
         self._trusted_proxies = trusted_proxies
@@ -149,7 +161,7 @@ def _take_absolute_target(request: HTTPServerRequest) -> None:
     """Read ``GET http://host/path`` as ``GET /path``; its host replaces the header Host (RFC 9112, 3.2.2).
 
     Raises:
-        HTTPInputError: it names no host.
+        HTTPInputError: the target names no host.
     """
     found = _ABSOLUTE.fullmatch(request.uri or "")
     if found is None:
@@ -164,9 +176,9 @@ def _take_absolute_target(request: HTTPServerRequest) -> None:
 
 
 def _client_address(request: HTTPServerRequest, trusted: Collection[Network]) -> str:
-    """The last address of ``X-Forwarded-For`` that is not a trusted proxy's, if a trusted proxy sent it.
+    """Return the last address of ``X-Forwarded-For`` that is not a trusted proxy's, if a trusted proxy sent it.
 
-    Tornado's ``xheaders`` believes every peer, and a client's own ``X-Real-Ip``, which proxies pass on.
+    Tornado's ``xheaders`` trusts every peer, and also a client's own ``X-Real-Ip``, which proxies pass on.
     """
     address = request.remote_ip or ""
     for named in reversed(request.headers.get("X-Forwarded-For", "").split(",")):

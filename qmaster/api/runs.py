@@ -25,10 +25,10 @@ from .base import SLICE, BaseHandler, flag
 from .limits import ConnectionLimiter
 
 MAX_LIMIT = 10_000
-MAX_WHOLE = 1024 * 1024  # bytes of a listing that is answered in one piece
+MAX_WHOLE = 1024 * 1024  # bytes of a listing that is sent as one body
 ENCODED_AT_ONCE = 32  # runs
-HELD = 2 * SLICE  # bytes that a streamed listing counts for while it is sent
-LARGE = 1024  # bytes of a body
+HELD = 2 * SLICE  # bytes that a chunked listing counts as unread
+LARGE = 1024  # bytes of a body that is checked in a turn of its own
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 FILTERS = ("status", "label", "name", "limit", "all")
 
@@ -43,8 +43,8 @@ class EncodedListing:
         self._json = msgspec.Raw(b"[]")
 
     def of(self, views: list[Service]) -> msgspec.Raw | None:
-        """A listing as JSON, or None where that is over ``MAX_WHOLE`` bytes."""
-        if views != self._views:  # a view that has not changed is the very same one, so this takes no time
+        """Return a listing as JSON; None if it is over ``MAX_WHOLE`` bytes."""
+        if views != self._views:  # an unchanged view is the same object, so this is fast
             encoded = _encoded(views)
             if encoded is None:
                 return None
@@ -63,7 +63,7 @@ def _encoded(views: list[Service]) -> msgspec.Raw | None:
 
 
 class ServicesHandler(BaseHandler):
-    """What the handlers of runs share."""
+    """Base of the handlers of runs."""
 
     def initialize(
         self,
@@ -96,10 +96,10 @@ class ServicesHandler(BaseHandler):
         return await self.run_service.when_over(run_id, seconds, self._left, identity)
 
     def _hold(self, seconds: float | None, identity: Identity) -> contextlib.AbstractContextManager[object]:
-        """A place among those who wait.
+        """Take a slot for a call that waits; nothing if it does not wait.
 
         Raises:
-            TooManyConnections
+            TooManyConnections: too many calls wait already.
         """
         if seconds is None:
             return contextlib.nullcontext()
@@ -121,7 +121,7 @@ class RunHandler(ServicesHandler):
         key = requests.read_key(self.request.headers.get_list("Idempotency-Key"), identity.name, document)
         request = await self._checked(document)
         seconds = requests.wait_seconds(request.wait)
-        with self._hold(seconds, identity):  # before anything is started
+        with self._hold(seconds, identity):  # before the run is started
             started = await self.run_service.run(request, identity, key)
             warnings = [self.of_engine(each) for each in started.warnings]
             if started.replayed:
@@ -130,13 +130,13 @@ class RunHandler(ServicesHandler):
                 await self._answer_id(started.id, warnings)
                 return
             view = await self._when_over(started.id, seconds, identity)
-        self.still(identity, "run")
+        self.reauthorize(identity, "run")
         await self._answer_run(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED, warnings)
 
     async def _checked(self, document: dict[str, Any]) -> RunRequest:
-        """The request in a body. Of large ones, one is checked in each turn of the loop, token by token.
+        """Return the request of a body. Large bodies are checked one per turn of the loop, token by token.
 
-        To split a command of 32 KiB into words takes 25 ms: a hundred of them in one turn would hold everybody up.
+        Splitting a command of 32 KiB into words takes 25 ms; a hundred of them in one turn would block the loop.
         """
         if self._received <= LARGE:
             return requests.convert(document, RunRequest)
@@ -168,7 +168,7 @@ class StatusHandler(ServicesHandler):
             return
         with self._hold(seconds, identity):
             view = await self._when_over(name_or_id, seconds, identity)
-        self.still(identity, "read")
+        self.reauthorize(identity, "read")
         await self._answer_run(view)
 
     head = get
@@ -191,7 +191,7 @@ class StatusListHandler(ServicesHandler):
     head = get
 
     async def _stream(self, cursor: str, pages: AsyncIterator[list[bytes]]) -> None:
-        """Send a listing page by page: none is made before its reader has taken the one before it."""
+        """Send a listing page by page; each page is read once the client has taken the one before it."""
         self.set_header("Content-Type", "application/json")
         self.write(b'{"success":true,"cursor":' + msgspec.json.encode(cursor) + b',"services":[')
         separator, buffered, begun = b"", 0, False
@@ -212,16 +212,16 @@ class StatusListHandler(ServicesHandler):
             if not begun:
                 raise
             log.warning("listing_cut_off", request=self.request_id, reason=str(error))
-            self.client_stream.close()  # so that nobody takes it for whole
+            self.client_stream.close()  # so that no client takes it for complete
             return
         self.write(b"]}\n")
 
 
 def _wanted(query: dict[str, list[str]]) -> ListQuery:
-    """What ``status``, ``name``, ``label``, ``limit`` and ``all`` let through.
+    """Read the filters ``status``, ``name``, ``label``, ``limit`` and ``all``.
 
     Raises:
-        BadRequest
+        BadRequest: a filter is wrong.
     """
     statuses = frozenset(query.get("status", ()))
     if not statuses <= set(get_args(Status)):
@@ -243,7 +243,7 @@ def _limit(values: list[str] | None) -> int | None:
 
 
 def _wait(values: list[str] | None) -> float | None:
-    """``wait`` in a query: seconds, or ``true``, as in a body."""
+    """Return the seconds of ``wait`` in a query; ``true`` means the same as in a body."""
     if values is None:
         return None
     if values == ["true"]:

@@ -1,4 +1,4 @@
-"""Who is asking, and how often they may: tokens become identities, and callers are counted. The event loop owns it."""
+"""Authentication of callers by token, and rate limits for each caller. The event loop owns all state."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..models.validation import MAX_TOKEN
 from .tokens import TokenPolicy, digest
 
 # Wrong tokens of one address.
-BURST = 20  # a person who pastes the wrong token, or a program that is told its new one late
-REGAINED_IN = 3.0  # seconds for one more; TooManyWrongTokens tells the caller this
+BURST = 20  # enough for a person who pastes the wrong token, or a program that gets its new one late
+REGAINED_IN = 3.0  # seconds until one more is allowed, as TooManyWrongTokens says
 MAX_ADDRESSES = 10_000
 MINUTE = 60.0  # seconds
-# Log lines at once, and the seconds for one more: of one address or token, and of all addresses that show no token.
+# Log lines at once, and the seconds for one more: of one address or token, and of all addresses without a token.
 EACH_BURST, EACH_REGAINED_IN = 100, 0.5
 ALL_BURST, ALL_REGAINED_IN = 500, 0.05
 REPORT_EVERY = 10.0  # seconds
@@ -44,7 +44,7 @@ class Identity:
 
     @property
     def sees(self) -> str | None:
-        """The owner whose runs it sees; None: it sees everything."""
+        """The owner whose runs it sees; None: all owners."""
         return None if self.grant is None else self.name
 
 
@@ -71,7 +71,7 @@ class Authenticator:
         self.replace(grants)
 
     def replace(self, grants: Iterable[TokenPolicy]) -> None:
-        """Replace the tokens beside the root token."""
+        """Replace all tokens except the root token."""
         self._grants = {grant.name: grant for grant in grants}
         self._known = [(self.root, Identity(ROOT))]
         self._known += [(grant.digest, Identity(grant.name, grant)) for grant in self._grants.values()]
@@ -81,17 +81,17 @@ class Authenticator:
         return self._grants.get(name)
 
     def identify(self, header: str | None, body_token: object, address: str = "") -> Identity:
-        """Find out who sent a request.
+        """Return who sent a request.
 
         Args:
             header: the value of ``Authorization``, as Tornado decodes it (Latin-1), or None.
-            body_token: the body's ``token``, None where it has none.
-            address: the caller's address, "" where it is not known.
+            body_token: the body's ``token``, or None.
+            address: the caller's address; "" if it is unknown.
 
         Raises:
-            BadRequest: a token is too long or no string, or the two differ.
+            BadRequest: a token is too long or not a string, or the two differ.
             Unauthorized: there is no token, or it is invalid.
-            TooManyWrongTokens: it is invalid, as were many from this address before it.
+            TooManyWrongTokens: it is invalid, and this address has sent too many invalid tokens.
         """
         token = _bearer(header)
         if token is not None and len(token) > MAX_TOKEN:
@@ -121,7 +121,7 @@ class Authenticator:
         """Return the identity with the policy that its token has now.
 
         Raises:
-            Unauthorized: the token is gone, or belongs to another name.
+            Unauthorized: the token was removed, or belongs to another name.
         """
         now = identity if identity.grant is None else self._find(identity.grant.digest)
         if now is None or now.name != identity.name:
@@ -129,7 +129,7 @@ class Authenticator:
         return now
 
     def _find(self, sent: bytes) -> Identity | None:
-        """Compare with every token, each in constant time, so that the time tells nothing of a digest."""
+        """Compare with every token, each in constant time, so that the time reveals nothing about a digest."""
         found = None
         for known, identity in self._known:
             if hmac.compare_digest(known, sent):
@@ -143,11 +143,12 @@ def _bearer(header: str | None) -> bytes | None:
 
 
 class RateLimiter:
-    """A token bucket for each address; beyond ``MAX_ADDRESSES`` it forgets the one seen least recently.
+    """A token bucket for each address; beyond ``MAX_ADDRESSES``, the least recently seen one is dropped.
 
     Args:
+        clock: seconds.
         burst: attempts that an address has at once.
-        regained_in: seconds for one more.
+        regained_in: seconds until one more is allowed.
     """
 
     def __init__(
@@ -156,10 +157,10 @@ class RateLimiter:
         self._clock = clock
         self._burst = burst
         self._regained_in = regained_in
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address → attempts left, and as of when
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # address → attempts left, and since when
 
     def fail(self, address: str) -> bool:
-        """Count an attempt, such as a wrong token; return whether it was one too many."""
+        """Count an attempt, such as an invalid token, and return whether it exceeds the limit."""
         origin, now = source(address), self._clock()
         left, since = self._left.pop(origin, (float(self._burst), now))
         left = min(self._burst, left + (now - since) / self._regained_in)
@@ -171,7 +172,7 @@ class RateLimiter:
 
 
 class RunRateLimiter:
-    """Counts the runs that each owner began within the last minute."""
+    """Limits the runs that each owner begins in a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -181,7 +182,7 @@ class RunRateLimiter:
         """Count a run of an owner who may begin ``limit`` a minute.
 
         Raises:
-            TooManyRuns: it is one too many, and is not counted.
+            TooManyRuns: the limit is reached; the run is not counted.
         """
         begun, now = self._begun.setdefault(owner, deque()), self._clock()
         while begun and begun[0] <= now - MINUTE:
@@ -207,7 +208,7 @@ class LineLimit:
 
         Args:
             event: the name of the line's event.
-            by: the name of the caller's token, None without a valid one.
+            by: the name of the caller's token; None if it has no valid token.
             address: the caller's address.
         """
         if by is not None:
@@ -219,7 +220,7 @@ class LineLimit:
         return not over
 
     def _count(self, event: str) -> None:
-        if not self._left_out:  # in a context of its own, or the report would carry this request's id
+        if not self._left_out:  # in a context of its own, so that the report does not have this request's id
             asyncio.get_running_loop().call_later(REPORT_EVERY, self.report, context=contextvars.Context())
         self._left_out[event] += 1
 
@@ -231,7 +232,7 @@ class LineLimit:
 
 
 def source(address: str) -> str:
-    """Return what counts as one caller: an IPv4 address, or an IPv6 address's /64, which one host has to itself."""
+    """Return what counts as one caller: an IPv4 address, or the /64 of an IPv6 address, which one host usually owns."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

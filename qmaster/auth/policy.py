@@ -14,21 +14,21 @@ from .tokens import SCOPES, Scope, TokenPolicy
 
 
 def require(grant: TokenPolicy | None, scope: Scope) -> None:
-    """Require a scope; the root token (None) has all.
+    """Require a scope; the root token (None) has all scopes.
 
     Raises:
-        Forbidden: the token does not have it.
+        Forbidden: the token lacks the scope.
     """
     if grant is not None and scope not in grant.scopes:
         has = ", ".join(one for one in SCOPES if one in grant.scopes)
-        raise Forbidden(f"scopes: this needs the scope {scope}; this token has {has}")
+        raise Forbidden(f"scopes: this call needs the scope {scope}; this token has {has}")
 
 
 def require_root(grant: TokenPolicy | None, what: str) -> None:
     """Require the root token.
 
     Raises:
-        Forbidden: it is another token.
+        Forbidden: it is not the root token.
     """
     if grant is not None:
         raise Forbidden(f"scopes: {what} for the root token only")
@@ -37,23 +37,23 @@ def require_root(grant: TokenPolicy | None, what: str) -> None:
 def allow(
     request: RunRequest, grant: TokenPolicy | None, registries: Collection[str], memory: int, ttl: float | None = None
 ) -> RunRequest:
-    """Return the request as it may be run.
+    """Return the request with the token's policy applied.
 
-    Where an image was checked, the reference that was checked is the one that is run.
+    If the image is checked, the checked reference is the one that runs.
 
     Args:
         request: the checked request.
         grant: the token's policy; None: full access.
-        registries: those that images may come from; empty: any.
+        registries: registries that images may come from; empty: any.
         memory: the default memory of a run, in MiB.
-        ttl: the default ttl of a run, in seconds; None: it is kept for ever.
+        ttl: the default ttl of a run, in seconds; None: ended runs are not removed.
 
     Raises:
         Forbidden: the policy forbids it; the message begins with the rule.
     """
     image = Reference.parse(request.image)
     if (grant is not None or registries) and image.domain != image.domain.lower():
-        raise Forbidden("images: write the registry in lower case")
+        raise Forbidden(f"images: write the registry in lower case; got {quote(image.domain)}")
     if registries and image.domain not in registries:
         raise Forbidden(f"--registries: this server does not run images from {quote(image.domain)}")
     if grant is None:
@@ -66,7 +66,9 @@ def allow(
     _check_list("secrets", request.secrets, grant.secrets)
     _check_ports(request.ports, grant)
     if grant.constraints and request.type == "container":
-        raise Forbidden("constraints: this token may start services only, as it is limited to certain nodes")
+        raise Forbidden(
+            "constraints: this token is limited to certain nodes, so it may not start containers; use type service"
+        )
     return msgspec.structs.replace(
         request,
         image=image.canonical,
@@ -86,7 +88,7 @@ def check_running(grant: TokenPolicy | None, running: int) -> None:
         running: how many of its runs have not ended.
 
     Raises:
-        Forbidden: it has as many as it may have.
+        Forbidden: it has its maximum.
     """
     limit = grant.max_running if grant else None
     if limit is not None and running >= limit:
@@ -99,7 +101,7 @@ def _check_image(image: Reference, grant: TokenPolicy) -> None:
 
 
 def _check_name(name: str | None) -> None:
-    if name is not None and name.lower().startswith(NAME_PREFIX):  # to Swarm a name's case does not matter
+    if name is not None and name.lower().startswith(NAME_PREFIX):  # Swarm's names are case-insensitive
         raise Forbidden(f"name: the prefix {NAME_PREFIX} is reserved for runs with an Idempotency-Key")
 
 
@@ -124,7 +126,7 @@ def _check_relaxed(request: RunRequest, grant: TokenPolicy) -> None:
 
 
 def _pids(asked: int | None, grant: TokenPolicy) -> int | None:
-    """Return the limit of a run's processes: 0 for none, None for the default."""
+    """Return the limit of a run's processes; 0: no limit, None: the default."""
     most = grant.max_pids
     if most is None and not grant.allow_relaxed:
         most = PIDS_LIMIT
@@ -138,7 +140,7 @@ def _pids(asked: int | None, grant: TokenPolicy) -> int | None:
 
 
 def _ttl(asked: Ttl | None, limit: float | None, default: float | None) -> Ttl | None:
-    """Return how long a run is kept after its end; None for the default."""
+    """Return how long a run is kept after its end; None: the default."""
     if limit is None or (asked is None and default is not None and default <= limit):
         return asked
     if asked is not None and (asked == NEVER or asked > limit):
@@ -166,7 +168,7 @@ def _check_ports(ports: Iterable[str], grant: TokenPolicy) -> None:
 
 
 def _memory(request: RunRequest, grant: TokenPolicy, memory: int) -> int | None:
-    """Return the memory of a run: where it names none, the default, but not more than the token may have."""
+    """Return the memory of a run; without a value, the default, but not more than the token's limit."""
     if request.memory is None and grant.max_memory is not None:
         return min(memory, grant.max_memory)
     return request.memory

@@ -1,4 +1,4 @@
-"""The tokens file: a TOML table for each name with what its token may do, read again when the file changes."""
+"""The tokens file: a TOML table for each name with its token's policy. It is read again when it changes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 MAX_PORT = 65535
 MAX_RATE = 100_000
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
-# As tomllib writes a table's name: Python's ('alice',). Anchored, as a name may be long and hold anything.
+# tomllib writes a table's name as Python's ('alice',). Anchored, because a name may be long and hold anything.
 _KEY = re.compile(r"(Cannot [a-z ]+)\(((?:'[^']*',? ?)+)\)")
 _PART = re.compile(r"'([^']*)'")
 _NOTHING = hashlib.sha256(b"").digest()
@@ -46,7 +46,7 @@ _NOTHING = hashlib.sha256(b"").digest()
 Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | Annotated[str, Meta(max_length=64)]
 MAX_SIZE = 1024 * 1024  # bytes of the file
 LOOK_EVERY = 1.0  # seconds
-SETTLES_IN = 0.25  # seconds that a changed file is left alone, so that it is not read half-written
+SETTLES_IN = 0.25  # seconds to wait after a change, so that the file is not read half-written
 
 log = structlog.get_logger(__name__)
 
@@ -73,9 +73,9 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 
 
 class TokenPolicy(Struct, kw_only=True, frozen=True):
-    """What a token may do.
+    """The policy of a token.
 
-    ``images`` and the caps are None where nothing is limited; ``max_memory`` is MiB, ``max_cpus`` cores, ``max_pids``
+    None in ``images`` or a limit means no limit; ``max_memory`` is MiB, ``max_cpus`` cores, ``max_pids``
     processes, all of one replica; ``max_running`` counts runs, ``max_rate`` those begun in a minute, ``max_kept`` those
     that have ended and are still in the swarm; ``max_ttl`` is seconds. ``allow_relaxed``: its runs may be less
     hardened than by default. ``constraints`` are added to every run. ``ports`` are ranges of published ports.
@@ -101,14 +101,14 @@ class TokenPolicy(Struct, kw_only=True, frozen=True):
 
 
 def digest(token: bytes) -> bytes:
-    """Return the digest that is kept of a token; tokens are long and random, so one round of SHA-256 is enough."""
+    """Return the SHA-256 of a token. Tokens are long and random, so one round is enough."""
     return hashlib.sha256(token).digest()
 
 
 class TokenFile:
-    """Reads the tokens file, and hands on its policies; a file that cannot be read changes nothing.
+    """Reads the tokens file and passes on its policies; a file that cannot be read changes nothing.
 
-    It belongs to the event loop; the disk is read in a thread.
+    It belongs to the event loop; after the start, a thread reads the disk.
 
     Args:
         path: the file.
@@ -127,13 +127,13 @@ class TokenFile:
         """Read the file for the first time.
 
         Raises:
-            ConfigError: it cannot be read, or is wrong.
+            ConfigError: it cannot be read, or has a mistake.
         """
         self._stamp, self._content = _stamp(self._path), _content(self._path)
         self._take()
 
     async def run(self) -> None:
-        """Read the file again whenever it has changed, for ever."""
+        """Read the file again whenever it changes."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
             stamp = await asyncio.to_thread(_stamp, self._path)
@@ -151,7 +151,7 @@ class TokenFile:
         try:
             self._take()
         except ConfigError as error:
-            log.warning("tokens_file_wrong", error=str(error), advice="the tokens that were read last stay valid")
+            log.warning("tokens_file_wrong", error=str(error), advice="the tokens read before stay valid")
 
     def _take(self) -> None:
         if isinstance(self._content, str):
@@ -166,7 +166,7 @@ class TokenFile:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Return what differs after a change; () while there is no file."""
+    """Return values that differ after a change; () if there is no file."""
     try:
         state = path.stat()
     except OSError:
@@ -175,7 +175,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def _content(path: Path) -> bytes | str:
-    """Return the content, or why there is none."""
+    """Return the content, or as text why it cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return "it is not a file"  # a pipe might never end
@@ -187,7 +187,7 @@ def _content(path: Path) -> bytes | str:
 
 
 def _warn_if_writable(path: Path) -> None:
-    """The digests in it are no secret, but anyone who can write the file can add a token of their own."""
+    """Warn if others can write the file: they could add a token. The digests in it are not secret."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
@@ -204,11 +204,11 @@ def read(content: bytes, taken: Collection[bytes] = ()) -> list[TokenPolicy]:
         taken: digests that no table may have: the root token's.
 
     Raises:
-        ConfigError: it is wrong; the message names the table and the key.
+        ConfigError: it has a mistake; the message names the table and the key.
     """
     try:
         tables = tomllib.loads(content.removeprefix(BOM).decode())
-    except ValueError as error:  # tomllib's own, and of what is not UTF-8
+    except ValueError as error:  # tomllib's own, and UnicodeDecodeError
         raise ConfigError(f"it is not TOML: {_in_toml(str(error))}") from None
     except RecursionError:
         raise ConfigError("it is not TOML: nested too deeply") from None
@@ -232,7 +232,7 @@ def _grant(name: str, table: Any) -> TokenPolicy:
     if not NAME.fullmatch(name):
         raise ConfigError(f"[{quote(name)}]: expected a name of up to 63 characters of a-z, 0-9, - and _")
     if name == ROOT:
-        raise ConfigError(f"[{name}]: this name is the root token's; choose another")
+        raise ConfigError(f"[{name}]: this name is reserved for the root token; choose another")
     try:
         return _checked(name, convert(table, Table))
     except (BadRequest, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Registry credentials: decoded from a request, checked, and encoded again for Docker. They are never kept or shown."""
+"""Registry credentials: decoded from a request, checked, and encoded for Docker. They are never stored or shown."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from urllib.parse import quote
 import msgspec
 
 BOM = b"\xef\xbb\xbf"  # the byte order mark that some editors write before UTF-8
-SHORTEST = 4  # characters; to look for less would hide half of every word
+SHORTEST = 4  # characters of a secret: a shorter one would match parts of words
 _STANDARD = str.maketrans("-_", "+/")
 REDACTED = "[redacted]"
 
 
 class _Shape(msgspec.Struct, forbid_unknown_fields=True):
-    """Docker's AuthConfig; ``auth`` is base64 of ``username:password`` where those two are left out."""
+    """Docker's AuthConfig; ``auth`` is base64 of ``username:password`` if those two are left out."""
 
     username: str = ""
     password: str = ""
@@ -29,7 +29,7 @@ class _Shape(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Credentials:
-    """A user name and a password, or an identity token; never shown by ``repr``."""
+    """A user name and a password, or an identity token; ``repr`` shows none of them."""
 
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
@@ -41,7 +41,7 @@ class Credentials:
         """Read base64 (standard or URL alphabet, padded or not) of Docker's AuthConfig.
 
         Raises:
-            ValueError: it is not; the message begins with ``auth:`` and shows nothing of it.
+            ValueError: it is malformed; the message begins with ``auth:`` and shows nothing of the credentials.
         """
         try:
             shape = msgspec.json.decode(_from_base64(text).removeprefix(BOM), type=_Shape)
@@ -53,11 +53,11 @@ class Credentials:
                 'auth: expected base64 of {"username", "password", "auth", "email"} or {"identitytoken"}'
             ) from None
         if not shape.identitytoken and not (username and password):
-            raise ValueError("auth: needs a username and a password, or an identitytoken")
+            raise ValueError("auth: expected a username and a password, or an identitytoken")
         return cls(username, password, shape.email, shape.identitytoken)
 
     def header(self) -> str:
-        """The value of Docker's ``X-Registry-Auth``: base64 of JSON in the URL alphabet."""
+        """Return the value of Docker's ``X-Registry-Auth``: base64 of JSON in the URL alphabet."""
         if self.identitytoken:
             document = {"identitytoken": self.identitytoken}
         else:
@@ -66,10 +66,11 @@ class Credentials:
 
 
 def hide(text: str, header: str) -> str:
-    """The words of an engine or a registry, without the credentials that they were asked with: some say them back.
+    """Return an engine's or registry's message without the credentials of the call, which some of them repeat.
 
     Args:
-        header: the ``X-Registry-Auth`` that was sent; "" where none was.
+        text: the message.
+        header: the ``X-Registry-Auth`` that was sent; "" if there was none.
     """
     for secret in _forms(header) if header else ():
         text = text.replace(secret, REDACTED)
@@ -77,7 +78,7 @@ def hide(text: str, header: str) -> str:
 
 
 def _forms(header: str) -> list[str]:
-    """What gives the credentials away: as they were sent, alone, and as registries are sent them; the longest first."""
+    """Return the forms of the credentials to hide: as sent to Docker, alone, and as sent to a registry."""
     forms = {header, header.translate(_STANDARD), header.rstrip("="), header.translate(_STANDARD).rstrip("=")}
     try:
         sent = msgspec.json.decode(_from_base64(header), type=_Shape)

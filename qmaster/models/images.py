@@ -1,4 +1,4 @@
-"""Image references as Docker reads them, and the patterns that a token's ``images`` holds them against."""
+"""Image references as Docker parses them, and the patterns of a token's ``images``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 from docker_image import reference as grammar
 
 DOCKER_HUB = "docker.io"
-# Docker's short form of docker.io/library/sha256:6… is an image ID, in full or its beginning, of any local image.
+# Docker shortens docker.io/library/sha256:6… to sha256:6…, which is the ID, or its beginning, of any local image.
 ALGORITHMS = ("sha256", "sha384", "sha512")
 REST = "**"
 _DOMAIN = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
@@ -28,15 +28,15 @@ class Reference:
     digest: str | None
 
     @classmethod
-    @lru_cache(maxsize=1024)  # the grammar is one large expression, and the images of a swarm are few
+    @lru_cache(maxsize=1024)  # the grammar is one large expression, and a swarm has few images
     def parse(cls, text: str) -> Reference:
-        """Read a reference with Docker's normalisation.
+        """Parse a reference with Docker's normalisation.
 
         Raises:
-            ValueError: it is not one; the message begins with ``image:``.
+            ValueError: it is malformed, or an image ID; the message begins with ``image:``.
         """
         if any(c.isspace() or not c.isprintable() for c in text):
-            raise ValueError("image: holds a space or a control character")
+            raise ValueError("image: expected no spaces and no control characters")
         try:
             parsed = grammar.Reference.parse_normalized_named(text)
         except (grammar.InvalidReference, grammar.digest_.InvalidDigest, ValueError) as error:
@@ -52,14 +52,14 @@ class Reference:
         return self.name.removeprefix(f"{self.domain}/")
 
     def explicit(self, text: str) -> str:
-        """The text that was read, with the tag that it leaves out: without one, ``beef`` may be the ID of an image."""
+        """Return the parsed text with ``:latest`` if it has no tag: ``beef`` alone may be the ID of an image."""
         return text if self.tag or self.digest else f"{text}:latest"
 
     @property
     def canonical(self) -> str:
-        """The one reference that no engine reads as anything else, as the id of an image for instance.
+        """The full reference, which no engine takes for an image ID.
 
-        A digest decides alone, so a tag beside it is left out.
+        A digest overrides a tag, so the tag is left out.
         """
         return f"{self.name}@{self.digest}" if self.digest else f"{self.name}:{self.tag or 'latest'}"
 
@@ -70,8 +70,8 @@ class Pattern:
 
     ``*`` stands for any characters within one part of a name or within a tag, never for a ``/``; ``**`` as the last
     part stands for one part or more. A pattern is completed as Docker completes a reference: ``busybox`` is
-    ``docker.io/library/busybox``. ``parts`` are those of the repository behind ``domain``; without ``tag`` and
-    ``digest`` any of it matches.
+    ``docker.io/library/busybox``. ``parts`` are those of the repository after ``domain``; without ``tag`` and
+    ``digest``, any tag and digest match.
     """
 
     domain: str
@@ -81,25 +81,25 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Read a pattern.
+        """Parse a pattern.
 
         Raises:
-            ValueError: it is not one, or says less than it seems to.
+            ValueError: it is malformed, or matches less than it seems to.
         """
         name, at, digest = text.partition("@")
         head, slash, last = name.rpartition("/")
         last, colon, tag = last.partition(":")
         if at and (colon or not _DIGEST.fullmatch(digest)):
-            raise ValueError("behind @ comes a whole digest, and no tag before it")
+            raise ValueError("expected a complete digest after @, and no tag before it")
         if colon and not _TAG.fullmatch(tag):
-            raise ValueError("behind : comes a tag")
+            raise ValueError("expected a tag after :")
         domain, parts = _split(head + slash + last)
         return cls(domain, parts, tag if colon else None, digest if at else None)
 
     def matches(self, image: Reference) -> bool:
-        """Whether an image is one of these.
+        """Return whether the pattern matches an image.
 
-        A digest decides what is run, whatever tag stands beside it. So a pattern with a tag lets no digest through.
+        A digest overrides a tag, so a pattern with a tag matches no digest.
         """
         if image.domain != self.domain or not self._has_path(image.path.split("/")):
             return False
@@ -120,10 +120,10 @@ class Pattern:
 
 
 def check_registry(text: str) -> str:
-    """A registry's name as references have it; ``index.docker.io`` is ``docker.io``.
+    """Return a registry's name as references have it; ``index.docker.io`` is ``docker.io``.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is malformed.
     """
     if not _DOMAIN.fullmatch(text):
         raise ValueError("a registry is a name in lower case, with its port if it has one")
@@ -131,26 +131,26 @@ def check_registry(text: str) -> str:
 
 
 def _split(name: str) -> tuple[str, tuple[str, ...]]:
-    """The domain and the parts behind it, found as Docker finds them."""
+    """Return the domain and the parts after it, split as Docker does."""
     first, slash, rest = name.partition("/")
     if slash and (any(c in first for c in ".:[") or first == "localhost"):
         domain, parts = check_registry(first), rest.split("/")
     else:
         domain, parts = DOCKER_HUB, name.split("/")
         if parts in (["*"], [REST]):
-            raise ValueError("says no registry: leave images out for any image, or write 'docker.io/library/*'")
+            raise ValueError("has no registry; leave images out for any image, or write 'docker.io/library/*'")
         if len(parts) == 1 and (name == "localhost" or "." in name):
-            raise ValueError("seems to be a registry: write 'registry.example.com/**' for all of its images")
+            raise ValueError("looks like a registry; write 'registry.example.com/**' for all of its images")
     named = parts[:-1] if parts[-1] == REST else parts
     if any(not _PART.fullmatch(part) or REST in part for part in named):
-        raise ValueError("the parts of a name are lower case; ** is the last part, or none")
+        raise ValueError("expected parts in lower case, and ** only as the last part")
     if domain == DOCKER_HUB and len(parts) == 1 and parts != [REST]:
         parts = ["library", *parts]
     return domain, tuple(parts)
 
 
 def _like(pattern: str, text: str) -> bool:
-    """Whether a text is as a pattern with ``*`` says, in one pass: who names images cannot make it slow."""
+    """Return whether a text matches a pattern with ``*``; one pass, so no name of an image makes it slow."""
     head, *others = pattern.split("*")
     if not others:
         return pattern == text

@@ -1,4 +1,4 @@
-"""What a request may hold: a run, a stop, an Idempotency-Key; decoded and checked. Pure."""
+"""Requests: runs, stops and Idempotency-Keys, decoded and checked. Pure."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ T = TypeVar("T")
 LABEL_PREFIX = "io.qmaster."
 DOCKER_PREFIX = "com.docker."
 HOST_NETWORK = "host"
-CLEARED = [""]  # as Docker writes an entrypoint that switches the image's off
+CLEARED = [""]  # how Docker writes an entrypoint that disables the image's
 MAX_BODY = 64 * 1024
-# Arrays and objects in a body, and their levels. Without a bound, a body takes up to 30 ms of the event loop to decode,
-# before any token is known; a thousand of them at once hold everybody up.
+# Arrays and objects in a body, and their levels. Without a bound, decoding a body blocks the event loop for up to 30 ms
+# before any token is known; a thousand such bodies at once block it for half a minute.
 MAX_PARTS, MAX_DEPTH = 256, 32
 # Bytes in UTF-8, of all strings of a field together.
 MAX_LABELS = 8 * 1024
@@ -36,26 +36,26 @@ MAX_AUTH = 16 * 1024
 MAX_NAME, MAX_OBJECT_NAME, MAX_USER, MAX_CONSTRAINT, MAX_PORT, MAX_WORKDIR = 63, 255, 255, 512, 64, 4096
 MAX_SHA256 = 255
 MAX_CAPABILITY = 64
-MIN_CPUS = 0.01  # the kernel's least: a quota is at least 1 ms of a period of 100 ms
+MIN_CPUS = 0.01  # the kernel's minimum: a quota of 1 ms in a period of 100 ms
 NEVER: Final = "never"
 # Seconds.
-WAIT = 60.0  # what ``"wait": true`` stands for
+WAIT = 60.0  # for ``"wait": true``
 MAX_WAIT = 86_400
 MIN_TIMEOUT = 0.1
 MAX_SECONDS = 3650 * 86_400
-MAX_PIDS = 4_194_304  # what a 64-bit kernel has at most
+MAX_PIDS = 4_194_304  # the maximum of a 64-bit kernel
 
-# What a job may not do unless its run says otherwise.
+# The default hardening of a job.
 PIDS_LIMIT = 1024  # processes and threads
 DROPPED = ("NET_RAW", "MKNOD", "AUDIT_WRITE")
 ALL = "ALL"
-NAME_PREFIX = "qm-"  # of runs under an Idempotency-Key
+NAME_PREFIX = "qm-"  # of the names of runs with an Idempotency-Key
 NOT_DIGESTED = frozenset({"token", "auth", "wait"})
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
-# What Swarm wants of a service's name; a container's may be longer, but one rule serves both.
+# Swarm's rule for a service's name. A container's may be longer, but one rule is used for both.
 NAME = r"^[a-zA-Z0-9]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?$(?!\n)"
 # The grammar of swarmkit's constraint parser (manager/constraint/constraint.go).
 CONSTRAINT = r"^\s*[a-zA-Z_][a-zA-Z0-9_.-]+\s*(==|!=)[a-zA-Z0-9:_\s.*()?+\[\]\\^$|/-]+$(?!\n)"
@@ -65,12 +65,12 @@ USER = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?$(?!\n)"
 WORKDIR = r"^/"
 SHA256 = r"^[0-9a-fA-F]{64}$(?!\n)"
 CAPABILITY = r"^([cC][aA][pP]_)?[a-zA-Z][a-zA-Z_]{1,30}$(?!\n)"
-# What an error says in place of each: nobody reads a regular expression.
+# The words for each pattern in an error.
 PATTERNS = {
     NAME: "up to 63 letters, digits, - and _, with a letter or digit at both ends",
     CONSTRAINT: "a constraint such as node.role==worker or node.labels.team!=blue",
     PORT: "PUBLISHED:TARGET, such as 8080:80, 8080:80/udp or 8080:80/sctp; an address or a range is not supported",
-    OBJECT_NAME: "a name: up to 255 letters, digits, '.', - and _, with a letter or digit in front",
+    OBJECT_NAME: "a name: up to 255 letters, digits, '.', - and _, beginning with a letter or digit",
     USER: "a user such as nobody or 1000:1000",
     WORKDIR: "an absolute path, such as /srv",
     SHA256: "64 hexadecimal digits",
@@ -80,7 +80,7 @@ PATTERNS = {
 Kind = Literal["service", "container"]
 PullPolicy = Literal["always", "missing", "never"]
 Restart = Literal["none", "on-failure", "any"]
-# Linux's (capabilities(7)), and Docker's word for them all.
+# Linux's capabilities (capabilities(7)), and Docker's word for all of them.
 CAPABILITIES = frozenset(
     """
     ALL AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH
@@ -90,7 +90,7 @@ CAPABILITIES = frozenset(
     """.split()  # noqa: SIM905
 )
 Ttl = Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | Literal["never"]
-# The length is looked at before the pattern: no pattern is held against a long string.
+# The length is checked before the pattern, so no pattern is matched against a long string.
 Names = Annotated[list[Annotated[str, Meta(pattern=OBJECT_NAME, max_length=MAX_OBJECT_NAME)]], Meta(max_length=64)]
 Constraint = Annotated[str, Meta(pattern=CONSTRAINT, max_length=MAX_CONSTRAINT)]
 Port = Annotated[str, Meta(pattern=PORT, max_length=MAX_PORT)]
@@ -133,7 +133,9 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         Reference.parse(self.image)
         words("command", self.command)
         if entrypoint_words(self.entrypoint) == CLEARED and self.command is None:
-            raise ValueError("command: is required where entrypoint is empty, as Docker then ignores the image's own")
+            raise ValueError(
+                "command: is required if entrypoint is empty, because Docker then ignores the image's own command"
+            )
         self.credentials()
         _check_text("workdir", [self.workdir or ""])
         _check_labels(self.labels)
@@ -143,9 +145,9 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         for field in ("networks", "secrets", "ports"):
             _check_unique(field, getattr(self, field))
         if HOST_NETWORK in self.networks:
-            raise ValueError(f"networks: the network {HOST_NETWORK} is not supported, as it could reach the host")
+            raise ValueError(f"networks: the network {HOST_NETWORK} is not supported; use a swarm network")
         if self.max_attempts is not None and self.restart == "none":
-            raise ValueError("max_attempts: expected restart on-failure or any beside it; none never restarts")
+            raise ValueError("max_attempts: needs restart on-failure or any; with none, the run is not restarted")
         if self.type == "container":
             self._check_container()
 
@@ -156,12 +158,12 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         if self.name is not None and len(self.name) < 2:
             raise ValueError("name: expected at least 2 characters for a container")
         if self.replicas != 1:
-            raise ValueError("replicas: a container has one; leave it out, or use type service")
+            raise ValueError("replicas: a container has one replica; leave it out, or use type service")
         if self.max_attempts is not None and self.restart != "on-failure":
-            raise ValueError("max_attempts: expected restart on-failure beside it for a container")
+            raise ValueError("max_attempts: needs restart on-failure for a container")
 
     def credentials(self) -> Credentials | None:
-        """Return the registry's credentials, decoded; None where none were given."""
+        """Return the decoded credentials of the registry, or None."""
         return None if self.auth is None else Credentials.decode(self.auth)
 
     def capabilities(self) -> list[str] | None:
@@ -190,7 +192,7 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 
     @property
     def pulls(self) -> PullPolicy:
-        """``pull_policy``; left out it follows Kubernetes: what a tag other than ``latest`` means does not change."""
+        """``pull_policy``, by default as in Kubernetes: ``always`` for no tag or ``latest``, else ``missing``."""
         if self.pull_policy is not None:
             return self.pull_policy
         image = Reference.parse(self.image)
@@ -198,10 +200,10 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 
     @property
     def checks_health(self) -> bool:
-        """Whether the image's HEALTHCHECK is on: one that runs once is over before it says anything."""
+        """Whether the image's HEALTHCHECK is on; by default it is off for a run that happens once."""
         return self.restart != "none" if self.healthcheck is None else self.healthcheck
 
-    def __repr__(self) -> str:  # the default would show auth and env
+    def __repr__(self) -> str:  # the default shows auth and env
         return f"RunRequest(type={self.type!r}, image={self.image!r})"
 
 
@@ -219,7 +221,7 @@ class Key(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A run's id; ``replayed``: an earlier call started it; ``warnings``: what was asked for and does not hold."""
+    """A run's id; ``replayed``: an earlier call started it; ``warnings``: settings that are not in force."""
 
     id: str
     replayed: bool = False
@@ -227,10 +229,10 @@ class Started(NamedTuple):
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
-    """Decode a JSON object, strictly: UTF-8, no NaN, no key twice, few arrays and objects, not too deep.
+    """Decode a JSON object strictly: UTF-8, no NaN, no duplicate key, at most ``MAX_PARTS`` and ``MAX_DEPTH``.
 
     Raises:
-        BadRequest: the body is anything else.
+        BadRequest: the body is not such an object.
     """
     _check_shape(body)
     try:
@@ -262,7 +264,7 @@ def words(field: str, value: str | list[str] | None) -> list[str] | None:
     """Return a command as a list: a string is split as a shell splits words.
 
     Raises:
-        ValueError: it is too long or empty, a quote is left open, or it holds a NUL.
+        ValueError: it is too long or empty, a quote is not closed, or it has a NUL.
     """
     if value is None:
         return None
@@ -278,7 +280,7 @@ def words(field: str, value: str | list[str] | None) -> list[str] | None:
 
 
 def entrypoint_words(value: str | list[str] | None) -> list[str] | None:
-    """Return an entrypoint as a list; ``CLEARED`` where it is empty: the image's own is switched off.
+    """Return an entrypoint as a list; ``CLEARED`` if it is empty, which disables the image's own.
 
     Raises:
         ValueError: as ``words``.
@@ -289,18 +291,18 @@ def entrypoint_words(value: str | list[str] | None) -> list[str] | None:
 
 
 def wait_seconds(wait: bool | float) -> float | None:
-    """Return the seconds that ``wait`` asks for; None where it asks for no wait."""
+    """Return the seconds of ``wait``; None: do not wait."""
     if isinstance(wait, bool):
         return WAIT if wait else None
     return wait
 
 
 def read_key(values: Sequence[str], owner: str, document: Mapping[str, Any]) -> Key | None:
-    """Return the key of a request; None where it has none.
+    """Return the idempotency key of a request, or None.
 
     Args:
-        values: of the header ``Idempotency-Key``.
-        owner: the name of the token; each has keys of its own.
+        values: the values of the header ``Idempotency-Key``.
+        owner: the name of the token; each token has its own keys.
         document: the decoded body.
 
     Raises:
@@ -313,13 +315,13 @@ def read_key(values: Sequence[str], owner: str, document: Mapping[str, Any]) -> 
     if not _KEY.fullmatch(values[0]):
         raise BadRequest("Idempotency-Key: expected 1 to 255 printable ASCII characters without spaces")
     if document.get("name") is not None:
-        raise BadRequest("name: not supported with an Idempotency-Key, which names the run; leave one of the two out")
+        raise BadRequest("name: not supported with an Idempotency-Key, which sets the name; leave one of the two out")
     hashed = hashlib.sha256(f"{owner}\0{values[0]}".encode()).hexdigest()
     return Key(NAME_PREFIX + hashed[:40], body_digest(document))
 
 
 def body_digest(document: Mapping[str, Any]) -> str:
-    """Return the digest of a body without ``token``, ``auth`` and ``wait``; the order of its keys does not count."""
+    """Return the digest of a body without ``token``, ``auth`` and ``wait``; the order of its keys does not matter."""
     asked = {name: value for name, value in document.items() if name not in NOT_DIGESTED}
     return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -347,14 +349,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_shape(body: bytes) -> None:
     brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
     if len(brackets) > 2 * MAX_PARTS:
-        raise BadRequest(f"the body has more than {MAX_PARTS} arrays and objects")
+        raise BadRequest(f"the body has more than {MAX_PARTS} arrays and objects; send fewer")
     if max(accumulate(1 if each in b"[{" else -1 for each in brackets), default=0) > MAX_DEPTH:
         raise BadRequest(f"the body is nested more than {MAX_DEPTH} levels deep; a request has three at most")
 
 
 def _check_text(field: str, strings: Iterable[str]) -> None:
     if any("\0" in s for s in strings):
-        raise ValueError(f"{field}: holds a NUL character")
+        raise ValueError(f"{field}: expected no NUL characters")
 
 
 def _check_size(field: str, strings: Iterable[str], limit: int) -> None:
@@ -372,7 +374,7 @@ def _check_labels(labels: dict[str, str]) -> None:
     _check_size("labels", [*labels, *labels.values()], MAX_LABELS)
     for key, value in labels.items():
         if not key.strip():
-            raise ValueError("labels: a key is empty")
+            raise ValueError("labels: expected keys that are not empty")
         if key.strip().lower().startswith(LABEL_PREFIX):
             raise ValueError(f"labels: the prefix {LABEL_PREFIX} is reserved for quartermaster")
         if key.strip().lower().startswith(DOCKER_PREFIX):

@@ -1,4 +1,4 @@
-"""What an answer shows: services, tasks, nodes, results, and warnings, without what is another's. Pure."""
+"""Responses: services, tasks, nodes, results and warnings, and the masking of other owners' names. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from .requests import Kind
 
-Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339, as the engine tells it
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339, as the engine reports it
 Status = Literal["pending", "preparing", "running", "complete", "failed", "stopping", "removed", "unknown"]
 Reason = Literal[
     "exit",
@@ -30,18 +30,18 @@ Reason = Literal[
 ROOT = "root"  # the owner of what the root token starts
 # Swarm's services have the field since API 1.44; an older node ignores it.
 NO_NEW_PRIVILEGES_SINCE = 25
-SHOWN = 5  # host names in a warning
+SHOWN = 5  # most host names in a warning
 MASKED = "…"
 EVERYBODYS = ("0.0.0.0", "::", "docker.io", "index.docker.io", "registry-1.docker.io", "auth.docker.io")  # noqa: S104
 _HOLDER = re.compile(r"\b((?:in use|used|held|owned|allocated|reserved) by) .*", re.DOTALL | re.IGNORECASE)
-# A name has no spaces: what has is a hint of ours, or a sentence.
+# A name has no spaces; quoted text with spaces is a hint of quartermaster's, or a sentence.
 _QUOTED = re.compile(r"(?P<open>[\"'`])(?P<name>[^\s\"'`]+)(?P=open)")
 _NAMED = re.compile(r"\b(with name|with id|named|endpoint(?! with)) (?P<name>[\"'`]?[\w./:@-]+[\"'`]?)", re.IGNORECASE)
 _IDS = re.compile(r"\b(?P<name>[0-9a-f]{12,64}|(?=[a-z]*[0-9])[0-9a-z]{25})\b")
 _ADDRESSES = re.compile(
     r"(?<![\w.:])(?P<name>\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*[.]\d)|[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7}(?![\w:]))"
 )
-# Not a file of an engine's source, nor a part of a path or of what is quoted.
+# Not a file of an engine's source (.go), and not a part of a path or of quoted text.
 _HOSTS = re.compile(
     r"(?:(?<=//)|(?<![\w./:@\"'`-])(?:\*\.)?)(?P<name>[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?!go\b)[a-z]{2,})(?![\w-])"
 )
@@ -51,7 +51,7 @@ _MAJOR = re.compile(r"[0-9]{1,4}(?=\.)")
 
 
 class TaskResult(Struct, frozen=True, kw_only=True):
-    """How one of several tasks ended, and the end of its output; ``truncated``: there was more."""
+    """How one of several tasks ended, and the end of its output; ``truncated``: there was more output."""
 
     id: str | None
     slot: int | None
@@ -63,9 +63,9 @@ class TaskResult(Struct, frozen=True, kw_only=True):
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """How a run ended: of the first task that did; ``tasks`` has all where there are several.
+    """How a run ended: the result of the task that ended first; ``tasks`` has all if there are several.
 
-    What is not UTF-8 is U+FFFD.
+    Bytes that are not UTF-8 are U+FFFD.
     """
 
     exit_code: int | None
@@ -76,7 +76,7 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 class Replicas(Struct, frozen=True, gc=False):
-    """How many replicas a service has, by what became of them."""
+    """How many replicas a service should have, and how many are in each state."""
 
     desired: int
     running: int
@@ -100,7 +100,7 @@ class Task(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class LastExit(Struct, frozen=True, gc=False):
-    """How an attempt ended that was followed by another; what the engine no longer told is null."""
+    """How an attempt ended that was followed by another; null for what the engine no longer reports."""
 
     exit_code: int | None
     error: str | None
@@ -110,8 +110,8 @@ class LastExit(Struct, frozen=True, gc=False):
 class Service(Struct, frozen=True, kw_only=True, gc=False):
     """A service or a plain container, as every answer shows it.
 
-    Times are RFC 3339, memory is MiB, ``timeout`` and ``ttl`` are seconds. ``result`` is null until it was read.
-    ``restarts`` counts the attempts that ended and were followed by another, ``last_exit`` is the latest of these.
+    Times are RFC 3339, memory is MiB, ``timeout`` and ``ttl`` are seconds. ``result`` is null until it is read.
+    ``restarts`` counts the attempts that ended and were followed by another; ``last_exit`` is the latest of them.
     """
 
     id: str
@@ -141,7 +141,7 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Reserved(Struct, frozen=True):
-    """What the tasks on a node have reserved: MiB and cores."""
+    """Resources that tasks have reserved on a node: MiB and cores."""
 
     memory: int
     cpus: float
@@ -164,11 +164,12 @@ class Node(Struct, frozen=True, kw_only=True):
 
 
 def mask(text: str, own: object, quoted: bool = True) -> str:
-    """The engine's words without the names, hosts, ids, addresses and folders that the caller did not send.
+    """Return an engine's message without names, hosts, ids, addresses and folders that the caller did not send.
 
     Args:
-        own: what it sent, or what is its own: strings, and lists and objects of them.
-        quoted: whether quoted names count too.
+        text: the message.
+        own: what the caller sent or owns: strings, and lists and objects of them.
+        quoted: whether quoted names are masked too.
     """
     sent = "\0".join(_strings(own))
 
@@ -187,7 +188,7 @@ def mask(text: str, own: object, quoted: bool = True) -> str:
 
 
 def masked(view: Service) -> Service:
-    """A run whose errors are masked. Quoted there are the command, the entrypoint and the like: its own."""
+    """Return a run with masked errors. Quoted names stay: they are the run's own command, entrypoint and the like."""
     last = view.last_exit
     if not any((view.error, last and last.error, *(task.error for task in view.tasks))):
         return view
@@ -208,10 +209,11 @@ def masked(view: Service) -> Service:
 
 
 def warn_of_older_nodes(nodes: Iterable[Node], named: bool) -> list[str]:
-    """What to tell of the nodes whose engine ignores ``no_new_privileges`` of a service: at most one warning.
+    """Return a warning about nodes whose engine ignores ``no_new_privileges`` of a service; none if there are none.
 
     Args:
-        named: whether their names are told; else how many they are.
+        nodes: all nodes.
+        named: whether the warning has their names; else it has their number.
     """
     older = sorted(node.hostname for node in nodes if _major(node.engine) < NO_NEW_PRIVILEGES_SINCE)
     if not older:
@@ -223,7 +225,7 @@ def warn_of_older_nodes(nodes: Iterable[Node], named: bool) -> list[str]:
 
 
 def _is_address(text: str) -> bool:
-    """A time of day has colons too."""
+    """Return whether a text is an address; a time of day has colons too."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A run's output and how it ended, as the journal keeps it and as answers show it. Pure."""
+"""Results: a run's output and end, as the journal stores them and as answers show them. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .responses import Result, TaskResult
 
 Stream = Literal["stdout", "stderr"]
 
-BRIEF = 4 * 1024  # bytes of each stream in events, snapshots and listings; GET /status/{id} has all that is kept
-MANY_TASKS = 16  # with more tasks than this each one's share of the output is smaller
+BRIEF = 4 * 1024  # bytes of each stream in events, snapshots and listings; GET /status/{id} has all that is stored
+MANY_TASKS = 16  # with more tasks, each keeps less output
 SMALLEST = 256  # bytes of each stream that every task may keep
 
 
 class Line(msgspec.Struct, frozen=True, array_like=True):
-    """What Docker keeps as one message: a line with its newline, or a part of a longer one without.
+    """One message of Docker's log: a line with its newline, or a part of a longer line.
 
-    ``time`` is RFC 3339 with nanoseconds, as Docker tells it.
+    ``time`` is RFC 3339 with nanoseconds, from Docker.
     """
 
     time: str
@@ -29,14 +29,14 @@ class Line(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):
-    """The end of what one task or container wrote, in its order; ``truncated``: there was more."""
+    """The end of the output of one task or container, in order; ``truncated``: there was more."""
 
     lines: list[Line] = []
     truncated: bool = False
 
 
 class TaskOutput(msgspec.Struct, frozen=True, array_like=True):
-    """One task's end; of a plain container ``task``, ``slot`` and ``node`` are None."""
+    """The end of one task; for a container, ``task``, ``slot`` and ``node`` are None."""
 
     task: str | None
     slot: int | None
@@ -46,9 +46,9 @@ class TaskOutput(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """How a run ended: its tasks, the one that ended first in front.
+    """How a run ended: its tasks, with the one that ended first in front.
 
-    ``earlier`` are the tasks that these replaced in restarts, the oldest first: only the log has their output.
+    ``earlier``: the tasks that these replaced in restarts, the oldest first; only the log has their output.
     """
 
     tasks: list[TaskOutput]
@@ -56,17 +56,17 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 def encode(outcome: Outcome) -> bytes:
-    """Return an outcome as the journal keeps it."""
+    """Encode an outcome for the journal."""
     return zlib.compress(msgspec.msgpack.encode(outcome), 1)
 
 
 def decode(stored: bytes) -> Outcome:
-    """Read an outcome from the journal."""
+    """Decode an outcome from the journal."""
     return msgspec.msgpack.decode(zlib.decompress(stored), type=Outcome)
 
 
 def share(limit: int, tasks: int) -> int:
-    """Return how many bytes of each stream each of so many tasks may keep."""
+    """Return how many bytes of each stream every task keeps, by the number of tasks."""
     return limit if tasks <= MANY_TASKS else max(SMALLEST, limit * MANY_TASKS // tasks)
 
 
@@ -74,7 +74,8 @@ def result(outcome: Outcome, limit: int | None = None) -> Result:
     """Return the result that answers show.
 
     Args:
-        limit: bytes of each stream at most, all tasks together; None: all that is kept.
+        outcome: how the run ended.
+        limit: the most bytes of each stream, of all tasks together; None: all that is stored.
     """
     shown = [_task_result(task, limit) for task in outcome.tasks]
     if not shown:
@@ -92,7 +93,7 @@ def result(outcome: Outcome, limit: int | None = None) -> Result:
 
 
 def clip(lines: Sequence[Line], limit: int) -> Output:
-    """Return the last lines that fit into ``limit`` bytes of each stream; the first of them may be a part."""
+    """Return the last lines that fit into ``limit`` bytes of each stream; the first of them may be cut."""
     left: dict[Stream, int] = {"stdout": limit, "stderr": limit}
     kept: list[Line] = []
     truncated = False

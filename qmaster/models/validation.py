@@ -1,4 +1,4 @@
-"""Words for what is wrong with a request: msgspec's errors in the words of JSON, other tools' words in ours. Pure."""
+"""Errors of invalid requests: msgspec's errors in JSON's terms, and hints for other tools' words. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-MAX_TOKEN = 4096  # bytes, far more than any token needs
-LONGEST = 64  # characters of what is said back, and of a word that is looked up
+MAX_TOKEN = 4096  # bytes
+LONGEST = 64  # characters of a quoted name, and of a word that is looked up
 NAMES = {
     "int": "an integer",
     "float": "a number",
@@ -23,15 +23,15 @@ NAMES = {
 }
 COUNTED = {"str": "character", "array": "item"}
 BOUNDS = {">=": "at least", "<=": "at most"}
-# Told where something else than a number is sent: "64m" and "30s" come with the habits of other tools.
+# Shown if the value is not a number: other tools take "64m" and "30s".
 UNITS = {"memory": "MiB", "cpus": "cores", "timeout": "seconds", "ttl": "seconds", "wait": "seconds"}
 _EXPECTED = re.compile(r"Expected `(?P<kinds>[^`]+)`(?: (?P<rest>.*?))?(?:, got `(?P<got>\w+)`)?", re.DOTALL)
 _BOUND = re.compile(r"(?P<length>of length )?(?P<sign>[<>]=) (?P<number>[0-9.]+)")
-TYPO = 0.85  # how near a word is to the one that it is taken for; gpus and cpus are 0.75
-HOST = "not supported, as it could reach the host"
+TYPO = 0.85  # the least similarity of a typing mistake to a known word; that of gpus and cpus is 0.75
+HOST = "not supported, because it could reach the host"
 NO_MOUNTS = "volumes and mounts are not supported; put files into the image, or small ones into {secrets}"
 ONE_OF_TWO = "use {memory} and {cpus}: each is the limit and the reservation"
-BACKGROUND = "not needed: a run is in the background; {wait} waits for its end"
+BACKGROUND = "not needed, because a run is in the background; {wait} waits for its end"
 NO_TERMINAL = "not supported: a run has no terminal and no standard input; use {command} and {env}"
 PROBES = "not supported; {healthcheck} switches the image's own HEALTHCHECK on or off"
 OWN_NETWORK = "use {networks}, the names of swarm networks; the host's network is not supported"
@@ -121,7 +121,7 @@ ANSWERS: Mapping[str, str] = {
 
 
 def quote(text: str, limit: int = LONGEST) -> str:
-    """Return a name that the caller sent, short and printable enough to say back."""
+    """Return a name that the caller sent, cut and made printable, in quotes."""
     shown = text if len(text) <= limit else text[:limit] + "…"
     return "'" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown) + "'"
 
@@ -136,10 +136,11 @@ def explain(
     """Reword ``Expected `int`, got `str` - at `$.memory``` as ``memory: expected an integer (MiB), got a string``.
 
     Args:
-        document: the document with the mistake.
+        message: msgspec's error.
+        document: the invalid document.
         to: the struct that it was converted to.
         patterns: each pattern of ``to`` → its words.
-        instead: what to use in place of another tool's word; None where it is nobody's.
+        instead: returns what to use instead of another tool's word; None for an unknown word.
     """
     unknown = re.match(r"Object contains unknown field `(.*)`", message, re.DOTALL)
     if unknown:
@@ -161,15 +162,16 @@ def explain(
 
 
 def squeezed(word: str) -> str:
-    """Return a word as ``ANSWERS`` has it: ``working_dir``, ``workingDir`` and ``--working-dir`` are one."""
+    """Return a word as ``ANSWERS`` has it: ``working_dir``, ``workingDir`` and ``--working-dir`` are the same."""
     return word.lower().replace("-", "").replace("_", "")
 
 
 def answer(word: str, names: Mapping[str, str]) -> str | None:
-    """Return what to use in place of another tool's word; None for other words.
+    """Return what to use instead of another tool's word; None for other words.
 
     Args:
-        names: each field of a run → what it is called here.
+        word: the word.
+        names: each field of a run → its name here.
     """
     found = ANSWERS.get(squeezed(word)) if len(word) <= LONGEST else None
     return None if found is None else found.format_map(names)
@@ -190,7 +192,7 @@ def meant(word: str, known: Iterable[str]) -> str | None:
 
 
 def _placed(message: str) -> tuple[str, str]:
-    """What is wrong, and the path of it, "" where none is said; what the caller sent may stand before it."""
+    """Split a message into what is wrong and the path, "" if it has none; the caller's text may come before it."""
     text, at, path = message.rpartition(" - at `")
     if not at or not path.endswith("`"):
         return message, ""
@@ -206,7 +208,7 @@ def _meant(field: str, to: Any, answer: str | None) -> str:
 
 
 def _choices(hint: Any) -> Iterator[str]:
-    """The values of a literal, also where it is inside of another type."""
+    """Yield the values of a literal, also inside another type."""
     for inner in get_args(hint):
         if get_origin(hint) is Literal:
             yield str(inner)
@@ -215,7 +217,7 @@ def _choices(hint: Any) -> Iterator[str]:
 
 
 def _place(path: str, field: str, document: Mapping[str, Any]) -> str:
-    """Name the wrong value of an object, which msgspec leaves out; in every object of a request they are strings."""
+    """Name the invalid value of an object, which msgspec leaves out; all objects of a request have string values."""
     values = document.get(field)
     if path == f"{field}[...]" and isinstance(values, dict):
         return next((f"{field}[{quote(key)}]" for key, value in values.items() if not isinstance(value, str)), field)
@@ -240,7 +242,7 @@ def _name(kind: str) -> str:
 
 
 def _bounded(kind: str, rest: str) -> str:
-    """``>= 6`` as ``of at least 6``; of a length it says what is counted."""
+    """Return ``>= 6`` as ``of at least 6``; for a length, with what is counted."""
     found = _BOUND.fullmatch(rest)
     if not found:
         return f" {rest}" if rest else ""

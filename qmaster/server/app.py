@@ -44,7 +44,7 @@ from ..runs.service import RunConfig, RunService
 from .config import SHORT_TOKEN, Config, tls_context
 from .metrics import Metrics, Sources
 
-WITHOUT_ENGINE = 2.0  # seconds, the last of --shutdown-timeout, in which requests are answered without the engine
+WITHOUT_ENGINE = 2.0  # seconds, the last of --shutdown-timeout, in which requests finish without the engine
 CHECK_EVERY = 1.0
 RESUME_EVERY = 0.1
 NODE = Tags("node", "", frozenset(), None)
@@ -56,7 +56,7 @@ async def serve(config: Config) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: an option cannot be used: an address in use, a certificate that is none.
+        ConfigError: an option cannot be used, such as an address in use or an invalid certificate.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -68,7 +68,7 @@ async def serve(config: Config) -> None:
 
 
 class Runs(NamedTuple):
-    """What takes care of the runs."""
+    """The parts that manage runs."""
 
     reconciler: Reconciler
     collector: ResultCollector
@@ -102,7 +102,7 @@ class Server:
         self._read_metrics()
 
     async def start(self) -> None:
-        """Take up what an earlier process left, listen, and begin the work in the background.
+        """Load the journal, listen, and start the background tasks.
 
         Raises:
             ConfigError: the address cannot be listened on.
@@ -124,7 +124,7 @@ class Server:
         _warn(self._config, sockets)
 
     async def stop(self) -> None:
-        """Answer what is being asked, end the streams, and close everything."""
+        """Finish open requests, end the streams, and close everything."""
         log.info("stopping")
         self._http.stop()
         self.runs.service.waiters.close()
@@ -136,7 +136,7 @@ class Server:
         log.info("stopped")
 
     async def close(self) -> None:
-        """End the work in the background, and close the journal and the engine."""
+        """Cancel the background tasks, and close the journal and the engine."""
         self.watcher.stop()
         for task in self._tasks:
             task.cancel()
@@ -189,7 +189,7 @@ class Server:
         return token_file
 
     def _take_grants(self, grants: Sequence[TokenPolicy]) -> None:
-        """Take these tokens from now on, for what is open too."""
+        """Accept these tokens from now on, and recheck open streams and logs."""
         self.api.auth.replace(grants)
         self.api.sockets.recheck()
         self.api.logs.recheck()
@@ -203,10 +203,12 @@ class Server:
     def _trouble(self) -> HttpError | None:
         """Return why the server is not ready, or None."""
         stale = self.runs.reconciler.stale_since
-        behind = EngineUnavailable(f"stale since {stale}: the view may be behind the engine") if stale else None
+        behind = (
+            EngineUnavailable(f"the cache may be out of date: no complete listing since {stale}") if stale else None
+        )
         journal = self.journal.trouble
         unkept = EngineUnavailable(f"the journal cannot be written: {journal}") if journal else None
-        return self.engine.health.trouble or unkept or behind  # without a journal nothing is caught up with
+        return self.engine.health.trouble or unkept or behind  # without the journal the cache does not catch up either
 
     # -- background ------------------------------------------------------------------------------------------------
 
@@ -228,7 +230,7 @@ class Server:
             task.add_done_callback(_report)
 
     async def _resume(self) -> None:
-        """Take up what an earlier process left undone, once the cache is up to date."""
+        """Finish what an earlier process began, once the cache is up to date."""
         while self.runs.reconciler.stale_since is not None:  # noqa: ASYNC110 - once, at the start
             await asyncio.sleep(RESUME_EVERY)
         self.runs.recovery.resume(self.journal.leftovers)
@@ -242,19 +244,19 @@ class Server:
             self.events.beat()
 
     async def _check(self) -> None:
-        """Cut subscribers that do not read, and look whether a journal that failed can be written again."""
+        """Cut subscribers that do not read, and check whether a failed journal is writable again."""
         while True:
             await asyncio.sleep(CHECK_EVERY)
             self.broker.check()
             await self.journal.recheck()
 
     async def _drain(self, within: float) -> None:
-        """Wait until the open requests are answered, and in the last seconds give up what waits for the engine."""
+        """Wait for the open requests; in the last seconds, fail those that wait for the engine."""
         busy, last = self.api.busy, min(WITHOUT_ENGINE, within / 2)
         if await _empties(busy, within - last):
             return
         log.warning("shutdown_timeout_exceeded", open=len(busy), waited_s=within - last)
-        self.api.sockets.close()  # first: that the engine is given up is no news of the engine
+        self.api.sockets.close()  # first, so that giving up the engine is not published as its failure
         self.engine.give_up()
         if not await _empties(busy, last):
             log.warning("stopped_with_open_requests", open=len(busy), waited_s=within)
@@ -306,7 +308,7 @@ def build_events(journal: Journal, broker: Broker, reconciler: Reconciler) -> Ev
 
 
 def build_watcher(engine: Engine, reconciler: Reconciler) -> Watcher:
-    """Make the thread on Docker's events, which hands each change over to the event loop."""
+    """Make the watcher of Docker's events, whose thread passes each change to the event loop."""
     loop = asyncio.get_running_loop()
 
     def emit(change: Change) -> None:
@@ -316,7 +318,7 @@ def build_watcher(engine: Engine, reconciler: Reconciler) -> Watcher:
 
 
 def _report(task: asyncio.Task[None]) -> None:
-    """What goes on in the background ends with the process; if one ends before, that is a mistake of ours."""
+    """Log a background task that failed; it is a defect, because all of them run until the stop."""
     if not task.cancelled() and task.exception() is not None:
         log.error("background_task_failed", exc_info=task.exception())
 
@@ -337,18 +339,18 @@ def _bind(config: Config) -> list[socket.socket]:
 
 
 def _warn(config: Config, sockets: Iterable[socket.socket]) -> None:
-    """Of what may become known to others, and of an option that may mean another thing than it says."""
+    """Log warnings about exposed tokens and data, and about ``--ttl 0``."""
     if config.ttl == 0:
         log.warning(
             "ttl_is_for_ever",
-            advice="--ttl 0 removes nothing, though a run's own ttl of 0 means at once; "
+            advice="--ttl 0 means never, but a run's own ttl of 0 means at once; "
             "write --ttl never, or a number of seconds",
         )
     if not config.tls_cert and _beyond_this_machine(sockets):
         log.warning(
             "token_in_clear", address=config.address or "*", advice="--tls-cert and --tls-key, or TLS of a proxy"
         )
-    with contextlib.suppress(OSError):  # it cannot be made: the journal's own trouble
+    with contextlib.suppress(OSError):  # a missing folder is reported by the journal
         mode = stat.S_IMODE(Path(config.data_dir).stat().st_mode)
         if mode & stat.S_IRWXO:
             log.warning("data_dir_open_to_others", mode=f"{mode:04o}", advice=f"chmod o-rwx {config.data_dir}")

@@ -22,7 +22,8 @@ MAX_SECONDS = 3650 * 86_400
 MAX_OUTPUT = 16 * 1024 * 1024
 NEVER = "never"
 KEY_MARK, ENCRYPTED_MARK = b"PRIVATE KEY-----", b"ENCRYPTED"
-OF_ANOTHER = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")  # of the same kind of key, and of another
+# OpenSSL's reasons for another certificate's key: of the same kind of key, and of another kind.
+OF_ANOTHER = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _PORT = re.compile(r":[0-9]{1,5}$")
@@ -31,7 +32,7 @@ _DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its flag, its environment variable, and what ``--help`` says of it."""
+    """One option: its flag, its environment variable, its default, and its line in ``--help``."""
 
     flag: str
     env: str
@@ -45,55 +46,63 @@ class Option:
 
 OPTIONS = (
     Option(
-        "--token", "TOKEN", "", "The universal key of the swarm; or TOKEN_FILE names a file that holds it. Required."
+        "--token", "TOKEN", "", "The root token, with full access; or TOKEN_FILE names a file that holds it. Required."
     ),
-    Option("--port", "PORT", "9090", "The port to listen on."),
+    Option("--port", "PORT", "9090", "The port to listen on; 0: any free one."),
     Option("--address", "QMASTER_ADDRESS", "", "The address to listen on; empty: all interfaces."),
-    Option("--memory", "MEMORY", "250", "MiB, the limit and reservation of a task that names none."),
-    Option("--timeout", "QMASTER_TIMEOUT", "0", "Seconds after which a run that names no timeout is ended; 0: never."),
+    Option("--memory", "MEMORY", "250", "MiB: the limit and reservation of a run without memory."),
+    Option("--timeout", "QMASTER_TIMEOUT", "0", "Seconds after which a run without timeout is ended; 0: never."),
     Option(
         "--ttl",
         "QMASTER_TTL",
         "86400",
-        "Seconds that a run that names no ttl stays in the swarm after its end, or never: it is not removed.",
+        "Seconds that a run without ttl stays in the swarm after its end; never: it is not removed.",
     ),
-    Option("--output-limit", "QMASTER_OUTPUT_LIMIT", "65536", "Bytes that are kept of each stream of a run's output."),
-    Option(
-        "--docker-host", "DOCKER_HOST", "", "The engine; empty: this platform's socket. A remote one as with docker."
-    ),
-    Option("--data-dir", "QMASTER_DATA_DIR", "./data", "Where the journal lives."),
+    Option("--output-limit", "QMASTER_OUTPUT_LIMIT", "65536", "Bytes to keep of each stream of a run's output."),
+    Option("--docker-host", "DOCKER_HOST", "", "The engine: unix://, tcp:// or ssh://; empty: this platform's socket."),
+    Option("--data-dir", "QMASTER_DATA_DIR", "./data", "The journal's folder."),
     Option("--keep-facts", "QMASTER_KEEP_FACTS", "100000", "How many events the journal keeps."),
     Option(
-        "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps events, and records of what is removed."
+        "--keep-days", "QMASTER_KEEP_DAYS", "30", "For how many days it keeps events, and the records of removed runs."
     ),
     Option(
         "--keep-size",
         "QMASTER_KEEP_SIZE",
         "1024",
-        "MiB that the journal's file may have; beyond it the oldest of whoever keeps most goes first.",
+        "Maximum MiB of the journal's file; beyond it, the owner with the most entries loses its oldest first.",
     ),
-    Option("--allow-origin", "QMASTER_ALLOW_ORIGIN", "", "Origins of other pages that may read /events, with commas."),
+    Option(
+        "--allow-origin",
+        "QMASTER_ALLOW_ORIGIN",
+        "",
+        "Origins of other pages that may read /events, with commas between.",
+    ),
     Option(
         "--allow-host",
         "QMASTER_ALLOW_HOST",
         "",
-        "Host names that requests may come under, with commas; empty: any. Guards pages against DNS rebinding.",
+        "Host names that requests may use, with commas between; empty: any. Protects against DNS rebinding.",
     ),
     Option(
         "--trusted-proxies",
         "QMASTER_TRUSTED_PROXIES",
         "",
-        "Addresses or networks of proxies, with commas: their X-Forwarded-For names the client.",
+        "Addresses or networks of proxies, with commas between; their X-Forwarded-For names the client.",
     ),
-    Option("--registries", "QMASTER_REGISTRIES", "", "Registries that images may come from, with commas; empty: any."),
-    Option("--tokens-file", "QMASTER_TOKENS_FILE", "", "A file (TOML) of further tokens and what they may do."),
+    Option(
+        "--registries",
+        "QMASTER_REGISTRIES",
+        "",
+        "Registries that images may come from, with commas between; empty: any.",
+    ),
+    Option("--tokens-file", "QMASTER_TOKENS_FILE", "", "A TOML file of other tokens and what they may do."),
     Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
     Option("--tls-key", "QMASTER_TLS_KEY", "", "The certificate's private key (PEM)."),
     Option(
         "--shutdown-timeout",
         "QMASTER_SHUTDOWN_TIMEOUT",
         "25",
-        "Seconds that the requests being answered have to come to their end, on SIGTERM.",
+        "Seconds that open requests have to finish after SIGTERM.",
     ),
     Option("--log-format", "QMASTER_LOG_FORMAT", "", "json or console; empty: console on a terminal, else json."),
 )
@@ -101,7 +110,7 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class Config:
-    """What the process was told, checked. ``token`` is secret: ``repr`` leaves it out."""
+    """The checked options. ``token`` is secret: ``repr`` leaves it out."""
 
     token: str
     port: int
@@ -129,11 +138,11 @@ class Config:
         return f"Config(port={self.port}, address={self.address!r}, docker_host={self.docker_host!r})"
 
 
-DOOR = ("address", "port", "tls_cert")  # the options that say where a server is found
+DOOR = ("address", "port", "tls_cert")  # the options that ``door`` reads
 
 
 class Door(NamedTuple):
-    """Where a server is found from its own machine."""
+    """Where a server on this machine listens."""
 
     host: str
     port: int
@@ -141,10 +150,10 @@ class Door(NamedTuple):
 
 
 def door(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Door:
-    """Where a server with these options answers; they are read as ``load`` does.
+    """Return where a server with these options listens; they are read as in ``load``.
 
     Raises:
-        ConfigError: the port is wrong, or any free one.
+        ConfigError: the port is wrong, or 0.
     """
     raw = _read(flags, environ)
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(raw["address"], raw["address"])  # noqa: S104
@@ -152,10 +161,10 @@ def door(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Door:
 
 
 def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
-    """Read the options: a flag first, then the environment, then the default.
+    """Read the options: the flag, else the environment, else the default.
 
     Args:
-        flags: option name (``docker_host``) → value, None where the flag was not given.
+        flags: option name (``docker_host``) → value, None if the flag was not given.
         environ: the environment.
 
     Raises:
@@ -190,7 +199,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
 
 
 def _read(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> dict[str, str]:
-    """Each option's name with its text."""
+    """Return the text of each option, by its name."""
 
     def value(option: Option) -> str:
         flag = flags.get(option.name)
@@ -200,10 +209,10 @@ def _read(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> dict[s
 
 
 def given_token(environ: Mapping[str, str]) -> str | None:
-    """The token of the environment, from TOKEN or from the file that TOKEN_FILE names; None where neither is set.
+    """Return the token from TOKEN, or from the file that TOKEN_FILE names; None if neither is set.
 
     Raises:
-        ConfigError: both are set, or it is none.
+        ConfigError: both are set, or the token is malformed.
     """
     variable, file = environ.get("TOKEN", ""), environ.get("TOKEN_FILE", "")
     if variable and file:
@@ -232,19 +241,19 @@ def _printable(token: str, source: str) -> str:
     if len(token.encode()) > MAX_TOKEN:
         raise ConfigError(f"{source}: expected a token of at most {MAX_TOKEN} bytes")
     if not token.isprintable() or token != token.strip():
-        raise ConfigError(f"{source}: a token is one line of printable characters, without space around it")
+        raise ConfigError(f"{source}: expected one line of printable characters, without spaces around it")
     return token
 
 
 def _integer(flag: str, text: str, low: int, high: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and low <= int(text) <= high):
-        raise ConfigError(f"{flag}: expected a whole number from {low} to {high}")
+        raise ConfigError(f"{flag}: expected a whole number from {low} to {high}; got {text!r}")
     return int(text)
 
 
 def _seconds(flag: str, text: str, other: str = "") -> float:
     if not (_DECIMAL.fullmatch(text) and float(text) <= MAX_SECONDS):
-        raise ConfigError(f"{flag}: expected seconds from 0 to {MAX_SECONDS}{other}")
+        raise ConfigError(f"{flag}: expected seconds from 0 to {MAX_SECONDS}{other}; got {text!r}")
     return float(text)
 
 
@@ -258,8 +267,8 @@ def _origins(text: str) -> tuple[str, ...]:
         scheme, _, host = origin.partition("://")
         if not (_SCHEME.fullmatch(scheme) and _HOST.fullmatch(_PORT.sub("", host))):
             raise ConfigError(
-                f"--allow-origin: {origin!r} is no origin: expected scheme://host or scheme://host:port, "
-                "as 'https://page.example,http://localhost:8000'"
+                f"--allow-origin: {origin!r} is not an origin; expected scheme://host or scheme://host:port, "
+                "such as 'https://page.example,http://localhost:8000'"
             )
     return origins
 
@@ -267,7 +276,7 @@ def _origins(text: str) -> tuple[str, ...]:
 def _hosts(text: str) -> tuple[str, ...]:
     hosts = tuple(one.lower() for one in _listed(text))
     if not all(_HOST.fullmatch(host) for host in hosts):
-        raise ConfigError("--allow-host: expected names or addresses, without port, as 'qm.example.com,10.0.0.5'")
+        raise ConfigError("--allow-host: expected names or addresses without a port, such as 'qm.example.com,10.0.0.5'")
     return hosts
 
 
@@ -276,7 +285,7 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
         return tuple(map(ipaddress.ip_network, _listed(text)))
     except ValueError as error:
         raise ConfigError(
-            f"--trusted-proxies: expected addresses or networks, as '127.0.0.1,10.0.0.0/8': {error}"
+            f"--trusted-proxies: expected addresses or networks, such as '127.0.0.1,10.0.0.0/8': {error}"
         ) from None
 
 
@@ -292,7 +301,7 @@ def _readable(flag: str, path: str) -> str:
 
 def _log_format(text: str, isatty: Callable[[], Any]) -> str:
     if text not in ("", "json", "console"):
-        raise ConfigError("--log-format: expected json or console")
+        raise ConfigError(f"--log-format: expected json or console; got {text!r}")
     return text or ("console" if isatty() else "json")
 
 
@@ -300,12 +309,12 @@ def tls_context(cert: str, key: str) -> ssl.SSLContext:
     """Make the context that serves HTTPS with a certificate chain and its key (PEM files).
 
     Raises:
-        ConfigError: they cannot be used; it says which of them, and why.
+        ConfigError: they cannot be used; the message says which, and why.
     """
     _check_certificate(cert)
     made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        made.load_cert_chain(cert, key, password=lambda: b"")  # else OpenSSL would ask for one on the terminal
+        made.load_cert_chain(cert, key, password=lambda: b"")  # without it, OpenSSL asks on the terminal
     except ssl.SSLError as error:
         raise ConfigError(_flaw(cert, key, error.reason)) from None
     return made
@@ -316,15 +325,15 @@ def _check_certificate(cert: str) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=cert)
     except ssl.SSLError:
         swapped = ", but a private key: are the two swapped?" if KEY_MARK in Path(cert).read_bytes() else ""
-        raise ConfigError(f"--tls-cert: {cert} is no PEM certificate{swapped}") from None
+        raise ConfigError(f"--tls-cert: {cert} is not a PEM certificate{swapped}") from None
 
 
 def _flaw(cert: str, key: str, reason: str | None) -> str:
-    """OpenSSL gives no reason where it cannot read the key."""
+    """Return what is wrong with the pair; OpenSSL gives no reason if it cannot read the key."""
     if reason in OF_ANOTHER:
         return f"--tls-key: the key in {key} does not belong to the certificate in {cert}"
     if reason:
         return f"--tls-cert, --tls-key: cannot be used: {reason.lower().replace('_', ' ')}"
     if ENCRYPTED_MARK in Path(key).read_bytes():
-        return f"--tls-key: {key} has a password: take it off (openssl pkey -in {key} -out …)"
-    return f"--tls-key: {key} is no PEM private key"
+        return f"--tls-key: {key} has a password; remove it (openssl pkey -in {key} -out …)"
+    return f"--tls-key: {key} is not a PEM private key"

@@ -1,4 +1,4 @@
-"""Logging: events as JSON lines (or for a terminal) on stderr, with secrets removed from every line."""
+"""Logging: events as JSON lines, or as text on a terminal, on stderr; every line without secrets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import structlog
 from ..models.credentials import REDACTED
 
 FIRST = ("timestamp", "level", "event")
-MOST_CHARACTERS = 256  # of a string in a line, but for those below
+MOST_CHARACTERS = 256  # of a string in a line, except the keys below
 MOST = {"exception": 16_384, **dict.fromkeys(("event", "reason", "error", "advice", "file"), 1024)}
 MOST_ITEMS = 1000  # of a list in a line
 _SHORT = (int, float, bool, type(None))
@@ -25,13 +25,13 @@ MADE = re.compile(r"qm_[A-Za-z0-9_-]{43}")  # a token that `qmaster token` made:
 
 
 class Redactor:
-    """Replaces each secret in a rendered line: the last step, so that no path to the log can carry one.
+    """Replaces each secret in a rendered line. It is the last step, so no line can have one.
 
     Only digests of the tokens file's tokens are known; those that ``qmaster token`` made are recognised by their form.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        # As it is, and as JSON and the console write it.
+        # As it is, and as JSON and the console show it.
         forms = {form for s in secrets if s for form in (s, *(written[1:-1] for written in _written(s)))}
         self._secrets = sorted(forms, key=len, reverse=True)
 
@@ -46,14 +46,14 @@ def _written(secret: str) -> tuple[str, ...]:
 
 
 def _escaped(text: str) -> str:
-    r"""Write what a terminal could act on or hide as ``\x1b``: controls, marks of direction, line breaks."""
+    r"""Escape what a terminal could act on or hide, as ``\x1b``: controls, direction marks, line breaks."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Bounds:
-    """Cuts long values: a caller may make a name or a path as long as it likes."""
+    """Cuts long values: a caller chooses the length of a name or a path."""
 
     def __init__(self, redact: Redactor) -> None:
         self._redact = redact
@@ -74,7 +74,7 @@ class _Bounds:
         text = value if isinstance(value, str) else repr(value)
         if len(text) <= most:
             return text
-        text = self._redact(text)  # first: half of a secret would not be found
+        text = self._redact(text)  # before the cut: half of a secret would not be found
         kept = most // 2
         return text if len(text) <= most else f"{text[: most - kept - 1]}…{text[-kept:]}"
 
@@ -91,7 +91,7 @@ class _Shown:
 
 
 def _harmless(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Escape an event for the console, which writes strings as they are; an indented traceback forges no line."""
+    """Escape an event for the console, which writes strings as they are; a traceback is indented, to forge no line."""
     safe: dict[str, Any] = {}
     for key, value in event.items():
         if key == "exception":
@@ -104,7 +104,7 @@ def _harmless(logger: Any, method: str, event: MutableMapping[str, Any]) -> Muta
 
 
 def _ordered(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put what every event has, and what is read first, in front."""
+    """Put the keys of ``FIRST`` in front."""
     return {**dict.fromkeys(FIRST), **event}
 
 
@@ -118,7 +118,7 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
 
 
 def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
-    """Set up structlog and the standard library's logging to write one line an event to stderr.
+    """Set up structlog and the standard library's logging to write one line per event to stderr.
 
     Args:
         log_format: ``json`` or ``console``.
@@ -137,7 +137,7 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
     )
     render: list[Any] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        # The plain traceback: the structured one would show locals, and a local may be a secret.
+        # The plain traceback: the structured one shows locals, and a local may be a secret.
         structlog.processors.format_exc_info,
         _Bounds(redact),
         *([_ordered, structlog.processors.JSONRenderer()] if log_format == "json" else [_harmless, console]),
@@ -145,9 +145,9 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(redact, foreign_pre_chain=shared, processors=render))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
-    logging.raiseExceptions = False  # nobody may read standard error any more
-    # Tornado shows what it could not read, and that may hold a token.
-    for noisy in ("urllib3", "docker", "paramiko", "asyncio", "tornado.general"):
+    logging.raiseExceptions = False  # standard error may be closed
+    # Tornado logs input that it cannot parse, and that may hold a token.
+    for noisy in ("urllib3", "docker", "asyncio", "tornado.general"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -1,4 +1,4 @@
-"""The metrics in Prometheus' text format: what is counted as it happens, and what is read when they are asked for."""
+"""The metrics in Prometheus' text format: some are counted as events happen, others are read at each scrape."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUEUE = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400)
 LAG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 NODE_STATES = ("ready", "down", "unknown", "disconnected")  # Swarm's (NodeStatus in swarmkit's api/types.proto)
 _ENDS = ("complete", "failed")
-# Events whose time is the engine's own; other changes are seen when they are looked for.
+# Events whose time is the engine's own; other changes have the time of the look that found them.
 _TIMED = tuple(f"{PREFIX}service.{word}" for word in ("running", *_ENDS))
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Sources:
-    """What a scrape reads.
+    """Sources that a scrape reads.
 
     ``trouble`` is why the server is not ready; ``frames_sent``, ``slow_consumers_cut`` and ``reconnects`` (by reason)
     are totals.
@@ -58,17 +58,17 @@ class Sources:
 
 
 class Metrics:
-    """All metrics, in a registry of their own.
+    """All metrics, in their own registry.
 
     ``request``, ``engine_call`` and ``token_refused`` may be called from any thread; the rest is the event loop's.
 
     Args:
-        version: of quartermaster.
-        clock: seconds since 1970; what happened before the metrics were made does not count as late.
+        version: the version of quartermaster.
+        clock: seconds since 1970. Events from before the start are not counted in the lag.
     """
 
     def __init__(self, version: str, clock: Callable[[], float] = time.time) -> None:
-        # A time beside each counter, which nobody reads, would double the text.
+        # The time of each counter, which nobody reads, would double the text.
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._clock = clock
         self._since = clock()
@@ -78,22 +78,28 @@ class Metrics:
         self._gauge("build_info", "Always 1.", "version").labels(version).set(1)
         self._requests = self._histogram(
             "http_request_duration_seconds",
-            "Requests until their answer was sent; of an event stream until it began.",
+            "Time until the answer is sent; for an event stream, until it begins.",
             REQUEST,
             *("route", "method", "status"),
         )
         self._calls = self._histogram(
-            "engine_call_duration_seconds", "Calls to the engine, with their wait for a turn.", CALL, "kind", "outcome"
+            "engine_call_duration_seconds",
+            "Calls to the engine, including their time in the queue.",
+            CALL,
+            "kind",
+            "outcome",
         )
         self._started = self._counter("runs_started", "Runs that were started.", "type")
         self._ended = self._counter("runs_ended", "Runs that ended.", "type", "status", "reason")
         self._queued = self._histogram(
-            "run_queue_seconds", "From a run's creation to its first running.", QUEUE, "type"
+            "run_queue_seconds", "Time from a run's creation to its first running.", QUEUE, "type"
         )
-        self._lag = self._histogram("event_lag_seconds", "From the engine's time of a change to its event.", LAG)
+        self._lag = self._histogram(
+            "event_lag_seconds", "Time from the engine's timestamp of a change to its event.", LAG
+        )
         self._refused = self._counter("tokens_refused", "Calls without a valid token.", "reason")
 
-    # --- what is counted as it happens
+    # --- counted as events happen
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request that has ended."""
@@ -108,7 +114,7 @@ class Metrics:
         self._refused.labels(reason).inc()
 
     def event(self, event: Event) -> None:
-        """Count what an event says of a run, and log the run's end."""
+        """Count the start, the queue time, the end or the lag that an event reports, and log the run's end."""
         service = event.view
         if not isinstance(service, Service):
             return
@@ -126,7 +132,7 @@ class Metrics:
         elif word in _ENDS or (word == "removed" and (before is None or before.status not in _ENDS)):
             self._ended.labels(service.type, service.status, service.reason or "none").inc()
             if before is not None or self._is_news(event):
-                # In a context of its own: the commit of a request publishes what others have done too.
+                # In a context of its own: the commit of a request also publishes events of other requests.
                 contextvars.Context().run(_log_end, service)
         elif word == "running" and (before is None or before.started_at is None):  # not after a restart
             seconds = _seconds(service.created_at, service.started_at)
@@ -137,10 +143,10 @@ class Metrics:
         at = parse_time(event.time)
         return at is not None and at.timestamp() >= self._since
 
-    # --- what is read when they are asked for
+    # --- read at each scrape
 
     def read(self, sources: Sources) -> None:
-        """Read these sources at each scrape."""
+        """Set the sources that each scrape reads."""
         self._sources = sources
         self._size: JournalSize | None = None
         self._registry.register(_Totals(sources))
@@ -149,23 +155,27 @@ class Metrics:
         for name, text, value in (
             ("ready", "Whether /readyz answers 200.", lambda: sources.trouble() is None),
             ("subscribers", "Open event streams.", sources.subscribers),
-            ("waits", "Callers that wait for the end of a run.", lambda: len(sources.waits)),
-            ("logs", "Logs that are being sent.", sources.logs),
+            ("waits", "Calls that wait for the end of a run.", lambda: len(sources.waits)),
+            ("logs", "Open logs.", sources.logs),
             ("journal_writable", "Whether the journal can be written.", lambda: sources.journal.trouble is None),
-            ("journal_size_bytes", "The journal's file and its write-ahead log.", lambda: self._of_size("bytes")),
+            (
+                "journal_size_bytes",
+                "Size of the journal's file and its write-ahead log.",
+                lambda: self._of_size("bytes"),
+            ),
             ("journal_facts", "Events that the journal keeps.", lambda: self._of_size("events")),
             ("journal_records", "Records that the journal keeps.", lambda: self._of_size("records")),
         ):
             self._gauge(name, text).set_function(value)
 
     async def scrape(self, accept: str = "") -> tuple[bytes, str]:
-        """Return all metrics as text, in the format that the header ``Accept`` asks for, and its media type."""
+        """Return all metrics as text, in the format that ``Accept`` asks for, and its media type."""
         try:
             self._size = await self._sources.journal.size()
         except JournalUnwritable:
             self._size = None
         services = Counter((service.type, service.status) for service in self._sources.reconciler.services())
-        for labels in product(get_args(Kind), get_args(Status)):  # with zeros, so that no series comes and goes
+        for labels in product(get_args(Kind), get_args(Status)):  # zeros too, so that every series exists
             self._services.labels(*labels).set(services[labels])
         nodes = Counter(node.state for node in self._sources.reconciler.nodes(with_reserved=False))
         for state in {*NODE_STATES, *nodes}:
@@ -187,7 +197,7 @@ class Metrics:
 
 
 class _Totals(Collector):
-    """Counters whose totals are kept elsewhere, as a ``Counter`` has no ``set_function``."""
+    """Counters whose totals are kept elsewhere; a ``Counter`` has no ``set_function``."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
@@ -227,6 +237,6 @@ def _log_end(service: Service) -> None:
 
 
 def _seconds(start: str | None, end: str | None) -> float | None:
-    """Return the seconds between two times, None where one is not known."""
+    """Return the seconds between two times; None if one is unknown."""
     started, ended = parse_time(start), parse_time(end)
     return max(0.0, (ended - started).total_seconds()) if started and ended else None

@@ -25,7 +25,7 @@ def test_there_are_so_many_of_a_kind(kind: Kind) -> None:
     """The next is told to close some; another kind is not hurt."""
     made = ConnectionLimiter()
     assert take_all(made, kind) == MOST[kind]
-    with pytest.raises(TooManyConnections, match=f"too many open {kind}s: close some"):
+    with pytest.raises(TooManyConnections, match=f"too many open {kind}s; close some"):
         made.take(kind, "bob", True)
     for other in set(MOST) - {kind, "newcomer"}:
         made.take(other, "bob", True)

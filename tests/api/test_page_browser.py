@@ -84,7 +84,7 @@ def test_a_token_with_limits_sees_its_own(
     visit = browse(server.url)
     visit.page.get_by_label("Token").fill("bobs")
     visit.page.get_by_role("button", name="Connect").click()
-    expect(visit.page.locator("#login-error")).to_contain_text("this needs the scope read")
+    expect(visit.page.locator("#login-error")).to_contain_text("this call needs the scope read")
     page = visit.log_in("alices")
     shows(page, "alices", "running")
     expect(row(page, "roots")).to_have_count(0)

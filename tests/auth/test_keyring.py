@@ -176,7 +176,7 @@ async def test_one_that_becomes_wrong_keeps_the_last_good_one(
             (line,) = logs
             assert (line["event"], line["log_level"]) == ("tokens_file_wrong", "warning")
             assert says in line["error"]
-            assert line["advice"] == "the tokens that were read last stay valid"
+            assert line["advice"] == "the tokens read before stay valid"
             assert told.names == [["alice"]]
             put(path, entry("alice"))
             await until(lambda: told.names == [["alice"], ["alice"]], WITHIN)

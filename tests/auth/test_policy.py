@@ -35,7 +35,7 @@ def test_a_scope_is_needed(scope: Any) -> None:
     policy.require(None, scope)
     policy.require(grant(scopes=frozenset({scope})), scope)
     others = frozenset(SCOPES) - {scope}
-    with pytest.raises(Forbidden, match=rf"^scopes: this needs the scope {scope}; this token has \w+, \w+$"):
+    with pytest.raises(Forbidden, match=rf"^scopes: this call needs the scope {scope}; this token has \w+, \w+$"):
         policy.require(grant(scopes=others), scope)
     policy.require_root(None, "this is")
     with pytest.raises(Forbidden, match=r"^scopes: this is for the root token only$"):
@@ -200,7 +200,7 @@ def test_constraints_are_added_to_every_run() -> None:
         (
             {"constraints": ("node.role==worker",)},
             {"type": "container"},
-            "constraints: this token may start services only",
+            "constraints: this token is limited to certain nodes",
         ),
         ({}, {"name": "qm-1"}, "name: the prefix qm- is reserved"),
         ({}, {"name": "QM-1"}, "name: the prefix qm- is reserved"),
@@ -260,7 +260,7 @@ def test_an_image_is_of_a_registry_that_is_allowed(image: str, by: TokenPolicy |
 @everybody
 def test_a_registry_is_written_in_lower_case(by: TokenPolicy | None) -> None:
     """What is wrong is said: it is one that is allowed."""
-    with pytest.raises(Forbidden, match=r"^images: write the registry in lower case$"):
+    with pytest.raises(Forbidden, match=r"^images: write the registry in lower case; got '.*'$"):
         allow(run(image="REGISTRY.example.com/app"), by, frozenset({"registry.example.com"}))
 
 

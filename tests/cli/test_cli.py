@@ -173,7 +173,7 @@ def _certificates(folder: Path) -> None:
         (["--docker-host", "/var/run/docker.sock"], "write unix:///var/run/docker.sock"),
         (["--log-format", "xml"], "--log-format"),
         (["--tls-cert", "nonsense.pem"], "--tls-key"),
-        (["--tls-cert", "nonsense.pem", "--tls-key", "nonsense.pem"], "is no PEM certificate"),
+        (["--tls-cert", "nonsense.pem", "--tls-key", "nonsense.pem"], "is not a PEM certificate"),
         (["--tls-cert", "missing.pem", "--tls-key", "nonsense.pem"], "missing.pem"),
         (["--address", "no.such.host.invalid"], "--address"),
         (["--address", "192.0.2.1"], "--address"),

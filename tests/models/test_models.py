@@ -95,7 +95,7 @@ def test_an_empty_entrypoint_wants_a_command() -> None:
     empties: tuple[Any, ...] = ([], "", "  ")
     for empty in empties:
         assert requests.entrypoint_words(run(entrypoint=empty, command="true").entrypoint) == requests.CLEARED
-        with pytest.raises(BadRequest, match=r"^command: is required where entrypoint is empty"):
+        with pytest.raises(BadRequest, match=r"^command: is required if entrypoint is empty"):
             run(entrypoint=empty)
 
 

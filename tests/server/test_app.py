@@ -20,7 +20,7 @@ async def test_the_trouble_that_is_told_is_the_first_cause(home: InProcess) -> N
     server, away = home.server, EngineAway("away")
     assert server.api.trouble() is None
     server.runs.reconciler._stale(away)
-    assert str(server.api.trouble()).startswith("stale since ")
+    assert str(server.api.trouble()).startswith("the cache may be out of date")
     server.journal.trouble = "full"
     assert str(server.api.trouble()) == "the journal cannot be written: full"
     home.engine.health.trouble = away

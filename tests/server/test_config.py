@@ -68,7 +68,7 @@ def test_a_token_has_a_length() -> None:
 def test_no_ttl_is_the_word_never() -> None:
     """0 is taken as before."""
     assert (load(QMASTER_TTL="never").ttl, load({"ttl": "never"}).ttl, load(QMASTER_TTL="0").ttl) == (None, None, 0.0)
-    with pytest.raises(ConfigError, match=r"^--ttl: expected seconds from 0 to [0-9]+, or never$"):
+    with pytest.raises(ConfigError, match=r"^--ttl: expected seconds from 0 to [0-9]+, or never; got 'for ever'$"):
         load(QMASTER_TTL="for ever")
 
 
@@ -227,7 +227,7 @@ def test_lists_are_given_with_commas() -> None:
 )
 def test_an_origin_has_a_scheme_and_a_host(text: str) -> None:
     """And its port, if it has one: as a browser sends it, and nothing else would ever be equal to it."""
-    with pytest.raises(ConfigError, match=r"^--allow-origin: '.*' is no origin: expected scheme://host"):
+    with pytest.raises(ConfigError, match=r"^--allow-origin: '.*' is not an origin; expected scheme://host"):
         load({"allow_origin": f"https://page.example,{text}"})
     for right in ("http://[::1]:80", "https://page.example:65535", "moz-extension://page"):
         assert load({"allow_origin": right}).allow_origin == (right,)
@@ -236,7 +236,7 @@ def test_an_origin_has_a_scheme_and_a_host(text: str) -> None:
 @pytest.mark.parametrize("text", ["qm.example.com:9090", "https://qm.example.com", "qm example.com", "*", "qm/x"])
 def test_a_host_is_a_name_without_its_port(text: str) -> None:
     """As it is compared."""
-    with pytest.raises(ConfigError, match=r"^--allow-host: expected names or addresses, without port"):
+    with pytest.raises(ConfigError, match=r"^--allow-host: expected names or addresses without a port"):
         load({"allow_host": text})
 
 
