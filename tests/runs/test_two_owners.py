@@ -169,9 +169,10 @@ def test_a_token_that_is_taken_away_is_gone_within_a_second(two: Two, engine: En
     assert two.bob not in logged
     assert two.server.token not in logged
     lines = [json.loads(line) for line in logged.splitlines() if line.startswith("{")]
-    audit = [(line["event"], line["by"], line.get("run")) for line in lines if line["event"] in ("run", "stop")]
-    assert audit[1:] == [("run", "alice", nap["id"]), ("stop", "root", nap["id"])]
-    assert {line["by"] for line in lines if line["event"] == "refused"} == {"alice", None}
+    audited = ("run_started", "run_stopped")
+    audit = [(line["event"], line["by"], line.get("run")) for line in lines if line["event"] in audited]
+    assert audit[1:] == [("run_started", "alice", nap["id"]), ("run_stopped", "root", nap["id"])]
+    assert {line["by"] for line in lines if line["event"] == "refused"} == {"alice"}
     assert not re.search("Traceback", logged)
 
 
