@@ -444,7 +444,10 @@ class Journal:
 
     async def _ensure_open(self) -> None:
         if self._db is None and time.monotonic() - self._tried > REOPEN_EVERY:
-            await self.open()
+            try:
+                await self.open()
+            except ConfigError as error:  # only at the start it ends the process
+                self._failed(error)
         if self._db is None:
             raise JournalUnwritable(f"the journal cannot be opened: {self.trouble}")
 
@@ -480,11 +483,12 @@ class Journal:
             if self._mark is None:
                 self._mark = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             _write_mark(self._mark, position.epoch, position.last)
+            self._inode, self._db = self._path.stat().st_ino, db
+            pruned = self._drop_old()  # rows that became too old since the last process
         except BaseException:
+            self._db = None
             db.close()
             raise
-        self._inode, self._db = self._path.stat().st_ino, db
-        pruned = self._drop_old()  # rows that became too old since the last process
         return position._replace(oldest=_kept_from(pruned, None)), pruned, leftovers
 
     def _close(self) -> None:

@@ -52,6 +52,42 @@ async def opened(folder: Path, keep_facts: int = 1000, keep_days: float = 30) ->
 
 
 @unit
+async def test_a_file_that_was_opened_in_part_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the journal would number its events from 1 again, in no epoch."""
+    journal = await opened(tmp_path)
+    await journal.append([event(1)], [])
+    await journal.close()
+    with monkeypatch.context() as broken:
+        broken.setattr(journals, "_drop_old", lambda *args: sqlite3.connect(tmp_path / "no" / "file"))
+        journal = await opened(tmp_path)
+    assert journal.trouble is not None
+    monkeypatch.setattr(journals, "REOPEN_EVERY", 0)
+    await journal.recheck()
+    await journal.append([event(2)], [])
+    assert [one.seq for one in await events(journal, 0)] == [1, 2]
+    assert journal.position.epoch != journals.NO_EPOCH
+    await journal.close()
+
+
+@unit
+async def test_another_user_of_a_folder_ends_nothing_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only at the start it ends the process; what looks every second whether the journal is back goes on."""
+    folder = tmp_path / "data"
+    folder.write_text("in its way")
+    journal = await opened(folder)
+    folder.unlink()
+    other = await opened(folder)
+    monkeypatch.setattr(journals, "REOPEN_EVERY", 0)
+    monkeypatch.setattr(journals, "LOCK_WITHIN", 0)
+    await journal.recheck()
+    assert "another quartermaster" in str(journal.trouble)
+    await other.close()
+    await journal.recheck()
+    assert journal.trouble is None
+    await journal.close()
+
+
+@unit
 async def test_events_are_numbered_and_stay(tmp_path: Path) -> None:
     """From 1, in the order given; after a restart they are there, in the same epoch."""
     journal = await opened(tmp_path)
