@@ -64,6 +64,7 @@ class Stream:
         self.read = True
         self.made = 0
         self.stale: str | None = None
+        self.shown: list[Any] = [{"id": "s1"}]
         self.event_stream = EventStream(
             cast(Any, journal), self.broker, lambda: journal.position, self._snapshot, lambda: self.stale
         )
@@ -73,7 +74,7 @@ class Stream:
         if not self.read:
             raise JournalUnwritable("not read yet")
         self.made += 1
-        return [{"id": "s1"}], []
+        return self.shown, []
 
     def publish(self) -> None:
         number = self.journal.grow()

@@ -27,7 +27,7 @@ from ..models import requests
 from ..models.credentials import REDACTED
 from ..models.responses import mask
 from ..models.validation import quote
-from .limits import MAX_READ, set_reader_timeout
+from .limits import MAX_READ, UNREAD, set_reader_timeout
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"})
@@ -258,8 +258,11 @@ class BaseHandler(web.RequestHandler):
         stream = self.client_stream
         unsent.require(reader, size)
         set_reader_timeout(stream, READ_WITHIN)
-        with contextlib.suppress(StreamClosedError), unsent.hold(reader, size):
-            yield
+        try:
+            with contextlib.suppress(StreamClosedError), unsent.hold(reader, size):
+                yield
+        finally:
+            set_reader_timeout(stream, UNREAD)  # the connection may serve a wait or a stream next
         if isinstance(stream.error, TimeoutError):
             log.warning("slow_reader_cut", request=self.request_id, by=reader, unsent=size)
 

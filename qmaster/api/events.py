@@ -30,7 +30,7 @@ from ..events.broker import Filter, Subscriber, Wire
 from ..events.stream import EventStream, Since
 from ..models import requests
 from .base import SLICE, BaseHandler
-from .limits import Allowance, ConnectionLimiter, Slot
+from .limits import UNREAD, Allowance, ConnectionLimiter, Slot, set_reader_timeout
 
 AUTH_WITHIN = 5.0  # seconds
 MAX_INBOUND = 4096  # bytes of a client's frame
@@ -108,6 +108,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         self._ended = False
         self._over: asyncio.Event | None = None  # set at the end of Server-Sent Events
         self.is_logged = False
+        self.is_slicing = False  # whether a frame of Server-Sent Events has been written in part
 
     async def get(self) -> None:
         self.document()  # a body, if any, is JSON
@@ -144,7 +145,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             if self.ws_connection is not None:
                 self._stream.write(error.websocket)
                 self.close(code, detail.encode()[:MAX_REASON].decode(errors="ignore"))
-            elif self._stream.writing():  # in the middle of a frame
+            elif self._stream.writing() or self.is_slicing:  # in the middle of a frame
                 self._stream.close()
             else:
                 self.write(error.sse)
@@ -265,6 +266,8 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         self.recheck()  # the tokens may have changed since the call began
         if self._identity is None or self._ended:
             return
+        if self._stream is not None:  # on its connection a log may have come before, whose reader may take any time
+            set_reader_timeout(self._stream, UNREAD)
         try:
             subscription = self._subscription(self._identity)
             self._slot = self._slot or self._take_slot(self._identity)
@@ -387,12 +390,17 @@ class SsePipe:
         return self._handler.flush()
 
     async def _write_slices(self, data: bytes) -> None:
-        """Write a large frame slice by slice: Tornado copies each chunk for each client."""
+        """Write a large frame slice by slice: Tornado copies each chunk for each client.
+
+        Nobody may wait for it any more when the client leaves, so that is no error here: the next write says it.
+        """
+        self._handler.is_slicing = True
         for start in range(0, len(data), SLICE):
             if self._stream.closed():
-                raise OSError("the client has left")
+                return
             self._handler.write(data[start : start + SLICE])
             await self._handler.flush()
+        self._handler.is_slicing = False
 
 
 def _acknowledged(stream: IOStream) -> int:

@@ -1,7 +1,9 @@
 """The HTTP server: how long a connection may stay quiet, how many there are, and whose address a request has."""
 
 import asyncio
+import contextlib
 import functools
+import gc
 import socket
 import ssl
 import struct
@@ -17,6 +19,7 @@ from server_cases import TOKEN, Caller, serving
 from stream_cases import Journal, Stream
 
 from qmaster.api import limits
+from qmaster.api.events import Sockets
 from qmaster.api.limits import Allowance
 from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator
@@ -32,6 +35,7 @@ SLOW = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 CHUNKED = b"POST /hello HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 ASKED = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+END = b""  # of a log
 UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a2V5\r\n"
 
 
@@ -111,8 +115,8 @@ class Own:
         return SimpleNamespace(id=name)
 
     async def flow(self, view: object, wanted: object) -> AsyncIterator[list[Piece]]:
-        while True:
-            yield [Piece("", "stdout", await self.log.get())]
+        while (data := await self.log.get()) != END:
+            yield [Piece("", "stdout", data)]
 
     async def stop(self, name: str, by: object) -> str:
         await self.gate.wait()
@@ -173,6 +177,22 @@ async def test_a_log_waits_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> No
         caller.writer.transport.resume_reading()  # type: ignore[attr-defined]
         while b"last\n" not in await caller.reader.read(65536):
             pass
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such bound")
+@pytest.mark.parametrize("fields", ["", UPGRADE])
+@pytest.mark.parametrize("first", ["GET /openapi.json", "GET /logs/s1"])
+async def test_an_answers_bound_is_not_that_of_the_stream_behind_it(first: str, fields: str) -> None:
+    """A connection that is kept has the usual bound again."""
+    own = Own()
+    async with serving(own.application) as made:
+        caller = await made.call(asks(first))
+        own.log.put_nowait(END)
+        await caller.reader.readuntil(b"0\r\n\r\n" if "logs" in first else b"}\n")
+        caller.say(asks("GET /events", fields))
+        await caller.reader.readuntil(b'"snapshot"')
+        (stream,) = made.server.streams
+        assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == limits.UNREAD * 1000
 
 
 async def test_a_client_that_vanishes_is_noticed() -> None:
@@ -238,6 +258,33 @@ async def test_a_stream_that_closes_while_it_waits_leaves_nothing(fields: str) -
         assert _bringing_up(before)
         caller.writer.close()
         await until(lambda: not _bringing_up(before))
+
+
+@pytest.mark.parametrize("ends", ["client", "server"])
+async def test_a_snapshot_that_breaks_off_ends_its_connection(ends: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No frame comes in the middle of another, and a client that has left is no error of ours."""
+    own = Own(sockets=(sockets := Sockets()))
+    own.stream.shown = [{"id": "x" * 8_000_000}]
+    async with serving(own.application) as made:
+        caller = await made.call(asks("GET /events"))
+        await caller.reader.readexactly(1_000_000)
+        (handler,) = sockets.open
+        if ends == "client":
+            caller.writer.transport.abort()
+        else:
+            flush = handler.flush
+
+            async def end_after_a_slice() -> None:
+                delattr(handler, "flush")
+                await flush()
+                handler.end(1001, "stopping")
+
+            setattr(handler, "flush", end_after_a_slice)  # noqa: B010 - mypy takes no assignment to a method
+            with contextlib.suppress(ConnectionError):
+                assert not (await caller.reader.read()).endswith(b"0\r\n\r\n")
+        await until(lambda: made.open == 0)
+    gc.collect()
+    assert not caplog.records
 
 
 def _bringing_up(before: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
