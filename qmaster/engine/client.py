@@ -218,6 +218,9 @@ class Client:
         After a disconnect, aiohttp repeats a GET or DELETE once, and never a POST.
 
         Args:
+            method: the HTTP method.
+            path: the path after the API version.
+            params: the query.
             body: the body, sent as JSON.
             headers: additional headers.
         """
@@ -234,6 +237,10 @@ class Client:
         """Send a request and return the unread body of its answer, which the caller closes.
 
         Args:
+            method: the HTTP method.
+            path: the path after the API version.
+            params: the query.
+            headers: additional headers.
             silence: the longest wait for the next bytes, in seconds; None: no limit.
         """
         return Body(await self._answer(method, path, params, None, headers, silence))
@@ -310,6 +317,9 @@ class Client:
         """Await a call for at most ``within`` seconds, and count it.
 
         Args:
+            call: the call.
+            within: the time limit in seconds.
+            kind: the kind for the metrics.
             began: when it began to wait for a slot; default: now.
         """
         began = time.monotonic() if began is None else began
@@ -433,6 +443,7 @@ class Calls:
         Args:
             path: of the listing.
             filters: Docker's filters.
+            params: the rest of the query.
         """
         if filters:
             params["filters"] = json.dumps(filters)
@@ -482,6 +493,7 @@ class Calls:
             body: the object.
             find: returns the id of the object if it exists.
             headers: additional headers.
+            params: the query.
         """
         until = time.monotonic() + LOOK_UNTIL
         try:

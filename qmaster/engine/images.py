@@ -111,13 +111,13 @@ class Registry:
             fresh: accept no cached answer, except that the registry is silent.
         """
         kept = self._kept.get(key)
-        told = kept[1] if kept is not None and kept[0] >= self._clock() else None
-        if told is not None and not (fresh and told.kind != "silent"):
-            return told
+        cached = kept[1] if kept is not None and kept[0] >= self._clock() else None
+        if cached is not None and not (fresh and cached.kind != "silent"):
+            return cached
         mine = (limiter.owner(), key)
         task = self._open.get(mine)
         if task is None:  # no await up to here, so an owner's calls at one time share the request
-            task = self._open[mine] = asyncio.create_task(self._answered(key, ask, told))
+            task = self._open[mine] = asyncio.create_task(self._answered(key, ask, cached))
             task.add_done_callback(lambda _: self._open.pop(mine, None))
         return await asyncio.shield(task)
 

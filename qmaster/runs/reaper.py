@@ -347,7 +347,7 @@ class Reaper:
             except HttpError as error:
                 log.info("stop_retrying", run=run_id, reason=str(error))
             except Exception:  # the top of a task
-                log.exception("end_failed", run=run_id)
+                log.exception("stop_failed", run=run_id)
             await asyncio.sleep(AGAIN_EVERY)
 
     def _end(self, run_id: str, done: asyncio.Task[None]) -> None:

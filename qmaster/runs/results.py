@@ -88,7 +88,7 @@ class ResultCollector:
                 await self._reconciler.show_result(view.id, results.result(outcome, results.BRIEF))
                 return
             except (JournalUnwritable, TooManyCalls) as error:
-                log.info("record_again", run=view.id, reason=str(error))
+                log.info("record_retrying", run=view.id, reason=str(error))
                 await asyncio.sleep(AGAIN_EVERY)
 
     async def _read(self, view: Service) -> Outcome:

@@ -122,6 +122,7 @@ class Schedule:
         """Return what is due, and mark it as begun.
 
         Args:
+            now: the current time.
             going: the services that have not ended.
         """
         if now >= self._full_at:

@@ -82,9 +82,9 @@ def service(
     ending = labels.get(END)
     overdue = ending is not None and now - (parse_time(raw.get("UpdatedAt")) or now) > ENDED_WITHIN
     # When a service is being ended, replacement tasks wait for a node that does not exist.
-    begun = _begun(tasks, spec) if ending else tasks
-    replaced = len(begun) < len(tasks)
-    current = newest(begun if ending else counted(raw, begun, nodes), is_per_node(spec))
+    started = _without_unstarted(tasks, spec) if ending else tasks
+    replaced = len(started) < len(tasks)
+    current = newest(started if ending else counted(raw, started, nodes), is_per_node(spec))
     desired = desired_tasks(spec, current)
     verdict = judge(current, spec, nodes, desired, now, _history(tasks, spec))
     if ending:
@@ -128,10 +128,11 @@ def with_attempts(shown: Service, raw: Json, tasks: Collection[Json], before: Se
         tasks: its tasks, as Docker lists them.
         before: the last view; its tasks, and all older ones of their slots, are counted.
     """
-    told = frozenset(task.id for task in before.tasks) if before else frozenset()
+    previous = frozenset(task.id for task in before.tasks) if before else frozenset()
     current = frozenset(task.id for task in shown.tasks)
     chains = _by_place(counted(raw, tasks, {}), is_per_node(raw["Spec"]))
-    fresh = [task for chain in chains for task in _between(chain, told, current) if task["Status"]["State"] in ENDED]
+    passed = [task for chain in chains for task in _between(chain, previous, current)]
+    fresh = [task for task in passed if task["Status"]["State"] in ENDED]
     last = before.last_exit if before else None
     if fresh:
         last = _exit_of(max(fresh, key=updated))
@@ -140,8 +141,8 @@ def with_attempts(shown: Service, raw: Json, tasks: Collection[Json], before: Se
 
 def begun_again(shown: Service, before: Service | None, known: Collection[str]) -> bool:
     """Return whether a service has a new task; ``known`` are the ids of the tasks listed before."""
-    told = {task.id for task in before.tasks} if before else set()
-    return any(task.id not in told and task.id not in known for task in shown.tasks)
+    previous = {task.id for task in before.tasks} if before else set()
+    return any(task.id not in previous and task.id not in known for task in shown.tasks)
 
 
 def task(raw: Json, nodes: Mapping[str, Json], by_node: bool = False) -> Task:
@@ -352,7 +353,7 @@ def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
 
 
-def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
+def _without_unstarted(tasks: Collection[Json], spec: Json) -> Collection[Json]:
     """Leave out the tasks that never ran, so that an earlier task of their slot is the newest.
 
     They wait, had no container, or were shut down within the restart delay, for which Docker shows exit code 0.
@@ -360,7 +361,7 @@ def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
     policy = spec["TaskTemplate"].get("RestartPolicy") or {}
     delay = RESTART_DELAY if policy.get("Delay") is None else timedelta(microseconds=policy["Delay"] / 1000)
     ended: dict[tuple[int, str], Json] = {}  # the last task of each slot or node that was not ended by Swarm
-    begun: list[Json] = []
+    started: list[Json] = []
     by_node = is_per_node(spec)
     for raw in sorted(tasks, key=age):
         state, before = raw["Status"]["State"], ended.get(place(raw, by_node))
@@ -369,10 +370,10 @@ def _begun(tasks: Collection[Json], spec: Json) -> Collection[Json]:
             continue
         if before is not None and has_container(before) and state in TERMINAL and not has_container(raw):
             continue
-        begun.append(raw)
+        started.append(raw)
         if state in ENDED:
             ended[place(raw, by_node)] = raw
-    return begun
+    return started
 
 
 def _phase(raw: Json, spec: Json, nodes: Mapping[str, Json], now: datetime, history: Counts) -> str:
@@ -574,9 +575,9 @@ def _by_place(tasks: Iterable[Json], by_node: bool) -> Iterable[list[Json]]:
     return chains.values()
 
 
-def _between(chain: list[Json], told: Collection[str], current: Collection[str]) -> list[Json]:
+def _between(chain: list[Json], previous: Collection[str], current: Collection[str]) -> list[Json]:
     """Return the tasks from the one in the last view up to, not including, the one in the new view."""
-    start = next((at for at, raw in enumerate(chain) if raw["ID"] in told), 0)
+    start = next((at for at, raw in enumerate(chain) if raw["ID"] in previous), 0)
     end = next((at for at, raw in enumerate(chain) if raw["ID"] in current), len(chain) - 1)
     return chain[start:end]
 
