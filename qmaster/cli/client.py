@@ -1,4 +1,4 @@
-"""HTTP client of a quartermaster: calls, the event stream and logs, resumed where a connection breaks. Loop only."""
+"""HTTP client of quartermaster: calls, events and logs, resumed after a broken connection. Event loop only."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Query = Iterable[tuple[str, str]]
 T = TypeVar("T")
 
 CONNECT_WITHIN = 10.0  # seconds
-ANSWER_WITHIN = 60.0  # seconds; the server's own bounds are lower
-KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # notices a host that vanished within a minute
+ANSWER_WITHIN = 60.0  # seconds; the server's own timeouts are shorter
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # detects a host that vanished in a minute
 SILENT_FOR = 50.0  # seconds without an event: three heartbeats
 ENDED = frozenset({"complete", "failed", "removed"})
 LOOK_AGAIN = 0.5  # seconds
 TRY_AGAIN = frozenset({429, 503})
 # Seconds of the retries.
-QUIET_FOR = 2.0  # a server that restarts is back by then
+QUIET_FOR = 2.0  # a restarted server is back by then
 GIVE_UP_AFTER = 300.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 
 class ClientError(QmasterError):
-    """A call failed; ``str(error)`` tells the user why and what to do."""
+    """A call failed; the message says why and what to do."""
 
 
 class Refused(ClientError):
@@ -52,15 +52,15 @@ class Refused(ClientError):
 
 
 class Away(ClientError):
-    """No whole answer; the same call may succeed later."""
+    """There was no complete answer; the same call may succeed later."""
 
 
 class Unreachable(Away):
-    """Nothing answered, or something else than quartermaster."""
+    """Nothing answered, or something other than quartermaster did."""
 
 
 class Lost(Away):
-    """The connection broke before the answer was whole."""
+    """The connection broke before the answer was complete."""
 
 
 def may_pass(error: ClientError) -> bool:
@@ -72,14 +72,14 @@ def may_pass(error: ClientError) -> bool:
 
 
 class Client:
-    """A quartermaster at a URL; each call opens a connection of its own.
+    """Client of a quartermaster; each call opens its own connection.
 
     Args:
-        url: such as ``http://localhost:9090``; a path is put in front of the API's own.
+        url: such as ``http://localhost:9090``; a path in it is put before the API's paths.
         token: sent with every call.
 
     Raises:
-        ConfigError: the URL is not one of a quartermaster.
+        ConfigError: the URL is malformed.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -97,7 +97,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         within: float = ANSWER_WITHIN,
     ) -> Json:
-        """Make a call, and return the JSON object that answers it.
+        """Make a call, and return the JSON object of its answer.
 
         Args:
             method: the HTTP method.
@@ -105,7 +105,7 @@ class Client:
             body: sent as JSON.
             query: names and values.
             headers: further headers.
-            within: seconds until the whole answer is there.
+            within: seconds until the answer is complete.
 
         Raises:
             ClientError: there is no answer, or it is an error.
@@ -150,7 +150,7 @@ class Client:
                 answer.close()
 
     def _session(self) -> aiohttp.ClientSession:
-        # A context of our own, as aiohttp's was made before SSL_CERT_FILE was looked at.
+        # aiohttp's default context is made at import, before SSL_CERT_FILE is read.
         tls = ssl.create_default_context() if self.url.startswith("https:") else True
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls, force_close=True, socket_factory=_socket),
@@ -192,7 +192,7 @@ class Response:
         self._failures = failures
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the body; the connection is read at the pace of whoever takes the pieces.
+        """Yield the body; the connection is read at the consumer's pace.
 
         Raises:
             Lost: the connection broke.
@@ -205,7 +205,7 @@ class Response:
         """Return the body as a JSON object.
 
         Raises:
-            Unreachable: it is not one, so it is not quartermaster that answered.
+            Unreachable: it is not one, so something other than quartermaster answered.
         """
         body = b"".join([piece async for piece in self.pieces()])
         with contextlib.suppress(ValueError):
@@ -218,7 +218,7 @@ class Response:
         )
 
     async def check(self) -> None:
-        """Raise the error that the server answered with, if it did."""
+        """Raise the error that the server answered, if any."""
         status = self._answer.status
         if status >= HTTPStatus.BAD_REQUEST:
             error = str((await self.document()).get("error", self._answer.reason))
@@ -240,7 +240,7 @@ def _check(url: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return the system's words: asyncio puts its own, with an address, in their place."""
+    """Return the system's message; asyncio's own has an address in it."""
     cause = getattr(error, "os_error", error)
     number = getattr(cause, "errno", None) or 0
     return os.strerror(number) if number > 0 else getattr(cause, "strerror", None) or "no answer"
@@ -260,12 +260,12 @@ def _socket(address: Any) -> socket.socket:
 
 
 class RetryPolicy:
-    """Retries while a server is away; a command has one for all of its calls.
+    """Retries while the server is away; a command has one for all of its calls.
 
     Args:
-        say: tells the user a sentence.
+        say: shows the user a message.
         clock: seconds.
-        pause: waits for seconds.
+        pause: waits for a number of seconds.
     """
 
     def __init__(
@@ -293,10 +293,10 @@ class RetryPolicy:
 
         Args:
             error: why the last one failed.
-            said: whether the user knows of it already.
+            said: whether the user has been told.
 
         Raises:
-            ClientError: the same error, where another attempt is no use: the server never answered, or not for long.
+            ClientError: the same error, if a retry is no use, or the server has been away for ``GIVE_UP_AFTER``.
         """
         now = self._clock()
         self._away_since = self._away_since or now
@@ -353,13 +353,13 @@ def _frame(block: bytes) -> Frame:
 
 
 async def events(client: Client, query: Query, since: str, retry_policy: RetryPolicy) -> AsyncIterator[Frame]:
-    """Yield all frames of the event stream, for ever; after a break from the last cursor.
+    """Yield the frames of the event stream without end; after a broken connection, from the last cursor.
 
     Args:
         client: the server.
         query: the filters.
         since: the cursor to begin after; "": a snapshot comes first.
-        retry_policy: how long to bear that the server is away.
+        retry_policy: the retries while the server is away.
 
     Raises:
         ClientError: the server refuses it, or is away for too long.
@@ -396,9 +396,9 @@ async def _events(client: Client, query: Query) -> AsyncIterator[Frame]:
 
 
 class Line(NamedTuple):
-    """A line of a log, or a part of one; ``data`` is what the job wrote, with its newline.
+    """A line of a log, or a part of one; ``data`` has the job's bytes, with the newline.
 
-    ``stream`` is ``stdout``, ``stderr``, or ``qmaster``: a remark of the server's. ``raw`` is the document as it came.
+    ``stream`` is ``stdout``, ``stderr``, or ``qmaster`` for the server's messages. ``raw`` is the JSON document.
     """
 
     time: str
@@ -409,7 +409,7 @@ class Line(NamedTuple):
 
 
 def parse(raw: bytes) -> Line:
-    """Read a document of the answer; ``base64`` has the bytes where the text is not all that the job wrote."""
+    """Parse a document of the answer; ``base64`` has the bytes if they are not UTF-8."""
     document: Json = json.loads(raw)
     exact = document.get("base64")
     data = base64.b64decode(exact) if exact is not None else document["line"].encode(errors="replace")
@@ -418,10 +418,10 @@ def parse(raw: bytes) -> Line:
 
 
 class Shown:
-    """What was shown of a log, so that a log that is sent again from its beginning continues where it broke.
+    """Record of what was shown of a log, so that a log that is sent again continues where it broke.
 
-    A task's stream is in the order of its times. What has one time may come in other parts than before, so the bytes
-    of the last time are counted.
+    A task's stream is in the order of its times. Lines with one time may be split differently the next time, so the
+    bytes of the last time are counted.
     """
 
     def __init__(self) -> None:
@@ -439,7 +439,7 @@ class Shown:
         self._again = {key: size for key, (_, size) in self._last.items()}
 
     def new(self, line: Line) -> bytes:
-        """Return what is new of a line, and count it as shown."""
+        """Return the part of a line that is new, and count it as shown."""
         if line.stream == "qmaster":
             known = line.data in self._remarks
             self._remarks.add(line.data)
@@ -470,9 +470,9 @@ async def logs(
     Args:
         client: the server.
         job: its id or name.
-        query: ``tail`` and ``stream``, where they are given.
-        follow: until it has ended, across breaks; else what there is now.
-        retry_policy: how long to bear that the server is away.
+        query: ``tail`` and ``stream``, if given.
+        follow: whether to continue until the job ends, also over broken connections.
+        retry_policy: the retries while the server is away.
 
     Raises:
         ClientError: the server refuses it, or is away for too long.

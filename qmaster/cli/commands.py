@@ -37,7 +37,7 @@ Command = Callable[..., Coroutine[Any, Any, int]]
 
 
 class Connection:
-    """The options of every command: where the server is, and how to answer."""
+    """The options of every command: the server, its token, and the form of the output."""
 
     def __init__(self, url: str, token_file: str | None, as_json: bool, screen_: Screen) -> None:
         environ = {**os.environ, **({"TOKEN_FILE": token_file, "TOKEN": ""} if token_file else {})}
@@ -50,7 +50,7 @@ class Connection:
 
 
 class _Command(click.Command):
-    """A command whose arguments go into JSON, so that they are UTF-8; the name of a file may be anything."""
+    """A command whose arguments are UTF-8, because they go into JSON; the name of a file may be any bytes."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         context = super().make_context(*args, **kwargs)
@@ -63,7 +63,7 @@ class _Command(click.Command):
 
 
 class _Run(_Command):
-    """A job may end with any small exit code, so that a wrong use of the command ends with another."""
+    """The command ``run``, whose usage errors end with ``OWN_FAILURE``, because a job can end with 2."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
@@ -74,10 +74,12 @@ class _Run(_Command):
 
 
 def _command(name: str, failure: tuple[int, int] = (FAILED, WRONG_USE), **settings: Any) -> Callable[[Command], Any]:
-    """A command of click's from a coroutine, with the options that all of them have.
+    """Make a click command from a coroutine, with the options of every command.
 
     Args:
-        failure: exit codes where the server refuses or is away, and where the command is used wrongly.
+        name: the name of the command.
+        failure: the exit codes if the server refuses or is away, and for a usage error.
+        settings: further arguments of ``click.command``.
     """
 
     def decorate(function: Command) -> Any:
@@ -88,7 +90,7 @@ def _command(name: str, failure: tuple[int, int] = (FAILED, WRONG_USE), **settin
         common = (
             click.option("--url", envvar="QMASTER_URL", default=URL, help=f"The server [QMASTER_URL, default: {URL}]."),
             click.option("--token-file", metavar=FILE, help="A file that holds the token [TOKEN_FILE, or TOKEN]."),
-            click.option("--json", "as_json", is_flag=True, help="Answer as JSON."),
+            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         )
         wrapped: Any = call
         for option in reversed(common):
@@ -107,9 +109,9 @@ def _run(
     as_json: bool,
     options: dict[str, Any],
 ) -> int:
-    """The command's exit code; what went wrong is one line on standard error."""
+    """Run a command, and return its exit code; an error is one line on standard error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # not every terminal has every letter
+        sys.stdout.reconfigure(errors="replace")  # not every terminal has every character
     view = Screen(lively=True)
     try:
         return asyncio.run(function(Connection(url, token_file, as_json, view), **options))
@@ -124,7 +126,7 @@ def _run(
     except BrokenPipeError:
         terminal.write_no_more()
         return OUTPUT_CLOSED
-    except OSError as error:  # of a print: all others are caught where they are
+    except OSError as error:  # from a print; all others are handled where they occur
         view.say(f"the output cannot be written: {error.strerror}")
         terminal.write_no_more()
         return failure[0]
@@ -239,7 +241,7 @@ def _with_fields(function: Callable[..., Any]) -> Callable[..., Any]:
     "--auth-file", metavar=FILE, help="The registry's credentials, as JSON or base64; - reads them [QMASTER_AUTH]."
 )
 @click.option(
-    "--idempotency-key", metavar="KEY", help="Start one run only, however often it is asked for with this key."
+    "--idempotency-key", metavar="KEY", help="Start one run only, also if the call is repeated with this key."
 )
 @click.option("--detach", "-d", is_flag=True, help="Print the id, and do not wait for the end.")
 async def run(
@@ -247,8 +249,8 @@ async def run(
 ) -> int:
     """Run IMAGE, or COMMAND in it: follow its output, and exit with its exit code.
 
-    Ctrl-C stops it, and a second one does not wait for its end. The exit code is 124 after --timeout, 125 where the job
-    has none, and 130 after Ctrl-C. With --json the output is in the document that comes at the end.
+    Ctrl-C stops the job; a second one does not wait for its end. The exit code is 124 after --timeout, 125 if the job
+    has none, and 130 after Ctrl-C. With --json, the output is in the document that is printed at the end.
     """
     if fields["auth_file"] != "-" and terminal.has_data():
         raise ConfigError(UNREAD)
@@ -299,7 +301,7 @@ async def status(
     quiet: bool,
     **filters: Any,
 ) -> int:
-    """List all services and containers, the newest first, or show all of ID."""
+    """List all services and containers, the newest first, or show the details of ID."""
     if id is not None:
         if any(value not in ((), None, False) for value in filters.values()):
             raise ConfigError("status: an ID takes no filters")
@@ -361,7 +363,7 @@ async def logs(
     timestamps: bool,
     stream: str | None,
 ) -> int:
-    """Show the output of ID, on standard output and error as it wrote it; with --json a document for each line."""
+    """Show the output of ID, on standard output and standard error; with --json, a document for each line."""
     query = {**({"tail": str(tail)} if tail is not None else {}), **({"stream": stream} if stream else {})}
     writer = LineWriter(to.screen, as_json=to.as_json, timestamps=timestamps)
     async for line in client.logs(to.client, id, query, follow, RetryPolicy(to.screen.say)):
@@ -384,7 +386,7 @@ async def logs(
 async def events(
     to: Connection, since: str, service: str | None, labels: tuple[str, ...], topics: tuple[str, ...]
 ) -> int:
-    """Print a line for each change from now on, until Ctrl-C; with --json the CloudEvents, whose id is the cursor."""
+    """Print a line for each change from now on, until Ctrl-C; with --json, CloudEvents, whose id is the cursor."""
     query = [("label", label) for label in labels]
     query += [("service", service)] if service else []
     query += [("topic", ",".join(topics))] if topics else []

@@ -1,4 +1,4 @@
-"""The command line: serves without a command; its commands are imported when they are called."""
+"""The command line: it serves if there is no command. Commands are imported when they are called."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ..server import config
 from . import terminal
 
 USAGE_ERROR = 2
-UNWRITABLE = (errno.ENOSPC, errno.EBADF, errno.EIO)  # what a print may fail with, beside EPIPE, which is click's
-OF_ALL = ("--url", "--token-file")  # options of the commands that may stand in front of the command; with a value
-JSON = "--json"  # and this one, without
+UNWRITABLE = (errno.ENOSPC, errno.EBADF, errno.EIO)  # errors of a print; click handles EPIPE
+OF_ALL = ("--url", "--token-file")  # options of all commands that may come before the command; with a value
+JSON = "--json"  # the same, without a value
 # The server's imports take a second, aiohttp's a quarter: neither --help nor healthcheck needs them.
 SERVER, LOG = "qmaster.server.app", "qmaster.server.log"
 COMMANDS = {  # name → its module, and its line in --help
@@ -36,14 +36,14 @@ COMMANDS = {  # name → its module, and its line in --help
     "events": ("qmaster.cli.commands", "Watch changes as they happen."),
     "nodes": ("qmaster.cli.commands", "List the nodes of the swarm."),
     "token": ("qmaster.cli.token", "Make a token, and its entry for the tokens file."),
-    "healthcheck": (__name__, "Ask whether the server on this machine is alive."),
+    "healthcheck": (__name__, "Check whether the server on this machine is alive."),
     "help": (__name__, "Show the help of a command."),
 }
 HEALTHCHECK_TIMEOUT = 4.0  # seconds
-# Fields of a run that have no option of their name, and Docker's short options that run does not have.
+# Fields of a run without an option of that name, and Docker's short options that run does not have.
 NOT_OPTIONS = {"image": "IMAGE", "command": "COMMAND", "auth": "--auth-file", "wait": "qmaster run"}
 SHORT = {"-v": "volume", "-i": "interactive", "-t": "tty", "-c": "cpu-shares", "-P": "publish-all", "-a": "attach"}
-# Commands of Docker and kubectl, with ours in their place.
+# Commands of Docker and kubectl → the command to use instead.
 COMMANDS_INSTEAD = {
     **dict.fromkeys(("ps", "ls", "list", "get", "inspect", "describe"), "status"),
     **dict.fromkeys(("rm", "kill", "delete"), "stop"),
@@ -55,7 +55,7 @@ _BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 
 class _Wrong(click.UsageError):
-    """A wrong use, said on one line as every error is; click shows four."""
+    """A usage error on one line, like every other error; click shows four lines."""
 
     def __init__(self, error: click.UsageError) -> None:
         super().__init__(_words(error), error.ctx)
@@ -71,7 +71,7 @@ def _words(error: click.UsageError) -> str:
         text = " ".join(error.format_message().split()).removesuffix(".")
         return text[:1].lower() + text[1:] + _command_instead(text)
     if error.option_name == "--token":
-        return "no command takes a token, as all users of the machine would see it: set TOKEN, or TOKEN_FILE to a file"
+        return "no command takes a token, as all users of the machine could see it; set TOKEN, or TOKEN_FILE to a file"
     return f"no such option: {error.option_name}{_instead(error.option_name, error.ctx)}"
 
 
@@ -82,7 +82,7 @@ def _command_instead(text: str) -> str:
 
 
 def _instead(option: str, context: click.Context | None) -> str:
-    """What to use in its place; a guess only where it means the same."""
+    """Return a hint for an unknown option; a guess only if it means the same."""
     params = context.command.params if context else []
     options = {param.name or "": param.opts[0] for param in params if param.param_type_name == "option"}
     answer = validation.answer(SHORT.get(option, option), options | NOT_OPTIONS) if "cpus" in options else None
@@ -94,7 +94,7 @@ def _instead(option: str, context: click.Context | None) -> str:
 
 
 def _shown(text: str) -> str:
-    r"""What came as bytes that are not UTF-8 as ``\xff``, where Python's ``repr`` of it says ``\udcff``."""
+    r"""Show bytes that are not UTF-8 as ``\xff``; Python's ``repr`` shows ``\udcff``."""
     return _BYTE.sub(r"\\x\1", text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -131,14 +131,14 @@ class LazyGroup(click.Group):
 
 
 def _options_behind(args: list[str]) -> list[str]:
-    """The same, with options of all commands behind the command, where they stand in front of it."""
+    """Return the arguments with the options of ``OF_ALL`` and ``JSON`` moved behind the command."""
     at = 0
     while at < len(args) and args[at].partition("=")[0] in (*OF_ALL, JSON):
         at += 2 if args[at] in OF_ALL else 1
     if at == 0:
         return args
     if at >= len(args) or args[at].startswith("-"):
-        raise click.UsageError(f"{args[0].partition('=')[0]} is an option of the commands: name one behind it")
+        raise click.UsageError(f"{args[0].partition('=')[0]} is an option of the commands; put a command after it")
     return [args[at], *args[:at], *args[at + 1 :]]
 
 
@@ -174,15 +174,15 @@ def _with_options(*options: config.Option) -> Callable[[Callable[..., None]], Ca
 def main(context: click.Context, **flags: Any) -> None:
     """Run functions and jobs on Docker and Docker Swarm over HTTP, with a token.
 
-    Without a command it serves. Each option is a flag or an environment variable; the flag wins. A command asks a
-    server, at QMASTER_URL and with the same TOKEN; it has options of its own. Only token asks nobody.
+    Without a command, it serves. Each option is a flag or an environment variable; the flag wins. Commands call the
+    server at QMASTER_URL with the same TOKEN, and have their own options. The command token calls no server.
     """
     if context.invoked_subcommand is None:
         _serve(flags)
         return
     given = [option.flag for option in config.OPTIONS if flags[option.name] is not None]
     if given:
-        raise click.UsageError(f"{given[0]} is for serving: {context.invoked_subcommand} takes its options behind it")
+        raise click.UsageError(f"{given[0]} is for serving; put the options of {context.invoked_subcommand} after it")
 
 
 def _serve(flags: Mapping[str, str | None]) -> None:
@@ -197,7 +197,7 @@ def _serve(flags: Mapping[str, str | None]) -> None:
 
 
 def _leave() -> None:
-    """End without a wait for the threads: nothing is open any more, but a silent engine would hold one for 25 s."""
+    """Exit without waiting for threads: everything is closed, but a silent engine could block a thread."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
@@ -206,7 +206,7 @@ def _leave() -> None:
 @click.command("healthcheck")
 @_with_options(*(option for option in config.OPTIONS if option.name in config.DOOR))
 def healthcheck(**flags: Any) -> None:
-    """Ask the server on this machine whether it is alive, and exit with 0 or 1. Its options are the server's."""
+    """Check whether the server on this machine is alive, and exit with 0 or 1. The options are the server's."""
     try:
         wrong = health_trouble(config.door(flags, os.environ))
     except ConfigError as error:
@@ -216,7 +216,7 @@ def healthcheck(**flags: Any) -> None:
 
 
 def health_trouble(door: config.Door) -> str | None:
-    """Ask ``/livez``; return None when the server is alive, else what is wrong.
+    """Call ``/livez``, and return what is wrong; None if the server is alive.
 
     Not ``/readyz``: a restart does not bring an engine back, and breaks every subscriber's connection.
     """
@@ -235,7 +235,7 @@ def health_trouble(door: config.Door) -> str | None:
 def _connect(door: config.Door) -> http.client.HTTPConnection:
     if not door.tls:
         return http.client.HTTPConnection(door.host, door.port, timeout=HEALTHCHECK_TIMEOUT)
-    # Nothing secret is sent, and a restart mends no certificate that has expired or has another name.
+    # Nothing secret is sent, and a restart does not fix a certificate that has expired or has another name.
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

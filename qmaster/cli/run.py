@@ -36,18 +36,20 @@ from .terminal import ERR, OUT, OutputError, Screen
 TIMED_OUT = 124  # as coreutils' timeout
 OWN_FAILURE = 125  # as docker run
 HIGHEST = 255
-SIGNALLED = 128  # and the signal's number, as a shell says it
+SIGNALLED = 128  # plus the number of the signal, as in a shell
 OUTPUT_CLOSED = SIGNALLED + signal.SIGPIPE
 WAIT = 50  # seconds of one call
-SAYS_THE_CODE = re.compile(r"task: non-zero exit \([0-9]+\)")  # and nothing else: Swarm's words where a program ended
+SAYS_THE_CODE = re.compile(
+    r"task: non-zero exit \([0-9]+\)"
+)  # Swarm's message if a program ended, which says nothing more
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EMPTY: tuple[Any, ...] = (None, (), [], "")
-CLEARED = ("entrypoint", "")  # switches the image's own off
-BOM = "\ufeff"  # the byte order mark that some editors write first
+CLEARED = ("entrypoint", "")  # disables the image's own
+BOM = "\ufeff"  # the byte order mark that some editors write
 
 
 def exit_code(ended: Json) -> int:
-    """The command's exit code for a job that has ended."""
+    """Return the command's exit code for a job that has ended."""
     code: int | None = ended["exit_code"]
     if ended["reason"] == "timeout":
         return TIMED_OUT
@@ -57,10 +59,11 @@ def exit_code(ended: Json) -> int:
 
 
 def remark(ended: Json, name: str) -> str | None:
-    """How it ended, where its exit code does not say that.
+    """Return how a job ended, if its exit code does not say that; else None.
 
     Args:
-        name: what the job is called from its first line to its last.
+        ended: the status of the job.
+        name: the name of the job in messages.
     """
     reason, error = ended["reason"], ended["error"]
     if reason == "timeout":
@@ -82,7 +85,10 @@ class Run:
     """One job, from its start to its end.
 
     Args:
-        as_json: show no output, and the last status document at the end.
+        client: the server.
+        screen: shows messages and output.
+        signals: Ctrl-C and SIGTERM.
+        as_json: print only the last status document, at the end.
     """
 
     def __init__(self, client: Client, screen: Screen, signals: Signals, *, as_json: bool) -> None:
@@ -91,18 +97,18 @@ class Run:
         self._signals = signals
         self._as_json = as_json
         self._retry_policy = RetryPolicy(screen.say)
-        self._name: str | None = None  # what it is called, where the user has chosen that; else its id
+        self._name: str | None = None  # the name that the user chose; else the id is shown
         self._stopping: asyncio.Task[None] | None = None
         self._stopped = False
 
     async def start(self, body: Json, headers: Mapping[str, str]) -> Json:
-        """Start it, once; with a key, which makes that safe, again where the answer was lost.
+        """Start the job once; with an idempotency key, retry if the answer is lost.
 
         Raises:
-            ClientError: it was refused, or the server is away.
+            ClientError: the server refused it, or is away.
         """
         if headers:
-            self._retry_policy.succeeded()  # even the first call may fail
+            self._retry_policy.succeeded()  # retry the first call too
         try:
             answer = await self._retry_policy.call(lambda: self._client.call("POST", "/run", body, headers=headers))
         except Lost as error:
@@ -113,13 +119,13 @@ class Run:
         return answer
 
     async def to_its_end(self, body: Json, headers: Mapping[str, str]) -> int:
-        """Start it, and follow it.
+        """Start the job, and follow it.
 
         Returns:
             The exit code of the command.
 
         Raises:
-            ClientError: it was not started, or the server was away for too long.
+            ClientError: the job was not started, or the server was away for too long.
         """
         self._name = body.get("name")
         with self._screen.spinning():
@@ -135,7 +141,7 @@ class Run:
                     self._stopping.cancel()
 
     async def _start(self, body: Json, headers: Mapping[str, str]) -> str | None:
-        """Its id; None where the user would not wait for it."""
+        """Start the job, and return its id; None after a second signal."""
         self._screen.progress("starting")
         starting = asyncio.create_task(self.start(body, headers))
         if not await before(starting, self._signals.once):
@@ -150,7 +156,7 @@ class Run:
         try:
             ended = await self._or_signal(job, self._show(job))
             code = None if ended is None else exit_code(ended)
-        except BrokenPipeError:  # nobody reads its output any more
+        except BrokenPipeError:  # the reader of the output has left
             self._stop(job, "its output has no reader")
             ended, code = await self._or_signal(job, self._end(job)), OUTPUT_CLOSED
         if self._signals.number or code is None:
@@ -160,7 +166,7 @@ class Run:
         return code
 
     async def _or_signal(self, job: str, work: Coroutine[Any, Any, Json]) -> Json | None:
-        """The work's answer; a first signal stops the job, and with a second there is no answer."""
+        """Return the result of ``work``; a first signal stops the job, and a second one returns None."""
         task = asyncio.create_task(work)
         try:
             if not await before(task, self._signals.once):
@@ -180,12 +186,12 @@ class Run:
             self._stopping = asyncio.create_task(self._stop_call(job))
 
     async def _stop_call(self, job: str) -> None:
-        with contextlib.suppress(Refused):  # what has gone meanwhile
+        with contextlib.suppress(Refused):  # it was removed meanwhile
             await self._retry_policy.call(lambda: self._client.call("POST", "/stop", {"id": job}))
         self._stopped = True
 
     async def _show(self, job: str) -> Json:
-        """Show what it writes; how it ended."""
+        """Show the output, and return the last status."""
         progress = asyncio.create_task(self._show_progress(job))
         try:
             if not self._as_json:
@@ -200,7 +206,7 @@ class Run:
     async def _show_progress(self, job: str) -> None:
         if not self._screen.lively:
             return
-        with contextlib.suppress(ClientError):  # the spinner then says what it knew last
+        with contextlib.suppress(ClientError):  # the spinner then keeps its last text
             query = [("service", job), ("topic", "service")]
             async for frame in events(self._client, query, "", RetryPolicy(lambda text: None)):
                 services = frame.data.get("services", []) if frame.kind == "snapshot" else [frame.data.get("data")]
@@ -210,7 +216,7 @@ class Run:
                     return
 
     async def _end(self, job: str) -> Json:
-        """Its last status, once it has ended; to be shown as JSON, with its result, which comes a moment later."""
+        """Return the last status, once the job has ended; for JSON with the result, which comes a moment later."""
         path = f"/status/{job}"
         query: list[tuple[str, str]] = []
         while True:
@@ -236,11 +242,12 @@ class Run:
 
 
 class LineWriter:
-    """Writes the lines of a job to standard output and error, as the job did.
+    """Writes the lines of a job to standard output and standard error, as the job did.
 
     Args:
-        as_json: the documents as they came instead, all on standard output.
-        timestamps: the time in front of each line.
+        screen: where they are written.
+        as_json: write the JSON documents instead, all to standard output.
+        timestamps: write the time in front of each line.
     """
 
     def __init__(self, screen: Screen, *, as_json: bool = False, timestamps: bool = False) -> None:
@@ -257,14 +264,14 @@ class LineWriter:
             await self._write(ERR if line.stream == "stderr" else OUT, line)
 
     async def _write(self, descriptor: int, line: Line) -> None:
-        """With its time in front, each stream of a task has lines of its own, else each task has."""
+        """Write a line; another task, and with timestamps another stream, begins a new line."""
         of = f"{line.task} {line.stream}" if self._timestamps else line.task
         stamp = f"{line.time} ".encode() if self._timestamps and self._screen.begins_line(descriptor, of) else b""
         await self._screen.write(descriptor, stamp + line.data, of)
 
 
 class Signals:
-    """``number`` is the first that came, 0 before."""
+    """Signals received; ``number`` is the first one, 0 before that."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -290,7 +297,7 @@ class Signals:
 
 
 async def before(task: asyncio.Task[Any], event: asyncio.Event) -> bool:
-    """Wait for one of the two; whether the task is done."""
+    """Wait for the task or the event, and return whether the task is done."""
     waiting = asyncio.ensure_future(event.wait())
     try:
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -300,11 +307,13 @@ async def before(task: asyncio.Task[Any], event: asyncio.Event) -> bool:
 
 
 def body_of(image: str, command: Sequence[str], options: Mapping[str, Any], environ: Mapping[str, str]) -> Json:
-    """Return the body of ``POST /run`` for what the command line was given; the server judges it.
+    """Return the body of ``POST /run`` for the arguments; the server checks it.
 
     Args:
-        options: by the field's name; None, an empty list or "" where it was not given, but for ``entrypoint``.
-        environ: where ``--env NAME`` and credentials come from.
+        image: the image.
+        command: the command; empty: the image's own.
+        options: by field; None, an empty list or "" means not given, except for ``entrypoint``.
+        environ: the environment, for ``--env NAME`` and credentials.
 
     Raises:
         ConfigError: an option is wrong.
@@ -322,12 +331,12 @@ def body_of(image: str, command: Sequence[str], options: Mapping[str, Any], envi
 
 
 def variables(given: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """``NAME=value``, or ``NAME`` alone: the value of our own environment, which no list of processes shows."""
+    """Return variables from ``NAME=value``, or from ``NAME`` with the value of the command's own environment."""
     found = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals and name not in environ:
-            raise ConfigError(f"--env: {name} is not set here; say {name}=value")
+            raise ConfigError(f"--env: {name} is not set in this environment; use {name}=value")
         found[name] = value if equals else environ[name]
         if not is_utf8(found[name]):
             raise ConfigError(f"--env: the value of {name} is not UTF-8")
@@ -335,12 +344,12 @@ def variables(given: Sequence[str], environ: Mapping[str, str]) -> dict[str, str
 
 
 def is_utf8(text: str) -> bool:
-    """Whether it came as UTF-8; of other bytes Python makes surrogates."""
+    """Return whether an argument was UTF-8; Python turns other bytes into surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def credentials(file: str | None, environ: Mapping[str, str]) -> str | None:
-    """What goes into ``auth``: from a file ("-": standard input) or QMASTER_AUTH, as JSON or as base64 of it."""
+    """Return ``auth`` from a file ("-": standard input) or QMASTER_AUTH, which have JSON or its base64."""
     if file is None:
         text = environ.get("QMASTER_AUTH", "")
     else:
@@ -349,7 +358,7 @@ def credentials(file: str | None, environ: Mapping[str, str]) -> str | None:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--auth-file: cannot read it: {getattr(error, 'strerror', error)}") from None
         if not text.strip():
-            raise ConfigError("--auth-file: it is empty")
+            raise ConfigError("--auth-file: the file is empty; expected JSON or base64")
     text = text.removeprefix(BOM).strip()
     if not is_utf8(text):
         raise ConfigError(f"{'QMASTER_AUTH' if file is None else '--auth-file'}: it is not UTF-8")
@@ -359,5 +368,5 @@ def credentials(file: str | None, environ: Mapping[str, str]) -> str | None:
 def _pair(flag: str, text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"{flag}: expected key=value, not {text!r}")
+        raise ConfigError(f"{flag}: expected key=value; got {text!r}")
     return key, value

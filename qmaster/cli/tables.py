@@ -1,4 +1,4 @@
-"""Pure: services, nodes and events as lines of text."""
+"""Services, nodes and events as lines of text. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def painted(word: str, text: str) -> str:
-    """The text in the colour of a status or state."""
+    """Return the text in the colour of a status or state."""
     return f"\x1b[{COLOURS[word]}m{text}\x1b[0m" if word in COLOURS else text
 
 
@@ -41,10 +41,13 @@ def plain(word: str, text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int | None, paint: Paint = plain) -> list[str]:
-    """Aligned lines; on a terminal of so many columns the widest cells are cut so that each is one line.
+    """Return aligned lines, with the widest cells cut to the terminal's width.
 
     Args:
-        columns: None: cut nothing.
+        header: the names of the columns.
+        rows: the cells of each row.
+        columns: the terminal's width in characters; None: cut nothing.
+        paint: colours the text of a cell.
     """
     cells = [list(header), *([clean(cell) for cell in row] for row in rows)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(header))]
@@ -69,7 +72,7 @@ def _line(row: Sequence[str], widths: Sequence[int], paint: Paint) -> str:
 
 
 def age(text: str | None, now: datetime) -> str:
-    """How long ago that was, in its greatest unit; "" where it is not known."""
+    """Return how long ago a time is, in its largest unit; "" if it is unknown."""
     if not text:
         return ""
     seconds = max(0, int((now - moment(text)).total_seconds()))
@@ -77,13 +80,13 @@ def age(text: str | None, now: datetime) -> str:
 
 
 def moment(text: str) -> datetime:
-    """RFC 3339 with up to nanoseconds."""
+    """Parse a time in RFC 3339 with up to nanoseconds."""
     whole, _, fraction = text.removesuffix("Z").partition(".")
     return datetime.fromisoformat(f"{whole}.{(fraction + '000000')[:6]}").replace(tzinfo=UTC)
 
 
 def services(listed: Sequence[Json], now: datetime) -> list[list[str]]:
-    """The rows of a table of services, under ``SERVICES``."""
+    """Return the rows of a table with the columns ``SERVICES``."""
     return [
         [
             one["name"],
@@ -99,7 +102,7 @@ def services(listed: Sequence[Json], now: datetime) -> list[list[str]]:
 
 
 def tasks(listed: Sequence[Json], now: datetime) -> list[list[str]]:
-    """Under ``TASKS``."""
+    """Return the rows of a table with the columns ``TASKS``."""
     return [
         [
             _number(one["slot"]),
@@ -114,7 +117,7 @@ def tasks(listed: Sequence[Json], now: datetime) -> list[list[str]]:
 
 
 def nodes(listed: Sequence[Json]) -> list[list[str]]:
-    """Under ``NODES``."""
+    """Return the rows of a table with the columns ``NODES``."""
     return [
         [
             one["hostname"] + ("*" if one["leader"] else ""),
@@ -132,7 +135,7 @@ def nodes(listed: Sequence[Json]) -> list[list[str]]:
 
 
 def details(one: Json) -> list[str]:
-    """All of one service that is known, a line each; without its output."""
+    """Return the details of a service, a line for each field; without its tasks and output."""
     shown = {**one, "command": command(one["command"]) or None, "image": image(one["image"])}
     for key in ("success", "tasks", "result"):
         shown.pop(key, None)
@@ -149,7 +152,7 @@ def details(one: Json) -> list[str]:
 
 
 def event(one: Json) -> str:
-    """A CloudEvent on a line: when, what, of which, and what matters of it."""
+    """Return a CloudEvent as a line: its time, type, name and main details."""
     data, kind = one["data"], one["type"].removeprefix("io.qmaster.")
     name = data.get("name") or data.get("hostname") or one["subject"]
     return clean(f"{_second(one.get('time'))}  {kind:<18}  {name}  {_said(kind, data)}".rstrip())[:1000]
@@ -176,7 +179,7 @@ def _end(reason: str | None, code: int | None, error: str | None) -> str:
 
 
 def progress(one: Json) -> str:
-    """What a spinner says of a service that has said nothing yet."""
+    """Return the spinner's text for a service without output yet."""
     desired, status = one["replicas"]["desired"], one["status"]
     where = ", ".join(sorted({task["node"] for task in one["tasks"] if task["node"]})[:3])
     if status == "pending":
@@ -187,12 +190,12 @@ def progress(one: Json) -> str:
 
 
 def command(words: Sequence[str] | None) -> str:
-    """As a shell would take it, nearly: for reading."""
+    """Return a command as text to read; almost as a shell would take it."""
     return " ".join(word if word and " " not in word else repr(word) for word in words or ())
 
 
 def image(reference: str) -> str:
-    """Without the digest that it is pinned to."""
+    """Return an image reference without its digest."""
     return reference.partition("@")[0] or reference
 
 

@@ -1,4 +1,4 @@
-"""The standard streams: output at the reader's pace, a progress line, remarks; whether there is input. Loop only."""
+"""The standard streams: output at the reader's pace, a progress line, messages, and input. Event loop only."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from ..errors import QmasterError
 
 IN, OUT, ERR = 0, 1, 2
-PIPE_BUF = 4096  # what a pipe that is ready takes without blocking (pipe(7))
+PIPE_BUF = 4096  # bytes that a ready pipe takes without blocking (pipe(7))
 USUAL_WIDTH = 80
-EVERY = 0.1  # seconds between two pictures of the spinner
+EVERY = 0.1  # seconds between two frames of the spinner
 CLEAR = "\r\x1b[K"
 BRAILLE, ASCII = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
 
@@ -30,7 +30,7 @@ class OutputError(QmasterError):
 
 
 def clean(text: str) -> str:
-    """Text that comes from elsewhere, on one line and without what a terminal would obey."""
+    """Return foreign text on one line, without control characters."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
@@ -43,12 +43,12 @@ def is_terminal(descriptor: int) -> bool:
 
 
 def colours(environ: Mapping[str, str], descriptor: int = OUT) -> bool:
-    """Whether to colour: on a terminal, unless NO_COLOR says otherwise (no-color.org)."""
+    """Return whether to use colours: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return is_terminal(descriptor) and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def width(descriptor: int = OUT) -> int | None:
-    """The terminal's columns; None where it is none."""
+    """Return the terminal's width in columns; None if it is no terminal."""
     try:
         return os.get_terminal_size(descriptor).columns or USUAL_WIDTH
     except OSError:
@@ -56,17 +56,17 @@ def width(descriptor: int = OUT) -> int | None:
 
 
 class Screen:
-    """What the user sees.
+    """Output, messages and a progress line for the user.
 
     Args:
-        lively: draw progress; only on a terminal.
+        lively: draw progress, if standard error is a terminal.
     """
 
     def __init__(self, lively: bool) -> None:
         self._lively = lively and is_terminal(ERR) and os.environ.get("TERM") != "dumb"
         self._progress = ""
         self._drawn = False
-        self._unfinished: dict[object, str] = {}  # by where it is shown: whose line has no newline yet
+        self._unfinished: dict[object, str] = {}  # by place: the source whose last line has no newline yet
         self._pictures: Iterator[str] = itertools.cycle(BRAILLE if _draws(BRAILLE) else ASCII)
 
     @property
@@ -74,17 +74,17 @@ class Screen:
         return self._lively
 
     def say(self, text: str) -> None:
-        """A remark of ours, on a line of its own on standard error."""
+        """Write a message on a line of its own on standard error."""
         self._wipe()
         break_line = "\n" if self._unfinished.pop(_place(ERR), None) is not None else ""
         _print(f"{break_line}qmaster: {clean(text)}\n")
 
     def progress(self, text: str) -> None:
-        """What the spinner says from now on."""
+        """Set the spinner's text."""
         self._progress = clean(text)
 
     def hush(self) -> None:
-        """The output begins: no spinner any more."""
+        """Stop the spinner, because the output begins."""
         self._wipe()
         self._lively = False
 
@@ -110,18 +110,20 @@ class Screen:
         self._drawn = False
 
     def begins_line(self, descriptor: int, of: str) -> bool:
-        """Whether what is written next of this source is not the rest of its line."""
+        """Return whether the next output of this source begins a new line."""
         return self._unfinished.get(_place(descriptor)) != of
 
     async def write(self, descriptor: int, data: bytes, of: str = "") -> None:
-        """Bytes as they are; waits for a reader that is slow, without holding up anything else.
+        """Write bytes unchanged; wait for a slow reader without blocking the event loop.
 
         Args:
-            of: their source; those of two never share a line.
+            descriptor: ``OUT`` or ``ERR``.
+            data: the bytes.
+            of: their source; two sources never share a line.
 
         Raises:
-            BrokenPipeError: nobody reads any more.
-            OutputError: it cannot be written for another reason, such as a full disk.
+            BrokenPipeError: the reader has closed the pipe.
+            OutputError: the output cannot be written, for instance because the disk is full.
         """
         if self._lively:
             self.hush()
@@ -135,7 +137,7 @@ class Screen:
             try:
                 await _writable(descriptor)
                 view = view[os.write(descriptor, view[:PIPE_BUF]) :]
-            except BlockingIOError:  # somebody else has made it non-blocking, and was faster
+            except BlockingIOError:  # another process made it non-blocking, and filled it first
                 await asyncio.sleep(0)
             except OSError as error:
                 if error.errno in (errno.EPIPE, errno.EBADF):
@@ -144,7 +146,7 @@ class Screen:
 
 
 def _place(descriptor: int) -> object:
-    """Where it goes: standard output and error may be one terminal, file or pipe."""
+    """Identify the target: standard output and standard error may be the same terminal, file or pipe."""
     try:
         state = os.fstat(descriptor)
     except OSError:
@@ -161,7 +163,7 @@ def _draws(text: str) -> bool:
 
 
 def _print(text: str) -> None:
-    """On standard error; one that is gone is no reason to fail."""
+    """Write to standard error; a closed one is ignored."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -182,21 +184,21 @@ async def _writable(descriptor: int) -> None:
 
 
 def open_missing() -> None:
-    """Open ``/dev/null`` in the place of each that is closed, as a service manager does.
+    """Open ``/dev/null`` for each closed standard stream, as a service manager does.
 
-    Else the next file or connection would get its number, and what is meant for a terminal would be written into it.
+    Otherwise the next file or connection gets its number, and output is written into it.
     """
     for number in (IN, OUT, ERR):
         if not _is_open(number):
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
-    # Python has none for what was closed as it began.
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number
+    # Python has no object for a stream that was closed at its start.
     sys.stdin = sys.stdin or open(IN, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as the process
     sys.stdout = sys.stdout or open(OUT, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(ERR, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def write_no_more() -> None:
-    """Nobody takes the output: or the interpreter's last flush fails too."""
+    """Send further output to ``/dev/null``, so that the interpreter's last flush does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), OUT)
 
 
@@ -209,7 +211,7 @@ def _is_open(number: int) -> bool:
 
 
 def has_data(descriptor: int = IN) -> bool:
-    """Whether somebody has piped something in, or led a file there: not a terminal, and not an empty pipe."""
+    """Return whether standard input has data: a file or a pipe that is not empty, but not a terminal."""
     try:
         state = os.fstat(descriptor)
         if stat.S_ISREG(state.st_mode):
@@ -222,6 +224,6 @@ def has_data(descriptor: int = IN) -> bool:
 
 
 def _unread(descriptor: int) -> int:
-    """Bytes that wait to be read."""
+    """Return the number of bytes that can be read."""
     answer = fcntl.ioctl(descriptor, termios.FIONREAD, struct.pack("i", 0))
     return int(struct.unpack("i", answer)[0])

@@ -10,7 +10,7 @@ from ..auth.tokens import NAME, SCOPES, digest
 from ..models.responses import ROOT
 
 OCTETS = 32
-PREFIX = "qm_"  # so that a search for secrets finds it
+PREFIX = "qm_"  # so that scanners for secrets find it
 
 
 @click.command()
@@ -21,17 +21,19 @@ PREFIX = "qm_"  # so that a search for secrets finds it
 def token(name: str, scopes: tuple[str, ...]) -> None:
     """Make a token for NAME.
 
-    It is shown once, on standard error. Its entry for the tokens file goes to standard output, and has only its digest:
+    The token is shown once, on standard error. Its entry for the tokens file goes to standard output, with its digest:
     python -m qmaster token alice >>tokens.toml
     """
     if not NAME.fullmatch(name) or name == ROOT:
-        raise click.BadParameter(f"a name has up to 63 of a-z, 0-9, - and _; {ROOT} is taken", param_hint="NAME")
+        raise click.BadParameter(
+            f"expected up to 63 characters of a-z, 0-9, - and _, and not {ROOT}; got {name!r}", param_hint="NAME"
+        )
     made = PREFIX + secrets.token_urlsafe(OCTETS)
     click.echo(made, err=True)
     click.echo(entry(name, made, scopes))
 
 
 def entry(name: str, made: str, scopes: tuple[str, ...]) -> str:
-    """A table of the tokens file."""
+    """Return a table of the tokens file."""
     listed = ", ".join(f'"{scope}"' for scope in dict.fromkeys(scopes))
     return f'\n[{name}]\nsha256 = "{digest(made.encode()).hex()}"\nscopes = [{listed}]'

@@ -213,9 +213,9 @@ WRONG_USES = [
     (
         ["status", "--token", "secret"],
         2,
-        "no command takes a token, as all users of the machine would see it: set TOKEN",
+        "no command takes a token, as all users of the machine could see it; set TOKEN",
     ),
-    (["token", "root"], 2, "a name has up to 63"),
+    (["token", "root"], 2, "expected up to 63 characters"),
     (["--port", "1", "status"], 2, "--port is for serving"),
     (["--url", "http://x"], 2, "--url is an option of the commands"),
     (["--json", "--port", "1", "status"], 2, "--json is an option of the commands"),

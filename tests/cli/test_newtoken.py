@@ -50,7 +50,7 @@ def test_a_name_is_one_that_the_file_takes(name: str) -> None:
     """Else nothing is made."""
     result = call("--", name)
     assert result.exit_code == 2
-    assert "a name has up to 63 of a-z" in result.stderr
+    assert "expected up to 63 characters of a-z" in result.stderr
     assert result.stdout == ""
 
 
