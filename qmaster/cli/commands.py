@@ -254,6 +254,8 @@ async def run(
     """
     if fields["auth_file"] != "-" and terminal.has_data():
         raise ConfigError(UNREAD)
+    if idempotency_key is not None and not idempotency_key.isprintable():
+        raise ConfigError("--idempotency-key: expected printable characters, on one line")
     body = body_of(image, command, fields, os.environ)
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
     signals = Signals()

@@ -286,6 +286,11 @@ def test_options_of_all_commands_may_stand_in_front(fake: FakeServer, tmp_path: 
     assert (done.returncode, json.loads(done.stdout)["success"]) == (0, True)
 
 
+def test_a_key_that_no_header_can_carry_is_one_line(fake: FakeServer) -> None:
+    """Such as one with the newline of a file."""
+    check_one_line(qmaster(fake, "run", "--idempotency-key", "k\n", "busybox"), 125, "--idempotency-key: expected")
+
+
 def test_a_value_of_the_environment_that_is_not_utf8_is_one_line(fake: FakeServer) -> None:
     """It names the variable."""
     check_one_line(qmaster(fake, "run", "-e", "MINE", "busybox", MINE="a\udcff"), 125, "the value of MINE is not UTF-8")
