@@ -54,14 +54,14 @@ FIELDS: Mapping[str, str] = {
     "pull_policy": "When to ask the registry for it. By default `always` for no tag or `latest`, else `missing`.",
 }
 ERRORS: Mapping[int, str] = {
-    400: "The request is wrong, or the engine cannot start what it asks for. The error names the field.",
-    401: "The token is missing or wrong.",
+    400: "The request is invalid, or the engine cannot start the run. The error names the field.",
+    401: "The token is missing or invalid.",
     403: "The token does not allow it: the error names the rule. Or `--allow-host` or `--allow-origin` forbids it.",
     404: "No service or container has this id or name, or it belongs to another token.",
-    409: "The name or a published port is taken, or quartermaster would stop itself or give up a port of its own.",
+    409: "The name or a published port is taken, or the call would stop quartermaster itself or take one of its ports.",
     413: f"The body is over {MAX_BODY // 1024} KiB.",
     422: "This `Idempotency-Key` was used with another request.",
-    429: "Too many runs in a minute; too many open streams, waits, logs or unread answers; or too many wrong tokens.",
+    429: "Too many runs in a minute; too many open streams, waits, logs or unread answers; or too many invalid tokens.",
     500: "quartermaster failed. Its log has the reason, under the request's id.",
     502: "The registry or the engine refused.",
     503: "The engine is away, or is not a swarm manager.",
