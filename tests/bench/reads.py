@@ -18,7 +18,7 @@ def measure(world: World) -> Iterator[Row]:
     with world.server(world.settled(services)) as server:
         (one,) = server.call("GET", "/status?limit=1")["services"]
         for path, name, bound in (
-            (f"/status/{one['id']}", "`GET /status/{id}`", 0.8),
+            (f"/status/{one['id']}", "`GET /status/{id}`", 0.55),
             ("/status", f"`GET /status`, {services:,} services", 0.7),
         ):
             body = server.call("GET", path).text.encode()
