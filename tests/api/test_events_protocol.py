@@ -610,7 +610,9 @@ def test_heartbeats_carry_what_was_considered(stream: Server, witness: Subscribe
     assert set(beat) == {"type", "cursor", "time"}
     assert witness.events == []
     times = [received.at for received in witness.received if received.frame["type"] == "heartbeat"]
-    assert all(14 < later - earlier < 18 for earlier, later in pairwise(times))
+    pauses = [later - earlier for earlier, later in pairwise(times)]  # shorter where the server became stale meanwhile
+    assert all(pause < 18 for pause in pauses)
+    assert not pauses or max(pauses) > 14
     with Subscriber(stream, witness.cursor) as resumed:
         assert resumed.next()["type"] == "hello"
         after = run(stream, command="true")
