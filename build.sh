@@ -444,20 +444,21 @@ run_tests() {
   fi
 }
 
-# Three parts run beside each other, as tests with engines wait more than they work: two halves, and the patient tests,
-# which wait for elections and timeouts. The late tests measure, and run alone.
+# Three parts run beside each other, as tests with engines wait more than they work; the patient tests wait for elections
+# and timeouts. The late tests measure, and run alone.
 run_all() {
-  local work part parts=(first patient rest) half=(tests/api tests/auth tests/cli tests/engine tests/models tests/server)
+  local work part parts=(first patient engine rest) first=(tests/api tests/auth tests/cli tests/models tests/server)
   work=$(mktemp -d)
   trap 'wait; exit 130' INT # they tidy up
-  run_part first -m 'not patient and not late' "${half[@]}" &
-  run_part patient -m patient &
-  run_part rest -m 'not patient and not late' "${half[@]/#/--ignore=}" &
+  run_part first -m 'not patient and not late' "${first[@]}" &
+  (run_part patient -m patient && run_part engine -m 'not patient and not late' tests/engine) &
+  run_part rest -m 'not patient and not late' --ignore=tests/engine "${first[@]/#/--ignore=}" &
   wait
   run_part late -m late
   for part in "${parts[@]}" late; do
     say "the part $part:"
     cat "$work/$part.log"
+    [[ -s $work/$part.status ]] || return 1
   done
   judge "$work" || return
   rm -rf "$work"
