@@ -77,6 +77,7 @@ def bearer(server: Server) -> tuple[str, str]:
     return "Authorization", f"Bearer {server.token}"
 
 
+@pytest.mark.slow
 def test_large_bodies_that_come_at_once_hold_nobody_up(server: Server, measured: Measured) -> None:
     """Each takes the event loop some time to check: another's call has its turn between two of them."""
     body = json.dumps({"image": "busybox", "command": "'" + '\\"' * 15_000}).encode()
@@ -544,6 +545,7 @@ def test_a_subscriber_that_ends_without_a_word_leaves_nothing(server: Server) ->
 # --- very many -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_with_few_descriptors_those_that_are_open_are_served(start: Start, stub: Stub, measured: Measured) -> None:
     """The next one is refused until those that say nothing are closed, after ten seconds; descriptors are left."""
     server = start("prlimit", "--nofile=1024:1024")

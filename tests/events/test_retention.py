@@ -79,6 +79,7 @@ def test_whoever_has_most_gives_first(held: tuple[int, ...], limit: int, each: i
     assert sum(min(one, each) for one in held) <= limit
 
 
+@pytest.mark.slow
 @unit
 async def test_a_flood_costs_only_who_floods(tmp_path: Path) -> None:
     """Ten minutes of 240 events a second by one owner: another's cursor from before resumes, and misses nothing.
@@ -129,6 +130,7 @@ async def test_foreign_services_are_one_owner(tmp_path: Path) -> None:
     await journal.close()
 
 
+@pytest.mark.slow
 @unit
 async def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
     """150 MB of events, records and outcomes of one owner: at no moment is it over; another keeps all, and so do runs
@@ -246,6 +248,7 @@ async def test_a_file_without_owners_is_taken_over(tmp_path: Path) -> None:
         assert connection.execute("SELECT owner, size FROM outcomes").fetchall() == [("alice", 1)]
 
 
+@pytest.mark.slow
 @unit
 async def test_a_large_file_without_owners_is_brought_to_its_size(tmp_path: Path) -> None:
     """It shrinks, although a file of that schema could not."""
@@ -288,6 +291,7 @@ async def test_tasks_are_found_by_the_labels_of_their_service(tmp_path: Path) ->
     await journal.close()
 
 
+@pytest.mark.slow
 @unit
 async def test_pruning_does_not_stand_in_the_way(tmp_path: Path) -> None:
     """While a large part is deleted, what is written waits for a part of it at most."""
@@ -303,6 +307,7 @@ async def test_pruning_does_not_stand_in_the_way(tmp_path: Path) -> None:
     await journal.close()
 
 
+@pytest.mark.slow
 @unit
 async def test_closing_does_not_wait_for_pruning(tmp_path: Path) -> None:
     """What is left of it is done after the next start."""

@@ -311,6 +311,7 @@ def test_a_few_levels_are_taken() -> None:
     assert list(requests.decode_object(nested(32))) == ["a"]
 
 
+@pytest.mark.slow
 @steady
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
 def test_an_object_comes_through(document: dict[str, Any]) -> None:
@@ -326,6 +327,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
         requests.decode_object(body)
 
 
+@pytest.mark.slow
 @steady
 @given(
     st.dictionaries(

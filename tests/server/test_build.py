@@ -60,6 +60,7 @@ def test_the_base_image_has_its_digest() -> None:
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
 
 
+@pytest.mark.slow
 def test_the_engines_log_stays_short(tmp_path: Path) -> None:
     """What is too long is moved aside, once; the engine, which has it open, goes on in the same file."""
     log = tmp_path / "dockerd.log"
