@@ -22,11 +22,11 @@ NONSENSE: dict[str, Fault] = {
 
 
 def noticed(server: Server) -> None:
-    """Wait until the server knows that the engine is away; its view may be stale a little earlier."""
+    """Wait until the server knows that the engine is away; its cache may be out of date a little earlier."""
 
     def known() -> bool:
         reply = server.call("GET", "/readyz", token=False)
-        return reply.status == 503 and "stale" not in reply["error"]
+        return reply.status == 503 and "out of date" not in reply["error"]
 
     eventually(known, 15, "the server has noticed")
 
