@@ -11,8 +11,9 @@ from fakes import (
 )
 from swarm_cases import NODES, NOW
 
-from qmaster.events.journal import Intent, Journal, Page
-from qmaster.events.journal import Key as ListKey
+from qmaster.events.journal import Journal
+from qmaster.events.rows import Intent, Page
+from qmaster.events.rows import Key as ListKey
 from qmaster.models import results
 from qmaster.models.responses import Node, Service
 from qmaster.models.results import Line, Outcome, Output, TaskOutput

@@ -6,7 +6,8 @@ from typing import Any
 
 from qmaster.errors import JournalUnwritable
 from qmaster.events import journal
-from qmaster.events.journal import Position, Record
+from qmaster.events.journal import Position
+from qmaster.events.rows import Record
 
 Json = dict[str, Any]
 EPOCH = "0a0b0c0d"

@@ -7,7 +7,8 @@ from typing import Any, cast
 from qmaster.errors import JournalUnwritable
 from qmaster.events import frames
 from qmaster.events.broker import Broker, Filter, News, Subscriber, Tags
-from qmaster.events.journal import Position, StoredEvent
+from qmaster.events.journal import Position
+from qmaster.events.rows import StoredEvent
 from qmaster.events.stream import EventStream
 
 Json = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 import structlog
 
 from .frames import Frame
-from .journal import share
+from .retention import share
 from .unsent import MAX_UNSENT
 
 MAX_BEHIND_BYTES = 1024 * 1024

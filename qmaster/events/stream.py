@@ -17,7 +17,8 @@ from . import frames
 from .broker import Broker, Filter, News, Subscriber, Tags
 from .cloudevents import cursor
 from .frames import Frame
-from .journal import EVENTS_BYTES, Journal, Position, StoredEvent, is_full
+from .journal import Journal, Position
+from .rows import EVENTS_BYTES, StoredEvent, is_full
 from .unsent import Lease, Unsent
 
 PAGE = 200  # events in one read of the journal

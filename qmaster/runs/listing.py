@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..events.journal import Journal, Key
+from ..events.journal import Journal
+from ..events.rows import Key
 from ..models.responses import Service
 from .reconciler import Reconciler
 

@@ -24,7 +24,8 @@ from ..errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from ..events import cloudevents, frames
 from ..events.broker import News, Tags
 from ..events.cloudevents import Event
-from ..events.journal import NO_EPOCH, Journal, NewEvent, Position, Record
+from ..events.journal import NO_EPOCH, Journal, Position
+from ..events.rows import NewEvent, Record
 from ..models.responses import Node, Result, Service, Task
 from . import status
 from .cache import CachedRun, RunCache

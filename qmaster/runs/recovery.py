@@ -12,7 +12,8 @@ from ..engine.containers import Containers
 from ..engine.labels import RUN
 from ..engine.services import Swarm
 from ..errors import HttpError
-from ..events.journal import Intent, Journal
+from ..events.journal import Journal
+from ..events.rows import Intent
 
 LOOK_EVERY = 1.0  # seconds
 AT_ONCE = 8  # intents; half of the slots for calls to the engine

@@ -29,7 +29,8 @@ from ..errors import (
     RegistryRefused,
     TooManyCalls,
 )
-from ..events.journal import Intent, Journal
+from ..events.journal import Journal
+from ..events.rows import Intent
 from ..models import results
 from ..models.requests import Key, Kind, RunRequest, Started
 from ..models.responses import ROOT, Node, Service, warn_of_older_nodes

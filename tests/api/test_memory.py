@@ -18,7 +18,8 @@ from testbed import Server, eventually
 from testbed.server import ADDRESS
 from testbed.stub import Stub
 
-from qmaster.events.journal import Journal, Record
+from qmaster.events.journal import Journal
+from qmaster.events.rows import Record
 
 MIB = 1024 * 1024
 RUNS, LABELS = 400, 60  # of a thousand bytes each: 24 MB in all

@@ -9,7 +9,7 @@ from stream_cases import EPOCH, Journal, Pipe, Stream
 
 from qmaster.errors import JournalUnwritable
 from qmaster.events.broker import Filter, Subscriber
-from qmaster.events.journal import StoredEvent
+from qmaster.events.rows import StoredEvent
 from qmaster.events.stream import EventStream, Since
 from qmaster.events.unsent import Unsent
 

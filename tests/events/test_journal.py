@@ -22,7 +22,10 @@ from testbed.subscriber import Subscriber, heartbeat
 
 from qmaster.errors import ConfigError, JournalUnwritable
 from qmaster.events import journal as journals
-from qmaster.events.journal import FILE, Intent, Journal, NewEvent, Record, StoredEvent
+from qmaster.events import retention, rows
+from qmaster.events.journal import FILE, Journal
+from qmaster.events.rows import Intent, NewEvent, Record, StoredEvent
+from qmaster.events.schema import SCHEMA
 from qmaster.server import app as server
 
 Json = dict[str, Any]
@@ -58,7 +61,7 @@ async def test_a_file_that_was_opened_in_part_is_opened_again(tmp_path: Path, mo
     await journal.append([event(1)], [])
     await journal.close()
     with monkeypatch.context() as broken:
-        broken.setattr(journals, "_drop_old", lambda *args: sqlite3.connect(tmp_path / "no" / "file"))
+        broken.setattr(retention, "drop_old", lambda *args: sqlite3.connect(tmp_path / "no" / "file"))
         journal = await opened(tmp_path)
     assert journal.trouble is not None
     monkeypatch.setattr(journals, "REOPEN_EVERY", 0)
@@ -140,7 +143,7 @@ async def test_what_is_removed_is_read_in_pages(tmp_path: Path) -> None:
     """By the time of creation, the newest first, of all or of one owner; what is large is alone on its page."""
     journal = await opened(tmp_path)
     for number, owner in ((3, "a"), (1, "a"), (4, "b"), (2, None)):
-        size = 2 * journals.PAGE_BYTES if number == 3 else 0
+        size = 2 * rows.PAGE_BYTES if number == 3 else 0
         one = record(f"r{number}", removed=True, view=view(number, owner, size))
         await journal.append([], [one._replace(owner=owner or "")])
     await journal.append([], [record("there", view=view(5, "a")), record("broken", removed=True, view=b"{")])
@@ -153,7 +156,7 @@ async def test_what_is_removed_is_read_in_pages(tmp_path: Path) -> None:
 @unit
 async def test_little_is_read_for_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where nothing of it is wanted, so that others have a turn; the next page goes on where it ended."""
-    monkeypatch.setattr(journals, "SCANNED_BYTES", 1000)
+    monkeypatch.setattr(rows, "SCANNED_BYTES", 1000)
     journal = await opened(tmp_path)
     await journal.append([], [record(f"r{n}", removed=True, view=view(n, "a", 600)) for n in range(6)])
     page = await journal.removed(("9", ""), None, lambda view: None)
@@ -165,7 +168,7 @@ async def test_little_is_read_for_a_page(tmp_path: Path, monkeypatch: pytest.Mon
 async def test_an_older_file_is_listed_too(tmp_path: Path) -> None:
     """What was written before there were listings in pages, and what a version without them writes later."""
     old = sqlite3.connect(tmp_path / FILE)
-    old.executescript(journals.SCHEMA)
+    old.executescript(SCHEMA)
     row = "INSERT INTO records (id, kind, name, removed, at, view) VALUES (?, 'service', 'n', 1, 1e12, ?)"
     old.execute(row, ("r1", view(1, "a")))
     old.commit()
@@ -180,7 +183,7 @@ async def test_an_older_file_is_listed_too(tmp_path: Path) -> None:
 @unit
 async def test_a_page_of_events_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of large ones there are fewer on it, but one at least."""
-    monkeypatch.setattr(journals, "EVENTS_BYTES", 100)
+    monkeypatch.setattr(rows, "EVENTS_BYTES", 100)
     journal = await opened(tmp_path)
     await journal.append([NewEvent("t", b"x" * size) for size in (60, 60, 60, 200)], [])
     assert [stored.seq for stored in await events(journal, 0)] == [1, 2]
@@ -279,7 +282,7 @@ async def test_a_crash_of_the_machine_begins_an_epoch(tmp_path: Path, monkeypatc
     epoch = await crashed(tmp_path)
     boot = tmp_path / "boot"
     boot.write_text("another")
-    monkeypatch.setattr(journals, "BOOT_ID", boot)
+    monkeypatch.setattr("qmaster.events.epoch.BOOT_ID", boot)
     journal = await opened(tmp_path)
     assert journal.position.epoch != epoch
     assert journal.position[1:] == (1, 0)
@@ -708,7 +711,7 @@ async def test_pruning_reads_indexes_alone(tmp_path: Path) -> None:
     db = journal._opened()
     db.set_trace_callback(asked.append)
     journal._drop_old()
-    journals._deletable(db)
+    retention.deletable(db)
     db.set_trace_callback(None)
     plans = [
         line[3]

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from qmaster.events import journal as journals
+from qmaster.events import retention
 from qmaster.events.broker import Broker, Filter, Subscriber
-from qmaster.events.journal import FILE, Journal, NewEvent, Record
+from qmaster.events.epoch import boot_id
+from qmaster.events.journal import FILE, Journal
+from qmaster.events.rows import NewEvent, Record
 from qmaster.events.stream import EventStream, Since
 
 unit = pytest.mark.gen_test(timeout=60)
@@ -75,7 +78,7 @@ async def resumed(journal: Journal, since: int, wants: Filter) -> list[str]:
 )
 def test_whoever_has_most_gives_first(held: tuple[int, ...], limit: int, each: int) -> None:
     """The share is what nobody may exceed; whoever has less gives nothing."""
-    assert journals.share(held, limit) == each
+    assert retention.share(held, limit) == each
     assert sum(min(one, each) for one in held) <= limit
 
 
@@ -216,7 +219,7 @@ def version_2(folder: Path, last: int, size: int) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.executescript(VERSION_2)
     inode = str((folder / FILE).stat().st_ino)
-    meta = {"epoch": "0a0b0c0d", "boot": journals._boot_id(), "inode": inode, "clean": "1"}
+    meta = {"epoch": "0a0b0c0d", "boot": boot_id(), "inode": inode, "clean": "1"}
     connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
     now = time.time()
     events = [event("alice" if n % 2 else "mallory", size, of="x") for n in range(10, last + 1)]

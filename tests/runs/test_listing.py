@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from dispatch_cases import SEEN, FakeJournal, FakeReconciler
 
-from qmaster.events.journal import Key, Page
+from qmaster.events.rows import Key, Page
 from qmaster.models.responses import Service
 from qmaster.runs import listing
 from qmaster.runs.listing import Listing, ListQuery

@@ -9,7 +9,7 @@ from fakes import FakeContainers, FakeSwarm, container, service, until
 from reconciler_cases import Journal, Json
 
 from qmaster.errors import EngineAway
-from qmaster.events.journal import Intent
+from qmaster.events.rows import Intent
 from qmaster.runs import recovery
 from qmaster.runs.recovery import Recovery
 

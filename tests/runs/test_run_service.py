@@ -37,7 +37,7 @@ from qmaster.errors import (
     PortTaken,
     RegistryRefused,
 )
-from qmaster.events.journal import Intent
+from qmaster.events.rows import Intent
 from qmaster.models import results
 from qmaster.models.requests import Key
 from qmaster.models.responses import Result, Service, Status

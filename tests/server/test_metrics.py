@@ -23,7 +23,8 @@ from testbed.subscriber import Sse, Subscriber
 from docs import code, table
 from qmaster.errors import EngineAway, JournalUnwritable
 from qmaster.events import cloudevents
-from qmaster.events.journal import Journal, JournalSize, NewEvent, Record
+from qmaster.events.journal import Journal, JournalSize
+from qmaster.events.rows import NewEvent, Record
 from qmaster.models.responses import Node, Reserved, Result, Service
 from qmaster.runs import status as lifecycle
 from qmaster.runs.reconciler import Reconciler

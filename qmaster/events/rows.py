@@ -1,0 +1,138 @@
+"""Events and records of the journal, and the queries that read them. Used in the journal's thread."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .retention import kept_from, pruned
+from .schema import REMOVED_RUN
+
+PAGE_BYTES = 64 * 1024  # size of a page of a listing; its last row may exceed this
+EVENTS_BYTES = 256 * 1024  # size of a page of events; its last event may exceed this
+SCANNED_BYTES = 1024 * 1024  # limit of a page of a listing when few rows match
+
+_MATCHES = "kind = 'service' AND (?2 IS NULL OR owner = ?2)"
+# Find a run by its id, else by its name: one that is not removed, else the newest removed one. Three queries, so that
+# a name of thousands of runs needs no scan.
+RECORD_QUERIES = (
+    f"SELECT view FROM records WHERE id = ?1 AND {_MATCHES}",  # noqa: S608 - text of ours
+    f"SELECT view FROM records INDEXED BY records_there WHERE NOT removed AND name = ?1 AND {_MATCHES}"  # noqa: S608
+    " ORDER BY at DESC LIMIT 1",
+    f"SELECT view FROM records WHERE removed AND name = ?1 AND {_MATCHES} ORDER BY at DESC LIMIT 1",  # noqa: S608
+)
+EVENTS = (
+    "SELECT seq, type, event, owner, subject, CASE WHEN type LIKE 'io.qmaster.task.%' THEN"
+    " (SELECT json_extract(CAST(view AS TEXT), '$.labels') FROM records WHERE id = subject) END"
+    " FROM facts WHERE seq > ?1 AND"
+)
+
+
+class Record(NamedTuple):
+    """The last published view of a service, a container or a node, as JSON.
+
+    ``body`` is the digest of the request if the run was started with a key, else "". ``owner`` is "" if quartermaster
+    did not start it.
+    """
+
+    id: str
+    kind: str
+    name: str
+    removed: bool
+    view: bytes
+    body: str = ""
+    owner: str = ""
+
+
+class NewEvent(NamedTuple):
+    """An event to write; ``json`` is its CloudEvent."""
+
+    type: str
+    json: bytes
+    owner: str = ""
+    subject: str = ""
+
+
+class StoredEvent(NamedTuple):
+    """An event of the journal; ``labels`` is, for a task's event, the JSON of its service's labels if recorded."""
+
+    seq: int
+    type: str
+    json: bytes
+    owner: str = ""
+    subject: str = ""
+    labels: str | None = None
+
+
+class Intent(NamedTuple):
+    """A run that is about to be created, or whose outcome the engine left open.
+
+    ``keyed``: the request has a key, so that a retry of it returns this run.
+    """
+
+    name: str
+    nonce: str
+    type: str
+    keyed: bool = False
+
+
+Key = tuple[str, str]  # of a run in a listing: its time of creation and its id
+
+
+class Page(NamedTuple):
+    """Runs of a listing with their keys, the newest first; ``next`` is the key to continue before, None at the end."""
+
+    rows: list[tuple[Key, bytes]]
+    next: Key | None
+
+
+def is_full(page: Sequence[StoredEvent], limit: int) -> bool:
+    """Return whether a page of events reached its limit, so that there may be more."""
+    return len(page) >= limit or sum(len(event.json) for event in page) >= EVENTS_BYTES
+
+
+def events(db: sqlite3.Connection, after: int, limit: int, owner: str | None) -> list[StoredEvent] | None:
+    """Return the next events after a sequence, of one owner or of all; None if some of them were deleted."""
+    if kept_from(pruned(db), owner) > after + 1:
+        return None
+    of = "owner = ?3" if owner is not None else "?3 IS NULL"  # two forms, so that SQLite uses the index for one owner
+    page, size = [], 0
+    with contextlib.closing(db.execute(f"{EVENTS} {of} ORDER BY seq LIMIT ?2", (after, limit, owner))) as rows:
+        for row in rows:
+            page.append(StoredEvent(*row))
+            size += len(page[-1].json)
+            if size >= EVENTS_BYTES:
+                break
+    return page
+
+
+def record(db: sqlite3.Connection, name_or_id: str, owner: str | None) -> bytes | None:
+    """Return the last view of the run with this id, else of the newest with this name, of one owner or of all."""
+    for query in RECORD_QUERIES:
+        row = db.execute(query, (name_or_id, owner)).fetchone()
+        if row:
+            return bytes(row[0])
+    return None
+
+
+def removed(db: sqlite3.Connection, before: Key, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
+    """Return a page of removed runs, the newest first, that begins before a key; ``show`` converts or drops a view."""
+    of = "owner = ?3" if owner is not None else "?3 IS NULL"
+    query = (
+        f"SELECT created, id, view FROM records WHERE {REMOVED_RUN} AND {of}"  # noqa: S608 - text of ours
+        " AND (created, id) < (?1, ?2) ORDER BY created DESC, id DESC"
+    )
+    shown: list[tuple[Key, bytes]] = []
+    size = scanned = 0
+    with contextlib.closing(db.execute(query, (*before, owner))) as rows:
+        for created, run_id, view in rows:
+            one = show(view)
+            if one is not None:
+                shown.append(((created, run_id), one))
+                size += len(one)
+            scanned += len(view)
+            if size >= PAGE_BYTES or scanned >= SCANNED_BYTES:
+                return Page(shown, (created, run_id))
+    return Page(shown, None)

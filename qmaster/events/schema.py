@@ -1,0 +1,144 @@
+"""Tables of the journal's file, and the upgrade of older files. Used in the journal's thread."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import structlog
+
+from ..errors import ConfigError
+
+SCHEMA_VERSION = 3
+INCREMENTAL = 2  # a value of SQLite's auto_vacuum
+
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE facts (
+    seq INTEGER PRIMARY KEY, at REAL NOT NULL, owner TEXT NOT NULL, subject TEXT NOT NULL, size INTEGER NOT NULL,
+    type TEXT NOT NULL, event BLOB NOT NULL
+);
+CREATE TABLE pruned (owner TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE records (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, removed INTEGER NOT NULL, at REAL NOT NULL,
+    view BLOB NOT NULL, body TEXT NOT NULL DEFAULT '', owner TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX records_by_name ON records (name, at);
+CREATE TABLE intents (
+    name TEXT NOT NULL, nonce TEXT PRIMARY KEY, type TEXT NOT NULL, at REAL NOT NULL, keyed INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE endings (
+    id TEXT PRIMARY KEY, at REAL NOT NULL, why TEXT NOT NULL DEFAULT 'stopped'
+) WITHOUT ROWID;
+CREATE TABLE outcomes (
+    id TEXT PRIMARY KEY, at REAL NOT NULL, outcome BLOB NOT NULL, owner TEXT NOT NULL DEFAULT '',
+    size INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX facts_by_owner ON facts (owner, seq, at, size);
+CREATE INDEX records_there ON records (id) WHERE NOT removed;
+CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
+PRAGMA user_version = 3;
+"""
+
+# Listings of removed runs are ordered by this column. It is computed from the view, so that the rows of an older
+# version have it too.
+_TEXT = "CASE WHEN json_valid(CAST(view AS TEXT)) THEN CAST(view AS TEXT) END"
+_CREATED = f"coalesce(json_extract({_TEXT}, '$.created_at'), '')"
+ADD_CREATED = f"ALTER TABLE records ADD COLUMN created TEXT GENERATED ALWAYS AS ({_CREATED}) VIRTUAL;"
+REMOVED_RUN = "removed AND kind = 'service'"
+# ``removed`` is a column of the first index because SQLite would otherwise look up every row in the table, and pruning
+# would block the journal for seconds.
+INDEXES = f"""
+DROP INDEX IF EXISTS removed_by_owner;
+CREATE INDEX IF NOT EXISTS removed_by_age ON records (owner, at, size, removed) WHERE removed;
+CREATE INDEX IF NOT EXISTS listed_by_time ON records (created, id) WHERE {REMOVED_RUN};
+CREATE INDEX IF NOT EXISTS listed_by_owner ON records (owner, created, id) WHERE {REMOVED_RUN};
+"""
+
+# MIGRATIONS[n] turns a file of schema version n into one of version n + 1.
+MIGRATIONS: dict[int, str] = {
+    1: """
+ALTER TABLE records ADD COLUMN body TEXT NOT NULL DEFAULT '';
+ALTER TABLE intents ADD COLUMN keyed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE endings ADD COLUMN why TEXT NOT NULL DEFAULT 'stopped';
+CREATE TABLE outcomes (id TEXT PRIMARY KEY, at REAL NOT NULL, outcome BLOB NOT NULL);
+PRAGMA user_version = 2;
+""",
+    2: """
+CREATE TABLE owned (
+    seq INTEGER PRIMARY KEY, at REAL NOT NULL, owner TEXT NOT NULL, subject TEXT NOT NULL, size INTEGER NOT NULL,
+    type TEXT NOT NULL, event BLOB NOT NULL
+);
+INSERT INTO owned SELECT seq, at,
+    CASE WHEN json_valid(CAST(event AS TEXT)) THEN coalesce(json_extract(CAST(event AS TEXT), '$.data.owner'), '')
+    ELSE '' END,
+    CASE WHEN json_valid(CAST(event AS TEXT)) THEN coalesce(json_extract(CAST(event AS TEXT), '$.subject'), '')
+    ELSE '' END,
+    length(event), type, event FROM facts;
+DROP TABLE facts;
+ALTER TABLE owned RENAME TO facts;
+CREATE TABLE pruned (owner TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO pruned SELECT '*', min(seq) - 1 FROM facts HAVING min(seq) > 1;
+ALTER TABLE records ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE records ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+UPDATE records SET size = length(view), owner =
+    CASE WHEN json_valid(CAST(view AS TEXT)) THEN coalesce(json_extract(CAST(view AS TEXT), '$.owner'), '')
+    ELSE '' END;
+ALTER TABLE outcomes ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE outcomes ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+UPDATE outcomes SET size = length(outcome),
+    owner = coalesce((SELECT owner FROM records WHERE records.id = outcomes.id), '');
+CREATE INDEX facts_by_owner ON facts (owner, seq, at, size);
+CREATE INDEX records_there ON records (id) WHERE NOT removed;
+CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
+PRAGMA user_version = 3;
+""",
+}
+
+log = structlog.get_logger(__name__)
+
+
+def upgrade(db: sqlite3.Connection, path: Path) -> None:
+    """Create the tables of a new file, or turn an older file into one of this version.
+
+    Raises:
+        ConfigError: a newer quartermaster wrote the file.
+    """
+    _migrate(db, path)
+    _make_shrinkable(db, path)
+    _add_created(db)
+
+
+def _migrate(db: sqlite3.Connection, path: Path) -> None:
+    version = scalar(db, "PRAGMA user_version")
+    if version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"--data-dir: a newer quartermaster wrote {path} (schema {version}, this one knows {SCHEMA_VERSION})"
+        )
+    steps = [SCHEMA] if version == 0 else [MIGRATIONS[n] for n in range(version, SCHEMA_VERSION)]
+    for step in steps:
+        db.executescript(f"BEGIN; {step} COMMIT;")
+
+
+def _make_shrinkable(db: sqlite3.Connection, path: Path) -> None:
+    """Enable incremental vacuum for a file of an older schema. VACUUM needs disk space of the file's size."""
+    if scalar(db, "PRAGMA auto_vacuum") == INCREMENTAL:
+        return
+    try:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("VACUUM")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error as error:  # not fatal: free pages are still reused
+        log.warning("journal_cannot_shrink", file=str(path), reason=str(error), advice="free some disk and restart")
+
+
+def _add_created(db: sqlite3.Connection) -> None:
+    """Add the computed column and the indexes, which an older version ignores."""
+    columns = {row[1] for row in db.execute("PRAGMA table_xinfo(records)")}
+    step = "" if "created" in columns else ADD_CREATED
+    db.executescript(f"BEGIN; {step} {INDEXES} COMMIT;")
+
+
+def scalar(db: sqlite3.Connection, query: str) -> int:
+    """Return the number that a query yields."""
+    return int(db.execute(query).fetchone()[0])
