@@ -146,6 +146,14 @@ def swarm(bed: Bed) -> Swarm:
 
 
 @pytest.fixture(scope="session")
+def bridged_swarm(bed: Bed) -> Swarm:
+    """A manager and two workers whose containers reach the host, each with `busybox:local`."""
+    swarm = bed.swarm("b-manager", "b-worker-1", "b-worker-2", bridge=True)
+    swarm.form()
+    return swarm
+
+
+@pytest.fixture(scope="session")
 def registry(bed: Bed) -> Registry:
     """A private registry that all engines may reach; what it holds is pushed by the tests."""
     registry = bed.registry()
@@ -250,8 +258,8 @@ def _restore(request: pytest.FixtureRequest) -> Iterator[None]:
         engine.restore()
         tidy_plain(engine) if name == "plain_engine" else tidy(engine, [engine])
         engine.close_clients()
-    if "swarm" in used:
-        swarm: Swarm = used["swarm"]
+    for name in {"swarm", "bridged_swarm"} & used.keys():
+        swarm: Swarm = used[name]
         swarm.restore()
         tidy(swarm.manager, swarm.nodes)
         for node in swarm.nodes:

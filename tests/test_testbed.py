@@ -1,6 +1,7 @@
 """The testbed itself: what the other tests build on is really so."""
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,38 @@ def test_an_engine_outside_a_swarm_runs_containers(plain_engine: Engine) -> None
     plain_engine.load_image("greet:1", Entrypoint=["echo", "hello"], Cmd=["world"])
     assert plain_engine.client().info()["Swarm"]["LocalNodeState"] == "inactive"
     assert plain_engine.cli("run", "--rm", "greet:1") == "hello world\n"
+
+
+def test_containers_reach_the_host(bed: Bed, bridged_swarm: Swarm) -> None:
+    """On engines with a bridge, a task on any node, without a network of its own."""
+    with socket.create_server((bed.network.host, 0)) as listener:
+        listener.settimeout(60)
+        say = f"echo hello | nc {bed.network.host} {listener.getsockname()[1]}"
+        template = {
+            "ContainerSpec": {"Image": "busybox:local", "Args": ["sh", "-c", say]},
+            "RestartPolicy": {"Condition": "none"},
+        }
+        sdk(bridged_swarm.manager).create_service(template, mode={"Global": {}})
+        heard = set()
+        for _ in bridged_swarm.nodes:
+            connection, (address, _) = listener.accept()
+            with connection:
+                assert connection.recv(100) == b"hello\n"
+                heard.add(address)
+    assert heard == {node.address for node in bridged_swarm.nodes}
+
+
+def test_the_firewall_of_the_host_stays_as_it_is(bed: Bed) -> None:
+    """An engine with a bridge makes its rules in the namespace of its own machine."""
+    tables = ("filter", "nat")
+    rules = [run("iptables", "--table", table, "-S") for table in tables]
+    engine = bed.engine("bridged", bridge=True)
+    engine.start()
+    engine.load_busybox()
+    assert "inet 172.30.0.2/24" in engine.cli("run", "--rm", "busybox:local", "ip", "addr")
+    assert "DOCKER" in engine.machine.run("iptables", "-S")
+    assert [run("iptables", "--table", table, "-S") for table in tables] == rules
+    engine.stop()
 
 
 def test_the_bridge_keeps_its_address(bed: Bed) -> None:

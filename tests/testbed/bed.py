@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -64,9 +65,9 @@ class Bed:
         """Where the registry is, when it is started."""
         return f"{self.network.gateway}:{PORT}"
 
-    def engine(self, name: str, *options: str) -> Engine:
-        """A new engine, not started; names have at most 15 characters. `options` are dockerd's."""
-        return self._engine(Engine, name, options)
+    def engine(self, name: str, *options: str, bridge: bool = False) -> Engine:
+        """A new engine, not started; names have at most 15 characters. `options` are dockerd's; `bridge`: see there."""
+        return self._engine(partial(Engine, bridge=bridge), name, options)
 
     def tls_engine(self, name: str, *options: str) -> TlsEngine:
         """A new engine that listens on TCP too, not started."""
@@ -78,9 +79,9 @@ class Bed:
         self._undo.callback(engine.close_clients)
         return engine
 
-    def swarm(self, *names: str) -> Swarm:
-        """A new swarm of one manager and some workers, not formed."""
-        return Swarm([self.engine(name) for name in names], self.registry_address)
+    def swarm(self, *names: str, bridge: bool = False) -> Swarm:
+        """A new swarm of one manager and some workers, not formed; `bridge`: see `Engine`."""
+        return Swarm([self.engine(name, bridge=bridge) for name in names], self.registry_address)
 
     def single(self, name: str) -> Engine:
         """A new engine, started: a swarm of one node, with `busybox:local`."""

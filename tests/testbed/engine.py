@@ -15,12 +15,19 @@ from testbed.wait import eventually
 
 DOCKERD = "/usr/sbin/dockerd"
 DOCKER = "/usr/bin/docker"
+NO_NETWORK = ("--iptables=false", "--bridge=none")
+# Each engine has these in its own namespace, so all may have the same subnet.
+BRIDGE = ("--bip=172.30.0.1/24",)
 
 
 class Engine:
-    """A dockerd. It is made stopped; `start` starts it."""
+    """A dockerd. It is made stopped; `start` starts it.
 
-    def __init__(self, machine: Machine, network: Network, *options: str) -> None:
+    Its containers have no network, unless `bridge` gives them one: they then reach the host's address on the testbed's
+    bridge. A container with a network takes 0.2 s longer to start.
+    """
+
+    def __init__(self, machine: Machine, network: Network, *options: str, bridge: bool = False) -> None:
         self.machine = machine
         self.name = machine.name
         self.address = machine.address
@@ -28,7 +35,7 @@ class Engine:
         self.socket = str(self.folder / "docker.sock")
         self.host = f"unix://{self.socket}"
         self._network = network
-        self._options = options
+        self._options = (*(BRIDGE if bridge else NO_NETWORK), *options)
         self._dockerd: Process | None = None
         self._clients: list[docker.APIClient] = []
 
@@ -39,8 +46,6 @@ class Engine:
             f"--data-root={self.folder}/data",
             f"--exec-root={self.folder}/exec",
             f"--pidfile={self.folder}/exec/docker.pid",
-            "--iptables=false",
-            "--bridge=none",
             "--exec-opt=native.cgroupdriver=cgroupfs",
             f"--cgroup-parent=/{self._network.prefix}/{self.name}",
             *self._options,

@@ -23,6 +23,8 @@ class Network:
         self.prefix = prefix
         self.subnet = subnet
         self.gateway = f"{subnet}.254"
+        self.host = f"{subnet}.253"
+        """The host's own address, which all nodes reach, and the containers of an engine with a bridge."""
         self._addresses: dict[str, str] = {}
         self._unplugged: set[str] = set()
         self._make_namespace(HUB)
@@ -33,7 +35,7 @@ class Network:
         run("ip", "-n", hub, "link", "set", "bridge", "up")
         run("ip", "link", "add", prefix, "type", "veth", "peer", "name", "host", "netns", hub)
         run("ip", "-n", hub, "link", "set", "host", "master", "bridge", "up")
-        run("ip", "addr", "add", f"{subnet}.253/{LENGTH}", "dev", prefix)
+        run("ip", "addr", "add", f"{self.host}/{LENGTH}", "dev", prefix)
         run("ip", "link", "set", prefix, "up")
 
     def namespace(self, name: str) -> str:
