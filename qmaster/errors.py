@@ -17,6 +17,14 @@
         ├── TooManyCalls      429  concurrent calls of one token; nothing was sent
         ├── TooManyUnread     429  unread answers of one token
         ├── TooManyWrongTokens 429  invalid tokens from one address
+        ├── CallFailed             a call of a function failed; has a reason
+        │   ├── CallRefused        no instance got it; says when to try again
+        │   │   ├── QueueFull  429  too many calls wait for an instance
+        │   │   ├── NoInstance 503  no instance became free in time
+        │   │   └── CannotStart 503 no instance can start; 502 if that does not change by itself
+        │   ├── FunctionFailed 502  the function raised
+        │   ├── InstanceDied   502  its instance ended with the call in its hands
+        │   └── CallTimedOut   504  it took longer than the function's timeout
         ├── JournalUnwritable 507  the journal cannot be read or written
         ├── EngineRefused     502  Docker refused
         │   └── RegistryRefused    the registry refused, or did not answer although credentials were given
@@ -25,12 +33,13 @@
             ├── NodeUnreachable    Docker answers, but a task's node does not
             └── NotAManager        Docker answers, but is not a swarm manager
 
-``QmasterError`` and ``HttpError`` are base classes and are never raised.
+``QmasterError``, ``HttpError``, ``CallFailed`` and ``CallRefused`` are base classes and are never raised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -49,6 +58,11 @@ class HttpError(QmasterError):
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     headers: ClassVar[Mapping[str, str]] = {}
     of_engine = False  # whether it quotes the engine or the system, and may so name resources of other owners
+
+    @property
+    def members(self) -> dict[str, object]:
+        """Return what the answer has in addition to the keys of every error."""
+        return {}
 
 
 class BadRequest(HttpError):
@@ -182,13 +196,129 @@ class NotAManager(EngineUnavailable):
     """Docker answers, but it is not a swarm manager."""
 
 
-def problem(status: int, detail: str, request_id: str) -> dict[str, Any]:
+# Reasons for which an instance does not start now, but may without a new version.
+_TRANSIENT = frozenset({"engine", "node_down", "policy", "unschedulable"})
+
+
+class CallFailed(HttpError):
+    """A call of a function failed; ``reason`` is the word for why, in answers, metrics and the log."""
+
+    reason = "error"
+
+    @property
+    def members(self) -> dict[str, object]:
+        return {"reason": self.reason}
+
+
+class CallRefused(CallFailed):
+    """No instance got the call; it may be made again after ``seconds``."""
+
+    def __init__(self, detail: str, seconds: float = 1) -> None:
+        super().__init__(detail)
+        self.headers = {"Retry-After": str(max(1, math.ceil(seconds)))}  # type: ignore[misc]  # as in TooManyRuns
+
+
+class QueueFull(CallRefused):
+    """As many calls wait for an instance of the function as may."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    reason = "queue_full"
+
+
+class NoInstance(CallRefused):
+    """No instance became free within the function's timeout."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    reason = "no_instance"
+
+
+class CannotStart(CallRefused):
+    """No instance of the function can start; ``reason`` is the run's, or ``init_error``, ``init_timeout``, ``policy``.
+
+    Args:
+        detail: what is wrong.
+        reason: the word for it.
+        seconds: until the next start is tried.
+        of_engine: whether the message quotes the engine.
+    """
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+    def __init__(self, detail: str, reason: str, seconds: float = 1, of_engine: bool = False) -> None:
+        super().__init__(detail, seconds)
+        self.reason = reason
+        self.of_engine = of_engine
+        if reason not in _TRANSIENT:
+            self.status = HTTPStatus.BAD_GATEWAY  # type: ignore[misc]  # differs between instances only here
+
+
+class FunctionFailed(CallFailed):
+    """The function raised.
+
+    Args:
+        error_type: the function's word for the error.
+        error_message: its message.
+        stack: its stack, a line or frame each.
+        document: the error as the function's runtime sent it.
+    """
+
+    status = HTTPStatus.BAD_GATEWAY
+    reason = "function_error"
+
+    def __init__(self, error_type: str, error_message: str, stack: Sequence[str] = (), document: bytes = b"") -> None:
+        super().__init__(f"the function failed: {error_type}: {error_message}")
+        self.error_type = error_type
+        self.error_message = error_message
+        self.stack = list(stack)
+        self.document = document
+
+    @property
+    def members(self) -> dict[str, object]:
+        return {
+            **super().members,
+            "error_type": self.error_type,
+            "error_message": self.error_message,
+            "stack": self.stack,
+        }
+
+
+class InstanceDied(CallFailed):
+    """The instance ended with the call in its hands. The call may have had effects, so it is not made again.
+
+    Args:
+        detail: what happened.
+        exit_code: of the instance; None: unknown.
+        last_lines: the end of its output.
+    """
+
+    status = HTTPStatus.BAD_GATEWAY
+    reason = "instance_died"
+
+    def __init__(self, detail: str, exit_code: int | None = None, last_lines: Sequence[str] = ()) -> None:
+        super().__init__(detail)
+        self.exit_code = exit_code
+        self.last_lines = list(last_lines)
+
+    @property
+    def members(self) -> dict[str, object]:
+        return {**super().members, "exit_code": self.exit_code, "last_lines": self.last_lines}
+
+
+class CallTimedOut(CallFailed):
+    """The call took longer than the function's timeout."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    reason = "timeout"
+
+
+def problem(status: int, detail: str, request_id: str, members: Mapping[str, object] | None = None) -> dict[str, Any]:
     """Return the body of an error: quartermaster's own keys and those of RFC 9457.
 
     Args:
         status: the HTTP status.
         detail: what is wrong and what to do.
         request_id: the ``X-Request-ID`` of the request.
+        members: further keys of this error.
     """
     return {
         "success": False,
@@ -199,4 +329,5 @@ def problem(status: int, detail: str, request_id: str) -> dict[str, Any]:
         "status": status,
         "detail": detail,
         "instance": request_id,
+        **(members or {}),
     }

@@ -16,6 +16,7 @@ FLOORS: dict[int, set[str]] = {
     8: {"cli"},
     7: {"server"},
     6: {"api"},
+    5: {"functions"},
     4: {"runs"},
     3: {"engine", "events", "auth"},
     2: {"models"},

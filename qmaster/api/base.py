@@ -274,9 +274,9 @@ class BaseHandler(web.RequestHandler):
         """Answer with an error; no other place does."""
         _, error, _ = kwargs.get("exc_info", (None, None, None))
         if isinstance(error, HttpError):
-            status, detail, headers = int(error.status), self.words_of(error), error.headers
+            status, detail, headers, members = int(error.status), self.words_of(error), error.headers, error.members
         else:
-            status, detail, headers = status_code, self._default_detail(status_code), {}
+            status, detail, headers, members = status_code, self._default_detail(status_code), {}, {}
         self.failure = self.without_token(str(error) if isinstance(error, HttpError) else detail)
         self.set_status(status)
         for name, value in headers.items():
@@ -286,7 +286,7 @@ class BaseHandler(web.RequestHandler):
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._allowed()))
         self.set_header("Content-Type", "application/problem+json")
-        self.finish(msgspec.json.encode(problem(status, detail, self.request_id)) + b"\n")
+        self.finish(msgspec.json.encode(problem(status, detail, self.request_id, members)) + b"\n")
 
     def log_refusal(self, code: int, reason: str) -> None:
         """Log the refusal of a stream that has begun; ``code`` is the HTTP status or the close code."""

@@ -61,10 +61,12 @@ ERRORS: Mapping[int, str] = {
     409: "The name or a published port is taken, or the call would stop quartermaster itself or take one of its ports.",
     413: f"The body is over {MAX_BODY // 1024} KiB.",
     422: "This `Idempotency-Key` was used with another request.",
-    429: "Too many runs in a minute; too many open streams, waits, logs or unread answers; or too many invalid tokens.",
+    429: "Too many runs in a minute; too many open streams, waits, logs or unread answers; too many invalid tokens; "
+    "or too many calls wait for a function.",
     500: "quartermaster failed. Its log has the reason, under the request's id.",
-    502: "The registry or the engine refused.",
-    503: "The engine is away, or is not a swarm manager.",
+    502: "The registry or the engine refused; or a function failed, `reason` says how.",
+    503: "The engine is away, or is not a swarm manager; or no instance of a function is free.",
+    504: "A call took longer than its function's timeout.",
     507: "The journal cannot be written or read. The log has the reason.",
 }
 _HEADERS: Mapping[int, Mapping[str, str]] = {

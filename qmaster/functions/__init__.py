@@ -1,0 +1,1 @@
+"""Named functions: their versions, their warm instances, and the calls of them."""
