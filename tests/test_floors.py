@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,21 @@ def test_no_import_is_in_a_function(path: Path) -> None:
     for function in ast.walk(tree(path)):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             assert not [one for one in ast.walk(function) if isinstance(one, ast.Import | ast.ImportFrom)]
+
+
+def messages(path: Path) -> Iterator[str]:
+    """The plain strings that are given to a class, as to an error, or to the log."""
+    for call in ast.walk(tree(path)):
+        called = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
+        if isinstance(call, ast.Call) and (called.startswith("log.") or called[:1].isupper()):
+            given = (*call.args, *(keyword.value for keyword in call.keywords))
+            yield from (str(each.value) for each in given if isinstance(each, ast.Constant))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_no_message_has_a_placeholder_left_in_it(path: Path) -> None:
+    """An error or a log line without the f in front of its text would show the code's own words."""
+    assert not [text for text in messages(path) if re.search(r"\{[a-z_][\w.()\[\]]*\}", text)]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -228,7 +228,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         ),
         "unread answers, snapshots and replays of one token": f"{unsent.MAX_UNSENT // 2**20} MiB",
         "unread live events of one token; streams with one filter count once": f"{unsent.MAX_UNSENT // 2**20} MiB",
-        "query parameters": f"{base.MAX_PARAMETERS}, of {kib(base.MAX_PARAMETER - 1)} each",
+        "query parameters": str(base.MAX_PARAMETERS),
         "strings of a request": f"labels {kib(requests.MAX_LABELS)} in all; `command`, `entrypoint` and `env` "
         f"{kib(requests.MAX_WORDS)} each; a constraint {requests.MAX_CONSTRAINT} characters; "
         f"`auth` {kib(requests.MAX_AUTH)}; "
@@ -238,7 +238,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "time until a websocket sends its token": f"{events.AUTH_WITHIN:g} s",
         "invalid tokens of one address": f"{authenticator.BURST} at once, then one in {authenticator.REGAINED_IN:g} s",
         "open event streams": str(limits.MOST["socket"]),
-        "open websockets that have sent no token": str(limits.MOST["newcomer"]),
+        "open websockets that have sent no token": str(limits.MOST["unauthenticated"]),
         "calls that wait for the end of a run": str(limits.MOST["wait"]),
         "open logs": str(limits.MOST["log"]),
         "concurrent calls to Docker: short calls; registry requests; pulls; reads of ended runs' output; "

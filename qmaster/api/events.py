@@ -91,15 +91,15 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         event_stream: EventStream,
         sockets: Sockets,
         origins: Collection[str],
-        held: ConnectionLimiter,
+        connections: ConnectionLimiter,
     ) -> None:
         super().initialize(auth, busy)
         self._event_stream = event_stream
         self._sockets = sockets
         self._origins = origins
-        self._held = held
+        self._connections = connections
         self._slot: Slot | None = None
-        self._newcomer: Slot | None = None  # until it has authenticated
+        self._unauthenticated: Slot | None = None  # until it has authenticated
         self._auth_timeout: asyncio.TimerHandle | None = None
         self._identity: Identity | None = None
         self._stream: IOStream | None = None
@@ -198,7 +198,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         if self._identity is not None:
             self._subscribe(SocketPipe(stream))
             return
-        self._newcomer = self._held.admit(self.request.remote_ip or "", self._give_way)
+        self._unauthenticated = self._connections.admit(self.request.remote_ip or "", self._lose_slot)
         self._auth_timeout = asyncio.get_running_loop().call_later(
             AUTH_WITHIN, self.end, NO_AUTH_IN_TIME, "no auth frame within 5 s"
         )
@@ -211,9 +211,9 @@ class EventsHandler(BaseHandler, WebSocketHandler):
 
     def on_message(self, message: str | bytes) -> None:
         self._count_received(message)
-        if self._newcomer is None or self._stream is None:
+        if self._unauthenticated is None or self._stream is None:
             return  # later messages of the client are ignored
-        self._end_newcomer()
+        self._end_wait_for_token()
         try:
             self._identity = self._admit(None, _token_of(message), "read")
         except HttpError as error:
@@ -233,13 +233,13 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         if not self._allowance.take(len(data) + FRAME_COST):
             raise StreamClosedError
 
-    def _give_way(self) -> None:
+    def _lose_slot(self) -> None:
         self._refuse(TooManyConnections("too many open websockets that have sent no token; this one was the oldest"))
 
-    def _end_newcomer(self) -> None:
-        if self._newcomer is not None:
-            self._newcomer.release()
-            self._newcomer = None
+    def _end_wait_for_token(self) -> None:
+        if self._unauthenticated is not None:
+            self._unauthenticated.release()
+            self._unauthenticated = None
         if self._auth_timeout is not None:
             self._auth_timeout.cancel()
             self._auth_timeout = None
@@ -291,7 +291,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
                 self._leave()
 
     def _take_slot(self, identity: Identity) -> Slot:
-        return self._held.take("socket", identity.name, identity.grant is not None)
+        return self._connections.take("socket", identity.name, identity.grant is not None)
 
     def _subscription(self, identity: Identity) -> Subscription:
         """Return what the query and ``Last-Event-ID`` ask for, limited to what the token sees.
@@ -325,7 +325,7 @@ class EventsHandler(BaseHandler, WebSocketHandler):
             self._stream.close()  # its buffer and an error frame would never be read
 
     def _leave(self) -> None:
-        self._end_newcomer()
+        self._end_wait_for_token()
         self._sockets.open.discard(self)
         if self._slot is not None:
             self._slot.release()

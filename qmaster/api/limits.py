@@ -25,9 +25,9 @@ from tornado.web import Application
 from ..auth.authenticator import source
 from ..errors import TooManyConnections
 
-Kind = Literal["socket", "wait", "log", "newcomer"]
-MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64, "newcomer": 256}
-SHARE = 4  # one token can use 1/SHARE of a kind; of newcomers, one address can (of IPv6 a /64)
+Kind = Literal["socket", "wait", "log", "unauthenticated"]
+MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64, "unauthenticated": 256}
+SHARE = 4  # one token can use 1/SHARE of a kind; of the unauthenticated, one address can (of IPv6 a /64)
 SPARE = 256  # connections for short calls
 RESERVED = 256  # descriptors for the rest: 64 for logs, 70 for the engine, a few for the journal
 WANTED = sum(MOST.values()) + SPARE + RESERVED
@@ -56,9 +56,11 @@ log = structlog.get_logger(__name__)
 class LimitedHTTPServer(HTTPServer):
     """Tornado's server with a limit on open connections; see ``make_server``."""
 
-    max_connections: int
-    streams: set[IOStream]  # all open connections, websockets among them
-    refused: int  # since the last report
+    def initialize(self, *args: Any, max_connections: int = WANTED, **kwargs: Any) -> None:
+        super().initialize(*args, **kwargs)  # Tornado calls this in place of a constructor
+        self.max_connections = max_connections
+        self.streams: set[IOStream] = set()  # all open connections, websockets among them
+        self.refused = 0  # since the last report
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         if len(self.streams) >= self.max_connections:
@@ -101,8 +103,9 @@ def make_server(
         tls: the TLS context for HTTPS; None: plain HTTP.
         idle: seconds until a connection without a complete request is closed.
     """
-    server = LimitedHTTPServer(
+    return LimitedHTTPServer(
         application,
+        max_connections=max_connections,
         ssl_options=tls,
         chunk_size=16 * 1024,
         max_header_size=MAX_HEADER,
@@ -110,8 +113,6 @@ def make_server(
         idle_connection_timeout=idle,
         body_timeout=BODY_WITHIN,
     )
-    server.max_connections, server.streams, server.refused = max_connections, set(), 0
-    return server
 
 
 def listen(server: HTTPServer, sockets: Iterable[socket.socket]) -> None:
@@ -152,17 +153,17 @@ class Allowance:
 class Slot:
     """A slot of one long-lived connection. ``release`` frees it; a second call does nothing."""
 
-    __slots__ = ("_held", "_kind", "_owner")
+    __slots__ = ("_kind", "_limiter", "_owner")
 
-    def __init__(self, held: ConnectionLimiter, kind: Kind, owner: str) -> None:
-        self._held: ConnectionLimiter | None = held
+    def __init__(self, limiter: ConnectionLimiter, kind: Kind, owner: str) -> None:
+        self._limiter: ConnectionLimiter | None = limiter
         self._kind: Kind = kind
         self._owner = owner
 
     def release(self) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
-            held.give_back(self, self._kind, self._owner)
+        if self._limiter is not None:
+            limiter, self._limiter = self._limiter, None
+            limiter.give_back(self, self._kind, self._owner)
 
     def __enter__(self) -> Slot:
         return self
@@ -179,11 +180,11 @@ class ConnectionLimiter:
     """
 
     def __init__(self, connections: int = WANTED) -> None:
-        self._room = max(connections - SPARE, connections // 2)
+        self._capacity = max(connections - SPARE, connections // 2)
         self._all: Counter[str] = Counter()
         self._by: Counter[tuple[str, str]] = Counter()
         # By address: the websockets that have sent no token, the oldest first, and what closes each.
-        self._newcomers: dict[str, dict[Slot, Callable[[], None]]] = {}
+        self._unauthenticated: dict[str, dict[Slot, Callable[[], None]]] = {}
 
     def take(self, kind: Kind, owner: str, limited: bool) -> Slot:
         """Take a slot for a connection.
@@ -197,12 +198,12 @@ class ConnectionLimiter:
             TooManyConnections: all slots, or the owner's share of them, are in use.
         """
         most = self._most(kind)
-        # A newcomer is closed when another needs its slot, so it does not count here.
-        if self._all.total() - self._all["newcomer"] >= self._room or self._all[kind] >= most:
+        # An unauthenticated websocket is closed when another needs its slot, so it does not count here.
+        if self._all.total() - self._all["unauthenticated"] >= self._capacity or self._all[kind] >= most:
             raise TooManyConnections(f"too many open {kind}s; close some, or try again later")
         if limited and self._by[kind, owner] >= max(1, most // SHARE):
             raise TooManyConnections(f"too many open {kind}s of this token; close some")
-        return self._lease(kind, owner)
+        return self._new_slot(kind, owner)
 
     def admit(self, address: str, end: Callable[[], None]) -> Slot:
         """Take a slot for a websocket that has sent no token. It always succeeds, if need be by closing another one.
@@ -215,37 +216,37 @@ class ConnectionLimiter:
             address: the client's address.
             end: closes the websocket when it loses its slot.
         """
-        origin, most = source(address), self._most("newcomer")
-        if self._by["newcomer", origin] >= max(1, most // SHARE):
-            self._turn_out(origin)
-        elif self._all["newcomer"] >= most:
-            self._turn_out(max(self._newcomers, key=lambda each: len(self._newcomers[each])))
-        lease = self._lease("newcomer", origin)
-        self._newcomers.setdefault(origin, {})[lease] = end
-        return lease
+        origin, most = source(address), self._most("unauthenticated")
+        if self._by["unauthenticated", origin] >= max(1, most // SHARE):
+            self._end_oldest(origin)
+        elif self._all["unauthenticated"] >= most:
+            self._end_oldest(max(self._unauthenticated, key=lambda each: len(self._unauthenticated[each])))
+        slot = self._new_slot("unauthenticated", origin)
+        self._unauthenticated.setdefault(origin, {})[slot] = end
+        return slot
 
-    def _turn_out(self, origin: str) -> None:
-        lease, end = next(iter(self._newcomers[origin].items()))
-        lease.release()
+    def _end_oldest(self, origin: str) -> None:
+        slot, end = next(iter(self._unauthenticated[origin].items()))
+        slot.release()
         end()
 
     def _most(self, kind: Kind) -> int:
-        return min(MOST[kind], self._room)
+        return min(MOST[kind], self._capacity)
 
-    def _lease(self, kind: Kind, owner: str) -> Slot:
+    def _new_slot(self, kind: Kind, owner: str) -> Slot:
         self._all[kind] += 1
         self._by[kind, owner] += 1
         return Slot(self, kind, owner)
 
-    def give_back(self, lease: Slot, kind: Kind, owner: str) -> None:
+    def give_back(self, slot: Slot, kind: Kind, owner: str) -> None:
         self._all[kind] -= 1
         self._by[kind, owner] -= 1
         if not self._by[kind, owner]:
             del self._by[kind, owner]
-        if kind == "newcomer":
-            self._newcomers[owner].pop(lease, None)
-            if not self._newcomers[owner]:
-                del self._newcomers[owner]
+        if kind == "unauthenticated":
+            self._unauthenticated[owner].pop(slot, None)
+            if not self._unauthenticated[owner]:
+                del self._unauthenticated[owner]
 
 
 def connections(descriptors: int) -> int:

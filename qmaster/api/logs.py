@@ -59,11 +59,11 @@ class LogsHandler(BaseHandler):
         run_service: RunService,
         log_reader: LogReader,
         logs: OpenLogs,
-        held: ConnectionLimiter,
+        connections: ConnectionLimiter,
     ) -> None:
         super().initialize(auth, busy)
         self._run_service = run_service
-        self._held = held
+        self._connections = connections
         self._identity: Identity | None = None
         self._why = "quartermaster is stopping"
         self._log_reader = log_reader
@@ -81,7 +81,7 @@ class LogsHandler(BaseHandler):
         self.log_fields["run"] = view.id
         if self._gone:
             return
-        with self._held.take("log", identity.name, identity.grant is not None):
+        with self._connections.take("log", identity.name, identity.grant is not None):
             self._task = asyncio.create_task(self._send(self._log_reader.flow(view, wanted), writer, identity))
             await self._task
 
@@ -229,22 +229,22 @@ class Ndjson:
     media_type = "application/x-ndjson"
 
     def __init__(self) -> None:
-        self._held: dict[_Key, tuple[Piece, list[bytes], int]] = {}
+        self._parts: dict[_Key, tuple[Piece, list[bytes], int]] = {}
 
     def write(self, pieces: Iterable[Piece]) -> bytes:
         return b"".join(line for piece in pieces for line in self._take(piece))
 
     def end(self) -> bytes:
-        held, self._held = list(self._held.values()), {}
-        return b"".join(_encode(first, b"".join(parts), partial=True) for first, parts, size in held if size)
+        rest, self._parts = list(self._parts.values()), {}
+        return b"".join(_encode(first, b"".join(parts), partial=True) for first, parts, size in rest if size)
 
     def _take(self, piece: Piece) -> Iterable[bytes]:
         key = (piece.task, piece.source)
-        first, parts, size = self._held.pop(key, (piece, [], 0))
+        first, parts, size = self._parts.pop(key, (piece, [], 0))
         parts.append(piece.data)
         size += len(piece.data)
         if not piece.data.endswith(b"\n") and size < MAX_LINE:
-            self._held[key] = (first, parts, size)
+            self._parts[key] = (first, parts, size)
             return
         data = b"".join(parts)
         while len(data.removesuffix(b"\n")) > MAX_LINE or (len(data) >= MAX_LINE and not data.endswith(b"\n")):
@@ -254,7 +254,7 @@ class Ndjson:
         if data.endswith(b"\n"):
             yield _encode(first, data[:-1])
         else:
-            self._held[key] = (first, [data], len(data))
+            self._parts[key] = (first, [data], len(data))
 
 
 Writer = Plain | Ndjson

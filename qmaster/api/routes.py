@@ -47,7 +47,7 @@ class AppState:
         busy: the open requests.
         sockets: the open event streams.
         logs: the open logs.
-        held: limits long-lived connections.
+        connections: limits long-lived connections.
         lines: limits log lines about refused calls.
         unsent: limits unread bytes.
     """
@@ -67,46 +67,51 @@ class AppState:
     busy: set[object] = field(default_factory=set)
     sockets: events.Sockets = field(default_factory=events.Sockets)
     logs: logs.OpenLogs = field(default_factory=logs.OpenLogs)
-    held: ConnectionLimiter = field(default_factory=ConnectionLimiter)
+    connections: ConnectionLimiter = field(default_factory=ConnectionLimiter)
     lines: LineLimit = field(default_factory=LineLimit)
     unsent: Unsent = field(default_factory=Unsent)
 
 
 def make_app(parts: AppState) -> web.Application:
     """Make the application with its routes."""
-    everyone = {"auth": parts.auth, "busy": parts.busy}
-    placed = {**everyone, "cursor": lambda: parts.event_stream.cursor}
-    verbs = {**placed, "run_service": parts.run_service, "held": parts.held, "encoded": runs.EncodedListing()}
-    page = {**everyone, "files": parts.page}
-    stream = {
-        **everyone,
+    common = {"auth": parts.auth, "busy": parts.busy}
+    with_cursor = {**common, "cursor": lambda: parts.event_stream.cursor}
+    run_parts = {
+        **with_cursor,
+        "run_service": parts.run_service,
+        "connections": parts.connections,
+        "encoded": runs.EncodedListing(),
+    }
+    page_parts = {**common, "files": parts.page}
+    event_parts = {
+        **common,
         "event_stream": parts.event_stream,
         "sockets": parts.sockets,
         "origins": parts.origins,
+        "connections": parts.connections,
     }
-    stream["held"] = parts.held
-    speech = {
-        **everyone,
+    log_parts = {
+        **common,
         "run_service": parts.run_service,
         "log_reader": parts.log_reader,
         "logs": parts.logs,
-        "held": parts.held,
+        "connections": parts.connections,
     }
     routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
-        (r"/status/([^/]+)", runs.StatusHandler, verbs),  # Tornado tries the patterns in this order
-        (r"/", pages.PageHandler, page),
-        (r"/static/([^/]+)", pages.PageHandler, page),
-        (r"/run", runs.RunHandler, verbs),
-        (r"/start", runs.RunHandler, verbs),
-        (r"/stop", runs.StopHandler, verbs),
-        (r"/status", runs.StatusListHandler, verbs),
-        (r"/logs/([^/]+)", logs.LogsHandler, speech),
-        (r"/nodes", ops.NodesHandler, {**placed, "nodes": lambda: parts.run_service.nodes()}),
-        (r"/events", events.EventsHandler, stream),
-        (r"/livez", ops.LiveHandler, everyone),
-        (r"/readyz", ops.ReadyHandler, {**everyone, "trouble": parts.trouble}),
-        (r"/metrics", ops.MetricsHandler, {**everyone, "scrape": parts.scrape}),
-        (r"/openapi.json", ops.OpenApiHandler, {**everyone, "description": openapi.encoded()}),
+        (r"/status/([^/]+)", runs.StatusHandler, run_parts),  # Tornado tries the patterns in this order
+        (r"/", pages.PageHandler, page_parts),
+        (r"/static/([^/]+)", pages.PageHandler, page_parts),
+        (r"/run", runs.RunHandler, run_parts),
+        (r"/start", runs.RunHandler, run_parts),
+        (r"/stop", runs.StopHandler, run_parts),
+        (r"/status", runs.StatusListHandler, run_parts),
+        (r"/logs/([^/]+)", logs.LogsHandler, log_parts),
+        (r"/nodes", ops.NodesHandler, {**with_cursor, "nodes": lambda: parts.run_service.nodes()}),
+        (r"/events", events.EventsHandler, event_parts),
+        (r"/livez", ops.LiveHandler, common),
+        (r"/readyz", ops.ReadyHandler, {**common, "trouble": parts.trouble}),
+        (r"/metrics", ops.MetricsHandler, {**common, "scrape": parts.scrape}),
+        (r"/openapi.json", ops.OpenApiHandler, {**common, "description": openapi.encoded()}),
     ]
     route_of = _finder([pattern for pattern, _, _ in routes])
 
@@ -122,7 +127,7 @@ def make_app(parts: AppState) -> web.Application:
         parts.trusted_proxies,
         routes,
         default_handler_class=base.NotFoundHandler,
-        default_handler_args=everyone,
+        default_handler_args=common,
         log_function=log_request,
         websocket_max_message_size=events.MAX_INBOUND,
         hosts=parts.hosts,

@@ -71,12 +71,12 @@ class ServicesHandler(BaseHandler):
         busy: set[object],
         run_service: RunService,
         cursor: Callable[[], str],
-        held: ConnectionLimiter,
+        connections: ConnectionLimiter,
         encoded: EncodedListing,
     ) -> None:
         super().initialize(auth, busy)
         self.encoded = encoded
-        self.held = held
+        self._connections = connections
         self.run_service = run_service
         self.cursor = cursor
         self.log_fields: dict[str, str] = {}
@@ -103,7 +103,7 @@ class ServicesHandler(BaseHandler):
         """
         if seconds is None:
             return contextlib.nullcontext()
-        return self.held.take("wait", identity.name, identity.grant is not None)
+        return self._connections.take("wait", identity.name, identity.grant is not None)
 
     def on_connection_close(self) -> None:
         super().on_connection_close()

@@ -162,7 +162,7 @@ class Server:
             frozenset(config.allow_origin),
             hosts=frozenset(config.allow_host),
             trusted_proxies=config.trusted_proxies,
-            held=ConnectionLimiter(connections),
+            connections=ConnectionLimiter(connections),
             unsent=self.events.unsent,
         )
 

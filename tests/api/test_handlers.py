@@ -134,7 +134,15 @@ async def test_two_keys_are_refused(ask: Ask, run_service: FakeRunService) -> No
     headers = HTTPHeaders(BEARER)
     headers.add("Idempotency-Key", "a")
     headers.add("Idempotency-Key", "b")
-    check_refused(await ask("POST", "/run", IMAGE, headers), 400, "expected one header")
+    check_refused(await ask("POST", "/run", IMAGE, headers), 400, "expected one header; got 2")
+    assert run_service.calls == []
+
+
+async def test_two_tokens_are_refused(ask: Ask, run_service: FakeRunService) -> None:
+    """Which one is meant is not guessed; the error says how many came."""
+    headers = HTTPHeaders(BEARER)
+    headers.add("Authorization", "Bearer another")
+    check_refused(await ask("POST", "/run", IMAGE, headers), 400, "expected one header Authorization; got 2")
     assert run_service.calls == []
 
 
@@ -261,7 +269,6 @@ async def test_what_is_removed_is_listed_where_it_is_asked_for(
         ("all=yes", "all"),
         ("all=1&all=1", "all"),
         ("state=running", "unknown query parameter 'state'"),
-        (f"name={'n' * 8194}", "name: expected at most 8193 characters"),
         ("name=%ff", "query"),
         ("&".join(["name=a"] * 51), "query"),
     ],

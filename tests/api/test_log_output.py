@@ -116,7 +116,7 @@ def test_a_line_without_end_comes_in_parts() -> None:
     data = text.encode()
     for at in range(0, len(data), 16384):
         written += writer.write([out(data[at : at + 16384])])
-        assert sum(size for _, _, size in writer._held.values()) < MAX_LINE + 16384
+        assert sum(size for _, _, size in writer._parts.values()) < MAX_LINE + 16384
     written += writer.write([out(b"\n")])
     lines = [json.loads(line) for line in written.splitlines()]
     assert "".join(line["line"] for line in lines) == text

@@ -438,7 +438,7 @@ async def test_open_streams_end_with_their_token(
         await beat(home, bobs)
         bobs_log.close()
         await until(lambda: not parts.logs.open)
-    assert +parts.held._all == {"socket": 1, "newcomer": 1}
+    assert +parts.connections._all == {"socket": 1, "unauthenticated": 1}
     waiting.say(type="auth", token="bob")
     await waiting.read("snapshot")
     for path in (f"/status/{alices}", f"/logs/{alices}"):
@@ -454,7 +454,7 @@ async def test_a_log_that_nobody_reads_ends_too(ask: Ask, http_port: int, home: 
         home.write(BOB)
         await until(lambda: speaker.closed == 1)
         await until(lambda: not home.server.api.logs.open)
-    await until(lambda: home.server.api.held._all.total() == 0)
+    await until(lambda: home.server.api.connections._all.total() == 0)
 
 
 async def test_what_is_not_taken_away_goes_on(connect: Connect, ask: Ask, http_port: int, home: InProcess) -> None:
@@ -504,7 +504,7 @@ async def test_what_begins_as_the_token_goes_is_not_begun(ask: Ask, home: InProc
         assert (answer.code, read(answer)["error"]) == (401, "this token is no longer valid")
         auth.replace(grants)
     waits.until_over = until_over
-    assert home.server.api.held._all.total() == 0
+    assert home.server.api.connections._all.total() == 0
 
 
 # --- the audit --------------------------------------------------------------------------------------------------------

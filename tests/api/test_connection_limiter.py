@@ -1,12 +1,11 @@
-"""held: how many connections may stay open at once."""
+"""limits: how many connections may stay open at once."""
 
 import functools
 import resource
 
 import pytest
 
-from qmaster.api import limits as held
-from qmaster.api.limits import MOST, SHARE, SPARE, WANTED, ConnectionLimiter, Kind, Slot
+from qmaster.api.limits import MOST, SHARE, SPARE, WANTED, ConnectionLimiter, Kind, Slot, descriptors
 from qmaster.errors import TooManyConnections
 
 
@@ -27,7 +26,7 @@ def test_there_are_so_many_of_a_kind(kind: Kind) -> None:
     assert take_all(made, kind) == MOST[kind]
     with pytest.raises(TooManyConnections, match=f"too many open {kind}s; close some"):
         made.take(kind, "bob", True)
-    for other in set(MOST) - {kind, "newcomer"}:
+    for other in set(MOST) - {kind, "unauthenticated"}:
         made.take(other, "bob", True)
 
 
@@ -45,10 +44,10 @@ def test_one_token_has_a_share(kind: Kind) -> None:
 def test_what_is_given_back_can_be_had_again() -> None:
     """Once, however often that is said; also by leaving a block."""
     made = ConnectionLimiter()
-    lease = made.take("log", "alice", True)
+    slot = made.take("log", "alice", True)
     assert take_all(made, "log", "alice", limited=True) == MOST["log"] // SHARE - 1
-    lease.release()
-    lease.release()
+    slot.release()
+    slot.release()
     with made.take("log", "alice", True), pytest.raises(TooManyConnections):
         made.take("log", "alice", True)
     assert take_all(made, "log", "alice", limited=True) == 1
@@ -64,7 +63,7 @@ def test_a_block_that_fails_gives_it_back() -> None:
 
 
 def test_few_descriptors_leave_room_for_the_rest() -> None:
-    """What is held never takes those that short calls and the engine need; of very few, that is half."""
+    """Long-lived connections never take those that short calls and the engine need; of very few, that is half."""
     made = ConnectionLimiter(3 * SPARE)
     assert take_all(made, "socket") == 2 * SPARE
     with pytest.raises(TooManyConnections):
@@ -80,39 +79,39 @@ class Crowd:
     def __init__(self, made: ConnectionLimiter) -> None:
         self.made = made
         self.ended: list[str] = []
-        self.leases: dict[str, Slot] = {}
+        self.slots: dict[str, Slot] = {}
 
     def come(self, address: str, *names: str) -> None:
         for name in names:
-            self.leases[name] = self.made.admit(address, functools.partial(self.ended.append, name))
+            self.slots[name] = self.made.admit(address, functools.partial(self.ended.append, name))
 
 
 def numbered(prefix: str, count: int) -> list[str]:
     return [f"{prefix}{number}" for number in range(count)]
 
 
-SHARED = MOST["newcomer"] // SHARE  # that one address may have
+SHARED = MOST["unauthenticated"] // SHARE  # that one address may have
 
 
-def test_the_oldest_newcomer_of_an_address_goes_for_the_next() -> None:
+def test_the_oldest_unauthenticated_websocket_of_an_address_ends_for_the_next() -> None:
     """Nobody is kept out by those that wait already; the place is free for another once it is given back."""
     crowd = Crowd(ConnectionLimiter())
     crowd.come("a", *numbered("a", SHARED))
     assert crowd.ended == []
     crowd.come("a", "next", "and the next")
     assert crowd.ended == ["a0", "a1"]
-    crowd.leases["a7"].release()
-    crowd.leases["a0"].release()
+    crowd.slots["a7"].release()
+    crowd.slots["a0"].release()
     crowd.come("a", "one more")
     crowd.come("b", "from elsewhere")
     assert crowd.ended == ["a0", "a1"]
-    for lease in crowd.leases.values():
-        lease.release()
+    for slot in crowd.slots.values():
+        slot.release()
     assert not crowd.made._by
-    assert not crowd.made._newcomers
+    assert not crowd.made._unauthenticated
 
 
-def test_the_address_with_most_newcomers_gives_way_where_all_places_are_taken() -> None:
+def test_the_address_with_most_unauthenticated_gives_way_where_all_places_are_taken() -> None:
     """Not the one that came first: strangers in one place end nobody who comes from another."""
     crowd = Crowd(ConnectionLimiter())
     crowd.come("single", "single")
@@ -124,7 +123,7 @@ def test_the_address_with_most_newcomers_gives_way_where_all_places_are_taken() 
     assert crowd.ended == ["b0", "c0"]
 
 
-def test_newcomers_of_one_network_count_together() -> None:
+def test_unauthenticated_websockets_of_one_network_count_together() -> None:
     """Of IPv6 a /64 has one share, whichever of its addresses they come from."""
     crowd = Crowd(ConnectionLimiter())
     for number, name in enumerate(numbered("a", SHARED + 1)):
@@ -133,7 +132,7 @@ def test_newcomers_of_one_network_count_together() -> None:
     assert crowd.ended == ["a0"]
 
 
-def test_newcomers_take_no_room_from_who_has_a_token() -> None:
+def test_unauthenticated_websockets_take_no_slot_from_who_has_a_token() -> None:
     """They are ended where it is needed."""
     made = ConnectionLimiter(20)
     crowd = Crowd(made)
@@ -161,5 +160,5 @@ def test_it_asks_for_as_many_descriptors_as_it_has_use_for(
     wanted: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: wanted.append(pair))
-    assert held.descriptors() == told
+    assert descriptors() == told
     assert wanted == [(soft, limits[1]) for soft in asked]
