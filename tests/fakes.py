@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, settings
 
 from qmaster.auth.tokens import TokenPolicy, digest
+from qmaster.engine.configs import Config, Configs
 from qmaster.engine.containers import Containers
 from qmaster.engine.services import Swarm
+from qmaster.errors import Conflict
 from qmaster.models import requests
 from qmaster.models.credentials import Credentials
 from qmaster.models.requests import PullPolicy, RunRequest
@@ -219,3 +222,44 @@ class FakeContainers(Fake, Containers):
     async def remove(self, container_id: str) -> None:
         self.noted("remove", container_id)
         self.there = [raw for raw in self.there if raw["Id"] != container_id]
+
+
+class FakeConfigs(Fake, Configs):
+    """A swarm's configs that are plain data."""
+
+    def __init__(self, *configs: Config) -> None:
+        super().__init__()
+        self.there = {config.id: config for config in configs}
+        self._number = len(configs)
+
+    async def create(self, name: str, labels: Mapping[str, str], data: bytes) -> str:
+        self.noted("create", name)
+        if any(config.name == name for config in self.there.values()):
+            raise Conflict(f"config {name} already exists")
+        self._number += 1
+        made = Config(id=f"config-{self._number}", name=name, labels=dict(labels), data=data, index=self._number)
+        self.there[made.id] = made
+        return made.id
+
+    async def config(self, name_or_id: str) -> Config | None:
+        self.noted("config", name_or_id)
+        return next((each for each in self.there.values() if name_or_id in (each.id, each.name)), None)
+
+    async def labelled(self, label: str) -> list[msgspec.Raw]:
+        self.noted("labelled", label)
+        key, _, value = label.partition("=")
+        return [listed(each) for each in self.there.values() if _has(each, key, value)]
+
+    async def remove(self, config_id: str) -> None:
+        self.noted("remove", config_id)
+        self.there.pop(config_id, None)
+
+
+def _has(config: Config, key: str, value: str) -> bool:
+    return key in config.labels and value in ("", config.labels[key])
+
+
+def listed(config: Config) -> msgspec.Raw:
+    """A config as Docker lists it."""
+    spec = {"Name": config.name, "Labels": config.labels, "Data": base64.b64encode(config.data).decode()}
+    return msgspec.Raw(msgspec.json.encode({"ID": config.id, "Version": {"Index": config.index}, "Spec": spec}))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeContainers, FakeSwarm, container, node, service, task
+from fakes import FakeConfigs, FakeContainers, FakeSwarm, container, node, service, task
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httputil import HTTPHeaders
 from tornado.ioloop import IOLoop
@@ -65,6 +65,7 @@ class Engine:
             nodes=({**node(), "Spec": {"Role": "manager", "Availability": "active"}},),
         )
         self.containers = FakeContainers(container(BOX_OF_BOB, "bobs-box", labels={"io.qmaster.owner": "bob"}))
+        self.configs = FakeConfigs()
         self.health = Health()
         self.logs = self.readers = self.events = None
 

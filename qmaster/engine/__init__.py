@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .client import CALLS, CAPTURES, PULLS, REGISTRY, SPARE, STOPS, Calls, Client, Count, Endpoint
+from .configs import Configs
 from .containers import Containers
 from .health import Health
 from .images import Images, Registry
@@ -14,7 +15,7 @@ __all__ = ["Endpoint", "Engine"]
 
 
 class Engine:
-    """The engine at one address: its health, its swarm and its containers. It connects at the first call.
+    """The engine at one address: its health, its swarm with configs, and its containers. It connects at the first call.
 
     Args:
         count: called after each call with its kind, outcome and seconds (see ``Client``).
@@ -31,6 +32,7 @@ class Engine:
         registry = Registry(questions)
         self.health = Health(client)
         self.swarm = Swarm(calls, registry)
+        self.configs = Configs(calls)
         self.containers = Containers(calls, stops, registry, Images(pulls))
         self.logs = Logs(captures)
         self.readers = LogReaders(client)

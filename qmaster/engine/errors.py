@@ -41,7 +41,8 @@ NOT_A_MANAGER = re.compile(
     re.IGNORECASE,
 )
 AMBIGUOUS = re.compile(
-    rf"{_RPC}(?:multiple IDs found with provided prefix|(?:network|node|secret|service|task) \S+ is ambiguous \()",
+    rf"{_RPC}(?:multiple IDs found with provided prefix"
+    r"|(?:config|network|node|secret|service|task) \S+ is ambiguous \()",
     re.IGNORECASE,
 )
 # The first segments of paths that the swarm answers.

@@ -1,4 +1,4 @@
-"""The labels that quartermaster sets on services and containers."""
+"""The labels that quartermaster sets on services, containers and configs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ TTL = LABEL_PREFIX + "ttl"
 BODY = LABEL_PREFIX + "body"
 
 MIB = 1024 * 1024
+
+FUNCTION = LABEL_PREFIX + "function"  # a function's name, on its versions and its instances
 
 RUN = LABEL_PREFIX + "run"
 KEY = LABEL_PREFIX + "key"

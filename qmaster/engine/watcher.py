@@ -26,7 +26,7 @@ MAX_REASON = 300  # characters
 CHECK_EVERY = 1.0  # seconds
 
 FILTERS = {
-    "type": ["service", "node", "container"],
+    "type": ["service", "node", "container", "config"],
     "event": ["create", "update", "remove", "start", "restart", "pause", "unpause", "die", "oom", "destroy"],
 }
 SERVICE_LABEL = "com.docker.swarm.service.id"
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class Change(NamedTuple):
-    """A possible change of the ``service``, ``container`` or ``node`` with this id; of anything if ``relist``.
+    """A possible change of the ``service``, ``container``, ``node`` or ``config`` with this id; of any if ``relist``.
 
     ``time`` is the engine's own, in seconds since 1970; ``gone``: it was removed.
     """

@@ -96,14 +96,11 @@ Constraint = Annotated[str, Meta(pattern=CONSTRAINT, max_length=MAX_CONSTRAINT)]
 Port = Annotated[str, Meta(pattern=PORT, max_length=MAX_PORT)]
 
 
-class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """The body of ``POST /run``, without the token. ``memory`` is in MiB, ``cpus`` in cores, times are seconds."""
+class RunFields(Struct, kw_only=True, frozen=True):
+    """The fields that a run and a function share. ``memory`` is in MiB, ``cpus`` in cores."""
 
     image: Annotated[str, Meta(min_length=1, max_length=512, description="any image reference")]
     command: str | list[str] | None = None
-    type: Kind = "service"
-    auth: Annotated[str, Meta(max_length=MAX_AUTH)] | None = None
-    name: Annotated[str, Meta(pattern=NAME, max_length=MAX_NAME)] | None = None
     labels: dict[str, str] = {}
     env: dict[str, str] = {}
     workdir: Annotated[str, Meta(pattern=WORKDIR, max_length=MAX_WORKDIR)] | None = None
@@ -111,16 +108,9 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     entrypoint: str | list[str] | None = None
     memory: Annotated[int, Meta(ge=6, le=16 * 1024 * 1024)] | None = None
     cpus: Annotated[float, Meta(ge=MIN_CPUS, le=10_000)] | None = None
-    replicas: Annotated[int, Meta(ge=1, le=10_000)] = 1
-    restart: Restart = "none"
-    max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     constraints: Annotated[list[Constraint], Meta(max_length=64)] = []
     networks: Names = []
     secrets: Names = []
-    ports: Annotated[list[Port], Meta(max_length=64)] = []
-    wait: bool | Annotated[float, Meta(ge=0, le=MAX_WAIT)] = False
-    timeout: Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_SECONDS)] | None = None
-    ttl: Ttl | None = None
     pids_limit: Annotated[int, Meta(ge=0, le=MAX_PIDS)] | None = None
     cap_drop: (
         Annotated[list[Annotated[str, Meta(pattern=CAPABILITY, max_length=MAX_CAPABILITY)]], Meta(max_length=64)] | None
@@ -128,6 +118,21 @@ class RunRequest(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     no_new_privileges: bool = True
     healthcheck: bool | None = None
     pull_policy: PullPolicy | None = None
+
+
+class RunRequest(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The body of ``POST /run``, without the token. ``memory`` is in MiB, ``cpus`` in cores, times are seconds."""
+
+    type: Kind = "service"
+    auth: Annotated[str, Meta(max_length=MAX_AUTH)] | None = None
+    name: Annotated[str, Meta(pattern=NAME, max_length=MAX_NAME)] | None = None
+    replicas: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    restart: Restart = "none"
+    max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    ports: Annotated[list[Port], Meta(max_length=64)] = []
+    wait: bool | Annotated[float, Meta(ge=0, le=MAX_WAIT)] = False
+    timeout: Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_SECONDS)] | None = None
+    ttl: Ttl | None = None
 
     def __post_init__(self) -> None:
         Reference.parse(self.image)
@@ -248,8 +253,13 @@ def decode_object(body: bytes) -> dict[str, Any]:
     return document
 
 
-def convert(document: dict[str, Any], to: type[T]) -> T:
+def convert(document: dict[str, Any], to: type[T], instead: Callable[[str], str | None] = lambda word: None) -> T:
     """Check a decoded object against a request type.
+
+    Args:
+        document: the decoded object.
+        to: the request type.
+        instead: returns what to use instead of another tool's word; None for an unknown word.
 
     Raises:
         BadRequest: a field is wrong, unknown or missing; the message names it.
@@ -257,7 +267,7 @@ def convert(document: dict[str, Any], to: type[T]) -> T:
     try:
         return msgspec.convert(document, to, strict=True)
     except msgspec.ValidationError as error:
-        raise BadRequest(explain(str(error), document, to, PATTERNS, _INSTEAD.get(to, lambda word: None))) from None
+        raise BadRequest(explain(str(error), document, to, PATTERNS, _INSTEAD.get(to, instead))) from None
 
 
 def words(field: str, value: str | list[str] | None) -> list[str] | None:

@@ -24,7 +24,11 @@ NAMES = {
 COUNTED = {"str": "character", "array": "item"}
 BOUNDS = {">=": "at least", "<=": "at most"}
 # Shown if the value is not a number: other tools take "64m" and "30s".
-UNITS = {"memory": "MiB", "cpus": "cores", "timeout": "seconds", "ttl": "seconds", "wait": "seconds"}
+UNITS = {
+    "memory": "MiB",
+    "cpus": "cores",
+    **dict.fromkeys(("timeout", "ttl", "wait", "idle", "init_timeout"), "seconds"),
+}
 _EXPECTED = re.compile(r"Expected `(?P<kinds>[^`]+)`(?: (?P<rest>.*?))?(?:, got `(?P<got>\w+)`)?", re.DOTALL)
 _BOUND = re.compile(r"(?P<length>of length )?(?P<sign>[<>]=) (?P<number>[0-9.]+)")
 TYPO = 0.85  # the least similarity of a typing mistake to a known word; that of gpus and cpus is 0.75

@@ -312,7 +312,8 @@ def build_watcher(engine: Engine, reconciler: Reconciler) -> Watcher:
     loop = asyncio.get_running_loop()
 
     def emit(change: Change) -> None:
-        loop.call_soon_threadsafe(reconciler.hint, change)
+        if change.kind != "config":
+            loop.call_soon_threadsafe(reconciler.hint, change)
 
     return Watcher(engine.events, emit)
 
