@@ -39,6 +39,7 @@ class FakeRunService:
         self.breaks: Exception | None = None  # a listing, behind its first page
         self.gate: asyncio.Event | None = None
         self.views: list[Service] = []
+        self.settled: int | None = None
         self.replays = False
         self.warnings: tuple[str, ...] = ()
         self.left: asyncio.Future[None] | None = None
@@ -74,6 +75,11 @@ class FakeRunService:
         self.left = left
         await self._note("when_over", name_or_id, seconds)
         return self.views[0]
+
+    @property
+    def revision(self) -> object:
+        """Another each time, as ``views`` may be set anew, unless ``settled`` names one."""
+        return object() if self.settled is None else self.settled
 
     def there(self, by: Identity, wanted: ListQuery) -> list[Service]:
         self._ask("listing", wanted.removed)

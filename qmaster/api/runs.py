@@ -28,6 +28,7 @@ MAX_LIMIT = 10_000
 MAX_WHOLE = 1024 * 1024  # bytes of a listing that is sent as one body
 ENCODED_AT_ONCE = 32  # runs
 HELD = 2 * SLICE  # bytes that a chunked listing counts as unread
+TAIL = b"]}\n"  # of a listing
 LARGE = 1024  # bytes of a body that is checked in a turn of its own
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 FILTERS = ("status", "label", "name", "limit", "all")
@@ -36,30 +37,38 @@ log = structlog.get_logger(__name__)
 
 
 class EncodedListing:
-    """Cache of the last listing as JSON: it is valid while nothing changes."""
+    """Cache of the last listing's body: it is valid while nothing changes. All its readers share these bytes."""
 
     def __init__(self) -> None:
-        self._views: list[Service] = []
-        self._json = msgspec.Raw(b"[]")
+        self._key: tuple[object, str] | None = None
+        self._body: bytes | None = None
 
-    def of(self, views: list[Service]) -> msgspec.Raw | None:
-        """Return a listing as JSON; None if it is over ``MAX_WHOLE`` bytes."""
-        if views != self._views:  # an unchanged view is the same object, so this is fast
-            encoded = _encoded(views)
-            if encoded is None:
-                return None
-            self._views, self._json = views, encoded
-        return self._json
+    def of(self, key: object, cursor: str, views: Callable[[], list[Service]]) -> bytes | None:
+        """Return the body of a listing; None if its runs are over ``MAX_WHOLE`` bytes.
+
+        Args:
+            key: the query and the revision of the runs; equal ones have the same runs.
+            cursor: the cursor in the body.
+            views: returns the runs.
+        """
+        if (key, cursor) != self._key:
+            self._body = _encoded(cursor, views())
+            self._key = key, cursor
+        return self._body
 
 
-def _encoded(views: list[Service]) -> msgspec.Raw | None:
+def _encoded(cursor: str, views: list[Service]) -> bytes | None:
     parts, size = [], 0
     for start in range(0, len(views), ENCODED_AT_ONCE):
         parts.append(msgspec.json.encode(views[start : start + ENCODED_AT_ONCE])[1:-1])
         size += len(parts[-1])
         if size > MAX_WHOLE:
             return None
-    return msgspec.Raw(b"[" + b",".join(parts) + b"]")
+    return _head(cursor) + b",".join(parts) + TAIL
+
+
+def _head(cursor: str) -> bytes:
+    return b'{"success":true,"cursor":' + msgspec.json.encode(cursor) + b',"services":['
 
 
 class ServicesHandler(BaseHandler):
@@ -181,19 +190,23 @@ class StatusListHandler(ServicesHandler):
         identity = self.identify(self.document(), "read")
         wanted = _wanted(self.parameters(*FILTERS))
         cursor = self.cursor()
-        whole = None if wanted.removed else self.encoded.of(self.run_service.there(identity, wanted))
+        self.set_header("Content-Type", "application/json")
+        whole = None if wanted.removed else self._whole(identity, wanted, cursor)
         if whole is not None:
-            await self.answer({"success": True, "cursor": cursor, "services": whole})
+            await self.send(whole)
             return
         with self.large_answer(HELD):
             await self._stream(cursor, self.run_service.listing(identity, wanted))
 
     head = get
 
+    def _whole(self, identity: Identity, wanted: ListQuery, cursor: str) -> bytes | None:
+        key = self.run_service.revision, identity.sees, wanted
+        return self.encoded.of(key, cursor, lambda: self.run_service.there(identity, wanted))
+
     async def _stream(self, cursor: str, pages: AsyncIterator[list[bytes]]) -> None:
         """Send a listing page by page; each page is read once the client has taken the one before it."""
-        self.set_header("Content-Type", "application/json")
-        self.write(b'{"success":true,"cursor":' + msgspec.json.encode(cursor) + b',"services":[')
+        self.write(_head(cursor))
         separator, buffered, begun = b"", 0, False
         try:
             async with contextlib.aclosing(cast(Any, pages)):
@@ -214,7 +227,7 @@ class StatusListHandler(ServicesHandler):
             log.warning("listing_cut_off", request=self.request_id, reason=str(error))
             self.client_stream.close()  # so that no client takes it for complete
             return
-        self.write(b"]}\n")
+        self.write(TAIL)
 
 
 def _wanted(query: dict[str, list[str]]) -> ListQuery:

@@ -82,6 +82,7 @@ class RunCache:
         self.going: set[str] = set()
         self.unstarted: set[str] = set()
         self._nodes_dirty = False
+        self.revision = 0  # grows with each change of ``services``
         self.restored = False  # whether the records of the journal are in the cache
 
     # -- listings ------------------------------------------------------------------------------------------------
@@ -315,6 +316,7 @@ class RunCache:
     def _note(self, entry: CachedRun) -> None:
         """Record that the view of a run may have changed."""
         shown = entry.current
+        self.revision += 1
         self.dirty.add(shown.id)
         if shown.type == "service" and shown.status not in status.OVER:
             self.going.add(shown.id)
@@ -338,6 +340,7 @@ class RunCache:
     def _publish_service(self, view: Service) -> None:
         if view.status == "removed":
             self.entries.pop(view.id, None)
+            self.revision += 1
         else:
             self.entries[view.id].published = view
 

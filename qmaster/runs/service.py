@@ -261,6 +261,11 @@ class RunService:
         """
         return self._listing.pages(by.sees, wanted)
 
+    @property
+    def revision(self) -> int:
+        """How often the runs have changed: ``there`` returns the same until it grows."""
+        return self._reconciler.cache.revision
+
     def there(self, by: Identity, wanted: ListQuery) -> list[Service]:
         """Return the runs of a listing that are not removed."""
         return self._listing.there(by.sees, wanted)

@@ -195,6 +195,20 @@ async def test_a_listing_is_filtered(ask: Ask, run_service: FakeRunService, quer
     assert [view["id"] for view in shown["services"]] == ids
 
 
+async def test_a_listing_is_built_once_while_nothing_changes(ask: Ask, run_service: FakeRunService) -> None:
+    """Then it is built again; and so is another query's."""
+    run_service.views, run_service.settled = views(), 1
+
+    async def listed(query: str = "") -> tuple[int, int]:
+        shown = document(await ask("GET", f"/status{query}"))["services"]
+        return len(shown), len(run_service.calls)
+
+    assert [await listed(), await listed()] == [(3, 1), (3, 1)]
+    assert [await listed("?limit=1"), await listed()] == [(1, 2), (3, 3)]
+    run_service.views, run_service.settled = views()[:2], 2
+    assert await listed() == (2, 4)
+
+
 @pytest.mark.parametrize("query", ["", "?all=1"])
 async def test_a_large_listing_is_sent_in_pieces(
     ask: Ask, run_service: FakeRunService, monkeypatch: pytest.MonkeyPatch, query: str

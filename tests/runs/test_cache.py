@@ -1,5 +1,6 @@
 """cache: what was listed, beside what was published of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -148,6 +149,32 @@ def test_the_tasks_whose_places_others_took(tasks: list[Json], earlier: list[str
     """They may have said something, and are not shown any more."""
     assert [one.id for one in listed(*tasks).earlier("s1")] == earlier
     assert RunCache().earlier("s1") == []
+
+
+def test_each_change_of_the_listing_is_counted() -> None:
+    """A new run, one that moves, a result, a removal, and that it is gone; not what is as it was."""
+    view = RunCache()
+    seen = [view.revision]
+
+    def step(change: Callable[[], object]) -> bool:
+        change()
+        seen.append(view.revision)
+        return seen[-1] > seen[-2]
+
+    def publish() -> None:
+        view.mark_published(view.take_unpublished(["s1"], True, "now")[0])
+
+    begun, done = task("preparing", ID="one"), task("complete", code=0)
+    assert step(lambda: view.list_service(versioned(service()), [begun], 1.0))
+    assert step(lambda: view.list_task({**task("running", ID="one"), "Version": {"Index": 9}}))
+    assert step(lambda: view.list_service(versioned(service()), [done], 2.0))
+    assert step(lambda: view.show_result("s1", results.result(Outcome([]))))
+    assert not step(publish)
+    assert not step(lambda: view.list_service(versioned(service()), [done], 3.0))
+    assert step(lambda: view.vanish("s1", "2024-05-06T08:00:00Z", False))
+    assert view.services()
+    assert step(publish)
+    assert not view.services()
 
 
 def test_a_node_of_another_name_is_shown_by_it() -> None:
