@@ -80,6 +80,16 @@ class Authenticator:
         """Return the policy of the token with this name; None for the root token and for an unknown name."""
         return self._grants.get(name)
 
+    def holder(self, name: str) -> Identity | None:
+        """Return the identity of the token with this name as it is now, None if there is none.
+
+        It is what work that was begun under this name may still do.
+        """
+        if name == ROOT:
+            return Identity(ROOT)
+        grant = self._grants.get(name)
+        return None if grant is None else Identity(name, grant)
+
     def identify(self, header: str | None, body_token: object, address: str = "") -> Identity:
         """Return who sent a request.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,6 +34,20 @@ def require_root(grant: TokenPolicy | None, what: str) -> None:
     """
     if grant is not None:
         raise Forbidden(f"scopes: {what} for the root token only")
+
+
+class Rules(NamedTuple):
+    """The server's rules for runs.
+
+    Attributes:
+        registries: registries that images may come from; empty: any.
+        memory: the default memory of a run, in MiB.
+        ttl: the default ttl of a run, in seconds; None: ended runs are not removed.
+    """
+
+    registries: Collection[str]
+    memory: int
+    ttl: float | None = None
 
 
 def allow(
@@ -93,6 +109,41 @@ def check_running(grant: TokenPolicy | None, running: int) -> None:
     limit = grant.max_running if grant else None
     if limit is not None and running >= limit:
         raise Forbidden(f"max_running: this token may have at most {limit} runs that have not ended; it has {running}")
+
+
+def sees_function(grant: TokenPolicy | None, name: str) -> bool:
+    """Return whether a token may see, call, publish and delete the function with this name, as its scopes allow."""
+    return grant is None or any(fnmatchcase(name, pattern) for pattern in grant.functions)
+
+
+def check_function(grant: TokenPolicy | None, name: str, url: str = "none") -> None:
+    """Require that a token may publish a function with this name and this kind of URL.
+
+    Raises:
+        Forbidden: it may not; the message begins with the rule.
+    """
+    if not sees_function(grant, name):
+        raise Forbidden(f"functions: this token may not publish {quote(name)}")
+    if url == "public" and grant is not None and not grant.public:
+        raise Forbidden("public: this token may not open a function URL to callers without a token; use url token")
+
+
+def allow_pinned(request: RunRequest, pinned: str, grant: TokenPolicy | None, rules: Rules) -> RunRequest:
+    """Return the request of an instance with the publisher's present policy applied, and its image pinned.
+
+    The policy is that of the image that was published: a pattern with a tag matches no digest.
+
+    Args:
+        request: the request, with the image as it was published.
+        pinned: the reference that the image was pinned to at publication.
+        grant: the publisher's policy; None: full access.
+        rules: the server's own.
+
+    Raises:
+        Forbidden: the policy forbids it.
+    """
+    allowed = allow(request, grant, rules.registries, rules.memory, rules.ttl)
+    return msgspec.structs.replace(allowed, image=pinned)
 
 
 def _check_image(image: Reference, grant: TokenPolicy) -> None:

@@ -19,7 +19,9 @@ from ..errors import BadRequest, ConfigError
 from ..models.credentials import BOM
 from ..models.images import Pattern
 from ..models.requests import (
+    FUNCTIONS,
     HOST_NETWORK,
+    MAX_OBJECT_NAME,
     MAX_PIDS,
     MAX_SECONDS,
     MAX_SHA256,
@@ -32,7 +34,7 @@ from ..models.requests import (
 from ..models.responses import ROOT
 from ..models.validation import quote
 
-Scope = Literal["run", "stop", "read"]
+Scope = Literal["run", "stop", "read", "invoke"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 MAX_PORT = 65535
@@ -43,6 +45,7 @@ _KEY = re.compile(r"(Cannot [a-z ]+)\(((?:'[^']*',? ?)+)\)")
 _PART = re.compile(r"'([^']*)'")
 _NOTHING = hashlib.sha256(b"").digest()
 
+Functions = Annotated[list[Annotated[str, Meta(pattern=FUNCTIONS, max_length=MAX_OBJECT_NAME)]], Meta(max_length=256)]
 Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | Annotated[str, Meta(max_length=64)]
 MAX_SIZE = 1024 * 1024  # bytes of the file
 LOOK_EVERY = 1.0  # seconds
@@ -70,6 +73,8 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     networks: Names = []
     secrets: Names = []
     ports: list[Ports] = []
+    functions: Functions = []
+    public: bool = False
 
 
 class TokenPolicy(Struct, kw_only=True, frozen=True):
@@ -79,6 +84,8 @@ class TokenPolicy(Struct, kw_only=True, frozen=True):
     processes, all of one replica; ``max_running`` counts runs, ``max_rate`` those begun in a minute, ``max_kept`` those
     that have ended and are still in the swarm; ``max_ttl`` is seconds. ``allow_relaxed``: its runs may be less
     hardened than by default. ``constraints`` are added to every run. ``ports`` are ranges of published ports.
+    ``functions`` are patterns of the functions that it may publish, see and call; ``public``: their URLs may be open to
+    callers without a token.
     """
 
     name: str
@@ -98,6 +105,8 @@ class TokenPolicy(Struct, kw_only=True, frozen=True):
     networks: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
     ports: tuple[range, ...] = ()
+    functions: tuple[str, ...] = ()
+    public: bool = False
 
 
 def digest(token: bytes) -> bytes:
@@ -256,6 +265,7 @@ def _checked(name: str, table: Table) -> TokenPolicy:
             "networks": frozenset(table.networks),
             "secrets": frozenset(table.secrets),
             "ports": tuple(map(_ports, table.ports)),
+            "functions": tuple(table.functions),
         }
     )
 

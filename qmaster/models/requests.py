@@ -65,6 +65,7 @@ USER = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?$(?!\n)"
 WORKDIR = r"^/"
 SHA256 = r"^[0-9a-fA-F]{64}$(?!\n)"
 CAPABILITY = r"^([cC][aA][pP]_)?[a-zA-Z][a-zA-Z_]{1,30}$(?!\n)"
+FUNCTIONS = r"^[a-z0-9*]([a-z0-9_*-]{0,46}[a-z0-9*])?$(?!\n)"
 # The words for each pattern in an error.
 PATTERNS = {
     NAME: "up to 63 letters, digits, - and _, with a letter or digit at both ends",
@@ -74,6 +75,7 @@ PATTERNS = {
     USER: "a user such as nobody or 1000:1000",
     WORKDIR: "an absolute path, such as /srv",
     SHA256: "64 hexadecimal digits",
+    FUNCTIONS: "the name of a function, or a pattern such as team-*",
     CAPABILITY: "the name of a Linux capability, such as NET_RAW, or ALL",
 }
 

@@ -172,6 +172,19 @@ def test_what_has_become_of_a_token_is_told() -> None:
         assert made.current(root) == root
 
 
+def test_the_holder_of_a_name_is_known_without_its_token() -> None:
+    """With what it may do now; None once it is gone. The root token is always there."""
+    made = Authenticator(TOKEN, [ALICE])
+    assert made.holder("alice") == Identity("alice", ALICE)
+    assert made.holder(ROOT) == Identity(ROOT)
+    less = grant("alice", "another token", scopes=frozenset({"run"}))
+    made.replace([less])
+    assert made.holder("alice") == Identity("alice", less)
+    made.replace([])
+    assert made.holder("alice") is None
+    assert made.holder(ROOT) == Identity(ROOT)
+
+
 def test_every_token_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is compared in constant time, whether one before it is right or not."""
     compared: list[bytes] = []

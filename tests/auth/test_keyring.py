@@ -156,7 +156,10 @@ async def test_one_that_stays_the_same_is_told_once(path: Path) -> None:
     ("spoil", "says"),
     [
         (lambda path: path.write_text("[alice"), "it is not TOML"),
-        (lambda path: path.write_text(entry("alice", '"admin"')), "[alice] scopes[0]: expected one of run, stop, read"),
+        (
+            lambda path: path.write_text(entry("alice", '"admin"')),
+            "[alice] scopes[0]: expected one of run, stop, read,",
+        ),
         (lambda path: path.write_text("#" * (MAX_SIZE + 1)), "it has more than"),
         (lambda path: path.unlink(), "No such file or directory"),
         (lambda path: (path.unlink(), path.mkdir()), "it is not a file"),

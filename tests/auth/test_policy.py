@@ -35,7 +35,7 @@ def test_a_scope_is_needed(scope: Any) -> None:
     policy.require(None, scope)
     policy.require(grant(scopes=frozenset({scope})), scope)
     others = frozenset(SCOPES) - {scope}
-    with pytest.raises(Forbidden, match=rf"^scopes: this call needs the scope {scope}; this token has \w+, \w+$"):
+    with pytest.raises(Forbidden, match=rf"^scopes: this call needs the scope {scope}; this token has \w+, \w+, \w+$"):
         policy.require(grant(scopes=others), scope)
     policy.require_root(None, "this is")
     with pytest.raises(Forbidden, match=r"^scopes: this is for the root token only$"):
@@ -328,3 +328,52 @@ def test_nothing_beyond_a_limit_is_let_through(fields: dict[str, Any]) -> None:
     assert all(port.startswith("80") and not port.startswith("80:") for port in allowed.ports)
     assert "node.role==worker" in allowed.constraints
     assert allowed.type == "service"
+
+
+# --- functions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name", "sees"),
+    [
+        ((), "a", False),
+        (("a",), "a", True),
+        (("a",), "ab", False),
+        (("team-*",), "team-a", True),
+        (("team-*",), "team-", True),
+        (("team-*",), "teams", False),
+        (("team-*",), "my-team-a", False),
+        (("*",), "anything", True),
+        (("a*c", "b"), "abc", True),
+        (("a*c", "b"), "b", True),
+        (("a*c", "b"), "abcd", False),
+    ],
+)
+def test_a_token_has_the_functions_that_it_names(patterns: tuple[str, ...], name: str, sees: bool) -> None:
+    """None by default; the root token has all."""
+    assert policy.sees_function(grant(functions=patterns), name) is sees
+    assert policy.sees_function(None, name)
+    policy.check_function(None, name, "public")
+    if sees:
+        policy.check_function(grant(functions=patterns), name, "token")
+    else:
+        with pytest.raises(Forbidden, match=rf"^functions: this token may not publish '{name}'$"):
+            policy.check_function(grant(functions=patterns), name)
+
+
+def test_an_open_url_has_a_rule_of_its_own() -> None:
+    """A token may make one only where its table says so."""
+    policy.check_function(grant(functions=("*",), public=True), "f", "public")
+    with pytest.raises(Forbidden, match=r"^public: .*; use url token$"):
+        policy.check_function(grant(functions=("*",)), "f", "public")
+
+
+def test_an_instance_is_of_the_image_that_was_allowed() -> None:
+    """By the reference that was published, also where a pattern has a tag; what runs is the pinned one."""
+    limits = grant(images=images("busybox:1"), max_memory=64)
+    rules = policy.Rules(frozenset({"docker.io"}), MEMORY)
+    allowed = policy.allow_pinned(run(image="busybox:1"), f"busybox@{D1}", limits, rules)
+    assert (allowed.image, allowed.memory) == (f"busybox@{D1}", 64)
+    with pytest.raises(Forbidden, match=r"^images: "):
+        policy.allow_pinned(run(image="busybox:2"), f"busybox@{D1}", limits, rules)
+    assert policy.allow_pinned(run(image="busybox:2"), f"busybox@{D1}", None, rules).image == f"busybox@{D1}"

@@ -16,7 +16,9 @@ LEAST = f'[alice]\nsha256 = "{SHA}"\nscopes = ["run"]\n'
 WHOLE = f"""
 [alice]
 sha256 = "{SHA}"
-scopes = ["run", "stop", "read"]
+scopes = ["run", "stop", "read", "invoke"]
+functions = ["team-*", "resize"]
+public = true
 images = ["docker.io/library/*", "registry.example.com:5000/team/**"]
 max_memory = 512
 max_cpus = 1.5
@@ -79,6 +81,8 @@ def test_a_table_is_what_a_token_may_do() -> None:
         networks=frozenset({"blue"}),
         secrets=frozenset({"blue-key"}),
         ports=(range(8080, 8081), range(8000, 8010)),
+        functions=("team-*", "resize"),
+        public=True,
     )
     assert (bob.name, bob.digest, bob.scopes) == ("bob", digest(b"bob's"), frozenset({"read"}))
 
@@ -91,6 +95,7 @@ def test_what_is_not_said_is_not_allowed_or_not_limited() -> None:
     assert (alice.max_memory, alice.max_cpus, alice.max_replicas, alice.max_running) == (None, None, None, None)
     assert (alice.max_rate, alice.max_kept, alice.max_ttl) == (None, None, None)
     assert (alice.max_pids, alice.allow_relaxed) == (None, False)
+    assert (alice.functions, alice.public) == ((), False)
 
 
 def test_a_list_of_no_images_lets_none_through() -> None:
@@ -159,9 +164,20 @@ def test_what_is_wrong_is_named(line: str, says: str) -> None:
         ('[alice]\nscopes = ["run"]', "[alice] sha256: is required"),
         (f'[alice]\nsha256 = "{SHA}"', "[alice] scopes: is required"),
         (f'[alice]\nsha256 = "{SHA}"\nscopes = []', "[alice] scopes: expected an array of at least 1 item"),
-        (f'[alice]\nsha256 = "{SHA}"\nscopes = ["admin"]', "[alice] scopes[0]: expected one of run, stop, read"),
+        (
+            f'[alice]\nsha256 = "{SHA}"\nscopes = ["admin"]',
+            "[alice] scopes[0]: expected one of run, stop, read,",
+        ),
         (f'[alice]\nsha256 = "{SHA[:-1]}"\nscopes = ["run"]', "[alice] sha256: expected 64 hexadecimal digits"),
         (f'[alice]\nsha256 = "{SHA}\\n"\nscopes = ["run"]', "[alice] sha256: expected 64 hexadecimal digits"),
+        (f'{LEAST}functions = "team-*"', "[alice] functions: expected an array, got a string"),
+        (f'{LEAST}functions = [""]', "[alice] functions[0]: expected the name of a function, or a pattern such as"),
+        (f'{LEAST}functions = ["Team"]', "[alice] functions[0]: expected the name of a function, or a pattern such as"),
+        (f'{LEAST}functions = ["a?"]', "[alice] functions[0]: expected the name of a function, or a pattern such as"),
+        (f'{LEAST}functions = ["[a]"]', "[alice] functions[0]: expected the name of a function, or a pattern such as"),
+        (f'{LEAST}functions = ["a-"]', "[alice] functions[0]: expected the name of a function, or a pattern such as"),
+        (f"{LEAST}functions = [1]", "[alice] functions[0]: expected a string, got an integer"),
+        (f'{LEAST}public = "yes"', "[alice] public: expected a boolean, got a string"),
         ('[alice]\nsha256 = "alice\'s"\nscopes = ["run"]', "[alice] sha256: expected 64 hexadecimal digits"),
         (LEAST.replace("alice", "root"), "[root]: this name is reserved for the root token"),
         (LEAST.replace("alice", "Alice"), "['Alice']: expected a name of up to 63"),
