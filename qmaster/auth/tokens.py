@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import stat
@@ -33,6 +32,7 @@ from ..models.requests import (
 )
 from ..models.responses import ROOT
 from ..models.validation import quote
+from .watched import WatchedFile, has_mode
 
 Scope = Literal["run", "stop", "read", "invoke"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -47,9 +47,6 @@ _NOTHING = hashlib.sha256(b"").digest()
 
 Functions = Annotated[list[Annotated[str, Meta(pattern=FUNCTIONS, max_length=MAX_OBJECT_NAME)]], Meta(max_length=256)]
 Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | Annotated[str, Meta(max_length=64)]
-MAX_SIZE = 1024 * 1024  # bytes of the file
-LOOK_EVERY = 1.0  # seconds
-SETTLES_IN = 0.25  # seconds to wait after a change, so that the file is not read half-written
 
 log = structlog.get_logger(__name__)
 
@@ -117,8 +114,6 @@ def digest(token: bytes) -> bytes:
 class TokenFile:
     """Reads the tokens file and passes on its policies; a file that cannot be read changes nothing.
 
-    It belongs to the event loop; after the start, a thread reads the disk.
-
     Args:
         path: the file.
         taken: digests that no table may have.
@@ -129,8 +124,7 @@ class TokenFile:
         self._path = path
         self._taken = taken
         self._changed = changed
-        self._stamp: tuple[int, ...] = ()
-        self._content: bytes | str = b""
+        self._file = WatchedFile(path, "--tokens-file", self._take, _refused)
 
     def load(self) -> None:
         """Read the file for the first time.
@@ -138,71 +132,24 @@ class TokenFile:
         Raises:
             ConfigError: it cannot be read, or has a mistake.
         """
-        self._stamp, self._content = _stamp(self._path), _content(self._path)
-        self._take()
+        self._file.load()
 
     async def run(self) -> None:
         """Read the file again whenever it changes."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            stamp = await asyncio.to_thread(_stamp, self._path)
-            if stamp != self._stamp:
-                await asyncio.sleep(SETTLES_IN)
-                content = await asyncio.to_thread(_content, self._path)
-                if await asyncio.to_thread(_stamp, self._path) == stamp:
-                    self._stamp = stamp
-                    self._replace(content)
+        await self._file.run()
 
-    def _replace(self, content: bytes | str) -> None:
-        if content == self._content:
-            return
-        self._content = content
-        try:
-            self._take()
-        except ConfigError as error:
-            log.warning("tokens_file_wrong", error=str(error), advice="the tokens read before stay valid")
-
-    def _take(self) -> None:
-        if isinstance(self._content, str):
-            raise ConfigError(f"--tokens-file: cannot read {self._path}: {self._content}")
-        try:
-            grants = read(self._content, self._taken)
-        except ConfigError as error:
-            raise ConfigError(f"--tokens-file: {self._path}: {error}") from None
+    def _take(self, content: bytes) -> None:
+        grants = read(content, self._taken)
         self._changed(grants)
         log.info("tokens_loaded", names=[grant.name for grant in grants])
-        _warn_if_writable(self._path)
+        # Who can write the file can add a token. The digests in it are not secret.
+        mode = has_mode(self._path, stat.S_IWGRP | stat.S_IWOTH)
+        if mode:
+            log.warning("tokens_file_writable_by_others", mode=mode, advice=f"chmod go-w {self._path}")
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Return values that differ after a change; () if there is no file."""
-    try:
-        state = path.stat()
-    except OSError:
-        return ()
-    return state.st_ino, state.st_mode, state.st_size, state.st_mtime_ns, state.st_ctime_ns
-
-
-def _content(path: Path) -> bytes | str:
-    """Return the content, or as text why it cannot be read."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return "it is not a file"  # a pipe might never end
-        with path.open("rb") as file:
-            content = file.read(MAX_SIZE + 1)
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    return content if len(content) <= MAX_SIZE else f"it has more than {MAX_SIZE} bytes"
-
-
-def _warn_if_writable(path: Path) -> None:
-    """Warn if others can write the file: they could add a token. The digests in it are not secret."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        return
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        log.warning("tokens_file_writable_by_others", mode=f"{mode:04o}", advice=f"chmod go-w {path}")
+def _refused(error: ConfigError) -> None:
+    log.warning("tokens_file_wrong", error=str(error), advice="the tokens read before stay valid")
 
 
 def read(content: bytes, taken: Collection[bytes] = ()) -> list[TokenPolicy]:

@@ -92,7 +92,7 @@ class Registry:
         fresh = pull == "always" and not reference.digest
         answer = await self._once(self._key(image, header), lambda: self._ask(image, header), fresh)
         if header is not None:
-            _require_accepted(reference.domain, answer)
+            _require_accepted(reference.domain, answer, credentials.source if credentials else "")
         if fresh and not answer.digest and warnings is not None:
             warnings.append(_not_fresh(reference.domain, answer))
         digest = answer.digest if fresh else answer.digest or answer.last
@@ -176,11 +176,11 @@ def _not_fresh(domain: str, answer: Answer) -> str:
     return f"pull_policy: the registry {domain} {why}, so the local image is used: {answer.said}"
 
 
-def _require_accepted(domain: str, answer: Answer) -> None:
+def _require_accepted(domain: str, answer: Answer, source: str) -> None:
     if answer.kind == "denied":
-        raise RegistryRefused(f"the registry {domain} refused the credentials in auth: {answer.said}")
+        raise RegistryRefused(f"the registry {domain} refused the credentials in {source}: {answer.said}")
     if answer.kind == "silent" and not answer.last:
-        raise RegistryRefused(f"the registry {domain} did not answer, so auth could not be checked: {answer.said}")
+        raise RegistryRefused(f"the registry {domain} did not answer, so {source} could not be checked: {answer.said}")
 
 
 class Images:

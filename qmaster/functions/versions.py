@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -18,7 +19,7 @@ from ..engine.configs import Config, Configs
 from ..engine.labels import FUNCTION
 from ..engine.watcher import Change
 from ..errors import EngineUnavailable, HttpError, NotAManager
-from ..models.functions import FunctionSpec
+from ..models.functions import FunctionSpec, FunctionVersion
 
 CONFIG_PREFIX = "qm-fn-"
 READ_AT_ONCE = 50  # versions decoded in one turn of the loop
@@ -260,6 +261,23 @@ class VersionStore:
                     listener(name)
                 except Exception:  # one failed listener must not stop the others
                     log.exception("listener_failed", function=name)
+
+
+def fields(version: Version) -> dict[str, Any]:
+    """Return the fields of a version's view; the environment has no values."""
+    return {
+        "name": version.function,
+        "version": version.number,
+        "image": version.image,
+        "owner": version.owner,
+        "published_at": version.published_at,
+        "spec": version.spec.shown(),
+    }
+
+
+def view(version: Version) -> FunctionVersion:
+    """Return the view of a version."""
+    return FunctionVersion(**fields(version))
 
 
 def config_name(name: str, number: int) -> str:

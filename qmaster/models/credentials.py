@@ -14,6 +14,8 @@ BOM = b"\xef\xbb\xbf"  # the byte order mark that some editors write before UTF-
 SHORTEST = 4  # characters of a secret: a shorter one would match parts of words
 _STANDARD = str.maketrans("-_", "+/")
 REDACTED = "[redacted]"
+AUTH = "auth"  # the field of a run
+FIELDS = '{"username", "password", "auth", "email"} or {"identitytoken"}'
 
 
 class _Shape(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,12 +31,13 @@ class _Shape(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Credentials:
-    """A user name and a password, or an identity token; ``repr`` shows none of them."""
+    """A user name and a password, or an identity token; ``repr`` shows none of them. ``source`` is where they are."""
 
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
     email: str = field(default="", repr=False)
     identitytoken: str = field(default="", repr=False)
+    source: str = field(default=AUTH, repr=False)
 
     @classmethod
     def decode(cls, text: str) -> Credentials:
@@ -44,17 +47,32 @@ class Credentials:
             ValueError: it is malformed; the message begins with ``auth:`` and shows nothing of the credentials.
         """
         try:
-            shape = msgspec.json.decode(_from_base64(text).removeprefix(BOM), type=_Shape)
+            document = msgspec.json.decode(_from_base64(text).removeprefix(BOM))
+        except (binascii.Error, msgspec.MsgspecError, ValueError, RecursionError):
+            raise ValueError(f"auth: expected base64 of {FIELDS}") from None
+        return cls.of(document)
+
+    @classmethod
+    def of(cls, document: object, source: str = AUTH) -> Credentials:
+        """Read Docker's AuthConfig.
+
+        Args:
+            document: the decoded JSON.
+            source: the field or option that it is from.
+
+        Raises:
+            ValueError: it is malformed; the message begins with ``auth:`` and shows nothing of the credentials.
+        """
+        try:
+            shape = msgspec.convert(document, _Shape)
             username, password = shape.username, shape.password
             if shape.auth and not username and not password:
                 username, _, password = _from_base64(shape.auth).decode().partition(":")
-        except (binascii.Error, msgspec.MsgspecError, ValueError, RecursionError):
-            raise ValueError(
-                'auth: expected base64 of {"username", "password", "auth", "email"} or {"identitytoken"}'
-            ) from None
+        except (binascii.Error, msgspec.MsgspecError, ValueError):
+            raise ValueError(f"auth: expected {'base64 of ' if source == AUTH else ''}{FIELDS}") from None
         if not shape.identitytoken and not (username and password):
             raise ValueError("auth: expected a username and a password, or an identitytoken")
-        return cls(username, password, shape.email, shape.identitytoken)
+        return cls(username, password, shape.email, shape.identitytoken, source)
 
     def header(self) -> str:
         """Return the value of Docker's ``X-Registry-Auth``: base64 of JSON in the URL alphabet."""

@@ -101,13 +101,17 @@ class Pattern:
 
         A digest overrides a tag, so a pattern with a tag matches no digest.
         """
-        if image.domain != self.domain or not self._has_path(image.path.split("/")):
+        if not self.has_repository(image):
             return False
         if self.digest is not None:
             return image.digest == self.digest
         if self.tag is not None:
             return image.digest is None and _like(self.tag, image.tag or "latest")
         return True
+
+    def has_repository(self, image: Reference) -> bool:
+        """Return whether the pattern names the repository of an image, whatever its tag or digest."""
+        return image.domain == self.domain and self._has_path(image.path.split("/"))
 
     def _has_path(self, path: list[str]) -> bool:
         parts = list(self.parts)

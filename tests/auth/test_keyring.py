@@ -10,8 +10,9 @@ import pytest
 from fakes import until
 from structlog.testing import capture_logs
 
-from qmaster.auth import tokens
-from qmaster.auth.tokens import MAX_SIZE, TokenFile, TokenPolicy, digest
+from qmaster.auth import watched
+from qmaster.auth.tokens import TokenFile, TokenPolicy, digest
+from qmaster.auth.watched import MAX_SIZE
 from qmaster.errors import ConfigError
 
 pytestmark = pytest.mark.gen_test
@@ -37,8 +38,8 @@ def put(path: Path, content: str | None) -> None:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """It looks more often, so that a test need not wait."""
-    monkeypatch.setattr(tokens, "LOOK_EVERY", 0.02)
-    monkeypatch.setattr(tokens, "SETTLES_IN", 0.02)
+    monkeypatch.setattr(watched, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(watched, "SETTLES_IN", 0.02)
 
 
 class Told:
@@ -148,7 +149,7 @@ async def test_one_that_stays_the_same_is_told_once(path: Path) -> None:
         put(path, entry("bob"))
         await until(lambda: len(told.names) == 2, WITHIN)
         put(path, entry("bob"))
-        await asyncio.sleep(10 * tokens.LOOK_EVERY)
+        await asyncio.sleep(10 * watched.LOOK_EVERY)
         assert told.names == [["alice"], ["bob"]]
 
 
@@ -175,7 +176,7 @@ async def test_one_that_becomes_wrong_keeps_the_last_good_one(
         with capture_logs() as logs:
             spoil(path)
             await until(lambda: bool(logs), WITHIN)
-            await asyncio.sleep(10 * tokens.LOOK_EVERY)
+            await asyncio.sleep(10 * watched.LOOK_EVERY)
             (line,) = logs
             assert (line["event"], line["log_level"]) == ("tokens_file_wrong", "warning")
             assert says in line["error"]
