@@ -7,8 +7,8 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 venv=$root/.venv
 pip_audit=2.10.1
 test_packages=(
-  apache2-utils busybox-static caddy chromium curl debootstrap docker-registry fonts-inter iproute2 libfaketime
-  nginx-light openssh-server
+  apache2-utils autoconf automake busybox-static caddy chromium cmake curl debootstrap docker-registry fonts-inter g++
+  iproute2 libfaketime libtool make nginx-light openssh-server
 )
 
 usage() {

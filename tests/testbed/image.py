@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes = b"", mode: int = 0o755, 
 
 
 @cache
-def _layer() -> bytes:
+def busybox_layer() -> bytes:
     """The root file system, the same bytes on each call: so an image has one id on all nodes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
@@ -51,19 +52,25 @@ def _layer() -> bytes:
 
 def archive(folder: Path, name: str = BUSYBOX, **config: Any) -> Path:
     """An image of busybox as a tar file; `config` as in Docker's image config (Cmd, Entrypoint, User, …)."""
-    layer = _layer()
+    return save(folder, name, [busybox_layer()], {"Env": [PATH], "Cmd": ["sh"], **config})
+
+
+def save(folder: Path, name: str, layers: Sequence[bytes], config: Mapping[str, Any]) -> Path:
+    """An image of these layers, each a tar, as a tar file that `docker load` takes."""
     document = {
         "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
         "os": "linux",
-        "config": {"Env": [PATH], "Cmd": ["sh"], **config},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-        "history": [{"created": "2020-01-01T00:00:00Z"}],
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]},
+        "history": [{"created": "2020-01-01T00:00:00Z"}] * len(layers),
         "created": "2020-01-01T00:00:00Z",
     }
-    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    names = [f"layer{number}.tar" for number in range(len(layers))]
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": names}]
     path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.tar"
     with tarfile.open(path, "w") as tar:
-        _add(tar, "layer.tar", layer, 0o644)
+        for layer_name, layer in zip(names, layers, strict=True):
+            _add(tar, layer_name, layer, 0o644)
         _add(tar, "config.json", json.dumps(document).encode(), 0o644)
         _add(tar, "manifest.json", json.dumps(manifest).encode(), 0o644)
     return path
