@@ -6,10 +6,12 @@ import json
 import logging
 import re
 import sys
+import threading
 from collections.abc import Iterable, MutableMapping
 from itertools import islice
-from typing import Any
+from typing import Any, TextIO
 
+import msgspec
 import structlog
 
 from ..models.credentials import REDACTED
@@ -20,6 +22,7 @@ MOST = {"exception": 16_384, **dict.fromkeys(("event", "reason", "error", "advic
 MOST_ITEMS = 1000  # of a list in a line
 _SHORT = (int, float, bool, type(None))
 _COLUMNS = (*FIRST, "logger")  # of the console
+DELETE = b"\x7f"
 _QUOTED = frozenset(" =\"'")
 MADE = re.compile(r"qm_[A-Za-z0-9_-]{43}")  # a token that `qmaster token` made: only its digest is known
 
@@ -60,7 +63,8 @@ class _Bounds:
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for key, value in event.items():
-            if value.__class__ not in _SHORT:
+            kind = value.__class__
+            if kind not in _SHORT and not (kind is str and len(value) <= MOST_CHARACTERS):
                 event[key] = self._bounded(value, MOST.get(key, MOST_CHARACTERS))
         return event
 
@@ -108,6 +112,15 @@ def _ordered(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutab
     return {**dict.fromkeys(FIRST), **event}
 
 
+def _as_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    """Encode an event. ``msgspec`` is faster, but does not escape what a terminal could act on, as ``json`` does."""
+    try:
+        line = msgspec.json.encode(event)
+    except (TypeError, ValueError, OverflowError):  # such as half a surrogate pair
+        return json.dumps(event, separators=(",", ":"))
+    return line.decode() if line.isascii() and DELETE not in line else json.dumps(event, separators=(",", ":"))
+
+
 class _Formatter(structlog.stdlib.ProcessorFormatter):
     def __init__(self, redact: Redactor, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -117,6 +130,38 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
         return self._redact(super().format(record))
 
 
+class _Stream:
+    """Standard error, for any thread: one line at a time. If it cannot be written, lines are lost, and nothing else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def write(self, text: str) -> None:
+        with self._lock:
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+            except (OSError, ValueError):  # full, broken or closed
+                pass
+
+    def flush(self) -> None:
+        """Do nothing, as ``write`` has done it."""
+
+
+class _Logger:
+    """The end of structlog's chain: writes a rendered line."""
+
+    def __init__(self, name: str, stream: _Stream) -> None:
+        self.name = name
+        self._stream = stream
+
+    def info(self, line: str) -> None:
+        self._stream.write(line + "\n")
+
+    debug = warning = error = critical = info
+
+
 def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
     """Set up structlog and the standard library's logging to write one line per event to stderr.
 
@@ -124,34 +169,42 @@ def configure(log_format: str, secrets: Iterable[str] = ()) -> None:
         log_format: ``json`` or ``console``.
         secrets: strings that no line may show.
     """
-    shared: list[Any] = [
+    redact, stream = Redactor(secrets), _Stream(sys.stderr)
+    made: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
-        structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    redact = Redactor(secrets)
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
     render: list[Any] = [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         # The plain traceback: the structured one shows locals, and a local may be a secret.
         structlog.processors.format_exc_info,
         _Bounds(redact),
-        *([_ordered, structlog.processors.JSONRenderer()] if log_format == "json" else [_harmless, console]),
+        *([_ordered, _as_json] if log_format == "json" else [_harmless, console]),
     ]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(redact, foreign_pre_chain=shared, processors=render))
+
+    def redacted(logger: Any, method: str, line: Any) -> str:
+        return redact(line)
+
+    structlog.configure(
+        processors=[*made, *render, redacted],
+        logger_factory=lambda name="": _Logger(name, stream),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=True,
+    )
+    _configure_standard(stream, redact, made, render)
+
+
+def _configure_standard(stream: _Stream, redact: Redactor, made: list[Any], render: list[Any]) -> None:
+    """Set up the standard library's logging. Our own lines do not pass it, as that doubles what a line costs."""
+    handler = logging.StreamHandler(stream)
+    render = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render]
+    handler.setFormatter(_Formatter(redact, foreign_pre_chain=made, processors=render))
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
     logging.raiseExceptions = False  # standard error may be closed
     # Tornado logs input that it cannot parse, and that may hold a token.
     for noisy in ("urllib3", "docker", "asyncio", "tornado.general"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        cache_logger_on_first_use=True,
-    )

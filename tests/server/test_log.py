@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from types import SimpleNamespace
@@ -375,6 +376,59 @@ def _in_a_traceback_of_the_library() -> None:
         raise ValueError(HARMFUL)
     except ValueError:
         logging.getLogger("b").exception("failed %s", HARMFUL, stack_info=True)
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_character_acts_on_a_terminal(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each by itself: what is harmless beside it changes nothing."""
+    log.configure(log_format)
+    for character in HARMFUL:
+        structlog.get_logger("a").info("event", path=character)
+    said = capsys.readouterr().err
+    assert said.count("\n") == len(HARMFUL)
+    assert [c for c in said if not c.isprintable() and c != "\n"] == []
+
+
+class Full:
+    """A stream on a disk that is full; or one that is closed."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str) -> None:
+        raise self._error
+
+    flush = isatty
+
+
+@pytest.mark.parametrize("error", [OSError("full"), BrokenPipeError(), ValueError("I/O operation on closed file")])
+def test_a_log_that_cannot_be_written_ends_nothing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither who logs by structlog nor who logs by the standard library is told."""
+    monkeypatch.setattr(sys, "stderr", Full(error))
+    log.configure("json")
+    structlog.get_logger("a").info("one")
+    logging.getLogger("b").warning("two")
+
+
+def test_lines_of_several_threads_are_whole(capfd: pytest.CaptureFixture[str]) -> None:
+    """Those of structlog and of the standard library."""
+    log.configure("json")
+
+    def talk(number: int) -> None:
+        for _ in range(200):
+            structlog.get_logger("a").info("ours", of="x" * 200, number=number)
+            logging.getLogger("b").warning("theirs %s", "y" * 200)
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    events = [json.loads(line)["event"][:6] for line in capfd.readouterr().err.splitlines()]
+    assert sorted(events) == ["ours"] * 800 + ["theirs"] * 800
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
