@@ -118,6 +118,7 @@ SERVICE: Json = {
     "ttl": 600.0,
     "restarts": 0,
     "last_exit": None,
+    "function": None,
     "tasks": [
         {
             "id": "sc11dpc1n5l24cej6mbkapkbc",

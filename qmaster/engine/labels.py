@@ -8,6 +8,7 @@ OWNER = LABEL_PREFIX + "owner"
 MANAGED = LABEL_PREFIX + "managed"
 END = LABEL_PREFIX + "end"
 STOPPED, TIMED_OUT = "stopped", "timeout"  # values of ``END``
+IDLE, UPDATED = "idle", "update"  # values of ``END`` of an instance, which ends by itself
 TIMEOUT = LABEL_PREFIX + "timeout"
 TTL = LABEL_PREFIX + "ttl"
 BODY = LABEL_PREFIX + "body"
@@ -15,6 +16,9 @@ BODY = LABEL_PREFIX + "body"
 MIB = 1024 * 1024
 
 FUNCTION = LABEL_PREFIX + "function"  # a function's name, on its versions and its instances
+FUNCTION_NUMBER = LABEL_PREFIX + "function-number"  # of the version that an instance runs
+FUNCTION_VERSION = LABEL_PREFIX + "function-version"  # the id of its config
+RUNTIME = LABEL_PREFIX + "runtime"  # HOST:PORT of the runtime API, which is the quartermaster that started an instance
 
 RUN = LABEL_PREFIX + "run"
 KEY = LABEL_PREFIX + "key"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import msgspec
@@ -14,7 +14,7 @@ from ..models.requests import PullPolicy
 from .client import Calls, decode, segment
 from .images import Registry, image_path
 from .labels import RUN, STOPPED
-from .spec import ending_spec
+from .spec import ending_spec, marked_spec
 
 Json = dict[str, Any]
 
@@ -192,6 +192,15 @@ class Swarm:
             label: the label that marks it as being ended.
             why: the value of the label, ``stopped`` or ``timeout``.
         """
+        return await self._change_spec(service_id, ending_spec, label, why)
+
+    async def mark(self, service_id: str, label: str, why: str) -> bool:
+        """Set a label of a service, which restarts nothing; return False if the service does not exist."""
+        return await self._change_spec(service_id, marked_spec, label, why)
+
+    async def _change_spec(
+        self, service_id: str, change: Callable[[Mapping[str, Any], str, str], Json], label: str, why: str
+    ) -> bool:
         for _ in range(UPDATE_TRIES):
             raw = await self._inspect(service_id)
             if raw is None:
@@ -199,7 +208,7 @@ class Swarm:
             if (raw["Spec"].get("Labels") or {}).get(label) in (why, STOPPED):
                 return True
             try:
-                await self._update(service_id, raw["Version"]["Index"], ending_spec(raw["Spec"], label, why))
+                await self._update(service_id, raw["Version"]["Index"], change(raw["Spec"], label, why))
                 return True
             except NotFound:
                 return False
@@ -207,6 +216,10 @@ class Swarm:
                 if not str(error).endswith(OUT_OF_SEQUENCE):  # another client has updated it meanwhile
                     raise
         raise EngineRefused("other clients keep updating the service; try again")
+
+    async def labelled(self, label: str) -> list[Json]:
+        """Return the services with a label, ``key`` or ``key=value``, as Docker has them."""
+        return decode(await self._calls.listing("/services", {"label": [label]}), list[Json])
 
     async def nodes(self) -> Sequence[Json]:
         return decode(await self._calls.listing("/nodes"), list[Json])

@@ -10,9 +10,24 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from ..models.images import Reference
 from ..models.requests import NEVER, PIDS_LIMIT, Key, RunRequest, Ttl, entrypoint_words, words
-from .labels import BODY, KEY, MANAGED, MIB, OWNER, RUN, TIMEOUT, TTL
+from .labels import (
+    BODY,
+    FUNCTION,
+    FUNCTION_NUMBER,
+    FUNCTION_VERSION,
+    KEY,
+    MANAGED,
+    MIB,
+    OWNER,
+    RUN,
+    RUNTIME,
+    TIMEOUT,
+    TTL,
+)
 
 MAX_NAME = 63
 NOWHERE = "node.id==none"
@@ -53,11 +68,72 @@ class Stamp(NamedTuple):
     key: Key | None = None
 
 
+RUNTIME_DOMAIN = "qm.internal"  # the secret of an instance is its host name in this domain
+REGION, TASK_ROOT = "local", "/var/task"
+
+
+class Instance(NamedTuple):
+    """What an instance of a function has in addition to a run.
+
+    Attributes:
+        function: the function's name.
+        number: of the version.
+        version: the id of the version's config.
+        image: the pinned reference.
+        concurrency: how many calls it takes at once.
+        secret: what it identifies itself with at the runtime API.
+        host: the address of the runtime API.
+        port: its port.
+    """
+
+    function: str
+    number: int
+    version: str
+    image: str
+    concurrency: int
+    secret: str
+    host: str
+    port: int
+
+    @property
+    def runtime(self) -> str:
+        """What identifies the quartermaster that starts it, also after a restart."""
+        return f"{self.host}:{self.port}"
+
+
 def stamp(request: RunRequest, owner: str, key: Key | None = None) -> Stamp:
     """Return the stamp of a new run; choose its name if none was given, as Docker's own random names collide."""
-    nonce = base64.b32encode(secrets.token_bytes(10)).decode().lower()
+    nonce = _nonce()
     name = key.name if key else request.name or f"{_stem(request.image)}-{nonce}"
     return Stamp(name, owner, nonce, key)
+
+
+def instance_stamp(made: Instance, owner: str) -> Stamp:
+    """Return the stamp of a new instance, whose service is named after its function."""
+    nonce = _nonce()
+    return Stamp(f"{_joined(made.function)}-{nonce}", owner, nonce)
+
+
+def instance(request: RunRequest, mark: Stamp, made: Instance, defaults: Defaults, objects: Objects) -> dict[str, Any]:
+    """Return the body of Docker's ``POST /services/create`` for an instance of a function.
+
+    Its secret is a host name, as clients keep no path, user or scheme of ``AWS_LAMBDA_RUNTIME_API``, but send the name.
+    It is removed as soon as its output is kept.
+    """
+    memory = request.memory or defaults.memory
+    request = msgspec.structs.replace(request, env=_instance_environment(request, made, memory), ttl=0.0)
+    body = service(request, mark, made.image, defaults, objects)
+    body["Labels"] |= {
+        FUNCTION: made.function,
+        FUNCTION_NUMBER: str(made.number),
+        FUNCTION_VERSION: made.version,
+        RUNTIME: made.runtime,
+    }
+    body["TaskTemplate"]["ContainerSpec"] |= {
+        "Hosts": [f"{made.host} {_host_name(made)}"],
+        "StopGracePeriod": 0,  # its calls have ended; Python as the first process ignores SIGTERM
+    }
+    return body
 
 
 def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, objects: Objects) -> dict[str, Any]:
@@ -150,10 +226,49 @@ def ending_spec(stored: Mapping[str, Any], label: str, why: str) -> dict[str, An
     return {**stored, "TaskTemplate": template, "UpdateConfig": update, "Labels": labels}
 
 
+def marked_spec(stored: Mapping[str, Any], label: str, why: str) -> dict[str, Any]:
+    """Return a service's stored spec with one more label, which restarts nothing."""
+    return {**stored, "Labels": {**(stored.get("Labels") or {}), label: why}}
+
+
+def _nonce() -> str:
+    return base64.b32encode(secrets.token_bytes(10)).decode().lower()
+
+
 def _stem(image: str) -> str:
     """Return the readable part of a run's name: ``registry:5000/team/tool_x:1`` → ``tool-x``."""
-    last = Reference.parse(image).name.rpartition("/")[2]
-    return "-".join(part for part in last.replace("_", "-").replace(".", "-").split("-") if part)[: MAX_NAME - 17]
+    return _joined(Reference.parse(image).name.rpartition("/")[2])
+
+
+def _joined(name: str) -> str:
+    """Return a name as Swarm accepts it in front of a nonce."""
+    return "-".join(part for part in name.replace("_", "-").replace(".", "-").split("-") if part)[: MAX_NAME - 17]
+
+
+def _host_name(made: Instance) -> str:
+    return f"{made.secret}.{RUNTIME_DOMAIN}"
+
+
+def _instance_environment(request: RunRequest, made: Instance, memory: int) -> dict[str, str]:
+    """Return the environment that Lambda gives a function; what the spec sets comes before defaults."""
+    command = words("command", request.command) or []
+    asked = request.env
+    own = {
+        "AWS_LAMBDA_FUNCTION_NAME": made.function,
+        "AWS_LAMBDA_FUNCTION_VERSION": str(made.number),
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory),
+        "AWS_LAMBDA_RUNTIME_API": f"{_host_name(made)}:{made.port}",
+    }
+    if made.concurrency > 1:
+        own["AWS_LAMBDA_MAX_CONCURRENCY"] = str(made.concurrency)
+    if len(command) == 1:
+        own["_HANDLER"] = command[0]
+    # The runtime API must not be asked for through a proxy that the spec sets.
+    direct = {
+        name: ",".join(filter(None, (asked.get(name) or asked.get(other), f".{RUNTIME_DOMAIN}")))
+        for name, other in (("NO_PROXY", "no_proxy"), ("no_proxy", "NO_PROXY"))
+    }
+    return {"AWS_REGION": REGION, "LAMBDA_TASK_ROOT": TASK_ROOT, **asked, **own, **direct}
 
 
 def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, str]:

@@ -26,6 +26,8 @@ Reason = Literal[
     "unschedulable",
     "node_down",
     "orphaned",
+    "idle",
+    "update",
 ]
 ROOT = "root"  # the owner of what the root token starts
 # Swarm's services have the field since API 1.44; an older node ignores it.
@@ -107,6 +109,13 @@ class LastExit(Struct, frozen=True, gc=False):
     finished_at: Time | None
 
 
+class FunctionRef(Struct, frozen=True, gc=False):
+    """The function, and the number of its version, that a run is an instance of."""
+
+    name: str
+    version: int
+
+
 class Service(Struct, frozen=True, kw_only=True, gc=False):
     """A service or a plain container, as every answer shows it.
 
@@ -136,6 +145,7 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     ttl: float | None = None
     restarts: int = 0
     last_exit: LastExit | None = None
+    function: FunctionRef | None = None
     tasks: list[Task]
     result: Result | None = None
 

@@ -132,6 +132,14 @@ class Reaper:
                 self._excess ^= {view.id}
                 self._set_deadline(view)
 
+    def time_out(self, run_id: str) -> None:
+        """End a service for its time, as if its timeout had passed, in the background."""
+        self._begin(run_id, self._time_out_service)
+
+    def remove(self, run_id: str) -> None:
+        """Remove a service, ended or not, once its output is recorded, in the background."""
+        self._begin(run_id, self._record_and_remove)
+
     async def close(self) -> None:
         """Cancel timers and pending work; the next process does it."""
         self._closed = True
@@ -250,6 +258,12 @@ class Reaper:
         await self._swarm.remove(service_id)
         await self._reconciler.refresh(service_id)
         self._reconciler.look(service_id)
+
+    async def _record_and_remove(self, service_id: str) -> None:
+        view = self._current(service_id)
+        if view is not None:
+            await self._collector.record(view)
+            await self._remove_service(service_id)
 
     # -- containers ------------------------------------------------------------------------------------------------
 

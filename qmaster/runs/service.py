@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -32,6 +32,7 @@ from ..errors import (
 from ..events.journal import Journal
 from ..events.rows import Intent
 from ..models import results
+from ..models.credentials import Credentials
 from ..models.requests import Key, Kind, RunRequest, Started
 from ..models.responses import ROOT, Node, Service, warn_of_older_nodes
 from .idempotency import IdempotencyStore
@@ -115,8 +116,7 @@ class RunService:
             HttpError: nothing was started, or the outcome is unknown; recovery then looks for the run, and removes it
                 unless it has a key.
         """
-        defaults = self._config.defaults
-        request = policy.allow(request, by.grant, self._config.registries, defaults.memory, defaults.ttl)
+        request = self.check(request, by)
         if request.ports:
             own_ports = await self._itself.published_ports()
             ports.check(request.ports, self._reserved_ports | dict.fromkeys(own_ports, ports.OWN))
@@ -134,12 +134,52 @@ class RunService:
         )
         return Started(run_id, warnings=tuple(warnings))
 
+    async def start_instance(
+        self, request: RunRequest, by: Identity, made: spec.Instance, credentials: Credentials | None
+    ) -> str:
+        """Start an instance of a function, and return the id of its run.
+
+        Args:
+            request: the run as it was published; ``made.image`` is what runs.
+            by: the publisher, with its present policy.
+            made: what the instance has in addition.
+            credentials: of the image's registry.
+
+        Raises:
+            Forbidden: the publisher may not run this now.
+            HttpError: as ``run``.
+        """
+        request = self.check(request, by)
+        mark = spec.instance_stamp(made, by.name)
+
+        async def make(intent: Intent) -> str:
+            objects = await self._objects(request)
+            body = spec.instance(request, mark, made, self._config.defaults, objects)
+            return await self._create_service(body, mark, intent, credentials)
+
+        with self._starting.counted(request, mark, by):
+            run_id = await self._settled(request, mark, make)
+        log.info("instance_started", run=run_id, name=mark.name, function=made.function, version=made.number)
+        return run_id
+
+    def check(self, request: RunRequest, by: Identity) -> RunRequest:
+        """Return a request with the policy of its token applied.
+
+        Raises:
+            Forbidden: the token may not run this.
+        """
+        defaults = self._config.defaults
+        return policy.allow(request, by.grant, self._config.registries, defaults.memory, defaults.ttl)
+
     async def _make(self, request: RunRequest, mark: spec.Stamp, warnings: list[str]) -> str:
+        make = self._make_container if request.type == "container" else self._make_service
+        return await self._settled(request, mark, lambda intent: make(request, mark, intent, warnings))
+
+    async def _settled(self, request: RunRequest, mark: spec.Stamp, make: Callable[[Intent], Awaitable[str]]) -> str:
         """Create and adopt a run; settle its intent, or give it to recovery if the outcome is unknown."""
         intent = Intent(mark.name, mark.nonce, request.type, mark.key is not None)
-        make = self._make_container if request.type == "container" else self._make_service
         try:
-            return await make(request, mark, intent, warnings)
+            return await make(intent)
         except HttpError as error:
             if _outcome_unknown(error):
                 self._recovery.look_for(intent)
@@ -153,11 +193,20 @@ class RunService:
     async def _make_service(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
         swarm, credentials = self._engine.swarm, request.credentials()
         image = await swarm.pin(request.image, credentials, request.pulls, warnings)
-        objects = spec.Objects(await swarm.network_ids(request.networks), await swarm.secret_ids(request.secrets))
-        body = spec.service(request, mark, image, self._config.defaults, objects)
+        body = spec.service(request, mark, image, self._config.defaults, await self._objects(request))
         if request.no_new_privileges:
             nodes = await self._reconciler.listed_nodes()
             warnings += warn_of_older_nodes(nodes, named=mark.owner == ROOT)
+        return await self._create_service(body, mark, intent, credentials)
+
+    async def _objects(self, request: RunRequest) -> spec.Objects:
+        swarm = self._engine.swarm
+        return spec.Objects(await swarm.network_ids(request.networks), await swarm.secret_ids(request.secrets))
+
+    async def _create_service(
+        self, body: Json, mark: spec.Stamp, intent: Intent, credentials: Credentials | None
+    ) -> str:
+        swarm = self._engine.swarm
         await self._journal.intend(intent)
         try:
             service_id = await swarm.create(body, credentials)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..engine.labels import END, MIB, OWNER, TIMEOUT, TTL
+from ..engine.labels import END, FUNCTION, FUNCTION_NUMBER, IDLE, MIB, OWNER, TIMEOUT, TTL, UPDATED
 from ..models.requests import LABEL_PREFIX, MAX_SECONDS
-from ..models.responses import LastExit, Node, Reason, Replicas, Reserved, Service, Status, Task
+from ..models.responses import FunctionRef, LastExit, Node, Reason, Replicas, Reserved, Service, Status, Task
 
 Json = Mapping[str, Any]
 Counts = Mapping[tuple[int, str], int]  # by slot or node
@@ -44,6 +44,7 @@ RESTART_DELAY = timedelta(seconds=5)  # Swarm's default
 ENDED_WITHIN = timedelta(seconds=15)
 # Swarm's message for a task that it killed as unhealthy, before or after the first check passed (cluster/executor).
 _UNHEALTHY = re.compile(r"(?:task: non-zero exit \([0-9]{1,10}\): )?(?:dockerexec: )?unhealthy container")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
 
 
@@ -79,7 +80,8 @@ def service(
     container = template.get("ContainerSpec") or {}
     limits = (template.get("Resources") or {}).get("Limits") or {}
     labels = spec.get("Labels") or {}
-    ending = labels.get(END)
+    told_to_end = labels.get(END) if labels.get(END) in (IDLE, UPDATED) else None
+    ending = None if told_to_end else labels.get(END)
     overdue = ending is not None and now - (parse_time(raw.get("UpdatedAt")) or now) > ENDED_WITHIN
     # When a service is being ended, replacement tasks wait for a node that does not exist.
     started = _without_unstarted(tasks, spec) if ending else tasks
@@ -92,6 +94,8 @@ def service(
         verdict = _ending(current, ending, out_of_reach, None if replaced else verdict)
     elif node_was_down and verdict.exit_code == NODE_LOST:
         verdict = verdict._replace(reason="node_down")
+    if told_to_end and verdict.status in ("complete", "failed"):
+        verdict = Verdict("complete", "update" if told_to_end == UPDATED else "idle", None, verdict.exit_code)
     ended = verdict.status in ("complete", "failed") or (verdict.status == "stopping" and _all_ended(current))
     return Service(
         id=raw["ID"],
@@ -114,6 +118,7 @@ def service(
         cpus=cores(limits.get("NanoCPUs")),
         timeout=duration(labels.get(TIMEOUT)),
         ttl=duration(labels.get(TTL)),
+        function=_function(labels),
         tasks=[task(t, nodes, is_per_node(spec)) for t in current],
         result=before.result if before and ended else None,
     )
@@ -351,6 +356,12 @@ def duration(text: str | None) -> float | None:
 def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
     """Return the labels without quartermaster's own."""
     return {key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
+
+
+def _function(labels: Mapping[str, str]) -> FunctionRef | None:
+    """Return the function that a service is an instance of; any client can set labels."""
+    name, number = labels.get(FUNCTION), labels.get(FUNCTION_NUMBER, "")
+    return FunctionRef(name, int(number)) if name and _NUMBER.fullmatch(number) else None
 
 
 def _without_unstarted(tasks: Collection[Json], spec: Json) -> Collection[Json]:

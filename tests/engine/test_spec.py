@@ -284,3 +284,77 @@ def test_no_two_names_are_the_same() -> None:
     """Docker's own random names collide; these have 80 random bits."""
     marks = [spec.stamp(run(), "root") for _ in range(200)]
     assert len({mark.name for mark in marks}) == len({mark.nonce for mark in marks}) == 200
+
+
+# -- instances of functions
+
+MADE = spec.Instance("hello", 3, "config-1", "busybox@sha256:" + "a" * 64, 1, "s3cret", "10.0.0.9", 9091)
+
+
+def _instance(made: spec.Instance = MADE, **fields: Any) -> dict[str, Any]:
+    return spec.instance(run(**fields), spec.instance_stamp(made, "alice"), made, DEFAULTS, spec.Objects())
+
+
+def _env(body: dict[str, Any]) -> dict[str, str]:
+    return dict(each.split("=", 1) for each in body["TaskTemplate"]["ContainerSpec"]["Env"])
+
+
+def test_an_instance_says_whose_it_is() -> None:
+    """Its labels name the function, the version, and the quartermaster that started it."""
+    labels = _instance()["Labels"]
+    assert labels["io.qmaster.function"] == "hello"
+    assert labels["io.qmaster.function-number"] == "3"
+    assert labels["io.qmaster.function-version"] == "config-1"
+    assert labels["io.qmaster.runtime"] == "10.0.0.9:9091"
+    assert labels["io.qmaster.owner"] == "alice"
+    assert labels["io.qmaster.ttl"] == "0s"
+
+
+def test_an_instance_gets_what_lambda_gives() -> None:
+    """The environment of a Lambda function; what the spec sets of it stays."""
+    env = _env(_instance(command=["app.handler"], memory=128, env={"AWS_REGION": "eu-central-1"}))
+    assert env == {
+        "AWS_REGION": "eu-central-1",
+        "LAMBDA_TASK_ROOT": "/var/task",
+        "AWS_LAMBDA_FUNCTION_NAME": "hello",
+        "AWS_LAMBDA_FUNCTION_VERSION": "3",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128",
+        "AWS_LAMBDA_RUNTIME_API": "s3cret.qm.internal:9091",
+        "_HANDLER": "app.handler",
+        "NO_PROXY": ".qm.internal",
+        "no_proxy": ".qm.internal",
+    }
+
+
+def test_a_proxy_is_not_asked_for_the_runtime_api() -> None:
+    """Whatever else the spec takes out of it."""
+    env = _env(_instance(env={"HTTP_PROXY": "http://proxy", "no_proxy": "example.org"}))
+    assert env["NO_PROXY"] == env["no_proxy"] == "example.org,.qm.internal"
+
+
+@pytest.mark.parametrize(("concurrency", "expected"), [(1, None), (8, "8")])
+def test_only_several_calls_at_once_are_told(concurrency: int, expected: str | None) -> None:
+    """A client that hears of a concurrency of 1 would start a pool of workers."""
+    assert _env(_instance(MADE._replace(concurrency=concurrency))).get("AWS_LAMBDA_MAX_CONCURRENCY") == expected
+
+
+@pytest.mark.parametrize("command", [None, ["python", "app.py"]])
+def test_a_command_that_names_no_handler_is_none(command: list[str] | None) -> None:
+    """``_HANDLER`` is the only word of a command."""
+    assert "_HANDLER" not in _env(_instance(command=command))
+
+
+def test_the_secret_is_a_host_name_that_leads_to_the_runtime_api() -> None:
+    """In the instance's own /etc/hosts; and it is killed at once when it is to end."""
+    container = _instance()["TaskTemplate"]["ContainerSpec"]
+    assert container["Hosts"] == ["10.0.0.9 s3cret.qm.internal"]
+    assert container["StopGracePeriod"] == 0
+    assert container["Image"] == MADE.image
+
+
+@pytest.mark.parametrize("name", ["a", "a--b", "a_-b", "x" * 48])
+def test_an_instance_is_named_as_swarm_accepts_it(name: str) -> None:
+    """After its function, whose name may have what a service's may not."""
+    made = spec.instance_stamp(MADE._replace(function=name), "root").name
+    assert re.fullmatch(r"[a-zA-Z0-9]+(?:[-_][a-zA-Z0-9]+)*", made)
+    assert len(made) <= 63

@@ -555,3 +555,20 @@ def test_the_order_of_a_listing_does_not_matter(drawn: list[tuple[str, int, int]
     tasks = [attempt(index, state, 3, slot) | {"ID": f"{i}"} for i, (state, slot, index) in enumerate(drawn)]
     tasks = list({(raw["Slot"], raw["CreatedAt"]): raw for raw in tasks}.values())
     assert see(*tasks, **REPLICAS_3) == see(*reversed(tasks), **REPLICAS_3)
+
+
+@pytest.mark.parametrize("why", ["idle", "update"])
+@pytest.mark.parametrize(("state", "code"), [("complete", 0), ("failed", 1), ("shutdown", 137)])
+def test_an_instance_that_was_told_to_end_is_complete(why: str, state: str, code: int) -> None:
+    """Whatever its client exits with: it ended because it was not needed."""
+    raw = service(Labels={"io.qmaster.end": why, "io.qmaster.function": "f", "io.qmaster.function-number": "2"})
+    shown = lifecycle.service(raw, [task(state, code=code)], {}, datetime.now(UTC))
+    assert (shown.status, shown.reason, shown.exit_code) == ("complete", why, code)
+    assert shown.function is not None
+    assert (shown.function.name, shown.function.version) == ("f", 2)
+
+
+def test_an_instance_that_was_told_to_end_still_runs() -> None:
+    """Until it has ended."""
+    raw = service(Labels={"io.qmaster.end": "idle"})
+    assert lifecycle.service(raw, [task("running", DesiredState="running")], {}, datetime.now(UTC)).status == "running"

@@ -1,0 +1,132 @@
+"""Calls of functions: from a caller to an instance, and the answer back. Belongs to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..errors import HttpError, NoInstance
+from ..models.functions import FunctionStats, InstanceCounts
+from ..models.responses import Service
+from .autoscaler import Autoscaler
+from .instances import Instance, Poll
+from .invocations import Answer, Call, Chunks, Invocation
+from .pool import Pool
+from .versions import Version
+
+
+class Dispatcher:
+    """Hands calls to the instances that ask for them.
+
+    Args:
+        autoscaler: has the pools, and starts and ends the instances.
+    """
+
+    def __init__(self, autoscaler: Autoscaler) -> None:
+        self._scaler = autoscaler
+
+    # -- callers ---------------------------------------------------------------------------------------------------
+
+    async def invoke(self, version: Version, call: Call, left: asyncio.Future[None] | None = None) -> Answer:
+        """Call a version of a function, and return its answer.
+
+        Args:
+            version: what is called.
+            call: what is asked.
+            left: done when the caller has disconnected. A call that waits is then forgotten; one that runs goes on.
+
+        Raises:
+            CallFailed: there is no answer; the error says why.
+            NotFound: the function was removed while the call waited.
+        """
+        if self._scaler.stopping:
+            raise NoInstance("quartermaster is stopping")
+        pool = self._scaler.pool(version)
+        invocation = Invocation(call, asyncio.get_running_loop().time())
+        if left is not None:
+            left.add_done_callback(lambda _: pool.forget(invocation))
+        pool.submit(invocation)
+        try:
+            return await invocation.answered
+        finally:
+            pool.forget(invocation)
+
+    def stats(self, name: str) -> FunctionStats:
+        """Return what is going on for a function."""
+        pools = [pool for pool in self._scaler.pools.values() if pool.version.function == name]
+        states = [instance.state for pool in pools for instance in pool]
+        return FunctionStats(
+            instances=InstanceCounts(
+                starting=states.count("starting"), idle=states.count("idle"), busy=states.count("busy")
+            ),
+            queued=sum(pool.waiting for pool in pools),
+            last_errors=list(self._scaler.errors.get(name, ())),
+        )
+
+    @property
+    def busy(self) -> int:
+        """How many calls instances have in their hands."""
+        return sum(len(instance.calls) for pool in self._scaler.pools.values() for instance in pool)
+
+    def stop(self) -> None:
+        """Hand over no more calls: those that wait fail, and those that run finish."""
+        self._scaler.stopping = True
+        for pool in self._scaler.pools.values():
+            pool.fail_waiting(lambda: NoInstance("quartermaster is stopping"))
+
+    # -- listeners -------------------------------------------------------------------------------------------------
+
+    def notice(self, view: Service) -> None:
+        """Hear of a changed run."""
+        self._scaler.notice(view)
+
+    def versions_changed(self, name: str) -> None:
+        """Hear of a function's new, or removed, versions."""
+        self._scaler.versions_changed(name)
+
+    # -- instances -------------------------------------------------------------------------------------------------
+
+    def instance(self, secret: str) -> Instance | None:
+        """Return the instance with this secret."""
+        return self._scaler.by_secret.get(secret)
+
+    def ask(self, instance: Instance, user_agent: str) -> Poll:
+        """Take an instance's question for its next call."""
+        poll = Poll(user_agent)
+        self._pool(instance).ask(instance, poll)
+        return poll
+
+    def withdraw(self, instance: Instance, poll: Poll) -> None:
+        """Forget a question whose connection has closed; the instance has probably ended."""
+        self._pool(instance).withdraw(instance, poll)
+        self._scaler.look(instance)
+
+    def hand_back(self, instance: Instance, invocation: Invocation) -> None:
+        """Let a call wait again whose connection had closed before it was written to."""
+        self._pool(instance).hand_back(instance, invocation)
+
+    def answer(self, instance: Instance, call_id: str, body: bytes, content_type: str) -> None:
+        """Take the answer to a call; ignore it if this instance has no such call."""
+        self._pool(instance).answer(instance, call_id, body, content_type)
+
+    def begin_stream(self, instance: Instance, call_id: str, content_type: str) -> Chunks | None:
+        """Take the beginning of a streamed answer; None if it is to be collected, or nobody waits for it."""
+        return self._pool(instance).begin_stream(instance, call_id, content_type)
+
+    def end_stream(self, instance: Instance, call_id: str) -> None:
+        """Take the end of a streamed answer."""
+        self._pool(instance).end_stream(instance, call_id)
+
+    def fail(self, instance: Instance, call_id: str, error: HttpError) -> None:
+        """Take the error of a call; ignore it if this instance has no such call."""
+        self._pool(instance).fail(instance, call_id, error)
+
+    def init_failed(self, instance: Instance, error_type: str, message: str) -> None:
+        """Hear that an instance cannot start."""
+        self._scaler.init_failed(instance, error_type, message)
+
+    def connection_lost(self, instance: Instance, call_id: str) -> None:
+        """Hear that the connection of a call has closed, and that its client would have kept it."""
+        self._scaler.connection_lost(instance, call_id)
+
+    def _pool(self, instance: Instance) -> Pool:
+        return self._scaler.pool(instance.version)
