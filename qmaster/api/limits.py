@@ -118,11 +118,16 @@ def make_server(
 def listen(server: HTTPServer, sockets: Iterable[socket.socket]) -> None:
     """Accept connections on these listening sockets; clients that vanish are noticed."""
     for listener in sockets:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _TCP_OPTIONS:
-            if hasattr(socket, name):
-                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        set_keepalive(listener, _TCP_OPTIONS)
         server.add_socket(listener)
+
+
+def set_keepalive(listener: socket.socket, options: Iterable[tuple[str, int]]) -> None:
+    """Set TCP's options of keepalive, as far as the platform has them; accepted connections inherit them."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in options:
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def set_reader_timeout(stream: IOStream, seconds: float) -> None:
