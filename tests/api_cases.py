@@ -14,10 +14,13 @@ from swarm_cases import NODES, NOW
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httputil import HTTPHeaders
 from tornado.web import Application
+from version_cases import config
+from version_cases import service as function_service
 
 from qmaster import errors
 from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator, Identity
+from qmaster.functions.service import FunctionService
 from qmaster.models.requests import Key, RunRequest, Started
 from qmaster.models.responses import Node, Result, Service
 from qmaster.runs import status as lifecycle
@@ -103,11 +106,13 @@ class State(NamedTuple):
     auth: Authenticator
     busy: set[object]
     counted: list[tuple[str, str, int]]
+    functions: FunctionService
 
 
 @pytest.fixture
 def state() -> State:
-    return State(FakeRunService(), [], Authenticator(TOKEN), set(), [])
+    functions = function_service(*(config("resize", number, memory=64 + number) for number in range(1, 4)))
+    return State(FakeRunService(), [], Authenticator(TOKEN), set(), [], functions)
 
 
 @pytest.fixture
@@ -139,6 +144,7 @@ def app(state: State) -> Application:
             scrape=scrape,
             count=lambda *request: state.counted.append(request[:3]),
             busy=state.busy,
+            functions=state.functions,
         )
     )
 

@@ -22,7 +22,7 @@ from qmaster.cli import main, run
 from qmaster.engine import client, logs
 from qmaster.engine import errors as failures
 from qmaster.events import unsent
-from qmaster.models import requests
+from qmaster.models import functions, requests
 from qmaster.models.responses import Reason, Service, Status, Task
 from qmaster.models.validation import MAX_TOKEN
 from qmaster.server import config
@@ -32,6 +32,7 @@ BODIES: dict[str, type[msgspec.Struct]] = {
     "/run": requests.RunRequest,
     "/start": requests.RunRequest,
     "/stop": requests.StopRequest,
+    "/functions/resize": functions.FunctionSpec,
 }
 
 
@@ -71,7 +72,8 @@ def calls() -> list[tuple[str, str, str | None]]:
             url = next(word for word in words if word.startswith("http://localhost:9090"))
             body = words[words.index("-d") + 1] if "-d" in words else None
             path = url.removeprefix("http://localhost:9090").partition("?")[0]
-            found.append(("GET" if body is None else "POST", path, body))
+            method = words[words.index("-X") + 1] if "-X" in words else "GET" if body is None else "POST"
+            found.append((method, path, body))
     return found
 
 
@@ -147,16 +149,26 @@ def test_the_fields_are_those_of_the_request(title: str, request_type: type[msgs
     assert sorted(documented) == sorted(expected)
 
 
+def test_the_fields_of_a_function_are_those_of_its_spec() -> None:
+    """The table has those that it shares with a run in its first row, then its own with their defaults."""
+    first, *own = table("Functions")
+    assert sorted(code(first["field"])) == sorted(requests.RunFields.__struct_fields__)
+    documented = [(code(row["field"])[0], default(row["default"])) for row in own]
+    shared = set(requests.RunFields.__struct_fields__)
+    fields = [each for each in msgspec.structs.fields(functions.FunctionSpec) if each.name not in shared]
+    assert documented == [(field.name, as_json(field.default)) for field in fields]
+
+
 def test_the_scopes_are_those_of_the_application() -> None:
     """The table has what the token of each route needs, or that it takes none; ``/start`` is ``/run``."""
-    documented = {code(row["path"])[0]: row["token"].strip("`") for row in table("Routes")}
+    documented = {(code(row["method"])[0], code(row["path"])[0]): row["token"].strip("`") for row in table("Routes")}
     expected = {
-        path: operation["security"][0]["bearer"][0] if operation["security"] else "none"
+        (method.upper(), path): operation["security"][0]["bearer"][0] if operation["security"] else "none"
         for path, item in openapi.document()["paths"].items()
         for method, operation in item.items()
         if method != "parameters"
     }
-    assert documented == {**expected, "/start": expected["/run"]}
+    assert documented == {**expected, ("POST", "/start"): expected["POST", "/run"]}
 
 
 def test_the_keys_are_those_of_the_tokens_file() -> None:

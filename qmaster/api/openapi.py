@@ -17,6 +17,25 @@ from ..events import cloudevents, frames
 from ..models.requests import MAX_BODY, MAX_WAIT, RunRequest, StopRequest
 from ..models.responses import Node, Reason, Service, Status
 from ..models.results import Stream
+from . import openapi_functions
+from .openapi_parts import (
+    FLAG,
+    OPEN,
+    READ,
+    REPLAYED,
+    ROOT,
+    RUN,
+    STOP,
+    STRING,
+    STRINGS,
+    answer,
+    content,
+    errors,
+    guarded,
+    query,
+    ref,
+    text,
+)
 
 Json = dict[str, Any]
 
@@ -57,7 +76,7 @@ ERRORS: Mapping[int, str] = {
     400: "The request is invalid, or the engine cannot start the run. The error names the field.",
     401: "The token is missing or invalid.",
     403: "The token does not allow it: the error names the rule. Or `--allow-host` or `--allow-origin` forbids it.",
-    404: "No service or container has this id or name, or it belongs to another token.",
+    404: "No service, container or function has this id or name, or it belongs to another token.",
     409: "The name or a published port is taken, or the call would stop quartermaster itself or take one of its ports.",
     413: f"The body is over {MAX_BODY // 1024} KiB.",
     422: "This `Idempotency-Key` was used with another request.",
@@ -150,52 +169,6 @@ NODE: Json = {
 }
 
 
-# -- what the calls share ----------------------------------------------------------------------------------------------
-
-
-def _ref(place: str) -> Json:
-    return {"$ref": f"#/components/{place}"}
-
-
-def _content(text: str, content: Json, **headers: Json) -> Json:
-    """An answer in one or more media types."""
-    return {"description": text, "headers": {"X-Request-ID": _ref("headers/RequestId"), **headers}, "content": content}
-
-
-def _answer(text: str, schema: str, example: Any = None, **headers: Json) -> Json:
-    """An answer in JSON."""
-    shown = {} if example is None else {"example": example}
-    return _content(text, {"application/json": {"schema": _ref(f"schemas/{schema}"), **shown}}, **headers)
-
-
-def _text(*kinds: str) -> Json:
-    return {kind: {"schema": STRING} for kind in kinds}
-
-
-def _errors(*statuses: int) -> Json:
-    return {str(status): _ref(f"responses/Error{status}") for status in sorted({400, 413, 500, *statuses})}
-
-
-def _guarded(*statuses: int) -> Json:
-    """The errors of a call that needs a token."""
-    return _errors(401, 403, 429, *statuses)
-
-
-def _query(name: str, schema: Json, description: str, **more: Any) -> Json:
-    return {"name": name, "in": "query", "description": description, "schema": schema, **more}
-
-
-STRING: Json = {"type": "string"}
-STRINGS: Json = {"type": "array", "items": STRING}
-FLAG: Json = {"type": "string", "enum": ["1", "true", "0", "false"]}
-# OpenAPI 3.1: the names beside a scheme are the roles that the call needs. `{}`: the token may be in the body.
-READ: list[Json] = [{"bearer": ["read"]}]
-ROOT: list[Json] = [{"bearer": ["root"]}]
-OPEN: list[Json] = []
-REPLAYED: Json = {
-    "description": "Set if the answer is that of an earlier call with this key.",
-    "schema": {"type": "string", "const": "true"},
-}
 VIEW: Json = {"success": True, **SERVICE}
 
 # -- the calls ---------------------------------------------------------------------------------------------------------
@@ -208,8 +181,8 @@ PATHS: Mapping[str, Json] = {
             "summary": "The status page",
             "security": OPEN,
             "responses": {
-                "200": _content("HTML. The page asks for the token.", _text("text/html")),
-                **_errors(403, 404),
+                "200": content("HTML. The page asks for the token.", text("text/html")),
+                **errors(403, 404),
             },
         }
     },
@@ -229,11 +202,11 @@ PATHS: Mapping[str, Json] = {
                 }
             ],
             "responses": {
-                "200": _content(
+                "200": content(
                     "A script, a style sheet or a picture.",
-                    _text("text/css", "text/html", "text/javascript", "image/svg+xml"),
+                    text("text/css", "text/html", "text/javascript", "image/svg+xml"),
                 ),
-                **_errors(403, 404),
+                **errors(403, 404),
             },
         }
     },
@@ -243,23 +216,23 @@ PATHS: Mapping[str, Json] = {
             "tags": ["runs"],
             "summary": "Start a service or a container",
             "description": "`POST /start` does the same.",
-            "security": [{"bearer": ["run"]}, {}],
-            "parameters": [_ref("parameters/IdempotencyKey")],
+            "security": RUN,
+            "parameters": [ref("parameters/IdempotencyKey")],
             "requestBody": {
                 "required": True,
                 "content": {
                     "application/json": {
-                        "schema": _ref("schemas/RunRequest"),
+                        "schema": ref("schemas/RunRequest"),
                         "examples": {name: {"value": value} for name, value in RUNS.items()},
                     }
                 },
             },
             "responses": {
-                "200": _content(
+                "200": content(
                     "The run was started; with `wait`, it has ended.",
                     {
                         "application/json": {
-                            "schema": _ref("schemas/RunAnswer"),
+                            "schema": ref("schemas/RunAnswer"),
                             "examples": {
                                 "started": {"value": {"success": True, "id": ID}},
                                 "ended": {"value": VIEW},
@@ -268,13 +241,13 @@ PATHS: Mapping[str, Json] = {
                     },
                     **{"Idempotency-Replayed": REPLAYED},
                 ),
-                "202": _answer(
+                "202": answer(
                     "The run has not ended within `wait`, and goes on.",
                     "RunAnswer",
                     VIEW,
                     **{"Idempotency-Replayed": REPLAYED},
                 ),
-                **_guarded(409, 422, 502, 503, 507),
+                **guarded(409, 422, 502, 503, 507),
             },
         }
     },
@@ -283,19 +256,19 @@ PATHS: Mapping[str, Json] = {
             "operationId": "stop",
             "tags": ["runs"],
             "summary": "Stop and remove a service or a container",
-            "security": [{"bearer": ["stop"]}, {}],
+            "security": STOP,
             "requestBody": {
                 "required": True,
                 "content": {
                     "application/json": {
-                        "schema": _ref("schemas/StopRequest"),
+                        "schema": ref("schemas/StopRequest"),
                         "examples": {"name": {"value": {"id": "nap"}}, "id": {"value": {"id": ID}}},
                     }
                 },
             },
             "responses": {
-                "200": _answer("The engine has accepted the stop.", "StopAnswer", {"success": True, "id": ID}),
-                **_guarded(404, 409, 502, 503, 507),
+                "200": answer("The engine has accepted the stop.", "StopAnswer", {"success": True, "id": ID}),
+                **guarded(404, 409, 502, 503, 507),
             },
         }
     },
@@ -306,27 +279,27 @@ PATHS: Mapping[str, Json] = {
             "summary": "List services and containers",
             "security": READ,
             "parameters": [
-                _query("status", {"type": "array", "items": _ref("schemas/Status")}, "Only these statuses."),
-                _query(
+                query("status", {"type": "array", "items": ref("schemas/Status")}, "Only these statuses."),
+                query(
                     "label",
                     STRINGS,
                     "`key=value`, or `key`: only with all of these.",
                     example=["team=blue"],
                 ),
-                _query("name", STRINGS, "Only these exact names.", example=["nap"]),
-                _query(
+                query("name", STRINGS, "Only these exact names.", example=["nap"]),
+                query(
                     "limit",
                     {"type": "integer", "minimum": 1, "maximum": 10_000},
                     "The most to list.",
                     example=10,
                 ),
-                _query("all", FLAG, "`1`: include removed runs.", example="1"),
+                query("all", FLAG, "`1`: include removed runs.", example="1"),
             ],
             "responses": {
-                "200": _answer(
+                "200": answer(
                     "The newest first.", "ListAnswer", {"success": True, "cursor": CURSOR, "services": [SERVICE]}
                 ),
-                **_guarded(507),
+                **guarded(507),
             },
         }
     },
@@ -337,8 +310,8 @@ PATHS: Mapping[str, Json] = {
             "summary": "Show one, also after it was removed",
             "security": READ,
             "parameters": [
-                _ref("parameters/Id"),
-                _query(
+                ref("parameters/Id"),
+                query(
                     "wait",
                     {
                         "anyOf": [
@@ -350,8 +323,8 @@ PATHS: Mapping[str, Json] = {
                 ),
             ],
             "responses": {
-                "200": _answer("The service or container.", "StatusAnswer", VIEW),
-                **_guarded(404, 502, 503),
+                "200": answer("The service or container.", "StatusAnswer", VIEW),
+                **guarded(404, 502, 503),
             },
         }
     },
@@ -364,9 +337,9 @@ PATHS: Mapping[str, Json] = {
             "`stream`, `node`, `task`, `line`, and `partial` if the line goes on in the next object.",
             "security": READ,
             "parameters": [
-                _ref("parameters/Id"),
-                _query("follow", FLAG, "`1`: send new output until all tasks have ended."),
-                _query(
+                ref("parameters/Id"),
+                query("follow", FLAG, "`1`: send new output until all tasks have ended."),
+                query(
                     "tail",
                     {
                         "anyOf": [
@@ -377,8 +350,8 @@ PATHS: Mapping[str, Json] = {
                     "Only so many last lines of each task.",
                     example=100,
                 ),
-                _query("timestamps", FLAG, "`1`: begin each line with its time. Plain text only.", example="1"),
-                _query(
+                query("timestamps", FLAG, "`1`: begin each line with its time. Plain text only.", example="1"),
+                query(
                     "stream",
                     {"type": "array", "items": {"type": "string", "enum": list(get_args(Stream))}},
                     "By default both.",
@@ -386,11 +359,11 @@ PATHS: Mapping[str, Json] = {
                 ),
             ],
             "responses": {
-                "200": _content(
+                "200": content(
                     "The output. A response that ends without its last chunk was cut off.",
-                    _text("text/plain", "application/x-ndjson"),
+                    text("text/plain", "application/x-ndjson"),
                 ),
-                **_guarded(404, 502, 503, 507),
+                **guarded(404, 502, 503, 507),
             },
         }
     },
@@ -401,8 +374,8 @@ PATHS: Mapping[str, Json] = {
             "summary": "List the nodes, with what is reserved on each",
             "security": ROOT,
             "responses": {
-                "200": _answer("The nodes.", "NodesAnswer", {"success": True, "cursor": CURSOR, "nodes": [NODE]}),
-                **_guarded(),
+                "200": answer("The nodes.", "NodesAnswer", {"success": True, "cursor": CURSOR, "nodes": [NODE]}),
+                **guarded(),
             },
         }
     },
@@ -416,10 +389,10 @@ PATHS: Mapping[str, Json] = {
             '`{"type": "auth", "token": "…"}`. docs/events.md has the order of frames and the close codes.',
             "security": READ,
             "parameters": [
-                _query("since", STRING, "A cursor: send what came after it instead of a snapshot.", example=CURSOR),
-                _query("topic", STRING, "One or more of `service,task,node`.", example="service,node"),
-                _query("service", STRING, "Only the service or container with this id."),
-                _query("label", STRINGS, "`key=value`: only with all of these labels.", example=["team=blue"]),
+                query("since", STRING, "A cursor: send what came after it instead of a snapshot.", example=CURSOR),
+                query("topic", STRING, "One or more of `service,task,node`.", example="service,node"),
+                query("service", STRING, "Only the service or container with this id."),
+                query("label", STRINGS, "`key=value`: only with all of these labels.", example=["team=blue"]),
                 {
                     "name": "Last-Event-ID",
                     "in": "header",
@@ -429,8 +402,8 @@ PATHS: Mapping[str, Json] = {
             ],
             "responses": {
                 "101": {"description": "A websocket of protocol `qmaster.v1`, if the request asks for an upgrade."},
-                "200": _content("Server-Sent Events.", _text("text/event-stream")),
-                **_guarded(),
+                "200": content("Server-Sent Events.", text("text/event-stream")),
+                **guarded(),
             },
         }
     },
@@ -441,8 +414,8 @@ PATHS: Mapping[str, Json] = {
             "summary": "Whether the process answers",
             "security": OPEN,
             "responses": {
-                "200": _answer("It answers.", "Alive", {"success": True, "status": "alive"}),
-                **_errors(),
+                "200": answer("It answers.", "Alive", {"success": True, "status": "alive"}),
+                **errors(),
             },
         }
     },
@@ -453,8 +426,8 @@ PATHS: Mapping[str, Json] = {
             "summary": "Whether runs can be started, else why not",
             "security": OPEN,
             "responses": {
-                "200": _answer("They can.", "Ready", {"success": True, "status": "ready"}),
-                **_errors(503),
+                "200": answer("They can.", "Ready", {"success": True, "status": "ready"}),
+                **errors(503),
             },
         }
     },
@@ -465,11 +438,11 @@ PATHS: Mapping[str, Json] = {
             "summary": "The metrics",
             "security": ROOT,
             "responses": {
-                "200": _content(
+                "200": content(
                     "Prometheus' text format, or OpenMetrics, by `Accept`.",
-                    _text("text/plain", "application/openmetrics-text"),
+                    text("text/plain", "application/openmetrics-text"),
                 ),
-                **_guarded(),
+                **guarded(),
             },
         }
     },
@@ -480,8 +453,8 @@ PATHS: Mapping[str, Json] = {
             "summary": "This document",
             "security": OPEN,
             "responses": {
-                "200": _content("OpenAPI 3.1.", {"application/json": {"schema": {"type": "object"}}}),
-                **_errors(403),
+                "200": content("OpenAPI 3.1.", {"application/json": {"schema": {"type": "object"}}}),
+                **errors(403),
             },
         }
     },
@@ -517,6 +490,10 @@ def encoded() -> bytes:
     return msgspec.json.encode(document()) + b"\n"
 
 
+def _with_request_id(item: Json) -> Json:
+    return {**item, "parameters": [ref("parameters/RequestId"), *item.get("parameters", ())]}
+
+
 def document() -> Json:
     """Return the description of the whole API."""
     return {
@@ -532,14 +509,15 @@ def document() -> Json:
         "security": [{"bearer": []}],
         "tags": [
             {"name": "runs", "description": "Services and containers."},
+            {"name": "functions", "description": "Named images that are called again and again."},
             {"name": "swarm", "description": "Nodes and events."},
             {"name": "page", "description": "The status page."},
             {"name": "operation", "description": "Probes, metrics and this document."},
         ],
-        "paths": {path: {"parameters": [_ref("parameters/RequestId")], **item} for path, item in PATHS.items()},
+        "paths": {path: _with_request_id(item) for path, item in {**PATHS, **openapi_functions.PATHS}.items()},
         "components": {
             "schemas": _schemas(),
-            "parameters": PARAMETERS,
+            "parameters": {**PARAMETERS, **openapi_functions.PARAMETERS},
             "headers": {"RequestId": {"description": "The request's id, also in the log.", "schema": STRING}},
             "responses": {f"Error{status}": _error(status, text) for status, text in ERRORS.items()},
             "securitySchemes": {
@@ -558,21 +536,31 @@ def document() -> Json:
 
 
 def _schemas() -> dict[str, Json]:
-    messages = [RunRequest, StopRequest, Service, Node, cloudevents.CloudEvent, *get_args(frames.Message)]
+    messages = [
+        RunRequest,
+        StopRequest,
+        *openapi_functions.MESSAGES,
+        Service,
+        Node,
+        cloudevents.CloudEvent,
+        *get_args(frames.Message),
+    ]
     _, made = msgspec.json.schema_components(messages, ref_template="#/components/schemas/{name}")
     schemas: dict[str, Json] = {name: _plain(schema) for name, schema in made.items()}
-    for name in ("RunRequest", "StopRequest"):
+    for name in ("RunRequest", "StopRequest", "FunctionSpec", "RollbackRequest"):
         schemas[name]["properties"]["token"] = {
             "type": ["string", "null"],
             "description": "Instead of the header `Authorization`.",
         }
-    for name, text in FIELDS.items():
+    for name, words in FIELDS.items():
         default = made["RunRequest"]["properties"][name].get("default")
-        schemas["RunRequest"]["properties"][name]["description"] = text + _default(default)
-    schemas["Service"]["properties"]["status"] = _ref("schemas/Status")
-    schemas["Service"]["properties"]["reason"] = {"anyOf": [_ref("schemas/Reason"), {"type": "null"}]}
+        schemas["RunRequest"]["properties"][name]["description"] = words + _default(default)
+    openapi_functions.add_schemas(schemas, FIELDS)
+    schemas["Service"]["properties"]["status"] = ref("schemas/Status")
+    schemas["Service"]["properties"]["reason"] = {"anyOf": [ref("schemas/Reason"), {"type": "null"}]}
     schemas["Service"]["required"] = list(schemas["Service"]["properties"])  # an answer has all of them
-    return dict(sorted({**schemas, **_answers(schemas["Service"]), **_events(schemas)}.items()))
+    of_functions = openapi_functions.answers(schemas)
+    return dict(sorted({**schemas, **_answers(schemas["Service"]), **of_functions, **_events(schemas)}.items()))
 
 
 def _answers(service: Json) -> dict[str, Json]:
@@ -612,20 +600,20 @@ def _events(schemas: Mapping[str, Json]) -> dict[str, Json]:
     states = {"type": "string", "pattern": r"^io\.qmaster\.task\.[a-z]+$"}
     event = schemas["CloudEvent"]
     return {
-        "MovedTask": _object(**moved, task=_ref("schemas/Task")),
+        "MovedTask": _object(**moved, task=ref("schemas/Task")),
         "ServiceEvent": _event(event, {"type": "string", "enum": names}, "Service"),
         "TaskEvent": _event(event, states, "MovedTask"),
         "NodeEvent": _event(event, {"type": "string", "enum": nodes}, "Node"),
-        "CloudEvent": {"anyOf": [_ref(f"schemas/{kind}") for kind in kinds], "description": "A CloudEvent 1.0."},
+        "CloudEvent": {"anyOf": [ref(f"schemas/{kind}") for kind in kinds], "description": "A CloudEvent 1.0."},
         "Frame": {
-            "oneOf": [_ref(f"schemas/{kind.__name__}") for kind in get_args(frames.Message)],
+            "oneOf": [ref(f"schemas/{kind.__name__}") for kind in get_args(frames.Message)],
             "description": "A message of `/events`.",
         },
     }
 
 
 def _event(event: Json, kind: Json, data: str) -> Json:
-    own = {"type": kind, "data": _ref(f"schemas/{data}")}
+    own = {"type": kind, "data": ref(f"schemas/{data}")}
     return {**event, "properties": {**event["properties"], **own}}
 
 
@@ -634,7 +622,7 @@ def _object(**properties: Json) -> Json:
 
 
 def _array(name: str) -> Json:
-    return {"type": "array", "items": _ref(f"schemas/{name}")}
+    return {"type": "array", "items": ref(f"schemas/{name}")}
 
 
 def _default(default: Any) -> str:
@@ -674,4 +662,4 @@ def _error(status: int, text: str) -> Json:
     }
     schema = {"$ref": "#/components/schemas/Problem", "properties": {"status": {"const": status}}}
     example = problem(status, "what is wrong and what to do", "97e9c8a214d443c8a24e8ae444634329")
-    return _content(text, {PROBLEM: {"schema": schema, "example": example}}, **headers)
+    return content(text, {PROBLEM: {"schema": schema, "example": example}}, **headers)

@@ -16,10 +16,11 @@ from ..errors import HttpError
 from ..events.broker import Broker
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
+from ..functions.service import FunctionService
 from ..limiter import FairLimiter
 from ..runs.logs import LogReader
 from ..runs.service import RunService
-from . import base, events, logs, openapi, ops, pages, runs
+from . import base, events, functions, logs, openapi, ops, pages, runs
 from .limits import ConnectionLimiter
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -50,6 +51,7 @@ class AppState:
         connections: limits long-lived connections.
         lines: limits log lines about refused calls.
         unsent: limits unread bytes.
+        functions: publishes and finds functions; None: this quartermaster serves none.
     """
 
     auth: Authenticator
@@ -70,6 +72,7 @@ class AppState:
     connections: ConnectionLimiter = field(default_factory=ConnectionLimiter)
     lines: LineLimit = field(default_factory=LineLimit)
     unsent: Unsent = field(default_factory=Unsent)
+    functions: FunctionService | None = None
 
 
 def make_app(parts: AppState) -> web.Application:
@@ -97,6 +100,7 @@ def make_app(parts: AppState) -> web.Application:
         "logs": parts.logs,
         "connections": parts.connections,
     }
+    function_parts = {**with_cursor, "functions": parts.functions}
     routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
         (r"/status/([^/]+)", runs.StatusHandler, run_parts),  # Tornado tries the patterns in this order
         (r"/", pages.PageHandler, page_parts),
@@ -106,6 +110,10 @@ def make_app(parts: AppState) -> web.Application:
         (r"/stop", runs.StopHandler, run_parts),
         (r"/status", runs.StatusListHandler, run_parts),
         (r"/logs/([^/]+)", logs.LogsHandler, log_parts),
+        (r"/functions", functions.FunctionListHandler, function_parts),
+        (r"/functions/([^/]+)", functions.FunctionHandler, function_parts),
+        (r"/functions/([^/]+)/versions", functions.VersionsHandler, function_parts),
+        (r"/functions/([^/]+)/rollback", functions.RollbackHandler, function_parts),
         (r"/nodes", ops.NodesHandler, {**with_cursor, "nodes": lambda: parts.run_service.nodes()}),
         (r"/events", events.EventsHandler, event_parts),
         (r"/livez", ops.LiveHandler, common),

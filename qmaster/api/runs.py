@@ -14,7 +14,6 @@ import structlog
 
 from ..auth.authenticator import Authenticator, Identity
 from ..errors import BadRequest, HttpError
-from ..limiter import FairLimiter
 from ..models import requests
 from ..models.requests import RunRequest, StopRequest
 from ..models.responses import Service, Status
@@ -29,7 +28,6 @@ MAX_WHOLE = 1024 * 1024  # bytes of a listing that is sent as one body
 ENCODED_AT_ONCE = 32  # runs
 HELD = 2 * SLICE  # bytes that a chunked listing counts as unread
 TAIL = b"]}\n"  # of a listing
-LARGE = 1024  # bytes of a body that is checked in a turn of its own
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 FILTERS = ("status", "label", "name", "limit", "all")
 
@@ -128,7 +126,7 @@ class RunHandler(ServicesHandler):
         identity = self.identify(document, "run")
         self.parameters()
         key = requests.read_key(self.request.headers.get_list("Idempotency-Key"), identity.name, document)
-        request = await self._checked(document)
+        request = await self.checked(lambda: requests.convert(document, RunRequest))
         seconds = requests.wait_seconds(request.wait)
         with self._hold(seconds, identity):  # before the run is started
             started = await self.run_service.run(request, identity, key)
@@ -141,18 +139,6 @@ class RunHandler(ServicesHandler):
             view = await self._when_over(started.id, seconds, identity)
         self.reauthorize(identity, "run")
         await self._answer_run(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED, warnings)
-
-    async def _checked(self, document: dict[str, Any]) -> RunRequest:
-        """Return the request of a body. Large bodies are checked one per turn of the loop, token by token.
-
-        Splitting a command of 32 KiB into words takes 25 ms; a hundred of them in one turn would block the loop.
-        """
-        if self._received <= LARGE:
-            return requests.convert(document, RunRequest)
-        checks: FairLimiter = self.settings["checks"]
-        async with checks.slot():
-            await asyncio.sleep(0)
-            return requests.convert(document, RunRequest)
 
 
 class StopHandler(ServicesHandler):

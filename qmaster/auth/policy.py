@@ -128,24 +128,6 @@ def check_function(grant: TokenPolicy | None, name: str, url: str = "none") -> N
         raise Forbidden("public: this token may not open a function URL to callers without a token; use url token")
 
 
-def allow_pinned(request: RunRequest, pinned: str, grant: TokenPolicy | None, rules: Rules) -> RunRequest:
-    """Return the request of an instance with the publisher's present policy applied, and its image pinned.
-
-    The policy is that of the image that was published: a pattern with a tag matches no digest.
-
-    Args:
-        request: the request, with the image as it was published.
-        pinned: the reference that the image was pinned to at publication.
-        grant: the publisher's policy; None: full access.
-        rules: the server's own.
-
-    Raises:
-        Forbidden: the policy forbids it.
-    """
-    allowed = allow(request, grant, rules.registries, rules.memory, rules.ttl)
-    return msgspec.structs.replace(allowed, image=pinned)
-
-
 def _check_image(image: Reference, grant: TokenPolicy) -> None:
     if grant.images is not None and not any(pattern.matches(image) for pattern in grant.images):
         raise Forbidden(f"images: this token may not run {image.canonical}")

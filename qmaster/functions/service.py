@@ -5,7 +5,7 @@ Steps of a publication: policy → secrets and networks there? → pin the image
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -123,15 +123,15 @@ class FunctionService:
         """
         return self._view(self.resolve(name, None, by))
 
-    def listing(self, by: Identity) -> list[Function]:
-        """Return the functions that a token sees, by name.
+    def listing(self, by: Identity) -> Iterator[Function]:
+        """Return an iterator over the functions that a token sees, by name.
 
         Raises:
             EngineUnavailable: the functions are not known, or there is no swarm.
         """
         self._store.require()
         seen = (name for name in sorted(self._store.names()) if policy.sees_function(by.grant, name))
-        return [self._view(version) for version in map(self._store.latest, seen) if version is not None]
+        return (self._view(version) for version in map(self._store.latest, seen) if version is not None)
 
     def versions(self, name: str, by: Identity) -> list[FunctionVersion]:
         """Return the versions of a function that are kept, the newest first.

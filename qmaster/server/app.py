@@ -22,6 +22,8 @@ from ..api import limits
 from ..api.limits import ConnectionLimiter
 from ..api.routes import AppState, make_app
 from ..auth.authenticator import Authenticator
+from ..auth.policy import Rules
+from ..auth.registries import RegistryAuth
 from ..auth.tokens import TokenFile, TokenPolicy
 from ..engine import Endpoint, Engine, ports
 from ..engine.containers import own_container_id
@@ -33,6 +35,8 @@ from ..events.frames import HEARTBEAT_EVERY
 from ..events.journal import Journal
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
+from ..functions.service import FunctionService
+from ..functions.versions import VersionStore
 from ..models.images import check_registry
 from ..models.responses import Node, Service
 from ..runs.logs import LogReader
@@ -77,6 +81,14 @@ class Runs(NamedTuple):
     service: RunService
 
 
+class Functions(NamedTuple):
+    """The parts that manage functions."""
+
+    store: VersionStore
+    registry_auth: RegistryAuth
+    service: FunctionService
+
+
 class Server:
     """All parts of one quartermaster, from its start to its stop. Belongs to the event loop.
 
@@ -94,7 +106,8 @@ class Server:
         self.broker = Broker()
         self.runs = build_runs(config, self.engine, self.journal, self.broker, self._metrics, self._max_kept)
         self.events = build_events(self.journal, self.broker, self.runs.reconciler)
-        self.watcher = build_watcher(self.engine, self.runs.reconciler)
+        self.functions = build_functions(config, self.engine)
+        self.watcher = build_watcher(self.engine, self.runs.reconciler, self.functions.store)
         self.api = self._build_api(connections)
         self.token_file = self._token_file()
         self._http = limits.make_server(make_app(self.api), connections, tls)
@@ -164,6 +177,7 @@ class Server:
             trusted_proxies=config.trusted_proxies,
             connections=ConnectionLimiter(connections),
             unsent=self.events.unsent,
+            functions=self.functions.service,
         )
 
     def _read_metrics(self) -> None:
@@ -219,6 +233,8 @@ class Server:
             self.watcher.renew(),
             self.runs.reconciler.run(),
             self.runs.recovery.run(),
+            self.functions.store.run(),
+            self.functions.registry_auth.run(),
             self._resume(),
             self._beat(),
             self._check(),
@@ -307,13 +323,30 @@ def build_events(journal: Journal, broker: Broker, reconciler: Reconciler) -> Ev
     return stream
 
 
-def build_watcher(engine: Engine, reconciler: Reconciler) -> Watcher:
+def build_functions(config: Config, engine: Engine) -> Functions:
+    """Make the parts that publish functions.
+
+    Raises:
+        ConfigError: the registry credentials cannot be read.
+    """
+    store = VersionStore(engine.configs)
+    registry_auth = RegistryAuth(Path(config.registry_auth_file) if config.registry_auth_file else None)
+    registry_auth.load()
+    rules = Rules(_registries(config.registries), config.memory, config.ttl or None)
+    return Functions(store, registry_auth, FunctionService(store, engine.swarm, registry_auth, rules))
+
+
+def build_watcher(engine: Engine, reconciler: Reconciler, store: VersionStore) -> Watcher:
     """Make the watcher of Docker's events, whose thread passes each change to the event loop."""
     loop = asyncio.get_running_loop()
 
-    def emit(change: Change) -> None:
+    def take(change: Change) -> None:
+        store.hint(change)
         if change.kind != "config":
-            loop.call_soon_threadsafe(reconciler.hint, change)
+            reconciler.hint(change)
+
+    def emit(change: Change) -> None:
+        loop.call_soon_threadsafe(take, change)
 
     return Watcher(engine.events, emit)
 

@@ -96,6 +96,12 @@ OPTIONS = (
         "Registries that images may come from, with commas between; empty: any.",
     ),
     Option("--tokens-file", "QMASTER_TOKENS_FILE", "", "A TOML file of other tokens and what they may do."),
+    Option(
+        "--registry-auth-file",
+        "QMASTER_REGISTRY_AUTH_FILE",
+        "",
+        "Docker's config.json with the credentials that functions pull with.",
+    ),
     Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
     Option("--tls-key", "QMASTER_TLS_KEY", "", "The certificate's private key (PEM)."),
     Option(
@@ -129,6 +135,7 @@ class Config:
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     registries: tuple[str, ...]
     tokens_file: str
+    registry_auth_file: str
     tls_cert: str
     tls_key: str
     shutdown_timeout: float
@@ -191,6 +198,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         trusted_proxies=_networks(raw["trusted_proxies"]),
         registries=_listed(raw["registries"]),
         tokens_file=raw["tokens_file"],
+        registry_auth_file=raw["registry_auth_file"],
         tls_cert=_readable("--tls-cert", raw["tls_cert"]),
         tls_key=_readable("--tls-key", raw["tls_key"]),
         shutdown_timeout=_seconds("--shutdown-timeout", raw["shutdown_timeout"]),

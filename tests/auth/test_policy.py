@@ -366,14 +366,3 @@ def test_an_open_url_has_a_rule_of_its_own() -> None:
     policy.check_function(grant(functions=("*",), public=True), "f", "public")
     with pytest.raises(Forbidden, match=r"^public: .*; use url token$"):
         policy.check_function(grant(functions=("*",)), "f", "public")
-
-
-def test_an_instance_is_of_the_image_that_was_allowed() -> None:
-    """By the reference that was published, also where a pattern has a tag; what runs is the pinned one."""
-    limits = grant(images=images("busybox:1"), max_memory=64)
-    rules = policy.Rules(frozenset({"docker.io"}), MEMORY)
-    allowed = policy.allow_pinned(run(image="busybox:1"), f"busybox@{D1}", limits, rules)
-    assert (allowed.image, allowed.memory) == (f"busybox@{D1}", 64)
-    with pytest.raises(Forbidden, match=r"^images: "):
-        policy.allow_pinned(run(image="busybox:2"), f"busybox@{D1}", limits, rules)
-    assert policy.allow_pinned(run(image="busybox:2"), f"busybox@{D1}", None, rules).image == f"busybox@{D1}"

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 import pytest
 from fakes import FakeConfigs, until
 from testbed import Engine, sdk
+from version_cases import config, published
 
 from qmaster.engine import Endpoint
 from qmaster.engine import Engine as OurEngine
@@ -18,22 +18,7 @@ from qmaster.engine.labels import FUNCTION
 from qmaster.engine.watcher import Change, Watcher
 from qmaster.errors import Conflict, EngineAway, EngineRefused, EngineUnavailable, NotAManager
 from qmaster.functions import versions
-from qmaster.functions.versions import Published, Version, VersionStore
-from qmaster.models.functions import FunctionSpec
-
-AT = "2026-11-22T20:29:03.085076Z"
-
-
-def published(**fields: Any) -> Published:
-    spec = FunctionSpec(**{"image": "busybox", **fields})
-    return Published(spec=spec, image=f"busybox@sha256:{'a' * 64}", owner="alice", published_at=AT)
-
-
-def config(name: str, number: int, config_id: str = "", **fields: Any) -> Config:
-    data = msgspec.json.encode(published(**fields))
-    called = versions.config_name(name, number)
-    return Config(id=config_id or f"id-{called}", name=called, labels={FUNCTION: name}, data=data, index=1)
-
+from qmaster.functions.versions import Version, VersionStore
 
 # --- on a real swarm --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,62 @@
+"""What the calls of ``/openapi.json`` share: references, answers, errors, parameters and scopes. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def ref(place: str) -> Json:
+    """Return a reference to a component."""
+    return {"$ref": f"#/components/{place}"}
+
+
+def content(description: str, kinds: Json, **headers: Json) -> Json:
+    """Return an answer in one or more media types."""
+    return {
+        "description": description,
+        "headers": {"X-Request-ID": ref("headers/RequestId"), **headers},
+        "content": kinds,
+    }
+
+
+def answer(description: str, schema: str, example: Any = None, **headers: Json) -> Json:
+    """Return an answer in JSON."""
+    shown = {} if example is None else {"example": example}
+    return content(description, {"application/json": {"schema": ref(f"schemas/{schema}"), **shown}}, **headers)
+
+
+def text(*kinds: str) -> Json:
+    """Return the content of an answer in these media types."""
+    return {kind: {"schema": STRING} for kind in kinds}
+
+
+def errors(*statuses: int) -> Json:
+    """Return the errors of any call, and these."""
+    return {str(status): ref(f"responses/Error{status}") for status in sorted({400, 413, 500, *statuses})}
+
+
+def guarded(*statuses: int) -> Json:
+    """Return the errors of a call that needs a token."""
+    return errors(401, 403, 429, *statuses)
+
+
+def query(name: str, schema: Json, description: str, **more: Any) -> Json:
+    """Return a parameter of the query."""
+    return {"name": name, "in": "query", "description": description, "schema": schema, **more}
+
+
+STRING: Json = {"type": "string"}
+STRINGS: Json = {"type": "array", "items": STRING}
+FLAG: Json = {"type": "string", "enum": ["1", "true", "0", "false"]}
+# OpenAPI 3.1: the names beside a scheme are the roles that the call needs. `{}`: the token may be in the body.
+RUN: list[Json] = [{"bearer": ["run"]}, {}]
+STOP: list[Json] = [{"bearer": ["stop"]}, {}]
+READ: list[Json] = [{"bearer": ["read"]}]
+ROOT: list[Json] = [{"bearer": ["root"]}]
+OPEN: list[Json] = []
+REPLAYED: Json = {
+    "description": "Set if the answer is that of an earlier call with this key.",
+    "schema": {"type": "string", "const": "true"},
+}
