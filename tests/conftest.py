@@ -212,6 +212,42 @@ def shared(bed: Bed, engine: Engine) -> Iterator[Server]:
     server.kill()
 
 
+@pytest.fixture(scope="module")
+def _proxied(bed: Bed, engine: Engine) -> Iterator[tuple[Proxy, Server]]:
+    proxy = bed.proxy(engine)
+    server = bed.server(proxy.host)
+    server.start()
+    yield proxy, server
+    server.kill()
+    proxy.close()
+
+
+@pytest.fixture
+def front(_proxied: tuple[Proxy, Server], engine: Engine) -> Iterator[Proxy]:
+    """A proxy in front of `engine` that the tests of a file share; it is transparent at the beginning of each."""
+    proxy, server = _proxied
+    eventually(lambda: server.call("GET", "/readyz").status == 200, 20, "it is ready")
+    proxy.forget()
+    yield proxy
+    proxy.clear()
+
+
+@pytest.fixture
+def behind(front: Proxy, _proxied: tuple[Proxy, Server]) -> Server:
+    """The quartermaster behind `front`; it is ready."""
+    return _proxied[1]
+
+
+@pytest.fixture(scope="module")
+def swarm_shared(bed: Bed, swarm: Swarm) -> Iterator[Server]:
+    """A quartermaster on the manager of `swarm` that the tests of a file share; it is ready."""
+    server = bed.server(swarm.manager.host)
+    server.start()
+    eventually(lambda: server.call("GET", "/readyz").status == 200, 20, "it is ready")
+    yield server
+    server.kill()
+
+
 @pytest.fixture
 def swarm_server(start_server: StartServer, swarm: Swarm) -> Server:
     """A quartermaster on the manager of `swarm`."""

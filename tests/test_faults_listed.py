@@ -21,6 +21,7 @@ REAL = {
     "start_server",
     "stream",
     "shared",
+    "swarm_shared",
 }
 
 

@@ -97,14 +97,14 @@ def digest(name: str) -> str:
     return hashlib.sha256(f"{name}s".encode()).hexdigest()
 
 
-def test_a_service_is_followed_to_its_end(swarm_server: Server, swarm: Swarm, browse: Browse) -> None:
+def test_a_service_is_followed_to_its_end(swarm_shared: Server, swarm: Swarm, browse: Browse) -> None:
     """Pending, running, complete, without a reload and without one request; the map has it on its node."""
-    visit = browse(swarm_server.url)
-    page = visit.log_in(swarm_server.token)
+    visit = browse(swarm_shared.url)
+    page = visit.log_in(swarm_shared.token)
     page.evaluate("window.sameDocument = true")
     before = len(visit.requests)
     wants = ["node.labels.berth==two"]
-    job = run(swarm_server, image=IMAGE, command="sleep 4", name="job", memory=64, constraints=wants)
+    job = run(swarm_shared, image=IMAGE, command="sleep 4", name="job", memory=64, constraints=wants)
     shows(page, "job", "pending")
     expect(row(page, "job").locator(".why")).to_have_text("unschedulable")
     expect(column(page, "Waiting for a node").locator(".box")).to_have_count(1)
@@ -114,7 +114,7 @@ def test_a_service_is_followed_to_its_end(swarm_server: Server, swarm: Swarm, br
     box = column(page, worker.name).get_by_role("button", name=re.compile(r"^job 1: running"))
     expect(box).to_have_attribute("data-is", "running")
     expect(column(page, worker.name).locator(".numbers")).to_contain_text("64 MiB reserved")
-    told = next(node for node in swarm_server.call("GET", "/nodes")["nodes"] if node["hostname"] == worker.name)
+    told = next(node for node in swarm_shared.call("GET", "/nodes")["nodes"] if node["hostname"] == worker.name)
     assert told["reserved"]["memory"] == 64
     expect(row(page, "job").locator(".where")).to_have_text(worker.name)
     shows(page, "job", "complete")
@@ -126,7 +126,7 @@ def test_a_service_is_followed_to_its_end(swarm_server: Server, swarm: Swarm, br
     assert visit.requests[before:] == []
     assert visit.paths() == ({"/", "/events"} | FILES) - {"/static/index.html"}
     label(swarm, worker.name, {})
-    assert swarm_server.stop_service(job).status == 200
+    assert swarm_shared.stop_service(job).status == 200
 
 
 def label(swarm: Swarm, hostname: str, labels: dict[str, str]) -> None:
@@ -141,12 +141,12 @@ def label(swarm: Swarm, hostname: str, labels: dict[str, str]) -> None:
     eventually(update, 20, f"{hostname} has its labels", ignoring=Exception)
 
 
-def test_find_open_and_stop(swarm_server: Server, browse: Browse) -> None:
+def test_find_open_and_stop(swarm_shared: Server, browse: Browse) -> None:
     """Filter and search narrow the list; a service opens with all there is of it; Stop asks first."""
-    red = run(swarm_server, **NAP, name="red", labels={"team": "red"})
-    run(swarm_server, **NAP, name="box", type="container")
-    run(swarm_server, image=IMAGE, command="false", name="wrong")
-    page = browse(swarm_server.url).log_in(swarm_server.token)
+    red = run(swarm_shared, **NAP, name="red", labels={"team": "red"})
+    run(swarm_shared, **NAP, name="box", type="container")
+    run(swarm_shared, image=IMAGE, command="false", name="wrong")
+    page = browse(swarm_shared.url).log_in(swarm_shared.token)
     shows(page, "wrong", "failed")
     shows(page, "red", "running")
     shows(page, "box", "running")
@@ -166,7 +166,7 @@ def test_find_open_and_stop(swarm_server: Server, browse: Browse) -> None:
     expect(sheet.locator("#detail-tasks tbody tr")).to_have_count(1)
     page.get_by_role("button", name="Stop…").click()
     page.get_by_role("button", name="Keep it").click()
-    assert swarm_server.status(red)["status"] == "running"
+    assert swarm_shared.status(red)["status"] == "running"
     page.get_by_role("button", name="Stop…").click()
     page.get_by_role("button", name="Stop it").click()
     expect(page.locator("#detail-note")).to_have_text("Stop was accepted.")
@@ -180,9 +180,9 @@ def test_find_open_and_stop(swarm_server: Server, browse: Browse) -> None:
     shows(page, "red", "removed")
 
 
-def test_run_from_the_form(swarm_server: Server, browse: Browse) -> None:
+def test_run_from_the_form(swarm_shared: Server, browse: Browse) -> None:
     """What is filled in runs, and opens; a mistake is told at its field; the curl line does the same in a shell."""
-    page = browse(swarm_server.url).log_in(swarm_server.token)
+    page = browse(swarm_shared.url).log_in(swarm_shared.token)
     page.get_by_role("button", name="Run…").click()
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("#run-error")).to_contain_text("image")
@@ -196,16 +196,16 @@ def test_run_from_the_form(swarm_server: Server, browse: Browse) -> None:
     expect(page.get_by_label("Memory (MiB)")).to_be_focused()
     page.get_by_label("Memory (MiB)").fill("16")
     shown = page.locator("#curl").inner_text()
-    assert swarm_server.token not in shown
+    assert swarm_shared.token not in shown
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("#detail-status .status")).to_have_attribute("data-is", "running")
     found = page.locator("#detail-facts code").first.inner_text()
     page.keyboard.press("Escape")
-    name_is_taken(page, swarm_server.status(found)["name"])
-    env = {"TOKEN": swarm_server.token, "PATH": "/usr/bin:/bin"}
+    name_is_taken(page, swarm_shared.status(found)["name"])
+    env = {"TOKEN": swarm_shared.token, "PATH": "/usr/bin:/bin"}
     subprocess.run(["sh", "-c", f"{shown} -sS"], env=env, check=True, capture_output=True, timeout=60)
-    by_page = swarm_server.status(found)
-    first, second = (s for s in swarm_server.call("GET", "/status")["services"] if s["labels"].get("team") == "blue")
+    by_page = swarm_shared.status(found)
+    first, second = (s for s in swarm_shared.call("GET", "/status")["services"] if s["labels"].get("team") == "blue")
     for key in ("command", "labels", "memory", "image"):
         assert first[key] == second[key] == by_page[key]
     assert by_page["command"] == ["sh", "-c", 'echo "it\'s on"; nap']
@@ -250,11 +250,11 @@ def test_the_server_is_killed_and_comes_back(swarm_server: Server, browse: Brows
     assert page.evaluate("window.sameDocument")
 
 
-def test_a_worker_goes_down(swarm_server: Server, swarm: Swarm, browse: Browse) -> None:
+def test_a_worker_goes_down(swarm_shared: Server, swarm: Swarm, browse: Browse) -> None:
     """Its column says so, in a word; what runs there is unknown. It comes back the same way."""
     worker = swarm.workers[0]
-    run(swarm_server, **NAP, name="away", constraints=[f"node.hostname=={worker.name}"])
-    page = browse(swarm_server.url).log_in(swarm_server.token)
+    run(swarm_shared, **NAP, name="away", constraints=[f"node.hostname=={worker.name}"])
+    page = browse(swarm_shared.url).log_in(swarm_shared.token)
     shows(page, "away", "running")
     swarm.workers[0].cut_off()
     expect(column(page, worker.name)).to_have_attribute("data-is", "down", timeout=60_000)
@@ -266,10 +266,10 @@ def test_a_worker_goes_down(swarm_server: Server, swarm: Swarm, browse: Browse) 
     expect(column(page, worker.name)).to_have_attribute("data-is", "ready", timeout=60_000)
 
 
-def test_payloads_stay_text(swarm_server: Server, browse: Browse) -> None:
+def test_payloads_stay_text(swarm_shared: Server, browse: Browse) -> None:
     """In a label, a command and an error, as the swarm gives them back; and in what the form shows."""
-    run(swarm_server, image=IMAGE, command=[PAYLOAD], name="payload", labels={PAYLOAD: PAYLOAD}, memory=16)
-    page = browse(swarm_server.url).log_in(swarm_server.token)
+    run(swarm_shared, image=IMAGE, command=[PAYLOAD], name="payload", labels={PAYLOAD: PAYLOAD}, memory=16)
+    page = browse(swarm_shared.url).log_in(swarm_shared.token)
     shows(page, "payload", "failed")
     elements = page.locator("img, script").count()
     page.get_by_role("button", name="payload", exact=True).first.click()
@@ -285,26 +285,26 @@ def test_payloads_stay_text(swarm_server: Server, browse: Browse) -> None:
     assert page.locator("img, script").count() == elements
 
 
-def test_the_output_is_followed(swarm_server: Server, browse: Browse) -> None:
+def test_the_output_is_followed(swarm_shared: Server, browse: Browse) -> None:
     """The last lines, and each new one as it is written, until the end."""
     script = "echo first; until [ -e /tmp/go ]; do sleep 0.1; done; echo second; echo third >&2"
-    job = run(swarm_server, image=IMAGE, command=["sh", "-c", script], name="talks", type="container", memory=16)
-    page = browse(swarm_server.url).log_in(swarm_server.token)
+    job = run(swarm_shared, image=IMAGE, command=["sh", "-c", script], name="talks", type="container", memory=16)
+    page = browse(swarm_shared.url).log_in(swarm_shared.token)
     page.get_by_role("button", name="talks", exact=True).first.click()
     expect(page.locator("#log p")).to_have_text(["first"])
     subprocess.run(
-        ["docker", "-H", swarm_server.env["DOCKER_HOST"], "exec", job, "touch", "/tmp/go"], check=True, timeout=60
+        ["docker", "-H", swarm_shared.env["DOCKER_HOST"], "exec", job, "touch", "/tmp/go"], check=True, timeout=60
     )
     expect(page.locator("#log p")).to_have_count(3)
     expect(page.locator('#log [data-stream="stderr"]')).to_have_text("third")
     expect(page.locator("#log-state")).to_have_text("that is all")
 
 
-def test_the_pictures(swarm_server: Server, browse: Browse, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_pictures(swarm_shared: Server, browse: Browse, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Light, dark and on a phone, of a swarm with something of everything; `--screenshots` keeps the README's."""
-    pages = {view: browse(swarm_server.url, **options).log_in(swarm_server.token) for view, options in VIEWS.items()}
+    pages = {view: browse(swarm_shared.url, **options).log_in(swarm_shared.token) for view, options in VIEWS.items()}
     for name, fields in WORK.items():
-        run(swarm_server, **{"image": IMAGE, "command": "nap", "memory": 64, "name": name, **fields})
+        run(swarm_shared, **{"image": IMAGE, "command": "nap", "memory": 64, "name": name, **fields})
     for view, page in pages.items():
         shows(page, "thumbnails-0142", "failed")
         shows(page, "web", "running")
@@ -346,9 +346,9 @@ VIEWS: dict[str, Json] = {
 # Before the crowd
 
 
-def test_a_wrong_token(browse: Browse, swarm_server: Server) -> None:
+def test_a_wrong_token(browse: Browse, swarm_shared: Server) -> None:
     """Is told, is not kept, and is not tried again; the right one then opens the page, for this tab alone."""
-    visit = browse(swarm_server.url)
+    visit = browse(swarm_shared.url)
     page = visit.page
     page.get_by_label("Token").fill("not-the-token")
     page.get_by_role("button", name="Connect").click()
@@ -356,13 +356,13 @@ def test_a_wrong_token(browse: Browse, swarm_server: Server) -> None:
     link(page, "refused")
     assert page.evaluate("sessionStorage.length") == 0
     assert sum(url.startswith("ws") for url in visit.requests) == 1
-    visit.log_in(swarm_server.token)
+    visit.log_in(swarm_shared.token)
     page.reload()
     link(page, "live")
     other = visit.context.new_page()
-    other.goto(swarm_server.url)
+    other.goto(swarm_shared.url)
     expect(other.get_by_label("Token")).to_be_visible()
-    assert not [url for url in visit.requests if swarm_server.token in url]
+    assert not [url for url in visit.requests if swarm_shared.token in url]
     assert page.evaluate("localStorage.length + document.cookie.length") == 0
     page.get_by_role("button", name="Sign out").click()
     page.reload()

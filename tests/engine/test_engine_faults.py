@@ -35,44 +35,45 @@ def noticed(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("go", "come"), [("stop", "start"), ("kill", "start"), ("freeze", "thaw")])
-def test_the_engine_goes_and_comes_back(engine: Engine, server: Server, go: str, come: str) -> None:
+def test_the_engine_goes_and_comes_back(engine: Engine, shared: Server, go: str, come: str) -> None:
     """503 at once while it is away, and success when it is back, by the same process."""
-    becomes(server, started(server.run(**NAP)), "running")
-    pid = server.pid
+    eventually(lambda: ready(shared), 20)
+    becomes(shared, started(shared.run(**NAP)), "running")
+    pid = shared.pid
     getattr(engine, go)()
-    noticed(server)
+    noticed(shared)
     calls: list[Callable[[], Reply]] = [
-        lambda: server.run(**NAP),
-        lambda: server.run(**NAP, type="container"),
-        lambda: server.stop_service("nobody-knows-it"),
-        lambda: server.status("nobody-knows-it"),
+        lambda: shared.run(**NAP),
+        lambda: shared.run(**NAP, type="container"),
+        lambda: shared.stop_service("nobody-knows-it"),
+        lambda: shared.status("nobody-knows-it"),
     ]
     for call in calls:
         began = time.monotonic()
         assert "engine" in away(call())
         assert time.monotonic() - began < 1
-    assert server.call("GET", "/livez", token=False).status == 200
+    assert shared.call("GET", "/livez", token=False).status == 200
     getattr(engine, come)()
-    becomes(server, runs_again(server), "running")
-    assert ready(server)
-    assert (server.pid, server.alive) == (pid, True)
+    becomes(shared, runs_again(shared), "running")
+    assert ready(shared)
+    assert (shared.pid, shared.alive) == (pid, True)
 
 
-def test_the_first_call_after_the_end_is_told_too(engine: Engine, server: Server) -> None:
+def test_the_first_call_after_the_end_is_told_too(engine: Engine, shared: Server) -> None:
     """Not only when the server has noticed: the call that finds nobody is answered 503 at once."""
-    eventually(lambda: ready(server), 10)
+    eventually(lambda: ready(shared), 10)
     engine.kill()
     began = time.monotonic()
-    assert "away" in away(server.run(**NAP))
+    assert "away" in away(shared.run(**NAP))
     assert time.monotonic() - began < 2
 
 
-def test_a_frozen_engine_is_waited_for_within_bounds(engine: Engine, server: Server) -> None:
+def test_a_frozen_engine_is_waited_for_within_bounds(engine: Engine, shared: Server) -> None:
     """A lookup that has begun is answered after three seconds."""
-    eventually(lambda: ready(server), 10)
+    eventually(lambda: ready(shared), 10)
     engine.freeze()
     began = time.monotonic()
-    away(server.status("nobody-knows-it"))
+    away(shared.status("nobody-knows-it"))
     assert time.monotonic() - began < 6
 
 
@@ -137,59 +138,54 @@ def test_a_worker_is_no_manager(swarm: Swarm, start_server: StartServer) -> None
 @pytest.mark.parametrize("fault", [answer(500), cut(), garbage(), answer(200, "not JSON")])
 @pytest.mark.parametrize("kind", ["service", "container"])
 def test_a_create_that_was_done_is_success(
-    engine: Engine, proxy: Proxy, start_server: StartServer, kind: str, fault: Fault
+    engine: Engine, front: Proxy, behind: Server, kind: str, fault: Fault
 ) -> None:
     """Whatever became of the answer: it is looked up by its name, and the caller gets the real id."""
-    server = start_server(proxy.host)
-    rule = proxy.on(CREATE, forward_then(fault), "POST", times=1)
-    run_id = started(server.run(**NAP, type=kind))
+    rule = front.on(CREATE, forward_then(fault), "POST", times=1)
+    run_id = started(behind.run(**NAP, type=kind))
     assert rule.hits == 1
     assert made(engine) == [run_id]
-    becomes(server, run_id, "running")
-    assert proxy.count(CREATE, "POST") == 1
+    becomes(behind, run_id, "running")
+    assert front.count(CREATE, "POST") == 1
 
 
 @pytest.mark.parametrize("after", [0, 40])
-def test_a_half_closed_create_is_success(engine: Engine, proxy: Proxy, start_server: StartServer, after: int) -> None:
+def test_a_half_closed_create_is_success(engine: Engine, front: Proxy, behind: Server, after: int) -> None:
     """The engine ends its side in the middle of its answer, having created the service."""
-    server = start_server(proxy.host)
-    proxy.on(CREATE, half_close(after), "POST", times=1)
-    run_id = started(server.run(**NAP))
+    front.on(CREATE, half_close(after), "POST", times=1)
+    run_id = started(behind.run(**NAP))
     assert made(engine) == [run_id]
 
 
 @pytest.mark.parametrize(("fault", "status"), [(answer(500), 502), (cut(), 503), (garbage(), 502)])
 def test_a_create_that_was_not_done_is_an_error(
-    engine: Engine, proxy: Proxy, start_server: StartServer, fault: Fault, status: int
+    engine: Engine, front: Proxy, behind: Server, fault: Fault, status: int
 ) -> None:
     """Looked for in vain, it is told as what it was."""
-    server = start_server(proxy.host)
-    proxy.on(CREATE, fault, "POST", times=1)
-    assert server.run(**NAP).status == status
+    front.on(CREATE, fault, "POST", times=1)
+    assert behind.run(**NAP).status == status
     assert made(engine) == []
 
 
-def test_what_others_named_so_is_not_taken_for_ours(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
+def test_what_others_named_so_is_not_taken_for_ours(engine: Engine, front: Proxy, behind: Server) -> None:
     """A 500 with a service of that name, which somebody else made, is no success."""
     template = {"ContainerSpec": {"Image": IMAGE, "Args": ["nap"]}}
     other = sdk(engine).create_service(template, name="mine")["ID"]
-    server = start_server(proxy.host)
-    proxy.on(CREATE, forward_then(answer(500)), "POST", times=1)
-    assert server.run(**NAP, name="mine").status == 502
+    front.on(CREATE, forward_then(answer(500)), "POST", times=1)
+    assert behind.run(**NAP, name="mine").status == 502
     assert made(engine) == [other]
 
 
-def test_the_engine_dies_in_a_create_and_comes_back(engine: Engine, proxy: Proxy, start_server: StartServer) -> None:
+def test_the_engine_dies_in_a_create_and_comes_back(engine: Engine, front: Proxy, behind: Server) -> None:
     """The caller waits, and is told the id of what was made."""
-    server = start_server(proxy.host)
     killed = threading.Event()
 
     def die(exchange: Exchange) -> None:
         engine.kill()
         killed.set()
 
-    proxy.on(CREATE, forward_then(die), "POST", times=1)
-    reply = in_background(server, **NAP)
+    front.on(CREATE, forward_then(die), "POST", times=1)
+    reply = in_background(behind, **NAP)
     assert killed.wait(30)
     engine.start()
     run_id = started(reply.result(40))
@@ -217,43 +213,39 @@ def test_a_create_nobody_was_told_of_is_removed(engine: Engine, proxy: Proxy, st
 
 
 @pytest.mark.parametrize("fault", NONSENSE.values(), ids=NONSENSE)
-def test_nonsense_is_the_engines_failure_not_ours(
-    engine: Engine, proxy: Proxy, start_server: StartServer, fault: Fault
-) -> None:
+def test_nonsense_is_the_engines_failure_not_ours(engine: Engine, front: Proxy, behind: Server, fault: Fault) -> None:
     """Whatever the engine answers to whatever is asked: 502 or 503, never 500; and later all is well again."""
-    server = start_server(proxy.host)
-    service = started(server.run(**NAP))
-    becomes(server, service, "running")
-    proxy.on("", fault)
-    proxy.cut_all()
+    service = started(behind.run(**NAP))
+    becomes(behind, service, "running")
+    front.on("", fault)
+    front.cut_all()
     calls: list[Callable[[], Reply]] = [
-        lambda: server.status("nobody-knows-it"),
-        lambda: server.stop_service("nobody-knows-it"),
-        lambda: server.stop_service(service),
-        lambda: server.status("nobody-knows-it-either"),
+        lambda: behind.status("nobody-knows-it"),
+        lambda: behind.stop_service("nobody-knows-it"),
+        lambda: behind.stop_service(service),
+        lambda: behind.status("nobody-knows-it-either"),
     ]
     for call in calls:
         assert call().status in (502, 503)
-    eventually(lambda: not ready(server), 15, "the server has noticed")
+    eventually(lambda: not ready(behind), 15, "the server has noticed")
     for kind in ("service", "container"):
-        assert server.run(**NAP, type=kind).status in (502, 503)
-    assert server.status(service).status == 200  # from the view
-    proxy.clear()
-    becomes(server, runs_again(server), "running")
-    assert '"status":500' not in server.logs()
+        assert behind.run(**NAP, type=kind).status in (502, 503)
+    assert behind.status(service).status == 200  # from the view
+    front.clear()
+    becomes(behind, runs_again(behind), "running")
+    assert '"status":500' not in behind.logs()
 
 
 @pytest.mark.parametrize("fault", [half_close(5), cut(5), hang(5)])
-def test_a_broken_listing_is_bounded(engine: Engine, proxy: Proxy, start_server: StartServer, fault: Fault) -> None:
+def test_a_broken_listing_is_bounded(engine: Engine, front: Proxy, behind: Server, fault: Fault) -> None:
     """An answer that stops in the middle, or never comes, is 502 or 503 within a few seconds."""
-    server = start_server(proxy.host)
-    eventually(lambda: ready(server), 10)
-    proxy.on(r"/(services|containers)/nobody", fault)
+    eventually(lambda: ready(behind), 10)
+    front.on(r"/(services|containers)/nobody", fault)
     began = time.monotonic()
-    assert server.status("nobody").status in (502, 503)
+    assert behind.status("nobody").status in (502, 503)
     assert time.monotonic() - began < 8
-    proxy.clear()
-    eventually(lambda: server.status("nobody").status == 404, 20, "it is asked again")
+    front.clear()
+    eventually(lambda: behind.status("nobody").status == 404, 20, "it is asked again")
 
 
 # The end of the server itself
@@ -313,13 +305,12 @@ def test_a_create_that_comes_true_after_the_restart(engine: Engine, proxy: Proxy
 
 
 def test_the_journal_says_what_was_intended_before_the_engine_is_asked(
-    engine: Engine, proxy: Proxy, start_server: StartServer
+    engine: Engine, front: Proxy, behind: Server
 ) -> None:
     """The intent is on disk when the create is sent: so a crash cannot come between."""
-    server = start_server(proxy.host)
-    rule = proxy.on(CREATE, delay(1), "POST", times=1)
-    reply = in_background(server, **NAP, name="intended")
+    rule = front.on(CREATE, delay(1), "POST", times=1)
+    reply = in_background(behind, **NAP, name="intended")
     eventually(lambda: rule.hits, 10)
-    written = b"".join(path.read_bytes() for path in Path(server.folder).rglob("*") if path.is_file())
+    written = b"".join(path.read_bytes() for path in Path(behind.folder).rglob("*") if path.is_file())
     assert b"intended" in written
     started(reply.result(20))

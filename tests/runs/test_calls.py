@@ -40,9 +40,9 @@ def result_of(server: Server, run_id: str) -> Json:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_call_is_answered_with_its_end(server: Server, kind: str) -> None:
+def test_a_call_is_answered_with_its_end(shared: Server, kind: str) -> None:
     """Status, exit code and both streams; the same in the status document afterwards."""
-    answer = call(server, ECHO, "7", "3", type=kind)
+    answer = call(shared, ECHO, "7", "3", type=kind)
     assert answer.status == 200
     assert (answer["success"], answer["status"], answer["reason"], answer["exit_code"]) == (True, "failed", "exit", 3)
     assert answer["result"] == {
@@ -53,25 +53,25 @@ def test_a_call_is_answered_with_its_end(server: Server, kind: str) -> None:
         "tasks": [],
     }
     shown = {key: value for key, value in answer.json.items() if key != "warnings"}  # of this engine, at the start
-    assert server.status(answer["id"]).json == shown
+    assert shared.status(answer["id"]).json == shown
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_call_that_takes_longer_is_answered_in_time(server: Server, kind: str) -> None:
+def test_a_call_that_takes_longer_is_answered_in_time(shared: Server, kind: str) -> None:
     """202 with what it has come to; it goes on, and its end can be waited for."""
-    answer = call(server, "sleep 2; echo done", wait=0.5, type=kind)
+    answer = call(shared, "sleep 2; echo done", wait=0.5, type=kind)
     assert answer.status == 202
     assert answer["status"] in ("pending", "preparing", "running")
     assert answer["result"] is None
-    over = server.call("GET", f"/status/{answer['id']}?wait=30")
+    over = shared.call("GET", f"/status/{answer['id']}?wait=30")
     assert (over.status, over["status"], over["result"]["stdout"]) == (200, "complete", "done\n")
 
 
-def test_the_end_is_told_at_once_and_its_result_after_it(server: Server) -> None:
+def test_the_end_is_told_at_once_and_its_result_after_it(shared: Server) -> None:
     """`complete` with no result, then `updated` with it: who waits for the end is not kept waiting for the output."""
-    with Subscriber(server) as subscriber:
+    with Subscriber(shared) as subscriber:
         subscriber.until(lambda frame: frame["type"] == "snapshot")
-        answer = call(server, "echo hello")
+        answer = call(shared, "echo hello")
         events: list[Json] = []
         while not events or events[-1]["data"].get("result") is None:
             frame = subscriber.until(lambda frame: frame["type"] == "event")
@@ -83,13 +83,13 @@ def test_the_end_is_told_at_once_and_its_result_after_it(server: Server) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stopped_job_keeps_its_last_words(server: Server, engine: Engine, kind: str) -> None:
+def test_a_stopped_job_keeps_its_last_words(shared: Server, engine: Engine, kind: str) -> None:
     """What it says as it is told to end is in the result, which outlives it."""
-    run_id = call(server, OBEDIENT, wait=False, type=kind)["id"]
-    has_status(server, run_id, "running")
+    run_id = call(shared, OBEDIENT, wait=False, type=kind)["id"]
+    has_status(shared, run_id, "running")
     eventually(lambda: has_begun(engine), 20, "it has begun")
-    assert server.stop_service(run_id).status == 200
-    gone = has_status(server, run_id, "removed")
+    assert shared.stop_service(run_id).status == 200
+    gone = has_status(shared, run_id, "removed")
     assert (gone["reason"], gone["exit_code"]) == ("stopped", 7)
     assert gone["result"]["stdout"] == "first words\nlast words\n"
     assert gone["result"]["exit_code"] == 7
@@ -101,22 +101,22 @@ def has_begun(engine: Engine) -> bool:
     return any(b"first words" in client.logs(each["Id"]) for each in client.containers())
 
 
-def test_what_has_ended_is_read_before_a_stop_removes_it(server: Server, engine: Engine) -> None:
+def test_what_has_ended_is_read_before_a_stop_removes_it(shared: Server, engine: Engine) -> None:
     """The stop of an ended service answers when it is gone, and the result is there."""
-    answer = call(server, "echo kept; exit 4")
-    assert server.stop_service(answer["id"]).status == 200
+    answer = call(shared, "echo kept; exit 4")
+    assert shared.stop_service(answer["id"]).status == 200
     assert sdk(engine).services() == []
-    gone = server.status(answer["id"])
+    gone = shared.status(answer["id"])
     assert (gone["status"], gone["exit_code"], gone["result"]["stdout"]) == ("removed", 4, "kept\n")
 
 
-def test_what_ended_while_quartermaster_was_away_is_read_when_it_is_back(server: Server) -> None:
+def test_what_ended_while_quartermaster_was_away_is_read_when_it_is_back(shared: Server) -> None:
     """Killed as the job ran, started when it had ended."""
-    run_id = call(server, "sleep 1; echo meanwhile; exit 6", wait=False)["id"]
-    server.kill()
+    run_id = call(shared, "sleep 1; echo meanwhile; exit 6", wait=False)["id"]
+    shared.kill()
     time.sleep(2.5)
-    server.start()
-    assert result_of(server, run_id) == {
+    shared.start()
+    assert result_of(shared, run_id) == {
         "exit_code": 6,
         "stdout": "meanwhile\n",
         "stderr": "",
@@ -125,9 +125,9 @@ def test_what_ended_while_quartermaster_was_away_is_read_when_it_is_back(server:
     }
 
 
-def test_of_several_replicas_each_has_its_output(server: Server) -> None:
+def test_of_several_replicas_each_has_its_output(shared: Server) -> None:
     """The result is that of the first that ended; `tasks` has all of them with their slots."""
-    answer = call(server, "hostname; exit 2", replicas=3)
+    answer = call(shared, "hostname; exit 2", replicas=3)
     result = answer["result"]
     assert (answer["exit_code"], result["exit_code"]) == (2, 2)
     assert sorted(task["slot"] for task in result["tasks"]) == [1, 2, 3]
@@ -136,30 +136,29 @@ def test_of_several_replicas_each_has_its_output(server: Server) -> None:
     assert result["stdout"] == result["tasks"][0]["stdout"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_long_output_is_kept_by_its_end(start_server: StartServer, engine: Engine, kind: str) -> None:
+def test_long_output_is_kept_by_its_end(start_server: StartServer, engine: Engine) -> None:
     """`--output-limit` bytes of each stream; a listing has the last 4 KiB."""
     server = start_server(engine.host, "--output-limit", "10000")
-    answer = call(server, "seq 1 20000; echo only >&2", type=kind)
-    result = answer["result"]
     whole = "".join(f"{n}\n" for n in range(1, 20001))
-    assert (result["stdout"], result["stderr"], result["truncated"]) == (whole[-10000:], "only\n", True)
-    (listed,) = server.call("GET", "/status")["services"]
-    assert (listed["result"]["stdout"], listed["result"]["truncated"]) == (whole[-4096:], True)
+    for kind in KINDS:
+        result = call(server, "seq 1 20000; echo only >&2", type=kind)["result"]
+        assert (result["stdout"], result["stderr"], result["truncated"]) == (whole[-10000:], "only\n", True)
+    listed = [each["result"] for each in server.call("GET", "/status")["services"]]
+    assert [(each["stdout"], each["truncated"]) for each in listed] == [(whole[-4096:], True)] * 2
 
 
-def test_what_never_ran_has_an_empty_result(server: Server) -> None:
+def test_what_never_ran_has_an_empty_result(shared: Server) -> None:
     """Rejected by the node: no exit code, and the reason says why; who waits is not kept waiting."""
-    answer = server.run(image="nosuch:1", wait=60)
+    answer = shared.run(image="nosuch:1", wait=60)
     assert (answer.status, answer["status"], answer["reason"]) == (200, "failed", "image_not_found")
     assert answer["result"] == {"exit_code": None, "stdout": "", "stderr": "", "truncated": False, "tasks": []}
 
 
-def test_a_client_that_hangs_up_stops_nothing(server: Server) -> None:
+def test_a_client_that_hangs_up_stops_nothing(shared: Server) -> None:
     """The job goes on, and its result is kept."""
     with pytest.raises(TimeoutError):
-        call_for(server, 1.0, "sleep 2; echo alone", name="alone")
-    assert result_of(server, "alone")["stdout"] == "alone\n"
+        call_for(shared, 1.0, "sleep 2; echo alone", name="alone")
+    assert result_of(shared, "alone")["stdout"] == "alone\n"
 
 
 def call_for(server: Server, seconds: float, script: str, **fields: Any) -> Reply:
@@ -184,10 +183,10 @@ def test_a_stop_of_quartermaster_answers_those_who_wait(server: Server) -> None:
 
 @pytest.mark.patient
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_runs_too_long_is_ended(server: Server, kind: str) -> None:
+def test_what_runs_too_long_is_ended(shared: Server, kind: str) -> None:
     """SIGTERM, and SIGKILL after the grace period, as it ignores that; then it stays, with its last words."""
     began = time.monotonic()
-    answer = call(server, STUBBORN, type=kind, timeout=2)
+    answer = call(shared, STUBBORN, type=kind, timeout=2)
     took = time.monotonic() - began
     assert (answer.status, answer["status"], answer["reason"]) == (200, "failed", "timeout")
     assert (answer["exit_code"], answer["result"]["exit_code"]) == (137, 137)
@@ -196,50 +195,52 @@ def test_what_runs_too_long_is_ended(server: Server, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_ends_in_time_is_left_alone(server: Server, kind: str) -> None:
+def test_what_ends_in_time_is_left_alone(shared: Server, kind: str) -> None:
     """Its own exit code and reason; the timer is forgotten."""
-    answer = call(server, "sleep 1; exit 5", type=kind, timeout=3)
+    answer = call(shared, "sleep 1; exit 5", type=kind, timeout=3)
     time.sleep(3)
     assert (answer["status"], answer["reason"], answer["exit_code"]) == ("failed", "exit", 5)
-    later = server.status(answer["id"])
+    later = shared.status(answer["id"])
     assert (later["status"], later["reason"], later["exit_code"]) == ("failed", "exit", 5)
 
 
-def test_waiting_for_a_node_is_not_running(server: Server) -> None:
+def test_waiting_for_a_node_is_not_running(shared: Server) -> None:
     """The timeout counts from the first `running`."""
-    run_id = call(server, "exit 0", wait=False, timeout=1, constraints=["node.labels.there==yes"])["id"]
-    pending = has_status(server, run_id, "pending")
+    run_id = call(shared, "exit 0", wait=False, timeout=1, constraints=["node.labels.there==yes"])["id"]
+    pending = has_status(shared, run_id, "pending")
     time.sleep(2.5)
-    assert server.status(run_id)["status"] == pending["status"] == "pending"
+    assert shared.status(run_id)["status"] == pending["status"] == "pending"
 
 
 @pytest.mark.patient
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_old_enough_is_removed(server: Server, engine: Engine, kind: str) -> None:
+def test_what_is_old_enough_is_removed(shared: Server, engine: Engine, kind: str) -> None:
     """After its time to live, but not within five seconds of its end; its record and result stay."""
-    answer = call(server, "echo kept", type=kind, ttl=3)
+    answer = call(shared, "echo kept", type=kind, ttl=3)
     assert (answer["status"], answer["ttl"]) == ("complete", 3.0)
     time.sleep(2)
-    assert server.status(answer["id"])["status"] == "complete"
-    gone = has_status(server, answer["id"], "removed")
+    assert shared.status(answer["id"])["status"] == "complete"
+    gone = has_status(shared, answer["id"], "removed")
     assert (gone["reason"], gone["exit_code"], gone["result"]["stdout"]) == ("exit", 0, "kept\n")
     eventually(lambda: not sdk(engine).services() + sdk(engine).containers(all=True), 20, "nothing is left")
 
 
 @pytest.mark.patient
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_fell_due_while_quartermaster_was_away_is_made_up_for(server: Server, kind: str) -> None:
+def test_what_fell_due_while_quartermaster_was_away_is_made_up_for(server: Server) -> None:
     """A timeout, and a time to live."""
-    late = call(server, OBEDIENT, wait=False, type=kind, timeout=2)["id"]
-    old = call(server, "echo old", type=kind, ttl=1)["id"]
-    has_status(server, late, "running")
+    old = [call(server, "echo old", type=kind, ttl=1)["id"] for kind in KINDS]
+    late = [call(server, OBEDIENT, wait=False, type=kind, timeout=2)["id"] for kind in KINDS]
+    for run_id in late:
+        has_status(server, run_id, "running")
     server.kill()
     time.sleep(6)
     server.start()
-    ended = has_status(server, late, "failed")
-    assert (ended["reason"], ended["exit_code"]) == ("timeout", 7)
-    assert result_of(server, late)["stdout"] == "first words\nlast words\n"
-    assert has_status(server, old, "removed")["result"]["stdout"] == "old\n"
+    for run_id in late:
+        ended = has_status(server, run_id, "failed")
+        assert (ended["reason"], ended["exit_code"]) == ("timeout", 7)
+        assert result_of(server, run_id)["stdout"] == "first words\nlast words\n"
+    for run_id in old:
+        assert has_status(server, run_id, "removed")["result"]["stdout"] == "old\n"
 
 
 def test_options_are_the_defaults(start_server: StartServer, engine: Engine) -> None:
@@ -251,28 +252,28 @@ def test_options_are_the_defaults(start_server: StartServer, engine: Engine) -> 
 
 
 @pytest.mark.patient
-def test_a_stop_overtakes_a_timeout(server: Server) -> None:
+def test_a_stop_overtakes_a_timeout(shared: Server) -> None:
     """What is being ended for its time is removed where it is stopped meanwhile."""
-    run_id = call(server, STUBBORN, wait=False, timeout=1)["id"]
-    has_status(server, run_id, "stopping")
-    assert server.stop_service(run_id).status == 200
-    gone = has_status(server, run_id, "removed")
+    run_id = call(shared, STUBBORN, wait=False, timeout=1)["id"]
+    has_status(shared, run_id, "stopping")
+    assert shared.stop_service(run_id).status == 200
+    gone = has_status(shared, run_id, "removed")
     assert (gone["reason"], gone["result"]["exit_code"]) == ("stopped", 137)
     assert gone["result"]["stdout"] == "first words\nlast words\n"
 
 
-def test_what_crashes_again_and_again_is_ended_with_its_last_words(server: Server) -> None:
+def test_what_crashes_again_and_again_is_ended_with_its_last_words(shared: Server) -> None:
     """Between two attempts, where it is most of the time: the next container is made already, and says nothing."""
     crash = {"restart": "any", "wait": False}
-    timed, stopped = (call(server, "echo words; exit 5", timeout=timeout, **crash)["id"] for timeout in (1, None))
-    eventually(lambda: waits_again(server.status(stopped).json), 10, "it waits for its restart")
-    assert server.stop_service(stopped).status == 200
-    has_status(server, stopped, "removed")
+    timed, stopped = (call(shared, "echo words; exit 5", timeout=timeout, **crash)["id"] for timeout in (1, None))
+    eventually(lambda: waits_again(shared.status(stopped).json), 10, "it waits for its restart")
+    assert shared.stop_service(stopped).status == 200
+    has_status(shared, stopped, "removed")
     for run_id, reason in ((timed, "timeout"), (stopped, "stopped")):
-        assert result_of(server, run_id)["stdout"] == "words\n"
-        shown = server.status(run_id)
+        assert result_of(shared, run_id)["stdout"] == "words\n"
+        shown = shared.status(run_id)
         assert (shown["reason"], shown["exit_code"]) == (reason, 5)
-        assert server.call("GET", f"/logs/{run_id}").text == "words\n"
+        assert shared.call("GET", f"/logs/{run_id}").text == "words\n"
 
 
 def waits_again(shown: Json) -> bool:
@@ -289,38 +290,37 @@ def keyed(server: Server, key: str, **fields: Any) -> Reply:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_key_starts_one_run(server: Server, engine: Engine, kind: str) -> None:
+def test_a_key_starts_one_run(shared: Server, engine: Engine, kind: str) -> None:
     """However often it comes, also after a restart and after the run is gone; another body is refused."""
-    first = keyed(server, "a", type=kind)
-    again = keyed(server, "a", type=kind, wait=30)
+    first = keyed(shared, f"a-{kind}", type=kind)
+    again = keyed(shared, f"a-{kind}", type=kind, wait=30)
     assert (first.status, first.headers["Idempotency-Replayed"]) == (200, None)
     assert (again.status, again.headers["Idempotency-Replayed"]) == (200, "true")
     assert again["id"] == first["id"]
     assert again["result"]["stdout"] == "once\n"
-    server.restart()
-    assert keyed(server, "a", type=kind)["id"] == first["id"]
-    assert server.stop_service(first["id"]).status == 200
-    has_status(server, first["id"], "removed")
-    assert keyed(server, "a", type=kind)["id"] == first["id"]
-    other = keyed(server, "a", type=kind, command="echo twice")
+    shared.restart()
+    assert keyed(shared, f"a-{kind}", type=kind)["id"] == first["id"]
+    assert shared.stop_service(first["id"]).status == 200
+    has_status(shared, first["id"], "removed")
+    assert keyed(shared, f"a-{kind}", type=kind)["id"] == first["id"]
+    other = keyed(shared, f"a-{kind}", type=kind, command="echo twice")
     assert (other.status, "another request" in other["error"]) == (422, True)
-    assert keyed(server, "b", type=kind)["id"] != first["id"]
+    assert keyed(shared, f"b-{kind}", type=kind)["id"] != first["id"]
     assert len(sdk(engine).services()) + len(sdk(engine).containers(all=True, filters={"label": MANAGED})) <= 2
 
 
-def test_what_could_not_start_is_tried_again_under_its_key(server: Server) -> None:
+def test_what_could_not_start_is_tried_again_under_its_key(shared: Server) -> None:
     """Docker makes such a container before it refuses to start it: its name is not the key's run."""
-    answers = [keyed(server, f"c{n // 2}", type="container", command="/nowhere") for n in range(20)]
+    answers = [keyed(shared, f"c{n // 2}", type="container", command="/nowhere") for n in range(20)]
     assert [answer.status for answer in answers] == [400] * 20, [answer.text for answer in answers]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_quartermasters_start_one_run(start_server: StartServer, engine: Engine, kind: str) -> None:
+def test_two_quartermasters_start_one_run(start_server: StartServer, engine: Engine) -> None:
     """At the same moment, each with a journal of its own."""
     token = "the-same-token-for-both"
     servers = [start_server(engine.host, TOKEN=token) for _ in range(2)]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda n: keyed(servers[n % 2], f"k{n // 8}", type=kind), range(32)))
+        answers = list(pool.map(lambda n: keyed(servers[n % 2], f"k{n // 8}", type=KINDS[n // 16]), range(32)))
     assert {answer.status for answer in answers} == {200}
     for key in range(4):
         assert len({answer["id"] for answer in answers[key * 8 : key * 8 + 8]}) == 1
@@ -330,15 +330,14 @@ def test_two_quartermasters_start_one_run(start_server: StartServer, engine: Eng
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_key_whose_answer_the_engine_cut_off_is_adopted(
-    start_server: StartServer, engine: Engine, proxy: Proxy, kind: str
+    engine: Engine, front: Proxy, behind: Server, kind: str
 ) -> None:
     """What was made is found by its name, also by the next call when the first was told of the fault."""
-    server = start_server(proxy.host)
     path = "/services/create" if kind == "service" else "/containers/create"
-    proxy.on(path, cut(after=1), times=1)
-    first = keyed(server, "a", type=kind, command="sleep 60")
+    front.on(path, cut(after=1), times=1)
+    first = keyed(behind, f"cut-{kind}", type=kind, command="sleep 60")
     assert first.status == 200
-    assert keyed(server, "a", type=kind, command="sleep 60")["id"] == first["id"]
+    assert keyed(behind, f"cut-{kind}", type=kind, command="sleep 60")["id"] == first["id"]
     made = sdk(engine).services() if kind == "service" else sdk(engine).containers(all=True, filters={"label": MANAGED})
     assert len(made) == 1
 
@@ -357,12 +356,12 @@ def test_a_keyed_run_that_nobody_was_told_of_stays(start_server: StartServer, en
     assert (again.status, again["id"], again.headers["Idempotency-Replayed"]) == (200, made["ID"], "true")
 
 
-def test_a_foreign_service_of_a_keys_name_is_no_answer(server: Server, engine: Engine) -> None:
+def test_a_foreign_service_of_a_keys_name_is_no_answer(shared: Server, engine: Engine) -> None:
     """Somebody has taken the name: 409, and theirs is left alone."""
     name = read_key(["a"], "root", {"image": IMAGE, "command": "echo once", "memory": 16})
     assert name
     spec = docker.types.ContainerSpec(image=IMAGE, args=["sleep", "60"])
     sdk(engine).create_service(docker.types.TaskTemplate(spec), name=name.name)
-    refused = keyed(server, "a")
+    refused = keyed(shared, "a")
     assert (refused.status, "use another key" in refused["error"]) == (409, True)
     assert len(sdk(engine).services()) == 1

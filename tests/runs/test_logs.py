@@ -134,68 +134,71 @@ def label(engine: Engine, **labels: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
-def test_a_follow_ends_with_the_job(server: Server, kind: str, measured: Callable[[str], None]) -> None:
+def test_a_follow_ends_with_the_job(shared: Server, kind: str, measured: Callable[[str], None]) -> None:
     """It gives each line as it is written, ends by itself, and has all: the same as what is told afterwards."""
-    job = shell(server, "echo one; sleep 0.2; echo err >&2; sleep 2; echo two; printf end", type=kind)
-    with following(server, f"/logs/{job}?follow=1") as follow:
+    job = shell(shared, "echo one; sleep 0.2; echo err >&2; sleep 2; echo two; printf end", type=kind)
+    with following(shared, f"/logs/{job}?follow=1") as follow:
         assert follow.answer.headers["Content-Type"] == "text/plain; charset=utf-8"
         follow.until(b"one\nerr\n")
-        assert logs(server, f"/logs/{job}") == b"one\nerr\n"
-        assert server.status(job)["status"] == "running"
+        assert logs(shared, f"/logs/{job}") == b"one\nerr\n"
+        assert shared.status(job)["status"] == "running"
         assert follow.rest() == b"one\nerr\ntwo\nend"
         at = time.time()
-    finished = datetime.fromisoformat(ended(server, job)["finished_at"][:26] + "+00:00").timestamp()
+    finished = datetime.fromisoformat(ended(shared, job)["finished_at"][:26] + "+00:00").timestamp()
     measured(f"the log ended {at - finished:.2f} s after the {kind}")
     assert at - finished < 5
-    assert logs(server, f"/logs/{job}") == logs(server, f"/logs/{job}?follow=1") == b"one\nerr\ntwo\nend"
+    assert logs(shared, f"/logs/{job}") == logs(shared, f"/logs/{job}?follow=1") == b"one\nerr\ntwo\nend"
 
 
-def test_a_follow_waits_for_a_job_that_has_not_begun(engine: Engine, server: Server) -> None:
+def test_a_follow_waits_for_a_job_that_has_not_begun(engine: Engine, shared: Server) -> None:
     """One that fits on no node yet; and a stop of what follows is told with its last words."""
     script = "trap 'echo last words; exit' TERM; echo begun; while :; do sleep 0.1; done"
-    job = shell(server, script, constraints=["node.labels.here==yes"], name="later")
-    shows(server, job, "pending")
-    with following(server, "/logs/later?follow=1") as follow:
+    job = shell(shared, script, constraints=["node.labels.here==yes"], name="later")
+    shows(shared, job, "pending")
+    with following(shared, "/logs/later?follow=1") as follow:
         label(engine, here="yes")
         follow.until(b"begun\n")
-        assert server.stop_service(job).status == 200
+        assert shared.stop_service(job).status == 200
         assert follow.rest() == b"begun\nlast words\n"
-    shows(server, job, "removed")
+    shows(shared, job, "removed")
     label(engine)
-    assert logs(server, f"/logs/{job}") == logs(server, "/logs/later?follow=1") == b"begun\nlast words\n"
-    assert logs(server, f"/logs/{job}?stream=stderr") == b""
+    assert logs(shared, f"/logs/{job}") == logs(shared, "/logs/later?follow=1") == b"begun\nlast words\n"
+    assert logs(shared, f"/logs/{job}?stream=stderr") == b""
 
 
-def test_a_restart_goes_on_in_the_same_log(server: Server) -> None:
+def test_a_restart_goes_on_in_the_same_log(shared: Server) -> None:
     """A new task's output follows that of the one before."""
-    job = shell(server, "echo started; sleep 1; exit 1", restart="on-failure", max_attempts=1)
-    assert logs(server, f"/logs/{job}?follow=1") == b"started\n" * 2
-    assert logs(server, f"/logs/{job}") == b"started\n" * 2
+    job = shell(shared, "echo started; sleep 1; exit 1", restart="on-failure", max_attempts=1)
+    assert logs(shared, f"/logs/{job}?follow=1") == b"started\n" * 2
+    assert logs(shared, f"/logs/{job}") == b"started\n" * 2
 
 
-@pytest.mark.parametrize("script", ["exit 1", "echo one; sleep 300"])
-def test_a_healthy_engine_is_not_called_late(server: Server, script: str) -> None:
+def test_a_healthy_engine_is_not_called_late(shared: Server) -> None:
     """A crash loop or a job that says nothing for some seconds is followed on the one connection."""
-    job = shell(server, script, restart="any")
-    with following(server, f"/logs/{job}?follow=1"):
+    before = len(shared.logs())
+    jobs = [shell(shared, script, restart="any") for script in ("exit 1", "echo one; sleep 300")]
+    with contextlib.ExitStack() as follows:
+        for job in jobs:
+            follows.enter_context(following(shared, f"/logs/{job}?follow=1"))
         time.sleep(8)
-    assert "followed_log_lost" not in server.logs()
-    server.stop_service(job)
+    assert "followed_log_lost" not in shared.logs()[before:]
+    for job in jobs:
+        shared.stop_service(job)
 
 
-def test_words_of_the_engine_in_a_command(server: Server) -> None:
+def test_words_of_the_engine_in_a_command(shared: Server) -> None:
     """They are quoted in its refusal, and mean nothing: 400, not 503."""
     for words in ("context deadline exceeded", "The swarm does not have a leader", "not a swarm manager"):
-        reply = server.run(image=IMAGE, command=[words], type="container")
+        reply = shared.run(image=IMAGE, command=[words], type="container")
         assert (reply.status, words in reply["error"]) == (400, True), reply.text
 
 
-def test_two_replicas_are_followed_together(swarm: Swarm, swarm_server: Server) -> None:
+def test_two_replicas_are_followed_together(swarm: Swarm, swarm_shared: Server) -> None:
     """Each line says which task it is of, and on which node; none is lost, and none comes twice."""
     script = "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.2; done"
-    job = shell(swarm_server, script, replicas=2, constraints=["node.role==worker"])
-    live = objects(logs(swarm_server, f"/logs/{job}?follow=1", **NDJSON))
-    shown = ended(swarm_server, job)
+    job = shell(swarm_shared, script, replicas=2, constraints=["node.role==worker"])
+    live = objects(logs(swarm_shared, f"/logs/{job}?follow=1", **NDJSON))
+    shown = ended(swarm_shared, job)
     assert {line["stream"] for line in live} == {"stdout"}
     for task in shown["tasks"]:
         its = [line for line in live if line["task"] == task["id"]]
@@ -204,46 +207,46 @@ def test_two_replicas_are_followed_together(swarm: Swarm, swarm_server: Server) 
         assert [line["time"] for line in its] == sorted(line["time"] for line in its)
     assert len(live) == 16
     by_time = sorted(live, key=lambda line: str(line["time"]))
-    assert sorted(objects(logs(swarm_server, f"/logs/{job}", **NDJSON)), key=lambda line: str(line["time"])) == by_time
+    assert sorted(objects(logs(swarm_shared, f"/logs/{job}", **NDJSON)), key=lambda line: str(line["time"])) == by_time
 
 
-def test_two_tasks_do_not_share_a_line(server: Server) -> None:
+def test_two_tasks_do_not_share_a_line(shared: Server) -> None:
     """Where neither ends with a newline: followed, afterwards, and once they are gone; of both streams."""
-    job = shell(server, "printf end; sleep 1", replicas=2)
-    errors = shell(server, "printf error >&2; sleep 1", replicas=2)
-    assert logs(server, f"/logs/{job}?follow=1") == b"end\nend"
-    ended(server, job)
-    ended(server, errors)
+    job = shell(shared, "printf end; sleep 1", replicas=2)
+    errors = shell(shared, "printf error >&2; sleep 1", replicas=2)
+    assert logs(shared, f"/logs/{job}?follow=1") == b"end\nend"
+    ended(shared, job)
+    ended(shared, errors)
     for gone in (False, True):
         if gone:
             for one in (job, errors):
-                server.stop_service(one)
-                shows(server, one, "removed")
-        assert logs(server, f"/logs/{job}") == b"end\nend"
-        assert logs(server, f"/logs/{errors}") == b"error\nerror"
-        lines = logs(server, f"/logs/{job}?timestamps=1").splitlines()
+                shared.stop_service(one)
+                shows(shared, one, "removed")
+        assert logs(shared, f"/logs/{job}") == b"end\nend"
+        assert logs(shared, f"/logs/{errors}") == b"error\nerror"
+        lines = logs(shared, f"/logs/{job}?timestamps=1").splitlines()
         assert [line.split(b" ")[1] for line in lines] == [b"end", b"end"]
-        assert [line["line"] for line in objects(logs(server, f"/logs/{job}", **NDJSON))] == ["end", "end"]
+        assert [line["line"] for line in objects(logs(shared, f"/logs/{job}", **NDJSON))] == ["end", "end"]
 
 
 # What is asked for
 
 
-def test_the_query_says_what_is_wanted(server: Server) -> None:
+def test_the_query_says_what_is_wanted(shared: Server) -> None:
     """One stream, the end, with times, as NDJSON."""
-    job = shell(server, "echo e1 >&2; sleep 0.1; for i in 1 2 3 4 5; do echo $i; done; printf end")
-    ended(server, job)
+    job = shell(shared, "echo e1 >&2; sleep 0.1; for i in 1 2 3 4 5; do echo $i; done; printf end")
+    ended(shared, job)
     whole = b"e1\n1\n2\n3\n4\n5\nend"
-    assert logs(server, f"/logs/{job}") == whole
-    assert logs(server, f"/logs/{job}?tail=all&stream=stdout&stream=stderr") == whole
-    assert logs(server, f"/logs/{job}?stream=stderr") == b"e1\n"
-    assert logs(server, f"/logs/{job}?stream=stderr&tail=1") == b"e1\n"  # Docker would count the other stream's lines
-    assert logs(server, f"/logs/{job}?stream=stdout&tail=2") == b"5\nend"
-    assert logs(server, f"/logs/{job}?tail=3") == b"4\n5\nend"
-    assert logs(server, f"/logs/{job}?tail=0") == b""
-    times = [line.split(b" ")[0].decode() for line in logs(server, f"/logs/{job}?timestamps=1").splitlines()]
-    task = server.status(job)["tasks"][0]
-    told = objects(logs(server, f"/logs/{job}?timestamps=1", **NDJSON))
+    assert logs(shared, f"/logs/{job}") == whole
+    assert logs(shared, f"/logs/{job}?tail=all&stream=stdout&stream=stderr") == whole
+    assert logs(shared, f"/logs/{job}?stream=stderr") == b"e1\n"
+    assert logs(shared, f"/logs/{job}?stream=stderr&tail=1") == b"e1\n"  # Docker would count the other stream's lines
+    assert logs(shared, f"/logs/{job}?stream=stdout&tail=2") == b"5\nend"
+    assert logs(shared, f"/logs/{job}?tail=3") == b"4\n5\nend"
+    assert logs(shared, f"/logs/{job}?tail=0") == b""
+    times = [line.split(b" ")[0].decode() for line in logs(shared, f"/logs/{job}?timestamps=1").splitlines()]
+    task = shared.status(job)["tasks"][0]
+    told = objects(logs(shared, f"/logs/{job}?timestamps=1", **NDJSON))
     assert [line["time"] for line in told] == times
     assert told[0] == {
         "time": times[0],
@@ -253,21 +256,21 @@ def test_the_query_says_what_is_wanted(server: Server) -> None:
         "line": "e1",
     }
     for query, field in (("tail=x", "tail"), ("tail=-1", "tail"), ("stream=x", "stream"), ("follow=maybe", "follow")):
-        reply = server.call("GET", f"/logs/{job}?{query}")
+        reply = shared.call("GET", f"/logs/{job}?{query}")
         assert (reply.status, reply["error"].partition(":")[0]) == (400, field)
-    assert server.call("GET", f"/logs/{job}?since=1").status == 400
-    assert server.call("GET", "/logs/nosuch").status == 404
-    assert server.call("GET", f"/logs/{job}", token=False).status == 401
-    assert server.call("HEAD", f"/logs/{job}").status == 405
+    assert shared.call("GET", f"/logs/{job}?since=1").status == 400
+    assert shared.call("GET", "/logs/nosuch").status == 404
+    assert shared.call("GET", f"/logs/{job}", token=False).status == 401
+    assert shared.call("HEAD", f"/logs/{job}").status == 405
 
 
-def test_a_tail_can_be_followed(server: Server) -> None:
+def test_a_tail_can_be_followed(shared: Server) -> None:
     """What came before it is not told later either."""
-    job = shell(server, "echo a >&2; sleep 0.3; echo b; sleep 0.3; echo c; sleep 3; echo d >&2; echo e")
-    eventually(lambda: logs(server, f"/logs/{job}").count(b"\n") == 3, 30, "it has begun")
+    job = shell(shared, "echo a >&2; sleep 0.3; echo b; sleep 0.3; echo c; sleep 3; echo d >&2; echo e")
+    eventually(lambda: logs(shared, f"/logs/{job}").count(b"\n") == 3, 30, "it has begun")
     with (
-        following(server, f"/logs/{job}?follow=1&tail=1") as last,
-        following(server, f"/logs/{job}?follow=1&tail=0") as none,
+        following(shared, f"/logs/{job}?follow=1&tail=1") as last,
+        following(shared, f"/logs/{job}?follow=1&tail=0") as none,
     ):
         assert sorted(last.rest().splitlines()) == [b"c", b"d", b"e"]
         assert sorted(none.rest().splitlines()) == [b"d", b"e"]
@@ -276,21 +279,21 @@ def test_a_tail_can_be_followed(server: Server) -> None:
 # What jobs write
 
 
-def test_much_output_survives(server: Server, measured: Callable[[str], None]) -> None:
+def test_much_output_survives(shared: Server, measured: Callable[[str], None]) -> None:
     """100,000 lines at once, and 10 MB on one line without an end: followed, and afterwards."""
-    job = shell(server, f"seq 1 {MANY}")
+    job = shell(shared, f"seq 1 {MANY}")
     began = time.monotonic()
-    assert logs(server, f"/logs/{job}?follow=1") == MANY_LINES
+    assert logs(shared, f"/logs/{job}?follow=1") == MANY_LINES
     measured(f"{MANY} lines followed in {time.monotonic() - began:.1f} s")
-    job = shell(server, "head -c 10000000 /dev/zero | tr '\\0' x", type="container")
-    assert logs(server, f"/logs/{job}?follow=1") == b"x" * 10_000_000
-    told = objects(logs(server, f"/logs/{job}", **NDJSON))
+    job = shell(shared, "head -c 10000000 /dev/zero | tr '\\0' x", type="container")
+    assert logs(shared, f"/logs/{job}?follow=1") == b"x" * 10_000_000
+    told = objects(logs(shared, f"/logs/{job}", **NDJSON))
     assert "".join(line["line"] for line in told) == "x" * 10_000_000
     assert max(len(line["line"]) for line in told) <= 1024 * 1024
     assert [line.get("partial", False) for line in told[:-1]] == [True] * (len(told) - 1)
 
 
-def test_bytes_come_as_they_were_written(engine: Engine, server: Server) -> None:
+def test_bytes_come_as_they_were_written(engine: Engine, shared: Server) -> None:
     """Invalid UTF-8, ANSI and what looks like Docker's frames; of a TTY too, and of a driver that keeps nothing, none.
 
     The json-file driver itself replaces what is not UTF-8.
@@ -298,8 +301,8 @@ def test_bytes_come_as_they_were_written(engine: Engine, server: Server) -> None
     script = r"printf 'a\377b\n\033[31mred\033[0m\r\n\001\000\000\000\000\000\000\003abc'"
     data = b"a\xffb\n\x1b[31mred\x1b[0m\r\n\x01\x00\x00\x00\x00\x00\x00\x03abc"
     client: Any = engine.client()
-    job = shell(server, script)
-    assert logs(server, f"/logs/{job}?follow=1") == data.replace(b"\xff", "\N{REPLACEMENT CHARACTER}".encode())
+    job = shell(shared, script)
+    assert logs(shared, f"/logs/{job}?follow=1") == data.replace(b"\xff", "\N{REPLACEMENT CHARACTER}".encode())
     cases: list[tuple[Json, bytes]] = [
         ({"LogDriver": {"Name": "local"}}, data),
         ({"LogDriver": {"Name": "local"}, "ContainerSpec": {"TTY": True}}, data.replace(b"\n", b"\r\n")),
@@ -307,11 +310,11 @@ def test_bytes_come_as_they_were_written(engine: Engine, server: Server) -> None
     ]
     for template, expected in cases:
         job = foreign(engine, script, **template)
-        ended(server, job)
-        assert logs(server, f"/logs/{job}") == logs(server, f"/logs/{job}?follow=1") == expected
+        ended(shared, job)
+        assert logs(shared, f"/logs/{job}") == logs(shared, f"/logs/{job}?follow=1") == expected
         client.remove_service(job)
-        shows(server, job, "removed")
-        assert logs(server, f"/logs/{job}") == b"[qmaster] the run was removed; its output was not kept\n"
+        shows(shared, job, "removed")
+        assert logs(shared, f"/logs/{job}") == b"[qmaster] the run was removed; its output was not kept\n"
 
 
 def test_a_cut_result_says_so(engine: Engine, start_server: StartServer) -> None:
@@ -375,10 +378,10 @@ def test_readers_are_bounded_and_a_stop_does_not_wait_for_them(engine: Engine, s
 
 
 @pytest.mark.patient
-def test_a_follow_outlives_the_engine_s_restart(engine: Engine, server: Server) -> None:
+def test_a_follow_outlives_the_engine_s_restart(engine: Engine, shared: Server) -> None:
     """It goes on where it was, and tells no line again."""
-    job = shell(server, "echo one; sleep 600", restart="any", type="container")
-    with following(server, f"/logs/{job}?follow=1") as follow:
+    job = shell(shared, "echo one; sleep 600", restart="any", type="container")
+    with following(shared, f"/logs/{job}?follow=1") as follow:
         follow.until(b"one\n")
         engine.kill()
         engine.start()
@@ -387,15 +390,15 @@ def test_a_follow_outlives_the_engine_s_restart(engine: Engine, server: Server) 
 
 
 @pytest.mark.patient
-def test_a_node_that_is_cut_off_is_told_in_the_log(swarm: Swarm, swarm_server: Server) -> None:
+def test_a_node_that_is_cut_off_is_told_in_the_log(swarm: Swarm, swarm_shared: Server) -> None:
     """As a line of quartermaster's own, live and afterwards; what is on other nodes comes all the same."""
-    job = shell(swarm_server, "echo here; sleep 600", replicas=2, constraints=["node.role==worker"])
-    eventually(lambda: logs(swarm_server, f"/logs/{job}") == b"here\n" * 2, 40, "both speak")
-    with following(swarm_server, f"/logs/{job}?follow=1", **NDJSON) as follow:
+    job = shell(swarm_shared, "echo here; sleep 600", replicas=2, constraints=["node.role==worker"])
+    eventually(lambda: logs(swarm_shared, f"/logs/{job}") == b"here\n" * 2, 40, "both speak")
+    with following(swarm_shared, f"/logs/{job}?follow=1", **NDJSON) as follow:
         swarm.workers[0].cut_off()
         follow.until(b'"qmaster"')
         assert objects(follow.got)[-1]["line"].startswith("node worker-1 cannot be reached")
-        plain = logs(swarm_server, f"/logs/{job}")
+        plain = logs(swarm_shared, f"/logs/{job}")
         assert plain.count(b"here\n") == 1
         assert b"[qmaster] node worker-1 cannot be reached: it " in plain  # is silent, until Swarm takes it for down
         swarm.workers[0].bring_back()
@@ -463,11 +466,11 @@ def test_a_capture_of_what_keeps_no_log_is_empty(engine: Engine) -> None:
 
 
 @pytest.mark.patient
-def test_a_capture_from_a_node_that_is_cut_off_can_be_tried_again(swarm: Swarm, swarm_server: Server) -> None:
+def test_a_capture_from_a_node_that_is_cut_off_can_be_tried_again(swarm: Swarm, swarm_shared: Server) -> None:
     """It is told in less than the engine's time for a call; and what was said is there when the node is back."""
-    job = shell(swarm_server, "echo here; sleep 600", constraints=ON_A_WORKER)
-    task = shows(swarm_server, job, "running")["tasks"][0]["id"]
-    eventually(lambda: logs(swarm_server, f"/logs/{job}") == b"here\n", 20, "it speaks")
+    job = shell(swarm_shared, "echo here; sleep 600", constraints=ON_A_WORKER)
+    task = shows(swarm_shared, job, "running")["tasks"][0]["id"]
+    eventually(lambda: logs(swarm_shared, f"/logs/{job}") == b"here\n", 20, "it speaks")
     swarm.workers[0].cut_off()
     with pytest.raises(NodeUnreachable):
         capture(swarm.manager, "task", task, 100)

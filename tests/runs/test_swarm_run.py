@@ -39,7 +39,7 @@ def node_memory(server: Server, hostname: str) -> int:
     return int(eventually(found, 10, f"{hostname} is listed") or 0)
 
 
-def test_a_private_image_runs_on_a_worker(swarm: Swarm, registry: Registry, swarm_server: Server) -> None:
+def test_a_private_image_runs_on_a_worker(swarm: Swarm, registry: Registry, swarm_shared: Server) -> None:
     """The credentials reach whichever worker it is placed on, and the image is pinned to its digest."""
     image = registry.push(swarm.manager, name="on-a-worker:1")
     fields: dict[str, Any] = {
@@ -48,9 +48,9 @@ def test_a_private_image_runs_on_a_worker(swarm: Swarm, registry: Registry, swar
         "constraints": ON_A_WORKER,
         "auth": registry.alice.auth,
     }
-    service = started(swarm_server.run(**fields, replicas=2))
-    eventually(lambda: swarm_server.status(service)["replicas"]["running"] == 2, 40, "both run", every=0.05)
-    shown = swarm_server.status(service)
+    service = started(swarm_shared.run(**fields, replicas=2))
+    eventually(lambda: swarm_shared.status(service)["replicas"]["running"] == 2, 40, "both run", every=0.05)
+    shown = swarm_shared.status(service)
     assert shown["status"] == "running"
     assert shown["image"] == f"{image}@{registry.digest(image)}"
     assert {task["node"] for task in shown["tasks"]} == {"worker-1", "worker-2"}
@@ -59,50 +59,50 @@ def test_a_private_image_runs_on_a_worker(swarm: Swarm, registry: Registry, swar
     assert sdk(swarm.manager).containers() == []
 
 
-def test_wrong_credentials_create_nothing(swarm: Swarm, registry: Registry, swarm_server: Server) -> None:
+def test_wrong_credentials_create_nothing(swarm: Swarm, registry: Registry, swarm_shared: Server) -> None:
     """502 that speaks of the registry, and no service."""
     image = registry.push(swarm.manager, name="refused:1")
-    reply = swarm_server.run(image=image, command="nap 300", constraints=ON_A_WORKER, auth=wrong(registry))
+    reply = swarm_shared.run(image=image, command="nap 300", constraints=ON_A_WORKER, auth=wrong(registry))
     assert reply.status == 502
     assert "registry" in reply["error"]
-    assert registry.bob.password not in reply.text + swarm_server.logs()
+    assert registry.bob.password not in reply.text + swarm_shared.logs()
     assert sdk(swarm.manager).services() == []
 
 
 def test_wrong_credentials_create_nothing_where_the_image_is_cached(
-    swarm: Swarm, registry: Registry, swarm_server: Server
+    swarm: Swarm, registry: Registry, swarm_shared: Server
 ) -> None:
     """A node that has a private image would start it for anybody: so the credentials are checked before."""
     image = registry.push(swarm.manager, name="cached:1")
     for node in swarm.nodes:
         sdk(node).pull(image, auth_config=registry.alice.auth_config)
-    reply = swarm_server.run(image=image, command="nap 300", auth=wrong(registry))
+    reply = swarm_shared.run(image=image, command="nap 300", auth=wrong(registry))
     assert (reply.status, "registry" in reply["error"]) == (502, True)
     assert sdk(swarm.manager).services() == []
-    right = started(swarm_server.run(image=image, command="nap 300", auth=registry.alice.auth))
-    shows(swarm_server, right, status="running")
+    right = started(swarm_shared.run(image=image, command="nap 300", auth=registry.alice.auth))
+    shows(swarm_shared, right, status="running")
 
 
-def test_a_run_too_big_for_any_node_waits(swarm: Swarm, swarm_server: Server) -> None:
+def test_a_run_too_big_for_any_node_waits(swarm: Swarm, swarm_shared: Server) -> None:
     """It is accepted, and pending with the reason unschedulable, in Swarm's words."""
-    memory = max(node_memory(swarm_server, node.name) for node in swarm.nodes)
-    service = started(swarm_server.run(image=IMAGE, command="nap 300", memory=memory + 1))
-    shown = shows(swarm_server, service, status="pending", reason="unschedulable")
+    memory = max(node_memory(swarm_shared, node.name) for node in swarm.nodes)
+    service = started(swarm_shared.run(image=IMAGE, command="nap 300", memory=memory + 1))
+    shown = shows(swarm_shared, service, status="pending", reason="unschedulable")
     assert "no suitable node" in shown["error"]
     assert shown["started_at"] is None
-    assert swarm_server.stop_service(service).status == 200
+    assert swarm_shared.stop_service(service).status == 200
     eventually(lambda: sdk(swarm.manager).services() == [], 20, "what never ran is removed at once")
 
 
-def test_a_run_starts_by_itself_when_there_is_room(swarm: Swarm, swarm_server: Server) -> None:
+def test_a_run_starts_by_itself_when_there_is_room(swarm: Swarm, swarm_shared: Server) -> None:
     """Two runs that each want most of a node's memory: the second waits until the first is stopped."""
-    most = node_memory(swarm_server, "worker-1") * 6 // 10
+    most = node_memory(swarm_shared, "worker-1") * 6 // 10
     fields: dict[str, Any] = {"image": IMAGE, "command": "nap 300", "constraints": ON_ONE_WORKER, "memory": most}
-    first = started(swarm_server.run(**fields))
-    shows(swarm_server, first, status="running")
-    second = started(swarm_server.run(**fields))
-    shows(swarm_server, second, status="pending", reason="unschedulable")
-    assert swarm_server.stop_service(first).json == {"success": True, "id": first}
-    shown = shows(swarm_server, second, status="running", reason=None, error=None)
+    first = started(swarm_shared.run(**fields))
+    shows(swarm_shared, first, status="running")
+    second = started(swarm_shared.run(**fields))
+    shows(swarm_shared, second, status="pending", reason="unschedulable")
+    assert swarm_shared.stop_service(first).json == {"success": True, "id": first}
+    shown = shows(swarm_shared, second, status="running", reason=None, error=None)
     assert shown["tasks"][0]["node"] == "worker-1"
-    shows(swarm_server, first, status="removed", exit_code=143)
+    shows(swarm_shared, first, status="removed", exit_code=143)
