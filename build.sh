@@ -432,30 +432,27 @@ run_tests() {
     shift
   fi
   cd -- "$root"
+  unset PYTHONDONTWRITEBYTECODE # hundreds of servers are started
   trap 'if [[ -n ${stage-} ]]; then say "$stage: failed after $((SECONDS - stage_begun)) s"; fi' EXIT
   stage set-up set_up_tests "$kind"
   stage lint "$venv/bin/python" -m ruff check
   stage format "$venv/bin/python" -m ruff format --check
-  stage types "$venv/bin/python" -m mypy
-  if [[ $kind == full && $# == 0 ]]; then
-    stage tests run_all
-  else
+  if (($#)); then
+    stage types "$venv/bin/python" -m mypy
     stage tests "$venv/bin/python" -m pytest "${select[@]}" "$@"
+  else
+    stage tests run_parts "run_$kind"
   fi
 }
 
-# Three parts run beside each other, as tests with engines wait more than they work; the patient tests wait for elections
-# and timeouts. The late tests measure, and run alone.
-run_all() {
-  local work part parts=(first patient engine rest) first=(tests/api tests/auth tests/cli tests/models tests/server)
+# run_parts FUNCTION: what it begins runs beside each other, and the type checker beside all; then it is told how that went.
+run_parts() {
+  local work part parts=(types)
   work=$(mktemp -d)
   trap 'wait; exit 130' INT # they tidy up
-  run_part first -m 'not patient and not late' "${first[@]}" &
-  (run_part patient -m patient && run_part engine -m 'not patient and not late' tests/engine) &
-  run_part rest -m 'not patient and not late' --ignore=tests/engine "${first[@]/#/--ignore=}" &
-  wait
-  run_part late -m late
-  for part in "${parts[@]}" late; do
+  run_part types "$venv/bin/python" -m mypy &
+  "$1"
+  for part in "${parts[@]}"; do
     say "the part $part:"
     cat "$work/$part.log"
     [[ -s $work/$part.status ]] || return 1
@@ -464,12 +461,37 @@ run_all() {
   rm -rf "$work"
 }
 
-# run_part NAME ARGS…: its output and its exit code go to files.
+run_quick() {
+  local first=(tests/api tests/auth tests/engine)
+  parts+=(first rest)
+  test_part first "${select[@]}" "${first[@]}" &
+  test_part rest "${select[@]}" "${first[@]/#/--ignore=}" &
+  wait
+}
+
+# Tests with engines wait more than they work: so there are more parts than processors. The patient tests wait for elections
+# and timeouts. The late tests measure, and run alone.
+run_full() {
+  local usual=(-m 'not patient and not late') api=(tests/api tests/auth) rest=(tests/cli tests/models tests/server)
+  parts+=(patient api runs rest engine late)
+  test_part patient -m patient &
+  test_part api "${usual[@]}" "${api[@]}" &
+  test_part runs "${usual[@]}" tests/runs &
+  test_part rest "${usual[@]}" "${rest[@]}" &
+  test_part engine "${usual[@]}" --ignore=tests/runs "${api[@]/#/--ignore=}" "${rest[@]/#/--ignore=}" &
+  wait
+  test_part late -m late
+}
+
+# test_part NAME ARGS…: tests; the arguments are pytest's.
+test_part() { run_part "$1" "$venv/bin/python" -m pytest -o "cache_dir=$work/$1" "${@:2}"; }
+
+# run_part NAME COMMAND…: its output and its exit code go to files.
 run_part() {
   local part=$1 status=0
   shift
   # trap: what begins in the background is deaf to Ctrl-C otherwise.
-  (trap - INT && exec "$venv/bin/python" -m pytest -o "cache_dir=$work/$part" "$@") >"$work/$part.log" 2>&1 || status=$?
+  (trap - INT && exec "$@") >"$work/$part.log" 2>&1 || status=$?
   echo "$status" >"$work/$part.status"
   say "$part: exit code $status after $((SECONDS - stage_begun)) s: $(tail -n 1 "$work/$part.log")"
 }
@@ -477,6 +499,7 @@ run_part() {
 # judge FOLDER: fails unless all passed, or what failed passes when it is run again.
 judge() {
   local status
+  [[ $(<"$1/types.status") == 0 ]] || return 1
   status=$(cat "$1"/*.status | sort -n | tail -n 1)
   ((status > 0)) || return 0
   ((status == 1)) || return 1 # it is not that tests have failed

@@ -29,7 +29,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos-jobs", type=int, default=100, help="jobs in test_stream_chaos: 500 is the full run")
     parser.addoption("--kills", type=int, default=10, help="kills in test_kills: 100 is the full run")
-    parser.addoption("--speed-rounds", type=int, default=5, help="rounds in test_call_speed: 15 is a measurement")
     parser.addoption("--page-seconds", type=float, default=10, help="how long the page is watched: 300 is the full run")
     parser.addoption("--canary-requests", type=int, default=3_000, help="in test_canary: 10000 is the full run")
     parser.addoption("--hostile-requests", type=int, default=20_000, help="in test_hostile: 100000 is the full run")

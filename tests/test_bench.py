@@ -22,7 +22,7 @@ def world(bed: Bed, engine: Engine, swarm: Swarm) -> Iterator[World]:
 
 
 @pytest.mark.late
-@pytest.mark.parametrize("group", [name for name in GROUPS if name != "calls"])  # those are in test_call_speed
+@pytest.mark.parametrize("group", GROUPS)
 def test_no_figure_is_far_from_its_reach(group: str, world: World, measured: Measured) -> None:
     """Three times the reach, as a busy machine says little; the figures are in the run's summary."""
     module: Any = importlib.import_module(f"bench.{group}")

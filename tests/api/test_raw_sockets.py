@@ -188,6 +188,7 @@ def test_a_token_in_an_absolute_target_is_refused(server: Server) -> None:
     assert "not-to-be-logged" not in server.logs()[before:]
 
 
+@pytest.mark.slow
 def test_the_host_of_an_absolute_target_is_the_one_that_counts(stub: Stub, tmp_path: Path) -> None:
     """For `--allow-host`, whatever the header Host says; a Host that is not served does not matter beside it."""
     server = Server(tmp_path / "server", stub.host, ["--allow-host", "qm.example.com"])
@@ -528,6 +529,7 @@ def test_a_connection_that_ends_anywhere_leaves_nothing(
     eventually(lambda: descriptors(server.pid) <= before, 5, "the descriptors are free again")
 
 
+@pytest.mark.slow
 def test_a_subscriber_that_ends_without_a_word_leaves_nothing(server: Server) -> None:
     """A websocket and an event stream that are reset in the middle."""
     before = descriptors(server.pid)
@@ -565,6 +567,7 @@ def test_with_few_descriptors_those_that_are_open_are_served(start: Start, stub:
     measured(f"{descriptors(server.pid)} descriptors after it")
 
 
+@pytest.mark.slow
 def test_what_is_held_leaves_room_for_short_calls(start: Start, stub: Stub) -> None:
     """With a token too: streams are counted, the next is told so, and `/stop` and the engine are reached."""
     server = start("prlimit", "--nofile=1024:1024")
@@ -598,6 +601,7 @@ def _is_let_in(server: Server) -> bool:
             return False
 
 
+@pytest.mark.slow
 def test_strangers_of_one_address_leave_room_for_those_of_another(start: Start) -> None:
     """Websockets that have shown no token: one address has its share, and the next takes the place of the oldest."""
     server = start()
@@ -625,6 +629,7 @@ def test_strangers_of_one_address_leave_room_for_those_of_another(start: Start) 
 # --- wrong tokens ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_address_that_guesses_is_throttled_and_a_right_token_is_not(start: Start) -> None:
     """429 and when to try again, in each place where a token is taken; from the same address the right one works."""
     server = start()
@@ -648,6 +653,7 @@ def test_an_address_that_guesses_is_throttled_and_a_right_token_is_not(start: St
 # --- behind a proxy --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_behind_a_trusted_proxy_the_address_is_the_clients(stub: Stub, tmp_path: Path) -> None:
     """In the log and for wrong tokens; of anybody else, and without the option, the header is ignored."""
 

@@ -29,6 +29,7 @@ from qmaster.server import config
 TOKEN = "a-token-for-tests-of-the-command-line"
 ROOT = Path(__file__).parents[2]
 WITHIN = 20.0  # seconds: a loaded machine's bound, never waited for
+pytestmark = pytest.mark.slow  # a process each
 
 
 def environ(folder: Path, **more: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pytest
 from qmaster import __version__
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "-q"]
 
 

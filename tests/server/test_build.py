@@ -49,6 +49,20 @@ def test_an_audit_without_an_index(ci: str, tmp_path: Path) -> None:
     assert done.returncode == (1 if ci else 0)
 
 
+@pytest.mark.parametrize(
+    ("types", "tests", "code"),
+    [(0, 0, 0), (0, 1, 1), (0, 2, 1), (1, 0, 1)],
+    ids=["well", "a test", "a crash", "a type"],
+)
+def test_a_part_that_fails_fails_all(types: int, tests: int, code: int, tmp_path: Path) -> None:
+    """Also where it is the type checker's alone, which no test that passes the second time excuses."""
+    for part, status in (("types", types), ("first", 0), ("rest", tests)):
+        (tmp_path / f"{part}.status").write_text(f"{status}\n")
+    rerun = "run_again() { return $((RERUN_FAILS)); }"
+    done = call(f"{rerun}; judge {shlex.quote(str(tmp_path))}", RERUN_FAILS=str(int(tests == 1)))
+    assert done.returncode == code, done.stderr
+
+
 def test_our_own_ci_says_that_it_may_have_no_way_out() -> None:
     """So that the audit's failure is a word of somebody's, everywhere else."""
     assert 'AUDIT_OFFLINE_OK=1 "$build" audit\n' in (ROOT / ".ci" / "run").read_text()
