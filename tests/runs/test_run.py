@@ -1,6 +1,7 @@
 """POST /run on a real engine: each field, checked in what Docker's own inspect says, and what is refused."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from conftest import StartServer
 from request_cases import WRONG
 from run_cases import MANAGED, has_status, service_spec
-from testbed import Engine, Proxy, Reply, Server, eventually, sdk
+from testbed import Bed, Engine, Proxy, Reply, Server, eventually, sdk
 from testbed.process import run
 
 from qmaster.models.requests import MAX_BODY
@@ -66,10 +67,13 @@ class Curl:
         return json.loads(run("sh", "-c", line, env=self._env))
 
 
-@pytest.fixture
-def curl(engine: Engine, start_server: StartServer, tmp_path: Path) -> Curl:
+@pytest.fixture(scope="module")
+def curl(bed: Bed, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curl]:
     engine.load_image("user/image:latest", Entrypoint=["sh", "-c", "exec nap"])
-    return Curl(start_server(engine.host, TOKEN=EXAMPLE_TOKEN), tmp_path)
+    server = bed.server(engine.host, env={"TOKEN": EXAMPLE_TOKEN})
+    server.start()
+    yield Curl(server, tmp_path_factory.mktemp("curl"))
+    server.kill()
 
 
 # The two curls
@@ -384,7 +388,7 @@ def test_the_log_tells_once_how_each_run_ended(engine: Engine, server: Server) -
     """Not again when its result follows, after a restart of quartermaster, or when it is removed."""
     failed = started(server.run(image=IMAGE, command=["sh", "-c", "exit 3"], name="fails"))
     boxed = started(server.run(image=IMAGE, command="true", type="container"))
-    stopped = started(server.run(image=IMAGE, command="sleep 600", name="stopped"))
+    stopped = started(server.run(image=IMAGE, command="nap 600", name="stopped"))
     for run_id, status in ((failed, "failed"), (boxed, "complete"), (stopped, "running")):
         has_status(server, run_id, status)
     server.stop_service(stopped)
