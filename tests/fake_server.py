@@ -294,6 +294,7 @@ class _Logs(_Handler):
         stream, follow = self.get_argument("stream", ""), self.get_argument("follow", "0") == "1"
         tail = int(self.get_argument("tail", "1000000"))
         told = max(0, len(job.lines) - tail)
+        self.set_header("Content-Type", "application/x-ndjson")
         while True:
             for one in job.lines[told:]:
                 told += 1
@@ -317,6 +318,7 @@ class _Logs(_Handler):
 class _Events(_Handler):
     async def get(self) -> None:
         since = self.get_argument("since", "")
+        self.set_header("Content-Type", "text/event-stream")
         at = int(since.partition(":")[2] or 0) if since else len(self.fake.events)
         self._frame("hello", {"type": "hello", "cursor": f"{EPOCH}:{at}"})
         if since and not since.startswith(EPOCH):

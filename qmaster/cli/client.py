@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import os
@@ -17,10 +16,12 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from .. import __version__
 from ..errors import ConfigError, QmasterError
+from . import answers
 
 Json = dict[str, Any]
 Query = Iterable[tuple[str, str]]
@@ -32,6 +33,7 @@ KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # detec
 SILENT_FOR = 50.0  # seconds without an event: three heartbeats
 ENDED = frozenset({"complete", "failed", "removed"})
 LOOK_AGAIN = 0.5  # seconds
+NDJSON, STREAM = "application/x-ndjson", "text/event-stream"
 TRY_AGAIN = frozenset({429, 503})
 # Seconds of the retries.
 QUIET_FOR = 2.0  # a restarted server is back by then
@@ -56,7 +58,11 @@ class Away(ClientError):
 
 
 class Unreachable(Away):
-    """Nothing answered, or something other than quartermaster did."""
+    """Nothing answered, or something other than quartermaster did, as a proxy does while the server is away."""
+
+
+class NotQuartermaster(ClientError):
+    """A log or a stream is not quartermaster's, so that the same call cannot succeed later."""
 
 
 class Lost(Away):
@@ -97,7 +103,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         within: float = ANSWER_WITHIN,
     ) -> Json:
-        """Make a call, and return the JSON object of its answer.
+        """Make a call, and return the JSON object of its answer, which is of quartermaster's form.
 
         Args:
             method: the HTTP method.
@@ -115,7 +121,10 @@ class Client:
                 asyncio.timeout(within),
                 self.stream(method, path, body, query=query, headers=headers) as response,
             ):
-                return await response.document()
+                document = await response.document()
+                with response.must_be_ours():
+                    answers.check(path, document)
+                return document
         except TimeoutError:
             raise Lost(f"{self.url} did not answer within {within:g} s") from None
 
@@ -177,6 +186,8 @@ class Client:
                 f"nothing answers at {self.url} ({_reason(error)}): is quartermaster running there? "
                 "Set QMASTER_URL to its address"
             ) from None
+        except aiohttp.ClientResponseError:  # it is not HTTP
+            raise Unreachable(_another(self.url)) from None
         except aiohttp.ClientError:
             raise Lost(f"the connection to {self.url} broke") from None
 
@@ -208,23 +219,42 @@ class Response:
             Unreachable: it is not one, so something other than quartermaster answered.
         """
         body = b"".join([piece async for piece in self.pieces()])
-        with contextlib.suppress(ValueError):
-            document = json.loads(body)
-            if isinstance(document, dict):
-                return document
-        raise Unreachable(
-            f"what answers at {self._url} is not quartermaster (status {self._answer.status}): "
-            "set QMASTER_URL to its address"
-        )
+        with self.must_be_ours():
+            return msgspec.json.decode(body, type=Json)
+
+    def require(self, media_type: str) -> None:
+        """Check the type of a log or a stream before it is read.
+
+        Raises:
+            Unreachable: it is another, so something other than quartermaster answered.
+        """
+        if self._answer.content_type != media_type:
+            raise Unreachable(_another(self._url, self._answer.status))
+
+    @contextlib.contextmanager
+    def must_be_ours(self) -> Iterator[None]:
+        """Translate the errors of an answer that is not of quartermaster's form."""
+        try:
+            yield
+        except msgspec.MsgspecError:
+            raise Unreachable(_another(self._url, self._answer.status)) from None
 
     async def check(self) -> None:
         """Raise the error that the server answered, if any."""
         status = self._answer.status
         if status >= HTTPStatus.BAD_REQUEST:
-            error = str((await self.document()).get("error", self._answer.reason))
+            document = await self.document()
+            with self.must_be_ours():
+                error = answers.error(document)
             if status == HTTPStatus.UNAUTHORIZED:
                 error = f"{self._url}: {error}; set TOKEN, or TOKEN_FILE, to the server's token"
             raise Refused(error, status)
+
+
+def _another(url: str, status: int | None = None) -> str:
+    """Return the message that something other than quartermaster answered."""
+    shown = f" (status {status})" if status else ""
+    return f"what answers at {url} is not quartermaster{shown}: set QMASTER_URL to its address"
 
 
 def _check(url: str) -> None:
@@ -336,7 +366,10 @@ class Frame(NamedTuple):
 
 
 class SseParser:
-    """Parser of Server-Sent Events (HTML Standard, 9.2.6), as far as quartermaster writes them."""
+    """Parser of Server-Sent Events (HTML Standard, 9.2.6), as far as quartermaster writes them.
+
+    ``feed`` raises ValueError if they are not its own.
+    """
 
     def __init__(self) -> None:
         self._rest = b""
@@ -349,7 +382,10 @@ class SseParser:
 
 def _frame(block: bytes) -> Frame:
     fields = dict(line.split(": ", 1) for line in block.decode().split("\n") if ": " in line)
-    return Frame(fields.get("id", ""), fields.get("event", ""), json.loads(fields.get("data", "{}")))
+    data = json.loads(fields.get("data", "{}"))
+    if not isinstance(data, dict):
+        raise ValueError("not an event of quartermaster")
+    return Frame(fields.get("id", ""), fields.get("event", ""), data)
 
 
 async def events(client: Client, query: Query, since: str, retry_policy: RetryPolicy) -> AsyncIterator[Frame]:
@@ -377,8 +413,9 @@ async def events(client: Client, query: Query, since: str, retry_policy: RetryPo
 
 
 async def _events(client: Client, query: Query) -> AsyncIterator[Frame]:
-    parser = SseParser()
-    async with client.stream("GET", "/events", query=query, headers={"Accept": "text/event-stream"}) as response:
+    parser, greeted = SseParser(), False
+    async with client.stream("GET", "/events", query=query, headers={"Accept": STREAM}) as response:
+        response.require(STREAM)
         pieces = response.pieces()
         while True:
             try:
@@ -388,7 +425,14 @@ async def _events(client: Client, query: Query) -> AsyncIterator[Frame]:
                 raise Lost(f"{client.url} has been silent for {SILENT_FOR:g} s") from None
             if piece is None:
                 return
-            for frame in parser.feed(piece):
+            try:
+                arrived = parser.feed(piece)
+            except ValueError:
+                raise NotQuartermaster(_another(client.url)) from None
+            for frame in arrived:
+                greeted = greeted or frame.kind == "hello"
+                if not greeted:
+                    raise NotQuartermaster(_another(client.url))
                 yield frame
 
 
@@ -409,10 +453,14 @@ class Line(NamedTuple):
 
 
 def parse(raw: bytes) -> Line:
-    """Parse a document of the answer; ``base64`` has the bytes if they are not UTF-8."""
-    document: Json = json.loads(raw)
+    """Parse a document of the answer; ``base64`` has the bytes if they are not UTF-8.
+
+    Raises:
+        msgspec.DecodeError: it is not a line of a log.
+    """
+    document = answers.line(raw)
     exact = document.get("base64")
-    data = base64.b64decode(exact) if exact is not None else document["line"].encode(errors="replace")
+    data = exact if exact is not None else document["line"].encode(errors="replace")
     ending = b"" if document.get("partial") else b"\n"
     return Line(document.get("time") or "", document["stream"], document.get("task") or "", data + ending, raw)
 
@@ -499,13 +547,18 @@ async def logs(
 
 async def _logs(client: Client, job: str, query: Query, retry_policy: RetryPolicy) -> AsyncIterator[Line]:
     rest: list[bytes] = []
-    path, headers = f"/logs/{quote(job, safe='')}", {"Accept": "application/x-ndjson"}
+    path, headers = f"/logs/{quote(job, safe='')}", {"Accept": NDJSON}
     async with client.stream("GET", path, query=query, headers=headers) as response:
+        response.require(NDJSON)
         retry_policy.succeeded()
         async for piece in response.pieces():
             *whole, last = piece.split(b"\n")
             for raw in whole:
-                yield parse(b"".join([*rest, raw]))
+                try:
+                    line = parse(b"".join([*rest, raw]))
+                except msgspec.DecodeError:
+                    raise NotQuartermaster(_another(client.url)) from None
+                yield line
                 rest = []
             rest.append(last)
 

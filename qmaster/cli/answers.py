@@ -1,0 +1,131 @@
+"""Forms of the answers that the commands rely on: another program may answer with any JSON."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+import msgspec
+
+
+class _Answer(TypedDict):
+    success: bool
+
+
+class _Error(_Answer):
+    error: str
+
+
+class _Started(_Answer):
+    id: str
+    warnings: NotRequired[list[str]]
+
+
+class _Replicas(TypedDict):
+    desired: int
+    running: int
+
+
+class _LastExit(TypedDict):
+    exit_code: int | None
+    error: str | None
+    finished_at: str | None
+
+
+class _Task(TypedDict):
+    slot: int | None
+    node: str | None
+    state: str
+    exit_code: int | None
+    error: str | None
+    updated_at: str | None
+
+
+class _Service(TypedDict):
+    id: str
+    name: str
+    image: str
+    command: list[str] | None
+    labels: dict[str, str]
+    status: str
+    reason: str | None
+    error: str | None
+    exit_code: int | None
+    replicas: _Replicas
+    created_at: str | None
+    timeout: NotRequired[float | None]
+    ttl: NotRequired[float | None]
+    last_exit: NotRequired[_LastExit | None]
+    tasks: list[_Task]
+
+
+class _Status(_Answer, _Service):
+    pass
+
+
+class _Listing(_Answer):
+    services: list[_Service]
+
+
+class _Reserved(TypedDict):
+    memory: int
+    cpus: float
+
+
+class _Node(TypedDict):
+    hostname: str
+    role: str
+    state: str
+    availability: str
+    engine: str | None
+    memory: int
+    cpus: float
+    reserved: _Reserved
+    leader: bool
+
+
+class _Nodes(_Answer):
+    nodes: list[_Node]
+
+
+class _Line(TypedDict):
+    time: str | None
+    stream: str
+    task: str | None
+    line: str
+    partial: NotRequired[bool]
+    base64: NotRequired[bytes]  # JSON has it as base64
+
+
+_ANSWERS = {"/run": _Started, "/stop": _Started, "/status": _Listing, "/nodes": _Nodes}
+_LINE = msgspec.json.Decoder(_Line)
+
+
+def check(path: str, document: object) -> None:
+    """Check the answer of a call.
+
+    Args:
+        path: the path of the call, without its query.
+        document: the decoded answer.
+
+    Raises:
+        msgspec.ValidationError: quartermaster does not answer so.
+    """
+    msgspec.convert(document, _Status if path.startswith("/status/") else _ANSWERS.get(path, _Answer))
+
+
+def error(document: object) -> str:
+    """Return the message of an answer with an error.
+
+    Raises:
+        msgspec.ValidationError: quartermaster does not answer so.
+    """
+    return msgspec.convert(document, _Error)["error"]
+
+
+def line(raw: bytes) -> _Line:
+    """Decode a line of a log.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON, or not a line of a log.
+    """
+    return _LINE.decode(raw)
