@@ -25,7 +25,7 @@ from snippets import PROGRAMS, SHELL, SHOWN, Block, blocks
 from testbed import Bed, Engine, Registry, Server, eventually
 from testbed.browser import Chromium
 from testbed.process import Process, run, start
-from testbed.server import ADDRESS, ROOT
+from testbed.server import ADDRESS, ROOT, free_port
 from testbed.subscriber import Subscriber
 
 Json = dict[str, Any]
@@ -111,6 +111,7 @@ class Reader:
             "LANG": "C.UTF-8",
             "DOCKER_HOST": engine.host,
             "PORT": str(api.port),
+            "QMASTER_RUNTIME_PORT": str(free_port()),
             "QMASTER_ADDRESS": ADDRESS,
             "QMASTER_URL": api.url,
         }

@@ -259,11 +259,11 @@ def connections(descriptors: int) -> int:
     return max(descriptors - RESERVED, descriptors // 2)
 
 
-def descriptors() -> int:
-    """Raise the process's limit of open descriptors to ``WANTED`` if possible, and return the limit."""
+def descriptors(wanted: int = WANTED) -> int:
+    """Raise the process's limit of open descriptors to ``wanted`` if possible, and return what it may use of them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
+    most, wanted = wanted, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
-    return WANTED if soft == resource.RLIM_INFINITY else soft
+    return most if soft == resource.RLIM_INFINITY else soft

@@ -16,6 +16,7 @@ from ..errors import HttpError
 from ..events.broker import Broker
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
+from ..functions.dispatcher import Dispatcher
 from ..functions.service import FunctionService
 from ..limiter import FairLimiter
 from ..runs.logs import LogReader
@@ -52,6 +53,7 @@ class AppState:
         lines: limits log lines about refused calls.
         unsent: limits unread bytes.
         functions: publishes and finds functions; None: this quartermaster serves none.
+        dispatcher: calls them; None: as ``functions``.
     """
 
     auth: Authenticator
@@ -73,6 +75,7 @@ class AppState:
     lines: LineLimit = field(default_factory=LineLimit)
     unsent: Unsent = field(default_factory=Unsent)
     functions: FunctionService | None = None
+    dispatcher: Dispatcher | None = None
 
 
 def make_app(parts: AppState) -> web.Application:

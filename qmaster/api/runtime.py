@@ -77,10 +77,12 @@ class RuntimeApi(HTTPServerConnectionDelegate):
 
     Args:
         dispatcher: has the calls and the instances.
+        max_connections: how many may be open.
     """
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, max_connections: int = MAX_CONNECTIONS) -> None:
         self.dispatcher = dispatcher
+        self._max_connections = max_connections
         self._connections: dict[IOStream, Connection] = {}
         self._strangers: dict[str, dict[Connection, None]] = {}  # by address, the oldest first
         self._by_instance: Counter[Instance] = Counter()
@@ -94,7 +96,7 @@ class RuntimeApi(HTTPServerConnectionDelegate):
         connection = self._connections[stream] = Connection(stream, address)
         if len(self._strangers.get(address, ())) >= MAX_STRANGERS:
             self._turn_out(next(iter(self._strangers[address])))
-        elif len(self._connections) > MAX_CONNECTIONS:
+        elif len(self._connections) > self._max_connections:
             most = max(self._strangers.values(), key=len, default=None)
             self._turn_out(next(iter(most)) if most else connection)
         self._strangers.setdefault(address, {})[connection] = None

@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 class _Swarm(TypedDict, total=False):
     NodeID: str
+    NodeAddr: str
     LocalNodeState: str
     ControlAvailable: bool
     Error: str
@@ -34,11 +35,12 @@ class _Info(TypedDict, total=False):
 class Health:
     """Watches the engine.
 
-    ``node_id`` is the id of its swarm node, None until known.
+    ``node_id`` is the id of its swarm node, and ``address`` the node's address in the swarm; None until known.
     """
 
     def __init__(self, client: Client) -> None:
         self.node_id: str | None = None
+        self.address: str | None = None
         self._client = client
         self._trouble: HttpError | None = EngineAway("the Docker engine has not answered yet")
         self._informed = 0.0
@@ -74,6 +76,7 @@ class Health:
 
     def _inform(self, swarm: _Swarm) -> None:
         self.node_id = swarm.get("NodeID") or None
+        self.address = swarm.get("NodeAddr") or None
         trouble = manager_trouble(swarm)
         if trouble is not None:
             raise NotAManager(trouble)

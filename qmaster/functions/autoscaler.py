@@ -204,7 +204,7 @@ class Autoscaler:
         exit_code, lines = _end_of(view)
         pool.lose_all(instance, _how_it_died(view), exit_code, lines)
         pool.remove(instance)
-        reason = (view and view.reason) or "exit" if instance.ending == "ended" else str(instance.ending)
+        reason = _why_it_ended(instance)
         if instance.asked_at is None and instance.ending == "ended" and instance.trouble is None:
             self._start_failed(instance, _why_not_started(view, lines))
         self._reports.instance(instance.version.function, reason)
@@ -399,7 +399,8 @@ class Autoscaler:
                 return min(begun, default=now) + scaling.IN_FLIGHT
             self._start(pool)
             left -= 1
-        return math.inf
+        fresh = (pool.waits_since for pool in self.pools.values())
+        return min((since + scaling.BRIEFLY for since in fresh if now - since < scaling.BRIEFLY), default=math.inf)
 
     def _next_to_start(self, now: float) -> Pool | None:
         """Return the pool that should start the next instance: calls that wait come before what is kept warm."""
@@ -455,6 +456,15 @@ def _why_not_started(view: Service | None, lines: list[str]) -> Trouble:
         said = f"it ended before it asked for a call, with exit code {code}" + (f": {lines[-1]}" if lines else "")
         return Trouble((view and view.reason) or "exit", said)
     return Trouble(view.reason, view.error or f"it ended: {view.reason}", of_engine=True)
+
+
+def _why_it_ended(instance: Instance) -> str:
+    """Return the word for why an instance has ended, in the metrics and the log."""
+    if instance.trouble is not None:
+        return instance.trouble.reason
+    if instance.ending in (None, "ended"):
+        return (instance.view and instance.view.reason) or "exit"
+    return str(instance.ending)
 
 
 def _how_it_died(view: Service | None) -> str:

@@ -301,7 +301,8 @@ class Pool:
     def load(self) -> Load:
         """Return what there is to do, for the decision about starts."""
         states = [each.state for each in self._alive()]
-        return Load(self.waiting, states.count("starting"), len(states), self.duration, self.cold_start)
+        waited = self._loop.time() - self.waits_since
+        return Load(self.waiting, states.count("starting"), len(states), self.duration, self.cold_start, waited)
 
     def scale(self) -> Scale:
         spec = self.version.spec

@@ -17,6 +17,9 @@ MARGIN = 60.0  # seconds that an instance may live beyond its lifetime and its l
 SILENT = 10.0  # seconds that an instance may have neither a call nor a question for one
 # Seconds that a start keeps others from beginning at most: an image may be pulled for minutes, and an init may hang.
 IN_FLIGHT = 3.0
+# Seconds that a call waits before an instance beside others is started for it. One that has answered asks again within
+# a few ms: without the pause, one client that calls again and again had three instances.
+BRIEFLY = 0.02
 WEIGHT = 0.2  # of the newest value in a mean
 
 
@@ -38,6 +41,7 @@ class Load(NamedTuple):
         alive: all instances that are not ending, those that start included.
         duration: the mean seconds of a call; None: unknown.
         cold_start: the mean seconds from an instance's creation to its first question for a call; None: unknown.
+        waited: the seconds that the oldest call has waited.
     """
 
     waiting: int
@@ -45,6 +49,7 @@ class Load(NamedTuple):
     alive: int
     duration: float | None = None
     cold_start: float | None = None
+    waited: float = math.inf
 
 
 def calls_need_one(load: Load, scale: Scale) -> bool:
@@ -53,6 +58,8 @@ def calls_need_one(load: Load, scale: Scale) -> bool:
         return False
     if not load.alive:
         return True
+    if load.duration is not None and load.waited < BRIEFLY and load.starting < load.alive:
+        return False
     needed = math.ceil(load.waiting / scale.concurrency)
     if load.duration is not None and load.cold_start:
         # While an instance starts, one that runs serves as many calls as fit into that time.

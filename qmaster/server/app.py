@@ -18,7 +18,7 @@ import structlog
 from tornado.netutil import bind_sockets
 
 from .. import __version__
-from ..api import limits
+from ..api import limits, runtime
 from ..api.limits import ConnectionLimiter
 from ..api.routes import AppState, make_app
 from ..auth.authenticator import Authenticator
@@ -35,8 +35,11 @@ from ..events.frames import HEARTBEAT_EVERY
 from ..events.journal import Journal
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
+from ..functions.autoscaler import Reports
+from ..functions.launcher import Publishers
 from ..functions.service import FunctionService
 from ..functions.versions import VersionStore
+from ..models.functions import FunctionStats
 from ..models.images import check_registry
 from ..models.responses import Node, Service
 from ..runs.logs import LogReader
@@ -46,6 +49,7 @@ from ..runs.recovery import Recovery
 from ..runs.results import ResultCollector
 from ..runs.service import RunConfig, RunService
 from .config import SHORT_TOKEN, Config, tls_context
+from .instances import Instances, Place, Runners
 from .metrics import Metrics, Sources
 
 WITHOUT_ENGINE = 2.0  # seconds, the last of --shutdown-timeout, in which requests finish without the engine
@@ -82,11 +86,12 @@ class Runs(NamedTuple):
 
 
 class Functions(NamedTuple):
-    """The parts that manage functions."""
+    """The parts that publish and call functions."""
 
     store: VersionStore
     registry_auth: RegistryAuth
     service: FunctionService
+    instances: Instances
 
 
 class Server:
@@ -98,7 +103,9 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         tls = tls_context(config.tls_cert, config.tls_key) if config.tls_cert else None
-        connections = limits.connections(limits.descriptors())
+        descriptors = limits.descriptors(limits.WANTED + runtime.MAX_CONNECTIONS)
+        of_instances = min(runtime.MAX_CONNECTIONS, descriptors // 4) if config.runtime_port else 0
+        connections = limits.connections(descriptors - of_instances)
         self._config = config
         self._metrics = Metrics(__version__)
         self.engine = build_engine(config, self._metrics)
@@ -106,8 +113,10 @@ class Server:
         self.broker = Broker()
         self.runs = build_runs(config, self.engine, self.journal, self.broker, self._metrics, self._max_kept)
         self.events = build_events(self.journal, self.broker, self.runs.reconciler)
-        self.functions = build_functions(config, self.engine)
-        self.watcher = build_watcher(self.engine, self.runs.reconciler, self.functions.store)
+        self.functions = self._build_functions(of_instances) if config.runtime_port else None
+        self.watcher = build_watcher(
+            self.engine, self.runs.reconciler, self.functions.store if self.functions else None
+        )
         self.api = self._build_api(connections)
         self.token_file = self._token_file()
         self._http = limits.make_server(make_app(self.api), connections, tls)
@@ -126,6 +135,8 @@ class Server:
         port = sockets[0].getsockname()[1]
         self.runs.service.listens_at(port)
         limits.listen(self._http, sockets)
+        if self.functions is not None:
+            self.functions.instances.listen()
         self._start_tasks()
         log.info(
             "started",
@@ -140,6 +151,8 @@ class Server:
         """Finish open requests, end the streams, and close everything."""
         log.info("stopping")
         self._http.stop()
+        if self.functions is not None:
+            self.functions.instances.dispatcher.stop()
         self.runs.service.waiters.close()
         await self._drain(self._config.shutdown_timeout)
         self.api.sockets.close()
@@ -154,6 +167,8 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.functions is not None:
+            await self.functions.instances.close()
         await self.runs.reaper.close()
         await self.runs.collector.close()
         await self.journal.close()
@@ -177,10 +192,34 @@ class Server:
             trusted_proxies=config.trusted_proxies,
             connections=ConnectionLimiter(connections),
             unsent=self.events.unsent,
-            functions=self.functions.service,
+            functions=self.functions.service if self.functions else None,
+            dispatcher=self.functions.instances.dispatcher if self.functions else None,
         )
 
+    def _build_functions(self, connections: int) -> Functions:
+        """Make the parts that publish and call functions, with so many connections for instances.
+
+        Raises:
+            ConfigError: the registry credentials cannot be read.
+        """
+        config, engine, runs = self._config, self.engine, self.runs
+        store = VersionStore(engine.configs)
+        registry_auth = RegistryAuth(Path(config.registry_auth_file) if config.registry_auth_file else None)
+        registry_auth.load()
+        rules = Rules(_registries(config.registries), config.memory, config.ttl or None)
+        instances = Instances(
+            engine,
+            Runners(runs.service, runs.reaper, runs.reconciler),
+            store,
+            Publishers(lambda name: self.api.auth.holder(name), registry_auth.credentials),
+            Reports(self._metrics.functions.call, self._metrics.functions.instance),
+            Place(config.runtime_port, config.advertise, connections),
+        )
+        service = FunctionService(store, engine.swarm, registry_auth, rules, instances.dispatcher.stats)
+        return Functions(store, registry_auth, service, instances)
+
     def _read_metrics(self) -> None:
+        functions = self.functions
         self._metrics.read(
             Sources(
                 self.journal,
@@ -192,6 +231,8 @@ class Server:
                 waits=self.runs.service.waiters,
                 logs=lambda: len(self.api.logs.open),
                 reconnects=lambda: self.watcher.reopened,
+                function_names=functions.store.names if functions else list,
+                function_stats=functions.instances.dispatcher.stats if functions else lambda name: FunctionStats(),
             )
         )
 
@@ -207,6 +248,8 @@ class Server:
         self.api.auth.replace(grants)
         self.api.sockets.recheck()
         self.api.logs.recheck()
+        if self.functions is not None:
+            self.functions.instances.scaler.grants_changed()
         for owner in {view.owner for view in self.runs.reconciler.services() if view.owner is not None}:
             self.runs.reaper.check_kept(owner)
 
@@ -233,12 +276,13 @@ class Server:
             self.watcher.renew(),
             self.runs.reconciler.run(),
             self.runs.recovery.run(),
-            self.functions.store.run(),
-            self.functions.registry_auth.run(),
             self._resume(),
             self._beat(),
             self._check(),
         ]
+        if self.functions is not None:
+            store, registry_auth, _, instances = self.functions
+            work += [store.run(), registry_auth.run(), instances.run()]
         if self.token_file is not None:
             work.append(self.token_file.run())
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
@@ -267,15 +311,25 @@ class Server:
             await self.journal.recheck()
 
     async def _drain(self, within: float) -> None:
-        """Wait for the open requests; in the last seconds, fail those that wait for the engine."""
-        busy, last = self.api.busy, min(WITHOUT_ENGINE, within / 2)
-        if await _empties(busy, within - last):
+        """Wait for the open requests and calls; in the last seconds, fail those that wait for the engine."""
+        last = min(WITHOUT_ENGINE, within / 2)
+        if await self._idle_within(within - last):
             return
-        log.warning("shutdown_timeout_exceeded", open=len(busy), waited_s=within - last)
+        log.warning("shutdown_timeout_exceeded", open=len(self.api.busy), waited_s=within - last)
         self.api.sockets.close()  # first, so that giving up the engine is not published as its failure
         self.engine.give_up()
-        if not await _empties(busy, last):
-            log.warning("stopped_with_open_requests", open=len(busy), waited_s=within)
+        if not await self._idle_within(last):
+            log.warning("stopped_with_open_requests", open=len(self.api.busy), waited_s=within)
+
+    async def _idle_within(self, seconds: float) -> bool:
+        """Return whether no request is open, and no instance has a call, before the time has passed."""
+        until = time.monotonic() + seconds
+        while self._is_busy() and time.monotonic() < until:  # noqa: ASYNC110 - handlers know of no event
+            await asyncio.sleep(0.02)
+        return not self._is_busy()
+
+    def _is_busy(self) -> bool:
+        return bool(self.api.busy) or (self.functions is not None and self.functions.instances.dispatcher.busy > 0)
 
 
 def build_engine(config: Config, metrics: Metrics) -> Engine:
@@ -323,25 +377,13 @@ def build_events(journal: Journal, broker: Broker, reconciler: Reconciler) -> Ev
     return stream
 
 
-def build_functions(config: Config, engine: Engine) -> Functions:
-    """Make the parts that publish functions.
-
-    Raises:
-        ConfigError: the registry credentials cannot be read.
-    """
-    store = VersionStore(engine.configs)
-    registry_auth = RegistryAuth(Path(config.registry_auth_file) if config.registry_auth_file else None)
-    registry_auth.load()
-    rules = Rules(_registries(config.registries), config.memory, config.ttl or None)
-    return Functions(store, registry_auth, FunctionService(store, engine.swarm, registry_auth, rules))
-
-
-def build_watcher(engine: Engine, reconciler: Reconciler, store: VersionStore) -> Watcher:
+def build_watcher(engine: Engine, reconciler: Reconciler, store: VersionStore | None) -> Watcher:
     """Make the watcher of Docker's events, whose thread passes each change to the event loop."""
     loop = asyncio.get_running_loop()
 
     def take(change: Change) -> None:
-        store.hint(change)
+        if store is not None:
+            store.hint(change)
         if change.kind != "config":
             reconciler.hint(change)
 
@@ -355,13 +397,6 @@ def _report(task: asyncio.Task[None]) -> None:
     """Log a background task that failed; it is a defect, because all of them run until the stop."""
     if not task.cancelled() and task.exception() is not None:
         log.error("background_task_failed", exc_info=task.exception())
-
-
-async def _empties(busy: set[object], within: float) -> bool:
-    until = time.monotonic() + within
-    while busy and time.monotonic() < until:  # noqa: ASYNC110 - handlers only leave the set, and know of no event
-        await asyncio.sleep(0.02)
-    return not busy
 
 
 def _bind(config: Config) -> list[socket.socket]:

@@ -102,6 +102,18 @@ OPTIONS = (
         "",
         "Docker's config.json with the credentials that functions pull with.",
     ),
+    Option(
+        "--runtime-port",
+        "QMASTER_RUNTIME_PORT",
+        "9091",
+        "The port that instances of functions call; 0: this server has no functions.",
+    ),
+    Option(
+        "--advertise",
+        "QMASTER_ADVERTISE",
+        "",
+        "The IP address at which instances reach this server; empty: this node's in the swarm.",
+    ),
     Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
     Option("--tls-key", "QMASTER_TLS_KEY", "", "The certificate's private key (PEM)."),
     Option(
@@ -136,6 +148,8 @@ class Config:
     registries: tuple[str, ...]
     tokens_file: str
     registry_auth_file: str
+    runtime_port: int
+    advertise: str
     tls_cert: str
     tls_key: str
     shutdown_timeout: float
@@ -199,6 +213,8 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         registries=_listed(raw["registries"]),
         tokens_file=raw["tokens_file"],
         registry_auth_file=raw["registry_auth_file"],
+        runtime_port=_integer("--runtime-port", raw["runtime_port"], 0, 65535),
+        advertise=_address("--advertise", raw["advertise"]),
         tls_cert=_readable("--tls-cert", raw["tls_cert"]),
         tls_key=_readable("--tls-key", raw["tls_key"]),
         shutdown_timeout=_seconds("--shutdown-timeout", raw["shutdown_timeout"]),
@@ -295,6 +311,13 @@ def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
         raise ConfigError(
             f"--trusted-proxies: expected addresses or networks, such as '127.0.0.1,10.0.0.0/8': {error}"
         ) from None
+
+
+def _address(flag: str, text: str) -> str:
+    try:
+        return text and str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ConfigError(f"{flag}: expected an IP address, as instances cannot look up a name; got {text!r}") from None
 
 
 def _readable(flag: str, path: str) -> str:

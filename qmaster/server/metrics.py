@@ -6,7 +6,7 @@ import contextvars
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from itertools import product
 from typing import get_args
@@ -20,10 +20,12 @@ from prometheus_client.registry import Collector
 from ..errors import HttpError, JournalUnwritable
 from ..events.cloudevents import PREFIX, Event
 from ..events.journal import Journal, JournalSize
+from ..models.functions import FunctionStats
 from ..models.requests import Kind
 from ..models.responses import Service, Status
 from ..runs.reconciler import Reconciler
 from ..runs.status import parse_time
+from .function_metrics import FunctionMetrics
 
 # Seconds. A request may wait for the end of a run, a call to the engine has 25 s, a run may wait for hours for a node.
 REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -55,6 +57,8 @@ class Sources:
     waits: Sized
     logs: Callable[[], int]
     reconnects: Callable[[], Mapping[str, int]]
+    function_names: Callable[[], Collection[str]] = list
+    function_stats: Callable[[str], FunctionStats] = lambda name: FunctionStats()
 
 
 class Metrics:
@@ -97,6 +101,7 @@ class Metrics:
         self._lag = self._histogram(
             "event_lag_seconds", "Time from the engine's timestamp of a change to its event.", LAG
         )
+        self.functions = FunctionMetrics(registry)
         self._refused = self._counter("tokens_refused", "Calls without a valid token.", "reason")
 
     # --- counted as events happen
@@ -121,7 +126,7 @@ class Metrics:
         at = parse_time(event.time)
         if at is not None and self._is_news(event) and (event.topic == "task" or event.type in _TIMED):
             self._lag.observe(max(0.0, self._clock() - at.timestamp()))
-        if event.topic == "service" and service.owner is not None:
+        if event.topic == "service" and service.owner is not None and service.function is None:
             self._count_run(event, service)
 
     def _count_run(self, event: Event, service: Service) -> None:
@@ -180,6 +185,7 @@ class Metrics:
         nodes = Counter(node.state for node in self._sources.reconciler.nodes(with_reserved=False))
         for state in {*NODE_STATES, *nodes}:
             self._nodes.labels(state).set(nodes[state])
+        self.functions.read(self._sources.function_names(), self._sources.function_stats)
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 

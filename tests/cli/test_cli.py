@@ -43,6 +43,7 @@ def environ(folder: Path, **more: str) -> dict[str, str]:
         "QMASTER_ADDRESS": "127.0.0.1",
         "QMASTER_DATA_DIR": str(folder / "data"),
         "PORT": "0",
+        "QMASTER_RUNTIME_PORT": "0",
         **more,
     }
 

@@ -27,6 +27,10 @@ PLAIN = Scale(least=0, most=10, concurrency=1, idle=300)
         (Load(8, 1, 1), PLAIN._replace(concurrency=8), False),  # one instance takes all eight
         (Load(9, 1, 1), PLAIN._replace(concurrency=8), True),
         (Load(1, 0, 0), PLAIN._replace(most=0), False),
+        (Load(1, 0, 1, 0.005, 0.5, waited=0.001), PLAIN, False),  # the one that runs is about to ask
+        (Load(1, 0, 1, 0.005, 0.5, waited=0.03), PLAIN, True),
+        (Load(1, 0, 0, 0.005, 0.5, waited=0.0), PLAIN, True),  # nothing runs
+        (Load(2, 1, 1, waited=0.0), PLAIN, True),  # the first burst: nothing runs yet
         (Load(4, 0, 1, 2.0, 0.0), PLAIN, True),  # a cold start of no time divides nothing
     ],
 )

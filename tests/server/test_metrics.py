@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from api_cases import BEARER, IMAGE, Ask, FakeRunService, State, app, ask, run_service, state
 from fakes import CONTAINER_ID, FakeContainers, FakeSwarm, container, service, task
+from function_cases import call, version
 from prometheus_client.parser import text_string_to_metric_families
 from reconciler_cases import Journal as FakeJournal
 from structlog.testing import capture_logs
@@ -25,6 +26,8 @@ from qmaster.errors import EngineAway, JournalUnwritable
 from qmaster.events import cloudevents
 from qmaster.events.journal import Journal, JournalSize
 from qmaster.events.rows import NewEvent, Record
+from qmaster.functions.pool import Ended
+from qmaster.models.functions import FunctionStats, InstanceCounts
 from qmaster.models.responses import Node, Reserved, Result, Service
 from qmaster.runs import status as lifecycle
 from qmaster.runs.reconciler import Reconciler
@@ -84,6 +87,8 @@ def sources(there: Any, trouble: Callable[[], Any] = lambda: None) -> Sources:
     return Sources(
         there, there, trouble, subscribers=lambda: 2, frames_sent=lambda: 30,
         slow_consumers_cut=lambda: 4, waits=range(5), logs=lambda: 6, reconnects=lambda: {"age": 7, "lost": 8},
+        function_names=lambda: ["hello"],
+        function_stats=lambda name: FunctionStats(instances=InstanceCounts(starting=1, idle=2, busy=3), queued=4),
     )  # fmt: skip
 
 
@@ -109,6 +114,9 @@ def used() -> Metrics:
         for event in cloudevents.of_service(before, after or RUNNING, "2024-05-06T07:08:20Z"):
             metrics.event(event)
     metrics.token_refused("missing")
+    called = version()
+    metrics.functions.call(Ended(called, call(), "run-1", "ok", queued=0.5, duration=0.001, cold=True))
+    metrics.functions.instance(called.function, "idle")
     return metrics
 
 

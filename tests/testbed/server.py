@@ -131,7 +131,7 @@ class Server(Client):
         env = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith("PYTHON")}
         path = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
         env |= {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HOME": str(self.folder), "DOCKER_HOST": host}
-        env |= {"PORT": str(self.port), "QMASTER_ADDRESS": ADDRESS}
+        env |= {"PORT": str(self.port), "QMASTER_ADDRESS": ADDRESS, "QMASTER_RUNTIME_PORT": "0"}
         if "TOKEN_FILE" not in extra:
             env["TOKEN"] = secrets.token_hex(16)
         return env | dict(extra)

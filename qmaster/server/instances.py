@@ -1,0 +1,148 @@
+"""Builds what starts and calls the instances of functions, and serves their runtime API. The event loop owns it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import structlog
+from tornado.netutil import bind_sockets
+
+from ..api import limits, runtime
+from ..engine import Engine
+from ..errors import ConfigError, HttpError
+from ..functions.autoscaler import Autoscaler, Reports
+from ..functions.dispatcher import Dispatcher
+from ..functions.launcher import Launcher, Publishers
+from ..functions.versions import VersionStore
+from ..models.responses import Node
+from ..runs.reaper import Reaper
+from ..runs.reconciler import Reconciler
+from ..runs.service import RunService
+
+ADOPT_EVERY = 0.2  # seconds between tries, while the engine is away or the versions are not listed
+FIRST_INHERITED = 3  # the descriptor of the first socket that systemd passes, sd_listen_fds(3)
+
+log = structlog.get_logger(__name__)
+
+
+class Runners(NamedTuple):
+    """The parts that start, end and watch runs."""
+
+    service: RunService
+    reaper: Reaper
+    reconciler: Reconciler
+
+
+class Place(NamedTuple):
+    """Where instances reach the runtime API.
+
+    Attributes:
+        port: to listen on.
+        advertise: the address; "": the node's own.
+        max_connections: how many may be open.
+    """
+
+    port: int
+    advertise: str
+    max_connections: int
+
+
+class Instances:
+    """The dispatcher, and the listener that instances reach it by.
+
+    Args:
+        engine: whose node's address is the default for ``advertise``.
+        runners: run the instances.
+        versions: what they run.
+        publishers: for whom.
+        reports: told of calls and instances that have ended.
+        place: where instances reach the runtime API.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        runners: Runners,
+        versions: VersionStore,
+        publishers: Publishers,
+        reports: Reports,
+        place: Place,
+    ) -> None:
+        self._engine = engine
+        self._runners = runners
+        self._port, self._advertise = place.port, place.advertise
+        launcher = Launcher(
+            runners.service, runners.reaper, runners.reconciler, engine.swarm, publishers, self._address
+        )
+        self.scaler = Autoscaler(launcher, versions, self._ready_nodes, reports)
+        self.dispatcher = Dispatcher(self.scaler)
+        self._http = runtime.make_server(runtime.RuntimeApi(self.dispatcher, place.max_connections))
+        self._sockets: list[socket.socket] = []
+        versions.listeners.append(self.dispatcher.versions_changed)
+        runners.reconciler.listeners.append(self.dispatcher.notice)
+
+    def listen(self) -> None:
+        """Open the listening socket, or take the one that was inherited; connections wait until ``run`` accepts them.
+
+        Raises:
+            ConfigError: the port cannot be listened on.
+        """
+        try:
+            self._sockets = inherited(os.environ) or bind_sockets(self._port, None, backlog=limits.BACKLOG)
+        except OSError as error:
+            raise ConfigError(f"--runtime-port: cannot listen on {self._port}: {error.strerror or error}") from None
+        runtime.prepare(self._sockets)
+        self._port = self._sockets[0].getsockname()[1]
+        self._runners.service.listens_at(self._port)
+
+    async def run(self) -> None:
+        """Take up the instances of an earlier process; then serve, start and end instances until cancelled."""
+        while not await self._adopted():  # noqa: ASYNC110 - each try asks the engine
+            await asyncio.sleep(ADOPT_EVERY)
+        self._http.add_sockets(self._sockets)
+        log.info("runtime_api_started", port=self._port, advertise=self._advertise or self._engine.health.address)
+        await self.scaler.run()
+
+    async def close(self) -> None:
+        """Close the listener and all connections; instances keep asking for a while."""
+        self._http.stop()
+        await self.scaler.close()
+        await self._http.close_all_connections()
+        for each in self._sockets:
+            each.close()
+
+    async def _adopted(self) -> bool:
+        if self._runners.reconciler.stale_since is not None:
+            return False
+        try:
+            await self.scaler.adopt()
+        except HttpError as error:
+            log.debug("adopt_retrying", reason=str(error))
+            return False
+        return True
+
+    def _address(self) -> tuple[str, int] | None:
+        address = self._advertise or self._engine.health.address
+        return (address, self._port) if address else None
+
+    def _ready_nodes(self) -> int:
+        return sum(map(_takes_tasks, self._runners.reconciler.nodes(with_reserved=False)))
+
+
+def _takes_tasks(node: Node) -> bool:
+    return node.state == "ready" and node.availability == "active"
+
+
+def inherited(environ: Mapping[str, str]) -> list[socket.socket]:
+    """Return the listening sockets that the process was started with, as systemd passes them; none is usual."""
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(environ.get("LISTEN_FDS") or 0)
+    sockets = [socket.socket(fileno=FIRST_INHERITED + place) for place in range(count)]
+    for each in sockets:
+        each.setblocking(False)
+    return sockets
