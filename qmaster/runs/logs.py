@@ -112,10 +112,11 @@ class LogStream:
 
     async def batches(self) -> Batches:
         """Yield the output so far; if followed, also the output until the run has ended."""
+        complete = self._over  # before the first read: a run that ends meanwhile may have written more than it shows
         async for batch in self._read_tasks(self._query.tail):
             yield batch
         yield []
-        if self._query.follow and not self._over:
+        if self._query.follow and not complete:
             async for batch in self._follow():
                 yield batch
             async for batch in self._read_tasks(None):

@@ -234,6 +234,14 @@ def test_what_has_ended_is_not_followed() -> None:
     assert parts.texts(follow=True) == ["last words\n"]
 
 
+def test_what_ends_while_it_is_read_first_is_read_to_its_end() -> None:
+    """A large beginning takes longer than the run: what it writes meanwhile is not in that reading."""
+    parts = Components(kind="container")
+    parts.gives("s1", [said(1, "one\n")], parts.end())
+    parts.gives("s1", [said(1, "one\n"), said(2, "last words", "stderr")])
+    assert parts.texts(follow=True) == ["one\n", "last words"]
+
+
 def test_a_container_is_one_origin() -> None:
     """It has no task and no node, and a follow of it ends by itself."""
     parts = Components(kind="container")
