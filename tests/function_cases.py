@@ -9,11 +9,12 @@ import msgspec
 
 from qmaster.engine.configs import Configs
 from qmaster.errors import HttpError
-from qmaster.functions.autoscaler import Autoscaler, Reports
+from qmaster.functions.autoscaler import Autoscaler
 from qmaster.functions.dispatcher import Dispatcher
 from qmaster.functions.instances import Ending, Instance, Trouble
 from qmaster.functions.invocations import Answer, Call
 from qmaster.functions.launcher import Found, Launcher
+from qmaster.functions.lifecycle import Lifecycle, Reports
 from qmaster.functions.pool import Ended
 from qmaster.functions.versions import Version, VersionStore
 from qmaster.models.functions import FunctionSpec, read_spec
@@ -162,15 +163,16 @@ class Stage:
         self.calls: list[Ended] = []
         self.ends: list[tuple[str, str]] = []
         reports = Reports(self.calls.append, lambda function, reason: self.ends.append((function, reason)))
-        self.scaler = Autoscaler(self.launcher, self.versions, lambda: nodes, reports)
-        self.dispatcher = Dispatcher(self.scaler)
+        self.life = Lifecycle(self.launcher, reports)
+        self.scaler = Autoscaler(self.life, self.launcher, self.versions, lambda: nodes)
+        self.dispatcher = Dispatcher(self.life, self.scaler)
         self.versions.listeners.append(self.dispatcher.versions_changed)
         self.running = asyncio.create_task(self.scaler.run())
 
     async def close(self) -> None:
         self.running.cancel()
         await asyncio.gather(self.running, return_exceptions=True)
-        await self.scaler.close()
+        await self.life.close()
 
     async def settle(self) -> None:
         """Let everything happen that can happen now."""

@@ -10,6 +10,7 @@ from ..models.responses import Service
 from .autoscaler import Autoscaler
 from .instances import Instance, Poll
 from .invocations import Answer, Call, Chunks, Invocation
+from .lifecycle import Lifecycle
 from .pool import Pool
 from .versions import Version
 
@@ -18,10 +19,12 @@ class Dispatcher:
     """Hands calls to the instances that ask for them.
 
     Args:
-        autoscaler: has the pools, and starts and ends the instances.
+        lifecycle: has the instances.
+        autoscaler: starts and ends them.
     """
 
-    def __init__(self, autoscaler: Autoscaler) -> None:
+    def __init__(self, lifecycle: Lifecycle, autoscaler: Autoscaler) -> None:
+        self._life = lifecycle
         self._scaler = autoscaler
 
     # -- callers ---------------------------------------------------------------------------------------------------
@@ -52,32 +55,32 @@ class Dispatcher:
 
     def stats(self, name: str) -> FunctionStats:
         """Return what is going on for a function."""
-        pools = [pool for pool in self._scaler.pools.values() if pool.version.function == name]
+        pools = list(self._scaler.pools_of(name))
         states = [instance.state for pool in pools for instance in pool]
         return FunctionStats(
             instances=InstanceCounts(
                 starting=states.count("starting"), idle=states.count("idle"), busy=states.count("busy")
             ),
             queued=sum(pool.waiting for pool in pools),
-            last_errors=list(self._scaler.errors.get(name, ())),
+            last_errors=list(self._life.errors.get(name, ())),
         )
 
     @property
     def busy(self) -> int:
         """How many calls instances have in their hands."""
-        return sum(len(instance.calls) for pool in self._scaler.pools.values() for instance in pool)
+        return sum(len(instance.calls) for pool in self._life.pools.values() for instance in pool)
 
     def stop(self) -> None:
         """Hand over no more calls: those that wait fail, and those that run finish."""
         self._scaler.stopping = True
-        for pool in self._scaler.pools.values():
+        for pool in self._life.pools.values():
             pool.fail_waiting(lambda: NoInstance("quartermaster is stopping"))
 
     # -- listeners -------------------------------------------------------------------------------------------------
 
     def notice(self, view: Service) -> None:
         """Hear of a changed run."""
-        self._scaler.notice(view)
+        self._life.notice(view)
 
     def versions_changed(self, name: str) -> None:
         """Hear of a function's new, or removed, versions."""
@@ -87,7 +90,7 @@ class Dispatcher:
 
     def instance(self, secret: str) -> Instance | None:
         """Return the instance with this secret."""
-        return self._scaler.by_secret.get(secret)
+        return self._life.by_secret.get(secret)
 
     def ask(self, instance: Instance, user_agent: str) -> Poll:
         """Take an instance's question for its next call."""
@@ -98,7 +101,7 @@ class Dispatcher:
     def withdraw(self, instance: Instance, poll: Poll) -> None:
         """Forget a question whose connection has closed; the instance has probably ended."""
         self._pool(instance).withdraw(instance, poll)
-        self._scaler.look(instance)
+        self._life.look(instance)
 
     def hand_back(self, instance: Instance, invocation: Invocation) -> None:
         """Let a call wait again whose connection had closed before it was written to."""
@@ -122,11 +125,11 @@ class Dispatcher:
 
     def init_failed(self, instance: Instance, error_type: str, message: str) -> None:
         """Hear that an instance cannot start."""
-        self._scaler.init_failed(instance, error_type, message)
+        self._life.init_failed(instance, error_type, message)
 
     def connection_lost(self, instance: Instance, call_id: str) -> None:
         """Hear that the connection of a call has closed, and that its client would have kept it."""
-        self._scaler.connection_lost(instance, call_id)
+        self._life.connection_lost(instance, call_id)
 
     def _pool(self, instance: Instance) -> Pool:
-        return self._scaler.pool(instance.version)
+        return self._life.pool(instance.version)

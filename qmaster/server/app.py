@@ -35,8 +35,8 @@ from ..events.frames import HEARTBEAT_EVERY
 from ..events.journal import Journal
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
-from ..functions.autoscaler import Reports
 from ..functions.launcher import Publishers
+from ..functions.lifecycle import Reports
 from ..functions.service import FunctionService
 from ..functions.versions import VersionStore
 from ..models.functions import FunctionStats

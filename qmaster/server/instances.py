@@ -14,9 +14,10 @@ from tornado.netutil import bind_sockets
 from ..api import limits, runtime
 from ..engine import Engine
 from ..errors import ConfigError, HttpError
-from ..functions.autoscaler import Autoscaler, Reports
+from ..functions.autoscaler import Autoscaler
 from ..functions.dispatcher import Dispatcher
 from ..functions.launcher import Launcher, Publishers
+from ..functions.lifecycle import Lifecycle, Reports
 from ..functions.versions import VersionStore
 from ..models.responses import Node
 from ..runs.reaper import Reaper
@@ -78,8 +79,9 @@ class Instances:
         launcher = Launcher(
             runners.service, runners.reaper, runners.reconciler, engine.swarm, publishers, self._address
         )
-        self.scaler = Autoscaler(launcher, versions, self._ready_nodes, reports)
-        self.dispatcher = Dispatcher(self.scaler)
+        self._life = Lifecycle(launcher, reports)
+        self.scaler = Autoscaler(self._life, launcher, versions, self._ready_nodes)
+        self.dispatcher = Dispatcher(self._life, self.scaler)
         self._http = runtime.make_server(runtime.RuntimeApi(self.dispatcher, place.max_connections))
         self._sockets: list[socket.socket] = []
         versions.listeners.append(self.dispatcher.versions_changed)
@@ -110,7 +112,8 @@ class Instances:
     async def close(self) -> None:
         """Close the listener and all connections; instances keep asking for a while."""
         self._http.stop()
-        await self.scaler.close()
+        self.scaler.stopping = True
+        await self._life.close()
         await self._http.close_all_connections()
         for each in self._sockets:
             each.close()

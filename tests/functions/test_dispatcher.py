@@ -18,7 +18,7 @@ from qmaster.errors import (
     NotFound,
     QueueFull,
 )
-from qmaster.functions import autoscaler, scaling
+from qmaster.functions import autoscaler, lifecycle, scaling
 from qmaster.functions.instances import Trouble
 from qmaster.functions.launcher import Found
 
@@ -223,7 +223,7 @@ async def test_a_closed_connection_is_told_within_half_a_second(stage: Stage) ->
         await calling
     assert died.value.exit_code is None
     assert asyncio.get_running_loop().time() - began < 0.5 + 2  # a loaded machine
-    assert autoscaler.TOLD_WITHIN < 0.5
+    assert lifecycle.TOLD_WITHIN < 0.5
 
 
 @pytest.mark.gen_test
@@ -379,7 +379,7 @@ async def test_a_start_that_is_refused_is_told(
     with pytest.raises(CannotStart) as failed:
         await stage.invoke(version())
     assert (failed.value.reason, failed.value.status) == (reason, status)
-    assert stage.scaler.by_secret == {}
+    assert stage.life.by_secret == {}
 
 
 @pytest.mark.gen_test
@@ -422,7 +422,7 @@ async def test_starts_go_on_after_the_pause(stage: Stage, monkeypatch: pytest.Mo
     calling = stage.invoke(called)
     await stage.serve(await stage.instance(2))
     await calling
-    assert stage.scaler.pools[called.id].failures == 0
+    assert stage.life.pools[called.id].failures == 0
 
 
 @pytest.mark.gen_test
@@ -510,7 +510,7 @@ async def test_an_idle_instance_ends(stage: Stage) -> None:
 @pytest.mark.gen_test
 async def test_one_that_does_not_end_is_removed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds after it was told to."""
-    monkeypatch.setattr(autoscaler, "KILLED_AFTER", 0.05)
+    monkeypatch.setattr(lifecycle, "KILLED_AFTER", 0.05)
     await stage.warm(stage.versions.publish(version(idle=0.1)))
     async with asyncio.timeout(20):
         while not stage.launcher.removed:  # noqa: ASYNC110
@@ -641,7 +641,7 @@ async def test_a_removed_function_fails_what_waits_and_finishes_what_runs(stage:
     assert await stage.dispatcher.ask(instance, "").answer is None
     stage.dispatcher.notice(view("run-1", "complete", reason="update"))
     await stage.settle()
-    assert stage.scaler.pools == {}
+    assert stage.life.pools == {}
 
 
 @pytest.mark.gen_test
@@ -698,3 +698,41 @@ async def test_instances_of_an_earlier_process_are_taken_up(stage: Stage) -> Non
     answer = await calling
     assert (answer.instance, answer.cold) == ("run-a", False)
     assert stage.launcher.started == []
+
+
+@pytest.mark.gen_test
+async def test_the_end_of_an_earlier_process_s_instance_is_no_failed_start(stage: Stage) -> None:
+    """It may have ended while nobody listened: the next start waits for nothing."""
+    called = stage.versions.publish(version())
+    stage.launcher.there = [Found("run-a", called.id, "secret-a")]
+    await stage.scaler.adopt()
+    stage.dispatcher.notice(ended("run-a", 1))
+    assert stage.dispatcher.stats("hello").last_errors == []
+    calling = stage.invoke(called)
+    await stage.serve(await stage.instance())
+    await calling
+
+
+@pytest.mark.gen_test
+async def test_nothing_is_decided_again_and_again(monkeypatch: pytest.MonkeyPatch, io_loop: IOLoop) -> None:
+    """While starts hang and calls wait, the next decision is made when something is due."""
+    monkeypatch.setattr(scaling, "IN_FLIGHT", 0.05)
+    stage = Stage(nodes=1)
+    decisions = 0
+    plan = stage.scaler._plan
+
+    def counted() -> float:
+        nonlocal decisions
+        decisions += 1
+        return plan()
+
+    monkeypatch.setattr(stage.scaler, "_plan", counted)
+    called = version()
+    calls = [stage.invoke(called) for _ in range(5)]
+    await asyncio.sleep(0.5)
+    assert len(stage.launcher.started) == 5
+    assert decisions < 100
+    for each in calls:
+        each.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await stage.close()
