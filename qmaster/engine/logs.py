@@ -18,7 +18,7 @@ from heapq import merge
 from typing import Literal, NamedTuple
 from urllib.parse import unquote_plus
 
-from ..errors import NodeUnreachable, TooManyReaders
+from ..errors import HttpError, NodeUnreachable, TooManyReaders
 from ..models.results import Line, Output, Stream
 from .client import CHANGE, Body, Calls, Client
 from .errors import LATE, EngineTimeout, NotOfEngine, translate
@@ -247,7 +247,7 @@ class OpenLog:
         while True:
             data = await body.read()
             self._taken = time.monotonic()
-            messages = _parsed(self._parser, data)
+            messages = list(_parsed(self._parser, data))
             if messages or not data:
                 return messages
 
@@ -261,10 +261,10 @@ async def _open(client: Client, request: LogRequest) -> Body | None:
         return None
 
 
-def _parsed(parser: Parser, data: bytes) -> list[Message]:
-    """Return the messages that this chunk completes; an empty chunk ends the stream."""
+def _parsed(parser: Parser, data: bytes) -> Iterator[Message]:
+    """Yield the messages that this chunk completes; an empty chunk ends the stream."""
     try:
-        return list(parser.feed(data) if data else parser.end())
+        yield from parser.feed(data) if data else parser.end()
     except ValueError as error:
         raise translate(error) from error
 
@@ -279,17 +279,21 @@ class Logs:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
-    async def capture(self, kind: Literal["task", "container"], target_id: str, limit: int) -> Output:
+    async def capture(
+        self, kind: Literal["task", "container"], target_id: str, limit: int, partial: bool = False
+    ) -> Output:
         """Return the last ``limit`` bytes of each stream, in Docker's order; nothing if the log driver keeps nothing.
 
-        After 25 s, returns what has arrived by then.
+        After 25 s, returns what has arrived by then, as truncated; with ``partial`` also where the log breaks off.
 
         Raises:
             NotFound: the task or container does not exist.
             NodeUnreachable: the task's node cannot be reached now.
-            HttpError: the engine did not answer.
+            HttpError: the engine did not answer, or the log broke off.
         """
-        return await self._calls.call(lambda: _Capture(self._calls.client, kind, target_id, limit).output(), CHANGE)
+        return await self._calls.call(
+            lambda: _Capture(self._calls.client, kind, target_id, limit, partial).output(), CHANGE
+        )
 
 
 class Tail:
@@ -336,8 +340,11 @@ class _Capture:
     the other is read alone, from its beginning; Docker then reads the whole log, but sends only that stream.
     """
 
-    def __init__(self, client: Client, kind: Literal["task", "container"], target_id: str, limit: int) -> None:
+    def __init__(
+        self, client: Client, kind: Literal["task", "container"], target_id: str, limit: int, partial: bool
+    ) -> None:
         self._client = client
+        self._partial = partial
         self._kind: Kind = kind
         self._id = target_id
         self._limit = limit
@@ -371,6 +378,10 @@ class _Capture:
                 with body:
                     read = await self._take(body, tail)
         except TimeoutError:
+            self._late = True
+        except HttpError:
+            if not (self._partial and self._any):
+                raise
             self._late = True
         if self._late and not self._any:
             raise NodeUnreachable(SILENT) if self._kind == "task" else EngineTimeout(LATE)

@@ -6,6 +6,7 @@ Belongs to the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from datetime import datetime
 from typing import Literal
@@ -25,6 +26,9 @@ from .status import LONG_AGO, TERMINAL, has_ended, parse_time
 AT_ONCE = 64  # concurrent reads of tasks of one run; the engine client's limits also apply
 AGAIN_EVERY = 1.0  # seconds between retries
 GIVE_UP_AFTER = 10.0  # seconds of retries for a node that does not send its log
+# Seconds of retries for a log that always breaks off while the engine answers other calls: its file may be damaged.
+# This is longer, as an engine under load may break off a log too.
+BROKEN_FOR = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -112,21 +116,38 @@ class ResultCollector:
         return TaskOutput(task.id, task.slot, task.node, task.exit_code, output)
 
     async def _read_log(self, kind: Literal["task", "container"], target_id: str, limit: int) -> Output:
-        """Read a log; return an empty, truncated output if it is gone or its node stays unreachable."""
-        until = None  # the wait for a slot does not count
+        """Read a log; return what there is, as truncated, if it is gone, breaks off, or its node stays unreachable."""
+        until = None
         while True:
             try:
                 return await self._logs.capture(kind, target_id, limit)
             except NotFound:
                 return Output([], truncated=True)
-            except (EngineAway, TooManyCalls):  # retry until the engine is back, or a slot is free
+            except TooManyCalls:  # the wait for a slot does not count
                 pass
             except HttpError as error:
-                until = until or time.monotonic() + GIVE_UP_AFTER
-                if time.monotonic() > until:
-                    log.warning("output_not_read", what=target_id, reason=str(error))
-                    return Output([], truncated=True)
+                patience = self._patience(error)
+                until = None if patience is None else until or time.monotonic() + patience
+                if until is not None and time.monotonic() > until:
+                    return await self._read_part(kind, target_id, limit, error)
             await asyncio.sleep(AGAIN_EVERY)
+
+    def _patience(self, error: HttpError) -> float | None:
+        """Return for how many seconds a read is retried; None: until the engine is back."""
+        if not isinstance(error, EngineAway):
+            return GIVE_UP_AFTER
+        return BROKEN_FOR if self._reconciler.stale_since is None else None
+
+    async def _read_part(
+        self, kind: Literal["task", "container"], target_id: str, limit: int, error: HttpError
+    ) -> Output:
+        """Read as much of a log as arrives."""
+        output = Output([], truncated=True)
+        with contextlib.suppress(HttpError):
+            output = await self._logs.capture(kind, target_id, limit, partial=True)
+        kept = sum(len(line.data) for line in output.lines)
+        log.warning("output_not_read", what=target_id, reason=str(error), kept=kept)
+        return output
 
 
 class Waiters:

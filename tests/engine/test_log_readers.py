@@ -8,8 +8,9 @@ import pytest
 from fakes import until
 from raw_engine import Say, engine_and_client, reply, silence
 
-from qmaster.engine.logs import MAX_READERS, LogReaders, LogRequest
-from qmaster.errors import EngineAway, EngineRefused, NotFound, TooManyReaders
+from qmaster.engine.client import Calls
+from qmaster.engine.logs import MAX_READERS, LogReaders, LogRequest, Logs
+from qmaster.errors import EngineAway, EngineRefused, HttpError, NotFound, TooManyReaders
 
 pytestmark = pytest.mark.gen_test(timeout=10)
 
@@ -95,6 +96,19 @@ async def test_an_error_is_one_of_ours(tmp_path: Path, answer: bytes, error: typ
         engine.then_ends = {answer}
         with LogReaders(client).slot() as open_log, pytest.raises(error):
             await open_log(LogRequest("task", "t1")).take()
+
+
+@pytest.mark.parametrize("rest", [b"", chunk(b"\0\1\1\1no frame")], ids=["broken off", "damaged"])
+async def test_a_capture_of_a_log_that_breaks_off_has_what_arrived(tmp_path: Path, rest: bytes) -> None:
+    """If it is asked for in part; else it is an error, and can be tried again."""
+    answer = HEAD + chunk(FRAME) + rest
+    async with engine_and_client(tmp_path, answer) as (engine, client):
+        engine.then_ends = {answer}
+        logs = Logs(Calls(client, "logs", 1))
+        with pytest.raises(HttpError):
+            await logs.capture("task", "t1", 100)
+        output = await logs.capture("task", "t1", 100, partial=True)
+    assert ([line.data for line in output.lines], output.truncated) == ([b"x" * 100], True)
 
 
 async def test_a_log_driver_that_keeps_nothing_says_nothing(tmp_path: Path) -> None:

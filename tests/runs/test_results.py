@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from fakes import CONTAINER_ID, Fake, container, service, task
+from structlog.testing import capture_logs
 from swarm_cases import NODES, NOW, REPLICAS_2
 
 from qmaster.engine import logs
@@ -42,11 +43,14 @@ class Logs(Fake, logs.Logs):
     def __init__(self) -> None:
         super().__init__()
         self.error: Exception | None = None
+        self.part: Output | None = None  # what arrives before a break
         self.times = 10**9
 
-    async def capture(self, kind: logs.Kind, target_id: str, limit: int) -> Output:
+    async def capture(self, kind: logs.Kind, target_id: str, limit: int, partial: bool = False) -> Output:
         self.noted("capture", kind, target_id, limit)
         await asyncio.sleep(0)
+        if partial and self.part is not None:
+            return self.part
         if self.error is not None and len(self.calls) <= self.times:
             raise self.error
         return Output([Line("2024-05-06T07:08:19Z", "stdout", target_id.encode())])
@@ -74,6 +78,7 @@ class Components(Fake, Reconciler):
         self.full = 0
         self.refusal: HttpError = JournalUnwritable("full")
         self.before: list[Task] = []
+        self.stale_since: str | None = None
         self.collector = ResultCollector(self.logs, Journal(self), self, LIMIT)
 
     async def show_result(self, run_id: str, result: Result) -> None:
@@ -88,6 +93,7 @@ class Components(Fake, Reconciler):
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results_module, "AGAIN_EVERY", 0.001)
     monkeypatch.setattr(results_module, "GIVE_UP_AFTER", 0.05)
+    monkeypatch.setattr(results_module, "BROKEN_FOR", 0.2)
 
 
 async def test_a_service_is_recorded_by_its_tasks() -> None:
@@ -181,9 +187,26 @@ async def test_a_change_that_is_an_end_is_recorded(shown: Service, read: bool) -
 async def test_an_engine_that_is_away_is_waited_for() -> None:
     """However long: the output is there when it comes back."""
     parts = Components()
-    parts.logs.error, parts.logs.times = EngineAway("away"), 100
+    parts.stale_since = "2024-05-06T07:08:19Z"
+    parts.logs.error, parts.logs.times = EngineAway("away"), 1000
     await parts.collector.record(ENDED)
     assert parts.shown["s1"].stdout == "t-failed-1"
+
+
+@pytest.mark.parametrize("part", [None, Output([Line("2024-05-06T07:08:19Z", "stdout", b"begun")], truncated=True)])
+async def test_a_log_that_always_breaks_off_is_given_up(part: Output | None) -> None:
+    """Where the engine answers other calls; what arrives is kept, and the log says so."""
+    parts = Components()
+    parts.logs.error, parts.logs.part = EngineAway("the connection broke"), part
+    began = time.monotonic()
+    with capture_logs() as lines:
+        await parts.collector.record(ENDED)
+    assert time.monotonic() - began >= 0.2
+    shown = parts.shown["s1"]
+    assert (shown.exit_code, shown.stdout, shown.truncated) == (3, "begun" if part else "", True)
+    (warning,) = [line for line in lines if line["event"] == "output_not_read"]
+    assert (warning["what"], warning["reason"]) == ("t-failed-1", "the connection broke")
+    assert warning["kept"] == (5 if part else 0)
 
 
 async def test_a_node_that_is_out_of_reach_is_given_up() -> None:
