@@ -79,6 +79,7 @@ function happened({ id, type, subject, time, data }) {
   if (read.size > 2 * MAX_CHANGES) read.delete(read.values().next().value);
   count(Date.now());
   const [, , topic, word] = type.split('.');
+  if (topic === 'function') return;
   if (topic !== 'node') return changed(data, topic, word, time);
   putNode(data);
   if (word === 'removed') nodes.delete(subject);

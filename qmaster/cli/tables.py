@@ -165,6 +165,8 @@ def _second(time: str | None) -> str:
 def _said(kind: str, data: Json) -> str:
     if kind.startswith("node."):
         return f"{data['state']} {data['availability']} {data['role']}"
+    if kind.startswith("function."):
+        return f"version {data['version']}  {image(data['image'])}"
     task = data.get("task")
     if kind.startswith("task.") and task:
         place = "  ".join(filter(None, [f"slot {task['slot']}" if task["slot"] else "", task["node"]]))

@@ -56,10 +56,12 @@ class Filter(NamedTuple):
         """Return whether an event with these tags is sent."""
         if self.topics and tags.topic not in self.topics:
             return False
+        if tags.topic == "function":
+            return self.owner in (None, tags.owner) and (bool(self.topics) or not (self.service or self.labels))
         if tags.topic == "node":
             if self.owner is not None:  # nodes show what others have reserved on them
                 return False
-            # A filter by service or label matches nodes only if it names the topic.
+            # A filter by service or label matches nodes and functions only if it names the topic.
             return bool(self.topics) or not (self.service or self.labels)
         return (
             (not self.service or tags.subject == self.service)
@@ -68,8 +70,9 @@ class Filter(NamedTuple):
         )
 
     def shows(self, tags: Tags) -> bool:
-        """Return whether a snapshot has this service: topics do not count, unless the only one is ``node``."""
-        return self._replace(topics=frozenset()).lets_through(tags) and self.topics != {"node"}
+        """Return whether a snapshot has this service: topics do not count, unless none is of services."""
+        others = bool(self.topics) and self.topics <= {"node", "function"}
+        return self._replace(topics=frozenset()).lets_through(tags) and not others
 
 
 class News(NamedTuple):

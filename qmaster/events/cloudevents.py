@@ -7,13 +7,16 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from ..models.functions import FunctionVersion
 from ..models.responses import Node, Service, Task, Time
 
-Topic = Literal["service", "task", "node"]
+Topic = Literal["service", "task", "node", "function"]
+View = Service | Node | FunctionVersion
 
 PREFIX = "io.qmaster."
 SERVICE_EVENTS = ("created", "updated", "running", "complete", "failed", "stopping", "removed")
 NODE_EVENTS = ("joined", "ready", "down", "updated", "removed")
+FUNCTION_EVENTS = ("published", "removed")
 MANY_TASKS = 20  # with more, a task's event has only its own task
 # Left out of task events: they do not change with a task's state, and would be most of the journal.
 ASIDE = ("labels", "command", "spec")
@@ -23,17 +26,17 @@ _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 class Event(NamedTuple):
     """A change that has no sequence yet.
 
-    ``subject`` is the service's or node's id, ``time`` the engine's own timestamp of the change (RFC 3339), ``before``
-    the view that was last published.
+    ``subject`` is the service's or node's id, or the function's name, ``time`` the engine's own timestamp of the change
+    (RFC 3339), ``before`` the view that was last published.
     """
 
     topic: Topic
     type: str
     subject: str
     time: str
-    view: Service | Node
+    view: View
     task: Task | None = None
-    before: Service | Node | None = None
+    before: View | None = None
 
 
 class CloudEvent(msgspec.Struct, frozen=True):
@@ -86,6 +89,18 @@ def of_node(before: Node | None, after: Node | None, now: str) -> Iterator[Event
         yield _node_event(after.state if after.state in ("ready", "down") else "updated", view, now)
     elif (after.availability, after.role) != (before.availability, before.role):
         yield _node_event("updated", view, now)
+
+
+def of_function(before: FunctionVersion | None, after: FunctionVersion | None, now: str) -> Iterator[Event]:
+    """Yield the changes between two newest versions of a function.
+
+    Docker keeps no timestamp of a removal, after which an earlier version may be the newest.
+    """
+    if after is None and before is not None:
+        yield Event("function", f"{PREFIX}function.removed", before.name, now, before)
+    if after is not None and after != before:
+        time = now if before is not None and after.published_at <= before.published_at else after.published_at
+        yield Event("function", f"{PREFIX}function.published", after.name, time, after)
 
 
 def encode(event: Event, epoch: str, sequence: int) -> bytes:

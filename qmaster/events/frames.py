@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
+from ..models.functions import FunctionVersion
 from ..models.responses import Node, Service, Time
 from .cloudevents import CloudEvent
 
@@ -30,11 +31,15 @@ class HelloFrame(Struct, frozen=True, tag_field="type", tag="hello"):
 
 
 class SnapshotFrame(Struct, frozen=True, tag_field="type", tag="snapshot"):
-    """All services and nodes that the filter matches, sent when no cursor is resumed."""
+    """All services and nodes that the filter matches, sent when no cursor is resumed.
+
+    It has the functions too if the filter names their topic.
+    """
 
     cursor: str
     services: list[Service]
     nodes: list[Node]
+    functions: list[FunctionVersion] | UnsetType = UNSET
 
 
 class GapFrame(Struct, frozen=True, tag_field="type", tag="gap", rename={"since": "from"}):
@@ -114,9 +119,12 @@ def hello(version: str, cursor: str) -> Frame:
     return _plain("hello", HelloFrame(PROTOCOL, version, cursor, HEARTBEAT_EVERY))
 
 
-def snapshot(cursor: str, services: list[Service], nodes: list[Node]) -> Frame:
-    """Return a frame with all services and nodes."""
-    return _plain("snapshot", SnapshotFrame(cursor, services, nodes), cursor)
+def snapshot(
+    cursor: str, services: list[Service], nodes: list[Node], functions: list[FunctionVersion] | None = None
+) -> Frame:
+    """Return a frame with all services and nodes, and with the functions unless they are None."""
+    told = UNSET if functions is None else functions
+    return _plain("snapshot", SnapshotFrame(cursor, services, nodes, told), cursor)
 
 
 def gap(reason: str, since: str, to: str) -> Frame:

@@ -48,8 +48,8 @@ class EventStream:
         journal: has the events that a subscriber missed.
         broker: sends the live events.
         position: returns the sequence of the last published event, and what the journal keeps.
-        snapshot: returns the services and nodes that a filter lets through, as of the last published event; raises
-            JournalUnwritable until the journal has been read.
+        snapshot: returns the services and nodes that a filter lets through, and the functions or None, as of the last
+            published event; raises JournalUnwritable until the journal has been read.
         stale_since: returns since when the cache may be behind the engine, or None.
         unsent: the memory that the unread snapshots and events of each token may take.
     """
@@ -59,7 +59,7 @@ class EventStream:
         journal: Journal,
         broker: Broker,
         position: Callable[[], Position],
-        snapshot: Callable[[Filter], tuple[list[Any], list[Any]]],
+        snapshot: Callable[[Filter], tuple[Any, ...]],
         stale_since: Callable[[], str | None],
         unsent: Unsent | None = None,
     ) -> None:

@@ -76,11 +76,13 @@ class VersionStore:
     Attributes:
         listeners: called with the name of a function whose versions have changed.
         trouble: why the versions are not known, or None.
+        listed: set once all versions have been listed.
     """
 
     def __init__(self, configs: Configs) -> None:
         self.listeners: list[Callable[[str], None]] = []
         self.trouble: HttpError | None = EngineUnavailable("the functions are not listed yet; try again")
+        self.listed = asyncio.Event()
         self._configs = configs
         self._kept: dict[str, _Kept] = {}  # by the config's id
         self._numbers: dict[str, dict[int, str]] = {}  # function → number → the config's id
@@ -158,6 +160,7 @@ class VersionStore:
         began = time.monotonic()
         await self._take(await self._configs.labelled(FUNCTION), began)
         self.trouble = None
+        self.listed.set()
 
     def hint(self, change: Change) -> None:
         """Schedule a look at what may have changed."""

@@ -12,8 +12,10 @@ from ..engine.labels import BODY, END
 from ..errors import JournalUnwritable
 from ..events import cloudevents
 from ..events.cloudevents import Event
+from ..models.functions import FunctionVersion
 from ..models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked
 from . import container_status, status
+from .functions import FunctionViews
 
 Json = Mapping[str, Any]
 
@@ -61,14 +63,15 @@ def _for_owner(view: Service) -> Service:
 
 
 class Unpublished(NamedTuple):
-    """The runs and nodes that a commit has taken."""
+    """The runs, nodes and functions that a commit has taken."""
 
     ids: frozenset[str]
     nodes: bool
+    functions: frozenset[str] = frozenset()
 
 
 class RunCache:
-    """Runs and nodes by id.
+    """Runs and nodes by id, and the functions as the stream has them.
 
     ``dirty`` are the runs that may have unpublished changes, ``going`` the services that have not ended, ``unstarted``
     the services that have ended without being seen running.
@@ -77,6 +80,7 @@ class RunCache:
     def __init__(self) -> None:
         self.entries: dict[str, CachedRun] = {}
         self.nodes: dict[str, Json] = {}
+        self.functions = FunctionViews()
         self._published_nodes: dict[str, Node] = {}
         self.dirty: set[str] = set()
         self.going: set[str] = set()
@@ -235,6 +239,8 @@ class RunCache:
         for event in events:
             if isinstance(event.view, Node):
                 self._publish_node(event)
+            elif isinstance(event.view, FunctionVersion):
+                self.functions.mark_published(event, event.view)
             else:
                 self._publish_service(event.view)
 
@@ -243,17 +249,21 @@ class RunCache:
 
         Args:
             ids: of the services to look at.
-            nodes: whether to look at the nodes too.
+            nodes: whether to look at the nodes and functions too.
             now: the time (RFC 3339) of changes without a timestamp.
         """
-        unpublished = Unpublished(frozenset(ids) & self.dirty, self._nodes_dirty and nodes)
+        functions = frozenset(self.functions.dirty) if nodes else frozenset()
+        unpublished = Unpublished(frozenset(ids) & self.dirty, self._nodes_dirty and nodes, functions)
         fresh = list(self._events(sorted(unpublished.ids), unpublished.nodes, now))
+        fresh += self.functions.events(functions, now)
         self.dirty -= unpublished.ids
+        self.functions.dirty -= functions
         self._nodes_dirty = self._nodes_dirty and not unpublished.nodes
         return fresh, unpublished
 
     def put_back(self, unpublished: Unpublished) -> None:
         self.dirty |= unpublished.ids
+        self.functions.dirty |= unpublished.functions
         self._nodes_dirty = self._nodes_dirty or unpublished.nodes
 
     # -- views ---------------------------------------------------------------------------------------------------

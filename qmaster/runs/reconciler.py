@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..events.broker import News, Tags
 from ..events.cloudevents import Event
 from ..events.journal import NO_EPOCH, Journal, Position
 from ..events.rows import NewEvent, Record
+from ..models.functions import FunctionVersion
 from ..models.responses import Node, Result, Service, Task
 from . import status
 from .cache import CachedRun, RunCache
@@ -322,6 +323,8 @@ class Reconciler:
         for record in records:
             if record.kind == "node":
                 self.cache.restore_node(msgspec.json.decode(record.view, type=Node))
+            elif record.kind == "function":
+                self.cache.functions.restore(msgspec.json.decode(record.view, type=FunctionVersion))
             else:
                 self.cache.restore(msgspec.json.decode(record.view, type=Service), record.body)
         self._endings = endings | self._endings
@@ -518,6 +521,8 @@ def tags(event: Event) -> Tags:
     """Return the attributes of an event that filters match."""
     if isinstance(event.view, Node):
         return Tags("node", event.subject, frozenset(), None)
+    if isinstance(event.view, FunctionVersion):
+        return Tags("function", event.subject, frozenset(), event.view.owner)
     return service_tags(event.view, event.topic)
 
 
@@ -531,14 +536,21 @@ def _encoded(event: Event, epoch: str, sequence: int) -> NewEvent:
 
 
 def _records(fresh: Iterable[Event], body: Callable[[str], str]) -> Iterable[Record]:
-    """Yield the record of each run and node after these events."""
-    last: Mapping[str, Event] = {event.subject: event for event in fresh}
+    """Yield the record of each run, node and function after these events."""
+    last = {_record_id(event): event for event in fresh}
     for subject, event in last.items():
         view, removed = msgspec.json.encode(event.view), event.type.endswith(".removed")
         if isinstance(event.view, Node):
             yield Record(subject, "node", event.view.hostname, removed, view)
+        elif isinstance(event.view, FunctionVersion):
+            yield Record(subject, "function", event.view.name, removed, view, owner=event.view.owner)
         else:
             yield Record(subject, "service", event.view.name, removed, view, body(subject), event.view.owner or "")
+
+
+def _record_id(event: Event) -> str:
+    """Return the id of the record that an event changes; a function may have the name that a run has as its id."""
+    return f"function/{event.subject}" if event.topic == "function" else event.subject
 
 
 def now_text(at: float | None = None) -> str:

@@ -35,11 +35,12 @@ from ..events.frames import HEARTBEAT_EVERY
 from ..events.journal import Journal
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
+from ..functions.announcer import Announcer
 from ..functions.launcher import Publishers
 from ..functions.lifecycle import Reports
 from ..functions.service import FunctionService
 from ..functions.versions import VersionStore
-from ..models.functions import FunctionStats
+from ..models.functions import FunctionStats, FunctionVersion
 from ..models.images import check_registry
 from ..models.responses import Node, Service
 from ..runs.logs import LogReader
@@ -89,6 +90,7 @@ class Functions(NamedTuple):
     """The parts that publish and call functions."""
 
     store: VersionStore
+    announcer: Announcer
     registry_auth: RegistryAuth
     service: FunctionService
     instances: Instances
@@ -204,6 +206,8 @@ class Server:
         """
         config, engine, runs = self._config, self.engine, self.runs
         store = VersionStore(engine.configs)
+        announcer = Announcer(store, runs.reconciler)
+        store.listeners.append(announcer.versions_changed)
         registry_auth = RegistryAuth(Path(config.registry_auth_file) if config.registry_auth_file else None)
         registry_auth.load()
         rules = Rules(_registries(config.registries), config.memory, config.ttl or None)
@@ -216,7 +220,7 @@ class Server:
             Place(config.runtime_port, config.advertise, connections),
         )
         service = FunctionService(store, engine.swarm, registry_auth, rules, instances.dispatcher.stats)
-        return Functions(store, registry_auth, service, instances)
+        return Functions(store, announcer, registry_auth, service, instances)
 
     def _read_metrics(self) -> None:
         functions = self.functions
@@ -281,8 +285,8 @@ class Server:
             self._check(),
         ]
         if self.functions is not None:
-            store, registry_auth, _, instances = self.functions
-            work += [store.run(), registry_auth.run(), instances.run()]
+            store, announcer, registry_auth, _, instances = self.functions
+            work += [store.run(), announcer.run(), registry_auth.run(), instances.run()]
         if self.token_file is not None:
             work.append(self.token_file.run())
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]
@@ -366,9 +370,11 @@ def build_runs(
 def build_events(journal: Journal, broker: Broker, reconciler: Reconciler) -> EventStream:
     """Make the event stream, which begins with what the reconciler has published."""
 
-    def snapshot(wants: Filter) -> tuple[list[Service], list[Node]]:
+    def snapshot(wants: Filter) -> tuple[list[Service], list[Node], list[FunctionVersion] | None]:
         services = [view for view in reconciler.cache.published_services() if wants.shows(service_tags(view))]
-        return services, reconciler.nodes() if wants.lets_through(NODE) else []
+        nodes = reconciler.nodes() if wants.lets_through(NODE) else []
+        told = [view for view in reconciler.cache.functions.published() if wants.owner in (None, view.owner)]
+        return services, nodes, told if "function" in wants.topics else None
 
     stream = EventStream(
         journal, broker, lambda: reconciler.position, snapshot, lambda: reconciler.stale_since, Unsent()

@@ -14,11 +14,12 @@ from fakes import grant
 
 from docs import as_pattern, routes, statuses
 from qmaster import errors
-from qmaster.api import base, events, logs, openapi, runs
+from qmaster.api import base, events, logs, openapi, openapi_functions, runs
 from qmaster.auth.authenticator import BURST
 from qmaster.auth.tokens import SCOPES
 from qmaster.events import cloudevents, frames
 from qmaster.models import requests, responses
+from qmaster.models.functions import FunctionVersion
 
 __all__ = ["app", "ask", "run_service", "state"]  # the fixtures
 
@@ -176,9 +177,11 @@ def test_each_time_is_a_date_and_time() -> None:
 TIME = "2026-11-22T20:29:03.085076548Z"
 VIEW = msgspec.convert(openapi.SERVICE, responses.Service)
 NODE = msgspec.convert(openapi.NODE, responses.Node)
+FUNCTION = msgspec.convert(openapi_functions.VERSION, FunctionVersion)
 FRAMES = [
     frames.hello("1", openapi.CURSOR),
     frames.snapshot(openapi.CURSOR, [VIEW], [NODE]),
+    frames.snapshot(openapi.CURSOR, [], [], [FUNCTION]),
     frames.gap("epoch_changed", openapi.CURSOR, openapi.CURSOR),
     frames.heartbeat(openapi.CURSOR, TIME, None),
     frames.heartbeat(openapi.CURSOR, TIME, TIME),
@@ -197,6 +200,8 @@ def test_each_event_is_described() -> None:
     told = [
         *cloudevents.of_service(None, VIEW, TIME),
         *(each for before, after in ((None, NODE), (NODE, None)) for each in cloudevents.of_node(before, after, TIME)),
+        *cloudevents.of_function(None, FUNCTION, TIME),
+        *cloudevents.of_function(FUNCTION, None, TIME),
     ]
     assert {event.topic for event in told} == events.TOPICS
     for event in told:

@@ -356,3 +356,23 @@ async def test_a_filter_lets_through(wants: Filter, passed: list[Tags]) -> None:
 async def test_a_snapshot_shows_services_whatever_the_topics(topics: set[str], shown: bool) -> None:
     """But for nodes alone."""
     assert Filter(topics=frozenset(topics)).shows(ANY) is shown
+
+
+@pytest.mark.parametrize(
+    ("wants", "passes", "shows"),
+    [
+        (Filter(), True, True),
+        (Filter(owner="alice"), True, True),
+        (Filter(owner="bob"), False, False),
+        (Filter(service="f"), False, False),
+        (Filter(labels=frozenset({"a=b"})), False, True),
+        (Filter(topics=frozenset({"function"})), True, False),
+        (Filter(topics=frozenset({"function", "node"})), True, False),
+        (Filter(topics=frozenset({"function", "task"}), labels=frozenset({"a=b"})), True, True),
+        (Filter(topics=frozenset({"service"})), False, True),
+    ],
+)
+async def test_functions_are_let_through_where_they_are_meant(wants: Filter, passes: bool, shows: bool) -> None:
+    """Those that a token has published; a filter by run or label means none, unless it names the topic."""
+    assert wants.lets_through(Tags("function", "f", frozenset(), "alice")) is passes
+    assert wants.shows(Tags("service", "s", frozenset({"a=b"}), "alice")) is shows

@@ -10,8 +10,10 @@ from fakes import CREATED, LATER, service, task
 from msgspec.structs import replace
 from swarm_cases import NODES, NOW
 
+from qmaster.api import openapi_functions
 from qmaster.events import cloudevents
 from qmaster.events.cloudevents import Event
+from qmaster.models.functions import FunctionVersion
 from qmaster.models.responses import Node, Replicas, Reserved, Service
 from qmaster.runs import status
 
@@ -129,6 +131,21 @@ def test_a_task_is_told_without_what_does_not_change() -> None:
     assert data.keys() >= {"id", "name", "owner", "image", "status", "tasks", "task"}
     assert len(moved) < len(changed) - 1500
     assert json.loads(changed)["data"]["labels"] == view.labels
+
+
+def test_a_function_is_published_or_removed() -> None:
+    """With the time of its publication; where an earlier version is the newest again, with the time it was seen."""
+    first = msgspec.convert(openapi_functions.VERSION, FunctionVersion)
+    second = replace(first, version=first.version + 1, published_at="2026-12-01T00:00:00Z")
+    (new,) = cloudevents.of_function(None, first, NOW_TEXT)
+    assert (new.topic, new.type, new.subject) == ("function", "io.qmaster.function.published", "resize")
+    assert new.time == first.published_at
+    (more,) = cloudevents.of_function(first, second, NOW_TEXT)
+    (less,) = cloudevents.of_function(second, first, NOW_TEXT)
+    assert (more.time, less.time, less.view) == (second.published_at, NOW_TEXT, first)
+    (gone,) = cloudevents.of_function(first, None, NOW_TEXT)
+    assert (gone.type, gone.time, gone.view) == ("io.qmaster.function.removed", NOW_TEXT, first)
+    assert list(cloudevents.of_function(first, first, NOW_TEXT)) == list(cloudevents.of_function(None, None, "")) == []
 
 
 def test_every_type_is_a_known_one() -> None:
