@@ -114,6 +114,7 @@ class InProcess:
         await self.server.journal.open()
         await self.server.runs.reconciler.load()
         await self.server.runs.reconciler._turn()
+        assert self.server.functions
         await self.server.functions.store.reload()
         self.engine.forget()
         assert self.server.token_file

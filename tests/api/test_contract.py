@@ -14,6 +14,7 @@ from contract import DOCUMENT, check_answer
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from testbed import Engine, Server, eventually
+from testbed.server import free_port
 
 Json = dict[str, Any]
 Case = schemathesis.Case[Any]
@@ -24,6 +25,7 @@ OPERATIONS = {
 }
 pytestmark = pytest.mark.slow  # hundreds of calls
 BOTH = list(GenerationMode)
+FUNCTIONS = {"QMASTER_RUNTIME_PORT": str(free_port())}
 PLAIN = {"/", "/static/{file}", "/livez", "/readyz", "/openapi.json"}  # take nothing that could be wrong
 READS = [(p, mode) for p, method in OPERATIONS if method == "GET" for mode in (BOTH[:1] if p in PLAIN else BOTH)]
 
@@ -39,8 +41,8 @@ drawn = settings(
 
 @pytest.fixture(scope="module")
 def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A quartermaster without an engine."""
-    server = Server(tmp_path_factory.mktemp("contract") / "server", "unix:///nowhere/docker.sock")
+    """A quartermaster without an engine; it serves functions."""
+    server = Server(tmp_path_factory.mktemp("contract") / "server", "unix:///nowhere/docker.sock", env=FUNCTIONS)
     server.start()
     yield server
     server.kill()

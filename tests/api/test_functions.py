@@ -146,6 +146,7 @@ async def test_what_it_does_now_is_shown(ask: Ask, home: InProcess) -> None:
     """Its instances, the calls that wait, and why the last ones failed."""
     failed = FunctionError(time="2026-11-22T20:29:03Z", reason="init_error", message="no module app")
     stats = FunctionStats(instances=InstanceCounts(starting=1, busy=2), queued=3, last_errors=[failed])
+    assert home.server.functions
     home.server.functions.service._stats = lambda name: stats
     await ask("root", "PUT", "/functions/resize", SPEC)
     shown = described(await ask("root", "GET", "/functions/resize"), "GET", "/functions/{name}")
@@ -168,6 +169,7 @@ async def test_without_an_engine_or_a_swarm_it_is_503(ask: Ask, home: InProcess,
     """What changes asks the engine; what is known is shown as long as there is a swarm."""
     await ask("root", "PUT", "/functions/resize", SPEC)
     home.engine.configs.fails["labelled"] = error
+    assert home.server.functions
     home.server.functions.store._failed(error)
     for method, path, body in (
         ("PUT", "", SPEC), ("DELETE", "", None), ("POST", "/rollback", {"version": 1}),

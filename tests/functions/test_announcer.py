@@ -10,6 +10,7 @@ from conftest import StartServer
 from fakes import FakeConfigs, FakeContainers, FakeSwarm, until
 from reconciler_cases import Journal
 from testbed import Engine, Server, eventually, sdk
+from testbed.server import free_port
 from testbed.subscriber import Subscriber
 from version_cases import config, loaded, published
 
@@ -140,7 +141,7 @@ def of(name: str, kind: str, version: int) -> Any:
 
 def test_two_quartermasters_tell_the_same(engine: Engine, start_server: StartServer) -> None:
     """What one publishes the other tells too; what happened while it was away it tells at its start, once."""
-    one, other = start_server(engine.host), start_server(engine.host)
+    one, other = (start_server(engine.host, QMASTER_RUNTIME_PORT=str(free_port())) for _ in range(2))
     for server in (one, other):
         wait_listed(server)
     with Subscriber(other) as stream, Subscriber(other, query="topic=function") as functions:
