@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 import structlog
 
 from ..errors import ConfigError, JournalUnwritable
-from ..limiter import FairLimiter, acting_for
+from ..limiter import FairLimiter
 from . import retention, rows
 from .epoch import boot_id, find_doubt, read_mark, write_mark
 from .rows import Intent, Key, NewEvent, Page, Record, StoredEvent
@@ -65,6 +65,14 @@ class Position(NamedTuple):
     last: int
 
 
+class _Write(NamedTuple):
+    """A write that waits for the journal's thread; ``last`` is the newest sequence after it, if it writes events."""
+
+    work: Callable[[sqlite3.Connection], object]
+    last: int | None
+    done: asyncio.Future[None]
+
+
 class Journal:
     """The events, records and intents on disk.
 
@@ -83,7 +91,9 @@ class Journal:
         self._keep_seconds = keep_days * 86400
         self._keep_bytes = keep_size * MIB
         self._thread = ThreadPoolExecutor(1, "journal")
-        self._slots = FairLimiter(2, spare=1)
+        self._slots = FairLimiter(2, spare=1)  # for reads, and for writes that may be large
+        self._waiting: list[_Write] = []  # these are committed together
+        self._is_writing = False
         self._db: sqlite3.Connection | None = None
         self._inode = 0
         self._lock: int | None = None  # file descriptors, as is the next one
@@ -143,8 +153,12 @@ class Journal:
             records: the records after these events.
             settled: nonces of intents whose outcome is now known.
         """
-        # The caller may be cancelled, but not between the commit and the new position.
-        await asyncio.shield(self._append(events, records, settled))
+        before = self.position.last
+        last = before + len(events)
+        await self._write(lambda db: _append(db, before, events, records, settled), last)
+        self._grown(sum(len(event.json) for event in events) + sum(len(record.view) for record in records))
+        if before // PRUNE_EVERY != last // PRUNE_EVERY:
+            self._prune_soon()
 
     async def intend(self, intent: Intent) -> None:
         """Record an intent before the engine is asked."""
@@ -163,7 +177,8 @@ class Journal:
     async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
         """Keep the result of a run."""
         row = (run_id, time.time(), outcome, len(outcome))
-        await self._write(lambda db: db.execute(KEEP_OUTCOME, row))
+        async with self._slots.slot():
+            await self._write(lambda db: db.execute(KEEP_OUTCOME, row))
         self._grown(len(outcome))
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -218,16 +233,6 @@ class Journal:
 
     # -- on the event loop -----------------------------------------------------------------------------------------
 
-    async def _append(self, events: Sequence[NewEvent], records: Sequence[Record], settled: Sequence[str]) -> None:
-        before = self.position.last
-        last = before + len(events)
-        with acting_for(None):  # a commit has events of all owners
-            await self._write(lambda db: _append(db, before, events, records, settled), last)
-        self.position = self.position._replace(last=last)
-        self._grown(sum(len(event.json) for event in events) + sum(len(record.view) for record in records))
-        if before // PRUNE_EVERY != last // PRUNE_EVERY:
-            self._prune_soon()
-
     def _grown(self, size: int) -> None:
         self._written += size
         if self._written > self._keep_bytes // PRUNE_PARTS:
@@ -257,15 +262,40 @@ class Journal:
         self.position = self.position._replace(oldest=retention.kept_from(pruned, None))
 
     async def _write(self, work: Callable[[sqlite3.Connection], object], last: int | None = None) -> None:
-        """Run ``work`` in a transaction; ``last`` is the newest sequence after it, if it writes events."""
+        """Run ``work`` in a transaction, together with what others write meanwhile.
+
+        It is also done if the caller is cancelled; ``last`` is the newest sequence after it, if it writes events.
+        """
         await self._ensure_open()
+        write = _Write(work, last, asyncio.get_running_loop().create_future())
+        self._waiting.append(write)
+        self._write_next()
         try:
-            async with self._slots.slot():
-                await self._in_thread(lambda: self._commit(work, last))
+            await write.done
         except (sqlite3.Error, OSError) as error:
-            self._failed(error)
             raise JournalUnwritable(f"the journal cannot be written: {error}") from error
-        self._recovered()
+
+    def _write_next(self) -> None:
+        """Give all that waits to the journal's thread, unless that is still writing."""
+        if self._is_writing or not self._waiting:
+            return
+        writes, self._waiting, self._is_writing = self._waiting, [], True
+        try:
+            self._thread.submit(self._write_together, asyncio.get_running_loop(), writes)
+        except RuntimeError:  # the journal was closed
+            self._finish(writes, [sqlite3.OperationalError("the journal is closed") for _ in writes])
+
+    def _finish(self, writes: list[_Write], errors: list[Exception | None]) -> None:
+        self._is_writing = False
+        for write, error in zip(writes, errors, strict=True):
+            if isinstance(error, sqlite3.Error | OSError):
+                self._failed(error)
+            elif error is None:
+                self._recovered()
+                self.position = self.position if write.last is None else self.position._replace(last=write.last)
+            if not write.done.done():  # its caller may have been cancelled
+                write.done.set_result(None) if error is None else write.done.set_exception(error)
+        self._write_next()
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         await self._ensure_open()
@@ -339,6 +369,25 @@ class Journal:
             raise sqlite3.OperationalError("the journal is not open")
         return self._db
 
+    def _write_together(self, loop: asyncio.AbstractEventLoop, writes: list[_Write]) -> None:
+        loop.call_soon_threadsafe(self._finish, writes, self._commit_together(writes))
+
+    def _commit_together(self, writes: list[_Write]) -> list[Exception | None]:
+        """Write in one transaction; if that fails, in one for each write, so that none fails for another's mistake.
+
+        Returns:
+            The error of each write, or None.
+        """
+        try:
+            self._commit(lambda db: [write.work(db) for write in writes], _newest(writes))
+        except (sqlite3.OperationalError, OSError) as error:  # of the disk or the file: all would wait for it in turn
+            return [error for _ in writes]
+        except Exception as error:  # the top of the thread
+            if len(writes) == 1:
+                return [error]
+            return [error for write in writes for error in self._commit_together([write])]
+        return [None for _ in writes]
+
     def _commit(self, work: Callable[[sqlite3.Connection], T], last: int | None = None) -> T:
         db = self._opened()
         self._require_file()
@@ -387,6 +436,10 @@ class Journal:
             advice = "runs that were not removed are kept; stop some, or raise --keep-size"
             log.warning("journal_over_keep_size", bytes=used, advice=advice)
         self._over_size = used > room
+
+
+def _newest(writes: Iterable[_Write]) -> int | None:
+    return max((write.last for write in writes if write.last is not None), default=None)
 
 
 # --- opening the file ----------------------------------------------------------------------------------------------

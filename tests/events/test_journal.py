@@ -106,6 +106,80 @@ async def test_events_are_numbered_and_stay(tmp_path: Path) -> None:
     await journal.close()
 
 
+def intent(name: str) -> Intent:
+    return Intent(name, f"nonce-of-{name}", "service")
+
+
+async def intents(folder: Path) -> set[str]:
+    """Those that the next process finds."""
+    again = await opened(folder)
+    await again.close()
+    return {each.name for each in again.leftovers}
+
+
+@unit
+async def test_what_is_written_at_one_time_is_one_transaction(tmp_path: Path) -> None:
+    """The first by itself, and then all that came meanwhile; each is on disk when its caller goes on."""
+    journal = await opened(tmp_path)
+    statements: list[str] = []
+    assert journal._pruning is not None
+    await journal._pruning  # what follows the start
+    assert journal._db is not None
+    journal._db.set_trace_callback(statements.append)
+    names = [f"run-{number}" for number in range(50)]
+    await asyncio.gather(*(journal.intend(intent(name)) for name in names), journal.append([event(1)], []))
+    assert len([said for said in statements if said == "COMMIT"]) == 2
+    assert journal.position.last == 1
+    journal._db.set_trace_callback(None)
+    await journal.close()
+    assert await intents(tmp_path) == set(names)
+
+
+@unit
+async def test_a_write_that_fails_fails_no_other(tmp_path: Path) -> None:
+    """Whatever is wrong with it: those that are written with it are kept."""
+    journal = await opened(tmp_path)
+    writes = [intent("a"), intent("b"), intent("b"), intent("half a pair \udc80"), intent("c")]
+    done = await asyncio.gather(*map(journal.intend, writes), return_exceptions=True)
+    assert [type(each) for each in done] == [type(None)] * 2 + [JournalUnwritable, UnicodeEncodeError, type(None)]
+    assert journal.trouble is None
+    await journal.close()
+    assert await intents(tmp_path) == {"a", "b", "c"}
+
+
+@unit
+async def test_a_write_is_done_without_its_caller(tmp_path: Path) -> None:
+    """Who is cancelled while it is written, or before, leaves the position right for the next."""
+    journal = await opened(tmp_path)
+    writes = [asyncio.create_task(journal.append([event(1)], []))]
+    await asyncio.sleep(0)
+    writes.append(asyncio.create_task(journal.intend(intent("a"))))
+    await asyncio.sleep(0)
+    for write in writes:
+        write.cancel()
+    await asyncio.gather(*writes, return_exceptions=True)
+    await journal.intend(intent("b"))
+    assert journal.position.last == 1
+    await journal.append([event(2)], [])
+    assert [each.seq for each in await events(journal, 0)] == [1, 2]
+    await journal.close()
+    assert await intents(tmp_path) == {"a", "b"}
+
+
+@unit
+async def test_what_comes_too_late_is_refused(tmp_path: Path) -> None:
+    """What waits as the journal is closed is written or refused; nobody waits for ever."""
+    journal = await opened(tmp_path)
+    writes = [asyncio.create_task(journal.intend(intent(name))) for name in "abc"]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(journal.close())
+    done = await asyncio.wait_for(asyncio.gather(*writes, return_exceptions=True), 10)
+    await closing
+    kept = {name for name, error in zip("abc", done, strict=True) if error is None}
+    assert all(error is None or isinstance(error, JournalUnwritable) for error in done)
+    assert await intents(tmp_path) == kept
+
+
 @unit
 async def test_records_are_found_by_id_and_name(tmp_path: Path) -> None:
     """Of one name what is there comes before what is removed, and of those the newest first."""
