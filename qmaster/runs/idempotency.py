@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from ..errors import Conflict, KeyReused
+from ..errors import Conflict, KeyReused, PortTaken
 from ..events.journal import Journal
 from ..models.requests import Key, Started
 from ..models.responses import Service
@@ -48,9 +48,10 @@ class IdempotencyStore:
             return _replay(key, *known)
         try:
             return await start()
-        except Conflict:
-            # Another quartermaster was faster, or the answer to an earlier call was lost.
-            for pause in LOOK_AGAIN:
+        except Conflict as error:
+            # Another quartermaster was faster, or the answer to an earlier call was lost. Swarm checks ports before names,
+            # and what has the port is there already, so one look shows whether it is this key's run.
+            for pause in LOOK_AGAIN[:1] if isinstance(error, PortTaken) else LOOK_AGAIN:
                 await asyncio.sleep(pause)
                 await self._reconciler.look_up(key.name)
                 known = await self._known(key)

@@ -7,11 +7,11 @@ import pytest
 from fakes import CREATED, service
 from swarm_cases import NODES, NOW
 
-from qmaster.errors import Conflict, EngineAway, KeyReused
+from qmaster.errors import Conflict, EngineAway, KeyReused, PortTaken
 from qmaster.events.journal import Journal
 from qmaster.models.requests import Key, Started
 from qmaster.models.responses import Service
-from qmaster.runs import status
+from qmaster.runs import idempotency, status
 from qmaster.runs.idempotency import IdempotencyStore
 from qmaster.runs.reconciler import Reconciler
 
@@ -165,6 +165,18 @@ async def test_what_another_quartermaster_is_starting_shows_a_little_later() -> 
     await asyncio.sleep(0.01)
     parts.reconciler.there["qm-1"] = (run("theirs"), "body")
     assert await asking == Started("theirs", True)
+
+
+async def test_a_port_that_is_taken_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for a run of this key; one that has the port is there, and is the answer."""
+    monkeypatch.setattr(idempotency, "LOOK_AGAIN", (0.0, 60.0))
+    parts = Components()
+    parts.error = PortTaken("ports: 80 is taken")
+    async with asyncio.timeout(30):
+        with pytest.raises(PortTaken):
+            await parts.once()
+        parts.reconciler.there["qm-1"] = (run("theirs"), "body")
+        assert await parts.once() == Started("theirs", True)
 
 
 async def test_what_had_the_name_and_went_is_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
