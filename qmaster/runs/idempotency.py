@@ -49,8 +49,8 @@ class IdempotencyStore:
         try:
             return await start()
         except Conflict as error:
-            # Another quartermaster was faster, or the answer to an earlier call was lost. Swarm checks ports before names,
-            # and what has the port is there already, so one look shows whether it is this key's run.
+            # Another quartermaster was faster, or the answer to an earlier call was lost. Swarm checks ports before
+            # names, and what has the port is there already, so one look shows whether it is this key's run.
             for pause in LOOK_AGAIN[:1] if isinstance(error, PortTaken) else LOOK_AGAIN:
                 await asyncio.sleep(pause)
                 await self._reconciler.look_up(key.name)

@@ -14,6 +14,9 @@ PAUSE_SHARE = 0.1
 # Shares of the time that looks may take, so that a slow engine, or one with many services, has time for other calls.
 # A twentieth for looks at single services was too little: one slow look caused a pause of a second.
 LOOK_SHARE, SWEEP_SHARE = 0.2, 0.05
+# Longest such pause in seconds, as no end should be late by minutes because an engine is slow. A call to list takes at
+# most three seconds, so listings still take less than a sixth of the time.
+LONGEST_REST = 15.0
 # Seconds between listings of everything: the engine silently drops events for a slow reader.
 FULL_EVERY = 60.0
 
@@ -42,7 +45,10 @@ class _Look(NamedTuple):
 
 
 class _Budget:
-    """A share of the time. The shorter of the last two looks counts, so that a single slow one has no effect."""
+    """A share of the time: a look is followed by a pause, at most ``LONGEST_REST``.
+
+    The shorter of the last two looks counts, so that a single slow one has no effect.
+    """
 
     def __init__(self, share: float) -> None:
         self.free_at = 0.0
@@ -51,7 +57,7 @@ class _Budget:
 
     def spend(self, began: float, ended: float) -> None:
         took = ended - began
-        self.free_at = ended + min(took, self._before) * self._factor
+        self.free_at = ended + min(min(took, self._before) * self._factor, LONGEST_REST)
         self._before = took
 
 
