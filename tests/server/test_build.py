@@ -39,14 +39,13 @@ def test_an_audit_that_asked_nothing_fails_in_ci(env: dict[str, str], fails: boo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ci", ["", "1"])
-def test_an_audit_without_an_index(ci: str, tmp_path: Path) -> None:
+def test_an_audit_without_an_index(tmp_path: Path) -> None:
     """pip-audit cannot be installed, so nothing is asked."""
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": "/dev/null"}
-    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path), **nowhere, "CI": ci}
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path), **nowhere, "CI": "1"}
     done = subprocess.run([SCRIPT, "audit"], env=environ, capture_output=True, text=True, timeout=120, check=False)
     assert "pip-audit cannot be installed here: nothing was asked" in done.stderr
-    assert done.returncode == (1 if ci else 0)
+    assert done.returncode == 1
 
 
 @pytest.mark.parametrize(
