@@ -2,13 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from conftest import StartServer
-from testbed import Engine, Server, eventually, started
+from testbed import Bed, Engine, Server, eventually, started
 from testbed.background import Background
 from testbed.subscriber import Subscriber
 from testbed.tokens import tokens_file
@@ -55,6 +55,14 @@ class Journal(Background):
                 path = self._folder / name
                 sizes.append(path.stat().st_size if path.exists() else 0)
             self.most = max(self.most, sum(sizes))
+
+
+@pytest.fixture(scope="module")
+def engine(bed: Bed) -> Iterator[Engine]:
+    """One of its own: after thousands of services a start of an engine takes it twenty seconds."""
+    made = bed.single("flooded")
+    yield made
+    made.stop()
 
 
 @pytest.fixture

@@ -191,17 +191,6 @@ def test_tasks_come_one_after_the_other_the_oldest_first() -> None:
     assert parts.slots == 0
 
 
-def test_what_ends_during_the_first_read_is_read_once_more() -> None:
-    """That read was of a log that was still being written: what came after it is told too."""
-    parts = Components(kind="container")
-    parts.gives("s1", [said(1, "one\n")], parts.end())
-    parts.gives("s1", [said(1, "one\n"), said(2, "two")])
-    assert parts.texts(follow=True) == ["one\n", "two"]
-    assert len(parts.requests) == 2
-    assert parts.texts() == []
-    assert len(parts.requests) == 3
-
-
 def test_following_tells_each_line_once() -> None:
     """What was said so far, what is said now, and the rest after the end overlap."""
     parts = Components(task("running"))
