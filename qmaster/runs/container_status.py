@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from ..engine.labels import OWNER, TIMEOUT, TTL
 from ..models.responses import LastExit, Replicas, Service
-from .status import Verdict, cores, duration, mib, own_labels, parse_time, present
+from .status import Verdict, cores, make_view, mib, parse_time, present
 
 Json = Mapping[str, Any]
 
@@ -30,18 +29,15 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
         verdict = Verdict("failed" if ended else "stopping", "timeout", verdict.error, verdict.exit_code)
     elif ending:
         verdict = Verdict("stopping", "stopped", verdict.error, verdict.exit_code)
-    return Service(
+    return make_view(
+        verdict,
+        labels,
+        before.result if before and ended else None,
         id=raw["Id"],
         type="container",
         name=raw["Name"].removeprefix("/"),
         image=config["Image"],
         command=config.get("Cmd"),
-        labels=own_labels(labels),
-        owner=labels.get(OWNER),
-        status=verdict.status,
-        reason=verdict.reason,
-        error=verdict.error,
-        exit_code=verdict.exit_code,
         replicas=Replicas(
             desired=1,
             running=int(left_alone.status == "running"),
@@ -52,13 +48,9 @@ def container(raw: Json, ending: str | None = None, before: Service | None = Non
         # Of the first run: Docker moves it with each restart.
         started_at=(before.started_at if before else None) or present(state.get("StartedAt")),
         finished_at=present(state.get("FinishedAt")) if ended else None,
-        removed_at=None,
         memory=mib(host.get("Memory")),
         cpus=cores(host.get("NanoCpus")),
-        timeout=duration(labels.get(TIMEOUT)),
-        ttl=duration(labels.get(TTL)),
         tasks=[],
-        result=before.result if before and ended else None,
     )
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from ..engine.labels import END, FUNCTION, FUNCTION_NUMBER, IDLE, MIB, OWNER, TIMEOUT, TTL, UPDATED
 from ..models.requests import LABEL_PREFIX, MAX_SECONDS
-from ..models.responses import FunctionRef, LastExit, Node, Reason, Replicas, Reserved, Service, Status, Task
+from ..models.responses import FunctionRef, LastExit, Node, Reason, Replicas, Reserved, Result, Service, Status, Task
 
 Json = Mapping[str, Any]
 Counts = Mapping[tuple[int, str], int]  # by slot or node
@@ -97,30 +97,47 @@ def service(
     if told_to_end and verdict.status in ("complete", "failed"):
         verdict = Verdict("complete", "update" if told_to_end == UPDATED else "idle", None, verdict.exit_code)
     ended = verdict.status in ("complete", "failed") or (verdict.status == "stopping" and _all_ended(current))
-    return Service(
+    return make_view(
+        verdict,
+        labels,
+        before.result if before and ended else None,
         id=raw["ID"],
         type="service",
         name=spec["Name"],
         image=container.get("Image", ""),
         command=container.get("Args"),
+        replicas=_replicas(current, desired),
+        created_at=raw.get("CreatedAt"),
+        started_at=_started(tasks, ended, before, _checks_health(container)),
+        finished_at=_finished(raw, current) if ended else None,
+        memory=mib(limits.get("MemoryBytes")),
+        cpus=cores(limits.get("NanoCPUs")),
+        tasks=[task(t, nodes, is_per_node(spec)) for t in current],
+    )
+
+
+def make_view(verdict: Verdict, labels: Mapping[str, str], result: Result | None, **fields: Any) -> Service:
+    """Return the view of a run.
+
+    Args:
+        verdict: its status.
+        labels: all of its labels, quartermaster's own among them.
+        result: its result if it has ended and was read.
+        fields: the rest of the view, which a service and a container show differently.
+    """
+    return Service(
         labels=own_labels(labels),
         owner=labels.get(OWNER),
         status=verdict.status,
         reason=verdict.reason,
         error=verdict.error,
         exit_code=verdict.exit_code,
-        replicas=_replicas(current, desired),
-        created_at=raw.get("CreatedAt"),
-        started_at=_started(tasks, ended, before, _checks_health(container)),
-        finished_at=_finished(raw, current) if ended else None,
         removed_at=None,
-        memory=mib(limits.get("MemoryBytes")),
-        cpus=cores(limits.get("NanoCPUs")),
         timeout=duration(labels.get(TIMEOUT)),
         ttl=duration(labels.get(TTL)),
         function=_function(labels),
-        tasks=[task(t, nodes, is_per_node(spec)) for t in current],
-        result=before.result if before and ended else None,
+        result=result,
+        **fields,
     )
 
 
