@@ -16,6 +16,7 @@
         ├── TooManyRuns       429  runs that one token started within a minute
         ├── TooManyCalls      429  concurrent calls of one token; nothing was sent
         ├── TooManyUnread     429  unread answers of one token
+        ├── TooManyBodies     429  bodies of calls in flight
         ├── TooManyWrongTokens 429  invalid tokens from one address
         ├── CallFailed             a call of a function failed; has a reason
         │   ├── CallRefused        no instance got it; says when to try again
@@ -23,6 +24,9 @@
         │   │   ├── NoInstance 503  no instance became free in time
         │   │   └── CannotStart 503 no instance can start; 502 if that does not change by itself
         │   ├── FunctionFailed 502  the function raised
+        │   ├── ReplayedFailure        any of these, of an earlier call with the same key
+        │   ├── UrlFailed              any of these, as the caller of a function URL is told
+        │   ├── InvalidResponse 502 a function URL's answer is no HTTP response
         │   ├── InstanceDied   502  its instance ended with the call in its hands
         │   └── CallTimedOut   504  it took longer than the function's timeout
         ├── JournalUnwritable 507  the journal cannot be read or written
@@ -146,6 +150,13 @@ class TooManyCalls(HttpError):
 
 class TooManyUnread(HttpError):
     """Too many bytes of answers to the token are unread."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+
+class TooManyBodies(HttpError):
+    """Too many bytes of bodies are in flight."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
@@ -280,6 +291,47 @@ class FunctionFailed(CallFailed):
             "error_message": self.error_message,
             "stack": self.stack,
         }
+
+
+class InvalidResponse(CallFailed):
+    """The answer of a function URL describes no HTTP response."""
+
+    status = HTTPStatus.BAD_GATEWAY
+    reason = "invalid_response"
+
+
+class ReplayedFailure(CallFailed):
+    """The failure of an earlier call with the same ``Idempotency-Key``.
+
+    Args:
+        detail: its message.
+        status: its HTTP status.
+        members: its members.
+    """
+
+    def __init__(self, detail: str, status: int, members: Mapping[str, object]) -> None:
+        super().__init__(detail)
+        self.status = HTTPStatus(status)  # type: ignore[misc]  # of the failure
+        self.reason = str(members.get("reason", self.reason))
+        self._members = dict(members)
+
+    @property
+    def members(self) -> dict[str, object]:
+        return self._members
+
+
+class UrlFailed(CallFailed):
+    """A call through a function URL failed: the status and reason of ``error``, without what its owner alone may know.
+
+    Args:
+        error: why it failed; the log has its message.
+    """
+
+    def __init__(self, error: CallFailed) -> None:
+        super().__init__("the function gave no answer; its owner finds the reason in the log, by this request's id")
+        self.status = error.status  # type: ignore[misc]  # of the error, as are the next two
+        self.headers = error.headers  # type: ignore[misc]
+        self.reason = error.reason
 
 
 class InstanceDied(CallFailed):

@@ -15,6 +15,7 @@ from tornado.routing import PathMatches
 from qmaster import errors
 from qmaster.api import routes as app
 from qmaster.api.base import BaseHandler
+from qmaster.api.function_urls import FunctionUrlHandler
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,13 +80,13 @@ def code(cell: str) -> list[str]:
 
 
 def routes() -> list[tuple[str, str]]:
-    """Method and pattern of each route."""
+    """Method and pattern of each route, but for function URLs, whose requests are the functions'."""
     make: Any = app.make_app
     application: web.Application = make(*(Mock() for _ in inspect.signature(make).parameters))
     return [
         (method, rule.matcher.regex.pattern.removesuffix("$"))
         for rule in application.wildcard_router.rules
-        if isinstance(rule.matcher, PathMatches)
+        if isinstance(rule.matcher, PathMatches) and not issubclass(rule.target, FunctionUrlHandler)
         for method in BaseHandler.SUPPORTED_METHODS
         if takes(rule.target, method.lower())
     ]

@@ -37,6 +37,7 @@ ANSWER_WITHIN = 3  # lines after a call: nothing but the marks of the two blocks
 SERVE = "./build.sh run"
 IN_DOCKER = "it wants the image, on an engine of its own"
 ON_A_SWARM = "it wants the image, on a swarm"
+NO_IMAGE = "its image is made up"
 # The first line of what is not run here: why, and the test or script that shows it.
 ELSEWHERE = {
     "./build.sh": (IN_DOCKER, "tests/server/test_image.py::test_the_run_line"),
@@ -56,6 +57,14 @@ ELSEWHERE = {
     "QMASTER_IMAGE=quartermaster:2 docker stack deploy --compose-file stack.yml quartermaster": (
         ON_A_SWARM,
         "tests/server/test_image.py::test_the_stack",
+    ),
+    "curl -X POST -H @data/header http://localhost:9090/functions/resize/invoke --data-binary @photo.jpg": (
+        NO_IMAGE,
+        "tests/api/test_invoke.py::test_a_body_is_the_input_and_the_answer_the_output",
+    ),
+    "export AWS_ENDPOINT_URL_LAMBDA=http://localhost:9090 AWS_SESSION_TOKEN=$TOKEN": (
+        NO_IMAGE,
+        "tests/api/test_aws.py::test_the_environment_is_all_that_boto3_needs",
     ),
     "./build.sh bench": ("it takes ten minutes", "tests/test_bench.py::test_no_figure_is_far_from_its_reach"),
     "./build.sh test": ("it would run these tests within themselves", ".ci/run"),

@@ -30,6 +30,7 @@ from ..models.validation import quote
 from .limits import MAX_READ, UNREAD, set_reader_timeout
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+NO_TOKEN_IN_URL = "a token in a URL is not accepted, as URLs are logged; send 'Authorization: Bearer …'"  # noqa: S105
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "auth", "authorization"})
 
 MAX_DIGITS = 18
@@ -98,14 +99,33 @@ class BaseHandler(web.RequestHandler):
         self._busy.add(self)
         structlog.contextvars.bind_contextvars(request=self.request_id, remote=self.request.remote_ip)
         self._refuse_host()
+        self.check_head()
+        self._prepared = True
+
+    def check_head(self) -> None:
+        """Check the request before its body is read.
+
+        Raises:
+            BadRequest: the body is compressed, or the URL has a token.
+            PayloadTooLarge: the body is over ``MAX_READ`` bytes.
+        """
+        self.refuse_encoding()
+        if self.content_length() > MAX_READ:
+            raise _too_large()  # before Tornado answers 400, and without reading it
+        self.refuse_token_in_url()
+
+    def refuse_encoding(self) -> None:
         if self.request.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
             raise BadRequest("the header Content-Encoding is not supported; send the body uncompressed")
-        length = self.request.headers.get("Content-Length", "")
-        if length.isascii() and length.isdigit() and (len(length) > MAX_DIGITS or int(length) > MAX_READ):
-            raise _too_large()  # before Tornado answers 400, and without reading it
+
+    def refuse_token_in_url(self) -> None:
         if self._token_in_url():
-            raise BadRequest("a token in a URL is not accepted, as URLs are logged; send 'Authorization: Bearer …'")
-        self._prepared = True
+            raise BadRequest(NO_TOKEN_IN_URL)
+
+    def content_length(self) -> int:
+        """Return the announced size of the body; 0 if there is none, or it is no number, which Tornado refuses."""
+        length = self.request.headers.get("Content-Length", "")
+        return int(length[:MAX_DIGITS]) if length.isascii() and length.isdigit() else 0
 
     def data_received(self, chunk: bytes) -> None:
         self._received += len(chunk)
@@ -159,13 +179,21 @@ class BaseHandler(web.RequestHandler):
             TooManyWrongTokens: too many invalid tokens came from this address.
             Forbidden: the token lacks the scope.
         """
-        headers = self.request.headers.get_list("Authorization")
-        if len(headers) > 1:
-            raise BadRequest(f"expected one header Authorization; got {len(headers)}")
-        header, token = headers[0] if headers else None, document.pop("token", None)
+        header, token = self.authorization(), document.pop("token", None)
         self._sent = document
         self._tokens = [(header or "").partition(" ")[2].strip(), str(token or "")]
         return self._admit(header, token, needs)
+
+    def authorization(self) -> str | None:
+        """Return the header ``Authorization``; None if there is none.
+
+        Raises:
+            BadRequest: there are several.
+        """
+        headers = self.request.headers.get_list("Authorization")
+        if len(headers) > 1:
+            raise BadRequest(f"expected one header Authorization; got {len(headers)}")
+        return headers[0] if headers else None
 
     def words_of(self, error: HttpError) -> str:
         """Return the message of an error for the caller; an engine's message is masked."""
@@ -240,8 +268,13 @@ class BaseHandler(web.RequestHandler):
         if len(body) <= SMALL or self.request.method == "HEAD":
             self.finish(body)
             return
+        self.require_read(len(body))
+        await self.send_slices(body)
+
+    async def send_slices(self, body: bytes) -> None:
+        """Send the whole body in slices, at the client's pace."""
         self.set_header("Content-Length", len(body))
-        with self.large_answer(len(body)):
+        with self.unread(len(body)):
             await self.flush()  # the header fields; with a body, Tornado would copy it behind them
             for start in range(0, len(body), AT_ONCE):
                 self.write(body[start : start + AT_ONCE])  # not a copy if it is all of the body
@@ -264,18 +297,37 @@ class BaseHandler(web.RequestHandler):
         Raises:
             TooManyUnread: the token has too many unread bytes.
         """
+        self.require_read(size)
+        with self.unread(size):
+            yield
+
+    def require_read(self, size: int) -> None:
+        """Require that the client has read its earlier answers.
+
+        Raises:
+            TooManyUnread: the token has too many unread bytes, with ``size`` more.
+        """
         unsent: Unsent = self.settings["unsent"]
-        reader = self.by or f"address {self.request.remote_ip}"
+        unsent.require(self.reader, size)
+
+    @contextlib.contextmanager
+    def unread(self, size: int) -> Iterator[None]:
+        """Count ``size`` bytes as unread, without a limit; a client that makes no progress is disconnected."""
+        unsent: Unsent = self.settings["unsent"]
         stream = self.client_stream
-        unsent.require(reader, size)
         set_reader_timeout(stream, READ_WITHIN)
         try:
-            with contextlib.suppress(StreamClosedError), unsent.hold(reader, size):
+            with contextlib.suppress(StreamClosedError), unsent.hold(self.reader, size):
                 yield
         finally:
             set_reader_timeout(stream, UNREAD)  # the connection may serve a wait or a stream next
         if isinstance(stream.error, TimeoutError):
-            log.warning("slow_reader_cut", request=self.request_id, by=reader, unsent=size)
+            log.warning("slow_reader_cut", request=self.request_id, by=self.reader, unsent=size)
+
+    @property
+    def reader(self) -> str:
+        """The owner of unread bytes: the token, or without one the address."""
+        return self.by or f"address {self.request.remote_ip}"
 
     @property
     def client_stream(self) -> IOStream:
@@ -284,11 +336,13 @@ class BaseHandler(web.RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with an error; no other place does."""
         _, error, _ = kwargs.get("exc_info", (None, None, None))
-        if isinstance(error, HttpError):
-            status, detail, headers, members = int(error.status), self.words_of(error), error.headers, error.members
+        if not isinstance(error, HttpError):
+            error = None
+        if error is not None:
+            status, detail, headers = int(error.status), self.words_of(error), error.headers
         else:
-            status, detail, headers, members = status_code, self._default_detail(status_code), {}, {}
-        self.failure = self.without_token(str(error) if isinstance(error, HttpError) else detail)
+            status, detail, headers = status_code, self._default_detail(status_code), {}
+        self.failure = self.without_token(str(error) if error is not None else detail)
         self.set_status(status)
         for name, value in headers.items():
             self.set_header(name, value)
@@ -296,8 +350,12 @@ class BaseHandler(web.RequestHandler):
             self.set_header("Connection", "close")
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.set_header("Allow", ", ".join(self._allowed()))
+        self.finish(self.render_error(status, detail, error))
+
+    def render_error(self, status: int, detail: str, error: HttpError | None) -> bytes:
+        """Return the body of an error, and set its content type."""
         self.set_header("Content-Type", "application/problem+json")
-        self.finish(msgspec.json.encode(problem(status, detail, self.request_id, members)) + b"\n")
+        return msgspec.json.encode(problem(status, detail, self.request_id, error.members if error else {})) + b"\n"
 
     def log_refusal(self, code: int, reason: str) -> None:
         """Log the refusal of a stream that has begun; ``code`` is the HTTP status or the close code."""

@@ -1,8 +1,8 @@
 """Limits on connections: their number, their idle time, and what a websocket's client may send.
 
-The event loop owns all state. A wait, a followed log and a websocket may last for days, and each uses a descriptor, so
-their number is limited by kind and by token. The other descriptors are for short calls, such as ``/stop``, and for the
-engine.
+The event loop owns all state. A wait, a call of a function, a followed log and a websocket may last for days, and each
+uses a descriptor, so their number is limited by kind and by token. The other descriptors are for short calls, such as
+``/stop``, and for the engine.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tornado.web import Application
 from ..auth.authenticator import source
 from ..errors import TooManyConnections
 
-Kind = Literal["socket", "wait", "log", "unauthenticated"]
-MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "log": 64, "unauthenticated": 256}
+Kind = Literal["socket", "wait", "call", "log", "unauthenticated"]
+MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "call": 2048, "log": 64, "unauthenticated": 256}
 SHARE = 4  # one token can use 1/SHARE of a kind; of the unauthenticated, one address can (of IPv6 a /64)
 SPARE = 256  # connections for short calls
 RESERVED = 256  # descriptors for the rest: 64 for logs, 70 for the engine, a few for the journal

@@ -17,7 +17,7 @@ from ..events import cloudevents, frames
 from ..models.requests import MAX_BODY, MAX_WAIT, RunRequest, StopRequest
 from ..models.responses import Node, Reason, Service, Status
 from ..models.results import Stream
-from . import openapi_functions
+from . import openapi_calls, openapi_functions
 from .openapi_parts import (
     FLAG,
     OPEN,
@@ -77,8 +77,9 @@ ERRORS: Mapping[int, str] = {
     401: "The token is missing or invalid.",
     403: "The token does not allow it: the error names the rule. Or `--allow-host` or `--allow-origin` forbids it.",
     404: "No service, container or function has this id or name, or it belongs to another token.",
-    409: "The name or a published port is taken, or the call would stop quartermaster itself or take one of its ports.",
-    413: f"The body is over {MAX_BODY // 1024} KiB.",
+    409: "The name or a published port is taken, or the call would stop quartermaster itself or take one of its ports; "
+    "or quartermaster ended during the call with this `Idempotency-Key`.",
+    413: f"The body is over {MAX_BODY // 1024} KiB; of a call of a function, over 6 MiB.",
     422: "This `Idempotency-Key` was used with another request.",
     429: "Too many runs in a minute; too many open streams, waits, logs or unread answers; too many invalid tokens; "
     "or too many calls wait for a function.",
@@ -514,12 +515,15 @@ def document() -> Json:
             {"name": "page", "description": "The status page."},
             {"name": "operation", "description": "Probes, metrics and this document."},
         ],
-        "paths": {path: _with_request_id(item) for path, item in {**PATHS, **openapi_functions.PATHS}.items()},
+        "paths": {path: _with_request_id(item) for path, item in _paths().items()},
         "components": {
             "schemas": _schemas(),
-            "parameters": {**PARAMETERS, **openapi_functions.PARAMETERS},
+            "parameters": {**PARAMETERS, **openapi_functions.PARAMETERS, **openapi_calls.PARAMETERS},
             "headers": {"RequestId": {"description": "The request's id, also in the log.", "schema": STRING}},
-            "responses": {f"Error{status}": _error(status, text) for status, text in ERRORS.items()},
+            "responses": {
+                **{f"Error{status}": _error(status, text) for status, text in ERRORS.items()},
+                **openapi_calls.RESPONSES,
+            },
             "securitySchemes": {
                 "bearer": {
                     "type": "http",
@@ -530,6 +534,10 @@ def document() -> Json:
             },
         },
     }
+
+
+def _paths() -> dict[str, Json]:
+    return {**PATHS, **openapi_functions.PATHS, **openapi_calls.PATHS}
 
 
 # -- the messages ------------------------------------------------------------------------------------------------------
@@ -559,7 +567,7 @@ def _schemas() -> dict[str, Json]:
     schemas["Service"]["properties"]["status"] = ref("schemas/Status")
     schemas["Service"]["properties"]["reason"] = {"anyOf": [ref("schemas/Reason"), {"type": "null"}]}
     schemas["Service"]["required"] = list(schemas["Service"]["properties"])  # an answer has all of them
-    of_functions = openapi_functions.answers(schemas)
+    of_functions = {**openapi_functions.answers(schemas), **openapi_calls.SCHEMAS}
     return dict(sorted({**schemas, **_answers(schemas["Service"]), **of_functions, **_events(schemas)}.items()))
 
 

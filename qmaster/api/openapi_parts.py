@@ -54,6 +54,7 @@ FLAG: Json = {"type": "string", "enum": ["1", "true", "0", "false"]}
 RUN: list[Json] = [{"bearer": ["run"]}, {}]
 STOP: list[Json] = [{"bearer": ["stop"]}, {}]
 READ: list[Json] = [{"bearer": ["read"]}]
+INVOKE: list[Json] = [{"bearer": ["invoke"]}]
 ROOT: list[Json] = [{"bearer": ["root"]}]
 OPEN: list[Json] = []
 REPLAYED: Json = {

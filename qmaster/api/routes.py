@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -17,11 +18,12 @@ from ..events.broker import Broker
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
 from ..functions.dispatcher import Dispatcher
+from ..functions.replays import KeyedCalls
 from ..functions.service import FunctionService
 from ..limiter import FairLimiter
 from ..runs.logs import LogReader
 from ..runs.service import RunService
-from . import base, events, functions, logs, openapi, ops, pages, runs
+from . import aws, base, events, function_urls, functions, invoke, logs, openapi, ops, pages, raw, runs
 from .limits import ConnectionLimiter
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -54,6 +56,8 @@ class AppState:
         unsent: limits unread bytes.
         functions: publishes and finds functions; None: this quartermaster serves none.
         dispatcher: calls them; None: as ``functions``.
+        function_domain: each function's URL is also ``NAME.`` and this domain; "": none.
+        keyed: makes calls with an ``Idempotency-Key`` once.
     """
 
     auth: Authenticator
@@ -76,6 +80,8 @@ class AppState:
     unsent: Unsent = field(default_factory=Unsent)
     functions: FunctionService | None = None
     dispatcher: Dispatcher | None = None
+    function_domain: str = ""
+    keyed: KeyedCalls | None = None
 
 
 def make_app(parts: AppState) -> web.Application:
@@ -104,6 +110,10 @@ def make_app(parts: AppState) -> web.Application:
         "connections": parts.connections,
     }
     function_parts = {**with_cursor, "functions": parts.functions}
+    calls = raw.Calls(
+        parts.functions, parts.dispatcher, parts.connections, domain=parts.function_domain, keyed=parts.keyed
+    )
+    call_parts = {**common, "calls": calls}
     routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
         (r"/status/([^/]+)", runs.StatusHandler, run_parts),  # Tornado tries the patterns in this order
         (r"/", pages.PageHandler, page_parts),
@@ -117,6 +127,10 @@ def make_app(parts: AppState) -> web.Application:
         (r"/functions/([^/]+)", functions.FunctionHandler, function_parts),
         (r"/functions/([^/]+)/versions", functions.VersionsHandler, function_parts),
         (r"/functions/([^/]+)/rollback", functions.RollbackHandler, function_parts),
+        (r"/functions/([^/]+)/invoke", invoke.InvokeHandler, call_parts),
+        (r"/2015-03-31/functions/([^/]+)/invocations", aws.InvokeHandler, call_parts),
+        (r"/2021-11-15/functions/([^/]+)/response-streaming-invocations", aws.StreamHandler, call_parts),
+        (r"/fn/([^/]+)(?:/.*)?", function_urls.FunctionUrlHandler, call_parts),
         (r"/nodes", ops.NodesHandler, {**with_cursor, "nodes": lambda: parts.run_service.nodes()}),
         (r"/events", events.EventsHandler, event_parts),
         (r"/livez", ops.LiveHandler, common),
@@ -132,9 +146,10 @@ def make_app(parts: AppState) -> web.Application:
         base.log_request(handler)
         request = handler.request
         method = request.method if request.method in handler.SUPPORTED_METHODS else "other"
-        parts.count(route_of(request.path), str(method), handler.get_status(), request.request_time())
+        route = getattr(handler, "ROUTE", None) or route_of(request.path)
+        parts.count(route, str(method), handler.get_status(), request.request_time())
 
-    return Application(
+    application = Application(
         parts.trusted_proxies,
         routes,
         default_handler_class=base.NotFoundHandler,
@@ -146,6 +161,10 @@ def make_app(parts: AppState) -> web.Application:
         unsent=parts.unsent,
         checks=FairLimiter(1),
     )
+    if parts.function_domain:
+        hosts = rf"[^.]+\.{re.escape(str(parts.function_domain))}"
+        application.add_handlers(hosts, [(r".*", function_urls.FunctionHostHandler, call_parts)])
+    return application
 
 
 def _finder(patterns: Collection[str]) -> Callable[[str], str]:
@@ -169,6 +188,7 @@ class Application(web.Application):
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         _take_absolute_target(request)
         if self._trusted_proxies:
+            _take_forwarded_protocol(request, self._trusted_proxies)
             request.remote_ip = _client_address(request, self._trusted_proxies)
         return super().find_handler(request, **kwargs)
 
@@ -191,6 +211,18 @@ def _take_absolute_target(request: HTTPServerRequest) -> None:
     request.host_name = split_host_and_port(authority.lower())[0]
 
 
+def _take_forwarded_protocol(request: HTTPServerRequest, trusted: Collection[Network]) -> None:
+    """Read ``X-Forwarded-Proto``, if a trusted proxy sent it."""
+    given = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
+    with contextlib.suppress(ValueError):  # a peer without an address
+        if given in ("http", "https") and _is_trusted(request.remote_ip or "", trusted):
+            request.protocol = given
+
+
+def _is_trusted(address: str, trusted: Collection[Network]) -> bool:
+    return any(ipaddress.ip_address(address) in network for network in trusted)
+
+
 def _client_address(request: HTTPServerRequest, trusted: Collection[Network]) -> str:
     """Return the last address of ``X-Forwarded-For`` that is not a trusted proxy's, if a trusted proxy sent it.
 
@@ -199,7 +231,7 @@ def _client_address(request: HTTPServerRequest, trusted: Collection[Network]) ->
     address = request.remote_ip or ""
     for named in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
         try:
-            if not any(ipaddress.ip_address(address) in network for network in trusted):
+            if not _is_trusted(address, trusted):
                 break
             address = str(ipaddress.ip_address(named.strip()))
         except ValueError:

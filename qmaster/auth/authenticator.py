@@ -127,6 +127,10 @@ class Authenticator:
             )
         raise Unauthorized("invalid token")
 
+    def recognizes(self, text: str) -> bool:
+        """Return whether a text, from a header as Tornado decodes it (Latin-1), is a valid token."""
+        return 0 < len(text) <= MAX_TOKEN and self._find(digest(text.encode("latin-1", "replace"))) is not None
+
     def current(self, identity: Identity) -> Identity:
         """Return the identity with the policy that its token has now.
 

@@ -24,6 +24,7 @@ from ..errors import ConfigError, JournalUnwritable
 from ..limiter import FairLimiter
 from . import retention, rows
 from .epoch import boot_id, find_doubt, read_mark, write_mark
+from .retention import ANSWERS_KEPT_FOR
 from .rows import Intent, Key, NewEvent, Page, Record, StoredEvent
 from .schema import scalar, upgrade
 
@@ -181,6 +182,22 @@ class Journal:
             await self._write(lambda db: db.execute(KEEP_OUTCOME, row))
         self._grown(len(outcome))
 
+    async def begin_call(self, key: str, owner: str, digest: str) -> None:
+        """Record that a call with an idempotency key is about to be handed over."""
+        row = (key, time.time(), owner, digest)
+        query = "INSERT OR REPLACE INTO answers (key, at, owner, size, digest) VALUES (?, ?, ?, 0, ?)"
+        await self._write(lambda db: db.execute(query, row))
+
+    async def keep_answer(self, key: str, answer: bytes) -> None:
+        """Keep the answer of a call that was begun."""
+        row = (answer, len(answer), key)
+        await self._write(lambda db: db.execute("UPDATE answers SET answer = ?, size = ? WHERE key = ?", row))
+        self._grown(len(answer))
+
+    async def forget_call(self, key: str) -> None:
+        """Forget a call that was not handed over."""
+        await self._write(lambda db: db.execute("DELETE FROM answers WHERE key = ?", (key,)))
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def kept_from(self, owner: str | None) -> int:
@@ -222,6 +239,11 @@ class Journal:
         """Return the result of a run, as given to ``keep_outcome``."""
         row = await self._read(lambda db: db.execute("SELECT outcome FROM outcomes WHERE id = ?", (run_id,)).fetchone())
         return row[0] if row else None
+
+    async def kept_answer(self, key: str) -> tuple[str, bytes | None] | None:
+        """Return the digest of the call with a key, and its answer; None where it was begun, and not answered."""
+        query, since = "SELECT digest, answer FROM answers WHERE key = ? AND at >= ?", time.time() - ANSWERS_KEPT_FOR
+        return await self._read(lambda db: db.execute(query, (key, since)).fetchone())
 
     async def endings(self) -> dict[str, str]:
         """Return why each run that is being ended is ended, by id."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import heapq
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from .schema import scalar
 
 EVERYONE = "*"  # the owner, in the table ``pruned``, of events that were deleted before events had owners
 SHRINK_BYTES = 4 * 1024 * 1024  # to delete in one transaction
+ANSWERS_KEPT_FOR = 86_400.0  # seconds that an Idempotency-Key of a call is remembered
 _OF_REMOVED = "id NOT IN (SELECT id FROM records WHERE NOT removed)"
 
 
@@ -59,6 +61,7 @@ def drop_old(db: sqlite3.Connection, too_old: float, keep: int) -> dict[str, int
     db.execute("DELETE FROM records WHERE removed AND at < ?", (too_old,))
     db.execute("DELETE FROM endings WHERE at < ?", (too_old,))
     db.execute("DELETE FROM outcomes WHERE at < ? AND id NOT IN (SELECT id FROM records)", (too_old,))
+    db.execute("DELETE FROM answers WHERE at < ?", (time.time() - ANSWERS_KEPT_FOR,))
     return pruned(db)
 
 
@@ -75,7 +78,8 @@ def deletable(db: sqlite3.Connection) -> dict[str, int]:
         db.execute(
             "SELECT owner, sum(size) FROM (SELECT owner, size FROM facts"  # noqa: S608 - text of ours
             " UNION ALL SELECT owner, size FROM records WHERE removed"
-            f" UNION ALL SELECT owner, size FROM outcomes WHERE {_OF_REMOVED}) GROUP BY owner"
+            f" UNION ALL SELECT owner, size FROM outcomes WHERE {_OF_REMOVED}"
+            " UNION ALL SELECT owner, size FROM answers WHERE answer IS NOT NULL) GROUP BY owner"
         )
     )
 
@@ -90,6 +94,7 @@ def _drop_oldest(db: sqlite3.Connection, owner: str, amount: int) -> int:
     _drop_events(db, owner, last)
     db.execute("DELETE FROM records WHERE removed AND owner = ? AND at <= ?", (owner, at))
     db.execute(f"DELETE FROM outcomes WHERE owner = ? AND at <= ? AND {_OF_REMOVED}", (owner, at))  # noqa: S608
+    db.execute("DELETE FROM answers WHERE answer IS NOT NULL AND owner = ? AND at <= ?", (owner, at))
     return db.total_changes - before
 
 
@@ -99,6 +104,7 @@ def _by_age(db: sqlite3.Connection, owner: str) -> Iterator[tuple[float, int, in
         "SELECT at, size, seq FROM facts WHERE owner = ? ORDER BY seq",
         "SELECT at, size, 0 FROM records WHERE removed AND owner = ? ORDER BY at",
         f"SELECT at, size, 0 FROM outcomes WHERE owner = ? AND {_OF_REMOVED} ORDER BY at",  # noqa: S608
+        "SELECT at, size, 0 FROM answers WHERE answer IS NOT NULL AND owner = ? ORDER BY at",
     )
     return heapq.merge(*(db.execute(query, (owner,)) for query in queries))
 

@@ -55,6 +55,15 @@ CREATE INDEX IF NOT EXISTS listed_by_time ON records (created, id) WHERE {REMOVE
 CREATE INDEX IF NOT EXISTS listed_by_owner ON records (owner, created, id) WHERE {REMOVED_RUN};
 """
 
+# Answers of calls with an Idempotency-Key; NULL: the call was begun. An older version ignores the table.
+ANSWERS = """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY, at REAL NOT NULL, owner TEXT NOT NULL, size INTEGER NOT NULL, digest TEXT NOT NULL,
+    answer BLOB
+);
+CREATE INDEX IF NOT EXISTS answers_by_owner ON answers (owner, at, size);
+"""
+
 # MIGRATIONS[n] turns a file of schema version n into one of version n + 1.
 MIGRATIONS: dict[int, str] = {
     1: """
@@ -133,10 +142,10 @@ def _make_shrinkable(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _add_created(db: sqlite3.Connection) -> None:
-    """Add the computed column and the indexes, which an older version ignores."""
+    """Add the computed column, the indexes and the table that an older version ignores."""
     columns = {row[1] for row in db.execute("PRAGMA table_xinfo(records)")}
     step = "" if "created" in columns else ADD_CREATED
-    db.executescript(f"BEGIN; {step} {INDEXES} COMMIT;")
+    db.executescript(f"BEGIN; {step} {INDEXES} {ANSWERS} COMMIT;")
 
 
 def scalar(db: sqlite3.Connection, query: str) -> int:

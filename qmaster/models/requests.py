@@ -320,16 +320,31 @@ def read_key(values: Sequence[str], owner: str, document: Mapping[str, Any]) -> 
     Raises:
         BadRequest: there are two keys, it is malformed, or the body has a name.
     """
+    key = check_key(values)
+    if key is None:
+        return None
+    if document.get("name") is not None:
+        raise BadRequest("name: not supported with an Idempotency-Key, which sets the name; leave one of the two out")
+    hashed = hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()
+    return Key(NAME_PREFIX + hashed[:40], body_digest(document))
+
+
+def check_key(values: Sequence[str]) -> str | None:
+    """Return the idempotency key of a request, or None.
+
+    Args:
+        values: the values of the header ``Idempotency-Key``.
+
+    Raises:
+        BadRequest: there are two keys, or it is malformed.
+    """
     if not values:
         return None
     if len(values) > 1:
         raise BadRequest(f"Idempotency-Key: expected one header; got {len(values)}")
     if not _KEY.fullmatch(values[0]):
         raise BadRequest("Idempotency-Key: expected 1 to 255 printable ASCII characters without spaces")
-    if document.get("name") is not None:
-        raise BadRequest("name: not supported with an Idempotency-Key, which sets the name; leave one of the two out")
-    hashed = hashlib.sha256(f"{owner}\0{values[0]}".encode()).hexdigest()
-    return Key(NAME_PREFIX + hashed[:40], body_digest(document))
+    return values[0]
 
 
 def body_digest(document: Mapping[str, Any]) -> str:

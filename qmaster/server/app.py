@@ -38,6 +38,7 @@ from ..events.unsent import Unsent
 from ..functions.announcer import Announcer
 from ..functions.launcher import Publishers
 from ..functions.lifecycle import Reports
+from ..functions.replays import KeyedCalls
 from ..functions.service import FunctionService
 from ..functions.versions import VersionStore
 from ..models.functions import FunctionStats, FunctionVersion
@@ -196,6 +197,8 @@ class Server:
             unsent=self.events.unsent,
             functions=self.functions.service if self.functions else None,
             dispatcher=self.functions.instances.dispatcher if self.functions else None,
+            function_domain=config.function_domain,
+            keyed=KeyedCalls(self.journal),
         )
 
     def _build_functions(self, connections: int) -> Functions:

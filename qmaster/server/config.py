@@ -25,6 +25,7 @@ KEY_MARK, ENCRYPTED_MARK = b"PRIVATE KEY-----", b"ENCRYPTED"
 # OpenSSL's reasons for another certificate's key: of the same kind of key, and of another kind.
 OF_ANOTHER = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
+_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _PORT = re.compile(r":[0-9]{1,5}$")
 _DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
@@ -95,6 +96,12 @@ OPTIONS = (
         "",
         "Registries that images may come from, with commas between; empty: any.",
     ),
+    Option(
+        "--function-domain",
+        "QMASTER_FUNCTION_DOMAIN",
+        "",
+        "A domain below which each function has a host name: NAME and this domain.",
+    ),
     Option("--tokens-file", "QMASTER_TOKENS_FILE", "", "A TOML file of other tokens and what they may do."),
     Option(
         "--registry-auth-file",
@@ -146,6 +153,7 @@ class Config:
     allow_host: tuple[str, ...]
     trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     registries: tuple[str, ...]
+    function_domain: str
     tokens_file: str
     registry_auth_file: str
     runtime_port: int
@@ -211,6 +219,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         allow_host=_hosts(raw["allow_host"]),
         trusted_proxies=_networks(raw["trusted_proxies"]),
         registries=_listed(raw["registries"]),
+        function_domain=_domain(raw["function_domain"]),
         tokens_file=raw["tokens_file"],
         registry_auth_file=raw["registry_auth_file"],
         runtime_port=_integer("--runtime-port", raw["runtime_port"], 0, 65535),
@@ -302,6 +311,13 @@ def _hosts(text: str) -> tuple[str, ...]:
     if not all(_HOST.fullmatch(host) for host in hosts):
         raise ConfigError("--allow-host: expected names or addresses without a port, such as 'qm.example.com,10.0.0.5'")
     return hosts
+
+
+def _domain(text: str) -> str:
+    domain = text.lower()
+    if domain and not _DOMAIN.fullmatch(domain):
+        raise ConfigError(f"--function-domain: expected a domain such as 'fn.example.org'; got {text!r}")
+    return domain
 
 
 def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:

@@ -19,7 +19,7 @@ def take_all(made: ConnectionLimiter, kind: Kind, owner: str = "root", limited: 
     raise AssertionError("there is no end of them")
 
 
-@pytest.mark.parametrize("kind", ["socket", "wait", "log"])
+@pytest.mark.parametrize("kind", ["socket", "wait", "call", "log"])
 def test_there_are_so_many_of_a_kind(kind: Kind) -> None:
     """The next is told to close some; another kind is not hurt."""
     made = ConnectionLimiter()
@@ -30,7 +30,7 @@ def test_there_are_so_many_of_a_kind(kind: Kind) -> None:
         made.take(other, "bob", True)
 
 
-@pytest.mark.parametrize("kind", ["socket", "wait", "log"])
+@pytest.mark.parametrize("kind", ["socket", "wait", "call", "log"])
 def test_one_token_has_a_share(kind: Kind) -> None:
     """So that none takes all of them; the root token is not limited."""
     made = ConnectionLimiter()

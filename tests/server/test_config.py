@@ -240,6 +240,15 @@ def test_a_host_is_a_name_without_its_port(text: str) -> None:
         load({"allow_host": text})
 
 
+def test_a_domain_of_functions_is_a_name() -> None:
+    """Without a port, in lower case; none by default."""
+    assert load().function_domain == ""
+    assert load({"function_domain": "Fn.Example.org"}).function_domain == "fn.example.org"
+    for text in ("*.example.org", ".example.org", "example.org:80", "a b", "https://x", "-a.org", "a..b"):
+        with pytest.raises(ConfigError, match=r"^--function-domain: expected a domain"):
+            load({"function_domain": text})
+
+
 def test_trusted_proxies_are_addresses_or_networks() -> None:
     """Of either kind, separated by commas."""
     proxies = load({"trusted_proxies": "127.0.0.1, 10.0.0.0/8,::1"}).trusted_proxies

@@ -1,0 +1,256 @@
+"""Base of the handlers that call functions: raw bodies, a caller known before the body is read, raw answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import structlog
+from tornado.http1connection import HTTP1Connection
+
+from ..auth.authenticator import Authenticator, Identity
+from ..errors import HttpError, NotFound, PayloadTooLarge, TooManyUnread
+from ..events.unsent import Unsent
+from ..functions.dispatcher import Dispatcher
+from ..functions.invocations import MAX_PAYLOAD, Answer, Call, Chunks
+from ..functions.replays import KeyedCalls, Make, RetryMemory
+from ..functions.service import FunctionService
+from ..functions.versions import Version
+from .base import SLICE, BaseHandler
+from .bodies import BodyLease, BodyLimiter, PublicCallers
+from .limits import ConnectionLimiter
+
+READ_ON = 1024 * 1024  # bytes beyond the limit that Tornado reads, so that the answer to too large a body is ours
+BODY_WITHIN = 60.0  # seconds for a body of 6 MiB; 10 for small ones would need 5 Mbit/s
+MAX_UNREAD = 64 * 1024 * 1024  # bytes of answers of calls that a token may leave unread
+HELD = 4 * SLICE  # bytes that a streamed answer counts as unread
+NO_FUNCTIONS = "this quartermaster serves no functions; see --runtime-port"
+EMPTY = b"{}"  # the input of a call without a body: the Python client fails on an empty one
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What the handlers that call functions use.
+
+    Attributes:
+        functions: finds functions; None: this quartermaster serves none.
+        dispatcher: calls them; None: this quartermaster serves none.
+        connections: limits the calls that wait.
+        domain: ``--function-domain``.
+        bodies: limits the bodies in flight.
+        public: limits the callers without a token.
+        keyed: calls with an ``Idempotency-Key``; None: they are not supported.
+        retries: calls that AWS' SDKs send again.
+    """
+
+    functions: FunctionService | None
+    dispatcher: Dispatcher | None
+    connections: ConnectionLimiter
+    domain: str = ""
+    bodies: BodyLimiter = field(default_factory=BodyLimiter)
+    public: PublicCallers = field(default_factory=PublicCallers)
+    keyed: KeyedCalls | None = None
+    retries: RetryMemory = field(default_factory=RetryMemory)
+
+
+class CallHandler(BaseHandler):
+    """A handler that calls a function. Its caller is known, and its room is taken, before the body is read.
+
+    Attributes:
+        version: the version to call.
+    """
+
+    version: Version
+
+    def initialize(self, auth: Authenticator, busy: set[object], calls: Calls) -> None:
+        super().initialize(auth, busy)
+        self.calls = calls
+        self.log_fields: dict[str, object] = {}
+        self._lease: BodyLease | None = None
+        self._held = contextlib.ExitStack()
+        self._left: asyncio.Future[None] | None = None  # done when the caller has disconnected
+
+    def set_default_headers(self) -> None:
+        if not hasattr(self, "request_id"):  # never the caller's: it is the invocation's id too
+            self.request_id = str(uuid.uuid4())
+        super().set_default_headers()
+
+    # -- before the body -------------------------------------------------------------------------------------------
+
+    def check_head(self) -> None:
+        """Find out who calls what, and take the room that the call needs."""
+        self.refuse_encoding()
+        self.refuse_token_in_url()
+        self.admit()
+
+    def admit(self) -> None:
+        """Set the version to call; raise where the caller may not call it."""
+        raise NotImplementedError
+
+    def find(self, name: str, qualifier: str | None, by: Identity | None) -> Version:
+        """Return a version of a function.
+
+        Args:
+            name: the function's name.
+            qualifier: a version's number, ``$LATEST``, or None for the newest.
+            by: the caller; None: anybody, through a public URL.
+
+        Raises:
+            NotFound: there is none, or the caller may not call it.
+        """
+        if self.calls.functions is None or self.calls.dispatcher is None:
+            raise NotFound(NO_FUNCTIONS)
+        self.log_fields["function"] = name
+        return self.calls.functions.resolve(name, qualifier, by)
+
+    def take_room(self, owner: str, limited: bool) -> None:
+        """Take a slot for the call, and room for its body.
+
+        Args:
+            owner: the name of the token, or whom a public URL's calls are counted to.
+            limited: whether the owner is limited to its share of slots.
+
+        Raises:
+            PayloadTooLarge: the body is over ``MAX_PAYLOAD`` bytes.
+            TooManyConnections: too many calls wait already.
+            TooManyBodies: too many bytes of bodies are in flight.
+            TooManyUnread: earlier answers are unread.
+        """
+        length = self.content_length()
+        if length > MAX_PAYLOAD:
+            raise _too_large()
+        self.require_read(1)
+        self.hold(self.calls.connections.take("call", owner, limited).release)
+        self._lease = self.calls.bodies.lease(owner)
+        self.hold(self._lease.release)
+        self._lease.grow_to(length)
+        connection = cast(HTTP1Connection, self.request.connection)
+        connection.set_max_body_size(MAX_PAYLOAD + READ_ON)
+        connection.set_body_timeout(BODY_WITHIN)
+
+    def hold(self, release: Callable[[], object]) -> None:
+        """Call ``release`` when the request is over."""
+        self._held.callback(release)
+
+    # -- the body --------------------------------------------------------------------------------------------------
+
+    def data_received(self, chunk: bytes) -> None:
+        self._received += len(chunk)
+        try:
+            if self._received > MAX_PAYLOAD:
+                raise _too_large()
+            if self._lease is not None:
+                self._lease.grow_to(self._received)  # a chunked body has no length
+        except HttpError as error:
+            self._chunks.clear()
+            self._prepared = False  # the rest is not read
+            self.send_error(int(error.status), exc_info=(type(error), error, None))
+            return
+        self._chunks.append(chunk)
+
+    def payload(self) -> bytes:
+        """Return the whole body."""
+        self._begun = True
+        body = b"".join(self._chunks)
+        self._chunks.clear()
+        return body
+
+    # -- the call --------------------------------------------------------------------------------------------------
+
+    async def invoke(self, call: Call) -> Answer:
+        """Call the function, and return its answer."""
+        return await self.ask(lambda left: self.dispatch(call, left))
+
+    async def ask(self, make: Make) -> Answer:
+        """Return the answer that ``make`` gets; a caller that disconnects is reported to it.
+
+        Raises:
+            TooManyUnread: too many earlier answers are unread.
+        """
+        self._left = asyncio.get_running_loop().create_future()
+        try:
+            answer = await make(self._left)
+        finally:
+            if self._lease is not None:
+                self._lease.release()
+        unsent: Unsent = self.settings["unsent"]
+        if unsent.of(self.reader) > MAX_UNREAD:
+            raise TooManyUnread("the function has answered, but too many earlier answers are unread")
+        return answer
+
+    def dispatch(self, call: Call, left: asyncio.Future[None]) -> Awaitable[Answer]:
+        if self.calls.dispatcher is None:
+            raise NotFound(NO_FUNCTIONS)
+        return self.calls.dispatcher.invoke(self.version, call, left)
+
+    def on_finish(self) -> None:
+        self._held.close()
+        super().on_finish()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if not self._begun:
+            self._held.close()
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
+
+    # -- the answer ------------------------------------------------------------------------------------------------
+
+    async def send_answer(self, answer: Answer) -> None:
+        """Send the function's answer as it is."""
+        self.set_header("Content-Type", answer.content_type)
+        if answer.chunks is not None:
+            await self.send_chunks(answer.chunks)
+        else:
+            await self.send_whole(answer.body)
+
+    async def send_whole(self, body: bytes) -> None:
+        """Send an answer; a large one counts as unread, but is never refused, as the call was made."""
+        if len(body) <= SLICE or self.request.method == "HEAD":
+            self.finish(body)
+        else:
+            await self.send_slices(body)
+
+    async def send_chunks(self, chunks: Chunks, first: bytes | None = None) -> None:
+        """Send a streamed answer at the client's pace; one that breaks off ends without its last chunk.
+
+        Args:
+            chunks: the answer.
+            first: what is sent before it, with the headers; None: they are sent with the first part.
+
+        Raises:
+            HttpError: the call failed before anything was sent.
+        """
+        self.set_header("X-Accel-Buffering", "no")
+        begun = first is not None
+        try:
+            with self.unread(HELD):
+                if first is not None:
+                    self.write(first)
+                    await self.pass_on()
+                async for chunk in chunks:
+                    self.write(chunk)
+                    begun = True
+                    await self.pass_on()
+        except HttpError as error:
+            if not begun:
+                raise
+            self.break_off(error)
+        finally:
+            await chunks.aclose()
+
+    def break_off(self, error: HttpError) -> None:
+        """Disconnect, so that no client takes a streamed answer for complete."""
+        self.failure = self.without_token(str(error))
+        log.warning("answer_cut_off", request=self.request_id, reason=self.failure)
+        self.client_stream.close()
+
+
+def _too_large() -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is over {MAX_PAYLOAD} bytes")
