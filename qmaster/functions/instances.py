@@ -98,7 +98,8 @@ class Instance:
     @property
     def takes_calls(self) -> bool:
         """Whether it has an open question that may be answered with a call: its run is known and is not to end."""
-        return bool(self.polls) and self.run_id is not None and not self.ending
+        may = self.run_id is not None and not self.ending
+        return may and bool(self.polls) and len(self.calls) < self.version.spec.concurrency
 
     def __repr__(self) -> str:  # without the secret
         return f"Instance({self.run_id}, {self.state})"

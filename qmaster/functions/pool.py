@@ -256,6 +256,7 @@ class Pool:
         if invocation is not None:
             invocation.stop_timer()
             instance.seen_at = self._loop.time()
+            self.serve(instance)  # one that asks more often than it takes calls
         return invocation
 
     def _timed_out(self, instance: Instance, invocation: Invocation) -> None:

@@ -19,7 +19,7 @@ from qmaster.errors import (
     QueueFull,
 )
 from qmaster.functions import autoscaler, lifecycle, scaling
-from qmaster.functions.instances import Trouble
+from qmaster.functions.instances import Poll, Trouble
 from qmaster.functions.launcher import Found
 
 
@@ -736,3 +736,22 @@ async def test_nothing_is_decided_again_and_again(monkeypatch: pytest.MonkeyPatc
         each.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     await stage.close()
+
+
+@pytest.mark.gen_test
+async def test_more_questions_than_calls_get_no_more_calls(stage: Stage) -> None:
+    """An instance has at most ``concurrency`` calls, whatever it asks; the next comes once it has answered."""
+    called = version(max_instances=1)
+    first, second = stage.invoke(called, b"1"), stage.invoke(called, b"2")
+    instance = await stage.instance()
+    stage.dispatcher.ask(instance, "")
+    await stage.settle()
+    assert len(instance.calls) == 1
+    [call_id] = instance.calls
+    instance.polls.append(Poll())  # asked at the same moment
+    stage.scaler.pool(called).serve(instance)
+    assert len(instance.calls) == 1
+    stage.dispatcher.answer(instance, call_id, b"one", "")
+    [call_id] = instance.calls
+    stage.dispatcher.answer(instance, call_id, b"two", "")
+    assert [(await first).body, (await second).body] == [b"one", b"two"]

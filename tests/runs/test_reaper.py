@@ -525,3 +525,24 @@ async def test_after_the_end_nothing_is_taken_up() -> None:
     await parts.reaper.close()
     parts.reaper._notice_again("s1")
     assert not parts.reaper._watched
+
+
+# -- instances of functions
+
+
+async def test_one_that_is_to_end_now_is_timed_out() -> None:
+    """Whatever its own timeout is; its tasks stay until its ttl expires."""
+    parts = Components(view("running", timeout=21_600.0))
+    parts.reaper.time_out("s1")
+    await parts.until("end")
+    assert parts.calls == [("end", "timeout")]
+    parts.becomes(view("shutdown", ending="timeout"))
+    await parts.reaper.close()
+
+
+async def test_one_that_did_not_end_is_removed_with_its_output() -> None:
+    """The output is read first, though it still runs."""
+    parts = Components(view("running"))
+    parts.reaper.remove("s1")
+    await parts.until("record", "remove")
+    await parts.reaper.close()

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from qmaster.auth.authenticator import Identity
 from qmaster.engine import Engine, ports
-from qmaster.engine.spec import Defaults
+from qmaster.engine.spec import Defaults, Instance
 from qmaster.errors import (
     BadRequest,
     Conflict,
@@ -510,3 +510,55 @@ async def test_a_port_that_a_run_holds_is_a_conflict(status: Status, by: Identit
         await parts.run_service.run(run(ports=["8080:80"]), by)
     assert says.removeprefix("port ") in str(raised.value)
     assert (parts.recovery.open, parts.journal.intents) == ([], {})
+
+
+# -- instances of functions
+
+MADE = Instance("hello", 3, "config-1", f"busybox@{DIGEST}", 1, "s3cret", "10.0.0.9", 9091)
+
+
+async def test_an_instance_runs_what_was_pinned() -> None:
+    """No registry is asked; its service is named after the function, and its intent is settled."""
+    parts = Components()
+    await parts.run_service.start_instance(run(image="busybox"), ROOT, MADE, None)
+    assert "pin" not in parts.swarm.names()
+    [(_, body, credentials)] = [call for call in parts.swarm.calls if call[0] == "create"]
+    assert body["TaskTemplate"]["ContainerSpec"]["Image"] == MADE.image
+    assert body["Name"].startswith("hello-")
+    assert credentials is None
+
+
+async def test_an_instance_has_its_publisher_s_policy_and_credentials() -> None:
+    """As they are at this start."""
+    parts = Components()
+    publisher = Identity("alice", grant(max_memory=64, constraints=["node.labels.team==blue"]))
+    await parts.run_service.start_instance(run(image="busybox"), publisher, MADE, run(auth=AUTH).credentials())
+    [(_, body, credentials)] = [call for call in parts.swarm.calls if call[0] == "create"]
+    assert body["Labels"]["io.qmaster.owner"] == "alice"
+    assert body["TaskTemplate"]["Resources"]["Limits"]["MemoryBytes"] == 64 * 1024 * 1024
+    assert body["TaskTemplate"]["Placement"]["Constraints"] == ["node.labels.team==blue"]
+    assert credentials == run(auth=AUTH).credentials()
+
+
+async def test_an_instance_that_the_policy_forbids_is_not_made() -> None:
+    """Its publisher had the network when it was published."""
+    parts = Components()
+    with pytest.raises(Forbidden, match="networks"):
+        await parts.run_service.start_instance(run(networks=["gone"]), ALICE, MADE, None)
+    assert parts.engine_calls() == []
+
+
+async def test_an_instance_counts_as_a_run_of_its_publisher() -> None:
+    """``max_running`` holds for it."""
+    parts = Components(replace(SEEN, owner="alice"))
+    with pytest.raises(Forbidden, match="max_running"):
+        await parts.run_service.start_instance(run(), Identity("alice", grant(max_running=1)), MADE, None)
+
+
+async def test_an_instance_of_unknown_outcome_is_looked_for() -> None:
+    """And removed where it is found, as its secret is lost."""
+    parts = Components()
+    parts.swarm.fails["create"] = EngineAway("away")
+    with pytest.raises(EngineAway):
+        await parts.run_service.start_instance(run(), ROOT, MADE, None)
+    assert [intent.keyed for intent in parts.recovery.open] == [False]
