@@ -15,6 +15,11 @@ from .schema import scalar
 EVERYONE = "*"  # the owner, in the table ``pruned``, of events that were deleted before events had owners
 SHRINK_BYTES = 4 * 1024 * 1024  # to delete in one transaction
 ANSWERS_KEPT_FOR = 86_400.0  # seconds that an Idempotency-Key of a call is remembered
+INSTANCES_KEPT = 10  # removed instances of each function
+_SURPLUS_INSTANCES = (
+    "SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY function ORDER BY at DESC, id) AS place"  # noqa: S608
+    f" FROM records WHERE removed AND function IS NOT NULL) WHERE place > {INSTANCES_KEPT}"
+)
 _OF_REMOVED = "id NOT IN (SELECT id FROM records WHERE NOT removed)"
 
 
@@ -58,6 +63,8 @@ def drop_old(db: sqlite3.Connection, too_old: float, keep: int) -> dict[str, int
     for owner in [owner for owner, count in counts.items() if count > each]:
         query = "SELECT seq FROM facts WHERE owner = ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
         _drop_events(db, owner, db.execute(query, (owner, each)).fetchone()[0])
+    for table in ("outcomes", "records"):
+        db.execute(f"DELETE FROM {table} WHERE id IN ({_SURPLUS_INSTANCES})")  # noqa: S608 - text of ours
     db.execute("DELETE FROM records WHERE removed AND at < ?", (too_old,))
     db.execute("DELETE FROM endings WHERE at < ?", (too_old,))
     db.execute("DELETE FROM outcomes WHERE at < ? AND id NOT IN (SELECT id FROM records)", (too_old,))

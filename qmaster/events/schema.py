@@ -40,11 +40,13 @@ CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
 PRAGMA user_version = 3;
 """
 
-# Listings of removed runs are ordered by this column. It is computed from the view, so that the rows of an older
-# version have it too.
+# Listings of removed runs are ordered by ``created``, and those of instances are few for each ``function``. Both are
+# computed from the view, so that the rows of an older version have them too.
 _TEXT = "CASE WHEN json_valid(CAST(view AS TEXT)) THEN CAST(view AS TEXT) END"
 _CREATED = f"coalesce(json_extract({_TEXT}, '$.created_at'), '')"
 ADD_CREATED = f"ALTER TABLE records ADD COLUMN created TEXT GENERATED ALWAYS AS ({_CREATED}) VIRTUAL;"
+_FUNCTION = f"json_extract({_TEXT}, '$.function.name')"
+ADD_FUNCTION = f"ALTER TABLE records ADD COLUMN function TEXT GENERATED ALWAYS AS ({_FUNCTION}) VIRTUAL;"
 REMOVED_RUN = "removed AND kind = 'service'"
 # ``removed`` is a column of the first index because SQLite would otherwise look up every row in the table, and pruning
 # would block the journal for seconds.
@@ -53,6 +55,7 @@ DROP INDEX IF EXISTS removed_by_owner;
 CREATE INDEX IF NOT EXISTS removed_by_age ON records (owner, at, size, removed) WHERE removed;
 CREATE INDEX IF NOT EXISTS listed_by_time ON records (created, id) WHERE {REMOVED_RUN};
 CREATE INDEX IF NOT EXISTS listed_by_owner ON records (owner, created, id) WHERE {REMOVED_RUN};
+CREATE INDEX IF NOT EXISTS removed_instances ON records (function, at, id) WHERE removed AND function IS NOT NULL;
 """
 
 # Answers of calls with an Idempotency-Key; NULL: the call was begun. An older version ignores the table.
@@ -115,7 +118,7 @@ def upgrade(db: sqlite3.Connection, path: Path) -> None:
     """
     _migrate(db, path)
     _make_shrinkable(db, path)
-    _add_created(db)
+    _add_computed(db)
 
 
 def _migrate(db: sqlite3.Connection, path: Path) -> None:
@@ -141,10 +144,11 @@ def _make_shrinkable(db: sqlite3.Connection, path: Path) -> None:
         log.warning("journal_cannot_shrink", file=str(path), reason=str(error), advice="free some disk and restart")
 
 
-def _add_created(db: sqlite3.Connection) -> None:
-    """Add the computed column, the indexes and the table that an older version ignores."""
+def _add_computed(db: sqlite3.Connection) -> None:
+    """Add the computed columns, the indexes and the table that an older version ignores."""
     columns = {row[1] for row in db.execute("PRAGMA table_xinfo(records)")}
-    step = "" if "created" in columns else ADD_CREATED
+    steps = {"created": ADD_CREATED, "function": ADD_FUNCTION}
+    step = " ".join(step for column, step in steps.items() if column not in columns)
     db.executescript(f"BEGIN; {step} {INDEXES} {ANSWERS} COMMIT;")
 
 

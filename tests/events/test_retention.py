@@ -323,3 +323,27 @@ async def test_closing_does_not_wait_for_pruning(tmp_path: Path) -> None:
     await settled(journal)
     assert on_disk(tmp_path) <= 16 * MIB
     await journal.close()
+
+
+@unit
+async def test_few_ended_instances_of_a_function_are_kept(tmp_path: Path) -> None:
+    """The newest of each function, with their output; runs, and instances that are there, stay all."""
+
+    def instance(number: int, function: str, removed: bool = True) -> Record:
+        view = json.dumps({"owner": "root", "function": {"name": function, "version": 1}}).encode()
+        return Record(f"{function}-{number:02}", "service", f"{function}-{number}", removed, view, "", "root")
+
+    journal = await opened(tmp_path)
+    for number in range(retention.INSTANCES_KEPT + 3):
+        await journal.append([event("root")], [instance(number, "a"), record(f"run-{number:02}", "root", True)])
+        await journal.keep_outcome(f"a-{number:02}", b"output")
+    await journal.append([event("root")], [instance(1, "b"), *(instance(each, "c", False) for each in range(20))])
+    await journal.close()
+    journal = await opened(tmp_path)  # which prunes
+    kept = [number for number in range(13) if await journal.record(f"a-{number:02}") is not None]
+    assert kept == list(range(3, 13))
+    assert [number for number in range(13) if await journal.outcome(f"a-{number:02}") is not None] == kept
+    assert await journal.record("b-01") is not None
+    assert len(await journal.records()) == 20
+    assert None not in [await journal.record(f"run-{number:02}") for number in range(13)]
+    await journal.close()
