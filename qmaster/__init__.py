@@ -1,3 +1,3 @@
 """quartermaster: functions and jobs on Docker and Docker Swarm over HTTP, with a token."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

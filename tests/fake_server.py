@@ -140,6 +140,7 @@ class FakeServer:
                 "/logs/(.*)": _Logs,
                 "/events": _Events,
                 "/nodes": _Nodes,
+                "/functions.*": _Functions,
             }
             application = Application([(path, kind, {"fake": self}) for path, kind in kinds.items()])
             self._server = HTTPServer(application, ssl_options=self.tls)
@@ -250,6 +251,15 @@ class _Stop(_Handler):
         async with job.changed:
             job.changed.notify_all()
         self.finish({"success": True, "id": job.view["id"]})
+
+
+class _Functions(_Handler):
+    """Answers as another program might."""
+
+    def get(self) -> None:
+        self.finish({"success": True})
+
+    put = post = get
 
 
 class _List(_Handler):

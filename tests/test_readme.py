@@ -17,7 +17,7 @@ from qmaster import errors, limiter
 from qmaster.api import base, events, limits, openapi, runs
 from qmaster.auth import authenticator, tokens
 from qmaster.auth.authenticator import Authenticator
-from qmaster.cli import commands as commands_of_client
+from qmaster.cli import base as commands_of_client
 from qmaster.cli import main, run
 from qmaster.engine import client, logs
 from qmaster.engine import errors as failures

@@ -96,21 +96,70 @@ class _Line(TypedDict):
     base64: NotRequired[bytes]  # JSON has it as base64
 
 
-_ANSWERS = {"/run": _Started, "/stop": _Started, "/status": _Listing, "/nodes": _Nodes}
+class _Instances(TypedDict):
+    starting: int
+    idle: int
+    busy: int
+
+
+class _Version(TypedDict):
+    name: str
+    version: int
+    image: str
+    owner: str
+    published_at: str
+    spec: dict[str, object]
+
+
+class _Function(_Version):
+    instances: _Instances
+    queued: int
+    last_errors: list[dict[str, str]]
+
+
+class _Published(_Answer, _Function):
+    warnings: NotRequired[list[str]]
+
+
+class _Functions(_Answer):
+    functions: list[_Function]
+
+
+class _Versions(_Answer):
+    versions: list[_Version]
+
+
+FUNCTIONS = "/functions"
+_ANSWERS = {
+    "/run": _Started,
+    "/stop": _Started,
+    "/status": _Listing,
+    "/nodes": _Nodes,
+    FUNCTIONS: _Functions,
+}
 _LINE = msgspec.json.Decoder(_Line)
 
 
-def check(path: str, document: object) -> None:
+def check(path: str, document: object, method: str = "GET") -> None:
     """Check the answer of a call.
 
     Args:
         path: the path of the call, without its query.
         document: the decoded answer.
+        method: of the call.
 
     Raises:
         msgspec.ValidationError: quartermaster does not answer so.
     """
-    msgspec.convert(document, _Status if path.startswith("/status/") else _ANSWERS.get(path, _Answer))
+    msgspec.convert(document, _form(path, method))
+
+
+def _form(path: str, method: str) -> type[_Answer]:
+    if path.startswith("/status/"):
+        return _Status
+    if path.startswith(f"{FUNCTIONS}/") and method != "DELETE":
+        return _Versions if path.count("/") > 2 and path.endswith("/versions") else _Published
+    return _ANSWERS.get(path, _Answer)
 
 
 def error(document: object) -> str:

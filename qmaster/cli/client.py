@@ -123,7 +123,7 @@ class Client:
             ):
                 document = await response.document()
                 with response.must_be_ours():
-                    answers.check(path, document)
+                    answers.check(path, document, method)
                 return document
         except TimeoutError:
             raise Lost(f"{self.url} did not answer within {within:g} s") from None

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import io
-import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -17,52 +12,19 @@ from urllib.parse import quote
 import click
 
 from ..errors import ConfigError
-from ..server.config import NEVER, given_token
+from ..server.config import NEVER
 from . import client, tables, terminal
-from .client import Client, ClientError, Json, Lost, RetryPolicy
-from .run import OUTPUT_CLOSED, OWN_FAILURE, SIGNALLED, LineWriter, Run, Signals, body_of, is_utf8
-from .terminal import OutputError, Screen
-
-URL = "http://localhost:9090"
-FAILED, WRONG_USE = 1, 2
-FILE = "FILE"
-INTERRUPTED = SIGNALLED + signal.SIGINT
+from .base import FAILED, FILE, ClientCommand, Connection, client_command, show, show_json, show_table
+from .client import ClientError, Json, Lost, RetryPolicy
+from .run import OWN_FAILURE, LineWriter, Run, Signals, body_of
 
 UNREAD = (
     "standard input has data, which is not passed to the job: use COMMAND or --env, or write </dev/null "
     "if it is meant for something else"
 )
 
-Command = Callable[..., Coroutine[Any, Any, int]]
 
-
-class Connection:
-    """The options of every command: the server, its token, and the form of the output."""
-
-    def __init__(self, url: str, token_file: str | None, as_json: bool, screen_: Screen) -> None:
-        environ = {**os.environ, **({"TOKEN_FILE": token_file, "TOKEN": ""} if token_file else {})}
-        token = given_token(environ)
-        if token is None:
-            raise ConfigError("no token: set TOKEN, or TOKEN_FILE to a file with the server's token")
-        self.client = Client(url, token)
-        self.as_json = as_json
-        self.screen = screen_
-
-
-class _Command(click.Command):
-    """A command whose arguments are UTF-8, because they go into JSON; the name of a file may be any bytes."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        context = super().make_context(*args, **kwargs)
-        for parameter in self.params:
-            value = context.params.get(parameter.name or "")
-            for text in value if isinstance(value, tuple) else (value,):
-                if isinstance(text, str) and parameter.metavar != FILE and not is_utf8(text):
-                    raise click.BadParameter(f"{text!r} is not UTF-8", context, parameter)
-        return context
-
-
-class _Run(_Command):
+class _Run(ClientCommand):
     """The command ``run``, whose usage errors end with ``OWN_FAILURE``, because a job can end with 2."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -71,84 +33,6 @@ class _Run(_Command):
         except click.UsageError as error:
             error.exit_code = OWN_FAILURE  # type: ignore[misc]
             raise
-
-
-def _command(name: str, failure: tuple[int, int] = (FAILED, WRONG_USE), **settings: Any) -> Callable[[Command], Any]:
-    """Make a click command from a coroutine, with the options of every command.
-
-    Args:
-        name: the name of the command.
-        failure: the exit codes if the server refuses or is away, and for a usage error.
-        settings: further arguments of ``click.command``.
-    """
-
-    def decorate(function: Command) -> Any:
-        @functools.wraps(function)
-        def call(url: str, token_file: str | None, as_json: bool, **options: Any) -> None:
-            sys.exit(_run(function, failure, url, token_file, as_json, options))
-
-        common = (
-            click.option("--url", envvar="QMASTER_URL", default=URL, help=f"The server [QMASTER_URL, default: {URL}]."),
-            click.option("--token-file", metavar=FILE, help="A file that holds the token [TOKEN_FILE, or TOKEN]."),
-            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        )
-        wrapped: Any = call
-        for option in reversed(common):
-            wrapped = option(wrapped)
-        decorator: Any = click.command(name, **{"cls": _Command, **settings})
-        return decorator(wrapped)
-
-    return decorate
-
-
-def _run(
-    function: Command,
-    failure: tuple[int, int],
-    url: str,
-    token_file: str | None,
-    as_json: bool,
-    options: dict[str, Any],
-) -> int:
-    """Run a command, and return its exit code; an error is one line on standard error."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # not every terminal has every character
-    view = Screen(lively=True)
-    try:
-        return asyncio.run(function(Connection(url, token_file, as_json, view), **options))
-    except ConfigError as error:
-        view.say(str(error))
-        return failure[1]
-    except (ClientError, OutputError) as error:
-        view.say(str(error))
-        return failure[0]
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        terminal.write_no_more()
-        return OUTPUT_CLOSED
-    except OSError as error:  # from a print; all others are handled where they occur
-        view.say(f"the output cannot be written: {error.strerror}")
-        terminal.write_no_more()
-        return failure[0]
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def _print_json(document: Any) -> None:
-    _print(json.dumps(document, ensure_ascii=not _is_utf8(), separators=(",", ":")))
-
-
-def _is_utf8() -> bool:
-    return (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
-
-
-def _print_table(header: tuple[str, ...], rows: list[list[str]]) -> None:
-    paint = tables.painted if terminal.colours(os.environ) else tables.plain
-    for line in tables.table(header, rows, terminal.width(), paint):
-        _print(line)
 
 
 # --- run --------------------------------------------------------------------------------------------------------------
@@ -228,7 +112,7 @@ def _with_fields(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@_command(
+@client_command(
     "run",
     (OWN_FAILURE, OWN_FAILURE),
     cls=_Run,
@@ -262,7 +146,7 @@ async def run(
     job = Run(to.client, to.screen, signals, as_json=to.as_json)
     if detach:
         answer = await job.start(body, headers)
-        _print_json(answer) if to.as_json else _print(answer["id"])
+        show_json(answer) if to.as_json else show(answer["id"])
         return 0
     with signals.listening():
         return await job.to_its_end(body, headers)
@@ -271,7 +155,7 @@ async def run(
 # --- stop, status, nodes ----------------------------------------------------------------------------------------------
 
 
-@_command("stop")
+@client_command("stop")
 @click.argument("ids", nargs=-1, required=True, metavar="ID…")
 async def stop(to: Connection, ids: tuple[str, ...]) -> int:
     """Stop and remove services and containers, by id or name; print each ID once its stop is accepted."""
@@ -283,11 +167,11 @@ async def stop(to: Connection, ids: tuple[str, ...]) -> int:
             to.screen.say(f"{one}: {error}")
             code = FAILED
         else:
-            _print_json(answer) if to.as_json else _print(answer["id"])
+            show_json(answer) if to.as_json else show(answer["id"])
     return code
 
 
-@_command("status")
+@client_command("status")
 @click.argument("id", required=False)
 @click.option(
     "--status", "statuses", multiple=True, metavar="STATUS", help="Only with this status; several: any of them."
@@ -317,41 +201,41 @@ async def status(
         sys.stdout.writelines(one["id"] + "\n" for one in answer["services"])
         sys.stdout.flush()
     elif to.as_json:
-        _print_json(answer)
+        show_json(answer)
     else:
-        _print_table(tables.SERVICES, tables.services(answer["services"], datetime.now(UTC)))
+        show_table(tables.SERVICES, tables.services(answer["services"], datetime.now(UTC)))
     return 0
 
 
 def _show_one(one: Json, as_json: bool, quiet: bool) -> int:
     if quiet:
-        _print(one["id"])
+        show(one["id"])
     elif as_json:
-        _print_json(one)
+        show_json(one)
     else:
         for line in tables.details(one):
-            _print(line)
+            show(line)
         if one["tasks"]:
-            _print("")
-            _print_table(tables.TASKS, tables.tasks(one["tasks"], datetime.now(UTC)))
+            show("")
+            show_table(tables.TASKS, tables.tasks(one["tasks"], datetime.now(UTC)))
     return 0
 
 
-@_command("nodes")
+@client_command("nodes")
 async def nodes(to: Connection) -> int:
     """List the swarm's nodes, with what is reserved on each; * is the leader."""
     answer = await to.client.call("GET", "/nodes")
     if to.as_json:
-        _print_json(answer)
+        show_json(answer)
     else:
-        _print_table(tables.NODES, tables.nodes(answer["nodes"]))
+        show_table(tables.NODES, tables.nodes(answer["nodes"]))
     return 0
 
 
 # --- logs, events -----------------------------------------------------------------------------------------------------
 
 
-@_command("logs")
+@client_command("logs")
 @click.argument("id")
 @click.option("--follow", "-f", is_flag=True, help="Follow it until it ends.")
 @click.option("--tail", "-n", type=int, metavar="N", help="The last N lines.")
@@ -373,7 +257,7 @@ async def logs(
     return 0
 
 
-@_command("events")
+@client_command("events")
 @click.option("--since", default="", metavar="CURSOR", help="Begin after the event with this cursor, not now.")
 @click.option("--service", metavar="ID", help="Only of this service or container.")
 @click.option(
@@ -396,5 +280,5 @@ async def events(
         if frame.kind == "gap":
             to.screen.say(f"a gap: what happened after {frame.data['from']} is not known ({frame.data['reason']})")
         elif frame.kind.startswith("io.qmaster."):
-            _print_json(frame.data) if to.as_json else _print(tables.event(frame.data))
+            show_json(frame.data) if to.as_json else show(tables.event(frame.data))
     raise Lost("the stream has ended")

@@ -35,13 +35,18 @@ COMMANDS = {  # name → its module, and its line in --help
     "logs": ("qmaster.cli.commands", "Show the output of a job."),
     "events": ("qmaster.cli.commands", "Watch changes as they happen."),
     "nodes": ("qmaster.cli.commands", "List the nodes of the swarm."),
+    "deploy": ("qmaster.cli.functions", "Publish a function."),
+    "functions": ("qmaster.cli.functions", "List the functions, or show one."),
+    "rollback": ("qmaster.cli.functions", "Publish a version of a function again."),
+    "undeploy": ("qmaster.cli.functions", "Delete functions."),
     "token": ("qmaster.cli.token", "Make a token, and its entry for the tokens file."),
     "healthcheck": (__name__, "Check whether the server on this machine is alive."),
     "help": (__name__, "Show the help of a command."),
 }
 HEALTHCHECK_TIMEOUT = 4.0  # seconds
 # Fields of a run without an option of that name, and Docker's short options that run does not have.
-NOT_OPTIONS = {"image": "IMAGE", "command": "COMMAND", "auth": "--auth-file", "wait": "qmaster run"}
+ARGUMENTS = {"image": "IMAGE", "command": "COMMAND"}
+NOT_OPTIONS = {**ARGUMENTS, "auth": "--auth-file", "wait": "qmaster run"}
 SHORT = {"-v": "volume", "-i": "interactive", "-t": "tty", "-c": "cpu-shares", "-P": "publish-all", "-a": "attach"}
 # Commands of Docker and kubectl → the command to use instead.
 COMMANDS_INSTEAD = {
@@ -49,6 +54,8 @@ COMMANDS_INSTEAD = {
     **dict.fromkeys(("rm", "kill", "delete"), "stop"),
     **dict.fromkeys(("create", "start"), "run"),
     "watch": "events",
+    **dict.fromkeys(("publish", "push"), "deploy"),
+    **dict.fromkeys(("function", "versions"), "functions"),
     "node": "nodes",
 }
 _BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
@@ -85,7 +92,8 @@ def _instead(option: str, context: click.Context | None) -> str:
     """Return a hint for an unknown option; a guess only if it means the same."""
     params = context.command.params if context else []
     options = {param.name or "": param.opts[0] for param in params if param.param_type_name == "option"}
-    answer = validation.answer(SHORT.get(option, option), options | NOT_OPTIONS) if "cpus" in options else None
+    others = NOT_OPTIONS if "auth_file" in options else ARGUMENTS  # of run, and of deploy
+    answer = validation.answer(SHORT.get(option, option), options | others) if "cpus" in options else None
     if answer is not None:
         return f": {answer}"
     fields = {validation.squeezed(name): flag for name, flag in options.items()}  # as in a request: pull_policy

@@ -307,26 +307,35 @@ async def before(task: asyncio.Task[Any], event: asyncio.Event) -> bool:
 
 
 def body_of(image: str, command: Sequence[str], options: Mapping[str, Any], environ: Mapping[str, str]) -> Json:
-    """Return the body of ``POST /run`` for the arguments; the server checks it.
+    """Return the body of ``POST /run`` for the arguments, with the registry's credentials; the server checks it.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    fields = dict(options)
+    auth = credentials(fields.pop("auth_file", None), environ)
+    return fields_of(image, command, fields, environ) | ({"auth": auth} if auth else {})
+
+
+def fields_of(image: str, command: Sequence[str], options: Mapping[str, Any], environ: Mapping[str, str]) -> Json:
+    """Return the fields of a run or a function for the arguments.
 
     Args:
         image: the image.
         command: the command; empty: the image's own.
         options: by field; None, an empty list or "" means not given, except for ``entrypoint``.
-        environ: the environment, for ``--env NAME`` and credentials.
+        environ: the environment, for ``--env NAME``.
 
     Raises:
         ConfigError: an option is wrong.
     """
     given = {field: value for field, value in options.items() if value not in EMPTY or (field, value) == CLEARED}
-    auth = credentials(given.pop("auth_file", None), environ)
     return {
         "image": image,
         **({"command": list(command)} if command else {}),
         **{field: list(value) if isinstance(value, tuple) else value for field, value in given.items()},
         **({"env": variables(given["env"], environ)} if "env" in given else {}),
         **({"labels": dict(_pair("--label", text) for text in given["labels"])} if "labels" in given else {}),
-        **({"auth": auth} if auth else {}),
     }
 
 

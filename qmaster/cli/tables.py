@@ -26,6 +26,8 @@ COLOURS = {
 NARROWEST = 10  # columns that the widest cell keeps on a narrow terminal
 SERVICES = ("NAME", "STATUS", "EXIT", "RUNNING", "AGE", "IMAGE", "COMMAND")
 NODES = ("NODE", "ROLE", "STATE", "AVAILABILITY", "CPUS", "RESERVED", "MEMORY", "RESERVED", "ENGINE")
+FUNCTIONS = ("NAME", "VERSION", "STARTING", "IDLE", "BUSY", "QUEUED", "AGE", "IMAGE")
+VERSIONS = ("VERSION", "AGE", "OWNER", "IMAGE")
 TASKS = ("SLOT", "NODE", "STATE", "EXIT", "AGE", "ERROR")
 UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
@@ -132,6 +134,48 @@ def nodes(listed: Sequence[Json]) -> list[list[str]]:
         ]
         for one in listed
     ]
+
+
+def functions(listed: Sequence[Json], now: datetime) -> list[list[str]]:
+    """Return the rows of a table with the columns ``FUNCTIONS``; the age is that of the newest version."""
+    return [
+        [
+            one["name"],
+            str(one["version"]),
+            *(str(one["instances"][state]) for state in ("starting", "idle", "busy")),
+            str(one["queued"]),
+            age(one["published_at"], now),
+            image(one["image"]),
+        ]
+        for one in listed
+    ]
+
+
+def versions(listed: Sequence[Json], now: datetime) -> list[list[str]]:
+    """Return the rows of a table with the columns ``VERSIONS``."""
+    return [[str(one["version"]), age(one["published_at"], now), one["owner"], one["image"]] for one in listed]
+
+
+def function(one: Json) -> list[str]:
+    """Return the details of a function, a line for each field that is set, and for each of its last errors."""
+    spec = {key: value for key, value in one["spec"].items() if key not in ("image", "command")}
+    spec["env"] = " ".join(one["spec"].get("env") or ())
+    spec["labels"] = " ".join(f"{key}={value}" for key, value in (one["spec"].get("labels") or {}).items())
+    words = one["spec"].get("command")
+    shown = {
+        **{key: one[key] for key in ("name", "version", "image", "owner", "published_at")},
+        "command": words if isinstance(words, str) else command(words),
+        **spec,
+        "instances": ", ".join(f"{count} {state}" for state, count in one["instances"].items()),
+        "queued": one["queued"],
+    }
+    lines = [(key, value) for key, value in shown.items() if value not in (None, "", [])]
+    lines += [("error", f"{each['time']} {each['reason']}: {each['message']}") for each in one["last_errors"]]
+    return [f"{key + ':':<18} {clean(_listed(value))}" for key, value in lines]
+
+
+def _listed(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def details(one: Json) -> list[str]:

@@ -91,6 +91,8 @@ class FunctionService:
         """
         self._require_seen(name, by)
         await self._store.refresh(name)
+        if not self._store.numbers(name):
+            raise _no_function(name)
         wanted = self._find(name, number)
         await self._require_objects(self._allowed(name, wanted.spec, by))
         version, changed = await self._add(name, wanted.spec, wanted.image, by)

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from ..errors import BadRequest, NotFound
 from .requests import MIN_TIMEOUT, RunFields, RunRequest, convert
 from .responses import Time
-from .validation import ANSWERS, answer, quote, squeezed
+from .validation import answer, quote, squeezed
 
 T = TypeVar("T")
 
@@ -222,9 +222,4 @@ def read_qualifier(name: str, qualifier: str | None) -> int | None:
 def _instead(word: str) -> str | None:
     """Return what to use instead of a word of another tool, or of a field that only a run has."""
     own = INSTEAD.get(squeezed(word))
-    if own is not None or squeezed(word) not in ANSWERS:
-        return own
-    try:
-        return answer(word, {field: field for field in FunctionSpec.__struct_fields__})
-    except KeyError:  # the answer names a field that a function does not have
-        return "not supported for a function"
+    return own or answer(word, {field: field for field in FunctionSpec.__struct_fields__})

@@ -171,14 +171,19 @@ def squeezed(word: str) -> str:
 
 
 def answer(word: str, names: Mapping[str, str]) -> str | None:
-    """Return what to use instead of another tool's word; None for other words.
+    """Return what to use instead of another tool's word, as far as there are such fields; None for other words.
 
     Args:
         word: the word.
-        names: each field of a run → its name here.
+        names: each field of a run, or of a function, → its name here.
     """
     found = ANSWERS.get(squeezed(word)) if len(word) <= LONGEST else None
-    return None if found is None else found.format_map(names)
+    if found is None:
+        return None
+    try:
+        return found.format_map(names)
+    except KeyError:  # a function has fewer fields than a run
+        return "not supported for a function"
 
 
 def meant(word: str, known: Iterable[str]) -> str | None:
