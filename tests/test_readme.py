@@ -14,7 +14,7 @@ from documents import TEXT
 import qmaster
 from docs import ROOT, Row, as_pattern, code, lines_with_fence, routes, section, statuses, table
 from qmaster import errors, limiter
-from qmaster.api import base, events, limits, openapi, runs
+from qmaster.api import base, events, limits, openapi, runs, runtime
 from qmaster.auth import authenticator, tokens
 from qmaster.auth.authenticator import Authenticator
 from qmaster.cli import base as commands_of_client
@@ -258,7 +258,16 @@ def test_the_limits_are_those_of_the_code() -> None:
             map(str, (client.CALLS, client.REGISTRY, client.PULLS, client.CAPTURES, client.STOPS))
         ),
         "queued calls of one token": f"{limiter.MAX_QUEUED} of each kind",
-        "connections": f"the descriptors of the process (`ulimit -n`) less {limits.RESERVED}",
+        "runtime API: time for the first head": f"{runtime.HEAD_WITHIN:g} s",
+        "runtime API: connections of one address that have shown no secret": str(runtime.MAX_STRANGERS),
+        "runtime API: connections of one instance": f"{runtime.MORE_CONNECTIONS} more than its `concurrency`",
+        "runtime API: connections": f"{runtime.MAX_CONNECTIONS}, a quarter of the descriptors at most",
+        "runtime API: head of a request; an answer that is streamed": (
+            f"{runtime.MAX_HEAD // 2**20} MiB; {runtime.MAX_BODY // 2**20} MiB"
+        ),
+        "connections": (
+            f"the descriptors of the process (`ulimit -n`) less {limits.RESERVED}, and less those of the runtime API"
+        ),
     }
     assert {row["limit"]: row["value"] for row in table("Limits")} == expected
     prose = " ".join(section("Limits"))
