@@ -15,7 +15,7 @@ from .. import __version__
 from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, problem
 from ..events import cloudevents, frames
 from ..models.requests import MAX_BODY, MAX_WAIT, RunRequest, StopRequest
-from ..models.responses import Node, Reason, Service, Status
+from ..models.responses import Accepted, Node, Reason, Service, Status
 from ..models.results import Stream
 from . import openapi_calls, openapi_functions
 from .openapi_parts import (
@@ -548,6 +548,7 @@ def _schemas() -> dict[str, Json]:
         RunRequest,
         StopRequest,
         *openapi_functions.MESSAGES,
+        Accepted,
         Service,
         Node,
         cloudevents.CloudEvent,
@@ -567,19 +568,20 @@ def _schemas() -> dict[str, Json]:
     schemas["Service"]["properties"]["status"] = ref("schemas/Status")
     schemas["Service"]["properties"]["reason"] = {"anyOf": [ref("schemas/Reason"), {"type": "null"}]}
     schemas["Service"]["required"] = list(schemas["Service"]["properties"])  # an answer has all of them
+    of_runs = _answers(schemas["Service"], schemas.pop("Accepted"))
     of_functions = {**openapi_functions.answers(schemas), **openapi_calls.SCHEMAS}
-    return dict(sorted({**schemas, **_answers(schemas["Service"]), **of_functions, **_events(schemas)}.items()))
+    return dict(sorted({**schemas, **of_runs, **of_functions, **_events(schemas)}.items()))
 
 
-def _answers(service: Json) -> dict[str, Json]:
+def _answers(service: Json, accepted: Json) -> dict[str, Json]:
     success = {"type": "boolean", "const": True}
     warnings = {
-        **STRINGS,
+        **accepted["properties"]["warnings"],
         "minItems": 1,
         "description": "Settings of the run that are not in force. Only if there are any.",
     }
     view = {"success": success, **service["properties"]}
-    started = {"type": "object", "properties": {**view, "warnings": warnings}, "required": ["success", "id"]}
+    started = {"type": "object", "properties": {**view, "warnings": warnings}, "required": accepted["required"]}
     return {
         "RunAnswer": {
             **started,
@@ -587,7 +589,7 @@ def _answers(service: Json) -> dict[str, Json]:
             "description": "With `wait` all fields of `Service`; else `success` and `id`.",
         },
         "StatusAnswer": {**_object(**view), "description": "A `Service` with `success`."},
-        "StopAnswer": _object(success=success, id=STRING),
+        "StopAnswer": _object(success=success, id=accepted["properties"]["id"]),
         "ListAnswer": _object(success=success, cursor=STRING, services=_array("Service")),
         "NodesAnswer": _object(success=success, cursor=STRING, nodes=_array("Node")),
         "Alive": _object(success=success, status={"type": "string", "const": "alive"}),

@@ -16,7 +16,7 @@ from ..auth.authenticator import Authenticator, Identity
 from ..errors import BadRequest, HttpError
 from ..models import requests
 from ..models.requests import RunRequest, StopRequest
-from ..models.responses import Service, Status
+from ..models.responses import Accepted, Service, Status
 from ..runs.listing import ListQuery
 from ..runs.results import is_over
 from ..runs.service import RunService
@@ -91,7 +91,7 @@ class ServicesHandler(BaseHandler):
 
     async def _answer_id(self, run_id: str, warnings: Sequence[str] = ()) -> None:
         self.log_fields["run"] = run_id
-        await self.answer({"success": True, "id": run_id, **({"warnings": warnings} if warnings else {})})
+        await self.answer(Accepted(success=True, id=run_id, warnings=list(warnings)))
 
     async def _answer_run(self, run: Service, status: HTTPStatus = HTTPStatus.OK, warnings: Sequence[str] = ()) -> None:
         self.log_fields["run"] = run.id

@@ -150,6 +150,14 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     result: Result | None = None
 
 
+class Accepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to a start or a stop; ``warnings`` are settings of the run that are not in force, if there are any."""
+
+    success: bool
+    id: str
+    warnings: list[str] = []
+
+
 class Reserved(Struct, frozen=True):
     """Resources that tasks have reserved on a node: MiB and cores."""
 
