@@ -25,6 +25,7 @@ from ..errors import BadRequest, Forbidden, HttpError, NotFound, PayloadTooLarge
 from ..events.unsent import SMALL, Unsent
 from ..models import requests
 from ..models.credentials import REDACTED
+from ..models.functions import NAME as FUNCTION_NAME
 from ..models.responses import mask
 from ..models.validation import quote
 from .limits import MAX_READ, UNREAD, set_reader_timeout
@@ -422,6 +423,20 @@ def flag(name: str, values: list[str] | None) -> bool:
     if len(values) != 1 or values[0] not in FLAGS:
         raise BadRequest(f"{name}: expected {', '.join(FLAGS[:-1])} or {FLAGS[-1]}")
     return values[0] in ON
+
+
+def named_function(query: dict[str, list[str]]) -> str | None:
+    """Return the query parameter ``function``; None if it is not given.
+
+    Raises:
+        BadRequest: it is no name of a function, or it is given twice.
+    """
+    values = query.get("function")
+    if values is None:
+        return None
+    if len(values) != 1 or not FUNCTION_NAME.fullmatch(values[0]):
+        raise BadRequest("function: expected the name of one function")
+    return values[0]
 
 
 def log_request(handler: web.RequestHandler) -> None:

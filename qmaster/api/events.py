@@ -26,10 +26,10 @@ from ..errors import (
     Unauthorized,
 )
 from ..events import frames
-from ..events.broker import Filter, Subscriber, Wire
+from ..events.broker import ALL_INSTANCES, Filter, Subscriber, Wire
 from ..events.stream import EventStream, Since
 from ..models import requests
-from .base import SLICE, BaseHandler
+from .base import SLICE, BaseHandler, flag, named_function
 from .limits import UNREAD, Allowance, ConnectionLimiter, Slot, set_reader_timeout
 
 AUTH_WITHIN = 5.0  # seconds
@@ -40,7 +40,7 @@ SAID_AT_ONCE, SAID_EACH_SECOND = 8 * 1024, 1024
 ACKED, ACKED_AT = struct.Struct("Q"), 120  # tcpi_bytes_acked, in linux/tcp.h
 SEND_BUFFER = 128 * 1024  # bytes in the kernel: small, so that a slow client is noticed
 TOPICS = frozenset({"service", "task", "node", "function"})
-PARAMETERS = ("since", "service", "label", "topic")
+PARAMETERS = ("since", "service", "label", "topic", "function", "all")
 
 GOING_AWAY, FAILED = 1001, 1011
 MAX_REASON = 123  # bytes: a control frame has 125, and the code takes two (RFC 6455, 5.5)
@@ -312,7 +312,8 @@ class EventsHandler(BaseHandler, WebSocketHandler):
         labels = frozenset(query.get("label", ()))
         if not all(label.partition("=")[0] and "=" in label for label in labels):
             raise BadRequest("label: expected key=value")
-        wants = Filter(topics, query.get("service", [""])[0], labels, identity.sees)
+        function = named_function(query) or (ALL_INSTANCES if flag("all", query.get("all")) else "")
+        wants = Filter(topics, query.get("service", [""])[0], labels, identity.sees, function)
         since = query.get("since", [self.request.headers.get("Last-Event-ID", "")])[0]
         return Subscription(_since(since), wants)
 

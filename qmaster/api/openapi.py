@@ -288,13 +288,14 @@ PATHS: Mapping[str, Json] = {
                     example=["team=blue"],
                 ),
                 query("name", STRINGS, "Only these exact names.", example=["nap"]),
+                query("function", STRING, "Only the instances of this function.", example="resize"),
                 query(
                     "limit",
                     {"type": "integer", "minimum": 1, "maximum": 10_000},
                     "The most to list.",
                     example=10,
                 ),
-                query("all", FLAG, "`1`: include removed runs.", example="1"),
+                query("all", FLAG, "`1`: include removed runs, and the instances of functions.", example="1"),
             ],
             "responses": {
                 "200": answer(
@@ -394,6 +395,8 @@ PATHS: Mapping[str, Json] = {
                 query("topic", STRING, "One or more of `service,task,node,function`.", example="service,node"),
                 query("service", STRING, "Only the service or container with this id."),
                 query("label", STRINGS, "`key=value`: only with all of these labels.", example=["team=blue"]),
+                query("function", STRING, "Only this function and its instances.", example="resize"),
+                query("all", FLAG, "`1`: include the instances of functions.", example="1"),
                 {
                     "name": "Last-Event-ID",
                     "in": "header",

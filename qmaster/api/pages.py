@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,16 +20,18 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 # Only files of this server, nothing inline, and no markup made from text by a script. 'self' covers the websocket
-# of the same origin too (CSP 3; WebKit since Safari 15.4).
+# of the same origin too (CSP 3; WebKit since Safari 15.4). Scripts come from /static/ alone, as the function URLs below
+# /fn/ are of this origin too; a source with a path needs the host.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "default-src 'none'; script-src {scripts}; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 HEADERS = {
-    "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",  # stored, but revalidated, so that old and new files do not mix after an upgrade
 }
+
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 
 
 class File(NamedTuple):
@@ -65,6 +68,12 @@ class PageHandler(BaseHandler):
         super().set_default_headers()
         for name, value in HEADERS.items():
             self.set_header(name, value)
+        self.set_header("Content-Security-Policy", POLICY.format(scripts=self._scripts()))
+
+    def _scripts(self) -> str:
+        """Return the source of scripts; a policy cannot name an IPv6 address."""
+        host = self.request.host
+        return f"{host}/static/" if _HOST.fullmatch(host) else "'self'"
 
     def get(self, name: str = INDEX) -> None:
         file = self._files.get(name)

@@ -20,7 +20,7 @@ from ..models.responses import Accepted, Service, Status
 from ..runs.listing import ListQuery
 from ..runs.results import is_over
 from ..runs.service import RunService
-from .base import SLICE, BaseHandler, flag
+from .base import SLICE, BaseHandler, flag, named_function
 from .limits import ConnectionLimiter
 
 MAX_LIMIT = 10_000
@@ -29,7 +29,7 @@ ENCODED_AT_ONCE = 32  # runs
 HELD = 2 * SLICE  # bytes that a chunked listing counts as unread
 TAIL = b"]}\n"  # of a listing
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
-FILTERS = ("status", "label", "name", "limit", "all")
+FILTERS = ("status", "label", "name", "function", "limit", "all")
 
 log = structlog.get_logger(__name__)
 
@@ -217,7 +217,7 @@ class StatusListHandler(ServicesHandler):
 
 
 def _wanted(query: dict[str, list[str]]) -> ListQuery:
-    """Read the filters ``status``, ``name``, ``label``, ``limit`` and ``all``.
+    """Read the filters ``status``, ``name``, ``label``, ``function``, ``limit`` and ``all``.
 
     Raises:
         BadRequest: a filter is wrong.
@@ -229,7 +229,7 @@ def _wanted(query: dict[str, list[str]]) -> ListQuery:
     if any(not key for key, _, _ in labels):
         raise BadRequest("label: expected key=value, or key")
     names, limit = frozenset(query.get("name", ())), _limit(query.get("limit"))
-    return ListQuery(statuses, names, labels, limit, flag("all", query.get("all")))
+    return ListQuery(statuses, names, labels, limit, flag("all", query.get("all")), named_function(query))
 
 
 def _limit(values: list[str] | None) -> int | None:

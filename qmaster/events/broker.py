@@ -35,39 +35,55 @@ Wire = Literal["websocket", "sse"]
 log = structlog.get_logger(__name__)
 
 
+ALL_INSTANCES = "*"  # in a filter by function; no function has this name
+
+
 class Tags(NamedTuple):
-    """The attributes of an event that a filter matches."""
+    """The attributes of an event that a filter matches; ``function`` is that of an instance's."""
 
     topic: str
     subject: str
     labels: frozenset[str]
     owner: str | None
+    function: str | None = None
 
 
 class Filter(NamedTuple):
-    """A subscriber's filter; empty matches everything. ``owner`` is the token's name, None for one that sees all."""
+    """A subscriber's filter; empty matches everything but the instances of functions.
+
+    ``owner`` is the token's name, None for one that sees all. ``function`` is the name of a function, to match only its
+    instances, or ``ALL_INSTANCES``. A filter by ``service`` matches an instance too.
+    """
 
     topics: frozenset[str] = frozenset()
     service: str = ""
     labels: frozenset[str] = frozenset()
     owner: str | None = None
+    function: str = ""
 
     def lets_through(self, tags: Tags) -> bool:
         """Return whether an event with these tags is sent."""
         if self.topics and tags.topic not in self.topics:
             return False
+        # A filter by service, label or function matches nodes and other functions only if it names the topic.
+        named = bool(self.topics) or not (self.service or self.labels or self.function not in ("", ALL_INSTANCES))
         if tags.topic == "function":
-            return self.owner in (None, tags.owner) and (bool(self.topics) or not (self.service or self.labels))
+            return self.owner in (None, tags.owner) and (named or tags.subject == self.function)
         if tags.topic == "node":
             if self.owner is not None:  # nodes show what others have reserved on them
                 return False
-            # A filter by service or label matches nodes and functions only if it names the topic.
-            return bool(self.topics) or not (self.service or self.labels)
+            return named
         return (
             (not self.service or tags.subject == self.service)
             and self.labels <= tags.labels
             and self.owner in (None, tags.owner)
+            and self._matches_function(tags)
         )
+
+    def _matches_function(self, tags: Tags) -> bool:
+        if self.function == ALL_INSTANCES:
+            return True
+        return tags.function == self.function if self.function else tags.function is None or bool(self.service)
 
     def shows(self, tags: Tags) -> bool:
         """Return whether a snapshot has this service: topics do not count, unless none is of services."""

@@ -41,6 +41,20 @@ class _Stored(msgspec.Struct):
     data: _Labelled
 
 
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Instance(msgspec.Struct):
+    function: _Named | None = None
+
+
+class _OfInstance(msgspec.Struct):
+    """The part of a stored event that says which function an instance is of."""
+
+    data: _Instance
+
+
 class EventStream:
     """Brings each subscriber up to the live events, at its own pace.
 
@@ -204,12 +218,21 @@ def _owner(subscriber: Subscriber) -> str:
 
 
 def _wanted(wants: Filter, event: StoredEvent) -> bool:
+    function = _function(event)
     if wants == Filter():
-        return True
+        return function is None
     labels = _labels(event) if wants.labels else frozenset()
     if labels is None:  # the record was deleted: an extra event is better than a missing one
         labels = wants.labels
-    return wants.lets_through(Tags(event.type.split(".")[2], event.subject, labels, event.owner or None))
+    return wants.lets_through(Tags(event.type.split(".")[2], event.subject, labels, event.owner or None, function))
+
+
+def _function(event: StoredEvent) -> str | None:
+    """Return the function of an instance's event."""
+    if b'"function":{' not in event.json:  # only as a key: quotes within a value are escaped
+        return None
+    function = msgspec.json.decode(event.json, type=_OfInstance).data.function
+    return function.name if function else None
 
 
 def _labels(event: StoredEvent) -> frozenset[str] | None:

@@ -27,6 +27,8 @@ class ListQuery(NamedTuple):
     """The filters of a listing. A run matches any of the statuses and names, and all labels; empty matches all.
 
     ``labels`` are ``str.partition("=")`` of the requested labels; without ``=``, any value of the key matches.
+    ``function`` is the name of a function, to match only its instances; without it, instances match only with
+    ``removed``.
     """
 
     statuses: frozenset[str] = frozenset()
@@ -34,13 +36,20 @@ class ListQuery(NamedTuple):
     labels: tuple[tuple[str, str, str], ...] = ()
     limit: int | None = None
     removed: bool = False
+    function: str | None = None
 
     def keeps(self, view: Service) -> bool:
         return (
-            (not self.statuses or view.status in self.statuses)
+            self._keeps_function(view)
+            and (not self.statuses or view.status in self.statuses)
             and (not self.names or view.name in self.names)
             and all(key in view.labels and (not eq or view.labels[key] == value) for key, eq, value in self.labels)
         )
+
+    def _keeps_function(self, view: Service) -> bool:
+        if self.function is not None:
+            return view.function is not None and view.function.name == self.function
+        return self.removed or view.function is None
 
 
 class Listing:

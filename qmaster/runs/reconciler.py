@@ -528,7 +528,8 @@ def tags(event: Event) -> Tags:
 
 def service_tags(view: Service, topic: str = "service") -> Tags:
     """Return the attributes of a service that filters match."""
-    return Tags(topic, view.id, frozenset(f"{k}={v}" for k, v in view.labels.items()), view.owner)
+    labels = frozenset(f"{key}={value}" for key, value in view.labels.items())
+    return Tags(topic, view.id, labels, view.owner, view.function.name if view.function else None)
 
 
 def _encoded(event: Event, epoch: str, sequence: int) -> NewEvent:

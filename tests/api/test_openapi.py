@@ -284,7 +284,7 @@ def test_each_flag_is_described_with_all_of_its_words() -> None:
         for each in operation.get("parameters", [])
         if method == "get" and each.get("name") in ("all", "follow", "timestamps")
     }
-    flags = (("/status", "all"), ("/logs/{id}", "follow"), ("/logs/{id}", "timestamps"))
+    flags = (("/status", "all"), ("/events", "all"), ("/logs/{id}", "follow"), ("/logs/{id}", "timestamps"))
     assert described == {flag: list(base.FLAGS) for flag in flags}
 
 

@@ -66,11 +66,21 @@ async def test_every_answer_is_guarded(http_client: AsyncHTTPClient, base_url: s
         policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
         assert policy.pop("require-trusted-types-for") == "'script'"
         closed = ("default-src", "base-uri", "form-action", "frame-ancestors", "trusted-types")
-        own = ("script-src", "style-src", "img-src", "connect-src")
-        assert policy == {**dict.fromkeys(closed, "'none'"), **dict.fromkeys(own, "'self'")}
+        own = ("style-src", "img-src", "connect-src")
+        scripts = {"script-src": base_url.removeprefix("http://") + "/static/"}  # not from /fn/, which functions fill
+        assert policy == {**dict.fromkeys(closed, "'none'"), **dict.fromkeys(own, "'self'"), **scripts}
         assert headers["X-Frame-Options"] == "DENY"
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("host", ["[::1]:9090", "a;b", "a b", "a_b", "a/b", ""])
+async def test_a_policy_is_not_made_of_any_host(http_client: AsyncHTTPClient, base_url: str, host: str) -> None:
+    """A policy cannot name an IPv6 address; with what is no host name nothing is added to it."""
+    answer = await get(http_client, base_url + "/", headers={"Host": host})
+    policy = answer.headers.get("Content-Security-Policy", "")
+    assert "script-src 'self';" in policy or answer.code == 400
 
 
 @pytest.mark.gen_test

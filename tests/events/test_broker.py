@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from qmaster.events import broker, frames
 from qmaster.events.broker import (
+    ALL_INSTANCES,
     MAX_BEHIND_BYTES,
     MAX_BEHIND_FRAMES,
     MAX_BYTES,
@@ -350,6 +351,29 @@ NODE = Tags("node", "n1", frozenset(), None)
 async def test_a_filter_lets_through(wants: Filter, passed: list[Tags]) -> None:
     """By topic, service, labels and owner; nodes to who asked for them, or for nothing narrower, but to no owner."""
     assert [tags for tags in (ANY, TASK, NODE) if wants.lets_through(tags)] == passed
+
+
+OF_HELLO = ANY._replace(function="hello")
+HELLO, OTHER = Tags("function", "hello", frozenset(), "root"), Tags("function", "other", frozenset(), "root")
+
+
+@pytest.mark.parametrize(
+    ("wants", "passed"),
+    [
+        (Filter(), [ANY, HELLO, OTHER, NODE]),
+        (Filter(function=ALL_INSTANCES), [ANY, OF_HELLO, HELLO, OTHER, NODE]),
+        (Filter(function="hello"), [OF_HELLO, HELLO]),
+        (Filter(function="hello", topics=frozenset({"service", "node"})), [OF_HELLO, NODE]),
+        (Filter(function="other"), [OTHER]),
+        (Filter(service="s1"), [ANY, OF_HELLO]),
+        (Filter(labels=frozenset({"team=data"})), [ANY]),
+        (Filter(labels=frozenset({"team=data"}), function=ALL_INSTANCES), [ANY, OF_HELLO]),
+        (Filter(owner="alice", function=ALL_INSTANCES), []),
+    ],
+)
+async def test_instances_are_let_through_where_they_are_asked_for(wants: Filter, passed: list[Tags]) -> None:
+    """By their function, all of them, or one by its id."""
+    assert [tags for tags in (ANY, OF_HELLO, HELLO, OTHER, NODE) if wants.lets_through(tags)] == passed
 
 
 @pytest.mark.parametrize(("topics", "shown"), [({"task"}, True), ({"node", "task"}, True), ({"node"}, False)])

@@ -4,11 +4,12 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import msgspec
 import pytest
 from stream_cases import EPOCH, Journal, Pipe, Stream
 
 from qmaster.errors import JournalUnwritable
-from qmaster.events.broker import Filter, Subscriber
+from qmaster.events.broker import ALL_INSTANCES, Filter, Subscriber
 from qmaster.events.rows import StoredEvent
 from qmaster.events.stream import EventStream, Since
 from qmaster.events.unsent import Unsent
@@ -83,6 +84,38 @@ async def test_a_filter_narrows_the_replay(wants: Filter) -> None:
     for _ in range(4):
         stream.publish()
     assert stream.ids() == [2, 4, 6, 8, 10, 12, 14]
+
+
+class Instances(Journal):
+    """Every third event is an instance's; each has a label that looks like one's."""
+
+    async def events(self, after: int, limit: int, owner: str | None) -> list[StoredEvent] | None:
+        page = await super().events(after, limit, owner)
+        return page and [self._of_function(event) for event in page]
+
+    def _of_function(self, event: StoredEvent) -> StoredEvent:
+        document = msgspec.json.decode(event.json)
+        function = {"name": "hello", "version": 1} if event.seq % 3 == 0 else None
+        document["data"] |= {"function": function, "labels": {"of": event.subject, "x": '"function":{"name":"hello"}'}}
+        return event._replace(json=msgspec.json.encode(document))
+
+
+@pytest.mark.parametrize(
+    ("wants", "ids"),
+    [
+        (Filter(), [1, 2, 4, 5, 7]),
+        (Filter(function="hello"), [3, 6]),
+        (Filter(function="other"), []),
+        (Filter(function=ALL_INSTANCES), [1, 2, 3, 4, 5, 6, 7]),
+        (Filter(service="s1"), [1, 3, 5, 7]),
+        (Filter(labels=frozenset({"of=s2"})), [2, 4]),
+    ],
+)
+async def test_a_replay_leaves_out_instances(wants: Filter, ids: list[int]) -> None:
+    """But those that were asked for."""
+    stream = Stream(Instances(7), wants)
+    await stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, 0))
+    assert stream.ids() == ids
 
 
 async def test_a_heartbeat_says_where_the_stream_stands() -> None:

@@ -7,7 +7,7 @@ import pytest
 from dispatch_cases import SEEN, FakeJournal, FakeReconciler
 
 from qmaster.events.rows import Key, Page
-from qmaster.models.responses import Service
+from qmaster.models.responses import FunctionRef, Service
 from qmaster.runs import listing
 from qmaster.runs.listing import Listing, ListQuery
 
@@ -110,3 +110,14 @@ async def test_pages_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [sum(map(len, page)) async for page in made.listing.pages(None, ListQuery())]
     assert len(sizes) > 5
     assert max(sizes) < 3000 + 2000
+
+
+async def test_instances_are_listed_where_they_are_asked_for() -> None:
+    """Those of one function, with `all` the removed ones too; without either, none."""
+    hello, other = FunctionRef("hello", 1), FunctionRef("other", 2)
+    made = Made([run(1), run(2, function=hello), run(3, function=other)], [gone(4), gone(5, function=hello)])
+    assert await made.ids(ListQuery()) == [1]
+    assert [view.id for view in made.listing.there(None, ListQuery())] == ["s1"]
+    assert await made.ids(ALL) == [5, 4, 3, 2, 1]
+    assert await made.ids(ListQuery(function="hello")) == [2]
+    assert await made.ids(ListQuery(function="hello", removed=True)) == [5, 2]
