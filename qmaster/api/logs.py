@@ -157,7 +157,10 @@ class LogsHandler(BaseHandler):
         await self.flush()
 
     async def _break_off(self, writer: Writer, why: str) -> None:
-        """Write why, and close without the last chunk, so that no client takes the log for complete."""
+        """Write why, and close without the last chunk, so that no client takes the log for complete.
+
+        A client that does not read what is buffered within ``STOP_WITHIN`` gets only the missing chunk.
+        """
         self.failure = why
         with contextlib.suppress(StreamClosedError, TimeoutError):
             self.write(writer.end() + writer.write([note(why)]))

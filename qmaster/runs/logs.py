@@ -107,6 +107,7 @@ class LogStream:
         self._query = query
         self._open = open_log
         self._marks = Marks()
+        self._unfinished: set[tuple[str, str]] = set()  # origins and streams whose last message was part of a line
         self._nodes: dict[str, Node] = {}  # by id, as of the last check
         self._down: set[str] = set()  # ids of nodes that a note has reported
 
@@ -280,7 +281,10 @@ class LogStream:
             if message.source == "engine":
                 continue
             task = target.task if target else message.task
-            if self._marks.is_new(task or self._first_view.id, message.source, message.time):
+            origin = task or self._first_view.id
+            if self._marks.is_new(origin, message.source, message.time):
+                change = self._unfinished.discard if message.data.endswith(b"\n") else self._unfinished.add
+                change((origin, message.source))
                 known = self._nodes.get(message.node or "")
                 node = target.node if target else known.hostname if known else message.node
                 pieces.append(Piece(message.time, message.source, message.data, node, task))
@@ -294,12 +298,18 @@ class LogStream:
         return [*outcome.earlier, *outcome.tasks]
 
     def _pieces_of(self, kept: TaskOutput) -> list[Piece]:
-        """Return the new part of a task's kept output; if the beginning was never sent or kept, add a note."""
+        """Return the new part of a task's kept output, with a note if something before it was never sent or kept."""
         self._marks.rewind()
         key = kept.task or self._first_view.id
         lines = [line for line in kept.output.lines if line.stream in self._query.streams]
+        first: dict[str, str] = {line.stream: line.time for line in reversed(lines)}
+        unfinished = [stream for origin, stream in self._unfinished if origin == key]
+        cut_within = any(self._marks.last(key, stream) == first.get(stream) for stream in unfinished)
         new = [line for line in lines if self._marks.is_new(key, line.stream, line.time)]
         pieces = [Piece(line.time, line.stream, line.data, kept.node, kept.task) for line in new]
+        if kept.output.truncated and cut_within:
+            # Within a long line, whose parts share a time: how many of them were not kept is not known.
+            return [note("the end of its output may be missing", kept.node, kept.task), *pieces]
         if len(new) < len(lines):
             return pieces
         tail = self._query.tail
@@ -353,6 +363,10 @@ class Marks:
             return False
         self._marks[key] = (last, count + 1)
         return True
+
+    def last(self, origin: str, stream: str) -> str | None:
+        """Return the time of the last message of a stream that was sent, None if there is none."""
+        return self._marks.get((origin, stream), (None, 0))[0]
 
     def rewind(self, origins: Collection[str] | None = None) -> None:
         """Expect messages of these origins, or of all, that were sent before, as a log is read again."""

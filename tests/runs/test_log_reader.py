@@ -293,6 +293,27 @@ def test_what_goes_while_it_is_followed_is_told_to_its_end() -> None:
         assert parts.texts(follow=True) == ["1\n", rest]
 
 
+@pytest.mark.parametrize(
+    ("sent", "whole", "rest"),
+    [
+        (3, False, ["the end of its output may be missing\n", "last\n"]),
+        (1, False, ["the end of its output may be missing\n", "x", "last\n"]),
+        (3, True, ["last\n"]),
+    ],
+)
+def test_a_long_line_whose_beginning_was_not_kept_says_so(sent: int, whole: bool, rest: list[str]) -> None:
+    """Its parts have one time, so which of them were sent is not known; none is sent twice, none missing in silence."""
+    parts = Components(task("running"))
+    tail = [Line(at(1), "stdout", b"x")] * (3 if whole else 2)
+    parts.kept = Outcome([kept(*tail, Line(at(2), "stdout", b"last\n"), truncated=not whole)])
+
+    def remove() -> None:
+        parts.status, parts.swarm.its_tasks = "removed", []
+
+    parts.gives("s1", [said(1, "x", task_id=T1)] * sent, remove, NotFound("no such service"), follow=True)
+    assert parts.texts(follow=True) == [*["x"] * sent, *rest]
+
+
 @pytest.mark.parametrize("words", [None, "Error grabbing logs: … node n1 is not available\n"])
 def test_a_node_out_of_reach_is_a_line(words: str | None) -> None:
     """Whether it is silent or Swarm says so; what the journal has of the task comes instead of it."""
