@@ -1,4 +1,4 @@
-"""handlers: the HTTP contract over a dispatch that only notes what it is asked."""
+"""handlers: the HTTP contract over a run service that only notes what it is asked."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""multiplex: Docker's log stream as messages, however it is cut into pieces."""
+"""logs: Docker's log stream as messages, however it is cut into pieces."""
 
 import itertools
 import struct

@@ -5,7 +5,7 @@ import string
 import pytest
 from commands_cases import fake, qmaster
 from fake_server import FakeServer
-from wording_cases import RUN, refused
+from validation_cases import RUN, refused
 
 from qmaster.models import validation
 from qmaster.models.requests import RunRequest

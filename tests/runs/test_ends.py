@@ -1,4 +1,4 @@
-"""ends, attempts: what was told of an end stays told, and what restarts is counted."""
+"""status, cache: what was told of an end stays told, and what restarts is counted."""
 
 from typing import Any
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from dispatch_cases import SEEN, FakeJournal, FakeReconciler
+from run_service_cases import SEEN, FakeJournal, FakeReconciler
 
 from qmaster.events.rows import Key, Page
 from qmaster.models.responses import FunctionRef, Service

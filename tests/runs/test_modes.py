@@ -1,4 +1,4 @@
-"""modes: services in modes that quartermaster does not make itself show what `docker service ls` shows."""
+"""status: services in modes that quartermaster does not make itself show what `docker service ls` shows."""
 
 import time
 from typing import Any

@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from dispatch_cases import SEEN, FakeJournal, FakeReconciler, outcome
 from fakes import (
     AUTH,
     CONTAINER_ID,
@@ -21,6 +20,7 @@ from fakes import (
     service,
 )
 from msgspec.structs import replace
+from run_service_cases import SEEN, FakeJournal, FakeReconciler, outcome
 
 from qmaster.auth.authenticator import Identity
 from qmaster.engine import Engine, ports

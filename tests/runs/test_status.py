@@ -1,4 +1,4 @@
-"""lifecycle: Docker's tasks and containers → status, reason and the rest of what is shown."""
+"""status: Docker's tasks and containers → status, reason and the rest of what is shown."""
 
 import itertools
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""server: how the parts are wired."""
+"""app: how the parts are wired."""
 
 import asyncio
 from typing import Any

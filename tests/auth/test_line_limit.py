@@ -1,4 +1,4 @@
-"""linelimit: how many lines of the log a caller may cause without a right to."""
+"""authenticator: how many lines of the log a caller may cause without a right to."""
 
 import asyncio
 

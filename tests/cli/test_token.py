@@ -1,4 +1,4 @@
-"""newtoken: the command that makes a token."""
+"""token: the command that makes a token."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""rates: how many runs each token may begin in a minute."""
+"""authenticator: how many runs each token may begin in a minute."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""reference: images are read as Docker reads them."""
+"""images: images are read as Docker reads them."""
 
 import contextlib
 

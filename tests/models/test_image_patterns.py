@@ -1,4 +1,4 @@
-"""patterns: which images a pattern means."""
+"""images: which images a pattern means."""
 
 import pytest
 from fakes import steady

@@ -1,11 +1,11 @@
-"""wording: what is wrong with a request, in the words of JSON and with examples."""
+"""validation: what is wrong with a request, in the words of JSON and with examples."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
-from wording_cases import RUN, refused
+from validation_cases import RUN, refused
 
 from qmaster.auth.tokens import Table
 from qmaster.models import validation

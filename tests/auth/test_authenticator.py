@@ -1,4 +1,4 @@
-"""auth: who is asking, by a token in the header or in the body."""
+"""authenticator: who is asking, by a token in the header or in the body."""
 
 import contextlib
 import hmac

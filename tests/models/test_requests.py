@@ -1,4 +1,4 @@
-"""models: what a request may hold; whatever is wrong is refused with the name of its field."""
+"""requests: what a request may hold; whatever is wrong is refused with the name of its field."""
 
 import base64
 import contextlib

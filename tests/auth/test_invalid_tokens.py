@@ -1,4 +1,4 @@
-"""throttle: how often an address may send wrong tokens."""
+"""authenticator: how often an address may send wrong tokens."""
 
 import pytest
 
