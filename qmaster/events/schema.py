@@ -9,7 +9,7 @@ import structlog
 
 from ..errors import ConfigError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 INCREMENTAL = 2  # a value of SQLite's auto_vacuum
 
 SCHEMA = """
@@ -37,7 +37,7 @@ CREATE TABLE outcomes (
 CREATE INDEX facts_by_owner ON facts (owner, seq, at, size);
 CREATE INDEX records_there ON records (id) WHERE NOT removed;
 CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 """
 
 # Listings of removed runs are ordered by ``created``, and those of instances are few for each ``function``. Both are
@@ -105,6 +105,8 @@ CREATE INDEX records_there ON records (id) WHERE NOT removed;
 CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
 PRAGMA user_version = 3;
 """,
+    # Nothing changes in the tables: records may be of functions now, which an older version would take for runs.
+    3: "PRAGMA user_version = 4;",
 }
 
 log = structlog.get_logger(__name__)

@@ -222,18 +222,20 @@ class VersionStore:
 
     async def _take(self, listed: Sequence[msgspec.Raw], began: float, name: str | None = None) -> None:
         """Take a listing, of one function or of all, that began then; a known version is not decoded again."""
-        by_id = {configs.id_of(raw): raw for raw in listed}
-        fresh = [raw for config_id, raw in by_id.items() if config_id not in self._kept]
+        there: set[str] = set()
         changed: set[str] = set()
-        for place, raw in enumerate(fresh, 1):
-            changed |= self._keep(configs.read(raw))
+        for place, raw in enumerate(listed, 1):
+            config_id = configs.id_of(raw)
+            there.add(config_id)
+            if config_id not in self._kept:
+                changed |= self._keep(configs.read(raw))
             if place % READ_AT_ONCE == 0:
                 await asyncio.sleep(0)
         for config_id, kept in list(self._kept.items()):
-            if config_id not in by_id and kept.seen < began and name in (None, kept.function):
+            if config_id not in there and kept.seen < began and name in (None, kept.function):
                 changed |= self._drop(config_id)
         if name is None:
-            self._gone &= by_id.keys()
+            self._gone &= there
         self._call_listeners(changed)
 
     def _keep(self, config: Config) -> set[str]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from fakes import DIGEST, FakeConfigs, FakeSwarm, grant
-from testbed import Engine, Registry, sdk
+from testbed import Engine, Proxy, Registry, sdk
+from testbed.faults import cut, forward_then
 from version_cases import RULES
 
 from qmaster.auth.authenticator import Identity
@@ -361,6 +362,23 @@ def test_eight_publishers_at_once_get_eight_versions(engine: Engine) -> None:
 
     on_two(engine, work)
     assert sdk(engine).configs() == []
+
+
+def test_a_publication_whose_answer_was_lost_is_made_once(engine: Engine, proxy: Proxy) -> None:
+    """The version is found by its name, and is the publisher's own."""
+
+    async def work() -> None:
+        ours = OurEngine(Endpoint.read(proxy.host, {}))
+        service = FunctionService(VersionStore(ours.configs), ours.swarm, RegistryAuth(), RULES)
+        proxy.on("/configs/create", forward_then(cut()), times=1)
+        first = await service.publish("f", spec(image="busybox:local", pull_policy="never"), ROOT)
+        assert (first.changed, first.function.version) == (True, 1)
+        again = await service.publish("f", spec(image="busybox:local", pull_policy="never"), ROOT)
+        assert (again.changed, again.function.version) == (False, 1)
+        await ours.close()
+
+    asyncio.run(work())
+    assert len(sdk(engine).configs()) == 1
 
 
 def test_without_a_swarm_it_is_said_as_to_a_run(plain_engine: Engine) -> None:
