@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..auth import policy
 from ..auth.authenticator import Identity
 from ..engine.labels import END, FUNCTION_VERSION, IDLE, RUNTIME, UPDATED
 from ..engine.services import Swarm
@@ -146,6 +147,7 @@ class Launcher:
         by = self._publishers.holder(version.owner)
         if by is None:
             raise CannotStart(f"the token {version.owner!r}, which published it, is gone", "policy")
+        policy.check_function(by.grant, version.function, version.spec.url)
         return by
 
 

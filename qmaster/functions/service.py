@@ -46,6 +46,7 @@ class FunctionService:
         registry_auth: the credentials with which functions pull.
         rules: the server's rules for runs.
         stats: what this quartermaster does for a function now.
+        holder: returns the holder of the token with this name, None if there is none.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class FunctionService:
         registry_auth: RegistryAuth,
         rules: policy.Rules,
         stats: Callable[[str], FunctionStats] = lambda name: FunctionStats(),
+        holder: Callable[[str], Identity | None] = lambda name: None,
     ) -> None:
         self._store = store
         self._swarm = swarm
         self._registry_auth = registry_auth
         self._rules = rules
         self._stats = stats
+        self._holder = holder
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -151,7 +154,7 @@ class FunctionService:
         Args:
             name: of the function.
             qualifier: the number of a version, or ``$LATEST``, as is None.
-            by: the caller; None: somebody without a token.
+            by: the caller; None: somebody without a token, for whom only functions with a public URL are there.
 
         Raises:
             NotFound: there is no such function or version, or the token does not see it.
@@ -160,13 +163,10 @@ class FunctionService:
         self._store.require()
         if by is not None:
             self._require_seen(name, by)
-        number = read_qualifier(name, qualifier)
-        if number is not None and self._store.latest(name) is not None:
-            return self._find(name, number)
-        version = self._store.latest(name)
-        if version is None:
+        number, latest = read_qualifier(name, qualifier), self._store.latest(name)
+        if latest is None or (by is None and not self._is_open(latest)):
             raise _no_function(name)
-        return version
+        return latest if number is None else self._find(name, number)
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -238,6 +238,13 @@ class FunctionService:
     def _require_seen(self, name: str, by: Identity) -> None:
         if not policy.sees_function(by.grant, name):
             raise _no_function(name)
+
+    def _is_open(self, version: Version) -> bool:
+        """Return whether a function has a public URL, and its publisher may still have one."""
+        by = self._holder(version.owner)
+        if by is None or version.spec.url != "public":
+            return False
+        return by.grant is None or (by.grant.public and policy.sees_function(by.grant, version.function))
 
     def _view(self, version: Version) -> Function:
         stats = self._stats(version.function)

@@ -214,15 +214,17 @@ class Server:
         registry_auth = RegistryAuth(Path(config.registry_auth_file) if config.registry_auth_file else None)
         registry_auth.load()
         rules = Rules(_registries(config.registries), config.memory, config.ttl or None)
+        publishers = Publishers(lambda name: self.api.auth.holder(name), registry_auth.credentials)
         instances = Instances(
             engine,
             Runners(runs.service, runs.reaper, runs.reconciler),
             store,
-            Publishers(lambda name: self.api.auth.holder(name), registry_auth.credentials),
+            publishers,
             Reports(self._metrics.functions.call, self._metrics.functions.instance),
             Place(config.runtime_port, config.advertise, connections),
         )
-        service = FunctionService(store, engine.swarm, registry_auth, rules, instances.dispatcher.stats)
+        stats = instances.dispatcher.stats
+        service = FunctionService(store, engine.swarm, registry_auth, rules, stats, publishers.holder)
         return Functions(store, announcer, registry_auth, service, instances)
 
     def _read_metrics(self) -> None:

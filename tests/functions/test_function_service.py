@@ -1,6 +1,7 @@
 """functions.service: publish, list, roll back and delete; over plain data, and on a real swarm where it decides."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from fakes import DIGEST, FakeConfigs, FakeSwarm, grant
 from testbed import Engine, Proxy, Registry, sdk
 from testbed.faults import cut, forward_then
-from version_cases import RULES
+from version_cases import RULES, loaded
+from version_cases import config as version_config
 
 from qmaster.auth.authenticator import Identity
 from qmaster.auth.registries import RegistryAuth
@@ -257,15 +259,43 @@ async def test_a_token_sees_its_functions_alone(parts: Parts) -> None:
 
 @pytest.mark.gen_test
 async def test_a_call_is_for_a_version(parts: Parts) -> None:
-    """A number or $LATEST, which is the default; another one is not found. A public URL has no caller."""
+    """A number or $LATEST, which is the default; another one is not found."""
     await parts.store.reload()
     await parts.service.publish("f", spec(), ROOT)
     await parts.service.publish("f", spec(memory=64), ROOT)
-    numbers = {word: parts.service.resolve("f", word, None).number for word in (None, "", "$LATEST", "1", "2")}
+    numbers = {word: parts.service.resolve("f", word, ROOT).number for word in (None, "", "$LATEST", "1", "2")}
     assert numbers == {None: 2, "": 2, "$LATEST": 2, "1": 1, "2": 2}
     for word in ("3", "0", "live"):
         with pytest.raises(NotFound, match="has no version"):
             parts.service.resolve("f", word, ROOT)
+
+
+@pytest.mark.gen_test
+async def test_without_a_token_only_public_functions_are_there() -> None:
+    """As long as the token of the publisher may have such a URL: not once it is gone, or its table says otherwise."""
+    may = grant(functions=("team-*",), public=True)
+    holders: dict[str, Identity] = {"root": ROOT, "alice": Identity("alice", may)}
+    configs = FakeConfigs(
+        version_config("team-a", 1, url="public"),
+        version_config("team-b", 1, url="token"),
+        version_config("team-c", 1, owner="root", url="public"),
+    )
+    store = loaded(configs)
+    service = FunctionService(store, FakeSwarm(), RegistryAuth(), RULES, holder=holders.get)
+
+    def seen() -> list[str]:
+        found = []
+        for name in ("team-a", "team-b", "team-c", "none"):
+            with contextlib.suppress(NotFound):
+                found.append(service.resolve(name, None, None).function)
+        return found
+
+    assert seen() == ["team-a", "team-c"]
+    for less in (grant(functions=("team-*",)), grant(functions=("other",), public=True)):
+        holders["alice"] = Identity("alice", less)
+        assert seen() == ["team-c"]
+    del holders["alice"]
+    assert seen() == ["team-c"]
 
 
 @pytest.mark.gen_test

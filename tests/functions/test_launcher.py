@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from fakes import AUTH, FakeSwarm, grant, run, service
 from function_cases import version
@@ -96,6 +97,21 @@ async def test_nothing_starts_for_a_publisher_that_is_gone() -> None:
     assert parts.launcher.forbids(version()) is not None
     with pytest.raises(EngineAway):
         await Parts(address=None).launcher.start(version(), "s3cret")
+
+
+def test_a_publisher_that_may_no_longer_have_the_name_or_the_url_is_refused() -> None:
+    """Its table names the functions that it has, and whether their URLs may be open; now, not at publication."""
+    parts = Parts()
+    for may, called, says in (
+        (grant(functions=("hello",)), version(), None),
+        (grant(functions=("other",)), version(), "functions: "),
+        (grant(functions=("hello",)), version(url="public"), "public: "),
+        (grant(functions=("hello",), public=True), version(url="public"), None),
+    ):
+        parts.holders["alice"] = Identity("alice", may)
+        trouble = parts.launcher.forbids(msgspec.structs.replace(called, owner="alice"))
+        assert (trouble is None) is (says is None)
+        assert trouble is None or (trouble.reason, trouble.message.startswith(says or "")) == ("policy", True)
 
 
 def test_what_a_policy_forbids_now_is_said() -> None:
