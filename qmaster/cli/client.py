@@ -46,11 +46,12 @@ class ClientError(QmasterError):
 
 
 class Refused(ClientError):
-    """The server answered with an error; the message is the server's."""
+    """The server answered with an error; the message is the server's, ``document`` the whole answer."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, document: Json | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.document = document or {}
 
 
 class Away(ClientError):
@@ -133,19 +134,19 @@ class Client:
         self,
         method: str,
         path: str,
-        body: Json | None = None,
+        body: Json | bytes | None = None,
         *,
         query: Query = (),
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Response]:
-        """Make a call whose answer is read as it arrives; leaving the context ends it.
+        """Make a call whose answer is read as it arrives; leaving the context ends it. Bytes are sent as they are.
 
         Raises:
             ClientError: there is no answer, or it is an error.
         """
         url = URL(f"{self.url}{path}?{urlencode(list(query))}".removesuffix("?"), encoded=True)
-        data = None if body is None else json.dumps(body).encode()
-        kind = {} if data is None else {"Content-Type": "application/json"}
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        kind = {"Content-Type": "application/json"} if isinstance(body, dict) else {}
         async with self._session() as session:
             with self._failures():
                 answer = await session.request(
@@ -248,7 +249,7 @@ class Response:
                 error = answers.error(document)
             if status == HTTPStatus.UNAUTHORIZED:
                 error = f"{self._url}: {error}; set TOKEN, or TOKEN_FILE, to the server's token"
-            raise Refused(error, status)
+            raise Refused(error, status, document)
 
 
 def _another(url: str, status: int | None = None) -> str:

@@ -38,6 +38,7 @@ COMMANDS = {  # name → its module, and its line in --help
     "deploy": ("qmaster.cli.functions", "Publish a function."),
     "functions": ("qmaster.cli.functions", "List the functions, or show one."),
     "rollback": ("qmaster.cli.functions", "Publish a version of a function again."),
+    "invoke": ("qmaster.cli.invoke", "Call a function, and print its output."),
     "undeploy": ("qmaster.cli.functions", "Delete functions."),
     "token": ("qmaster.cli.token", "Make a token, and its entry for the tokens file."),
     "healthcheck": (__name__, "Check whether the server on this machine is alive."),
@@ -55,6 +56,7 @@ COMMANDS_INSTEAD = {
     **dict.fromkeys(("create", "start"), "run"),
     "watch": "events",
     **dict.fromkeys(("publish", "push"), "deploy"),
+    "call": "invoke",
     **dict.fromkeys(("function", "versions"), "functions"),
     "node": "nodes",
 }
