@@ -42,7 +42,8 @@ ENV PATH=/opt/quartermaster/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
     QMASTER_SHUTDOWN_TIMEOUT=7 \
     QMASTER_USER=quartermaster
 VOLUME /data
-EXPOSE 9090
+# The API, and the one that instances of functions call.
+EXPOSE 9090 9091
 # It starts as root for what entrypoint.sh does; then it is quartermaster (QMASTER_USER).
 ENTRYPOINT ["/opt/quartermaster/app/entrypoint.sh", "python", "-m", "qmaster"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["python", "-m", "qmaster", "healthcheck"]

@@ -200,24 +200,53 @@ choose_network() {
 # The first process of the engine's PID namespace: when it ends, however it ends, the kernel ends dockerd, containerd,
 # the shims and the containers, and their mounts go with the mount namespace.
 engine_main() {
-  local run_dir=$1 engine=$2 network=$3 dockerd pid bridge=/sys/class/net/docker_gwbridge
+  local run_dir=$1 engine=$2 network=$3 address=$4 dockerd pid bridge=qm-${1##*-} gateway=/sys/class/net/docker_gwbridge
   read -r pid _ </proc/self/stat # /proc is still that of the host: this is the number others know
   echo "$pid" >"$run_dir/engine.pid"
   mount -t proc proc /proc
   mkdir -p /run/containerd
   mount -t tmpfs tmpfs /run/containerd # dockerd would take the machine's own containerd where that runs
-  [[ $network == own ]] && busybox ip link set lo up
-  [[ $network == host && -e $bridge ]] && bridge=
+  [[ $network == own ]] && ip link set lo up
+  [[ $network == host && -e $gateway ]] && gateway=
+  make_bridge "$bridge" "$address" # docker names its own docker0, which may be another engine's
   : >"$engine/dockerd.log"
   # Of a container's output the engine keeps the last 30 MB.
   dockerd --host "unix://$run_dir/docker.sock" --exec-root "$run_dir/exec" --pidfile "$run_dir/docker.pid" \
-    --data-root "$engine/data" --iptables=false --bridge=none \
+    --data-root "$engine/data" --iptables=false --bridge="$bridge" \
     --log-driver json-file --log-opt max-size=10m --log-opt max-file=3 >>"$engine/dockerd.log" 2>&1 &
   dockerd=$!
   keep_short "$engine/dockerd.log" &
   trap 'kill -TERM "$dockerd"' TERM
   while kill -0 "$dockerd" 2>/dev/null; do wait "$dockerd" || true; done
-  if [[ $network == host && -n $bridge && -e $bridge ]]; then busybox ip link delete docker_gwbridge; fi
+  if [[ $network == host ]]; then remove_bridge "$bridge" "$gateway"; fi
+}
+
+# make_bridge NAME ADDRESS: containers reach that address, and nothing else: all else is refused at once. The firewall
+# stays as it is.
+make_bridge() {
+  remove_bridge "$1" '' # a killed run's
+  ip link add name "$1" type bridge
+  ip addr add "$2/24" dev "$1"
+  ip link set "$1" up
+  ip rule add iif "$1" unreachable
+}
+
+# remove_bridge NAME GATEWAY: and what else the engine has made in the host's network.
+remove_bridge() {
+  ip rule delete iif "$1" unreachable 2>/dev/null || true
+  ip link delete "$1" 2>/dev/null || true
+  if [[ -n $2 && -e $2 ]]; then ip link delete docker_gwbridge; fi
+}
+
+# The address of the bridge: of the first subnet that is in no one's way.
+bridge_address() {
+  local subnet
+  for subnet in 172.30.255 172.31.255 192.168.231 10.231.231; do
+    [[ $network == host && -n $(ip -4 route show to match "$subnet.0/24" | grep -v '^default') ]] && continue
+    echo "$subnet.1"
+    return
+  done
+  die "no subnet is free for the engine's bridge"
 }
 
 # keep_short FILE: every few seconds, what is over 10 MiB is moved to FILE.1. The engine has the file open, and appends.
@@ -253,7 +282,7 @@ kill_leftover() {
 # Sockets and mounts are in /run, under a name made of the data folder's: a socket's path has at most 107 bytes.
 start_engine() {
   command -v dockerd >/dev/null || apt_install docker.io
-  apt_install busybox-static
+  apt_install busybox-static iproute2
   mkdir -p "$engine"
   chmod 700 "$engine"
   run_dir=/run/quartermaster-$(printf %s "$engine" | sha256sum | head -c 12)
@@ -262,11 +291,12 @@ start_engine() {
   rm -rf --one-file-system "$run_dir"
   mkdir -m 700 "$run_dir"
   choose_network
+  address=$(bridge_address)
   local unshare=(unshare --mount --pid --fork --kill-child=TERM)
   [[ $network == own ]] && unshare+=(--net)
   # setsid: the terminal's Ctrl-C is for this script, which ends the server first.
   setsid setpriv --pdeathsig KILL "${unshare[@]}" \
-    bash "$root/build.sh" engine-main "$run_dir" "$engine" "$network" 8>&- &
+    bash "$root/build.sh" engine-main "$run_dir" "$engine" "$network" "$address" 8>&- &
   engine_pid=$!
   until [[ -S $run_dir/docker.sock ]]; do
     kill -0 "$engine_pid" 2>/dev/null || die "the engine ended: $(tail -n 3 "$engine/dockerd.log")"
@@ -326,6 +356,31 @@ wait_for(lambda: client.info()["Swarm"]["ControlAvailable"], 30)
 PYTHON
 }
 
+runtime_port() { option --runtime-port QMASTER_RUNTIME_PORT 9091 "$@"; }
+
+# Instances reach the server at their bridge: a socket keeps the network in which it was opened, so the server inherits
+# one from there, as from systemd. Nothing listens anywhere else, and no rule of a firewall is needed.
+listening='
+import ctypes, os, socket, sys
+
+
+def enter(namespace):
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, 0x40000000):  # CLONE_NEWNET
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+run_dir, address, port, *server = sys.argv[1:]
+if port != "0":
+    here = os.open("/proc/self/ns/net", os.O_RDONLY)
+    with open(f"{run_dir}/engine.pid") as file:
+        there = os.open(f"/proc/{file.read().strip()}/ns/net", os.O_RDONLY)
+    enter(there)
+    listener = socket.create_server((address, int(port)))
+    enter(here)
+    os.dup2(listener.fileno(), 3)
+    os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid()), "QMASTER_ADVERTISE": address}
+os.execv(server[0], server)'
+
 serve_with_engine() {
   local status=0
   engine=$data/engine
@@ -335,7 +390,8 @@ serve_with_engine() {
   trap 'exit 143' TERM
   start_engine
   say_how busybox:local service "$@"
-  setsid setpriv --pdeathsig TERM "${server[@]}" 8>&- &
+  setsid setpriv --pdeathsig TERM "$venv/bin/python" -c "$listening" "$run_dir" "$address" "$(runtime_port "$@")" \
+    "${server[@]}" 8>&- &
   server_pid=$!
   echo "$server_pid" >"$run_dir/server.pid"
   wait -n "$server_pid" "$engine_pid" || status=$?
