@@ -23,6 +23,9 @@ class Bytes(web.RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(self._bodies[self.request.path])
 
+    def post(self) -> None:
+        self.get()
+
 
 class Nothing(WebSocketHandler):
     def open(self, *args: str, **kwargs: str) -> None:

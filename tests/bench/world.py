@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from testbed import Bed, Engine, Server, Swarm, eventually
+from testbed import Bed, Engine, Server, Swarm, eventually, lambdas
 from testbed.tidy import tidy
 
 from bench.child import Child
@@ -52,6 +52,18 @@ class World:
     def swarm(self) -> Swarm:
         """A manager and two workers."""
         return self._given[1] or self.bed.three()
+
+    @cached_property
+    def bridged(self) -> Engine:
+        """An engine that is a swarm of one node, whose containers reach the host, with the images of functions."""
+        engine = self.bed.engine("bridged", bridge=True)
+        self._undo.callback(engine.stop)
+        engine.start()
+        engine.swarm_init()
+        engine.load_busybox()
+        for make in (lambdas.python, lambdas.shell):
+            lambdas.load(make(engine.folder), [engine])
+        return engine
 
     def settled(self, services: int) -> Engine:
         """An engine on which so many services are settled, and stay."""
