@@ -146,10 +146,23 @@ def swarm(bed: Bed) -> Swarm:
 
 @pytest.fixture(scope="session")
 def bridged_swarm(bed: Bed) -> Swarm:
-    """A manager and two workers whose containers reach the host, each with `busybox:local`."""
+    """A manager and two workers whose containers reach the host, each with `busybox:local`.
+
+    What a test does to it and leaves on it stays; `clean_bridged_swarm` undoes that.
+    """
     swarm = bed.swarm("b-manager", "b-worker-1", "b-worker-2", bridge=True)
     swarm.form()
     return swarm
+
+
+@pytest.fixture
+def clean_bridged_swarm(bridged_swarm: Swarm) -> Iterator[Swarm]:
+    """`bridged_swarm`, restored and cleared after the test."""
+    yield bridged_swarm
+    bridged_swarm.restore()
+    tidy(bridged_swarm.manager, bridged_swarm.nodes)
+    for node in bridged_swarm.nodes:
+        node.close_clients()
 
 
 @pytest.fixture(scope="session")
@@ -293,8 +306,8 @@ def _restore(request: pytest.FixtureRequest) -> Iterator[None]:
         engine.restore()
         tidy_plain(engine) if name == "plain_engine" else tidy(engine, [engine])
         engine.close_clients()
-    for name in {"swarm", "bridged_swarm"} & used.keys():
-        swarm: Swarm = used[name]
+    if "swarm" in used:
+        swarm: Swarm = used["swarm"]
         swarm.restore()
         tidy(swarm.manager, swarm.nodes)
         for node in swarm.nodes:

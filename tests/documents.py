@@ -3,7 +3,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("api", "events", "page", "cli", "configuration", "deploy", "operations", "internals")
+NAMES = ("functions", "api", "events", "page", "cli", "configuration", "deploy", "operations", "internals")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in NAMES)]
 TEXT = "".join(page.read_text(encoding="utf-8") for page in PAGES)
 

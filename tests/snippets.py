@@ -8,7 +8,7 @@ from documents import TEXT
 
 SHELL = ("sh", "bash")
 PROGRAMS = ("python", "js", "javascript")
-SHOWN = ("json", "text", "yaml", "nginx", "caddy", "toml")  # what is shown, and not run
+SHOWN = ("json", "text", "yaml", "nginx", "caddy", "toml", "dockerfile", "py", "shell")  # what is shown, and not run
 
 
 class Block(NamedTuple):

@@ -22,10 +22,10 @@ from conftest import StartServer
 from documents import place
 from playwright.sync_api import Error, Page
 from snippets import PROGRAMS, SHELL, SHOWN, Block, blocks
-from testbed import Bed, Engine, Registry, Server, eventually
+from testbed import Bed, Engine, Registry, Server, Swarm, eventually, lambdas
 from testbed.browser import Chromium
 from testbed.process import Process, run, start
-from testbed.server import ADDRESS, ROOT, free_port
+from testbed.server import ADDRESS, ROOT
 from testbed.subscriber import Subscriber
 
 Json = dict[str, Any]
@@ -81,6 +81,9 @@ SAYS = {
     "x-ndjson": '"stream":"stdout"',
     "exit code $?": "exit code 3\n",
     "user/private-image": '"status":"complete"',
+    "shout/invoke": "HELLO",
+    "hello/invoke": '"event": {"name": "Ada"}',
+    "aws lambda invoke": '200 {"event": {}',
 }
 # A stream has no end: it is read until something has come.
 CURL = """#!/bin/bash
@@ -106,7 +109,9 @@ exec {python} {arguments} "$@"
 class Reader:
     """Someone with a clone of the repository, who types what the docs say; ``api`` is not started."""
 
-    def __init__(self, folder: Path, api: Server, engine: Engine, images: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, api: Server, engine: Engine, images: dict[str, str], runtime: dict[str, str]
+    ) -> None:
         self.api = api
         self.images = images
         self.folder = folder / "clone"
@@ -120,11 +125,13 @@ class Reader:
             "LANG": "C.UTF-8",
             "DOCKER_HOST": engine.host,
             "PORT": str(api.port),
-            "QMASTER_RUNTIME_PORT": str(free_port()),
+            **runtime,
             "QMASTER_ADDRESS": ADDRESS,
             "QMASTER_URL": api.url,
         }
         self._command("curl", CURL.format(curl=shutil.which("curl")))
+        self._command("python3", PROGRAM.format(python=sys.executable, arguments=""))
+        self._command("aws", PROGRAM.format(python=sys.executable, arguments="-m awscli"))
         self._command("qmaster", PROGRAM.format(python=sys.executable, arguments="-m qmaster"))
         self._env["PYTHONPATH"] = str(ROOT)
 
@@ -202,9 +209,19 @@ def _write_program(path: Path, text: str) -> None:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, bed: Bed, engine: Engine, registry: Registry) -> Iterator[Reader]:
-    images = {"busybox": IMAGE, "user/image": IMAGE, "user/private-image": registry.push(engine)}
-    reader = Reader(tmp_path, bed.server(engine.host), engine, images)
+def reader(tmp_path: Path, bed: Bed, clean_bridged_swarm: Swarm, registry: Registry) -> Iterator[Reader]:
+    engine = clean_bridged_swarm.manager
+    lambdas.load(lambdas.python(tmp_path), clean_bridged_swarm.nodes)
+    images = {
+        "busybox": IMAGE,
+        "user/image": IMAGE,
+        "user/private-image": registry.push(engine),
+        "user/function": lambdas.PYTHON,
+        "registry.example.com/resize:1": lambdas.PYTHON,
+    }
+    _, port, _, host = bed.runtime()
+    runtime = {"QMASTER_RUNTIME_PORT": port, "QMASTER_ADVERTISE": host}
+    reader = Reader(tmp_path, bed.server(engine.host), engine, images, runtime)
     yield reader
     reader.leave()
 

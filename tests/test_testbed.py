@@ -106,7 +106,7 @@ def test_an_engine_outside_a_swarm_runs_containers(plain_engine: Engine) -> None
     assert plain_engine.cli("run", "--rm", "greet:1") == "hello world\n"
 
 
-def test_containers_reach_the_host(bed: Bed, bridged_swarm: Swarm) -> None:
+def test_containers_reach_the_host(bed: Bed, clean_bridged_swarm: Swarm) -> None:
     """On engines with a bridge, a task on any node, without a network of its own."""
     with socket.create_server((bed.network.host, 0)) as listener:
         listener.settimeout(60)
@@ -115,14 +115,14 @@ def test_containers_reach_the_host(bed: Bed, bridged_swarm: Swarm) -> None:
             "ContainerSpec": {"Image": "busybox:local", "Args": ["sh", "-c", say]},
             "RestartPolicy": {"Condition": "none"},
         }
-        sdk(bridged_swarm.manager).create_service(template, mode={"Global": {}})
+        sdk(clean_bridged_swarm.manager).create_service(template, mode={"Global": {}})
         heard = set()
-        for _ in bridged_swarm.nodes:
+        for _ in clean_bridged_swarm.nodes:
             connection, (address, _) = listener.accept()
             with connection:
                 assert connection.recv(100) == b"hello\n"
                 heard.add(address)
-    assert heard == {node.address for node in bridged_swarm.nodes}
+    assert heard == {node.address for node in clean_bridged_swarm.nodes}
 
 
 def test_the_firewall_of_the_host_stays_as_it_is(bed: Bed) -> None:

@@ -1,9 +1,11 @@
 """What the tests of functions share: a swarm whose nodes have the images of functions, and a quartermaster on it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from testbed import Bed, Swarm, lambdas
+from testbed import Bed, Server, Swarm, eventually, lambdas
+from testbed.tidy import tidy
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,15 @@ def node_swarm(bed: Bed, functions_swarm: Swarm) -> Swarm:
 def put_on(swarm: Swarm, archive: Path) -> None:
     lambdas.load(archive, swarm.nodes)
     archive.unlink()
+
+
+@pytest.fixture(scope="module")
+def functions_server(bed: Bed, functions_swarm: Swarm) -> Iterator[Server]:
+    """A quartermaster on the manager of `functions_swarm`, which the tests of a file share; it is ready."""
+    server = bed.server(functions_swarm.manager.host, bed.runtime())
+    server.start()
+    eventually(lambda: server.call("GET", "/readyz").status == 200, 20, "it is ready")
+    yield server
+    assert server.failures() == []
+    server.kill()
+    tidy(functions_swarm.manager, functions_swarm.nodes)

@@ -16,7 +16,7 @@ from testbed.machine import Machine
 from testbed.net import HUB, Network
 from testbed.proxy import Proxy
 from testbed.registry import PORT, Registry
-from testbed.server import Server
+from testbed.server import Server, free_port
 from testbed.swarm import Swarm
 from testbed.tls import TlsEngine
 
@@ -106,6 +106,10 @@ class Bed:
         proxy = Proxy(self.root / f"proxy{next(self._counter)}.sock", engine.socket)
         self._undo.callback(proxy.close)
         return proxy
+
+    def runtime(self) -> list[str]:
+        """A quartermaster's flags for a runtime API on a free port of the host, which instances on bridges reach."""
+        return ["--runtime-port", str(free_port(self.network.host)), "--advertise", self.network.host]
 
     def server(self, host: str, args: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Server:
         """A new quartermaster, not started, on the engine at `host`."""

@@ -21,6 +21,7 @@ from testbed.process import run
 
 PYTHON, NODE, SHELL = "lambda-python:local", "lambda-node:local", "lambda-shell:local"
 FUNCTIONS = Path(__file__).resolve().parents[1] / "functions" / "images"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "functions.md"
 TASK, RUNTIME = "var/task", "var/runtime"  # where AWS's images have the function, and the client
 
 # Made once on a machine: the client's native part takes a minute to compile.
@@ -159,11 +160,15 @@ def _compile(folder: Path, pins: Sequence[Path]) -> None:
 
 
 def shell(folder: Path) -> Path:
-    """The archive of `SHELL`: busybox, and the client of seven lines as its entrypoint."""
+    """The archive of `SHELL`: busybox, curl, and the client of seven lines that docs/functions.md shows."""
     client = Tree()
-    client.add(FUNCTIONS / "client.sh", "bin/client")
-    layers = [image.busybox_layer(), client.done()]
-    return image.save(folder, SHELL, layers, {"Entrypoint": ["sh", "/bin/client"], "Env": [image.PATH]})
+    client.program(Path("/usr/bin/curl"))
+    path = folder / "client"
+    (text,) = re.findall(r"^```shell\n(api=.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    path.write_text(text)
+    client.add(path, "client")
+    config = {"Entrypoint": ["sh", "/client"], "Env": [image.PATH]}
+    return image.save(folder, SHELL, [image.busybox_layer(), client.done()], config)
 
 
 def load(archive: Path, engines: Sequence[Engine]) -> None:

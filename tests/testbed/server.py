@@ -41,10 +41,10 @@ def started(reply: Reply) -> str:
     return str(reply["id"])
 
 
-def free_port() -> int:
+def free_port(address: str = ADDRESS) -> int:
     """A TCP port that nothing uses now."""
     with socket.socket() as listener:
-        listener.bind((ADDRESS, 0))
+        listener.bind((address, 0))
         return int(listener.getsockname()[1])
 
 
