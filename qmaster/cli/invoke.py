@@ -14,8 +14,7 @@ from ..errors import ConfigError
 from . import answers
 from .base import FAILED, Connection, client_command
 from .client import Refused
-from .descriptors import ERR, OUT
-from .terminal import clean
+from .terminal import ERR, OUT, clean
 
 STDIN = "-"
 OF_FILE = "@"

@@ -31,8 +31,7 @@ from .client import (
     events,
     logs,
 )
-from .descriptors import ERR, OUT
-from .terminal import OutputError, Screen
+from .terminal import ERR, OUT, OutputError, Screen
 
 TIMED_OUT = 124  # as coreutils' timeout
 OWN_FAILURE = 125  # as docker run

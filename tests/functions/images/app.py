@@ -72,3 +72,9 @@ def any_of(event: Any, context: Any) -> Any:
 def raw(event: Any, context: Any) -> Any:
     """An answer for a function URL."""
     return {"statusCode": 201, "headers": {"content-type": "text/plain"}, "body": json.dumps(event)}
+
+
+def tell(event: Any, context: Any) -> Any:
+    """Write the id of the call, then sleep."""
+    print(context.aws_request_id, flush=True)  # noqa: T201 - the tests read it in the log
+    return sleep(event, context)
