@@ -16,7 +16,7 @@ import click
 
 from ..errors import ConfigError
 from ..server.config import given_token
-from . import tables, terminal
+from . import descriptors, tables, terminal
 from .client import Client, ClientError
 from .run import OUTPUT_CLOSED, SIGNALLED, is_utf8
 from .terminal import OutputError, Screen
@@ -108,11 +108,11 @@ def _run(
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        terminal.write_no_more()
+        descriptors.write_no_more()
         return OUTPUT_CLOSED
     except OSError as error:  # from a print; all others are handled where they occur
         view.say(f"the output cannot be written: {error.strerror}")
-        terminal.write_no_more()
+        descriptors.write_no_more()
         return failure[0]
 
 

@@ -13,7 +13,7 @@ import click
 
 from ..errors import ConfigError
 from ..server.config import NEVER
-from . import client, tables, terminal
+from . import client, descriptors, tables
 from .base import FAILED, FILE, ClientCommand, Connection, client_command, show, show_json, show_table
 from .client import ClientError, Json, Lost, RetryPolicy
 from .run import OWN_FAILURE, LineWriter, Run, Signals, body_of
@@ -136,7 +136,7 @@ async def run(
     Ctrl-C stops the job; a second one does not wait for its end. The exit code is 124 after --timeout, 125 if the job
     has none, and 130 after Ctrl-C. With --json, the output is in the document that is printed at the end.
     """
-    if fields["auth_file"] != "-" and terminal.has_data():
+    if fields["auth_file"] != "-" and descriptors.has_data():
         raise ConfigError(UNREAD)
     if idempotency_key is not None and not idempotency_key.isprintable():
         raise ConfigError("--idempotency-key: expected printable characters, on one line")

@@ -14,7 +14,8 @@ from ..errors import ConfigError
 from . import answers
 from .base import FAILED, Connection, client_command
 from .client import Refused
-from .terminal import ERR, OUT, clean
+from .descriptors import ERR, OUT
+from .terminal import clean
 
 STDIN = "-"
 OF_FILE = "@"

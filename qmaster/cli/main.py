@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import http.client
 import importlib
 import os
 import re
-import ssl
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -20,13 +17,15 @@ from .. import __version__
 from ..errors import ConfigError
 from ..models import validation
 from ..server import config
-from . import terminal
+from . import descriptors
+from .options import with_options
 
 USAGE_ERROR = 2
 UNWRITABLE = (errno.ENOSPC, errno.EBADF, errno.EIO)  # errors of a print; click handles EPIPE
 OF_ALL = ("--url", "--token-file")  # options of all commands that may come before the command; with a value
 JSON = "--json"  # the same, without a value
-# The server's imports take a second, aiohttp's a quarter: neither --help nor healthcheck needs them.
+# The server's imports take a second, aiohttp's a quarter, asyncio's a tenth: neither --help nor healthcheck, which runs
+# every ten seconds, needs them.
 SERVER, LOG = "qmaster.server.app", "qmaster.server.log"
 COMMANDS = {  # name → its module, and its line in --help
     "run": ("qmaster.cli.commands", "Run a job, follow its output, and exit with its exit code."),
@@ -41,10 +40,9 @@ COMMANDS = {  # name → its module, and its line in --help
     "invoke": ("qmaster.cli.invoke", "Call a function, and print its output."),
     "undeploy": ("qmaster.cli.functions", "Delete functions."),
     "token": ("qmaster.cli.token", "Make a token, and its entry for the tokens file."),
-    "healthcheck": (__name__, "Check whether the server on this machine is alive."),
+    "healthcheck": ("qmaster.cli.healthcheck", "Check whether the server on this machine is alive."),
     "help": (__name__, "Show the help of a command."),
 }
-HEALTHCHECK_TIMEOUT = 4.0  # seconds
 # Fields of a run without an option of that name, and Docker's short options that run does not have.
 ARGUMENTS = {"image": "IMAGE", "command": "COMMAND"}
 NOT_OPTIONS = {**ARGUMENTS, "auth": "--auth-file", "wait": "qmaster run"}
@@ -112,7 +110,7 @@ class LazyGroup(click.Group):
     """The commands of ``COMMANDS``, in their order; a command's module is imported when it is called."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        terminal.open_missing()
+        descriptors.open_missing()
         return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -162,25 +160,14 @@ def _on_one_line() -> Iterator[None]:
         if error.errno not in UNWRITABLE or error.filename is not None:
             raise
         click.echo(f"qmaster: the output cannot be written: {error.strerror}", err=True)
-        terminal.write_no_more()
+        descriptors.write_no_more()
         sys.exit(1)
-
-
-def _with_options(*options: config.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(options):
-            default = f" [default: {option.default}]" if option.default else ""
-            text = f"{option.help} [{option.env}]{default}"
-            command = click.option(option.flag, option.name, default=None, help=text)(command)
-        return command
-
-    return decorate
 
 
 @click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="quartermaster")
 @click.pass_context
-@_with_options(*config.OPTIONS)
+@with_options(*config.OPTIONS)
 def main(context: click.Context, **flags: Any) -> None:
     """Run functions and jobs on Docker and Docker Swarm over HTTP, with a token.
 
@@ -199,7 +186,7 @@ def _serve(flags: Mapping[str, str | None]) -> None:
     try:
         settings = config.load(flags, os.environ)
         importlib.import_module(LOG).configure(settings.log_format, [settings.token])
-        asyncio.run(importlib.import_module(SERVER).serve(settings))
+        importlib.import_module(SERVER).run(settings)
         _leave()
     except ConfigError as error:
         click.echo(f"qmaster: {error}", err=True)
@@ -211,45 +198,6 @@ def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
-
-
-@click.command("healthcheck")
-@_with_options(*(option for option in config.OPTIONS if option.name in config.DOOR))
-def healthcheck(**flags: Any) -> None:
-    """Check whether the server on this machine is alive, and exit with 0 or 1. The options are the server's."""
-    try:
-        wrong = health_trouble(config.door(flags, os.environ))
-    except ConfigError as error:
-        wrong = str(error)
-    click.echo(f"qmaster: {wrong}" if wrong else "alive", err=bool(wrong))
-    sys.exit(1 if wrong else 0)
-
-
-def health_trouble(door: config.Door) -> str | None:
-    """Call ``/livez``, and return what is wrong; None if the server is alive.
-
-    Not ``/readyz``: a restart does not bring an engine back, and breaks every subscriber's connection.
-    """
-    connection = _connect(door)
-    try:
-        connection.request("GET", "/livez")
-        status = connection.getresponse().status
-        return None if status == http.HTTPStatus.OK else f"/livez answers {status}"
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return f"nothing answers at {door.host}:{door.port}: {reason}"
-    finally:
-        connection.close()
-
-
-def _connect(door: config.Door) -> http.client.HTTPConnection:
-    if not door.tls:
-        return http.client.HTTPConnection(door.host, door.port, timeout=HEALTHCHECK_TIMEOUT)
-    # Nothing secret is sent, and a restart does not fix a certificate that has expired or has another name.
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return http.client.HTTPSConnection(door.host, door.port, timeout=HEALTHCHECK_TIMEOUT, context=context)
 
 
 @click.command("help")

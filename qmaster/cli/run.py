@@ -31,7 +31,8 @@ from .client import (
     events,
     logs,
 )
-from .terminal import ERR, OUT, OutputError, Screen
+from .descriptors import ERR, OUT
+from .terminal import OutputError, Screen
 
 TIMED_OUT = 124  # as coreutils' timeout
 OWN_FAILURE = 125  # as docker run

@@ -97,8 +97,10 @@ class Autoscaler:
     def grants_changed(self) -> None:
         """Let the instances end whose publisher may not run them any more."""
         for pool in self._life.pools.values():
-            trouble = self._launcher.forbids(pool.version)
-            for instance in pool if trouble else ():
+            if self._launcher.forbids(pool.version) is None:
+                pool.allowed_again()
+                continue
+            for instance in pool:
                 instance.ending = instance.ending or "policy"
         self._life.changed.set()
 
@@ -130,7 +132,7 @@ class Autoscaler:
         if now - instance.created_at >= scaling.LIFETIME:
             instance.ending = instance.ending or "lifetime"
         alive_until = math.inf if instance.ending else instance.created_at + scaling.LIFETIME
-        may_be_idle_at = now + pool.version.spec.idle
+        may_be_idle_at = now + pool.scale().idle
         if instance.calls or instance.lost:
             return min(alive_until, may_be_idle_at, now + scaling.SILENT)
         if not instance.polls:

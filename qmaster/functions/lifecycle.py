@@ -155,6 +155,8 @@ class Lifecycle:
         if view.status == "unknown":
             self.kill(instance, "node_down")
             return
+        if view.status == "stopping":
+            instance.ending = instance.ending or "ended"
         if view.status == "running" and instance.running_at is None:
             instance.running_at = _now()
         lacks_room = view.status == "pending" and view.reason == "unschedulable"

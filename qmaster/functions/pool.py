@@ -89,7 +89,7 @@ class Pool:
         instance = self._next_free()
         if instance is not None:
             self._hand_over(instance, invocation)
-        elif self._trouble and not self._alive() and self._loop.time() < self.retry_at:
+        elif self._refuses_now():
             self._over(invocation, None, self._cannot_start())
         elif len(self._queue) >= self.version.spec.queue:
             self._over(invocation, None, QueueFull(f"{len(self._queue)} calls wait for {self._name}; try again later"))
@@ -97,6 +97,12 @@ class Pool:
             self._queue[invocation] = None
             invocation.timer = self._loop.call_later(self.version.spec.timeout, self._waited_too_long, invocation)
             self._hooks.wake()
+
+    def _refuses_now(self) -> bool:
+        """Return whether nothing lives that could serve a call, and the next start has to wait."""
+        if self._trouble is None or self._alive() or self._loop.time() >= self.retry_at:
+            return False
+        return scaling.tells_callers(self._trouble.reason, self.failures)
 
     def forget(self, invocation: Invocation) -> None:
         """Forget a call whose caller has left, if it still waits."""
@@ -307,7 +313,8 @@ class Pool:
 
     def scale(self) -> Scale:
         spec = self.version.spec
-        return Scale(self.least, spec.max_instances, spec.concurrency, spec.idle)
+        idle = spec.idle if self.outdated_at is None else min(spec.idle, scaling.IDLE_OUTDATED)
+        return Scale(self.least, spec.max_instances, spec.concurrency, idle)
 
     def idle(self) -> list[Instance]:
         """Return the idle instances, the longest-idle first."""
@@ -319,9 +326,14 @@ class Pool:
         self.failures += 1
         self.retry_at = self._loop.time() + scaling.pause(self.failures)
         self._trouble = trouble
-        if not self._alive():
+        if not self._alive() and scaling.tells_callers(trouble.reason, self.failures):
             self.fail_waiting(self._cannot_start)
         self._loop.call_at(self.retry_at, self._hooks.wake)
+
+    def allowed_again(self) -> None:
+        """Start without a pause where the last start was refused by a policy that has changed."""
+        if self._trouble is not None and self._trouble.reason == "policy":
+            self.failures, self.retry_at, self._trouble = 0, 0.0, None
 
     def remove(self, instance: Instance) -> None:
         """Forget an instance that has ended."""

@@ -20,6 +20,11 @@ IN_FLIGHT = 3.0
 # Seconds that a call waits before an instance beside others is started for it. One that has answered asks again within
 # a few ms: without the pause, one client that calls again and again had three instances.
 BRIEFLY = 0.02
+IDLE_OUTDATED = 10.0  # seconds that an instance of a version that is not the newest stays idle at most
+# Reasons of failed starts that say nothing about the function: a node was lost, or a new leader of the swarm shut down
+# what the last one had given out. Calls wait for the next start, unless it fails again and again.
+PASSING = frozenset({"node_down", "orphaned", "stopped"})
+TRIES = 3
 WEIGHT = 0.2  # of the newest value in a mean
 
 
@@ -92,6 +97,11 @@ def starts_left(ready_nodes: int, begun: Iterable[float], now: float) -> int:
 def pause(failures: int) -> float:
     """Return the seconds until the next start, after so many that failed in a row."""
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 20)) if failures else 0.0
+
+
+def tells_callers(reason: str, failures: int) -> bool:
+    """Return whether a failed start fails the calls that wait for it; ``failures``: how many in a row."""
+    return reason not in PASSING or failures >= TRIES
 
 
 def mean(before: float | None, value: float) -> float:

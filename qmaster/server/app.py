@@ -62,6 +62,11 @@ NODE = Tags("node", "", frozenset(), None)
 log = structlog.get_logger(__name__)
 
 
+def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT, in an event loop of its own; see ``serve``."""
+    asyncio.run(serve(config))
+
+
 async def serve(config: Config) -> None:
     """Serve until SIGTERM or SIGINT.
 

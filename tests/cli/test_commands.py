@@ -155,9 +155,20 @@ def test_the_options_for_serving_are_no_command_s(fake: FakeServer) -> None:
 
 def test_a_command_needs_no_engine_and_no_server() -> None:
     """Neither Docker's SDK nor the server is imported: a command begins quickly."""
-    code = "import sys, qmaster.cli.main, qmaster.cli.commands; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    assert not {"docker", "paramiko", "requests", "structlog", "sqlite3", "qmaster.server.app"} & set(modules.split())
+    loaded = imported_by("qmaster.cli.main", "qmaster.cli.commands")
+    assert not {"docker", "paramiko", "requests", "structlog", "sqlite3", "qmaster.server.app"} & loaded
+
+
+def test_the_health_check_imports_little() -> None:
+    """It runs every ten seconds, for as long as the server does: asyncio alone would double what it costs."""
+    assert not {"asyncio", "aiohttp", "msgspec", "json"} & imported_by("qmaster.cli.main", "qmaster.cli.healthcheck")
+
+
+def imported_by(*modules: str) -> set[str]:
+    """The modules that an import of these loads."""
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    return set(done.stdout.split())
 
 
 # --- run: what is asked for -------------------------------------------------------------------------------------------

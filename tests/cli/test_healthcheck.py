@@ -11,7 +11,7 @@ import pytest
 import trustme
 from click.testing import CliRunner, Result
 
-from qmaster.cli import main
+from qmaster.cli import healthcheck, main
 from qmaster.errors import ConfigError
 from qmaster.server.config import Door, door
 
@@ -95,14 +95,15 @@ def test_a_server_that_is_gone_is_not_well(server: Answering) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        said = main.health_trouble(Door("127.0.0.1", port, False))
+        said = healthcheck.health_trouble(Door("127.0.0.1", port, False))
         assert said == f"nothing answers at 127.0.0.1:{port}: Connection refused"
 
 
 def test_what_has_no_words_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of Python's that says nothing."""
-    monkeypatch.setattr(main, "_connect", lambda door: Wordless())
-    assert main.health_trouble(Door("127.0.0.1", 1, False)) == "nothing answers at 127.0.0.1:1: ConnectionResetError"
+    monkeypatch.setattr(healthcheck, "_connect", lambda door: Wordless())
+    said = healthcheck.health_trouble(Door("127.0.0.1", 1, False))
+    assert said == "nothing answers at 127.0.0.1:1: ConnectionResetError"
 
 
 class Wordless:
@@ -115,9 +116,9 @@ class Wordless:
 
 def test_a_server_that_is_stuck_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and says nothing."""
-    monkeypatch.setattr(main, "HEALTHCHECK_TIMEOUT", 0.1)
+    monkeypatch.setattr(healthcheck, "TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as stuck:
-        assert "timed out" in str(main.health_trouble(Door("127.0.0.1", stuck.getsockname()[1], False)))
+        assert "timed out" in str(healthcheck.health_trouble(Door("127.0.0.1", stuck.getsockname()[1], False)))
 
 
 def test_a_server_with_tls_is_asked_with_tls(server: Answering, tmp_path: Path) -> None:

@@ -608,7 +608,7 @@ async def test_an_update_loses_no_call(stage: Stage) -> None:
 
 @pytest.mark.gen_test
 async def test_idle_instances_of_an_old_version_end_at_once(stage: Stage) -> None:
-    """Those that a call of the old version starts later stay for ``idle``."""
+    """Those that a call of the old version starts later stay for a while, but not for all of ``idle``."""
     old = stage.versions.publish(version(min_instances=1))
     first = await stage.instance()
     poll = stage.dispatcher.ask(first, "")
@@ -623,6 +623,7 @@ async def test_idle_instances_of_an_old_version_end_at_once(stage: Stage) -> Non
     stage.dispatcher.ask(late, "")
     await stage.settle()
     assert late.state == "idle"
+    assert stage.life.pools[old.id].scale().idle == scaling.IDLE_OUTDATED < old.spec.idle
 
 
 @pytest.mark.gen_test
@@ -755,3 +756,48 @@ async def test_more_questions_than_calls_get_no_more_calls(stage: Stage) -> None
     [call_id] = instance.calls
     stage.dispatcher.answer(instance, call_id, b"two", "")
     assert [(await first).body, (await second).body] == [b"one", b"two"]
+
+
+@pytest.mark.gen_test
+async def test_calls_outlast_a_start_that_a_node_has_lost(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing about the function: they wait for the next one."""
+    monkeypatch.setattr(scaling, "FIRST_PAUSE", 0.05)
+    called = stage.versions.publish(version())
+    calling = stage.invoke(called)
+    await stage.instance()
+    stage.dispatcher.notice(ended("run-1", reason="node_down"))
+    late = stage.invoke(called)
+    await stage.settle()
+    assert not calling.done()
+    assert not late.done()
+    second = await stage.instance(2)
+    await stage.serve(second)
+    await stage.serve(second)
+    await calling
+    await late
+
+
+@pytest.mark.gen_test
+async def test_a_policy_that_allows_it_again_needs_no_patience(stage: Stage) -> None:
+    """The next call starts an instance at once."""
+    called = stage.versions.publish(version())
+    stage.launcher.refusal = CannotStart("the token is gone", "policy")
+    for _ in range(2):
+        with pytest.raises(CannotStart):
+            await stage.invoke(called)
+    stage.launcher.refusal = None
+    stage.scaler.grants_changed()
+    calling = stage.invoke(called)
+    await stage.serve(await stage.instance())
+    await calling
+
+
+@pytest.mark.gen_test
+async def test_an_instance_that_somebody_stops_gets_no_call(stage: Stage) -> None:
+    """Another one is started for it."""
+    called = stage.versions.publish(version())
+    await stage.warm(called)
+    stage.dispatcher.notice(view("run-1", "stopping", reason="stopped"))
+    calling = stage.invoke(called)
+    await stage.serve(await stage.instance(2))
+    await calling

@@ -28,7 +28,7 @@ from qmaster.events.journal import Journal, JournalSize
 from qmaster.events.rows import NewEvent, Record
 from qmaster.functions.pool import Ended
 from qmaster.models.functions import FunctionStats, InstanceCounts
-from qmaster.models.responses import Node, Reserved, Result, Service
+from qmaster.models.responses import FunctionRef, Node, Reserved, Result, Service
 from qmaster.runs import status as lifecycle
 from qmaster.runs.reconciler import Reconciler
 from qmaster.server.metrics import Metrics, Sources
@@ -420,3 +420,27 @@ def test_each_number_moves_on_a_real_engine(server: Server, engine: Engine) -> N
     assert found("journal_records") >= 3
     for kind in ("list", "inspect", "create", "logs", "health"):
         assert found("engine_call_duration_seconds_count", kind=kind, outcome="ok") > 0, kind
+
+
+def test_instances_of_functions_are_counted_apart() -> None:
+    """They start and end as calls need them: among the runs they would hide what jobs do."""
+    metrics = metrics_of(There())
+    function = FunctionRef("hello", 1)
+    for before, after in pairwise([None, PENDING, RUNNING, COMPLETE]):
+        views = [view and msgspec.structs.replace(view, function=function) for view in (before, after)]
+        for event in cloudevents.of_service(views[0], views[1] or RUNNING, "2024-05-06T07:08:20Z"):
+            metrics.event(event)
+    metrics.functions.instance("hello", "idle")
+    text = asyncio.run(metrics.scrape())[0].decode()
+    assert 'qmaster_instances_ended_total{function="hello",reason="idle"} 1.0' in text
+    assert "qmaster_runs_ended_total{" not in text
+    assert "qmaster_runs_started_total{" not in text
+
+
+def test_a_function_that_is_removed_loses_its_series() -> None:
+    """Names come and go: their series would stay for ever."""
+    metrics = metrics_of(There())
+    metrics.functions.instance("gone", "idle")
+    first, second = (asyncio.run(metrics.scrape())[0].decode() for _ in range(2))
+    assert 'function="gone"' not in first + second
+    assert 'function="hello"' in second
