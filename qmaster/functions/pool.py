@@ -191,7 +191,8 @@ class Pool:
         invocation.stop_timer()
         invocation.handed_at = self._loop.time()
         invocation.deadline = time.time() + seconds
-        invocation.cold = not instance.served and invocation.queued_at < (instance.asked_at or 0.0)
+        first = not (instance.served or instance.adopted)
+        invocation.cold = first and invocation.queued_at < (instance.asked_at or 0.0)
         invocation.timer = self._loop.call_later(seconds, self._timed_out, instance, invocation)
         instance.served += 1
         instance.calls[invocation.call.id] = invocation

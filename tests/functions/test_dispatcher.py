@@ -695,6 +695,7 @@ async def test_instances_of_an_earlier_process_are_taken_up(stage: Stage) -> Non
     assert instance is not None
     assert stage.launcher.killed == ["run-b"]
     calling = stage.invoke(called)
+    await stage.settle()
     await stage.serve(instance)
     answer = await calling
     assert (answer.instance, answer.cold) == ("run-a", False)
