@@ -8,7 +8,6 @@ import structlog
 
 from ..errors import JournalUnwritable
 from ..runs.reconciler import Reconciler
-from . import versions
 from .versions import VersionStore
 
 AT_ONCE = 200  # functions in one transaction of the journal
@@ -41,7 +40,7 @@ class Announcer:
         await self._store.listed.wait()
         await self._restored()
         views = self._reconciler.cache.functions
-        self._changed |= {view.name for view in views.published()} | set(self._store.names())
+        self._changed |= {*views.names(), *self._store.names()}
         while True:
             self._wake.clear()
             try:
@@ -71,4 +70,4 @@ class Announcer:
     def _show(self, name: str) -> None:
         version = self._store.latest(name)
         if version is not None or not self._store.numbers(name):  # else it needs a newer quartermaster
-            self._reconciler.cache.functions.show(name, None if version is None else versions.view(version))
+            self._reconciler.cache.functions.show(name, version)

@@ -146,7 +146,7 @@ class FunctionService:
             EngineUnavailable: the functions are not known, or there is no swarm.
         """
         self.resolve(name, None, by)
-        return [versions.view(version) for version in self._store.versions(name)]
+        return [version.view() for version in self._store.versions(name)]
 
     def resolve(self, name: str, qualifier: str | None, by: Identity | None) -> Version:
         """Return the version that a call is for.
@@ -249,7 +249,7 @@ class FunctionService:
     def _view(self, version: Version) -> Function:
         stats = self._stats(version.function)
         return Function(
-            **versions.fields(version),
+            **version.fields(),
             instances=stats.instances,
             queued=stats.queued,
             last_errors=stats.last_errors,

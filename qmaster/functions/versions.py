@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -19,7 +20,8 @@ from ..engine.configs import Config, Configs
 from ..engine.labels import FUNCTION
 from ..engine.watcher import Change
 from ..errors import EngineUnavailable, HttpError, NotAManager
-from ..models.functions import FunctionSpec, FunctionVersion
+from ..models.functions import FunctionSpec
+from ..models.functions import Version as Version
 
 CONFIG_PREFIX = "qm-fn-"
 READ_AT_ONCE = 50  # versions decoded in one turn of the loop
@@ -28,28 +30,6 @@ FIRST_PAUSE, LAST_PAUSE = 0.5, 5.0  # seconds before a retry, doubled each time
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 log = structlog.get_logger(__name__)
-
-
-class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """A version of a function.
-
-    Attributes:
-        id: the config's id, which its instances carry: a version that was deleted and published again has another.
-        function: the function's name.
-        number: from 1.
-        spec: as it was published; ``spec.image`` is what a token's ``images`` are compared with.
-        image: the pinned reference, which instances run.
-        owner: the name of the publisher's token.
-        published_at: RFC 3339.
-    """
-
-    id: str
-    function: str
-    number: int
-    spec: FunctionSpec
-    image: str
-    owner: str
-    published_at: str
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,13 +41,12 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     published_at: str
 
 
-class _Kept(msgspec.Struct, frozen=True):
-    """A config of a version; ``version`` is None if a newer quartermaster wrote it. ``seen``: a monotonic time."""
+class _Unknown(NamedTuple):
+    """A version that a newer quartermaster wrote."""
 
+    id: str
     function: str
     number: int
-    version: Version | None
-    seen: float
 
 
 class VersionStore:
@@ -84,8 +63,9 @@ class VersionStore:
         self.trouble: HttpError | None = EngineUnavailable("the functions are not listed yet; try again")
         self.listed = asyncio.Event()
         self._configs = configs
-        self._kept: dict[str, _Kept] = {}  # by the config's id
-        self._numbers: dict[str, dict[int, str]] = {}  # function → number → the config's id
+        self._kept: dict[str, Version | _Unknown] = {}  # by the config's id
+        self._functions: dict[str, list[Version | _Unknown]] = {}  # by number
+        self._added: dict[str, float] = {}  # id → when it was added (monotonic), if since the last listing of all
         self._gone: set[str] = set()  # ids that were removed; an older listing may still have them
         self._hints: set[str] = set()
         self._relist = True
@@ -95,27 +75,27 @@ class VersionStore:
 
     def latest(self, name: str) -> Version | None:
         """Return the newest version; None if there is none, or if it needs a newer quartermaster."""
-        numbers = self._numbers.get(name)
-        return self.find(name, max(numbers)) if numbers else None
+        there = self._functions.get(name)
+        return _understood(there[-1]) if there else None
 
     def find(self, name: str, number: int) -> Version | None:
-        return self.by_id(self._numbers.get(name, {}).get(number, ""))
+        there = self._functions.get(name, ())
+        return next((_understood(each) for each in there if each.number == number), None)
 
     def by_id(self, version_id: str) -> Version | None:
-        kept = self._kept.get(version_id)
-        return kept.version if kept else None
+        return _understood(self._kept.get(version_id))
 
     def names(self) -> list[str]:
-        return list(self._numbers)
+        return list(self._functions)
 
     def versions(self, name: str) -> list[Version]:
         """Return the versions of a function, the newest first."""
-        there = (self.find(name, number) for number in sorted(self._numbers.get(name, ()), reverse=True))
+        there = map(_understood, reversed(self._functions.get(name, [])))
         return [version for version in there if version is not None]
 
     def numbers(self, name: str) -> list[int]:
         """Return the numbers that are taken, also those of versions that need a newer quartermaster."""
-        return sorted(self._numbers.get(name, ()))
+        return [each.number for each in self._functions.get(name, ())]
 
     def require(self) -> None:
         """Require that the versions are known.
@@ -144,10 +124,10 @@ class VersionStore:
 
     async def remove(self, name: str, number: int) -> None:
         """Remove a version; if it does not exist, that is success."""
-        version_id = self._numbers.get(name, {}).get(number)
-        if version_id is not None:
-            await self._configs.remove(version_id)
-            self._drop(version_id)
+        there = next((each for each in self._functions.get(name, ()) if each.number == number), None)
+        if there is not None:
+            await self._configs.remove(there.id)
+            self._drop(there.id)
             self._call_listeners({name})
 
     async def refresh(self, name: str) -> None:
@@ -232,10 +212,11 @@ class VersionStore:
             if place % READ_AT_ONCE == 0:
                 await asyncio.sleep(0)
         for config_id, kept in list(self._kept.items()):
-            if config_id not in there and kept.seen < began and name in (None, kept.function):
+            if config_id not in there and self._added.get(config_id, 0.0) < began and name in (None, kept.function):
                 changed |= self._drop(config_id)
         if name is None:
             self._gone &= there
+            self._added = {config_id: at for config_id, at in self._added.items() if at >= began}
         self._call_listeners(changed)
 
     def _keep(self, config: Config) -> set[str]:
@@ -243,20 +224,24 @@ class VersionStore:
         name, number = config.labels.get(FUNCTION, ""), number_of(config)
         if number is None or config.id in self._gone or config.id in self._kept:
             return set()
-        self._kept[config.id] = _Kept(name, number, _version(config, name, number), time.monotonic())
-        self._numbers.setdefault(name, {})[number] = config.id
+        kept = self._kept[config.id] = _version(config, name, number)
+        self._added[config.id] = time.monotonic()
+        others = [each for each in self._functions.get(name, ()) if each.number != number]
+        self._functions[name] = sorted([*others, kept], key=lambda each: each.number)
         return {name}
 
     def _drop(self, config_id: str) -> set[str]:
         self._gone.add(config_id)
+        self._added.pop(config_id, None)
         kept = self._kept.pop(config_id, None)
         if kept is None:
             return set()
-        numbers = self._numbers[kept.function]
-        if numbers.get(kept.number) == config_id:  # else it was published again meanwhile
-            del numbers[kept.number]
-        if not numbers:
-            del self._numbers[kept.function]
+        # A version with its number may have been published again meanwhile, and has another id.
+        there = [each for each in self._functions[kept.function] if each.id != config_id]
+        if there:
+            self._functions[kept.function] = there
+        else:
+            del self._functions[kept.function]
         return {kept.function}
 
     def _call_listeners(self, names: set[str]) -> None:
@@ -266,23 +251,6 @@ class VersionStore:
                     listener(name)
                 except Exception:  # one failed listener must not stop the others
                     log.exception("listener_failed", function=name)
-
-
-def fields(version: Version) -> dict[str, Any]:
-    """Return the fields of a version's view; the environment has no values."""
-    return {
-        "name": version.function,
-        "version": version.number,
-        "image": version.image,
-        "owner": version.owner,
-        "published_at": version.published_at,
-        "spec": version.spec.shown(),
-    }
-
-
-def view(version: Version) -> FunctionVersion:
-    """Return the view of a version."""
-    return FunctionVersion(**fields(version))
 
 
 def config_name(name: str, number: int) -> str:
@@ -297,19 +265,23 @@ def number_of(config: Config) -> int | None:
     return int(number) if mine and _NUMBER.fullmatch(number) else None
 
 
-def _version(config: Config, name: str, number: int) -> Version | None:
+def _understood(kept: Version | _Unknown | None) -> Version | None:
+    return kept if isinstance(kept, Version) else None
+
+
+def _version(config: Config, name: str, number: int) -> Version | _Unknown:
     """Decode a version; a newer quartermaster may have written fields that this one does not know."""
     try:
         data = msgspec.json.decode(config.data, type=Published)
     except (msgspec.MsgspecError, ValueError) as error:
         log.warning("version_not_understood", function=name, number=number, reason=str(error))
-        return None
+        return _Unknown(config.id, name, number)
     return Version(
         id=config.id,
         function=name,
         number=number,
         spec=data.spec,
         image=data.image,
-        owner=data.owner,
+        owner=sys.intern(data.owner),
         published_at=data.published_at,
     )

@@ -186,6 +186,43 @@ class Function(FunctionVersion, frozen=True, kw_only=True):
     last_errors: list[FunctionError] = []
 
 
+class Version(Struct, frozen=True, kw_only=True):
+    """A version of a function.
+
+    Attributes:
+        id: the config's id, which its instances carry: a version that was deleted and published again has another.
+        function: the function's name.
+        number: from 1.
+        spec: as it was published; ``spec.image`` is what a token's ``images`` are compared with.
+        image: the pinned reference, which instances run.
+        owner: the name of the publisher's token.
+        published_at: RFC 3339.
+    """
+
+    id: str
+    function: str
+    number: int
+    spec: FunctionSpec
+    image: str
+    owner: str
+    published_at: str
+
+    def view(self) -> FunctionVersion:
+        """Return the view; the environment has no values."""
+        return FunctionVersion(**self.fields())
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of the view."""
+        return {
+            "name": self.function,
+            "version": self.number,
+            "image": self.image,
+            "owner": self.owner,
+            "published_at": self.published_at,
+            "spec": self.spec.shown(),
+        }
+
+
 def check_name(name: str) -> str:
     """Return the name of a function that is to be published.
 

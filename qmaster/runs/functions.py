@@ -1,4 +1,4 @@
-"""The functions as the event stream has them: their views, and which of them are not published yet."""
+"""The functions as the event stream has them, and the changes of them that it does not have yet."""
 
 from __future__ import annotations
 
@@ -6,41 +6,62 @@ from collections.abc import Iterable, Iterator
 
 from ..events import cloudevents
 from ..events.cloudevents import Event
-from ..models.functions import FunctionVersion
+from ..models.functions import FunctionVersion, Version
 
 
 class FunctionViews:
-    """The newest version of each function, by name; ``dirty`` are the names that may have unpublished changes."""
+    """The newest version of each function, by name; ``dirty`` are the names with unpublished changes.
+
+    It shares the versions with their store: views of thousands would take more memory than they.
+    """
 
     def __init__(self) -> None:
         self.dirty: set[str] = set()
-        self._current: dict[str, FunctionVersion] = {}
-        self._published: dict[str, FunctionVersion] = {}
+        self._unpublished: dict[str, Version | None] = {}
+        self._published: dict[str, Version | FunctionVersion] = {}
 
     def restore(self, view: FunctionVersion) -> None:
         """Add a function from its record in the journal."""
         self._published[view.name] = view
 
-    def show(self, name: str, view: FunctionVersion | None) -> None:
+    def show(self, name: str, version: Version | None) -> None:
         """Set the newest version of a function; None: there is no such function."""
-        if view is None:
-            self._current.pop(name, None)
-        else:
-            self._current[name] = view
+        self._unpublished[name] = version
         self.dirty.add(name)
 
     def published(self) -> list[FunctionVersion]:
         """Return the functions as of the journal's last event."""
-        return list(self._published.values())
+        return [view for view in map(_view, self._published.values()) if view is not None]
+
+    def names(self) -> list[str]:
+        """Return the names of the functions as of the journal's last event."""
+        return list(self._published)
 
     def events(self, names: Iterable[str], now: str) -> Iterator[Event]:
-        """Yield the unpublished changes of some functions; ``now`` is the time of those without a timestamp."""
-        for name in sorted(names):
-            yield from cloudevents.of_function(self._published.get(name), self._current.get(name), now)
+        """Yield the unpublished changes of some functions; ``now`` is the time of those without a timestamp.
+
+        No earlier changes may be on their way to the journal meanwhile.
+        """
+        for name in sorted(self._unpublished.keys() & set(names)):
+            before, after = self._published.get(name), self._unpublished[name]
+            changes = list(cloudevents.of_function(_view(before), _view(after), now))
+            if not changes:
+                del self._unpublished[name]
+                if after is not None:
+                    self._published[name] = after  # not the view that the journal has
+            yield from changes
 
     def mark_published(self, event: Event, view: FunctionVersion) -> None:
         """Record that an event is in the journal."""
-        if event.type.endswith(".removed"):
-            self._published.pop(view.name, None)
+        name, removed = view.name, event.type.endswith(".removed")
+        version = self._unpublished.get(name)
+        if removed:
+            self._published.pop(name, None)
         else:
-            self._published[view.name] = view
+            self._published[name] = version if version is not None and version.view() == view else view
+        if name in self._unpublished and (version is None if removed else self._published[name] is version):
+            del self._unpublished[name]  # else there is a newer change
+
+
+def _view(shown: Version | FunctionVersion | None) -> FunctionVersion | None:
+    return shown.view() if isinstance(shown, Version) else shown

@@ -12,11 +12,13 @@ from reconciler_cases import Journal
 from testbed import Engine, Server, eventually, sdk
 from testbed.server import free_port
 from testbed.subscriber import Subscriber
-from version_cases import config, loaded, published
+from version_cases import AT, config, loaded, published
 
 from qmaster.functions import announcer
 from qmaster.functions.announcer import Announcer
-from qmaster.functions.versions import VersionStore
+from qmaster.functions.versions import Version, VersionStore
+from qmaster.models.functions import FunctionVersion
+from qmaster.runs.functions import FunctionViews
 from qmaster.runs.reconciler import Reconciler
 
 Json = dict[str, Any]
@@ -92,6 +94,44 @@ async def test_a_journal_that_is_full_loses_nothing(monkeypatch: pytest.MonkeyPa
         assert journal.written == []
         journal.full = False
         await until(lambda: sorted(told(journal)) == [("published", "f", 1), ("published", "g", 1)])
+
+
+def version(number: int) -> Version:
+    """A version as a store has it."""
+    found = loaded(FakeConfigs(config("f", number))).latest("f")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("steps", "told_words"),
+    [
+        (["1", "take", "mark"], ["+1"]),
+        (["1", "take", "mark", "1", "take"], ["+1"]),
+        (["1", "take", "2", "mark", "take", "mark"], ["+1", "+2"]),
+        (["1", "take", "gone", "mark", "take", "mark"], ["+1", "-1"]),
+        (["1", "take", "mark", "2", "take", "1", "mark", "take", "mark"], ["+1", "+2", "+1"]),
+        (["1", "gone", "take"], []),
+        (["1", "take", "mark", "gone", "take", "1", "mark", "take", "mark"], ["+1", "-1", "+1"]),
+        (["1", "2", "take", "mark"], ["+2"]),
+    ],
+)  # fmt: skip
+def test_a_change_during_a_commit_is_told_by_the_next(steps: list[str], told_words: list[str]) -> None:
+    """Whatever is shown while events are on their way to the journal; at the end nothing is left to tell."""
+    views, taken, heard = FunctionViews(), [], []
+    for step in steps:
+        if step == "take":
+            names, views.dirty = frozenset(views.dirty), set()
+            taken = list(views.events(names, AT))
+        elif step == "mark":
+            for event in taken:
+                assert isinstance(event.view, FunctionVersion)
+                views.mark_published(event, event.view)
+                heard.append(f"{'-' if event.type.endswith('removed') else '+'}{event.view.version}")
+        else:
+            views.show("f", None if step == "gone" else version(int(step)))
+    assert heard == told_words
+    assert (views.dirty, views._unpublished) == (set(), {})
 
 
 @pytest.mark.gen_test
