@@ -529,15 +529,21 @@ run_quick() {
 # and timeouts. The late tests measure, and run alone.
 run_full() {
   local usual=(-m 'not patient and not late') api=(tests/api tests/auth) rest=(tests/cli tests/models tests/server)
+  local patient late
+  mapfile -t patient < <(having_mark patient)
+  mapfile -t late < <(having_mark late)
   parts+=(patient api runs rest engine late)
-  test_part patient -m patient &
+  test_part patient -m patient "${patient[@]}" &
   test_part api "${usual[@]}" "${api[@]}" &
   test_part runs "${usual[@]}" tests/runs &
   test_part rest "${usual[@]}" "${rest[@]}" &
   test_part engine "${usual[@]}" --ignore=tests/runs "${api[@]/#/--ignore=}" "${rest[@]/#/--ignore=}" &
   wait
-  test_part late -m late
+  test_part late -m late "${late[@]}"
 }
+
+# having_mark MARK: the files with such tests; to collect all the others takes some seconds.
+having_mark() { grep -rl --include='test_*.py' "pytest\.mark\.$1" tests; }
 
 # test_part NAME ARGS…: tests; the arguments are pytest's.
 test_part() { run_part "$1" "$venv/bin/python" -m pytest -o "cache_dir=$work/$1" "${@:2}"; }

@@ -115,6 +115,7 @@ def test_a_large_listing_takes_little_memory(server: Server, measured: Callable[
     assert rss(server) - before < GROWTH
 
 
+@pytest.mark.patient
 @pytest.mark.slow
 def test_unread_answers_harm_nobody(server: Server, measured: Callable[[str], None]) -> None:
     """Eight large answers that nobody reads: another's calls are answered as before, and the readers are cut."""
@@ -133,6 +134,7 @@ def test_unread_answers_harm_nobody(server: Server, measured: Callable[[str], No
     assert {line["by"] for line in cut} == {"mallory"}
 
 
+@pytest.mark.patient
 @pytest.mark.slow
 @pytest.mark.parametrize("alike", [False, True], ids=["own filters", "one filter"])
 def test_unread_snapshots_harm_nobody(crowded: Server, alike: bool, measured: Callable[[str], None]) -> None:

@@ -97,6 +97,7 @@ def check(alone: list[float], beside: list[float], what: str, measured: Measured
     assert max(beside) < 2 * max(alone) + SLACK
 
 
+@pytest.mark.patient
 def test_a_silent_registry_is_waited_for_by_who_asked_it(
     both: Both, silent: Silent, registry: Registry, measured: Measured
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_silent_registry_is_waited_for_by_who_asked_it(
     assert [each.result().status for each in waiting] == [200] * 13  # unpinned, as Docker does
 
 
+@pytest.mark.patient
 def test_a_pull_is_waited_for_by_who_asked_for_it(
     both: Both, silent: Silent, registry: Registry, engine: Engine, measured: Measured
 ) -> None:
@@ -131,6 +133,7 @@ def test_a_pull_is_waited_for_by_who_asked_for_it(
     assert {each.result().status for each in waiting} <= {502, 503}
 
 
+@pytest.mark.patient
 def test_what_ended_with_a_long_log_delays_no_other_result(
     tmp_path: Path, start_server: StartServer, proxy: Proxy, pool: ThreadPoolExecutor, measured: Measured
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_times_of_short_runs_are_true(shared: Server, kind: str) -> None:
         shared.stop_service(view["id"])
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("kind", ["service", "container"])
 def test_a_crash_loop_shows_itself(shared: Server, kind: str) -> None:
     """How often it has ended, and how it did last, also while it waits for its next attempt; after a restart too."""

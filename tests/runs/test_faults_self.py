@@ -157,6 +157,7 @@ def test_a_journal_torn_under_it(engine: Engine, start_server: StartServer) -> N
     eventually(lambda: {each["id"] for each in server.call("GET", "/status")["services"]} >= known, 20)
 
 
+@pytest.mark.patient
 def test_a_locked_journal(engine: Engine, start_server: StartServer) -> None:
     """While another program has it /run is 507 after two seconds, all else goes on; free again, so does the rest."""
     server = start_server(engine.host)
@@ -231,6 +232,7 @@ def stopped(server: Server, kept: Kept, service: str) -> bool:
     return server.stop_service(service).status == 200
 
 
+@pytest.mark.patient
 def test_connections_that_use_up_all_descriptors(engine: Engine, start_server: StartServer) -> None:
     """Who is served stays, the next is refused; who says nothing is closed after ten seconds, and makes room."""
     server = start_server(engine.host, wrapper=["prlimit", "--nofile=160:160"])

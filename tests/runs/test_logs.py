@@ -166,6 +166,7 @@ def test_a_follow_waits_for_a_job_that_has_not_begun(engine: Engine, shared: Ser
     assert logs(shared, f"/logs/{job}?stream=stderr") == b""
 
 
+@pytest.mark.patient
 def test_a_restart_goes_on_in_the_same_log(shared: Server) -> None:
     """A new task's output follows that of the one before."""
     job = shell(shared, "echo started; sleep 1; exit 1", restart="on-failure", max_attempts=1)
@@ -173,6 +174,7 @@ def test_a_restart_goes_on_in_the_same_log(shared: Server) -> None:
     assert logs(shared, f"/logs/{job}") == b"started\n" * 2
 
 
+@pytest.mark.patient
 def test_a_healthy_engine_is_not_called_late(shared: Server) -> None:
     """A crash loop or a job that says nothing for some seconds is followed on the one connection."""
     before = len(shared.logs())
