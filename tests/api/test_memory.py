@@ -136,16 +136,19 @@ def test_unread_answers_harm_nobody(server: Server, measured: Callable[[str], No
 
 @pytest.mark.patient
 @pytest.mark.slow
+@pytest.mark.parametrize("headers", [UPGRADE, ""], ids=["websocket", "sse"])
 @pytest.mark.parametrize("alike", [False, True], ids=["own filters", "one filter"])
-def test_unread_snapshots_harm_nobody(crowded: Server, alike: bool, measured: Callable[[str], None]) -> None:
-    """A crowd of one token takes its snapshots, over websockets and Server-Sent Events, and reads none: memory is
-    bounded, another's calls are as before, and those who read nothing are disconnected."""
+def test_unread_snapshots_harm_nobody(
+    crowded: Server, headers: str, alike: bool, measured: Callable[[str], None]
+) -> None:
+    """A crowd of one token takes its snapshots and reads none: memory is bounded, another's calls are as before, and
+    those who read nothing are disconnected."""
     alone = bob(crowded)
     before, most = rss(crowded), 0
     with ExitStack() as stack:
         for number in range(CROWD):
             path = f"/events?label=k{0 if alike else number}%3D{LABEL}"
-            stack.enter_context(ask_and_read_nothing(crowded, path, (UPGRADE, "")[number % 2]))
+            stack.enter_context(ask_and_read_nothing(crowded, path, headers))
         beside = bob(crowded)
         until = time.monotonic() + 8
         while time.monotonic() < until:

@@ -229,11 +229,11 @@ def test_what_is_old_enough_is_removed(shared: Server, engine: Engine, kind: str
 def test_what_fell_due_while_quartermaster_was_away_is_made_up_for(server: Server) -> None:
     """A timeout, and a time to live."""
     old = [call(server, "echo old", type=kind, ttl=1)["id"] for kind in KINDS]
-    late = [call(server, OBEDIENT, wait=False, type=kind, timeout=2)["id"] for kind in KINDS]
+    late = [call(server, OBEDIENT, wait=False, type=kind, timeout=6)["id"] for kind in KINDS]
     for run_id in late:
         has_status(server, run_id, "running")
     server.kill()
-    time.sleep(6)
+    time.sleep(7)
     server.start()
     for run_id in late:
         ended = has_status(server, run_id, "failed")
