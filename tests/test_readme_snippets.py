@@ -272,7 +272,7 @@ def check_answer(reader: Reader, block: Block, said: str) -> None:
 def test_the_credentials_are_those_of_the_line_before() -> None:
     """What the docs' line makes of a user name and a password is what its next call sends."""
     found = blocks()
-    line = next(index for index, block in enumerate(found) if "base64" in block.text)
+    line = next(index for index, block in enumerate(found) if "| base64" in block.text)
     made = subprocess.run(["bash", "-c", found[line].text], capture_output=True, text=True, check=True).stdout
     assert f'"auth": "{made}"' in found[line + 1].text
 
