@@ -55,7 +55,16 @@ class Dispatcher:
 
     def stats(self, name: str) -> FunctionStats:
         """Return what is going on for a function."""
-        pools = list(self._scaler.pools_of(name))
+        return self._stats(name, list(self._scaler.pools_of(name)))
+
+    def all_stats(self) -> dict[str, FunctionStats]:
+        """Return what is going on for the functions that were called, or are kept warm."""
+        pools: dict[str, list[Pool]] = {}
+        for pool in self._life.pools.values():
+            pools.setdefault(pool.version.function, []).append(pool)
+        return {name: self._stats(name, some) for name, some in pools.items()}
+
+    def _stats(self, name: str, pools: list[Pool]) -> FunctionStats:
         states = [instance.state for pool in pools for instance in pool]
         return FunctionStats(
             instances=InstanceCounts(

@@ -41,7 +41,7 @@ from ..functions.lifecycle import Reports
 from ..functions.replays import KeyedCalls
 from ..functions.service import FunctionService
 from ..functions.versions import VersionStore
-from ..models.functions import FunctionStats, FunctionVersion
+from ..models.functions import FunctionVersion
 from ..models.images import check_registry
 from ..models.responses import Node, Service
 from ..runs.logs import LogReader
@@ -246,7 +246,7 @@ class Server:
                 logs=lambda: len(self.api.logs.open),
                 reconnects=lambda: self.watcher.reopened,
                 function_names=functions.store.names if functions else list,
-                function_stats=functions.instances.dispatcher.stats if functions else lambda name: FunctionStats(),
+                function_stats=functions.instances.dispatcher.all_stats if functions else dict,
             )
         )
 

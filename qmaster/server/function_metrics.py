@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import prometheus_client as prometheus
 
@@ -78,15 +78,21 @@ class FunctionMetrics:
         self._seen.add(function)
         self._ended.labels(function, reason).inc()
 
-    def read(self, names: Collection[str], stats: Callable[[str], FunctionStats]) -> None:
-        """Set what a scrape shows of the functions that there are now."""
-        for name in names:
-            now = stats(name)
+    def read(self, names: Collection[str], stats: Mapping[str, FunctionStats]) -> None:
+        """Set what a scrape shows.
+
+        Args:
+            names: the functions that are published; any other loses its series.
+            stats: what is going on for those that were called, or are kept warm; the others have no series.
+        """
+        for name in stats.keys() & set(names):
+            now = stats[name]
             for state in STATES:
                 self._instances.labels(name, state).set(getattr(now.instances, state))
             self._waiting.labels(name).set(now.queued)
+            self._seen.add(name)
         self._forget(self._seen.difference(names))
-        self._seen = set(names)
+        self._seen.intersection_update(names)
 
     def _forget(self, gone: Iterable[str]) -> None:
         for name in gone:

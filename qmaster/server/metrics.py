@@ -58,7 +58,7 @@ class Sources:
     logs: Callable[[], int]
     reconnects: Callable[[], Mapping[str, int]]
     function_names: Callable[[], Collection[str]] = list
-    function_stats: Callable[[str], FunctionStats] = lambda name: FunctionStats()
+    function_stats: Callable[[], Mapping[str, FunctionStats]] = dict
 
 
 class Metrics:
@@ -185,7 +185,7 @@ class Metrics:
         nodes = Counter(node.state for node in self._sources.reconciler.nodes(with_reserved=False))
         for state in {*NODE_STATES, *nodes}:
             self._nodes.labels(state).set(nodes[state])
-        self.functions.read(self._sources.function_names(), self._sources.function_stats)
+        self.functions.read(self._sources.function_names(), self._sources.function_stats())
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 

@@ -802,3 +802,13 @@ async def test_an_instance_that_somebody_stops_gets_no_call(stage: Stage) -> Non
     calling = stage.invoke(called)
     await stage.serve(await stage.instance(2))
     await calling
+
+
+@pytest.mark.gen_test
+async def test_only_functions_that_were_called_cost_anything(stage: Stage) -> None:
+    """What is published and never called has no pool, and no series in the metrics."""
+    called = stage.versions.publish(*(version(f"f-{number}") for number in range(50)), version("called"))
+    assert stage.life.pools == {}
+    await stage.warm(called)
+    assert {name: stats.instances.idle for name, stats in stage.dispatcher.all_stats().items()} == {"called": 1}
+    assert stage.dispatcher.stats("called") == stage.dispatcher.all_stats()["called"]
