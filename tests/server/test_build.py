@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 from testbed import eventually
 from testbed.process import run, start
-from testbed.server import ROOT
+from testbed.server import ROOT, Client
 
 SCRIPT = ROOT / "build.sh"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SHOUT = (
+    "api=http://$AWS_LAMBDA_RUNTIME_API/2018-06-01/runtime/invocation; while wget -qSO in $api/next 2>head; do "
+    "tr a-z A-Z <in >out; wget -qO- --post-file out $api/$(sed -n s/.*Request-Id:.//p head)/response; done"
+)
 PROGRAM = '#!/bin/sh\nexec {python} "$@"\n'
 
 
@@ -109,8 +113,11 @@ def clone(folder: Path) -> None:
 
 @pytest.mark.engine
 @pytest.mark.slow
-def test_the_private_engine_can_be_given_an_image(tmp_path: Path) -> None:
-    """Its address is printed, for images of one's own; what a container may write is bounded, as is who may read."""
+def test_the_private_engine_takes_images_and_functions(tmp_path: Path) -> None:
+    """Its address is printed, for images of one's own; what a container may write is bounded, as is who may read.
+
+    Instances of a function reach the server on their bridge, and nobody else does.
+    """
     folder, log = tmp_path / "clone", tmp_path / "log"
     clone(folder)
     (folder / "data" / "engine" / "data").mkdir(parents=True)  # so it is the private one, whatever else there is
@@ -118,6 +125,7 @@ def test_the_private_engine_can_be_given_an_image(tmp_path: Path) -> None:
     for name in ("token", "header"):
         (folder / "data" / name).write_text("x" * 40)
     environ = {"PATH": PATH, "HOME": str(tmp_path), "PORT": str(free_port()), "QMASTER_ADDRESS": "127.0.0.1"}
+    environ["QMASTER_RUNTIME_PORT"] = str(free_port())
     process = start([str(folder / "build.sh"), "run"], log, folder, environ)
     try:
         eventually(lambda: "DOCKER_HOST=unix://" in log.read_text(), 90, "it prints the engine's address")
@@ -133,9 +141,21 @@ def test_the_private_engine_can_be_given_an_image(tmp_path: Path) -> None:
         for path in (folder / "data").iterdir():
             assert path.is_dir() or path.stat().st_mode & 0o777 == 0o600, path
         assert "data_dir_open_to_others" in log.read_text()
+
+        client = Client("127.0.0.1", int(environ["PORT"]), "x" * 40)
+        fields = {"image": "busybox", "memory": 16, "command": ["sh", "-c", SHOUT]}
+        assert client.call("PUT", "/functions/shout", json=fields).status == 201
+        assert client.call("POST", "/functions/shout/invoke", body=b"hello").text == "HELLO"
+        assert not listens_to_all(int(environ["QMASTER_RUNTIME_PORT"]))
     finally:
         process.terminate()
     assert (folder / "data" / "engine" / "dockerd.log").stat().st_size > 0
+
+
+def listens_to_all(port: int) -> bool:
+    """Whether the port can be reached here: instances reach it on their bridge alone."""
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
