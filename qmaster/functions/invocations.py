@@ -65,6 +65,11 @@ class Chunks(AsyncIterator[bytes]):
         self._error: HttpError | None = None
         self._changed = asyncio.Event()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the answer waits for its reader."""
+        return self._size > HELD
+
     async def put(self, part: bytes) -> None:
         """Add a part, and wait while too many bytes are unread; after the end, it is dropped."""
         if self._over or not part:
@@ -72,7 +77,7 @@ class Chunks(AsyncIterator[bytes]):
         self._parts.append(part)
         self._size += len(part)
         self._changed.set()
-        while self._size > HELD and not self._over:
+        while self.is_full and not self._over:
             await self._change()
 
     def end(self, error: HttpError | None = None) -> None:

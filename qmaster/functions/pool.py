@@ -208,7 +208,10 @@ class Pool:
     # -- calls that run --------------------------------------------------------------------------------------------
 
     def answer(self, instance: Instance, call_id: str, body: bytes, content_type: str) -> None:
-        """Answer a call of this instance; nothing if it has no such call any more."""
+        """Answer a call of this instance; nothing if it has no such call any more, or has begun a streamed answer."""
+        found = instance.calls.get(call_id)
+        if found is None or found.chunks is not None:
+            return
         invocation = self._take(instance, call_id)
         if invocation is not None:
             self._over(invocation, instance, self._answer(instance, invocation, body, content_type))
@@ -268,8 +271,13 @@ class Pool:
 
     def _timed_out(self, instance: Instance, invocation: Invocation) -> None:
         instance.calls.pop(invocation.call.id, None)
-        seconds = self.version.spec.timeout
+        seconds, unread = self.version.spec.timeout, invocation.chunks is not None and invocation.chunks.is_full
         self._over(invocation, instance, CallTimedOut(f"{self._name} took longer than its timeout of {seconds:g} s"))
+        if unread:  # its reader took too long, not the instance, which is killed if it does not ask soon
+            instance.seen_at = self._loop.time()
+            self.serve(instance)
+            self._hooks.wake()
+            return
         self.lose_all(instance, "the instance was killed, because another of its calls took too long")
         self._hooks.kill(instance, "timeout")
 
