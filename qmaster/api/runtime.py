@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import structlog
-from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
@@ -38,10 +38,18 @@ from .limits import BACKLOG, set_keepalive
 
 HEAD_WITHIN = 2.0  # seconds from a connection to the head of its first request
 MAX_STRANGERS = 64  # connections of one address that have shown no secret
+# Seconds that a connection is not counted so. A flood of 1,100 is accepted 128 at a time: without it, an instance that
+# connects meanwhile is turned out before its head is read.
+FRESH = 1.0
 MORE_CONNECTIONS = 4  # than calls that an instance takes at once: for its errors, and its extensions
 MAX_CONNECTIONS = 2048
-MAX_HEAD = 2 * 1024 * 1024  # bytes: the Python client sends a stack of 77 KB in a header
+# Bytes of a head. The Python client sends a stack of 77 KB in a header, or more with long paths. A head of 2 MiB keeps
+# the event loop busy for up to 0.7 s, and each packet of one that comes slowly for 0.03 s.
+MAX_HEAD, MAX_STRANGE_HEAD = 256 * 1024, 16 * 1024
 MAX_BODY = 256 * 1024 * 1024  # bytes of a streamed answer; what is over MAX_PAYLOAD of any other is dropped
+MAX_ERROR = 128 * 1024  # bytes of an error's document; a larger one is dropped
+MAX_TYPE = 256  # characters of an error's type
+CHUNK = 64 * 1024
 SHUTDOWN_WITHIN = 2.0  # seconds
 FOR_EVER = 30 * 86_400.0  # seconds that a connection may be idle: an instance calls its function meanwhile
 # A connection whose node is cut, or that a firewall has forgotten, is noticed within a minute.
@@ -50,6 +58,10 @@ KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("
 RUNTIME, EXTENSIONS = "/2018-06-01/runtime/", "/2020-01-01/extension/"
 STREAMING = "streaming"
 OK_BODY = b'{"status":"OK"}\n'
+# Of the requests on a connection that has shown a secret.
+OF_INSTANCES = HTTP1ConnectionParameters(
+    max_header_size=MAX_HEAD, header_timeout=FOR_EVER, max_body_size=MAX_BODY, chunk_size=CHUNK
+)
 
 log = structlog.get_logger(__name__)
 
@@ -60,16 +72,19 @@ class Connection:
     Attributes:
         instance: who it belongs to; None until a request has shown a secret.
         call_id: the call that was handed over on it, if its client keeps the connection until it has answered.
+        opened_at: when it was accepted, by the loop's clock.
     """
 
-    __slots__ = ("address", "call_id", "instance", "stream", "timer")
+    __slots__ = ("address", "call_id", "instance", "opened_at", "stream", "timer")
 
     def __init__(self, stream: IOStream, address: str) -> None:
+        loop = asyncio.get_running_loop()
         self.stream = stream
         self.address = address
         self.instance: Instance | None = None
         self.call_id: str | None = None
-        self.timer = asyncio.get_running_loop().call_later(HEAD_WITHIN, stream.close)
+        self.opened_at = loop.time()
+        self.timer = loop.call_later(HEAD_WITHIN, stream.close)
 
 
 class RuntimeApi(HTTPServerConnectionDelegate):
@@ -88,18 +103,22 @@ class RuntimeApi(HTTPServerConnectionDelegate):
         self._by_instance: Counter[Instance] = Counter()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        stream = cast(HTTP1ServerConnection, server_conn).stream
-        return _Exchange(self, self._connections[stream], cast(HTTP1Connection, request_conn))
+        http = cast(HTTP1Connection, request_conn)
+        connection = self._connections[cast(HTTP1ServerConnection, server_conn).stream]
+        if connection.instance is not None:
+            http.params = OF_INSTANCES
+        return _Exchange(self, connection, http)
 
     def open(self, stream: IOStream, address: str) -> None:
         """Take a new connection; the oldest one without a secret is closed for it if there are too many."""
         connection = self._connections[stream] = Connection(stream, address)
-        if len(self._strangers.get(address, ())) >= MAX_STRANGERS:
-            self._turn_out(next(iter(self._strangers[address])))
-        elif len(self._connections) > self._max_connections:
+        if len(self._connections) > self._max_connections:
             most = max(self._strangers.values(), key=len, default=None)
             self._turn_out(next(iter(most)) if most else connection)
-        self._strangers.setdefault(address, {})[connection] = None
+        strangers = self._strangers.setdefault(address, {})
+        strangers[connection] = None
+        if len(strangers) > MAX_STRANGERS:
+            asyncio.get_running_loop().call_later(FRESH, self._turn_out_oldest, address)
 
     def closed(self, stream: IOStream) -> None:
         """Forget a connection. The call that was handed over on it is lost, if its client would have kept it."""
@@ -127,6 +146,13 @@ class RuntimeApi(HTTPServerConnectionDelegate):
             connection.instance = instance
             self._by_instance[instance] += 1
         return instance
+
+    def _turn_out_oldest(self, address: str) -> None:
+        """Close the connections of an address that are too many, except fresh ones."""
+        before = asyncio.get_running_loop().time() - FRESH
+        strangers = self._strangers.get(address, {})
+        while len(strangers) > MAX_STRANGERS and (oldest := next(iter(strangers))).opened_at <= before:
+            self._turn_out(oldest)
 
     def _turn_out(self, connection: Connection) -> None:
         self._know(connection)
@@ -158,7 +184,11 @@ class RuntimeServer(HTTPServer):
 def make_server(api: RuntimeApi) -> RuntimeServer:
     """Make the HTTP server of the runtime API."""
     server = RuntimeServer(
-        api, max_header_size=MAX_HEAD, max_body_size=MAX_BODY, idle_connection_timeout=FOR_EVER, chunk_size=64 * 1024
+        api,
+        max_header_size=MAX_STRANGE_HEAD,
+        max_body_size=MAX_BODY,
+        idle_connection_timeout=FOR_EVER,
+        chunk_size=CHUNK,
     )
     server.api = api
     return server
@@ -183,7 +213,7 @@ class _Exchange(HTTPMessageDelegate):
         self._method, self._path = "", ""
         self._headers = HTTPHeaders()
         self._parts: list[bytes] = []
-        self._size = 0
+        self._size, self._most = 0, 0  # bytes that came, and that may be kept
         self._chunks: Chunks | None = None
         self._poll: Poll | None = None
 
@@ -197,17 +227,18 @@ class _Exchange(HTTPMessageDelegate):
         self._instance = self._api.identify(self._connection, headers.get("Host", ""))
         if self._instance is None:
             self._refuse()
-        elif self._call("response") and self._is_streamed():
-            self._chunks = self._dispatcher.begin_stream(
-                self._instance, self._call("response"), headers.get("Content-Type", "")
-            )
+            return None
+        call_id = self._call("response")
+        self._most = MAX_PAYLOAD if call_id in self._instance.calls else MAX_ERROR  # nobody waits for any other answer
+        if call_id and self._is_streamed():
+            self._chunks = self._dispatcher.begin_stream(self._instance, call_id, headers.get("Content-Type", ""))
         return None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._chunks is not None:
             return self._chunks.put(chunk)  # the connection is read no further meanwhile
         self._size += len(chunk)
-        if self._instance is not None and self._size <= MAX_PAYLOAD:
+        if self._size <= self._most:
             self._parts.append(chunk)
         elif self._parts:
             self._parts.clear()
@@ -259,7 +290,7 @@ class _Exchange(HTTPMessageDelegate):
     def _take_response(self, instance: Instance, call_id: str, body: bytes) -> None:
         if self._chunks is not None:
             self._dispatcher.end_stream(instance, call_id)
-        elif self._size <= MAX_PAYLOAD:
+        elif self._size <= self._most:
             self._dispatcher.answer(instance, call_id, body, self._headers.get("Content-Type", ""))
 
     def _fail_too_large(self) -> None:
@@ -269,7 +300,10 @@ class _Exchange(HTTPMessageDelegate):
             self._dispatcher.fail(self._instance, call_id, error)
 
     def _failure(self, body: bytes) -> FunctionFailed:
-        return failures.read(body, self._headers.get("Lambda-Runtime-Function-Error-Type"))
+        error_type = self._headers.get("Lambda-Runtime-Function-Error-Type", "")[:MAX_TYPE]
+        if self._size > self._most:
+            return FunctionFailed(error_type or failures.UNKNOWN, f"the error is over {self._most} bytes")
+        return failures.read(body, error_type)
 
     def _call(self, what: str) -> str:
         """Return the id of the call that the path names, with ``what`` as its last word; else ""."""

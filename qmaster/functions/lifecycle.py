@@ -25,6 +25,7 @@ KILLED_AFTER = 2.0  # seconds after which an instance that was told to end is re
 # output the caller hears within half a second.
 TOLD_WITHIN = 0.4
 ERRORS_KEPT = 5
+MAX_MESSAGE = 1024  # characters of why an instance did not start; a function chooses them
 
 log = structlog.get_logger(__name__)
 
@@ -97,9 +98,10 @@ class Lifecycle:
 
     def start_failed(self, instance: Instance, trouble: Trouble) -> None:
         """Note why an instance did not start; calls that no other can serve fail."""
+        trouble = trouble._replace(message=trouble.message[:MAX_MESSAGE])
         instance.trouble = trouble
         instance.ending = instance.ending or "ended"
-        self.pools[instance.version.id].start_failed(trouble)
+        self.pool(instance.version).start_failed(trouble)
         fault = FunctionError(time=_utc_now(), reason=trouble.reason, message=trouble.message)
         self.errors.setdefault(instance.version.function, deque(maxlen=ERRORS_KEPT)).appendleft(fault)
         log.warning("instance_not_started", **_names(instance), reason=trouble.reason, error=trouble.message)
@@ -168,7 +170,7 @@ class Lifecycle:
 
     def connection_lost(self, instance: Instance, call_id: str) -> None:
         """Hear that the connection of a call has closed: it is lost, and its instance has probably ended."""
-        pool = self.pools[instance.version.id]
+        pool = self.pool(instance.version)
         if pool.lose(instance, call_id):
             self.look(instance)
             asyncio.get_running_loop().call_later(TOLD_WITHIN, self._fail_lost, pool, instance)
@@ -189,7 +191,7 @@ class Lifecycle:
         instance.retired = True
         instance.ending = instance.ending or "ended"
         self._void(instance)
-        pool = self.pools[instance.version.id]
+        pool = self.pool(instance.version)
         wants_output = instance.calls or instance.lost or instance.asked_at is None
         if view.result is not None or view.status == "removed" or not wants_output:
             self._conclude(pool, instance)
@@ -232,7 +234,7 @@ class Lifecycle:
         instance.ending = why
         instance.retired = True
         self._void(instance)
-        self.pools[instance.version.id].lose_all(instance, "the instance was killed")
+        self.pool(instance.version).lose_all(instance, "the instance was killed")
         if instance.run_id is not None:
             end(instance.run_id)
 
@@ -254,7 +256,7 @@ class Lifecycle:
     def _void(self, instance: Instance) -> None:
         """Forget an instance's secret, and answer its open questions with no call."""
         self.by_secret.pop(instance.secret, None)
-        self.pools[instance.version.id].close_polls(instance)
+        self.pool(instance.version).close_polls(instance)
         for waiting in instance.shutdown:
             if not waiting.done():
                 waiting.set_result(None)
