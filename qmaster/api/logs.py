@@ -1,4 +1,4 @@
-"""Logs: ``GET /logs/{id}``, as plain text or as NDJSON."""
+"""Logs: ``GET /logs/{id}`` and ``GET /functions/{name}/logs``, as plain text or as NDJSON."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import structlog
 from tornado.iostream import StreamClosedError
 
 from ..auth.authenticator import Authenticator, Identity
-from ..errors import BadRequest, HttpError
+from ..errors import BadRequest, HttpError, NotFound
+from ..functions.logs import FunctionLog, FunctionLogs
 from ..models.results import Stream
 from ..runs.logs import LogQuery, LogReader, Piece, Source, note
 from ..runs.service import RunService
 from .base import BaseHandler, flag
-from .limits import ConnectionLimiter, set_reader_timeout
+from .limits import ConnectionLimiter, Slot, set_reader_timeout
 
 PARAMETERS = ("follow", "tail", "timestamps", "stream")
 NDJSON = "application/x-ndjson"
@@ -35,7 +36,7 @@ class OpenLogs:
     """All open logs."""
 
     def __init__(self) -> None:
-        self.open: set[LogsHandler] = set()
+        self.open: set[LogHandler] = set()
 
     async def close(self) -> None:
         """End all logs at the stop; each says so in its last line, and ends without its last chunk."""
@@ -49,24 +50,14 @@ class OpenLogs:
             handler.recheck()
 
 
-class LogsHandler(BaseHandler):
-    """``GET /logs/{id}``."""
+class LogHandler(BaseHandler):
+    """A handler that sends a log."""
 
-    def initialize(
-        self,
-        auth: Authenticator,
-        busy: set[object],
-        run_service: RunService,
-        log_reader: LogReader,
-        logs: OpenLogs,
-        connections: ConnectionLimiter,
-    ) -> None:
-        super().initialize(auth, busy)
-        self._run_service = run_service
+    def set_up(self, logs: OpenLogs, connections: ConnectionLimiter) -> None:
+        """Set what each log needs; called by ``initialize``."""
         self._connections = connections
         self._identity: Identity | None = None
         self._why = "quartermaster is stopping"
-        self._log_reader = log_reader
         self._logs = logs
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -74,16 +65,21 @@ class LogsHandler(BaseHandler):
         self._begun_sending = False
         self.log_fields: dict[str, str] = {}
 
-    async def get(self, name_or_id: str) -> None:
-        self._identity = identity = self.identify(self.document(), "read")
-        wanted, writer = self._read_query()
-        view = await self._run_service.status(name_or_id, identity)
-        self.log_fields["run"] = view.id
+    async def serve(self, flow: AsyncIterator[list[Piece]], writer: Writer, identity: Identity) -> None:
+        """Send a log, unless its client has disconnected.
+
+        Raises:
+            TooManyConnections: too many logs are open.
+        """
         if self._gone:
             return
-        with self._connections.take("log", identity.name, identity.grant is not None):
-            self._task = asyncio.create_task(self._send(self._log_reader.flow(view, wanted), writer, identity))
+        with self.take(identity):
+            self._task = asyncio.create_task(self._send(flow, writer, identity))
             await self._task
+
+    def take(self, identity: Identity) -> Slot:
+        """Take a slot for a log of this token."""
+        return self._connections.take("log", identity.name, identity.grant is not None)
 
     def stop(self) -> list[asyncio.Task[None]]:
         """End the log, and return the tasks to wait for."""
@@ -109,7 +105,7 @@ class LogsHandler(BaseHandler):
         if self._task is not None and not self._stopping:
             self._task.cancel()
 
-    def _read_query(self) -> tuple[LogQuery, Writer]:
+    def read_query(self) -> tuple[LogQuery, Writer]:
         """Return the query, and the writer of the answer.
 
         Raises:
@@ -152,9 +148,13 @@ class LogsHandler(BaseHandler):
 
     async def _pass_on(self, writer: Writer, batch: list[Piece]) -> None:
         self._busy.discard(self)  # a shutdown does not wait for it
+        self.look(writer)
         self.write(writer.write(batch))
         self._begun_sending = True
         await self.flush()
+
+    def look(self, writer: Writer) -> None:
+        """Tell the writer what it must know of the next batch."""
 
     async def _break_off(self, writer: Writer, why: str) -> None:
         """Write why, and close without the last chunk, so that no client takes the log for complete.
@@ -167,6 +167,61 @@ class LogsHandler(BaseHandler):
             async with asyncio.timeout(STOP_WITHIN):  # a client that does not read is not waited for
                 await self.flush()
         self.client_stream.close()
+
+
+class LogsHandler(LogHandler):
+    """``GET /logs/{id}``."""
+
+    def initialize(
+        self,
+        auth: Authenticator,
+        busy: set[object],
+        logs: OpenLogs,
+        connections: ConnectionLimiter,
+        run_service: RunService,
+        log_reader: LogReader,
+    ) -> None:
+        super().initialize(auth, busy)
+        self.set_up(logs, connections)
+        self._run_service = run_service
+        self._log_reader = log_reader
+
+    async def get(self, name_or_id: str) -> None:
+        self._identity = identity = self.identify(self.document(), "read")
+        wanted, writer = self.read_query()
+        view = await self._run_service.status(name_or_id, identity)
+        self.log_fields["run"] = view.id
+        await self.serve(self._log_reader.flow(view, wanted), writer, identity)
+
+
+class FunctionLogsHandler(LogHandler):
+    """``GET /functions/{name}/logs``."""
+
+    def initialize(
+        self,
+        auth: Authenticator,
+        busy: set[object],
+        logs: OpenLogs,
+        connections: ConnectionLimiter,
+        function_logs: FunctionLogs | None,
+    ) -> None:
+        super().initialize(auth, busy)
+        self.set_up(logs, connections)
+        self._function_logs = function_logs
+        self._output: FunctionLog | None = None
+
+    async def get(self, name: str) -> None:
+        self._identity = identity = self.identify(self.document(), "read")
+        wanted, writer = self.read_query()
+        if self._function_logs is None:
+            raise NotFound("this quartermaster serves no functions; see --runtime-port")
+        self.log_fields["function"] = name
+        self._output = self._function_logs.open(name, wanted, identity, lambda: self.take(identity).release)
+        await self.serve(self._output.batches(), writer, identity)
+
+    def look(self, writer: Writer) -> None:
+        if self._output is not None and isinstance(writer, Plain):
+            writer.names_instances = self._output.several
 
 
 def _tail(values: list[str] | None) -> int | None:
@@ -189,6 +244,7 @@ class Plain:
 
     def __init__(self, timestamps: bool) -> None:
         self._timestamps = timestamps
+        self.names_instances = False  # whether a line of an instance begins with its name
         self._unfinished: _Key | None = None  # whose last line has no newline yet
 
     def write(self, pieces: Iterable[Piece]) -> bytes:
@@ -203,8 +259,11 @@ class Plain:
             yield b"\n"
         if piece.source == "qmaster":
             yield PREFIX
-        elif begins and self._timestamps:
-            yield piece.time.encode() + b" "
+        elif begins:
+            if self.names_instances and piece.instance:
+                yield piece.instance.encode() + b" "
+            if self._timestamps:
+                yield piece.time.encode() + b" "
         yield piece.data
         self._unfinished = None if piece.data.endswith(b"\n") else (piece.task, piece.source)
 
@@ -224,6 +283,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
     line: str
     partial: bool = False
     base64: bytes | None = None  # the bytes, if they are not UTF-8
+    instance: str | None = None  # the name, in the log of a function
 
 
 class Ndjson:
@@ -276,5 +336,5 @@ def _encode(piece: Piece, data: bytes, partial: bool = False) -> bytes:
     data = data.removesuffix(b"\n")
     text = data.decode(errors="replace")
     exact = None if text.encode() == data else data
-    line = _Line(piece.time or None, piece.source, piece.node, piece.task, text, partial, exact)
+    line = _Line(piece.time or None, piece.source, piece.node, piece.task, text, partial, exact, piece.instance)
     return msgspec.json.encode(line) + b"\n"

@@ -16,10 +16,10 @@ from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, proble
 from ..events import cloudevents, frames
 from ..models.requests import MAX_BODY, MAX_WAIT, RunRequest, StopRequest
 from ..models.responses import Accepted, Node, Reason, Service, Status
-from ..models.results import Stream
 from . import openapi_calls, openapi_functions
 from .openapi_parts import (
     FLAG,
+    LOG_QUERIES,
     OPEN,
     READ,
     REPLAYED,
@@ -340,25 +340,7 @@ PATHS: Mapping[str, Json] = {
             "security": READ,
             "parameters": [
                 ref("parameters/Id"),
-                query("follow", FLAG, "`1`: send new output until all tasks have ended."),
-                query(
-                    "tail",
-                    {
-                        "anyOf": [
-                            {"type": "string", "const": "all"},
-                            {"type": "integer", "minimum": 0, "maximum": 999_999_999},
-                        ]
-                    },
-                    "Only so many last lines of each task.",
-                    example=100,
-                ),
-                query("timestamps", FLAG, "`1`: begin each line with its time. Plain text only.", example="1"),
-                query(
-                    "stream",
-                    {"type": "array", "items": {"type": "string", "enum": list(get_args(Stream))}},
-                    "By default both.",
-                    example=["stderr"],
-                ),
+                *LOG_QUERIES,
             ],
             "responses": {
                 "200": content(

@@ -12,7 +12,7 @@ from ..functions.invocations import MAX_PAYLOAD
 from ..models.functions import LATEST
 from .aws import ERROR_TYPES, INVALID_CONTENT, INVOCATION_TYPES, OF_THE_CALLER, OF_THE_FUNCTION, OTHER_ERROR
 from .eventstream import MEDIA_TYPE
-from .openapi_parts import INVOKE, REPLAYED, STRING, content, guarded, ref
+from .openapi_parts import INVOKE, LOG_QUERIES, READ, REPLAYED, STRING, content, guarded, ref, text
 
 Json = dict[str, Any]
 
@@ -79,6 +79,25 @@ ERROR_TYPE: Json = {
 }
 
 PATHS: Mapping[str, Json] = {
+    "/functions/{name}/logs": {
+        "parameters": [ref("parameters/Name")],
+        "get": {
+            "operationId": "functionLogs",
+            "tags": ["functions"],
+            "summary": "Read the output of a function's instances, also live",
+            "description": "As of a run. If there are several instances, each line of the plain text begins with the "
+            "name of its instance; in NDJSON it is the key `instance`.",
+            "security": READ,
+            "parameters": LOG_QUERIES,
+            "responses": {
+                "200": content(
+                    "The output, instance by instance. A response that ends without its last chunk was cut off.",
+                    text("text/plain", "application/x-ndjson"),
+                ),
+                **guarded(404, 502, 503, 507),
+            },
+        },
+    },
     "/functions/{name}/invoke": {
         "parameters": [ref("parameters/Name")],
         "post": {

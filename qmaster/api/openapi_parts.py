@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
+
+from ..models.results import Stream
 
 Json = dict[str, Any]
 
@@ -57,6 +59,27 @@ READ: list[Json] = [{"bearer": ["read"]}]
 INVOKE: list[Json] = [{"bearer": ["invoke"]}]
 ROOT: list[Json] = [{"bearer": ["root"]}]
 OPEN: list[Json] = []
+LOG_QUERIES: list[Json] = [
+    query("follow", FLAG, "`1`: send new output until all tasks have ended."),
+    query(
+        "tail",
+        {
+            "anyOf": [
+                {"type": "string", "const": "all"},
+                {"type": "integer", "minimum": 0, "maximum": 999_999_999},
+            ]
+        },
+        "Only so many last lines of each task.",
+        example=100,
+    ),
+    query("timestamps", FLAG, "`1`: begin each line with its time. Plain text only.", example="1"),
+    query(
+        "stream",
+        {"type": "array", "items": {"type": "string", "enum": list(get_args(Stream))}},
+        "By default both.",
+        example=["stderr"],
+    ),
+]
 REPLAYED: Json = {
     "description": "Set if the answer is that of an earlier call with this key.",
     "schema": {"type": "string", "const": "true"},

@@ -18,6 +18,7 @@ from ..events.broker import Broker
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
 from ..functions.dispatcher import Dispatcher
+from ..functions.logs import FunctionLogs
 from ..functions.replays import KeyedCalls
 from ..functions.service import FunctionService
 from ..limiter import FairLimiter
@@ -102,13 +103,9 @@ def make_app(parts: AppState) -> web.Application:
         "origins": parts.origins,
         "connections": parts.connections,
     }
-    log_parts = {
-        **common,
-        "run_service": parts.run_service,
-        "log_reader": parts.log_reader,
-        "logs": parts.logs,
-        "connections": parts.connections,
-    }
+    log_parts = {**common, "logs": parts.logs, "connections": parts.connections}
+    run_log_parts = {**log_parts, "run_service": parts.run_service, "log_reader": parts.log_reader}
+    function_logs = parts.functions and FunctionLogs(parts.functions, parts.run_service, parts.log_reader)
     function_parts = {**with_cursor, "functions": parts.functions}
     calls = raw.Calls(
         parts.functions, parts.dispatcher, parts.connections, domain=parts.function_domain, keyed=parts.keyed
@@ -122,11 +119,12 @@ def make_app(parts: AppState) -> web.Application:
         (r"/start", runs.RunHandler, run_parts),
         (r"/stop", runs.StopHandler, run_parts),
         (r"/status", runs.StatusListHandler, run_parts),
-        (r"/logs/([^/]+)", logs.LogsHandler, log_parts),
+        (r"/logs/([^/]+)", logs.LogsHandler, run_log_parts),
         (r"/functions", functions.FunctionListHandler, function_parts),
         (r"/functions/([^/]+)", functions.FunctionHandler, function_parts),
         (r"/functions/([^/]+)/versions", functions.VersionsHandler, function_parts),
         (r"/functions/([^/]+)/rollback", functions.RollbackHandler, function_parts),
+        (r"/functions/([^/]+)/logs", logs.FunctionLogsHandler, {**log_parts, "function_logs": function_logs}),
         (r"/functions/([^/]+)/invoke", invoke.InvokeHandler, call_parts),
         (r"/2015-03-31/functions/([^/]+)/invocations", aws.InvokeHandler, call_parts),
         (r"/2021-11-15/functions/([^/]+)/response-streaming-invocations", aws.StreamHandler, call_parts),

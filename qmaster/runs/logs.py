@@ -48,7 +48,8 @@ log = structlog.get_logger(__name__)
 class Piece(NamedTuple):
     """A line with its newline, or part of a line without; the source ``qmaster`` marks our own notes.
 
-    ``time`` is RFC 3339 with nanoseconds, "" if there is none; ``node`` is a name, ``task`` an id.
+    ``time`` is RFC 3339 with nanoseconds, "" if there is none; ``node`` is a name, ``task`` an id. ``instance`` is the
+    name of a function's instance, in the log of a function.
     """
 
     time: str
@@ -56,6 +57,7 @@ class Piece(NamedTuple):
     data: bytes
     node: str | None = None
     task: str | None = None
+    instance: str | None = None
 
 
 def note(text: str, node: str | None = None, task: str | None = None) -> Piece:

@@ -123,3 +123,14 @@ def test_a_line_without_end_comes_in_parts() -> None:
     assert [line.get("partial", False) for line in lines] == [True] * (len(lines) - 1) + [False]
     assert len(lines) == len(data) // MAX_LINE + 1
     assert writer.end() == b""
+
+
+def test_a_line_of_several_instances_begins_with_its_name() -> None:
+    """Each line, but not its further parts; in JSON it is a key of its own, whether there are several or not."""
+    one, two = out(b"a\n")._replace(instance="fn-1"), out(b"b", "t2")._replace(instance="fn-2")
+    writer = Plain(timestamps=False)
+    writer.names_instances = True
+    assert writer.write([one, two, two._replace(data=b"c\n"), note("x")]) == b"fn-1 a\nfn-2 bc\n[qmaster] x\n"
+    assert Plain(timestamps=False).write([one, two]) == b"a\nb"
+    assert [line["instance"] for line in objects(one, two)] == ["fn-1", "fn-2"]
+    assert "instance" not in objects(out(b"a\n"))[0]

@@ -34,7 +34,7 @@ OPERATIONS = [
 ]
 
 
-STREAMS = {"/events", "/logs/{id}"}  # come from parts that the handlers' tests do not have
+STREAMS = {"/events", "/logs/{id}", "/functions/{name}/logs"}  # come from parts that the handlers' tests do not have
 BODIES: dict[tuple[str, str], Json] = {
     ("/run", "post"): IMAGE,
     ("/stop", "post"): {"id": "nap"},
@@ -86,7 +86,7 @@ def test_the_query_parameters_are_those_of_the_handlers() -> None:
     """Of the listing, of one, and of the stream."""
     assert sorted(names("/status")) == sorted(runs.FILTERS)
     assert names("/status/{id}") == ["wait"]
-    assert sorted(names("/logs/{id}")) == sorted(logs.PARAMETERS)
+    assert sorted(names("/logs/{id}")) == sorted(names("/functions/{name}/logs")) == sorted(logs.PARAMETERS)
     assert sorted(names("/events")) == sorted(events.PARAMETERS)
 
 
@@ -284,7 +284,8 @@ def test_each_flag_is_described_with_all_of_its_words() -> None:
         for each in operation.get("parameters", [])
         if method == "get" and each.get("name") in ("all", "follow", "timestamps")
     }
-    flags = (("/status", "all"), ("/events", "all"), ("/logs/{id}", "follow"), ("/logs/{id}", "timestamps"))
+    outputs = [(path, name) for path in ("/logs/{id}", "/functions/{name}/logs") for name in ("follow", "timestamps")]
+    flags = (("/status", "all"), ("/events", "all"), *outputs)
     assert described == {flag: list(base.FLAGS) for flag in flags}
 
 
