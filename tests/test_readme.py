@@ -175,7 +175,7 @@ def test_the_scopes_are_those_of_the_application() -> None:
 
 def test_the_keys_are_those_of_the_tokens_file() -> None:
     """The table has each key, and says which are required; the file that is shown has all of them, and is one."""
-    documented = [(code(row["key"])[0], row["left out"] == "required") for row in table("Tokens")]
+    documented = [(code(row["key"])[0], row["default"] == "required") for row in table("Tokens")]
     expected = [(field.name, field.required) for field in msgspec.structs.fields(tokens.Table)]
     assert documented == expected
     (shown,) = re.findall(r"^```toml\n(\[.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
@@ -261,7 +261,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         ),
         "queued calls of one token": f"{limiter.MAX_QUEUED} of each kind",
         "runtime API: time for the first head": f"{runtime.HEAD_WITHIN:g} s",
-        "runtime API: connections of one address that have shown no secret": str(runtime.MAX_STRANGERS),
+        "runtime API: connections of one address that have sent no secret": str(runtime.MAX_STRANGERS),
         "runtime API: connections of one instance": f"{runtime.MORE_CONNECTIONS} more than its `concurrency`",
         "runtime API: connections": f"{runtime.MAX_CONNECTIONS}, a quarter of the descriptors at most",
         "runtime API: head of a request; an answer that is streamed": (

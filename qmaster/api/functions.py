@@ -86,7 +86,7 @@ class FunctionHandler(FunctionsHandler):
         identity = self.identify(document, "stop")
         self.parameters()
         if document:
-            raise BadRequest(f"unknown field {quote(next(iter(document)))}; expected token at most")
+            raise BadRequest(f"unknown field {quote(next(iter(document)))}; only token is known")
         await self.functions.delete(name, identity)
         await self.answer({"success": True, "name": name})
 

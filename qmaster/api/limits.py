@@ -27,6 +27,13 @@ from ..errors import TooManyConnections
 
 Kind = Literal["socket", "wait", "call", "log", "unauthenticated"]
 MOST: dict[Kind, int] = {"socket": 8192, "wait": 2048, "call": 2048, "log": 64, "unauthenticated": 256}
+NAMES: dict[Kind, str] = {  # in errors
+    "socket": "open event streams",
+    "wait": "calls that wait",
+    "call": "open calls of functions",
+    "log": "open logs",
+    "unauthenticated": "websockets without a token",
+}
 SHARE = 4  # one token can use 1/SHARE of a kind; of the unauthenticated, one address can (of IPv6 a /64)
 SPARE = 256  # connections for short calls
 RESERVED = 256  # descriptors for the rest: 64 for logs, 70 for the engine, a few for the journal
@@ -205,9 +212,9 @@ class ConnectionLimiter:
         most = self._most(kind)
         # An unauthenticated websocket is closed when another needs its slot, so it does not count here.
         if self._all.total() - self._all["unauthenticated"] >= self._capacity or self._all[kind] >= most:
-            raise TooManyConnections(f"too many open {kind}s; close some, or try again later")
+            raise TooManyConnections(f"too many {NAMES[kind]}; close some, or try again later")
         if limited and self._by[kind, owner] >= max(1, most // SHARE):
-            raise TooManyConnections(f"too many open {kind}s of this token; close some")
+            raise TooManyConnections(f"too many {NAMES[kind]} of this token; close some")
         return self._new_slot(kind, owner)
 
     def admit(self, address: str, end: Callable[[], None]) -> Slot:

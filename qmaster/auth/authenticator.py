@@ -204,7 +204,7 @@ class RunRateLimiter:
         if len(begun) >= limit:
             wait = max(1, math.ceil(begun[len(begun) - limit] + MINUTE - now))
             raise TooManyRuns(
-                f"max_rate: this token may begin at most {limit} runs a minute; try again in {wait} s", wait
+                f"max_rate: this token may start at most {limit} runs a minute; try again in {wait} s", wait
             )
         begun.append(now)
 

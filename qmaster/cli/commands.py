@@ -125,7 +125,7 @@ def _with_fields(function: Callable[..., Any]) -> Callable[..., Any]:
     "--auth-file", metavar=FILE, help="The registry's credentials, as JSON or base64; - reads them [QMASTER_AUTH]."
 )
 @click.option(
-    "--idempotency-key", metavar="KEY", help="Start one run only, also if the call is repeated with this key."
+    "--idempotency-key", metavar="KEY", help="Start only one run, even if the call is repeated with this key."
 )
 @click.option("--detach", "-d", is_flag=True, help="Print the id, and do not wait for the end.")
 async def run(
@@ -134,7 +134,7 @@ async def run(
     """Run IMAGE, or COMMAND in it: follow its output, and exit with its exit code.
 
     Ctrl-C stops the job; a second one does not wait for its end. The exit code is 124 after --timeout, 125 if the job
-    has none, and 130 after Ctrl-C. With --json, the output is in the document that is printed at the end.
+    has no exit code, and 130 after Ctrl-C. With --json, the output is in the document that is printed at the end.
     """
     if fields["auth_file"] != "-" and descriptors.has_data():
         raise ConfigError(UNREAD)
@@ -190,7 +190,7 @@ async def status(
     """List all services and containers, the newest first, or show the details of ID."""
     if id is not None:
         if any(value not in ((), None, False) for value in filters.values()):
-            raise ConfigError("status: an ID takes no filters")
+            raise ConfigError("status: filters cannot be combined with an ID")
         return _show_one(await to.client.call("GET", f"/status/{quote(id, safe='')}"), to.as_json, quiet)
     several = {"status": filters["statuses"], "name": filters["names"], "label": filters["labels"]}
     query = [(name, value) for name, values in several.items() for value in values]
@@ -239,7 +239,7 @@ async def nodes(to: Connection) -> int:
 @click.argument("id")
 @click.option("--follow", "-f", is_flag=True, help="Follow it until it ends.")
 @click.option("--tail", "-n", type=int, metavar="N", help="The last N lines.")
-@click.option("--timestamps", "-t", is_flag=True, help="The time of each line in front of it.")
+@click.option("--timestamps", "-t", is_flag=True, help="Show the time before each line.")
 @click.option("--stream", type=click.Choice(["stdout", "stderr"]), help="Only this stream.")
 async def logs(
     to: Connection,

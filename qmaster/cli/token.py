@@ -16,7 +16,12 @@ PREFIX = "qm_"  # so that scanners for secrets find it
 @click.command()
 @click.argument("name")
 @click.option(
-    "--scope", "scopes", type=click.Choice(SCOPES), multiple=True, default=SCOPES, help="May be given again. [all]"
+    "--scope",
+    "scopes",
+    type=click.Choice(SCOPES),
+    multiple=True,
+    default=SCOPES,
+    help="A scope of the token; repeat it for several. [default: all]",
 )
 def token(name: str, scopes: tuple[str, ...]) -> None:
     """Make a token for NAME.

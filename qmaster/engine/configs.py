@@ -112,7 +112,7 @@ def _converted(raw: Json) -> _Listed:
     try:
         return msgspec.convert(raw, _Listed)
     except msgspec.ValidationError as error:
-        raise EngineRefused(f"the Docker engine answered with a config that is none: {error}") from error
+        raise EngineRefused(f"the Docker engine answered with an invalid config: {error}") from error
 
 
 def _config(listed: _Listed) -> Config:

@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from qmaster.api.limits import MOST, SHARE, SPARE, WANTED, ConnectionLimiter, Kind, Slot, descriptors
+from qmaster.api.limits import MOST, NAMES, SHARE, SPARE, WANTED, ConnectionLimiter, Kind, Slot, descriptors
 from qmaster.errors import TooManyConnections
 
 
@@ -24,7 +24,7 @@ def test_there_are_so_many_of_a_kind(kind: Kind) -> None:
     """The next is told to close some; another kind is not hurt."""
     made = ConnectionLimiter()
     assert take_all(made, kind) == MOST[kind]
-    with pytest.raises(TooManyConnections, match=f"too many open {kind}s; close some"):
+    with pytest.raises(TooManyConnections, match=f"too many {NAMES[kind]}; close some"):
         made.take(kind, "bob", True)
     for other in set(MOST) - {kind, "unauthenticated"}:
         made.take(other, "bob", True)
@@ -35,7 +35,7 @@ def test_one_token_has_a_share(kind: Kind) -> None:
     """So that none takes all of them; the root token is not limited."""
     made = ConnectionLimiter()
     assert take_all(made, kind, "alice", limited=True) == MOST[kind] // SHARE
-    with pytest.raises(TooManyConnections, match=f"too many open {kind}s of this token"):
+    with pytest.raises(TooManyConnections, match=f"too many {NAMES[kind]} of this token"):
         made.take(kind, "alice", True)
     made.take(kind, "bob", True)
     assert take_all(made, kind, "root") == MOST[kind] - MOST[kind] // SHARE - 1

@@ -224,7 +224,7 @@ async def test_one_tokens_calls_leave_slots_for_others(ask: Ask, base_url: str, 
     waiting = post_all(base_url, share)
     await until(lambda: len(served.dispatcher.calls) == share)
     refused = await ask(INVOKE, headers=bearer("alice"))
-    assert (refused.code, "too many open calls of this token" in document(refused)["error"]) == (429, True)
+    assert (refused.code, "too many open calls of functions of this token" in document(refused)["error"]) == (429, True)
     served.dispatcher.gate.set()
     assert (await ask(INVOKE)).code == 200
     assert {(await each).code for each in waiting} == {200}

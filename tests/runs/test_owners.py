@@ -177,7 +177,7 @@ async def test_runs_a_minute_are_limited(ask: Ask, home: InProcess) -> None:
     await run(ask, "alice", "l")
     refused = await ask("alice", "POST", "/run", IMAGE)
     assert refused.code == 429
-    assert read(refused)["error"].startswith("max_rate: this token may begin at most 2 runs a minute")
+    assert read(refused)["error"].startswith("max_rate: this token may start at most 2 runs a minute")
     assert 50 <= int(refused.headers["Retry-After"]) <= 60
     assert (await ask("alice", "POST", "/run", IMAGE, {"Idempotency-Key": "k"})).code == 200
     assert (await ask("bob", "POST", "/run", IMAGE)).code == 200
