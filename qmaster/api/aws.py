@@ -234,7 +234,7 @@ def _unhandled(kind: str, request_id: str, message: str) -> dict[str, str]:
 def _is_object(document: bytes) -> bool:
     try:
         return isinstance(msgspec.json.decode(document), dict)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return False
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ..errors import TooManyBodies, TooManyConnections
 
-MAX_BODIES = 256 * 1024 * 1024  # bytes of all bodies, from their first byte until their call has ended
+MAX_BODIES = 256 * 1024 * 1024  # bytes of all bodies, from their first byte until their request is over
 MAX_OF_ADDRESS = 64  # calls of public URLs at once
 
 
@@ -53,6 +53,10 @@ class BodyLimiter:
     def __init__(self, most: int = MAX_BODIES) -> None:
         self._most = most
         self._held: Counter[str] = Counter()
+
+    def of(self, owner: str) -> int:
+        """Return the bytes that an owner holds."""
+        return self._held[owner]
 
     def lease(self, owner: str) -> BodyLease:
         """Return a lease of no bytes yet."""

@@ -174,13 +174,11 @@ class CallHandler(BaseHandler):
             TooManyUnread: too many earlier answers are unread.
         """
         self._left = asyncio.get_running_loop().create_future()
-        try:
-            answer = await make(self._left)
-        finally:
-            if self._lease is not None:
-                self._lease.release()
+        answer = await make(self._left)
         unsent: Unsent = self.settings["unsent"]
         if unsent.of(self.reader) > MAX_UNREAD:
+            if answer.chunks is not None:
+                await answer.chunks.aclose()
             raise TooManyUnread("the function has answered, but too many earlier answers are unread")
         return answer
 

@@ -271,14 +271,14 @@ def _describes(body: bytes) -> bool:
         return False  # as most bare values are told, without decoding megabytes
     try:
         return msgspec.json.decode(body, type=_Probe).status_code is not msgspec.UNSET
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return False
 
 
 def _read(body: bytes) -> _Answer:
     try:
         return msgspec.json.decode(body, type=_Answer)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidResponse(f"the function's answer describes no HTTP response: {error}") from None
 
 

@@ -141,6 +141,7 @@ HANDED_OVER = [
         errors.FunctionFailed("E", "no", ["line"], b"not json"),
         {"errorType": "E", "errorMessage": "no", "stackTrace": ["line"]},
     ),
+    (errors.FunctionFailed("E", "no", [], b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}"), {"errorType": "E"}),
     (errors.InstanceDied("exited with 1", 1), {"errorType": "Runtime.ExitError"}),
     (errors.CallTimedOut("too slow"), {"errorType": "Sandbox.Timedout"}),
 ]

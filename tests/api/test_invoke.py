@@ -1,6 +1,7 @@
 """invoke: `POST /functions/{name}/invoke`, over functions of the test's own."""
 
 import asyncio
+import contextlib
 import json
 import uuid
 
@@ -14,7 +15,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from qmaster import errors
 from qmaster.api import raw as raw_module
 from qmaster.api.bodies import MAX_BODIES, BodyLimiter
-from qmaster.functions.invocations import MAX_PAYLOAD, Chunks
+from qmaster.functions.invocations import MAX_PAYLOAD, Answer, Call, Chunks
 
 __all__ = ["app", "ask", "calls_app", "dispatcher", "served"]
 
@@ -300,6 +301,36 @@ async def test_unread_answers_bound_the_next_calls(http_port: int, ask: Ask, ser
         assert (refused.code, served.dispatcher.calls) == (429, [])
         assert (await ask(INVOKE)).code == 200
     assert (await ask(INVOKE, headers=bearer("alice"))).code == 200
+
+
+async def test_a_stream_that_may_not_be_sent_is_left(ask: Ask, served: Served, dispatcher: FakeDispatcher) -> None:
+    """Its instance would wait for a reader until the end of the call's time."""
+    given = streamed_answer(b"part")
+    holding = contextlib.ExitStack()
+
+    def stream(call: Call) -> Answer:
+        holding.enter_context(served.unsent.hold("root", raw_module.MAX_UNREAD + 1))
+        return given
+
+    dispatcher.answers = stream
+    with holding:
+        assert (await ask(INVOKE)).code == 429
+    assert given.chunks is not None
+    assert [part async for part in given.chunks] == []
+
+
+async def test_a_body_is_counted_while_its_answer_is_sent(http_port: int, served: Served) -> None:
+    """It is in memory until then: a client that does not read its answers has no more than its share."""
+    served.dispatcher.answers = lambda call: answer(bytes(40 * MIB))
+    async with connection(http_port) as raw:
+        raw.send(head(f"Content-Length: {MIB}", path=INVOKE), bytes(MIB))
+        await until(lambda: served.unsent.of("root") > 0)
+        (handler,) = served.busy
+        assert isinstance(handler, raw_module.CallHandler)
+        bodies = handler.calls.bodies
+        assert bodies.of("root") == MIB
+    await until(lambda: not served.busy)
+    assert bodies.of("root") == 0
 
 
 async def test_requests_are_counted_by_route(ask: Ask, served: Served) -> None:

@@ -167,6 +167,7 @@ def answered(document: object, prefix: str = "", content_type: str = "applicatio
 
 
 OK: Json = {"statusCode": 200}
+DEEP = b'{"statusCode": 200, "x": ' + b"[" * 10_000 + b"]" * 10_000 + b"}"
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,7 @@ OK: Json = {"statusCode": 200}
             b'{"a": {"statusCode": 200}, "headers": []}',
         ),
         (b'{"statusCode": 200', 200, [("Content-Type", "application/json")], b'{"statusCode": 200'),
+        pytest.param(DEEP, 200, [("Content-Type", "application/json")], DEEP, id="deep"),
         ({**OK, "multiValueHeaders": {"a": ["b"]}, "new": 1}, 200, [("Content-Type", "application/json")], b""),
     ],
 )
@@ -243,6 +245,12 @@ def test_an_answer_that_describes_none_is_a_clear_error(document: object, says: 
     """Nothing of it is sent."""
     with pytest.raises(InvalidResponse, match=says):
         answered(document)
+
+
+def test_a_prelude_that_is_nested_too_deeply_is_a_clear_error() -> None:
+    """As any other that describes no response."""
+    with pytest.raises(InvalidResponse, match="describes no HTTP response"):
+        urls.begin(DEEP, b"", "/fn/page")
 
 
 @pytest.mark.parametrize("prefix", ["", "/fn/page"])
