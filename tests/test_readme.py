@@ -14,7 +14,7 @@ from documents import TEXT
 import qmaster
 from docs import ROOT, Row, as_pattern, code, lines_with_fence, routes, section, statuses, table
 from qmaster import errors, limiter
-from qmaster.api import base, events, limits, openapi, runs, runtime
+from qmaster.api import base, bodies, events, limits, openapi, raw, runs, runtime
 from qmaster.auth import authenticator, tokens
 from qmaster.auth.authenticator import Authenticator
 from qmaster.cli import base as commands_of_client
@@ -22,6 +22,8 @@ from qmaster.cli import main, run
 from qmaster.engine import client, logs
 from qmaster.engine import errors as failures
 from qmaster.events import unsent
+from qmaster.functions import replays
+from qmaster.functions.invocations import MAX_PAYLOAD
 from qmaster.models import functions, requests
 from qmaster.models.responses import Reason, Service, Status, Task
 from qmaster.models.validation import MAX_TOKEN
@@ -255,6 +257,16 @@ def test_the_limits_are_those_of_the_code() -> None:
         "open websockets that have sent no token": str(limits.MOST["unauthenticated"]),
         "calls that wait for the end of a run": str(limits.MOST["wait"]),
         "open logs": str(limits.MOST["log"]),
+        "open calls of functions; of one address without a token": f"{limits.MOST['call']}; {bodies.MAX_OF_ADDRESS}",
+        "input of a call; answer that is not streamed": f"{MAX_PAYLOAD // 2**20} MiB; {MAX_PAYLOAD // 2**20} MiB",
+        "time for the input of a call": f"{raw.BODY_WITHIN:g} s",
+        "inputs of calls in flight": f"{bodies.MAX_BODIES // 2**20} MiB",
+        "unread answers of calls of one token": (
+            f"{unsent.MAX_UNSENT // 2**20} MiB before the next call, {raw.MAX_UNREAD // 2**20} MiB with those in flight"
+        ),
+        "answers that are kept for AWS' SDKs": (
+            f"{replays.MAX_REMEMBERED // 2**20} MiB, for {replays.REMEMBERED_FOR:g} s"
+        ),
         "concurrent calls to Docker: short calls; registry requests; pulls; reads of ended runs' output; "
         "stops of containers": "; ".join(
             map(str, (client.CALLS, client.REGISTRY, client.PULLS, client.CAPTURES, client.STOPS))
