@@ -83,6 +83,7 @@ SAYS = {
     "user/private-image": '"status":"complete"',
     "shout/invoke": "HELLO",
     "hello/invoke": '"event": {"name": "Ada"}',
+    "qmaster invoke hello": '"event": {"name": "Ada"}',
     "aws lambda invoke": '200 {"event": {}',
 }
 # A stream has no end: it is read until something has come.
