@@ -18,7 +18,7 @@ from ..engine.services import Swarm
 from ..errors import Conflict, HttpError, NotFound
 from ..models.functions import Function, FunctionSpec, FunctionStats, FunctionVersion, check_name, read_qualifier
 from ..models.images import Reference
-from ..models.requests import RunRequest
+from ..models.requests import PullPolicy, RunRequest
 from ..models.validation import quote
 from . import versions
 from .versions import Version, VersionStore
@@ -184,10 +184,11 @@ class FunctionService:
         await self._swarm.secret_ids(request.secrets)
 
     async def _pin(self, request: RunRequest, by: Identity, warnings: list[str]) -> str:
-        """Pin the image, and warn if nobody told its digest: each node then runs what it has, or pulls."""
+        """Pin the image to the digest that it has now, and warn if nobody told it: each node then runs what it has."""
         credentials = self._registry_auth.credentials(request.image, by)
         said: list[str] = []
-        image = await self._swarm.pin(request.image, credentials, request.pulls, said)
+        pull: PullPolicy = "never" if request.pulls == "never" else "always"
+        image = await self._swarm.pin(request.image, credentials, pull, said)
         if Reference.parse(image).digest is None:
             warnings += said or [
                 f"image: nobody told a digest of {request.image}, so each node runs the image that it has under this "

@@ -101,6 +101,14 @@ async def test_a_function_is_published(parts: Parts) -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize(("policy", "asks"), [(None, "always"), ("missing", "always"), ("never", "never")])
+async def test_the_digest_is_that_of_now(parts: Parts, policy: PullPolicy | None, asks: str) -> None:
+    """Not one that the registry told a minute ago: somebody pushes an image, and publishes it at once."""
+    await parts.service.publish("f", spec(pull_policy=policy), ROOT)
+    assert [call[3] for call in parts.swarm.calls if call[0] == "pin"] == [asks]
+
+
+@pytest.mark.gen_test
 async def test_the_same_again_changes_nothing(parts: Parts) -> None:
     """The same spec, digest and publisher; another digest, or another publisher, is a new version."""
     await parts.service.publish("team-a", spec(), ALICE)
