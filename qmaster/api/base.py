@@ -116,10 +116,12 @@ class BaseHandler(web.RequestHandler):
         self.refuse_token_in_url()
 
     def refuse_encoding(self) -> None:
+        """Raise BadRequest if the body is compressed."""
         if self.request.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
             raise BadRequest("the header Content-Encoding is not supported; send the body uncompressed")
 
     def refuse_token_in_url(self) -> None:
+        """Raise BadRequest if the query has a token, which would be logged with the URL."""
         if self._token_in_url():
             raise BadRequest(NO_TOKEN_IN_URL)
 
@@ -332,6 +334,7 @@ class BaseHandler(web.RequestHandler):
 
     @property
     def client_stream(self) -> IOStream:
+        """The stream of the client's connection, which a websocket may take over."""
         return cast(HTTP1Connection, self.request.connection).stream
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:

@@ -352,6 +352,7 @@ class SocketPipe:
 
     @property
     def sent(self) -> int:
+        """Bytes that the client has acknowledged."""
         return _acknowledged(self._stream)
 
     def write(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
@@ -380,9 +381,11 @@ class SsePipe:
 
     @property
     def sent(self) -> int:
+        """Bytes that the client has acknowledged."""
         return _acknowledged(self._stream)
 
     def write(self, data: bytes) -> asyncio.Future[None]:
+        """Write to the answer, large frames in slices; raise OSError if the client has left."""
         if self._stream.closed():
             raise OSError("the client has left")
         if len(data) > SLICE:

@@ -173,6 +173,7 @@ class Slot:
         self._owner = owner
 
     def release(self) -> None:
+        """Free the slot; a second call does nothing."""
         if self._limiter is not None:
             limiter, self._limiter = self._limiter, None
             limiter.give_back(self, self._kind, self._owner)
@@ -251,6 +252,7 @@ class ConnectionLimiter:
         return Slot(self, kind, owner)
 
     def give_back(self, slot: Slot, kind: Kind, owner: str) -> None:
+        """Free a slot; called by ``Slot.release``, once for each."""
         self._all[kind] -= 1
         self._by[kind, owner] -= 1
         if not self._by[kind, owner]:

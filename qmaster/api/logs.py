@@ -248,9 +248,11 @@ class Plain:
         self._unfinished: _Key | None = None  # whose last line has no newline yet
 
     def write(self, pieces: Iterable[Piece]) -> bytes:
+        """Return these pieces as bytes."""
         return b"".join(part for piece in pieces if piece.data for part in self._take(piece))
 
     def end(self) -> bytes:
+        """Return what is left at the end of the log: nothing."""
         return b""
 
     def _take(self, piece: Piece) -> Iterable[bytes]:
@@ -295,9 +297,11 @@ class Ndjson:
         self._parts: dict[_Key, tuple[Piece, list[bytes], int]] = {}
 
     def write(self, pieces: Iterable[Piece]) -> bytes:
+        """Return the lines that these pieces complete as JSON."""
         return b"".join(line for piece in pieces for line in self._take(piece))
 
     def end(self) -> bytes:
+        """Return the unfinished lines at the end of the log as JSON, each ``partial``."""
         rest, self._parts = list(self._parts.values()), {}
         return b"".join(_encode(first, b"".join(parts), partial=True) for first, parts, size in rest if size)
 

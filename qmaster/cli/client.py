@@ -234,7 +234,11 @@ class Response:
 
     @contextlib.contextmanager
     def must_be_ours(self) -> Iterator[None]:
-        """Translate the errors of an answer that is not of quartermaster's form."""
+        """Translate the errors of an answer that is not of quartermaster's form.
+
+        Raises:
+            Unreachable: it is not.
+        """
         try:
             yield
         except msgspec.MsgspecError:

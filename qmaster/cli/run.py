@@ -257,6 +257,7 @@ class LineWriter:
         self._timestamps = timestamps
 
     async def write(self, line: Line) -> None:
+        """Write a line; raise BrokenPipeError if nobody reads the output, OutputError if it cannot be written."""
         if self._as_json:
             await self._screen.write(OUT, line.raw + b"\n")
         elif line.stream == "qmaster":
@@ -281,6 +282,7 @@ class Signals:
 
     @contextmanager
     def listening(self) -> Iterator[Signals]:
+        """Take Ctrl-C and SIGTERM within a ``with`` block."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self.take, number)
@@ -291,6 +293,7 @@ class Signals:
                 loop.remove_signal_handler(number)
 
     def take(self, number: int) -> None:
+        """Note a signal: the first one, or a further one."""
         if self.number:
             self.twice.set()
         self.number = self.number or number
@@ -341,7 +344,11 @@ def fields_of(image: str, command: Sequence[str], options: Mapping[str, Any], en
 
 
 def variables(given: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return variables from ``NAME=value``, or from ``NAME`` with the value of the command's own environment."""
+    """Return variables from ``NAME=value``, or from ``NAME`` with the value of the command's own environment.
+
+    Raises:
+        ConfigError: a variable is not set, or is not UTF-8.
+    """
     found = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -359,7 +366,11 @@ def is_utf8(text: str) -> bool:
 
 
 def credentials(file: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return ``auth`` from a file ("-": standard input) or QMASTER_AUTH, which have JSON or its base64."""
+    """Return ``auth`` from a file ("-": standard input) or QMASTER_AUTH, which have JSON or its base64.
+
+    Raises:
+        ConfigError: the file cannot be read or is empty, or the text is not UTF-8.
+    """
     if file is None:
         text = environ.get("QMASTER_AUTH", "")
     else:

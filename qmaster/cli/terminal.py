@@ -67,6 +67,7 @@ class Screen:
 
     @property
     def lively(self) -> bool:
+        """Whether progress is drawn."""
         return self._lively
 
     def say(self, text: str) -> None:
@@ -86,6 +87,7 @@ class Screen:
 
     @contextmanager
     def spinning(self) -> Iterator[None]:
+        """Draw the spinner within a ``with`` block, until the output begins."""
         spinner = asyncio.create_task(self._spin())
         try:
             yield

@@ -92,6 +92,7 @@ class Endpoint:
 
     @property
     def is_ssh(self) -> bool:
+        """Whether the engine is reached through OpenSSH."""
         return (self.base_url or "").startswith("ssh://")
 
     @property
@@ -149,7 +150,11 @@ class Body:
         self.close()
 
     async def read(self) -> bytes:
-        """Return the next bytes, empty at the end. May be cancelled and called again."""
+        """Return the next bytes, empty at the end. May be cancelled and called again.
+
+        Raises:
+            HttpError: the answer broke off.
+        """
         try:
             return await self._response.content.read(CHUNK)
         except Exception as error:  # whatever aiohttp raises becomes an error of ours
@@ -190,12 +195,17 @@ class Client:
 
     @property
     def tls(self) -> docker.tls.TLSConfig | None:
+        """The SDK's TLS options; None without TLS."""
         return self._endpoint.tls
 
     # -- requests --------------------------------------------------------------------------------------------------
 
     async def ping(self) -> None:
-        """Ping the engine and store the version of its API, which an upgrade changes."""
+        """Ping the engine and store the version of its API, which an upgrade changes.
+
+        Raises:
+            HttpError: the engine does not answer, or answers with an error.
+        """
         response = await self._request("GET", "/_ping")
         said = await _read(response)
         if response.status >= 500:
@@ -494,6 +504,9 @@ class Calls:
             find: returns the id of the object if it exists.
             headers: additional headers.
             params: the query.
+
+        Raises:
+            HttpError: it was not created, or the outcome is open; see ``outcome_open``.
         """
         until = time.monotonic() + LOOK_UNTIL
         try:

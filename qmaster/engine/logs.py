@@ -173,6 +173,7 @@ class LogRequest(NamedTuple):
     silence: float | None = None
 
     def parameters(self) -> dict[str, str]:
+        """Return the query of Docker's call."""
         optional = {"follow": "1" if self.follow else None, "since": self.since}
         optional |= {"details": "1" if self.kind == "service" else None}
         wanted = {name: value for name, value in optional.items() if value is not None}
@@ -307,6 +308,7 @@ class Tail:
         self.dropped: set[Stream] = set()
 
     def add(self, line: Line) -> None:
+        """Add a message; earlier ones that are no longer needed are dropped."""
         if not line.data:
             return
         kept, stream = self._kept[line.stream], line.stream

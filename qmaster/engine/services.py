@@ -222,6 +222,7 @@ class Swarm:
         return decode(await self._calls.listing("/services", {"label": [label]}), list[Json])
 
     async def nodes(self) -> Sequence[Json]:
+        """Return the nodes of the swarm, as Docker lists them."""
         return decode(await self._calls.listing("/nodes"), list[Json])
 
     async def remove(self, service_id: str) -> None:

@@ -108,6 +108,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def start(self) -> None:
+        """Start the thread; it runs until ``stop``."""
         self._thread.start()
 
     @property

@@ -93,6 +93,7 @@ class Frame:
 
     @cached_property
     def websocket(self) -> bytes:
+        """The frame as a websocket's text message, not masked (RFC 6455, 5.2)."""
         size = len(self.payload)
         if size < 126:
             head = struct.pack("!BB", _TEXT_FRAME, size)
@@ -104,6 +105,7 @@ class Frame:
 
     @cached_property
     def sse(self) -> bytes:
+        """The frame as a Server-Sent Event."""
         identity = f"id: {self._cursor}\n" if self._cursor else ""
         return f"{identity}event: {self._name}\ndata: ".encode() + self._data + b"\n\n"
 

@@ -21,6 +21,7 @@ class Lease:
         self._owner, self._size = owner, size
 
     def release(self) -> None:
+        """Stop counting the bytes; a second call does nothing."""
         if self._unsent is not None:
             self._unsent.give_back(self._owner, self._size)
             self._unsent = None
@@ -73,6 +74,7 @@ class Unsent:
                 await self._freed.wait()
 
     def give_back(self, owner: str, size: int) -> None:
+        """Stop counting bytes of an owner; called by ``Lease.release``, once for each."""
         self._bytes[owner] -= size
         if self._bytes[owner] <= 0:
             del self._bytes[owner]

@@ -105,6 +105,7 @@ class RunCache:
         self._note(entry)
 
     def restore_node(self, node: Node) -> None:
+        """Take a node of the journal as published."""
         self._published_nodes[node.id] = node
 
     def list_service(self, raw: Json, tasks: Collection[Json], seen: float) -> None:
@@ -262,6 +263,7 @@ class RunCache:
         return fresh, unpublished
 
     def put_back(self, unpublished: Unpublished) -> None:
+        """Mark what could not be published, so that the next commit publishes it."""
         self.dirty |= unpublished.ids
         self.functions.dirty |= unpublished.functions
         self._nodes_dirty = self._nodes_dirty or unpublished.nodes
@@ -269,6 +271,7 @@ class RunCache:
     # -- views ---------------------------------------------------------------------------------------------------
 
     def services(self) -> list[Service]:
+        """Return the current views of all services and containers."""
         return [entry.current for entry in self.entries.values()]
 
     def published_services(self) -> list[Service]:

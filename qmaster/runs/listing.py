@@ -39,6 +39,7 @@ class ListQuery(NamedTuple):
     function: str | None = None
 
     def keeps(self, view: Service) -> bool:
+        """Return whether a run matches all filters."""
         return (
             self._keeps_function(view)
             and (not self.statuses or view.status in self.statuses)

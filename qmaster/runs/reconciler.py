@@ -186,6 +186,7 @@ class Reconciler:
         return entry.current if entry else None
 
     def services(self) -> list[Service]:
+        """Return the current views of all services and containers."""
         return self.cache.services()
 
     def nodes(self, with_reserved: bool = True) -> list[Node]:

@@ -79,6 +79,7 @@ class Schedule:
 
     @property
     def young(self) -> KeysView[str]:
+        """The ids of the services that had news lately, which are looked at one by one."""
         return self._young.keys()
 
     def news(self, service_id: str, now: float, whole: bool = False) -> float:

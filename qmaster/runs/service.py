@@ -320,6 +320,7 @@ class RunService:
         return self._listing.there(by.sees, wanted)
 
     def nodes(self) -> list[Node]:
+        """Return the nodes of the swarm, with what is reserved on each."""
         return self._reconciler.nodes()
 
     async def _find(self, name_or_id: str, by: Identity) -> Service:

@@ -42,6 +42,7 @@ class Option:
 
     @property
     def name(self) -> str:
+        """The option's name in Python, such as ``docker_host``."""
         return self.flag.removeprefix("--").replace("-", "_")
 
 
