@@ -53,6 +53,7 @@ NAME_PREFIX = "qm-"  # of the names of runs with an Idempotency-Key
 NOT_DIGESTED = frozenset({"token", "auth", "wait"})
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_QUOTING, _WORD = re.compile(r"[\"'\\]"), re.compile(r"[^ \t\r\n]+")  # what shlex reads as quoting and as spaces
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 # Swarm's rule for a service's name. A container's may be longer, but one rule is used for both.
@@ -282,13 +283,18 @@ def words(field: str, value: str | list[str] | None) -> list[str] | None:
         return None
     _check_size(field, [value] if isinstance(value, str) else value, MAX_WORDS)
     try:
-        split = shlex.split(value) if isinstance(value, str) else value
+        split = _split(value) if isinstance(value, str) else value
     except ValueError as error:
         raise ValueError(f"{field}: {str(error).lower()}") from None
     if not split:
         raise ValueError(f"{field}: is empty; leave it out to run the image's own")
     _check_text(field, split)
     return split
+
+
+def _split(command: str) -> list[str]:
+    """Split as a shell does. ``shlex`` reads each character in Python, which only quotes and backslashes need."""
+    return shlex.split(command) if _QUOTING.search(command) else _WORD.findall(command)
 
 
 def entrypoint_words(value: str | list[str] | None) -> list[str] | None:

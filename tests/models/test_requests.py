@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -355,6 +356,20 @@ def test_any_fields_are_taken_or_refused(fields: dict[str, Any]) -> None:
 def test_a_command_is_split_as_a_shell_splits_words(value: Any, split: list[str] | None) -> None:
     """Quotes and backslashes, and nothing is expanded; a list stays as it is."""
     assert requests.words("command", value) == split
+
+
+ANY_TEXT = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+
+
+@given(st.text(ANY_TEXT | st.sampled_from(" \t\r\n\v\x1c#;$&|a")))
+def test_a_command_without_quotes_is_split_as_with_them(command: str) -> None:
+    """At the same spaces and at no others."""
+    try:
+        split = shlex.split(command)
+    except ValueError:
+        split = []
+    if split:
+        assert requests.words("command", command) == split
 
 
 def test_a_service_has_the_keys_of_the_contract() -> None:
