@@ -532,12 +532,13 @@ run_full() {
   local patient late
   mapfile -t patient < <(having_mark patient)
   mapfile -t late < <(having_mark late)
-  parts+=(patient api runs rest engine late)
+  parts+=(patient api runs rest functions engine late)
   test_part patient -m patient "${patient[@]}" &
   test_part api "${usual[@]}" "${api[@]}" &
   test_part runs "${usual[@]}" tests/runs &
   test_part rest "${usual[@]}" "${rest[@]}" &
-  test_part engine "${usual[@]}" --ignore=tests/runs "${api[@]/#/--ignore=}" "${rest[@]/#/--ignore=}" &
+  test_part functions "${usual[@]}" tests/functions &
+  test_part engine "${usual[@]}" "${api[@]/#/--ignore=}" "${rest[@]/#/--ignore=}" --ignore=tests/{runs,functions} &
   wait
   test_part late -m late "${late[@]}"
 }

@@ -22,6 +22,9 @@ REAL = {
     "stream",
     "shared",
     "swarm_shared",
+    "functions_server",
+    "any_of",
+    "victim",
 }
 
 

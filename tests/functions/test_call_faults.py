@@ -1,8 +1,5 @@
 """What callers get when nodes, engines and quartermasters fail under their calls, and that nothing runs twice."""
 
-import os
-import socket
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -13,15 +10,6 @@ from testbed import Bed, Reply, Server, Swarm, eventually
 
 pytestmark = pytest.mark.patient
 
-# Becomes the server with the tests' own socket as descriptor 3 (pidfd_getfd, as Popen closes it).
-INHERIT = """
-import ctypes, os, sys
-pid, descriptor, *server = sys.argv[1:]
-held = ctypes.CDLL(None).syscall(438, os.pidfd_open(int(pid)), int(descriptor), 0)
-os.dup2(held, 3)
-os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
-os.execv(server[0], server)
-"""
 AWAY = "node.hostname==b-worker-1"
 
 
@@ -95,25 +83,6 @@ def test_a_stopped_quartermaster(server: Server) -> None:
     assert call.result(60).status == 200
     start(server)
     assert function.echo()
-
-
-def test_instances_stay_warm_while_their_socket_is_held(bed: Bed, server: Server) -> None:
-    """As systemd holds it: the next quartermaster gets it, and the instances that have waited there."""
-    server.terminate()
-    with socket.create_server((bed.network.host, 0), backlog=128) as listener:
-        server.args = ["--advertise", bed.network.host]
-        server.wrapper = [sys.executable, "-c", INHERIT, str(os.getpid()), str(listener.fileno())]
-        server.env["QMASTER_RUNTIME_PORT"] = "1"  # that of the socket counts
-        start(server)
-        function = on_worker(server)
-        before = function.echo()
-        server.terminate()
-        start(server)
-        after = function.echo()
-        assert (after["host"], after["calls"]) == (before["host"], before["calls"] + 1)
-        server.kill()
-        start(server)
-        assert function.echo()["host"] == before["host"]
 
 
 def test_two_quartermasters(bed: Bed, server: Server, functions_swarm: Swarm, start_server: StartServer) -> None:
