@@ -1,4 +1,4 @@
-// One service, opened: what it is, its tasks, result and output, and the way to stop it.
+// One service, opened: what it is, its tasks, result and output; and its stop.
 
 import * as api from './api.js';
 import { $, announce, badge, el, say } from './dom.js';

@@ -100,7 +100,7 @@ async function copy() {
   try {
     await navigator.clipboard.writeText($('curl').textContent);
   } catch {
-    getSelection().selectAllChildren($('curl')); // there is no clipboard over plain HTTP
+    getSelection().selectAllChildren($('curl')); // plain HTTP has no clipboard
     document.execCommand('copy');
   }
   say($('copy'), 'Copied');

@@ -126,7 +126,7 @@ function note(change) {
   seen += 1;
 }
 
-// A snapshot knows when things began and ended. By Docker's times a short one may end first.
+// A snapshot has starts and ends. By Docker's times a short one may end first.
 function recall() {
   const known = [];
   for (const { id, name, status, reason, exit_code: code, ...at } of services.values()) {

@@ -12,6 +12,7 @@ from tornado.web import Application, RequestHandler, stream_request_body
 from qmaster.api import limits
 
 LARGE = 16 * 1024 * 1024
+LONGEST = 1024 * 1024  # bytes of an answer that are read at once
 TOKEN = "a-token-for-tests"
 
 
@@ -53,7 +54,8 @@ class Made:
         """A new connection that was accepted, and what it says first."""
         before = self.open
         name = "localhost" if trusting else None
-        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.port, ssl=trusting, server_hostname=name))
+        wires = await asyncio.open_connection("127.0.0.1", self.port, limit=LONGEST, ssl=trusting, server_hostname=name)
+        caller = Caller(*wires)
         self.callers.append(caller)
         caller.say(data)
         await until(lambda: self.open != before or self.open >= self.server.max_connections)
