@@ -13,7 +13,7 @@ import structlog
 
 from ..auth import policy
 from ..auth.authenticator import Identity
-from ..auth.registries import RegistryAuth
+from ..auth.registries import OPTION, RegistryAuth
 from ..engine.services import Swarm
 from ..errors import Conflict, HttpError, NotFound
 from ..models.functions import Function, FunctionSpec, FunctionStats, FunctionVersion, check_name, read_qualifier
@@ -190,9 +190,10 @@ class FunctionService:
         pull: PullPolicy = "never" if request.pulls == "never" else "always"
         image = await self._swarm.pin(request.image, credentials, pull, said)
         if Reference.parse(image).digest is None:
-            warnings += said or [
+            warnings += [
                 f"image: nobody told a digest of {request.image}, so each node runs the image that it has under this "
-                "name, or pulls it; a changed image is no new version"
+                f"name, or pulls it; a changed image is no new version. A private registry needs {OPTION}",
+                *said,
             ]
         return image
 

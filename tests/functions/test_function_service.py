@@ -130,7 +130,8 @@ async def test_a_digest_that_nobody_tells_is_warned_of(parts: Parts) -> None:
     assert again.warnings[0].startswith("image: nobody told a digest of busybox:1, so each node runs")
     parts.swarm.warns = "pull_policy: the registry docker.io did not answer"
     other = await parts.service.publish("g", spec(), ROOT)
-    assert (other.function.image, other.warnings) == ("busybox:1", (parts.swarm.warns,))
+    assert (other.function.image, other.warnings) == ("busybox:1", (other.warnings[0], parts.swarm.warns))
+    assert "--registry-auth-file" in other.warnings[0]
     parts.swarm.digest = f"@{DIGEST}"
     assert (await parts.service.publish("g", spec(), ROOT)).function.version == 2
 
