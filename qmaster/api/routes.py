@@ -27,6 +27,8 @@ from ..runs.service import RunService
 from . import aws, base, events, function_urls, functions, invoke, logs, openapi, ops, pages, raw, runs
 from .limits import ConnectionLimiter
 
+Json = dict[str, Any]
+Routes = list[tuple[str, type[web.RequestHandler], Json]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _AUTHORITY = re.compile(r"([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]*)?")
@@ -88,71 +90,24 @@ class AppState:
 def make_app(parts: AppState) -> web.Application:
     """Make the application with its routes."""
     common = {"auth": parts.auth, "busy": parts.busy}
-    with_cursor = {**common, "cursor": lambda: parts.event_stream.cursor}
-    run_parts = {
-        **with_cursor,
-        "run_service": parts.run_service,
-        "connections": parts.connections,
-        "encoded": runs.EncodedListing(),
-    }
-    page_parts = {**common, "files": parts.page}
-    event_parts = {
-        **common,
-        "event_stream": parts.event_stream,
-        "sockets": parts.sockets,
-        "origins": parts.origins,
-        "connections": parts.connections,
-    }
-    log_parts = {**common, "logs": parts.logs, "connections": parts.connections}
-    run_log_parts = {**log_parts, "run_service": parts.run_service, "log_reader": parts.log_reader}
-    function_logs = parts.functions and FunctionLogs(parts.functions, parts.run_service, parts.log_reader)
-    function_parts = {**with_cursor, "functions": parts.functions}
     calls = raw.Calls(
         parts.functions, parts.dispatcher, parts.connections, domain=parts.function_domain, keyed=parts.keyed
     )
     call_parts = {**common, "calls": calls}
-    routes: list[tuple[str, type[web.RequestHandler], dict[str, object]]] = [
-        (r"/status/([^/]+)", runs.StatusHandler, run_parts),  # Tornado tries the patterns in this order
-        (r"/", pages.PageHandler, page_parts),
-        (r"/static/([^/]+)", pages.PageHandler, page_parts),
-        (r"/run", runs.RunHandler, run_parts),
-        (r"/start", runs.RunHandler, run_parts),
-        (r"/stop", runs.StopHandler, run_parts),
-        (r"/status", runs.StatusListHandler, run_parts),
-        (r"/logs/([^/]+)", logs.LogsHandler, run_log_parts),
-        (r"/functions", functions.FunctionListHandler, function_parts),
-        (r"/functions/([^/]+)", functions.FunctionHandler, function_parts),
-        (r"/functions/([^/]+)/versions", functions.VersionsHandler, function_parts),
-        (r"/functions/([^/]+)/rollback", functions.RollbackHandler, function_parts),
-        (r"/functions/([^/]+)/logs", logs.FunctionLogsHandler, {**log_parts, "function_logs": function_logs}),
-        (r"/functions/([^/]+)/invoke", invoke.InvokeHandler, call_parts),
-        (r"/2015-03-31/functions/([^/]+)/invocations", aws.InvokeHandler, call_parts),
-        (r"/2021-11-15/functions/([^/]+)/response-streaming-invocations", aws.StreamHandler, call_parts),
-        (r"/fn/([^/]+)(?:/.*)?", function_urls.FunctionUrlHandler, call_parts),
-        (r"/nodes", ops.NodesHandler, {**with_cursor, "nodes": lambda: parts.run_service.nodes()}),
-        (r"/events", events.EventsHandler, event_parts),
-        (r"/livez", ops.LiveHandler, common),
-        (r"/readyz", ops.ReadyHandler, {**common, "trouble": parts.trouble}),
-        (r"/metrics", ops.MetricsHandler, {**common, "scrape": parts.scrape}),
-        (r"/openapi.json", ops.OpenApiHandler, {**common, "description": openapi.encoded()}),
+    routes = [
+        *_run_routes(parts, common),  # first the most frequent one: Tornado tries the patterns in this order
+        *_page_routes(parts, common),
+        *_function_routes(parts, common),
+        *_call_routes(call_parts),
+        *_stream_routes(parts, common),
+        *_operation_routes(parts, common),
     ]
-    route_of = _finder([pattern for pattern, _, _ in routes])
-
-    def log_request(handler: web.RequestHandler) -> None:
-        if getattr(handler, "is_logged", False):
-            return
-        base.log_request(handler)
-        request = handler.request
-        method = request.method if request.method in handler.SUPPORTED_METHODS else "other"
-        route = getattr(handler, "ROUTE", None) or route_of(request.path)
-        parts.count(route, str(method), handler.get_status(), request.request_time())
-
     application = Application(
         parts.trusted_proxies,
         routes,
         default_handler_class=base.NotFoundHandler,
         default_handler_args=common,
-        log_function=log_request,
+        log_function=_logger(parts, _finder([pattern for pattern, _, _ in routes])),
         websocket_max_message_size=events.MAX_INBOUND,
         hosts=parts.hosts,
         lines=parts.lines,
@@ -163,6 +118,94 @@ def make_app(parts: AppState) -> web.Application:
         hosts = rf"[^.]+\.{re.escape(str(parts.function_domain))}"
         application.add_handlers(hosts, [(r".*", function_urls.FunctionHostHandler, call_parts)])
     return application
+
+
+def _run_routes(parts: AppState, common: Json) -> Routes:
+    run_parts = {
+        **common,
+        "cursor": lambda: parts.event_stream.cursor,
+        "run_service": parts.run_service,
+        "connections": parts.connections,
+        "encoded": runs.EncodedListing(),
+    }
+    return [
+        (r"/status/([^/]+)", runs.StatusHandler, run_parts),
+        (r"/run", runs.RunHandler, run_parts),
+        (r"/start", runs.RunHandler, run_parts),
+        (r"/stop", runs.StopHandler, run_parts),
+        (r"/status", runs.StatusListHandler, run_parts),
+    ]
+
+
+def _page_routes(parts: AppState, common: Json) -> Routes:
+    page_parts = {**common, "files": parts.page}
+    return [(r"/", pages.PageHandler, page_parts), (r"/static/([^/]+)", pages.PageHandler, page_parts)]
+
+
+def _function_routes(parts: AppState, common: Json) -> Routes:
+    function_parts = {**common, "cursor": lambda: parts.event_stream.cursor, "functions": parts.functions}
+    function_logs = parts.functions and FunctionLogs(parts.functions, parts.run_service, parts.log_reader)
+    log_parts = {**common, "logs": parts.logs, "connections": parts.connections, "function_logs": function_logs}
+    return [
+        (r"/functions", functions.FunctionListHandler, function_parts),
+        (r"/functions/([^/]+)", functions.FunctionHandler, function_parts),
+        (r"/functions/([^/]+)/versions", functions.VersionsHandler, function_parts),
+        (r"/functions/([^/]+)/rollback", functions.RollbackHandler, function_parts),
+        (r"/functions/([^/]+)/logs", logs.FunctionLogsHandler, log_parts),
+    ]
+
+
+def _call_routes(call_parts: Json) -> Routes:
+    return [
+        (r"/functions/([^/]+)/invoke", invoke.InvokeHandler, call_parts),
+        (r"/2015-03-31/functions/([^/]+)/invocations", aws.InvokeHandler, call_parts),
+        (r"/2021-11-15/functions/([^/]+)/response-streaming-invocations", aws.StreamHandler, call_parts),
+        (r"/fn/([^/]+)(?:/.*)?", function_urls.FunctionUrlHandler, call_parts),
+    ]
+
+
+def _stream_routes(parts: AppState, common: Json) -> Routes:
+    event_parts = {
+        **common,
+        "event_stream": parts.event_stream,
+        "sockets": parts.sockets,
+        "origins": parts.origins,
+        "connections": parts.connections,
+    }
+    log_parts = {
+        **common,
+        "logs": parts.logs,
+        "connections": parts.connections,
+        "run_service": parts.run_service,
+        "log_reader": parts.log_reader,
+    }
+    return [(r"/events", events.EventsHandler, event_parts), (r"/logs/([^/]+)", logs.LogsHandler, log_parts)]
+
+
+def _operation_routes(parts: AppState, common: Json) -> Routes:
+    node_parts = {**common, "cursor": lambda: parts.event_stream.cursor, "nodes": lambda: parts.run_service.nodes()}
+    return [
+        (r"/nodes", ops.NodesHandler, node_parts),
+        (r"/livez", ops.LiveHandler, common),
+        (r"/readyz", ops.ReadyHandler, {**common, "trouble": parts.trouble}),
+        (r"/metrics", ops.MetricsHandler, {**common, "scrape": parts.scrape}),
+        (r"/openapi.json", ops.OpenApiHandler, {**common, "description": openapi.encoded()}),
+    ]
+
+
+def _logger(parts: AppState, route_of: Callable[[str], str]) -> Callable[[web.RequestHandler], None]:
+    """Return the function that logs and counts each request."""
+
+    def log_request(handler: web.RequestHandler) -> None:
+        if getattr(handler, "is_logged", False):
+            return
+        base.log_request(handler)
+        request = handler.request
+        method = request.method if request.method in handler.SUPPORTED_METHODS else "other"
+        route = getattr(handler, "ROUTE", None) or route_of(request.path)
+        parts.count(route, str(method), handler.get_status(), request.request_time())
+
+    return log_request
 
 
 def _finder(patterns: Collection[str]) -> Callable[[str], str]:
