@@ -13,7 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Iterable
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import structlog
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
@@ -34,6 +34,7 @@ from ..functions import failures
 from ..functions.dispatcher import Dispatcher
 from ..functions.instances import Instance, Poll
 from ..functions.invocations import MAX_PAYLOAD, Chunks, Invocation
+from ..models.responses import ROOT
 from .limits import BACKLOG, set_keepalive
 
 HEAD_WITHIN = 2.0  # seconds from a connection to the head of its first request
@@ -62,6 +63,8 @@ OK_BODY = b'{"status":"OK"}\n'
 OF_INSTANCES = HTTP1ConnectionParameters(
     max_header_size=MAX_HEAD, header_timeout=FOR_EVER, max_body_size=MAX_BODY, chunk_size=CHUNK
 )
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -97,10 +100,11 @@ class RuntimeApi(HTTPServerConnectionDelegate):
 
     def __init__(self, dispatcher: Dispatcher, max_connections: int = MAX_CONNECTIONS) -> None:
         self.dispatcher = dispatcher
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._connections: dict[IOStream, Connection] = {}
         self._strangers: dict[str, dict[Connection, None]] = {}  # by address, the oldest first
         self._by_instance: Counter[Instance] = Counter()
+        self._by_publisher: Counter[str] = Counter()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         http = cast(HTTP1Connection, request_conn)
@@ -112,7 +116,7 @@ class RuntimeApi(HTTPServerConnectionDelegate):
     def open(self, stream: IOStream, address: str) -> None:
         """Take a new connection; the oldest one without a secret is closed for it if there are too many."""
         connection = self._connections[stream] = Connection(stream, address)
-        if len(self._connections) > self._max_connections:
+        if len(self._connections) > self.max_connections:
             most = max(self._strangers.values(), key=len, default=None)
             self._turn_out(next(iter(most)) if most else connection)
         strangers = self._strangers.setdefault(address, {})
@@ -127,11 +131,15 @@ class RuntimeApi(HTTPServerConnectionDelegate):
             return
         self._know(connection)
         if connection.instance is not None:
-            self._by_instance[connection.instance] -= 1
-            if not self._by_instance[connection.instance]:
-                del self._by_instance[connection.instance]
+            self._give_back(self._by_instance, connection.instance)
+            self._give_back(self._by_publisher, connection.instance.version.owner)
             if connection.call_id is not None:
                 self.dispatcher.connection_lost(connection.instance, connection.call_id)
+
+    def _give_back(self, counter: Counter[T], key: T) -> None:
+        counter[key] -= 1
+        if not counter[key]:
+            del counter[key]
 
     def identify(self, connection: Connection, host: str) -> Instance | None:
         """Return the instance that a request comes from, by its Host; None if it is unknown, or has too many."""
@@ -140,12 +148,24 @@ class RuntimeApi(HTTPServerConnectionDelegate):
         if instance is None or connection.instance not in (None, instance):
             return None
         if connection.instance is None:
-            if self._by_instance[instance] >= instance.version.spec.concurrency + MORE_CONNECTIONS:
+            if not self._may_have_more(instance):
                 return None
             self._know(connection)
             connection.instance = instance
             self._by_instance[instance] += 1
+            self._by_publisher[instance.version.owner] += 1
         return instance
+
+    def _may_have_more(self, instance: Instance) -> bool:
+        """Return whether there is room for one more connection of an instance.
+
+        A publisher gets more only while it has less than is free. So a single one has at most half, and the next one
+        finds room.
+        """
+        if self._by_instance[instance] >= instance.version.spec.concurrency + MORE_CONNECTIONS:
+            return False
+        owner, free = instance.version.owner, self.max_connections - self._by_publisher.total()
+        return owner == ROOT or self._by_publisher[owner] < free
 
     def _turn_out_oldest(self, address: str) -> None:
         """Close the connections of an address that are too many, except fresh ones."""

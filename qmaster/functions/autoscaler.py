@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import structlog
@@ -15,7 +16,7 @@ from .instances import Instance, Trouble
 from .launcher import Launcher
 from .lifecycle import Lifecycle
 from .pool import Pool
-from .scaling import calls_need_one, too_few
+from .scaling import Load, calls_need_one, too_few
 from .versions import Version, VersionStore
 
 ROOM_WITHIN = 2.0  # seconds that a start waits for room if no idle instance can end for it
@@ -121,6 +122,8 @@ class Autoscaler:
             due = min(due, self._end_surplus(pool, now))
             if not (pool.instances or pool.waiting or pool.least) and self._versions.by_id(pool.version.id) is None:
                 del self._life.pools[pool.version.id]
+                if self._versions.latest(pool.version.function) is None:
+                    self._life.errors.pop(pool.version.function, None)  # of a start that failed since it was removed
         return min(due, self._start_what_is_needed(now))
 
     def _check(self, pool: Pool, instance: Instance, now: float) -> float:
@@ -207,19 +210,30 @@ class Autoscaler:
         return min((since + scaling.BRIEFLY for since in fresh if now - since < scaling.BRIEFLY), default=math.inf)
 
     def _next_to_start(self, now: float) -> Pool | None:
-        """Return the pool that should start the next instance: calls that wait come before what is kept warm."""
-        ready = [(pool, pool.load(), pool.scale()) for pool in self._life.pools.values() if now >= pool.retry_at]
-        needy = [(load.starting, pool.waits_since, pool) for pool, load, scale in ready if calls_need_one(load, scale)]
-        if needy:
-            return min(needy, key=lambda each: each[:2])[2]  # no function keeps another from its first one
-        cold = [(load.starting, pool) for pool, load, scale in ready if too_few(load, scale)]
-        return min(cold, key=lambda each: each[0])[1] if cold else None
+        """Return the pool that should start the next instance: calls that wait come before what is kept warm.
+
+        No publisher keeps another from its first one, and no function another.
+        """
+        loads = [(pool, pool.load()) for pool in self._life.pools.values()]
+        starting: Counter[str] = Counter()  # by publisher
+        for pool, load in loads:
+            starting[pool.version.owner] += load.starting
+        ready = [(pool, load) for pool, load in loads if now >= pool.retry_at]
+        needy = [(pool, load) for pool, load in ready if calls_need_one(load, pool.scale())]
+        cold = needy or [(pool, load) for pool, load in ready if too_few(load, pool.scale())]
+        first = min(cold, key=lambda each: _turn(each[0], each[1], starting), default=None)
+        return first and first[0]
 
     def _set_least(self, pool: Pool) -> None:
         latest = self._versions.latest(pool.version.function)
         newest = latest is not None and latest.id == pool.version.id
         pool.least = pool.version.spec.min_instances if newest else 0
         pool.outdated_at = None if newest else pool.outdated_at or _now()
+
+
+def _turn(pool: Pool, load: Load, starting: Counter[str]) -> tuple[int, int, float]:
+    """Return what decides whose start is next; ``starting``: how many start, by publisher."""
+    return starting[pool.version.owner], load.starting, pool.waits_since
 
 
 def _is_in_flight(instance: Instance, now: float) -> bool:

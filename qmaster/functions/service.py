@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+import msgspec
 import structlog
 
 from ..auth import policy
@@ -19,6 +20,7 @@ from ..errors import Conflict, HttpError, NotFound
 from ..models.functions import Function, FunctionSpec, FunctionStats, FunctionVersion, check_name, read_qualifier
 from ..models.images import Reference
 from ..models.requests import PullPolicy, RunRequest
+from ..models.responses import mask
 from ..models.validation import quote
 from . import versions
 from .versions import Version, VersionStore
@@ -82,7 +84,7 @@ class FunctionService:
         warnings: list[str] = []
         image = await self._pin(request, by, warnings)
         version, changed = await self._add(name, spec, image, by)
-        return Published(self._view(version), changed, tuple(warnings))
+        return Published(self._view(version, by), changed, tuple(warnings))
 
     async def rollback(self, name: str, number: int, by: Identity) -> Published:
         """Publish a version again, with its image, as the newest.
@@ -99,7 +101,7 @@ class FunctionService:
         wanted = self._find(name, number)
         await self._require_objects(self._allowed(name, wanted.spec, by))
         version, changed = await self._add(name, wanted.spec, wanted.image, by)
-        return Published(self._view(version), changed)
+        return Published(self._view(version, by), changed)
 
     async def delete(self, name: str, by: Identity) -> None:
         """Remove all versions of a function, the oldest first, so that no older one becomes the newest meanwhile.
@@ -126,7 +128,7 @@ class FunctionService:
             NotFound: the token sees no such function.
             EngineUnavailable: the functions are not known, or there is no swarm.
         """
-        return self._view(self.resolve(name, None, by))
+        return self._view(self.resolve(name, None, by), by)
 
     def listing(self, by: Identity) -> Iterator[Function]:
         """Return an iterator over the functions that a token sees, by name.
@@ -136,7 +138,7 @@ class FunctionService:
         """
         self._store.require()
         seen = (name for name in sorted(self._store.names()) if policy.sees_function(by.grant, name))
-        return (self._view(version) for version in map(self._store.latest, seen) if version is not None)
+        return (self._view(version, by) for version in map(self._store.latest, seen) if version is not None)
 
     def versions(self, name: str, by: Identity) -> list[FunctionVersion]:
         """Return the versions of a function that are kept, the newest first.
@@ -248,13 +250,17 @@ class FunctionService:
             return False
         return by.grant is None or (by.grant.public and policy.sees_function(by.grant, version.function))
 
-    def _view(self, version: Version) -> Function:
+    def _view(self, version: Version, by: Identity) -> Function:
+        """Return what a token sees of a function; only the root token sees an engine's messages as they are."""
         stats = self._stats(version.function)
+        errors = stats.last_errors
+        if by.grant is not None:
+            errors = [msgspec.structs.replace(each, message=_masked(each.message, version)) for each in errors]
         return Function(
             **version.fields(),
             instances=stats.instances,
             queued=stats.queued,
-            last_errors=stats.last_errors,
+            last_errors=errors,
         )
 
 
@@ -266,6 +272,11 @@ def _is_same(latest: Version, published: versions.Published) -> bool:
     there, asked = Reference.parse(latest.image), Reference.parse(published.image)
     same_image = there == asked or (asked.digest is None and (there.name, there.tag) == (asked.name, asked.tag))
     return same_image and (latest.spec, latest.owner) == (published.spec, published.owner)
+
+
+def _masked(message: str, version: Version) -> str:
+    """Return why an instance did not start, without names of others. Quoted names stay, as in the errors of runs."""
+    return mask(message, [version.function, version.image, msgspec.to_builtins(version.spec)], quoted=False)
 
 
 def _no_function(name: str) -> NotFound:

@@ -154,6 +154,22 @@ async def test_what_it_does_now_is_shown(ask: Ask, home: InProcess) -> None:
     assert [each["reason"] for each in shown["last_errors"]] == ["init_error"]
 
 
+async def test_an_engine_s_message_is_masked(ask: Ask, home: InProcess) -> None:
+    """Only the root token sees the addresses and hosts in it."""
+    said = "Get http://registry.inner.example.net:5000/v2/: dial tcp 10.1.2.3:5000: connection refused"
+    failed = FunctionError(time="2026-11-22T20:29:03Z", reason="image_not_found", message=said)
+    assert home.server.functions
+    home.server.functions.service._stats = lambda name: FunctionStats(last_errors=[failed])
+    await ask("root", "PUT", "/functions/resize", SPEC)
+    home.write(entry("carol", 'functions = ["*"]'))
+    assert home.server.token_file
+    home.server.token_file.load()
+    for path in ("/functions", "/functions/resize"):
+        for who, sees in (("root", True), ("carol", False)):
+            answer = await ask(who, "GET", path)
+            assert (answer.code, b"10.1.2.3" in answer.body) == (200, sees)
+
+
 async def test_a_listing_of_many_is_whole(ask: Ask) -> None:
     """In the order of their names."""
     for number in range(120):

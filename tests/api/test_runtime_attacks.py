@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import socket
+from typing import Any
 
+import msgspec
 import pytest
 from function_cases import version
 from runtime_cases import GO, Client, Site, site
 
 from qmaster.api import runtime
 from qmaster.errors import CallTimedOut, CannotStart, FunctionFailed, InstanceDied
+from qmaster.functions.versions import Version
 
 __all__ = ["site"]
 
@@ -16,6 +20,10 @@ pytestmark = pytest.mark.gen_test
 
 NEXT = "/2018-06-01/runtime/invocation/next"
 STREAM = {"Transfer_Encoding": "chunked", "Lambda_Runtime_Function_Response_Mode": "streaming"}
+
+
+def owned(owner: str, **fields: Any) -> Version:
+    return msgspec.structs.replace(version(f"of-{owner}", **fields), owner=owner)
 
 
 async def serve_once(client: Client, body: bytes = b"1") -> None:
@@ -35,24 +43,26 @@ async def chunk(client: Client, data: bytes) -> None:
 # -- without a secret
 
 
-async def test_warm_calls_go_on_during_a_flood(site: Site) -> None:
-    """1,100 silent connections of one address: a call takes as long as ever, and a new instance gets in."""
+async def test_calls_go_on_during_a_flood(site: Site) -> None:
+    """1,100 silent connections of one address: warm calls go on, and an instance that connects meanwhile gets in."""
     called = version(max_instances=2)
     instance, calling = await site.started(called)
-    warm = await site.client(instance)
+    warm = await site.client(instance, GO)
     await serve_once(warm)
     await calling
-    flood = [asyncio.open_connection("127.0.0.1", site.port) for _ in range(1100)]
-    opening = asyncio.gather(*flood, return_exceptions=True)
-    for _ in range(20):
+    silent: list[socket.socket] = []
+    flood = asyncio.create_task(asyncio.to_thread(open_silent, silent, site.port))
+    for is_new in (False, True, False, True):
         calling = site.stage.invoke(called)
-        fresh = await site.client(instance, GO)  # another connection, in the middle of the flood
-        await serve_once(fresh, b"2")
+        await serve_once(await site.client(instance, GO) if is_new else warm, b"2")
         assert (await calling).body == b"2"
-        fresh.close()
-    for each in await opening:
-        if not isinstance(each, BaseException):
-            each[1].close()
+    await flood
+    for each in silent:
+        each.close()
+
+
+def open_silent(silent: list[socket.socket], port: int) -> None:
+    silent.extend(socket.create_connection(("127.0.0.1", port)) for _ in range(1100))
 
 
 async def test_a_long_head_of_a_stranger_is_not_read(site: Site) -> None:
@@ -63,6 +73,22 @@ async def test_a_long_head_of_a_stranger_is_not_read(site: Site) -> None:
 
 
 # -- with a secret
+
+
+async def test_one_publisher_s_connections_leave_room_for_another(site: Site) -> None:
+    """It has at most half; the next one gets in."""
+    site.server.api.max_connections = 10
+    greedy, calling = await site.started(owned("eve", concurrency=100))
+    served = []
+    for _ in range(8):
+        client = await site.client(greedy, GO)
+        await client.send("POST", "/2020-01-01/extension/register", b"{}")
+        served.append((await client.receive()).status)
+    assert served == [200] * 5 + [404] * 3
+    other, second = await site.started(owned("bob"))
+    await serve_once(await site.client(other))
+    assert (await second).body == b"1"
+    calling.cancel()
 
 
 async def test_a_head_of_an_instance_is_bounded(site: Site) -> None:

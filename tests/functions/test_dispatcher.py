@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 from function_cases import Stage, call, ended, pinned, version, view
 from tornado.ioloop import IOLoop
@@ -479,6 +480,46 @@ async def test_no_function_keeps_another_from_its_first_instance(io_loop: IOLoop
         each.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     await stage.close()
+
+
+@pytest.mark.gen_test
+async def test_no_publisher_keeps_another_from_its_first_instance(
+    io_loop: IOLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with many functions whose starts hang does not take every start either."""
+    monkeypatch.setattr(scaling, "IN_FLIGHT", 0.05)
+    stage = Stage(nodes=1)
+    stage.launcher.gate.clear()
+    calls = [stage.invoke(version(f"many-{number}")) for number in range(20)]
+    calls.append(stage.invoke(msgspec.structs.replace(version("one"), owner="alice")))
+    async with asyncio.timeout(20):
+        while len(stage.launcher.begun) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert [each.function for each in stage.launcher.begun[:2]] == ["many-0", "one"]
+    for each in calls:
+        each.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await stage.close()
+
+
+@pytest.mark.gen_test
+async def test_a_start_that_fails_after_the_removal_leaves_nothing(stage: Stage) -> None:
+    """Why it failed is of no interest any more."""
+    called = stage.versions.publish(version())
+    stage.launcher.gate.clear()
+    calling = stage.invoke(called)
+    async with asyncio.timeout(20):
+        while not stage.launcher.begun:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    stage.versions.drop("hello")
+    stage.launcher.refusal = Forbidden("images: no")
+    stage.launcher.gate.set()
+    with pytest.raises(NotFound):
+        await calling
+    async with asyncio.timeout(20):
+        while stage.life.pools:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert stage.life.errors == {}
 
 
 @pytest.mark.gen_test
