@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from ..auth.authenticator import Identity
-from ..errors import HttpError, TooManyConnections
+from ..errors import HttpError, NotFound, TooManyConnections
 from ..models.responses import ROOT, Service
 from ..runs.listing import ListQuery
 from ..runs.logs import Batches, LogQuery, LogReader, Piece, note
@@ -48,7 +48,7 @@ class FunctionLogs:
             NotFound: the token sees no such function.
         """
         self.functions.get(name, by)
-        return FunctionLog(self, name, query, take)
+        return FunctionLog(self, Wanted(name, query, by), take)
 
     def known(self, name: str) -> list[Service]:
         """Return the instances that are in the swarm, the oldest first."""
@@ -70,6 +70,14 @@ class FunctionLogs:
         return sorted(found[:MAX_REMOVED], key=_created)
 
 
+class Wanted(NamedTuple):
+    """Whose output is read, how, and for whom."""
+
+    name: str
+    query: LogQuery
+    by: Identity
+
+
 class FunctionLog:
     """One read of a function's output: an iterator over batches.
 
@@ -77,11 +85,10 @@ class FunctionLog:
         several: whether there is output of more than one instance, so that each line needs its name.
     """
 
-    def __init__(self, logs: FunctionLogs, name: str, query: LogQuery, take: Take) -> None:
+    def __init__(self, logs: FunctionLogs, wanted: Wanted, take: Take) -> None:
         self.several = False
         self._logs = logs
-        self._name = name
-        self._query = query
+        self._name, self._query, self._by = wanted
         self._take = take
         self._seen: set[str] = set()  # ids of instances
         self._batches: asyncio.Queue[list[Piece]] = asyncio.Queue(BUFFERED)
@@ -136,10 +143,13 @@ class FunctionLog:
         return None
 
     def _is_there(self) -> bool:
-        with contextlib.suppress(HttpError):
-            self._logs.functions.resolve(self._name, None, None)
+        try:
+            self._logs.functions.get(self._name, self._by)
+        except NotFound:
+            return False
+        except HttpError:  # nobody knows, for the moment
             return True
-        return False
+        return True
 
     def _follow_new(self) -> None:
         for view in self._logs.known(self._name):

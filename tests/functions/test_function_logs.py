@@ -53,7 +53,7 @@ class Parts:
     def __init__(self) -> None:
         self.there: list[Service] = []
         self.gone: list[Service] = []
-        self.exists = True
+        self.exists, self.away = True, False
         self.gates: dict[str, asyncio.Event] = {}
         self.asked: list[tuple[str, bool]] = []
         self.slots = 10
@@ -63,9 +63,9 @@ class Parts:
     # as the service of functions
 
     def get(self, name: str, by: Identity) -> None:
-        self.resolve(name, None, by)
-
-    def resolve(self, name: str, qualifier: str | None, by: Identity | None) -> None:
+        assert by == ROOT
+        if self.away:
+            raise EngineAway("the functions are not known")
         if not self.exists or name != "hello":
             raise NotFound("no function")
 
@@ -162,7 +162,9 @@ async def test_instances_are_followed_as_they_come(monkeypatch: pytest.MonkeyPat
     assert log.several
     parts.gates["s2"].set()
     await until(lambda: said[3:] == ["s2 ends"])
-    parts.exists = False
+    parts.away = True
+    await asyncio.sleep(0.05)
+    parts.away, parts.exists = False, False
     await asyncio.sleep(0.05)
     assert not reading.done()
     parts.gates["s3"].set()
