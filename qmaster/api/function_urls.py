@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import time
+from itertools import islice
 from urllib.parse import parse_qsl
 
 from .. import limiter
@@ -14,7 +15,7 @@ from ..errors import BadRequest, CallFailed, NotFound, UrlFailed
 from ..functions import urls
 from ..functions.invocations import Answer, Call, Chunks
 from ..functions.urls import UrlRequest, UrlResponse
-from .base import HEADERS, NO_TOKEN_IN_URL
+from .base import HEADERS, MAX_PARAMETERS, NO_TOKEN_IN_URL
 from .raw import CallHandler, Calls
 
 PUBLIC = "public URLs"  # the owner of the calls of public URLs: no token has a space in its name
@@ -37,8 +38,9 @@ class FunctionUrlHandler(CallHandler):
         """Accept any: the body is the function's."""
 
     def refuse_token_in_url(self) -> None:
-        """Refuse a token of ours; another one is the function's."""
-        if any(self._is_ours(value) for _, value in parse_qsl(self.request.query, errors="replace")):
+        """Refuse a token of ours; another one is the function's. A thousand guesses in one query are not looked at."""
+        sent = islice(parse_qsl(self.request.query, errors="replace"), MAX_PARAMETERS)
+        if any(self._is_ours(value) for _, value in sent):
             raise BadRequest(NO_TOKEN_IN_URL)
 
     def admit(self) -> None:

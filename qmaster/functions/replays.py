@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from ..errors import (
+    CallFailed,
     CallTimedOut,
     Conflict,
     FunctionFailed,
@@ -150,7 +151,7 @@ class RetryMemory:
         try:
             answer = await make(left)
         except HANDED_OVER as error:
-            self._keep(owner, key, error, len(str(error.members)))
+            self._keep(owner, key, error, _size(error))
             raise
         self._keep(owner, key, answer, len(answer.body))
         return answer
@@ -182,6 +183,12 @@ class RetryMemory:
         self._bytes[owner] = self._bytes.get(owner, 0) + size
         if not self._kept[owner]:
             del self._bytes[owner], self._kept[owner]
+
+
+def _size(error: CallFailed) -> int:
+    """Return about how many bytes an error has."""
+    document = error.document if isinstance(error, FunctionFailed) else b""
+    return len(str(error.members)) + len(document)
 
 
 class _Stored(msgspec.Struct, omit_defaults=True):

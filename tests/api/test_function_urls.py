@@ -147,6 +147,12 @@ async def test_a_query_is_the_functions_but_no_token_of_ours(ask: Ask, dispatche
     assert len(dispatcher.calls) == 1
 
 
+async def test_a_query_is_no_place_to_guess_tokens(ask: Ask) -> None:
+    """A thousand at once would be faster than the limit on invalid tokens; the first 50 are looked at."""
+    guesses = "&".join(f"a={number}" for number in range(50))
+    assert (await ask(f"{PUBLIC}?{guesses}&key={TOKEN}", b"", {})).code == 200
+
+
 @pytest.mark.parametrize(("upgrade", "status"), [("websocket", 400), ("TLS/1.2", 400), ("h2c", 200)])
 async def test_upgrades_are_refused(ask: Ask, upgrade: str, status: int) -> None:
     """But an offer of HTTP/2, which some clients always make."""

@@ -154,6 +154,38 @@ async def test_what_it_does_now_is_shown(ask: Ask, home: InProcess) -> None:
     assert [each["reason"] for each in shown["last_errors"]] == ["init_error"]
 
 
+UNSEEN: list[tuple[str, str, object]] = [
+    ("GET", "/functions/{}", None),
+    ("PUT", "/functions/{}", SPEC),
+    ("DELETE", "/functions/{}", None),
+    ("GET", "/functions/{}/versions", None),
+    ("GET", "/functions/{}/logs", None),
+    ("POST", "/functions/{}/rollback", {"version": 1}),
+    ("POST", "/functions/{}/rollback", {"version": 9}),
+    ("POST", "/functions/{}/invoke", {}),
+    ("POST", "/2015-03-31/functions/{}/invocations", {}),
+    ("POST", "/2015-03-31/functions/{}:9/invocations", {}),
+    ("POST", "/2015-03-31/functions/{}/invocations?Qualifier=x", {}),
+    ("POST", "/2021-11-15/functions/{}/response-streaming-invocations", {}),
+    ("GET", "/fn/{}/a", None),
+    ("GET", "/status?function={}", None),
+]
+
+
+async def test_a_function_that_a_token_does_not_see_is_like_none(ask: Ask) -> None:
+    """On every route: the same status, and the same words."""
+    await ask("root", "PUT", "/functions/there", {**SPEC, "url": "token"})
+    for method, path, body in UNSEEN:
+        said = []
+        for name in ("there", "nulls"):
+            answer = await ask("team", method, path.format(name), body)
+            told = document(answer)
+            for key in ("instance", "cursor"):
+                told.pop(key, None)
+            said.append((answer.code, json.dumps(told).replace(name, "NAME"), sorted(answer.headers)))
+        assert said[0] == said[1], path
+
+
 async def test_an_engine_s_message_is_masked(ask: Ask, home: InProcess) -> None:
     """Only the root token sees the addresses and hosts in it."""
     said = "Get http://registry.inner.example.net:5000/v2/: dial tcp 10.1.2.3:5000: connection refused"

@@ -279,6 +279,18 @@ async def test_memory_is_bounded_and_shared(function: Function) -> None:
     assert function.calls == calls + 1
 
 
+async def test_memory_counts_what_a_function_says_of_its_error() -> None:
+    """All of it: it is kept."""
+    memory = RetryMemory()
+
+    async def fail(left: object) -> Answer:
+        raise errors.FunctionFailed("E", "no", [], bytes(MIB))
+
+    with pytest.raises(errors.FunctionFailed):
+        await memory.once("alice", "k", fail, here())
+    assert memory._bytes["alice"] > MIB
+
+
 async def test_memory_of_streams_is_of_their_having_been(function: Function) -> None:
     """They cannot be sent again; one that was not handed over may be made again."""
     clock = Clock()
