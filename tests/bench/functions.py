@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -133,7 +134,7 @@ def settled(engine: Engine) -> None:
 
 def published(world: World) -> Iterator[Row]:
     """Functions that nobody calls: a quartermaster started with them beside one started without."""
-    functions, seconds = world.size(200, 20), world.size(20, 2)
+    functions, seconds = world.size(200, 20), world.size(10, 2)
     sizes: dict[int, list[float]] = {0: [], functions: []}
     rest: dict[int, list[float]] = {0: [], functions: []}
     with serving(world) as server:
@@ -166,17 +167,23 @@ def knows(server: Server, functions: int) -> bool:
     return len(server.call("GET", "/functions")["functions"]) == functions
 
 
+def used_by(pids: list[int], seconds: float) -> list[float]:
+    """Percent of a core that each of these processes uses in the same time."""
+    with ThreadPoolExecutor(len(pids)) as pool:
+        return list(pool.map(lambda pid: used(pid, seconds), pids))
+
+
 def idle(world: World) -> Iterator[Row]:
     """Warm instances that nobody calls, beside none."""
     instances, seconds = world.size(64, 4), world.size(60, 4)
     engine = world.bridged
     with serving(world) as server:
         quiet(engine)
-        before = used(server.pid, seconds), used(engine.pid, seconds)
+        before = used_by([server.pid, engine.pid], seconds)
         publish(server, "idle", min_instances=instances, max_instances=instances, **CAT)
         eventually(lambda: idle_instances(server, "idle") == instances, 240, "all instances are warm", every=0.2)
         quiet(engine)
-        after = used(server.pid, seconds), used(engine.pid, seconds)
+        after = used_by([server.pid, engine.pid], seconds)
     for who, without, busy in zip(("quartermaster", "the engine"), before, after, strict=True):
         name = f"{instances} warm instances, idle: CPU of {who}"
         ours, reference = Samples((busy,), "%"), Samples((without,), "%")
