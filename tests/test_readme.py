@@ -273,12 +273,19 @@ def test_the_limits_are_those_of_the_code() -> None:
         ),
         "queued calls of one token": f"{limiter.MAX_QUEUED} of each kind",
         "runtime API: time for the first head": f"{runtime.HEAD_WITHIN:g} s",
-        "runtime API: connections of one address that have sent no secret": str(runtime.MAX_STRANGERS),
+        "runtime API: connections of one address that have sent no secret": (
+            f"{runtime.MAX_STRANGERS}, not counting those of the last second"
+        ),
         "runtime API: connections of one instance": f"{runtime.MORE_CONNECTIONS} more than its `concurrency`",
         "runtime API: connections": f"{runtime.MAX_CONNECTIONS}, a quarter of the descriptors at most",
-        "runtime API: head of a request; an answer that is streamed": (
-            f"{runtime.MAX_HEAD // 2**20} MiB; {runtime.MAX_BODY // 2**20} MiB"
+        "runtime API: connections of the functions of one token, except the root token's": (
+            "while there are fewer than are free"
         ),
+        "runtime API: head of a request, and before a secret was sent; an answer that is streamed": (
+            f"{runtime.MAX_HEAD // 1024} KiB, and {runtime.MAX_STRANGE_HEAD // 1024} KiB; "
+            f"{runtime.MAX_BODY // 2**20} MiB"
+        ),
+        "runtime API: document of an error": f"{runtime.MAX_ERROR // 1024} KiB",
         "connections": (
             f"the descriptors of the process (`ulimit -n`) less {limits.RESERVED}, and less those of the runtime API"
         ),
