@@ -413,7 +413,7 @@ async def test_an_instance_that_never_asks_is_killed(stage: Stage) -> None:
 async def test_starts_go_on_after_the_pause(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A success ends the backing off."""
     monkeypatch.setattr(scaling, "FIRST_PAUSE", 0.05)
-    called = version()
+    called = stage.versions.publish(version())
     calling = stage.invoke(called)
     await stage.instance()
     stage.dispatcher.notice(ended("run-1"))
@@ -853,3 +853,63 @@ async def test_only_functions_that_were_called_cost_anything(stage: Stage) -> No
     await stage.warm(called)
     assert {name: stats.instances.idle for name, stats in stage.dispatcher.all_stats().items()} == {"called": 1}
     assert stage.dispatcher.stats("called") == stage.dispatcher.all_stats()["called"]
+
+
+@pytest.mark.gen_test
+async def test_the_instance_that_asked_last_gets_the_call(stage: Stage) -> None:
+    """So that the others become idle for long enough to end."""
+    called = version()
+    calls = [stage.invoke(called) for _ in range(2)]
+    first, second = await stage.instance(1), await stage.instance(2)
+    for instance in (first, second):
+        await stage.serve(instance)
+    await asyncio.gather(*calls)
+    stage.dispatcher.ask(first, "")
+    stage.dispatcher.ask(second, "")
+    calling = stage.invoke(called)
+    await stage.settle()
+    assert (len(first.calls), len(second.calls)) == (0, 1)
+    [call_id] = second.calls
+    stage.dispatcher.answer(second, call_id, b"", "")
+    await calling
+
+
+@pytest.mark.gen_test
+async def test_an_instance_that_is_killed_while_it_is_created_is_killed_then(stage: Stage) -> None:
+    """Its run is known only when the engine has answered."""
+    calling = stage.invoke(stage.versions.publish(version()))
+    stage.launcher.gate.clear()
+    await stage.settle()
+    [pool] = stage.life.pools.values()
+    [instance] = pool
+    stage.life.kill(instance, "silent")
+    assert stage.launcher.killed == []
+    stage.launcher.gate.set()
+    await stage.settle()
+    assert stage.launcher.killed == ["run-1"]
+    calling.cancel()
+
+
+@pytest.mark.gen_test
+async def test_an_instance_on_a_node_that_is_down_is_given_up(stage: Stage) -> None:
+    """Its call fails, as nothing of the node will be heard; the next call gets another instance."""
+    called = stage.versions.publish(version())
+    await stage.warm(called)
+    calling = stage.invoke(called)
+    await stage.settle()
+    stage.dispatcher.notice(view("run-1", "unknown", reason="node_down"))
+    with pytest.raises(InstanceDied):
+        await calling
+    assert stage.launcher.killed == ["run-1"]
+    again = stage.invoke(called)
+    await stage.serve(await stage.instance(2))
+    await again
+
+
+@pytest.mark.gen_test
+async def test_a_stop_starts_nothing(stage: Stage) -> None:
+    """Not even what is to be kept warm: the next process does."""
+    stage.dispatcher.stop()
+    stage.versions.publish(version(min_instances=1))
+    await stage.settle()
+    assert stage.launcher.begun == []
