@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from .base import SLICE, BaseHandler
 from .bodies import BodyLease, BodyLimiter, PublicCallers
 from .limits import ConnectionLimiter
 
-READ_ON = 1024 * 1024  # bytes beyond the limit that Tornado reads, so that the answer to too large a body is ours
+# Bytes of too large a body that are read and dropped, as many clients read no answer before they have sent all of it.
+MAX_DROPPED = 32 * 1024 * 1024
 BODY_WITHIN = 60.0  # seconds for a body of 6 MiB; 10 for small ones would need 5 Mbit/s
 MAX_UNREAD = 64 * 1024 * 1024  # bytes of answers of calls that a token may leave unread
 HELD = 4 * SLICE  # bytes that a streamed answer counts as unread
@@ -123,15 +125,16 @@ class CallHandler(BaseHandler):
             TooManyUnread: earlier answers are unread.
         """
         length = self.content_length()
-        if length > MAX_PAYLOAD:
+        if length > MAX_PAYLOAD and (length > MAX_DROPPED or self.request.headers.get("Expect")):
             raise _too_large()
         self.require_read(1)
         self.hold(self.calls.connections.take("call", owner, limited).release)
         self._lease = self.calls.bodies.lease(owner)
         self.hold(self._lease.release)
-        self._lease.grow_to(length)
+        if length <= MAX_PAYLOAD:
+            self._lease.grow_to(length)
         connection = cast(HTTP1Connection, self.request.connection)
-        connection.set_max_body_size(MAX_PAYLOAD + READ_ON)
+        connection.set_max_body_size(sys.maxsize)  # ``data_received`` has the limit, as Tornado's answer is a bare 400
         connection.set_body_timeout(BODY_WITHIN)
 
     def hold(self, release: Callable[[], object]) -> None:
@@ -143,8 +146,11 @@ class CallHandler(BaseHandler):
     def data_received(self, chunk: bytes) -> None:
         self._received += len(chunk)
         try:
-            if self._received > MAX_PAYLOAD:
+            if self._received > MAX_DROPPED:
                 raise _too_large()
+            if self._received > MAX_PAYLOAD:
+                self._drop()
+                return
             if self._lease is not None:
                 self._lease.grow_to(self._received)  # a chunked body has no length
         except HttpError as error:
@@ -154,8 +160,20 @@ class CallHandler(BaseHandler):
             return
         self._chunks.append(chunk)
 
+    def _drop(self) -> None:
+        """Drop the body, which is too large, and give its room back."""
+        self._chunks.clear()
+        if self._lease is not None:
+            self._lease.release()
+
     def payload(self) -> bytes:
-        """Return the whole body."""
+        """Return the whole body.
+
+        Raises:
+            PayloadTooLarge: it is over ``MAX_PAYLOAD`` bytes.
+        """
+        if self._received > MAX_PAYLOAD:
+            raise _too_large()
         self._begun = True
         body = b"".join(self._chunks)
         self._chunks.clear()

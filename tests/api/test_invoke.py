@@ -89,7 +89,8 @@ async def test_a_failure_has_its_status_and_reason(
         (bearer(), f"{INVOKE}?x=1", 400),
         (bearer(), f"{INVOKE}?token=x", 400),
         ({**bearer(), "Content-Encoding": "gzip"}, INVOKE, 400),
-        ({**bearer(), "Content-Length": str(MAX_PAYLOAD + 1)}, INVOKE, 413),
+        ({**bearer(), "Content-Length": str(MAX_PAYLOAD + 1), "Expect": "100-continue"}, INVOKE, 413),
+        ({**bearer(), "Content-Length": str(raw_module.MAX_DROPPED + 1)}, INVOKE, 413),
         ({**bearer(), "Content-Length": "9" * 30}, INVOKE, 413),
     ],
 )
@@ -130,7 +131,7 @@ async def send_chunks(raw: Raw, size: int, count: int) -> None:
 
 
 async def test_a_chunked_body_is_counted_as_it_comes(http_port: int, dispatcher: FakeDispatcher) -> None:
-    """413 as soon as it is too large; one that fits is whole."""
+    """413 if it is too large, at its end or as soon as it is much too large; one that fits is whole."""
     async with connection(http_port) as raw:
         raw.send(head("Transfer-Encoding: chunked", path=INVOKE))
         await send_chunks(raw, MIB, 6)
@@ -139,10 +140,27 @@ async def test_a_chunked_body_is_counted_as_it_comes(http_port: int, dispatcher:
         assert len(dispatcher.last.payload) == MAX_PAYLOAD
         raw.send(head("Transfer-Encoding: chunked", path=INVOKE))
         await send_chunks(raw, MIB, 6)
-        raw.send("1\r\nx\r\n")
+        raw.send("1\r\nx\r\n0\r\n\r\n")
         code, told, problem = await raw.answer()
         assert (code, problem["code"], told["Connection"]) == (413, 413, "close")
+    async with connection(http_port) as raw:
+        raw.send(head("Transfer-Encoding: chunked", path=INVOKE))
+        with contextlib.suppress(ConnectionError):
+            await send_chunks(raw, MIB, raw_module.MAX_DROPPED // MIB + 1)
+        assert (await raw.answer())[0] == 413
     assert len(dispatcher.calls) == 1
+
+
+async def test_too_large_a_body_is_read_before_it_is_refused(http_port: int, dispatcher: FakeDispatcher) -> None:
+    """Many clients read no answer before they have sent all of it; its room is free at once."""
+    size = MAX_PAYLOAD + 3 * MIB
+    async with connection(http_port) as raw:
+        raw.send(head(f"Content-Length: {size}", path=INVOKE))
+        for _ in range(size // MIB):
+            raw.send(b"x" * MIB)
+            await raw.writer.drain()
+        assert (await raw.answer())[0] == 413
+    assert dispatcher.calls == []
 
 
 async def test_one_tokens_bodies_leave_room_for_another(ask: Ask, base_url: str, served: Served) -> None:
