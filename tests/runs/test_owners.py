@@ -621,7 +621,7 @@ async def test_why_a_socket_is_closed_is_cut_to_its_frame(connect: Connect, home
         socket = await connect("alice", urllib.parse.quote(letter * 64))
         assert await socket.end() == 4400
     (frame,) = socket.frames
-    assert frame["detail"] == f"unknown query parameter '{letter * 64}'; known: since, service, label, topic"
+    assert frame["detail"].startswith(f"unknown query parameter '{letter * 64}'; known: since, service, label, topic")
     assert socket.why
     assert len(socket.why) > len("unknown query parameter '")
     assert frame["detail"].startswith(socket.why)

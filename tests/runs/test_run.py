@@ -384,28 +384,30 @@ def test_what_is_refused_reaches_no_engine(engine: Engine, proxy: Proxy, start_s
 # How it ended, in the log
 
 
-def test_the_log_tells_once_how_each_run_ended(engine: Engine, server: Server) -> None:
+def test_the_log_tells_once_how_each_run_ended(engine: Engine, shared: Server) -> None:
     """Not again when its result follows, after a restart of quartermaster, or when it is removed."""
-    failed = started(server.run(image=IMAGE, command=["sh", "-c", "exit 3"], name="fails"))
-    boxed = started(server.run(image=IMAGE, command="true", type="container"))
-    stopped = started(server.run(image=IMAGE, command="nap 600", name="stopped"))
+    before = len(shared.logs())
+    failed = started(shared.run(image=IMAGE, command=["sh", "-c", "exit 3"], name="fails"))
+    boxed = started(shared.run(image=IMAGE, command="true", type="container"))
+    stopped = started(shared.run(image=IMAGE, command="nap 600", name="stopped"))
     for run_id, status in ((failed, "failed"), (boxed, "complete"), (stopped, "running")):
-        has_status(server, run_id, status)
-    server.stop_service(stopped)
-    has_status(server, stopped, "removed")
+        has_status(shared, run_id, status)
+    shared.stop_service(stopped)
+    has_status(shared, stopped, "removed")
     for run_id in (failed, boxed):
-        assert server.call("GET", f"/status/{run_id}?wait=30", timeout=40)["result"] is not None
-    server.restart()
-    eventually(lambda: server.call("GET", "/readyz").status == 200, 20, "it is ready")
+        assert shared.call("GET", f"/status/{run_id}?wait=30", timeout=40)["result"] is not None
+    shared.restart()
+    eventually(lambda: shared.call("GET", "/readyz").status == 200, 20, "it is ready")
     for run_id in (failed, boxed):
-        server.stop_service(run_id)
-        has_status(server, run_id, "removed")
+        shared.stop_service(run_id)
+        has_status(shared, run_id, "removed")
 
-    lines = [json.loads(line) for line in server.logs().splitlines()]
-    ends = {line["run"]: line for line in lines if line["event"] == "run_ended"}
-    assert len(ends) == sum(line["event"] == "run_ended" for line in lines) == 3
+    lines = [json.loads(line) for line in shared.logs()[before:].splitlines()]
+    told = [line for line in lines if line["event"] == "run_ended" and line["run"] in (failed, boxed, stopped)]
+    ends = {line["run"]: line for line in told}
+    assert len(ends) == len(told) == 3
     assert [ends[one]["level"] for one in (failed, boxed, stopped)] == ["warning", "info", "info"]
-    told = {key: ends[failed][key] for key in ("name", "owner", "status", "reason", "exit_code")}
-    assert told == {"name": "fails", "owner": "root", "status": "failed", "reason": "exit", "exit_code": 3}
+    shown = {key: ends[failed][key] for key in ("name", "owner", "status", "reason", "exit_code")}
+    assert shown == {"name": "fails", "owner": "root", "status": "failed", "reason": "exit", "exit_code": 3}
     assert (ends[boxed]["status"], ends[stopped]["reason"]) == ("complete", "stopped")
     assert "request" not in ends[stopped]
