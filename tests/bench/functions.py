@@ -69,16 +69,16 @@ def warm(world: World, server: Server) -> Iterator[Row]:
     reference = {"port": there, "request": post("/warm", "", EVENT)}
 
     def p50(**where: Any) -> float:
-        return float(statistics.median(load.ask("loop", clients=1, times=world.size(400, 40), **where)["took"]) * 1000)
+        return float(statistics.median(load.ask("loop", clients=1, times=world.size(200, 40), **where)["took"]) * 1000)
 
     def rate(**where: Any) -> float:
-        done = load.ask("loop", clients=instances, times=world.size(3200, 100), **where)
+        done = load.ask("loop", clients=instances, times=world.size(1200, 100), **where)
         return float(done["answers"] / done["seconds"])
 
-    hop_name, rounds = "a bare Tornado hop before a bare handler", world.size(9, 2)
-    taken = interleave(rounds, lambda: p50(**ours), lambda: p50(**reference))
+    hop_name = "a bare Tornado hop before a bare handler"
+    taken = interleave(world.size(9, 2), lambda: p50(**ours), lambda: p50(**reference))
     yield beside("warm call p50, one client", taken, "ms", Reach(1.5), hop_name)
-    taken = interleave(rounds, lambda: rate(**ours), lambda: rate(**reference))
+    taken = interleave(world.size(5, 2), lambda: rate(**ours), lambda: rate(**reference))
     name = f"warm calls, {CLIENTS} clients, {CLIENTS} instances"
     yield beside(name, taken, "/s", Reach(0.45, at_least=True), hop_name)
     server.call("DELETE", "/functions/warm")
