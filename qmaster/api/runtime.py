@@ -44,9 +44,12 @@ MAX_STRANGERS = 64  # connections of one address that have shown no secret
 FRESH = 1.0
 MORE_CONNECTIONS = 4  # than calls that an instance takes at once: for its errors, and its extensions
 MAX_CONNECTIONS = 2048
+# Of one address, beyond which a new one is served only if it has sent something after SPEAKS_WITHIN seconds. Closing it
+# costs little then: a flood otherwise takes all the time of the event loop, 128 connections at a time.
+MAX_SILENT, SPEAKS_WITHIN = 256, 0.05
 # Bytes of a head. The Python client sends a stack of 77 KB in a header, or more with long paths. A head of 2 MiB keeps
 # the event loop busy for up to 0.7 s, and each packet of one that comes slowly for 0.03 s.
-MAX_HEAD, MAX_STRANGE_HEAD = 256 * 1024, 16 * 1024
+MAX_HEAD, MAX_STRANGE_HEAD = 256 * 1024, 8 * 1024
 MAX_BODY = 256 * 1024 * 1024  # bytes of a streamed answer; what is over MAX_PAYLOAD of any other is dropped
 MAX_ERROR = 128 * 1024  # bytes of an error's document; a larger one is dropped
 MAX_TYPE = 256  # characters of an error's type
@@ -112,6 +115,10 @@ class RuntimeApi(HTTPServerConnectionDelegate):
         if connection.instance is not None:
             http.params = OF_INSTANCES
         return _Exchange(self, connection, http)
+
+    def is_flooded_by(self, address: str) -> bool:
+        """Return whether an address has so many connections without a secret that silent ones are not taken."""
+        return len(self._strangers.get(address, ())) >= MAX_SILENT
 
     def open(self, stream: IOStream, address: str) -> None:
         """Take a new connection; the oldest one without a secret is closed for it if there are too many."""
@@ -193,12 +200,32 @@ class RuntimeServer(HTTPServer):
     api: RuntimeApi
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        if self.api.is_flooded_by(str(address[0])):
+            asyncio.get_running_loop().call_later(SPEAKS_WITHIN, self._take_if_sent, stream, address)
+        else:
+            self._take(stream, address)
+
+    def _take_if_sent(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        if _has_sent(stream):
+            self._take(stream, address)
+        else:
+            stream.close()
+
+    def _take(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         self.api.open(stream, str(address[0]))
         super().handle_stream(stream, address)
 
     def on_close(self, server_conn: object) -> None:
         super().on_close(server_conn)
         self.api.closed(cast(HTTP1ServerConnection, server_conn).stream)
+
+
+def _has_sent(stream: IOStream) -> bool:
+    """Return whether something has arrived on a new connection."""
+    try:
+        return bool(stream.socket.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 def make_server(api: RuntimeApi) -> RuntimeServer:

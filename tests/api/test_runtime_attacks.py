@@ -65,6 +65,25 @@ def open_silent(silent: list[socket.socket], port: int) -> None:
     silent.extend(socket.create_connection(("127.0.0.1", port)) for _ in range(1100))
 
 
+async def test_in_a_flood_silent_connections_are_not_taken(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that sends its request at once is served."""
+    monkeypatch.setattr(runtime, "HEAD_WITHIN", 60.0)
+    monkeypatch.setattr(runtime, "MAX_SILENT", 3)
+    instance, calling = await site.started(version())
+    silent = [await site.client("") for _ in range(3)]
+    async with asyncio.timeout(20):
+        while not site.server.api.is_flooded_by("127.0.0.1"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert await (await site.client("")).is_closed()
+    opened = socket.create_connection(("127.0.0.1", site.port))
+    opened.sendall(f"GET {NEXT} HTTP/1.1\r\nHost: {instance.secret}.qm.internal\r\n\r\n".encode())
+    reader, writer = await asyncio.open_connection(sock=opened)
+    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+    for each in (writer, *(client.writer for client in silent)):
+        each.close()
+    calling.cancel()
+
+
 async def test_a_long_head_of_a_stranger_is_not_read(site: Site) -> None:
     """350,000 header lines would take a second to parse, and others wait meanwhile."""
     client = await site.client("")
