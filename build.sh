@@ -518,10 +518,9 @@ run_parts() {
 }
 
 run_quick() {
-  local first=(tests/api tests/auth tests/engine)
-  parts+=(first rest)
-  test_part first "${select[@]}" "${first[@]}" &
-  test_part rest "${select[@]}" "${first[@]/#/--ignore=}" &
+  parts+=(api rest)
+  test_part api "${select[@]}" tests/api &
+  test_part rest "${select[@]}" --ignore=tests/api &
   wait
 }
 
