@@ -134,7 +134,7 @@ def settled(engine: Engine) -> None:
 
 def published(world: World) -> Iterator[Row]:
     """Functions that nobody calls: a quartermaster started with them beside one started without."""
-    functions, seconds = world.size(200, 20), world.size(10, 2)
+    functions, seconds = world.size(200, 60), world.size(10, 2)
     sizes: dict[int, list[float]] = {0: [], functions: []}
     rest: dict[int, list[float]] = {0: [], functions: []}
     with serving(world) as server:
