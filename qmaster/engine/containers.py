@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadRequest, HttpError, NotFound, RegistryRefused
+from ..errors import BadRequest, Conflict, HttpError, NotFound, RegistryRefused
 from ..models.credentials import Credentials
 from ..models.images import Reference
 from ..models.requests import LABEL_PREFIX, PullPolicy
@@ -19,6 +19,7 @@ from .labels import MANAGED, RUN
 Json = dict[str, Any]
 
 STOP_GRACE = 10  # seconds between SIGTERM and SIGKILL, Docker's own default
+BEING_REMOVED = "is already in progress"  # the end of dockerd's message about a second removal
 MANY_IMAGES = 1000  # entries of the cache of nonces
 
 # The engine mounts three files of the container's own folder into every container, on any cgroup version.
@@ -121,8 +122,12 @@ class Containers:
             await self._stops.call(lambda: self._calls.client.send("POST", f"/containers/{container_id}/stop"), within)
 
     async def remove(self, container_id: str) -> None:
-        """Kill and remove it; if it does not exist, that is success."""
-        await self._calls.remove("DELETE", f"/containers/{container_id}", force="1", v="1")
+        """Kill and remove it; if it does not exist, or is being removed already, that is success."""
+        try:
+            await self._calls.remove("DELETE", f"/containers/{container_id}", force="1", v="1")
+        except Conflict as error:
+            if not str(error).endswith(BEING_REMOVED):
+                raise
 
     async def _without_image_labels(self, raw: Json) -> Json:
         """Return the container without ``io.qmaster.*`` labels that come from its image.

@@ -11,6 +11,7 @@ from qmaster.engine import containers as room
 from qmaster.engine.client import Calls as RealCalls
 from qmaster.engine.containers import Containers, own_container_id
 from qmaster.engine.labels import MANAGED, RUN
+from qmaster.errors import Conflict
 
 pytestmark = pytest.mark.gen_test
 
@@ -129,6 +130,18 @@ async def test_a_stop_is_dockers_own(tmp_path: Path, grace: int | None) -> None:
         engine.answers = [reply(there, 200)]
         await containers.stop(CONTAINER_ID)
         assert len(engine.calls) == 3
+
+
+async def test_a_removal_that_is_in_progress_is_success(tmp_path: Path) -> None:
+    """Whoever asked for it: two stops at once are two successes. Another conflict is one."""
+    said = f"removal of container {CONTAINER_ID} is already in progress"
+    async with engine_and_client(tmp_path, reply({"message": said}, 409)) as (engine, client):
+        containers = Containers(RealCalls(client, "engine", 4), *cast(Any, [None] * 3))
+        await containers.remove(CONTAINER_ID)
+        assert engine.calls[-1].line == f"DELETE /v1.41/containers/{CONTAINER_ID}?force=1&v=1 HTTP/1.1"
+        engine.answers = [reply({"message": "it has dependents"}, 409)]
+        with pytest.raises(Conflict, match="dependents"):
+            await containers.remove(CONTAINER_ID)
 
 
 MOUNT = "612 599 254:1 /var/lib/docker/containers/{}/{} /etc/{} rw,relatime - ext4 /dev/vda1 rw\n"

@@ -28,7 +28,8 @@ class Silent:
         self._listener = socket.create_server((address, 0))
         self.address = f"{address}:{self._listener.getsockname()[1]}"
         self._taken: list[socket.socket] = []
-        threading.Thread(target=self._take, daemon=True).start()
+        self._thread = threading.Thread(target=self._take, daemon=True)
+        self._thread.start()
 
     def _take(self) -> None:
         with contextlib.suppress(OSError):
@@ -37,6 +38,8 @@ class Silent:
 
     def close(self) -> None:
         """Hang up: who waits need not wait any longer."""
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait for a connection, which ``close`` does not
+        self._thread.join()
         self._listener.close()
         for each in self._taken:
             each.close()
