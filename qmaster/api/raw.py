@@ -193,6 +193,7 @@ class CallHandler(BaseHandler):
         """
         self._left = asyncio.get_running_loop().create_future()
         answer = await make(self._left)
+        self.log_fields |= {"version": answer.version, "instance": answer.instance, "cold": answer.cold}
         unsent: Unsent = self.settings["unsent"]
         if unsent.of(self.reader) > MAX_UNREAD:
             if answer.chunks is not None:

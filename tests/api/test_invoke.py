@@ -10,6 +10,7 @@ from api_cases import Raw, connection, head
 from call_cases import Ask, FakeDispatcher, Served, answer, app, ask, bearer, calls_app, dispatcher, document, served
 from call_cases import streamed as streamed_answer
 from fakes import until
+from structlog.testing import capture_logs
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from qmaster import errors
@@ -34,6 +35,16 @@ async def test_a_body_is_the_input_and_the_answer_the_output(ask: Ask, dispatche
     assert (dispatcher.last.owner, dispatcher.last.streams) == ("root", True)
     told = {name: got.headers[f"Qmaster-{name}"] for name in ("Instance", "Version", "Duration-Ms", "Cold")}
     assert told == {"Instance": "s1", "Version": "3", "Duration-Ms": "1.25", "Cold": "true"}
+
+
+async def test_a_call_is_one_line_of_the_log(ask: Ask, dispatcher: FakeDispatcher) -> None:
+    """The request's own, with the version, the instance, and whether it was started for the call."""
+    dispatcher.answers = lambda call: answer(b"{}", cold=True)
+    with capture_logs() as lines:
+        await ask(INVOKE)
+    (line,) = [line for line in lines if line.get("function")]
+    told = {"event": "request", "function": "hello", "version": 3, "instance": "s1", "cold": True}
+    assert told.items() <= line.items()
 
 
 async def test_an_empty_body_is_an_empty_object(ask: Ask, dispatcher: FakeDispatcher) -> None:
