@@ -37,8 +37,9 @@ class Silent:
                 self._taken.append(self._listener.accept()[0])
 
     def close(self) -> None:
-        """Hang up: who waits need not wait any longer."""
-        self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait for a connection, which ``close`` does not
+        """Hang up: who waits need not wait any longer. A second time it does nothing."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends the wait for a connection, which ``close`` does not
         self._thread.join()
         self._listener.close()
         for each in self._taken:
