@@ -438,7 +438,7 @@ async def test_open_streams_end_with_their_token(
         await beat(home, bobs)
         bobs_log.close()
         await until(lambda: not parts.logs.open)
-    assert +parts.connections._all == {"socket": 1, "unauthenticated": 1}
+    await until(lambda: +parts.connections._all == {"socket": 1, "unauthenticated": 1})
     waiting.say(type="auth", token="bob")
     await waiting.read("snapshot")
     for path in (f"/status/{alices}", f"/logs/{alices}"):
