@@ -198,18 +198,27 @@ class RuntimeServer(HTTPServer):
     """Tornado's server, which tells ``api`` of each connection; see ``make_server``."""
 
     api: RuntimeApi
+    silent: set[IOStream]  # connections that are served only if they send something soon
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         if self.api.is_flooded_by(str(address[0])):
+            self.silent.add(stream)
             asyncio.get_running_loop().call_later(SPEAKS_WITHIN, self._take_if_sent, stream, address)
         else:
             self._take(stream, address)
 
     def _take_if_sent(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        if _has_sent(stream):
+        if stream in self.silent and _has_sent(stream):
             self._take(stream, address)
         else:
             stream.close()
+        self.silent.discard(stream)
+
+    async def close_all_connections(self) -> None:
+        """Close all connections, those that are not served yet among them."""
+        while self.silent:
+            self.silent.pop().close()
+        await super().close_all_connections()
 
     def _take(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         self.api.open(stream, str(address[0]))
@@ -237,7 +246,7 @@ def make_server(api: RuntimeApi) -> RuntimeServer:
         idle_connection_timeout=FOR_EVER,
         chunk_size=CHUNK,
     )
-    server.api = api
+    server.api, server.silent = api, set()
     return server
 
 

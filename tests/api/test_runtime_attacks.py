@@ -84,6 +84,18 @@ async def test_in_a_flood_silent_connections_are_not_taken(site: Site, monkeypat
     calling.cancel()
 
 
+async def test_a_stop_closes_connections_that_are_not_taken_yet(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a flood stays open."""
+    monkeypatch.setattr(runtime, "SPEAKS_WITHIN", 60.0)
+    monkeypatch.setattr(runtime, "MAX_SILENT", 0)
+    silent = await site.client("")
+    async with asyncio.timeout(20):
+        while not site.server.silent:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await site.server.close_all_connections()
+    assert await silent.is_closed()
+
+
 async def test_a_long_head_of_a_stranger_is_not_read(site: Site) -> None:
     """350,000 header lines would take a second to parse, and others wait meanwhile."""
     client = await site.client("")
