@@ -72,9 +72,12 @@ def test_a_death_is_told_and_the_next_call_gets_another_instance(
 ) -> None:
     """With the exit code and the last lines, soon, and the call is not made again."""
     any_of.echo()
-    reply, seconds = timed(lambda: any_of.call(event))
-    assert (reply.status, reply["reason"]) == (502, "instance_died")
-    assert reply["exit_code"] in (exit_code, None)  # None: the engine had not told it when the caller was answered
+    for _ in range(3):
+        reply, seconds = timed(lambda: any_of.call(event))
+        assert (reply.status, reply["reason"]) == (502, "instance_died")
+        if reply["exit_code"] is not None:
+            break  # else a busy engine had not told it by the time that the caller is answered
+    assert reply["exit_code"] == exit_code
     assert event["do"] != "leave" or reply["last_lines"][-1] == "about to leave"
     assert event["do"] == "hoard" or seconds < 5
     assert any_of.echo()["calls"] == 1
