@@ -274,8 +274,8 @@ def test_the_limits_are_those_of_the_code() -> None:
         "queued calls of one token": f"{limiter.MAX_QUEUED} of each kind",
         "runtime API: time for the first head": f"{runtime.HEAD_WITHIN:g} s",
         "runtime API: connections of one address that have sent no secret": (
-            f"{runtime.MAX_STRANGERS}, not counting those of the last second; beyond {runtime.MAX_SILENT}, those that "
-            f"send nothing for {runtime.SPEAKS_WITHIN * 1000:g} ms"
+            f"{runtime.MAX_UNIDENTIFIED}, not counting those of the last second; beyond {runtime.MAX_SILENT}, "
+            f"those that send nothing for {runtime.SPEAKS_WITHIN * 1000:g} ms"
         ),
         "runtime API: connections of one instance": f"{runtime.MORE_CONNECTIONS} more than its `concurrency`",
         "runtime API: connections": f"{runtime.MAX_CONNECTIONS}, a quarter of the descriptors at most",
@@ -283,8 +283,7 @@ def test_the_limits_are_those_of_the_code() -> None:
             "while there are fewer than are free"
         ),
         "runtime API: head of a request, and before a secret was sent; an answer that is streamed": (
-            f"{runtime.MAX_HEAD // 1024} KiB, and {runtime.MAX_STRANGE_HEAD // 1024} KiB; "
-            f"{runtime.MAX_BODY // 2**20} MiB"
+            f"{runtime.MAX_HEAD // 1024} KiB, and {runtime.MAX_FIRST_HEAD // 1024} KiB; {runtime.MAX_BODY // 2**20} MiB"
         ),
         "runtime API: document of an error": f"{runtime.MAX_ERROR // 1024} KiB",
         "connections": (

@@ -38,7 +38,7 @@ from ..models.responses import ROOT
 from .limits import BACKLOG, set_keepalive
 
 HEAD_WITHIN = 2.0  # seconds from a connection to the head of its first request
-MAX_STRANGERS = 64  # connections of one address that have shown no secret
+MAX_UNIDENTIFIED = 64  # connections of one address that have shown no secret
 # Seconds that a connection is not counted so. A flood of 1,100 is accepted 128 at a time: without it, an instance that
 # connects meanwhile is turned out before its head is read.
 FRESH = 1.0
@@ -49,7 +49,7 @@ MAX_CONNECTIONS = 2048
 MAX_SILENT, SPEAKS_WITHIN = 256, 0.05
 # Bytes of a head. The Python client sends a stack of 77 KB in a header, or more with long paths. A head of 2 MiB keeps
 # the event loop busy for up to 0.7 s, and each packet of one that comes slowly for 0.03 s.
-MAX_HEAD, MAX_STRANGE_HEAD = 256 * 1024, 8 * 1024
+MAX_HEAD, MAX_FIRST_HEAD = 256 * 1024, 8 * 1024
 MAX_BODY = 256 * 1024 * 1024  # bytes of a streamed answer; what is over MAX_PAYLOAD of any other is dropped
 MAX_ERROR = 128 * 1024  # bytes of an error's document; a larger one is dropped
 MAX_TYPE = 256  # characters of an error's type
@@ -105,7 +105,7 @@ class RuntimeApi(HTTPServerConnectionDelegate):
         self.dispatcher = dispatcher
         self.max_connections = max_connections
         self._connections: dict[IOStream, Connection] = {}
-        self._strangers: dict[str, dict[Connection, None]] = {}  # by address, the oldest first
+        self._unidentified: dict[str, dict[Connection, None]] = {}  # by address, the oldest first
         self._by_instance: Counter[Instance] = Counter()
         self._by_publisher: Counter[str] = Counter()
 
@@ -118,25 +118,25 @@ class RuntimeApi(HTTPServerConnectionDelegate):
 
     def is_flooded_by(self, address: str) -> bool:
         """Return whether an address has so many connections without a secret that silent ones are not taken."""
-        return len(self._strangers.get(address, ())) >= MAX_SILENT
+        return len(self._unidentified.get(address, ())) >= MAX_SILENT
 
     def open(self, stream: IOStream, address: str) -> None:
         """Take a new connection; the oldest one without a secret is closed for it if there are too many."""
         connection = self._connections[stream] = Connection(stream, address)
         if len(self._connections) > self.max_connections:
-            most = max(self._strangers.values(), key=len, default=None)
-            self._turn_out(next(iter(most)) if most else connection)
-        strangers = self._strangers.setdefault(address, {})
-        strangers[connection] = None
-        if len(strangers) > MAX_STRANGERS:
-            asyncio.get_running_loop().call_later(FRESH, self._turn_out_oldest, address)
+            most = max(self._unidentified.values(), key=len, default=None)
+            self._evict(next(iter(most)) if most else connection)
+        unidentified = self._unidentified.setdefault(address, {})
+        unidentified[connection] = None
+        if len(unidentified) > MAX_UNIDENTIFIED:
+            asyncio.get_running_loop().call_later(FRESH, self._evict_oldest, address)
 
     def closed(self, stream: IOStream) -> None:
         """Forget a connection. The call that was handed over on it is lost, if its client would have kept it."""
         connection = self._connections.pop(stream, None)
         if connection is None:
             return
-        self._know(connection)
+        self._no_longer_unidentified(connection)
         if connection.instance is not None:
             self._give_back(self._by_instance, connection.instance)
             self._give_back(self._by_publisher, connection.instance.version.owner)
@@ -157,7 +157,7 @@ class RuntimeApi(HTTPServerConnectionDelegate):
         if connection.instance is None:
             if not self._may_have_more(instance):
                 return None
-            self._know(connection)
+            self._no_longer_unidentified(connection)
             connection.instance = instance
             self._by_instance[instance] += 1
             self._by_publisher[instance.version.owner] += 1
@@ -174,31 +174,33 @@ class RuntimeApi(HTTPServerConnectionDelegate):
         owner, free = instance.version.owner, self.max_connections - self._by_publisher.total()
         return owner == ROOT or self._by_publisher[owner] < free
 
-    def _turn_out_oldest(self, address: str) -> None:
+    def _evict_oldest(self, address: str) -> None:
         """Close the connections of an address that are too many, except fresh ones."""
         before = asyncio.get_running_loop().time() - FRESH
-        strangers = self._strangers.get(address, {})
-        while len(strangers) > MAX_STRANGERS and (oldest := next(iter(strangers))).opened_at <= before:
-            self._turn_out(oldest)
+        unidentified = self._unidentified.get(address, {})
+        while len(unidentified) > MAX_UNIDENTIFIED and (oldest := next(iter(unidentified))).opened_at <= before:
+            self._evict(oldest)
 
-    def _turn_out(self, connection: Connection) -> None:
-        self._know(connection)
+    def _evict(self, connection: Connection) -> None:
+        self._no_longer_unidentified(connection)
         connection.stream.close()
 
-    def _know(self, connection: Connection) -> None:
-        """Count a connection as a stranger no more."""
+    def _no_longer_unidentified(self, connection: Connection) -> None:
+        """Stop counting a connection as one without a secret."""
         connection.timer.cancel()
-        strangers = self._strangers.get(connection.address, {})
-        strangers.pop(connection, None)
-        if not strangers:
-            self._strangers.pop(connection.address, None)
+        unidentified = self._unidentified.get(connection.address, {})
+        unidentified.pop(connection, None)
+        if not unidentified:
+            self._unidentified.pop(connection.address, None)
 
 
 class RuntimeServer(HTTPServer):
     """Tornado's server, which tells ``api`` of each connection; see ``make_server``."""
 
-    api: RuntimeApi
-    silent: set[IOStream]  # connections that are served only if they send something soon
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        super().initialize(*args, **kwargs)  # Tornado calls this in place of a constructor
+        self.api: RuntimeApi = args[0]
+        self.silent: set[IOStream] = set()  # connections that are served only if they send something soon
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         if self.api.is_flooded_by(str(address[0])):
@@ -239,15 +241,13 @@ def _has_sent(stream: IOStream) -> bool:
 
 def make_server(api: RuntimeApi) -> RuntimeServer:
     """Make the HTTP server of the runtime API."""
-    server = RuntimeServer(
+    return RuntimeServer(
         api,
-        max_header_size=MAX_STRANGE_HEAD,
+        max_header_size=MAX_FIRST_HEAD,
         max_body_size=MAX_BODY,
         idle_connection_timeout=FOR_EVER,
         chunk_size=CHUNK,
     )
-    server.api, server.silent = api, set()
-    return server
 
 
 def prepare(sockets: Iterable[socket.socket]) -> None:

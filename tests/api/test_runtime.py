@@ -402,7 +402,7 @@ async def test_a_flood_of_strangers_keeps_no_instance_out(site: Site, monkeypatc
     instance, calling = await site.started(called)
     client = await site.client(instance)
     call_id = await client.next_id()
-    strangers = [await site.client("") for _ in range(runtime.MAX_STRANGERS + 3)]
+    strangers = [await site.client("") for _ in range(runtime.MAX_UNIDENTIFIED + 3)]
     for stranger in strangers[:3]:
         assert await stranger.is_closed()
     late = await site.client(instance, GO)
