@@ -237,7 +237,7 @@ class FakeConfigs(Fake, Configs):
         if any(config.name == name for config in self.there.values()):
             raise Conflict(f"config {name} already exists")
         self._number += 1
-        made = Config(id=f"config-{self._number}", name=name, labels=dict(labels), data=data)
+        made = Config(id=f"config-{self._number}", name=name, labels=dict(labels), data=data, index=self._number)
         self.there[made.id] = made
         return made.id
 
@@ -262,4 +262,4 @@ def _has(config: Config, key: str, value: str) -> bool:
 def listed(config: Config) -> msgspec.Raw:
     """A config as Docker lists it."""
     spec = {"Name": config.name, "Labels": config.labels, "Data": base64.b64encode(config.data).decode()}
-    return msgspec.Raw(msgspec.json.encode({"ID": config.id, "Version": {"Index": 1}, "Spec": spec}))
+    return msgspec.Raw(msgspec.json.encode({"ID": config.id, "Version": {"Index": config.index}, "Spec": spec}))

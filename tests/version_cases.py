@@ -29,7 +29,7 @@ def config(name: str, number: int, owner: str = "alice", **fields: Any) -> Confi
     """The config of a version."""
     data = msgspec.json.encode(published(owner, **fields))
     called = versions.config_name(name, number)
-    return Config(id=f"id-{called}", name=called, labels={FUNCTION: name}, data=data)
+    return Config(id=f"id-{called}", name=called, labels={FUNCTION: name}, data=data, index=1)
 
 
 def loaded(configs: FakeConfigs) -> VersionStore:

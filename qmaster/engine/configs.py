@@ -1,4 +1,4 @@
-"""Swarm's configs: immutable data with labels, read and written by name or id."""
+"""Swarm's configs: immutable data with labels that can change, read and written by name or id."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Json = dict[str, Any]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """A config of the swarm."""
+    """A config of the swarm; ``index`` is its version for an update."""
 
     id: str
     name: str
     labels: Mapping[str, str]
     data: bytes
+    index: int
 
 
 class _Spec(msgspec.Struct, rename="pascal"):
@@ -31,9 +32,14 @@ class _Spec(msgspec.Struct, rename="pascal"):
     data: str = ""
 
 
-class _Listed(msgspec.Struct, rename={"id": "ID", "spec": "Spec"}):
+class _Version(msgspec.Struct, rename="pascal"):
+    index: int = 0
+
+
+class _Listed(msgspec.Struct, rename={"id": "ID", "spec": "Spec", "version": "Version"}):
     id: str
     spec: _Spec
+    version: _Version
 
 
 class Configs:
@@ -74,6 +80,15 @@ class Configs:
         answer = await self._calls.call(lambda: self._calls.client.send("GET", "/configs", params), CHANGE, "list")
         return decode(answer, list[msgspec.Raw])
 
+    async def relabel(self, config: Config, labels: Mapping[str, str]) -> None:
+        """Replace the labels of a config that nobody has changed since it was read: a compare-and-swap.
+
+        Raises:
+            EngineRefused: somebody has; or this call was carried out, and its answer was lost.
+        """
+        body = {"Name": config.name, "Labels": dict(labels), "Data": base64.b64encode(config.data).decode()}
+        await self._calls.change("POST", f"/configs/{config.id}/update", body, version=str(config.index))
+
     async def remove(self, config_id: str) -> None:
         """Remove a config; if it does not exist, that is success."""
         await self._calls.remove("DELETE", f"/configs/{config_id}")
@@ -105,4 +120,6 @@ def _config(listed: _Listed) -> Config:
         data = base64.b64decode(listed.spec.data)
     except binascii.Error:
         data = b""
-    return Config(id=listed.id, name=listed.spec.name, labels=listed.spec.labels or {}, data=data)
+    return Config(
+        id=listed.id, name=listed.spec.name, labels=listed.spec.labels or {}, data=data, index=listed.version.index
+    )

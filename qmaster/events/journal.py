@@ -1,7 +1,8 @@
 """The journal: events with their sequence, the last view and the result of each run, and intents.
 
 One SQLite file, used by one thread; the functions that run there take the connection as their first argument. The
-event loop owns all other state. ``rows`` has the queries that read, ``retention`` those that delete.
+event loop owns all other state. ``rows`` has the queries that read, ``retention`` those that delete; other packages
+keep their own tables here through ``write`` and ``read``.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class Journal:
         self._mark: int | None = None
         self._shrinking = self._over_size = False
         self.position = Position(NO_EPOCH, 1, 0)
+        self.id = ""  # of this quartermaster on its swarm: chosen once, then kept; "" until the journal is open
         self.leftovers: list[Intent] = []  # unsettled intents of earlier processes
         self.trouble: str | None = "not open yet"
         self._tried = 0.0
@@ -140,7 +142,7 @@ class Journal:
         """Try to write again if the last attempt failed. Call it every few seconds."""
         if self.trouble is not None:
             with contextlib.suppress(JournalUnwritable):
-                await self._write(lambda db: _set(db, clean="0"))
+                await self.write(lambda db: _set(db, clean="0"))
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -156,47 +158,46 @@ class Journal:
         """
         before = self.position.last
         last = before + len(events)
-        await self._write(lambda db: _append(db, before, events, records, settled), last)
-        self._grown(sum(len(event.json) for event in events) + sum(len(record.view) for record in records))
+        size = sum(len(event.json) for event in events) + sum(len(record.view) for record in records)
+        await self.write(lambda db: _append(db, before, events, records, settled), last, size)
         if before // PRUNE_EVERY != last // PRUNE_EVERY:
             self._prune_soon()
 
     async def intend(self, intent: Intent) -> None:
         """Record an intent before the engine is asked."""
         row = (intent.name, intent.nonce, intent.type, time.time(), intent.keyed)
-        await self._write(lambda db: db.execute("INSERT INTO intents VALUES (?, ?, ?, ?, ?)", row))
+        await self.write(lambda db: db.execute("INSERT INTO intents VALUES (?, ?, ?, ?, ?)", row))
 
     async def settle(self, nonce: str) -> None:
         """Delete an intent: its outcome is known."""
-        await self._write(lambda db: db.execute("DELETE FROM intents WHERE nonce = ?", (nonce,)))
+        await self.write(lambda db: db.execute("DELETE FROM intents WHERE nonce = ?", (nonce,)))
 
     async def end(self, run_id: str, why: str) -> None:
         """Record that a run is being ended, and why: ``stopped`` or ``timeout``."""
         row = (run_id, time.time(), why)
-        await self._write(lambda db: db.execute("INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", row))
+        await self.write(lambda db: db.execute("INSERT OR REPLACE INTO endings VALUES (?, ?, ?)", row))
 
     async def keep_outcome(self, run_id: str, outcome: bytes) -> None:
         """Keep the result of a run."""
         row = (run_id, time.time(), outcome, len(outcome))
         async with self._slots.slot():
-            await self._write(lambda db: db.execute(KEEP_OUTCOME, row))
-        self._grown(len(outcome))
+            await self.write(lambda db: db.execute(KEEP_OUTCOME, row), size=len(outcome))
 
     async def begin_call(self, key: str, owner: str, digest: str) -> None:
         """Record that a call with an idempotency key is about to be handed over."""
         row = (key, time.time(), owner, digest)
         query = "INSERT OR REPLACE INTO answers (key, at, owner, size, digest) VALUES (?, ?, ?, 0, ?)"
-        await self._write(lambda db: db.execute(query, row))
+        await self.write(lambda db: db.execute(query, row))
 
     async def keep_answer(self, key: str, answer: bytes) -> None:
         """Keep the answer of a call that was begun."""
         row = (answer, len(answer), key)
-        await self._write(lambda db: db.execute("UPDATE answers SET answer = ?, size = ? WHERE key = ?", row))
-        self._grown(len(answer))
+        query = "UPDATE answers SET answer = ?, size = ? WHERE key = ?"
+        await self.write(lambda db: db.execute(query, row), size=len(answer))
 
     async def forget_call(self, key: str) -> None:
         """Forget a call that was not handed over."""
-        await self._write(lambda db: db.execute("DELETE FROM answers WHERE key = ?", (key,)))
+        await self.write(lambda db: db.execute("DELETE FROM answers WHERE key = ?", (key,)))
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -209,16 +210,16 @@ class Journal:
 
         Returns at most ``limit``, and fewer if they are large; ``is_full`` tells whether there may be more.
         """
-        return await self._read(lambda db: rows.events(db, after, limit, owner))
+        return await self.read(lambda db: rows.events(db, after, limit, owner))
 
     async def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
         """Return the last view of the run with this id, else of the newest with this name, of one owner or of all."""
-        return await self._read(lambda db: rows.record(db, name_or_id, owner))
+        return await self.read(lambda db: rows.record(db, name_or_id, owner))
 
     async def records(self) -> list[Record]:
         """Return the records of all runs and nodes that are not removed."""
         query = "SELECT id, kind, name, removed, view, body, owner FROM records WHERE NOT removed"
-        return await self._read(lambda db: [Record(*row) for row in db.execute(query)])
+        return await self.read(lambda db: [Record(*row) for row in db.execute(query)])
 
     async def removed(self, before: Key, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
         """Return a page of the last views of removed runs, the newest first.
@@ -228,30 +229,30 @@ class Journal:
             owner: whose runs; None: all.
             show: converts a view for the listing, or returns None to leave it out; runs in the journal's thread.
         """
-        return await self._read(lambda db: rows.removed(db, before, owner, show))
+        return await self.read(lambda db: rows.removed(db, before, owner, show))
 
     async def keyed(self, name: str) -> tuple[bytes, str] | None:
         """Return the last view of the newest run with this name, and the digest of its request."""
         query = "SELECT view, body FROM records WHERE name = ? AND kind = 'service' ORDER BY removed, at DESC LIMIT 1"
-        return await self._read(lambda db: db.execute(query, (name,)).fetchone())
+        return await self.read(lambda db: db.execute(query, (name,)).fetchone())
 
     async def outcome(self, run_id: str) -> bytes | None:
         """Return the result of a run, as given to ``keep_outcome``."""
-        row = await self._read(lambda db: db.execute("SELECT outcome FROM outcomes WHERE id = ?", (run_id,)).fetchone())
+        row = await self.read(lambda db: db.execute("SELECT outcome FROM outcomes WHERE id = ?", (run_id,)).fetchone())
         return row[0] if row else None
 
     async def kept_answer(self, key: str) -> tuple[str, bytes | None] | None:
         """Return the digest of the call with a key, and its answer; None where it was begun, and not answered."""
         query, since = "SELECT digest, answer FROM answers WHERE key = ? AND at >= ?", time.time() - ANSWERS_KEPT_FOR
-        return await self._read(lambda db: db.execute(query, (key, since)).fetchone())
+        return await self.read(lambda db: db.execute(query, (key, since)).fetchone())
 
     async def endings(self) -> dict[str, str]:
         """Return why each run that is being ended is ended, by id."""
-        return await self._read(lambda db: dict(db.execute("SELECT id, why FROM endings")))
+        return await self.read(lambda db: dict(db.execute("SELECT id, why FROM endings")))
 
     async def size(self) -> JournalSize:
         """Return the size of the journal."""
-        return await self._read(self._size)
+        return await self.read(self._size)
 
     # -- on the event loop -----------------------------------------------------------------------------------------
 
@@ -283,10 +284,15 @@ class Journal:
         self._pruned = pruned
         self.position = self.position._replace(oldest=retention.kept_from(pruned, None))
 
-    async def _write(self, work: Callable[[sqlite3.Connection], object], last: int | None = None) -> None:
+    async def write(self, work: Callable[[sqlite3.Connection], object], last: int | None = None, size: int = 0) -> None:
         """Run ``work`` in a transaction, together with what others write meanwhile.
 
-        It is also done if the caller is cancelled; ``last`` is the newest sequence after it, if it writes events.
+        It is also done if the caller is cancelled.
+
+        Args:
+            work: runs in the journal's thread.
+            last: the newest sequence after it, if it writes events.
+            size: bytes that it adds to the file, about.
         """
         await self._ensure_open()
         write = _Write(work, last, asyncio.get_running_loop().create_future())
@@ -296,6 +302,8 @@ class Journal:
             await write.done
         except (sqlite3.Error, OSError) as error:
             raise JournalUnwritable(f"the journal cannot be written: {error}") from error
+        if size:
+            self._grown(size)
 
     def _write_next(self) -> None:
         """Give all that waits to the journal's thread, unless that is still writing."""
@@ -319,7 +327,8 @@ class Journal:
                 write.done.set_result(None) if error is None else write.done.set_exception(error)
         self._write_next()
 
-    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what ``query`` finds; it runs in the journal's thread."""
         await self._ensure_open()
         try:
             async with self._slots.slot():
@@ -366,7 +375,7 @@ class Journal:
             if self._mark is None:
                 self._mark = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             write_mark(self._mark, position.epoch, position.last)
-            self._inode, self._db = self._path.stat().st_ino, db
+            self._inode, self._db, self.id = self._path.stat().st_ino, db, _id(db)
             pruned = self._drop_old()  # rows that became too old since the last process
         except BaseException:
             self._db = None
@@ -521,6 +530,12 @@ def _position(db: sqlite3.Connection, path: Path, mark: tuple[str, int] | None) 
     if doubt and meta:
         log.warning("journal_new_epoch", file=str(path), reason=doubt)
     return Position(epoch, retention.kept_from(retention.pruned(db), None), 0 if doubt else last)
+
+
+def _id(db: sqlite3.Connection) -> str:
+    """Return the id of this quartermaster, which is not that of the epoch; choose one for a new file."""
+    db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", (secrets.token_hex(4),))
+    return str(db.execute("SELECT value FROM meta WHERE key = 'id'").fetchone()[0])
 
 
 # --- SQL -----------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class VersionStore:
         """
         data = msgspec.json.encode(published)
         made = await self._configs.create(config_name(name, number), {FUNCTION: name}, data)
-        self._keep(Config(id=made, name=config_name(name, number), labels={FUNCTION: name}, data=data))
+        self._keep(Config(id=made, name=config_name(name, number), labels={FUNCTION: name}, data=data, index=0))
         self._call_listeners({name})
         version = self.by_id(made)
         assert version is not None  # noqa: S101 - it was encoded above

@@ -349,10 +349,10 @@ async def test_of_two_publishers_each_gets_a_number() -> None:
 @pytest.mark.gen_test
 async def test_a_name_that_something_else_has_is_passed_over() -> None:
     """A config of somebody's that is no version; a function whose names are all taken is a conflict, not a hang."""
-    there = [Config(id=str(n), name=f"qm-fn-f-{n}", labels={}, data=b"") for n in range(1, 3)]
+    there = [Config(id=str(n), name=f"qm-fn-f-{n}", labels={}, data=b"", index=1) for n in range(1, 3)]
     parts = Parts(FakeConfigs(*there))
     assert (await parts.service.publish("f", spec(), ROOT)).function.version == 3
-    there = [Config(id=str(n), name=f"qm-fn-f-{n}", labels={}, data=b"") for n in range(1, 99)]
+    there = [Config(id=str(n), name=f"qm-fn-f-{n}", labels={}, data=b"", index=1) for n in range(1, 99)]
     with pytest.raises(Conflict, match="too many others"):
         await Parts(FakeConfigs(*there)).service.publish("f", spec(), ROOT)
 

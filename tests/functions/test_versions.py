@@ -16,7 +16,7 @@ from qmaster.engine import configs as engine_configs
 from qmaster.engine.configs import Config
 from qmaster.engine.labels import FUNCTION
 from qmaster.engine.watcher import Change, Watcher
-from qmaster.errors import Conflict, EngineAway, EngineUnavailable, NotAManager
+from qmaster.errors import Conflict, EngineAway, EngineRefused, EngineUnavailable, NotAManager
 from qmaster.functions import versions
 from qmaster.functions.versions import Version, VersionStore
 
@@ -114,16 +114,20 @@ def test_what_changed_unseen_is_listed(engine: Engine) -> None:
     asyncio.run(work())
 
 
-def test_a_config_is_found_by_its_whole_name_or_id(engine: Engine) -> None:
-    """With its labels and data; Docker also takes the beginning of an id."""
+def test_a_label_is_changed_by_one_of_two(engine: Engine) -> None:
+    """Who read it before the other's change is refused; the data stays."""
 
     async def work() -> None:
         ours = OurEngine(Endpoint.read(engine.host, {}))
         made = await ours.configs.create("qm-marked", {"a": "1"}, b"data")
-        for name in (made, "qm-marked"):
-            found = await ours.configs.config(name)
-            assert found is not None
-            assert (found.labels, found.data) == ({"a": "1"}, b"data")
+        read = await ours.configs.config(made)
+        assert read is not None
+        await ours.configs.relabel(read, {"a": "2"})
+        with pytest.raises(EngineRefused, match="out of sequence"):
+            await ours.configs.relabel(read, {"a": "3"})
+        now = await ours.configs.config("qm-marked")
+        assert now is not None
+        assert (now.labels, now.data) == ({"a": "2"}, b"data")
         assert await ours.configs.config(made[:8]) is None
         await ours.close()
 
