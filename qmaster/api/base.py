@@ -25,7 +25,6 @@ from ..errors import BadRequest, Forbidden, HttpError, NotFound, PayloadTooLarge
 from ..events.unsent import SMALL, Unsent
 from ..models import requests
 from ..models.credentials import REDACTED
-from ..models.functions import NAME as FUNCTION_NAME
 from ..models.responses import mask
 from ..models.validation import quote
 from .limits import MAX_READ, UNREAD, set_reader_timeout
@@ -41,8 +40,6 @@ LARGE = 1024  # bytes of a body that is checked in a turn of its own
 SLICE = 64 * 1024  # bytes of an answer that is built piece by piece, until it is written
 AT_ONCE = 1024 * 1024  # bytes of a finished answer that are written at once; the kernel takes them in about 1 ms
 READ_WITHIN = 5.0  # seconds that the reader of a large answer may make no progress
-ON = ("1", "true")
-FLAGS = (*ON, "0", "false")
 # Looked up once: an enum computes a member at each access, and each request needs several.
 OK, FAILED = HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR
 REFUSALS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
@@ -413,33 +410,6 @@ class NotFoundHandler(BaseHandler):
         raise NotFound("no such path; see GET /openapi.json")
 
     head = get = post = delete = patch = put = options = _nothing
-
-
-def flag(name: str, values: list[str] | None) -> bool:
-    """Return the value of a boolean query parameter; the default is off.
-
-    Raises:
-        BadRequest: it is not one of ``FLAGS``, or it is given twice.
-    """
-    if values is None:
-        return False
-    if len(values) != 1 or values[0] not in FLAGS:
-        raise BadRequest(f"{name}: expected {', '.join(FLAGS[:-1])} or {FLAGS[-1]}")
-    return values[0] in ON
-
-
-def named_function(query: dict[str, list[str]]) -> str | None:
-    """Return the query parameter ``function``; None if it is not given.
-
-    Raises:
-        BadRequest: it is no name of a function, or it is given twice.
-    """
-    values = query.get("function")
-    if values is None:
-        return None
-    if len(values) != 1 or not FUNCTION_NAME.fullmatch(values[0]):
-        raise BadRequest("function: expected the name of one function")
-    return values[0]
 
 
 def log_request(handler: web.RequestHandler) -> None:

@@ -29,8 +29,9 @@ from ..events import frames
 from ..events.broker import ALL_INSTANCES, Filter, Subscriber, Wire
 from ..events.stream import EventStream, Since
 from ..models import requests
-from .base import SLICE, BaseHandler, flag, named_function
+from .base import SLICE, BaseHandler
 from .limits import UNREAD, Allowance, ConnectionLimiter, Slot, set_reader_timeout
+from .queries import flag, named_function
 
 AUTH_WITHIN = 5.0  # seconds
 MAX_INBOUND = 4096  # bytes of a client's frame

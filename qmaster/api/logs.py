@@ -17,8 +17,9 @@ from ..functions.logs import FunctionLog, FunctionLogs
 from ..models.results import Stream
 from ..runs.logs import LogQuery, LogReader, Piece, Source, note
 from ..runs.service import RunService
-from .base import BaseHandler, flag
+from .base import BaseHandler
 from .limits import ConnectionLimiter, Slot, set_reader_timeout
+from .queries import flag
 
 PARAMETERS = ("follow", "tail", "timestamps", "stream")
 NDJSON = "application/x-ndjson"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
 from typing import Any, cast, get_args
@@ -20,15 +19,15 @@ from ..models.responses import Accepted, Service, Status
 from ..runs.listing import ListQuery
 from ..runs.results import is_over
 from ..runs.service import RunService
-from .base import SLICE, BaseHandler, flag, named_function
+from .base import SLICE, BaseHandler
 from .limits import ConnectionLimiter
+from .queries import flag, limit, named_function, wait_seconds
 
 MAX_LIMIT = 10_000
 MAX_WHOLE = 1024 * 1024  # bytes of a listing that is sent as one body
 ENCODED_AT_ONCE = 32  # runs
 HELD = 2 * SLICE  # bytes that a chunked listing counts as unread
 TAIL = b"]}\n"  # of a listing
-_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 FILTERS = ("status", "label", "name", "function", "limit", "all")
 
 log = structlog.get_logger(__name__)
@@ -157,7 +156,7 @@ class StatusHandler(ServicesHandler):
 
     async def get(self, name_or_id: str) -> None:
         identity = self.identify(self.document(), "read")
-        seconds = _wait(self.parameters("wait").get("wait"))
+        seconds = wait_seconds(self.parameters("wait").get("wait"))
         if seconds is None:
             await self._answer_run(await self.run_service.status(name_or_id, identity))
             return
@@ -228,25 +227,5 @@ def _wanted(query: dict[str, list[str]]) -> ListQuery:
     labels = tuple(label.partition("=") for label in query.get("label", ()))
     if any(not key for key, _, _ in labels):
         raise BadRequest("label: expected key=value, or key")
-    names, limit = frozenset(query.get("name", ())), _limit(query.get("limit"))
-    return ListQuery(statuses, names, labels, limit, flag("all", query.get("all")), named_function(query))
-
-
-def _limit(values: list[str] | None) -> int | None:
-    if values is None:
-        return None
-    text = values[0]
-    if len(values) > 1 or not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_LIMIT):
-        raise BadRequest(f"limit: expected a whole number from 1 to {MAX_LIMIT}")
-    return int(text)
-
-
-def _wait(values: list[str] | None) -> float | None:
-    """Return the seconds of ``wait`` in a query; ``true`` means the same as in a body."""
-    if values is None:
-        return None
-    if values == ["true"]:
-        return requests.WAIT
-    if len(values) == 1 and _SECONDS.fullmatch(values[0]) and float(values[0]) <= requests.MAX_WAIT:
-        return float(values[0])
-    raise BadRequest(f"wait: expected seconds, at most {requests.MAX_WAIT}, or true")
+    names, most = frozenset(query.get("name", ())), limit(query.get("limit"), MAX_LIMIT)
+    return ListQuery(statuses, names, labels, most, flag("all", query.get("all")), named_function(query))

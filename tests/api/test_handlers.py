@@ -28,7 +28,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httputil import HTTPHeaders
 
 from qmaster import errors
-from qmaster.api import base, runs
+from qmaster.api import queries, runs
 from qmaster.api.limits import MAX_READ
 from qmaster.models.requests import MAX_BODY, body_digest
 from qmaster.models.responses import Service
@@ -251,11 +251,11 @@ FLAGS = [("1", True), ("true", True), ("0", False), ("false", False)]
 @pytest.mark.parametrize("name", ["follow", "timestamps", "all"])
 def test_every_flag_of_a_query_takes_the_same_words(name: str) -> None:
     """Whichever call it is of; what is something else, or there twice, is refused with them."""
-    assert base.flag(name, None) is False
-    assert [base.flag(name, [word]) for word, _ in FLAGS] == [on for _, on in FLAGS]
+    assert queries.flag(name, None) is False
+    assert [queries.flag(name, [word]) for word, _ in FLAGS] == [on for _, on in FLAGS]
     for wrong in ([""], ["yes"], ["TRUE"], ["1", "1"]):
         with pytest.raises(errors.BadRequest, match=f"^{name}: expected 1, true, 0 or false$"):
-            base.flag(name, wrong)
+            queries.flag(name, wrong)
 
 
 @pytest.mark.parametrize(("query", "removed"), [("", False), *((f"?all={word}", on) for word, on in FLAGS)])

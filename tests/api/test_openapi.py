@@ -14,7 +14,7 @@ from fakes import grant
 
 from docs import as_pattern, routes, statuses
 from qmaster import errors
-from qmaster.api import base, events, logs, openapi, openapi_functions, runs
+from qmaster.api import events, logs, openapi, openapi_functions, queries, runs
 from qmaster.auth.authenticator import BURST
 from qmaster.auth.tokens import SCOPES
 from qmaster.events import cloudevents, frames
@@ -286,7 +286,7 @@ def test_each_flag_is_described_with_all_of_its_words() -> None:
     }
     outputs = [(path, name) for path in ("/logs/{id}", "/functions/{name}/logs") for name in ("follow", "timestamps")]
     flags = (("/status", "all"), ("/events", "all"), *outputs)
-    assert described == {flag: list(base.FLAGS) for flag in flags}
+    assert described == {flag: list(queries.FLAGS) for flag in flags}
 
 
 @pytest.mark.gen_test

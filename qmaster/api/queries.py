@@ -1,0 +1,69 @@
+"""Parameters of a query: flags, names, numbers and seconds, checked. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import BadRequest
+from ..models import requests
+from ..models.functions import NAME
+
+ON = ("1", "true")
+FLAGS = (*ON, "0", "false")
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+
+
+def flag(name: str, values: list[str] | None) -> bool:
+    """Return the value of a boolean query parameter; the default is off.
+
+    Raises:
+        BadRequest: it is not one of ``FLAGS``, or it is given twice.
+    """
+    if values is None:
+        return False
+    if len(values) != 1 or values[0] not in FLAGS:
+        raise BadRequest(f"{name}: expected {', '.join(FLAGS[:-1])} or {FLAGS[-1]}")
+    return values[0] in ON
+
+
+def named_function(query: dict[str, list[str]]) -> str | None:
+    """Return the query parameter ``function``; None if it is not given.
+
+    Raises:
+        BadRequest: it is no name of a function, or it is given twice.
+    """
+    values = query.get("function")
+    if values is None:
+        return None
+    if len(values) != 1 or not NAME.fullmatch(values[0]):
+        raise BadRequest("function: expected the name of one function")
+    return values[0]
+
+
+def limit(values: list[str] | None, most: int) -> int | None:
+    """Return the query parameter ``limit``; None if it is not given.
+
+    Raises:
+        BadRequest: it is no whole number from 1 to ``most``, or it is given twice.
+    """
+    if values is None:
+        return None
+    text = values[0]
+    if len(values) > 1 or not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+        raise BadRequest(f"limit: expected a whole number from 1 to {most}")
+    return int(text)
+
+
+def wait_seconds(values: list[str] | None) -> float | None:
+    """Return the seconds of the query parameter ``wait``; ``true`` means the same as in a body, None: do not wait.
+
+    Raises:
+        BadRequest: it is neither seconds nor ``true``, or it is given twice.
+    """
+    if values is None:
+        return None
+    if values == ["true"]:
+        return requests.WAIT
+    if len(values) == 1 and _SECONDS.fullmatch(values[0]) and float(values[0]) <= requests.MAX_WAIT:
+        return float(values[0])
+    raise BadRequest(f"wait: expected seconds, at most {requests.MAX_WAIT}, or true")
