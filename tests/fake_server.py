@@ -51,7 +51,7 @@ def service(job: str = "job-1", **over: Any) -> Json:
         cpus=None,
         tasks=[task()],
     )
-    return {**msgspec.to_builtins(view), **over}
+    return {**msgspec.json.decode(msgspec.json.encode(view)), **over}
 
 
 def task(**over: Any) -> Task:

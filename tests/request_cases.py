@@ -71,6 +71,12 @@ WRONG: list[tuple[str, Any]] = [
     ("restart", ""),
     ("max_attempts", 0),
     ("max_attempts", 3),  # without a restart
+    ("restart_delay", 1),
+    ("restart_delay", -1),
+    ("restart_delay", "5s"),
+    ("restart_delay", 86_401),
+    ("restart_window", 1.5),
+    ("restart_window", True),
     ("ttl", "forever"),
     ("ttl", "Never"),
     ("max_attempts", True),

@@ -59,6 +59,8 @@ FIELDS: Mapping[str, str] = {
     "replicas": "How many run at once. Services only.",
     "restart": "When a task that ended is restarted; `none` runs it once.",
     "max_attempts": "How often it is restarted. For a container only with `on-failure`.",
+    "restart_delay": "Seconds between the end of an attempt and the next, by default Swarm's 5. Services only.",
+    "restart_window": "Seconds: `max_attempts` counts the restarts of this long alone. 0: all of them. Services only.",
     "constraints": "The nodes it may run on, for example `node.role==worker`. Services only.",
     "networks": "Names of swarm networks to join. Services only.",
     "secrets": "Names of swarm secrets, mounted in `/run/secrets/`. Services only.",
@@ -138,6 +140,7 @@ SERVICE: Json = {
     "ttl": 600.0,
     "restarts": 0,
     "last_exit": None,
+    "attempts": [],
     "function": None,
     "tasks": [
         {

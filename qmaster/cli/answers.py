@@ -55,6 +55,7 @@ class _Service(TypedDict):
     timeout: NotRequired[float | None]
     ttl: NotRequired[float | None]
     last_exit: NotRequired[_LastExit | None]
+    attempts: NotRequired[list[_LastExit]]
     tasks: list[_Task]
 
 

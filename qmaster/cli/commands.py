@@ -70,6 +70,10 @@ FIELDS = (
     click.option("--replicas", type=int, metavar="N", help="How many run at once."),
     click.option("--restart", type=click.Choice(["none", "on-failure", "any"]), help="When it is restarted."),
     click.option("--max-attempts", type=int, metavar="N", help="How many restarts at most."),
+    click.option("--restart-delay", type=float, metavar="SECONDS", help="How long a restart waits."),
+    click.option(
+        "--restart-window", type=float, metavar="SECONDS", help="Count only the restarts of this long towards the most."
+    ),
     click.option(
         "--constraint",
         "constraints",

@@ -188,11 +188,14 @@ def details(one: Json) -> list[str]:
     shown["memory"] = None if one["memory"] is None else f"{one['memory']} MiB"
     last = shown.pop("last_exit", None)
     if last:
-        shown["last exit"] = f"{_end(None, last['exit_code'], last['error'])} at {last['finished_at']}".strip()
+        shown["last exit"] = _ended(last)
+    attempts = shown.pop("attempts", None) or []
     for key in ("timeout", "ttl"):
         if shown.get(key) is not None:
             shown[key] = f"{shown[key]:g} s"
-    return [f"{key + ':':<13} {clean(str(value))}" for key, value in shown.items() if value is not None]
+    lines = [(key, value) for key, value in shown.items() if value is not None]
+    lines += [("attempt", _ended(attempt)) for attempt in attempts]
+    return [f"{key + ':':<13} {clean(str(value))}" for key, value in lines]
 
 
 def event(one: Json) -> str:
@@ -217,6 +220,10 @@ def _said(kind: str, data: Json) -> str:
         return "  ".join(filter(None, [place, _end(None, task["exit_code"], task["error"])]))
     words = data["status"] if kind == "service.updated" else ""
     return "  ".join(filter(None, [words, _end(data["reason"], data["exit_code"], data["error"])]))
+
+
+def _ended(attempt: Json) -> str:
+    return f"{_end(None, attempt['exit_code'], attempt['error'])} at {attempt['finished_at']}".strip()
 
 
 def _end(reason: str | None, code: int | None, error: str | None) -> str:

@@ -171,7 +171,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
         {
             "ContainerSpec": container,
             "Resources": {"Limits": {**resources, **({"Pids": pids} if pids else {})}, "Reservations": resources},
-            "RestartPolicy": _drop_none({"Condition": request.restart, "MaxAttempts": request.max_attempts}),
+            "RestartPolicy": _restart_policy(request),
             "Placement": {"Constraints": list(request.constraints)} if request.constraints else None,
             "Networks": [{"Target": network} for network in objects.networks] or None,
             "LogDriver": {"Name": LOG_DRIVER, "Options": LOG_OPTIONS},
@@ -312,6 +312,17 @@ def _secret(name: str, secret_id: str) -> dict[str, Any]:
     return {"SecretID": secret_id, "SecretName": name, "File": file}
 
 
+def _restart_policy(request: RunRequest) -> dict[str, Any]:
+    return _drop_none(
+        {
+            "Condition": request.restart,
+            "MaxAttempts": request.max_attempts,
+            "Delay": _nano(request.restart_delay),
+            "Window": _nano(request.restart_window),
+        }
+    )
+
+
 def _port(text: str) -> dict[str, Any]:
     numbers, _, protocol = text.partition("/")
     published, _, target = numbers.partition(":")
@@ -323,8 +334,8 @@ def _port(text: str) -> dict[str, Any]:
     }
 
 
-def _nano(cpus: float | None) -> int | None:
-    return None if cpus is None else round(cpus * 1e9)
+def _nano(number: float | None) -> int | None:
+    return None if number is None else round(number * 1e9)
 
 
 def _drop_none(document: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ SERVICE_EVENTS = ("created", "updated", "running", "complete", "failed", "stoppi
 NODE_EVENTS = ("joined", "ready", "down", "updated", "removed")
 FUNCTION_EVENTS = ("published", "removed")
 MANY_TASKS = 20  # with more, a task's event has only its own task
-# Left out of task events: they do not change with a task's state, and would be most of the journal.
-ASIDE = ("labels", "command", "spec")
+# Left out of task events, as they would be most of the journal. The service's own events have them.
+ASIDE = ("labels", "command", "spec", "attempts")
 _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 
 

@@ -43,6 +43,7 @@ WAIT = 60.0  # for ``"wait": true``
 MAX_WAIT = 86_400
 MIN_TIMEOUT = 0.1
 MAX_SECONDS = 3650 * 86_400
+MAX_DELAY = 86_400  # between two attempts, and of the window in which they count
 MAX_PIDS = 4_194_304  # the maximum of a 64-bit kernel
 
 # The default hardening of a job.
@@ -132,6 +133,8 @@ class RunRequest(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=Tru
     replicas: Annotated[int, Meta(ge=1, le=10_000)] = 1
     restart: Restart = "none"
     max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    restart_delay: Annotated[float, Meta(ge=0, le=MAX_DELAY)] | None = None
+    restart_window: Annotated[float, Meta(ge=0, le=MAX_DELAY)] | None = None
     ports: Annotated[list[Port], Meta(max_length=64)] = []
     wait: bool | Annotated[float, Meta(ge=0, le=MAX_WAIT)] = False
     timeout: Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_SECONDS)] | None = None
@@ -154,8 +157,9 @@ class RunRequest(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=Tru
             _check_unique(field, getattr(self, field))
         if HOST_NETWORK in self.networks:
             raise ValueError(f"networks: the network {HOST_NETWORK} is not supported; use a swarm network")
-        if self.max_attempts is not None and self.restart == "none":
-            raise ValueError("max_attempts: needs restart on-failure or any; with none, the run is not restarted")
+        for field in ("max_attempts", "restart_delay", "restart_window"):
+            if getattr(self, field) is not None and self.restart == "none":
+                raise ValueError(f"{field}: needs restart on-failure or any; with none, the run is not restarted")
         if self.type == "container":
             self._check_container()
 
@@ -167,6 +171,9 @@ class RunRequest(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=Tru
             raise ValueError("name: expected at least 2 characters for a container")
         if self.replicas != 1:
             raise ValueError("replicas: a container has one replica; leave it out, or use type service")
+        for field in ("restart_delay", "restart_window"):
+            if getattr(self, field) is not None:
+                raise ValueError(f"{field}: not supported for a container; leave it out, or use type service")
         if self.max_attempts is not None and self.restart != "on-failure":
             raise ValueError("max_attempts: needs restart on-failure for a container")
 

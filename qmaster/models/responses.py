@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Literal
 
 import msgspec
@@ -109,6 +109,16 @@ class LastExit(Struct, frozen=True, gc=False):
     finished_at: Time | None
 
 
+class Attempt(Struct, frozen=True, gc=False):
+    """An attempt of a run that is restarted, and how it ended; null for what was not seen."""
+
+    task: str | None
+    started_at: Time | None
+    finished_at: Time | None
+    exit_code: int | None
+    error: str | None
+
+
 class FunctionRef(Struct, frozen=True, gc=False):
     """The function, and the number of its version, that a run is an instance of."""
 
@@ -121,6 +131,7 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
 
     Times are RFC 3339, memory is MiB, ``timeout`` and ``ttl`` are seconds. ``result`` is null until it is read.
     ``restarts`` counts the attempts that ended and were followed by another; ``last_exit`` is the latest of them.
+    ``attempts`` are those of a run that is restarted which have ended: the newest ones, the newest last.
     """
 
     id: str
@@ -145,6 +156,7 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     ttl: float | None = None
     restarts: int = 0
     last_exit: LastExit | None = None
+    attempts: tuple[Attempt, ...] = ()
     function: FunctionRef | None = None
     tasks: list[Task]
     result: Result | None = None
@@ -206,15 +218,14 @@ def mask(text: str, own: object, quoted: bool = True) -> str:
 
 
 def masked(view: Service) -> Service:
-    """Return a run with masked errors. Quoted names stay: they are the run's own command, entrypoint and the like."""
+    """Return a run with masked errors; those of its attempts are masked as they come."""
     last = view.last_exit
     if not any((view.error, last and last.error, *(task.error for task in view.tasks))):
         return view
-    own = [view.id, view.name, view.image, view.command or [], view.labels]
-    own += [[task.id, task.container_id or "", task.node_id or ""] for task in view.tasks]
+    mask_one = masker(view)
 
     def hide(error: str | None) -> str | None:
-        return None if error is None else mask(error, own, quoted=False)
+        return None if error is None else mask_one(error)
 
     return msgspec.structs.replace(
         view,
@@ -224,6 +235,13 @@ def masked(view: Service) -> Service:
             task if task.error is None else msgspec.structs.replace(task, error=hide(task.error)) for task in view.tasks
         ],
     )
+
+
+def masker(view: Service) -> Callable[[str], str]:
+    """Return what masks an error of a run. Quoted names stay: they are of its own command, entrypoint and the like."""
+    own = [view.id, view.name, view.image, view.command or [], view.labels]
+    own += [[task.id, task.container_id or "", task.node_id or ""] for task in view.tasks]
+    return lambda error: mask(error, own, quoted=False)
 
 
 def warn_of_older_nodes(nodes: Iterable[Node], named: bool) -> list[str]:

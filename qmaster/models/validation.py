@@ -27,7 +27,7 @@ BOUNDS = {">=": "at least", "<=": "at most"}
 UNITS = {
     "memory": "MiB",
     "cpus": "cores",
-    **dict.fromkeys(("timeout", "ttl", "wait", "idle", "init_timeout"), "seconds"),
+    **dict.fromkeys(("timeout", "ttl", "wait", "idle", "init_timeout", "restart_delay", "restart_window"), "seconds"),
 }
 _EXPECTED = re.compile(r"Expected `(?P<kinds>[^`]+)`(?: (?P<rest>.*?))?(?:, got `(?P<got>\w+)`)?", re.DOTALL)
 _BOUND = re.compile(r"(?P<length>of length )?(?P<sign>[<>]=) (?P<number>[0-9.]+)")
@@ -60,7 +60,7 @@ ANSWERS: Mapping[str, str] = {
     **dict.fromkeys(("reservememory", "memorybytes"), "use {memory}"),
     **dict.fromkeys(("cpulimit", "limitcpu", "reservecpu", "cpucount", "nanocpus", "cores"), "use {cpus}"),
     **dict.fromkeys(("resources", "limits", "requests", "reservations"), ONE_OF_TWO),
-    "deploy": "use {replicas}, {restart}, {max_attempts}, {constraints}, {memory} and {cpus}",
+    "deploy": "use {replicas}, {restart}, {restart_delay}, {max_attempts}, {constraints}, {memory} and {cpus}",
     **dict.fromkeys(
         ("cpushares", "cpuquota", "cpuperiod", "cpusetcpus", "cpusetmems", "cpuset"), "not supported; use {cpus}"
     ),
@@ -72,7 +72,6 @@ ANSWERS: Mapping[str, str] = {
     **dict.fromkeys(
         ("restartmaxattempts", "maximumretrycount", "backofflimit", "retries"), "use {max_attempts} with {restart}"
     ),
-    **dict.fromkeys(("restartdelay", "restartwindow"), "not supported; use {restart} and {max_attempts}"),
     **dict.fromkeys(("placement", "nodeselector", "affinity", "nodename", "nodes"), "use {constraints}"),
     **dict.fromkeys(("placementpref", "tolerations", "topologyspreadconstraints"), "not supported; use {constraints}"),
     **dict.fromkeys(("networkmode", "net", "networkalias", "links", "link"), OWN_NETWORK),

@@ -13,8 +13,8 @@ from ..errors import JournalUnwritable
 from ..events import cloudevents
 from ..events.cloudevents import Event
 from ..models.functions import FunctionVersion
-from ..models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked
-from . import container_status, status
+from ..models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked, masker
+from . import attempts, container_status, status
 from .functions import FunctionViews
 
 Json = Mapping[str, Any]
@@ -159,6 +159,8 @@ class RunCache:
             return
         before = entry.current if entry else None
         shown = container_status.with_attempts(container_status.container(raw, ending, before), raw, before)
+        if not ending:
+            shown = attempts.with_attempts(shown, attempts.of_container(raw, shown.last_exit, before))
         again = container_status.begun_again(shown, raw["State"].get("StartedAt"), before)
         shown = _for_owner(keep(shown, before, again))
         if entry is None:
@@ -344,6 +346,8 @@ class RunCache:
             entry.node_was_down = True
         if END not in (raw["Spec"].get("Labels") or {}):  # a run that is being ended is not restarted
             shown = status.with_attempts(shown, raw, tasks.values(), before)
+        hide = str if shown.owner in (None, ROOT) else masker(shown)
+        shown = attempts.with_attempts(shown, attempts.of_service(raw, tasks.values(), before, hide))
         again = status.begun_again(shown, before, entry.tasks.keys() if entry else ())
         shown = _for_owner(keep(shown, before, again))
         if shown.started_at is None and status.has_ended(shown) and not (before and status.has_ended(before)):
@@ -404,6 +408,7 @@ def _with_history(shown: Service, before: Service, begun_again: bool) -> Service
         started_at=before.started_at or shown.started_at,
         restarts=restarts,
         last_exit=last,
+        attempts=shown.attempts or before.attempts,
         result=None if begun_again else shown.result,  # a result belongs to one attempt
     )
 

@@ -491,7 +491,8 @@ def _restart_due(raw: Json, spec: Json, now: datetime, history: Counts) -> bool:
     if condition == "none" or (condition == "on-failure" and raw["Status"]["State"] == "complete"):
         return False
     attempts = policy.get("MaxAttempts") or 0
-    if attempts and history.get(place(raw, is_per_node(spec)), 1) > attempts:
+    # With a window Swarm counts the latest ones only.
+    if attempts and not policy.get("Window") and history.get(place(raw, is_per_node(spec)), 1) > attempts:
         return False
     # Swarm keeps five tasks of a slot: from five attempts on, the time decides, not the count.
     ended = parse_time(raw["Status"].get("Timestamp"))

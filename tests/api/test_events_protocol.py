@@ -23,7 +23,7 @@ Measured = Callable[[str], None]
 SERVICE_KEYS = {
     "id", "type", "name", "image", "command", "labels", "owner", "status", "reason", "error", "exit_code", "replicas",
     "created_at", "started_at", "finished_at", "removed_at", "memory", "cpus", "timeout", "ttl", "tasks",
-    "result", "restarts", "last_exit", "function",
+    "result", "restarts", "last_exit", "attempts", "function",
 }  # fmt: skip
 NODE_KEYS = {
     "id", "hostname", "role", "state", "availability", "address", "engine", "memory", "cpus", "reserved", "leader",
@@ -104,7 +104,7 @@ def test_hello_snapshot_and_events_have_exactly_their_keys(stream: Server) -> No
             assert set(frame) == {"type", "cursor", "event"}
             assert frame["cursor"] == frame["event"]["id"]
             is_task = frame["event"]["type"].startswith("io.qmaster.task.")
-            of_task = SERVICE_KEYS - {"labels", "command", "spec"} | {"task"}
+            of_task = SERVICE_KEYS - {"labels", "command", "spec", "attempts"} | {"task"}
             assert set(frame["event"]["data"]) == (of_task if is_task else SERVICE_KEYS)
             if is_task:
                 assert set(frame["event"]["data"]["task"]) == TASK_KEYS

@@ -150,6 +150,8 @@ NOT_A_VALUE: list[tuple[str, Json]] = [
     ("restart", {"restart": "unless-stopped"}),
     ("max_attempts", {"max_attempts": 0}),
     ("max_attempts", {"max_attempts": -1}),
+    ("restart_delay", {"restart_delay": -1, "restart": "any"}),
+    ("restart_window", {"restart_window": "1m", "restart": "any"}),
     ("pids_limit", {"pids_limit": -1}),
     ("pids_limit", {"pids_limit": 2**31}),
     ("pids_limit", {"pids_limit": True}),
@@ -541,6 +543,7 @@ OF_A_SERVICE = {
     "TaskTemplate.Resources.Limits.MemoryBytes", "TaskTemplate.Resources.Limits.NanoCPUs",
     "TaskTemplate.Resources.Reservations.MemoryBytes", "TaskTemplate.Resources.Reservations.NanoCPUs",
     "TaskTemplate.RestartPolicy.Condition", "TaskTemplate.RestartPolicy.MaxAttempts",
+    "TaskTemplate.RestartPolicy.Delay", "TaskTemplate.RestartPolicy.Window",
     *(f"TaskTemplate.LogDriver.{key}" for key in ("Name", "Options.max-size", "Options.max-file")),
     "TaskTemplate.Resources.Limits.Pids", "TaskTemplate.ContainerSpec.CapabilityDrop[]",
     "TaskTemplate.ContainerSpec.Privileges.NoNewPrivileges", "TaskTemplate.ContainerSpec.Healthcheck.Test[]",
@@ -579,7 +582,8 @@ EITHER: dict[str, st.SearchStrategy[Any]] = {
     "healthcheck": st.booleans(),
 }  # fmt: skip
 SERVICES: dict[str, st.SearchStrategy[Any]] = {
-    **EITHER, "replicas": st.integers(1, 9), "max_attempts": st.integers(1, 9), "networks": st.just(["blue"]),
+    **EITHER, "replicas": st.integers(1, 9), "max_attempts": st.integers(1, 9),
+    "restart_delay": st.floats(0, 9), "restart_window": st.floats(0, 9), "networks": st.just(["blue"]),
     "constraints": st.just(["node.role==worker"]), "secrets": st.just(["key"]), "ports": st.just(["8080:80", "1:2"]),
 }  # fmt: skip
 MARK, DEFAULTS = Stamp("mine", "alice", "nonce"), Defaults(250, 10, 10)
@@ -589,7 +593,7 @@ MARK, DEFAULTS = Stamp("mine", "alice", "nonce"), Defaults(250, 10, 10)
 @given(st.fixed_dictionaries({"image": st.just("busybox")}, optional=SERVICES))
 def test_no_service_asks_docker_for_anything_else(document: Json) -> None:
     """Whatever the request: its spec is made of these words alone."""
-    again = {"restart": "any"} if "max_attempts" in document else {}
+    again = {"restart": "any"} if document.keys() & {"max_attempts", "restart_delay", "restart_window"} else {}
     request = requests.convert(document | again, RunRequest)
     objects = Objects(["n1"] * len(request.networks), ["i1"] * len(request.secrets))
     assert set(places(spec.service(request, MARK, "busybox", DEFAULTS, objects))) <= OF_A_SERVICE

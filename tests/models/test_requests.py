@@ -160,6 +160,8 @@ def test_a_wrong_field_is_named(field: str, value: object) -> None:
         ({"replicas": 2}, "replicas"),
         ({"max_attempts": 2}, "max_attempts"),
         ({"max_attempts": 2, "restart": "any"}, "max_attempts"),
+        ({"restart_delay": 2, "restart": "any"}, "restart_delay"),
+        ({"restart_window": 2, "restart": "any"}, "restart_window"),
         ({"name": "a"}, "name"),
     ],
 )
@@ -172,6 +174,13 @@ def test_what_only_services_have_is_refused_for_a_container(fields: dict[str, An
 def test_a_container_may_be_restarted_a_few_times() -> None:
     """Docker counts attempts with on-failure only."""
     assert run(type="container", restart="on-failure", max_attempts=2).max_attempts == 2
+
+
+@pytest.mark.parametrize("restart", ["on-failure", "any"])
+def test_a_restart_may_wait(restart: str) -> None:
+    """Also for no time at all."""
+    asked = run(restart=restart, restart_delay=0, restart_window=90.5)
+    assert (asked.restart_delay, asked.restart_window) == (0, 90.5)
 
 
 @pytest.mark.parametrize(

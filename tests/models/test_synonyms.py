@@ -31,7 +31,7 @@ FIELDS = RunRequest.__struct_fields__
         ("backoffLimit", "use max_attempts with restart"),
         ("mem_limit", "use memory"),
         ("resources", "use memory and cpus: each is the limit and the reservation"),
-        ("deploy", "use replicas, restart, max_attempts, constraints, memory and cpus"),
+        ("deploy", "use replicas, restart, restart_delay, max_attempts, constraints, memory and cpus"),
         ("network_mode", "use networks, the names of swarm networks; the host's network is not supported"),
         ("privileged", "not supported, because it could reach the host"),
         ("cap_add", "not supported, because it could reach the host"),

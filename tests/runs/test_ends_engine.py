@@ -91,6 +91,49 @@ def test_a_crash_loop_shows_itself(shared: Server, kind: str) -> None:
     shared.stop_service(run_id)
 
 
+@pytest.mark.patient
+def test_each_attempt_is_shown_with_its_code_and_times(shared: Server) -> None:
+    """Three failures of a service that waits a second before each restart; also after a restart, and its removal."""
+    run_id = started(
+        shared.run(
+            image=IMAGE,
+            command="sh -c 'sleep 1; exit 3'",
+            restart="on-failure",
+            max_attempts=2,
+            restart_delay=1,
+            restart_window=600,
+            memory=8,
+        )
+    )
+    view = eventually(lambda: three(shared.status(run_id).json), 120, "it has failed three times")
+    shared.restart()
+    eventually(lambda: shared.call("GET", "/readyz").status == 200, 20, "it is ready")
+    eventually(lambda: shared.status(run_id)["status"] == "failed", 60, "it is not restarted again")
+    again = shared.status(run_id).json
+    assert again["attempts"] == view["attempts"]
+    assert [attempt["exit_code"] for attempt in view["attempts"]] == [3, 3, 3]
+    assert all("non-zero exit (3)" in attempt["error"] for attempt in view["attempts"])
+    assert len({attempt["task"] for attempt in view["attempts"]}) == 3
+    for attempt in view["attempts"]:
+        begun, ended = parse_time(attempt["started_at"]), parse_time(attempt["finished_at"])
+        assert begun, attempt
+        assert ended
+        assert begun < ended
+    ends = [parse_time(attempt["finished_at"]) for attempt in view["attempts"]]
+    starts = [parse_time(attempt["started_at"]) for attempt in view["attempts"]]
+    for before, after in zip(ends, starts[1:], strict=False):
+        assert before
+        assert after
+        assert (after - before).total_seconds() >= 1
+    shared.stop_service(run_id)
+    eventually(lambda: shared.status(run_id)["status"] == "removed", 60, "it was removed")
+    assert shared.status(run_id)["attempts"] == view["attempts"]
+
+
+def three(view: Json) -> Any:
+    return view if len(view["attempts"]) == 3 else None
+
+
 def test_a_task_whose_record_is_gone_has_ended_all_the_same(engine: Engine, shared: Server) -> None:
     """Where Swarm keeps no history: what was told stays."""
     engine.cli("swarm", "update", "--task-history-limit", "0")
