@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from ..events import cloudevents
 from ..events.cloudevents import Event
 from ..models.functions import FunctionVersion, Version
@@ -12,17 +14,17 @@ from ..models.functions import FunctionVersion, Version
 class FunctionViews:
     """The newest version of each function, by name; ``dirty`` are the names with unpublished changes.
 
-    It shares the versions with their store: views of thousands would take more memory than they.
+    It shares the versions with their store and has others as JSON, since views of thousands would take more memory.
     """
 
     def __init__(self) -> None:
         self.dirty: set[str] = set()
         self._unpublished: dict[str, Version | None] = {}
-        self._published: dict[str, Version | FunctionVersion] = {}
+        self._published: dict[str, Version | bytes] = {}
 
-    def restore(self, view: FunctionVersion) -> None:
+    def restore(self, name: str, view: bytes) -> None:
         """Add a function from its record in the journal."""
-        self._published[view.name] = view
+        self._published[name] = view
 
     def show(self, name: str, version: Version | None) -> None:
         """Set the newest version of a function; None: there is no such function."""
@@ -58,10 +60,13 @@ class FunctionViews:
         if removed:
             self._published.pop(name, None)
         else:
-            self._published[name] = version if version is not None and version.view() == view else view
+            is_shown = version is not None and version.view() == view
+            self._published[name] = version if version is not None and is_shown else msgspec.json.encode(view)
         if name in self._unpublished and (version is None if removed else self._published[name] is version):
             del self._unpublished[name]  # else there is a newer change
 
 
-def _view(shown: Version | FunctionVersion | None) -> FunctionVersion | None:
-    return shown.view() if isinstance(shown, Version) else shown
+def _view(shown: Version | bytes | None) -> FunctionVersion | None:
+    if isinstance(shown, bytes):
+        return msgspec.json.decode(shown, type=FunctionVersion)
+    return None if shown is None else shown.view()

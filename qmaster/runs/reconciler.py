@@ -325,7 +325,7 @@ class Reconciler:
             if record.kind == "node":
                 self.cache.restore_node(msgspec.json.decode(record.view, type=Node))
             elif record.kind == "function":
-                self.cache.functions.restore(msgspec.json.decode(record.view, type=FunctionVersion))
+                self.cache.functions.restore(record.name, record.view)
             else:
                 self.cache.restore(msgspec.json.decode(record.view, type=Service), record.body)
         self._endings = endings | self._endings
