@@ -43,6 +43,8 @@ PRUNE_PARTS = 32  # prune also whenever this fraction of the size limit was writ
 KEEP_SIZE = 1024  # MiB
 WAL_LIMIT = 4 * MIB  # the write-ahead log is truncated to this size
 WAL_ROOM = 2 * WAL_LIMIT  # part of the size limit that is reserved for it
+# FULL waits for the disk at each commit, 0.2 ms where NORMAL takes 0.03; the file stays whole with both.
+NORMAL, FULL = "PRAGMA synchronous = NORMAL", "PRAGMA synchronous = FULL"
 KEEP_OUTCOME = (
     "INSERT OR REPLACE INTO outcomes (id, at, outcome, owner, size)"
     " VALUES (?1, ?2, ?3, coalesce((SELECT owner FROM records WHERE id = ?1), ''), ?4)"
@@ -68,10 +70,14 @@ class Position(NamedTuple):
 
 
 class _Write(NamedTuple):
-    """A write that waits for the journal's thread; ``last`` is the newest sequence after it, if it writes events."""
+    """A write that waits for the journal's thread.
+
+    ``last`` is the newest sequence after it, if it writes events; ``durable``: it must also survive a power failure.
+    """
 
     work: Callable[[sqlite3.Connection], object]
     last: int | None
+    durable: bool
     done: asyncio.Future[None]
 
 
@@ -187,7 +193,7 @@ class Journal:
         """Record that a call with an idempotency key is about to be handed over."""
         row = (key, time.time(), owner, digest)
         query = "INSERT OR REPLACE INTO answers (key, at, owner, size, digest) VALUES (?, ?, ?, 0, ?)"
-        await self.write(lambda db: db.execute(query, row))
+        await self.write(lambda db: db.execute(query, row), durable=True)
 
     async def keep_answer(self, key: str, answer: bytes) -> None:
         """Keep the answer of a call that was begun."""
@@ -284,7 +290,13 @@ class Journal:
         self._pruned = pruned
         self.position = self.position._replace(oldest=retention.kept_from(pruned, None))
 
-    async def write(self, work: Callable[[sqlite3.Connection], object], last: int | None = None, size: int = 0) -> None:
+    async def write(
+        self,
+        work: Callable[[sqlite3.Connection], object],
+        last: int | None = None,
+        size: int = 0,
+        durable: bool = False,
+    ) -> None:
         """Run ``work`` in a transaction, together with what others write meanwhile.
 
         It is also done if the caller is cancelled.
@@ -293,9 +305,10 @@ class Journal:
             work: runs in the journal's thread.
             last: the newest sequence after it, if it writes events.
             size: bytes that it adds to the file, about.
+            durable: whether it must also survive a power failure; any write survives the end of the process.
         """
         await self._ensure_open()
-        write = _Write(work, last, asyncio.get_running_loop().create_future())
+        write = _Write(work, last, durable, asyncio.get_running_loop().create_future())
         self._waiting.append(write)
         self._write_next()
         try:
@@ -410,7 +423,8 @@ class Journal:
             The error of each write, or None.
         """
         try:
-            self._commit(lambda db: [write.work(db) for write in writes], _newest(writes))
+            durable = any(write.durable for write in writes)
+            self._commit(lambda db: [write.work(db) for write in writes], _newest(writes), durable)
         except (sqlite3.OperationalError, OSError) as error:  # of the disk or the file: all would wait for it in turn
             return [error for _ in writes]
         except Exception as error:  # the top of the thread
@@ -419,10 +433,10 @@ class Journal:
             return [error for write in writes for error in self._commit_together([write])]
         return [None for _ in writes]
 
-    def _commit(self, work: Callable[[sqlite3.Connection], T], last: int | None = None) -> T:
+    def _commit(self, work: Callable[[sqlite3.Connection], T], last: int | None = None, durable: bool = False) -> T:
         db = self._opened()
         self._require_file()
-        with _transaction(db):
+        with _durability(db, durable), _transaction(db):
             done = work(db)
         if last is not None and self._mark is not None:
             with contextlib.suppress(OSError):  # it is committed; a mark that lags behind is harmless
@@ -509,7 +523,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # first: once there are tables, only VACUUM changes it
     db.execute("PRAGMA journal_mode = WAL")
     # A commit survives the end of the process. A loss by power failure is detected by the boot id (see ``epoch``).
-    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute(NORMAL)
     db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
     return db
 
@@ -539,6 +553,19 @@ def _id(db: sqlite3.Connection) -> str:
 
 
 # --- SQL -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _durability(db: sqlite3.Connection, durable: bool) -> Iterator[None]:
+    """Have the transaction within survive a power failure too."""
+    if not durable:
+        yield
+        return
+    db.execute(FULL)
+    try:
+        yield
+    finally:
+        db.execute(NORMAL)
 
 
 @contextlib.contextmanager

@@ -55,6 +55,22 @@ async def opened(folder: Path, keep_facts: int = 1000, keep_days: float = 30) ->
 
 
 @unit
+async def test_a_durable_write_waits_for_the_disk(tmp_path: Path) -> None:
+    """Those that are committed together do so as soon as one of them has to."""
+    journal, seen = await opened(tmp_path), []
+
+    def note(db: sqlite3.Connection) -> None:
+        seen.append(db.execute("PRAGMA synchronous").fetchone()[0])
+
+    normal, full = 1, 2
+    await journal.write(note)
+    await asyncio.gather(*(journal.write(note, durable=durable) for durable in (False, False, True)))
+    await journal.write(note)
+    assert seen == [normal, normal, full, full, normal]
+    await journal.close()
+
+
+@unit
 async def test_a_file_that_was_opened_in_part_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the journal would number its events from 1 again, in no epoch."""
     journal = await opened(tmp_path)
