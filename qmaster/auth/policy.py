@@ -128,6 +128,22 @@ def check_function(grant: TokenPolicy | None, name: str, url: str = "none") -> N
         raise Forbidden("public: this token may not open a function URL to callers without a token; use url token")
 
 
+def check_functions(grant: TokenPolicy | None, published: int) -> None:
+    """Require that a token may publish one more function.
+
+    Args:
+        grant: the token's policy; None: full access.
+        published: how many of the functions that there are it has published.
+
+    Raises:
+        Forbidden: it has its maximum.
+    """
+    if grant is not None and published >= grant.max_functions:
+        raise Forbidden(
+            f"max_functions: this token may have at most {grant.max_functions} functions; it has {published}"
+        )
+
+
 def _check_image(image: Reference, grant: TokenPolicy) -> None:
     if grant.images is not None and not any(pattern.matches(image) for pattern in grant.images):
         raise Forbidden(f"images: this token may not run {image.canonical}")

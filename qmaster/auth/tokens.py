@@ -39,6 +39,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 MAX_PORT = 65535
 MAX_RATE = 100_000
+FUNCTIONS_EACH = 100  # functions of a token whose table does not say; each is up to ten configs of the swarm
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 # tomllib writes a table's name as Python's ('alice',). Anchored, because a name may be long and hold anything.
 _KEY = re.compile(r"(Cannot [a-z ]+)\(((?:'[^']*',? ?)+)\)")
@@ -71,6 +72,7 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     secrets: Names = []
     ports: list[Ports] = []
     functions: Functions = []
+    max_functions: Annotated[int, Meta(ge=0, le=100_000)] = FUNCTIONS_EACH
     public: bool = False
 
 
@@ -81,8 +83,8 @@ class TokenPolicy(Struct, kw_only=True, frozen=True):
     processes, all of one replica; ``max_running`` counts runs, ``max_rate`` those begun in a minute, ``max_kept`` those
     that have ended and are still in the swarm; ``max_ttl`` is seconds. ``allow_relaxed``: its runs may be less
     hardened than by default. ``constraints`` are added to every run. ``ports`` are ranges of published ports.
-    ``functions`` are patterns of the functions that it may publish, see and call; ``public``: their URLs may be open to
-    callers without a token.
+    ``functions`` are patterns of the functions that it may publish, see and call, ``max_functions`` how many of those
+    there are may be its own; ``public``: their URLs may be open to callers without a token.
     """
 
     name: str
@@ -103,6 +105,7 @@ class TokenPolicy(Struct, kw_only=True, frozen=True):
     secrets: frozenset[str] = frozenset()
     ports: tuple[range, ...] = ()
     functions: tuple[str, ...] = ()
+    max_functions: int = FUNCTIONS_EACH
     public: bool = False
 
 
@@ -213,6 +216,7 @@ def _checked(name: str, table: Table) -> TokenPolicy:
             "secrets": frozenset(table.secrets),
             "ports": tuple(map(_ports, table.ports)),
             "functions": tuple(table.functions),
+            "max_functions": table.max_functions,
         }
     )
 

@@ -204,6 +204,8 @@ class FunctionService:
 
         Of several publishers of one number Swarm refuses all but one: they read again, compare, and take the next.
         """
+        if self._store.latest(name) is None:
+            policy.check_functions(by.grant, self._published_by(by.name))
         published = versions.Published(spec=spec, image=image, owner=by.name, published_at=_now())
         taken = 0  # the last number that is not ours to have
         for _ in range(TRIES):
@@ -229,6 +231,10 @@ class FunctionService:
                 await self._store.remove(name, number)
             except HttpError as error:
                 log.warning("version_not_removed", function=name, version=number, reason=str(error))
+
+    def _published_by(self, owner: str) -> int:
+        latest = map(self._store.latest, self._store.names())
+        return sum(version is not None and version.owner == owner for version in latest)
 
     def _find(self, name: str, number: int) -> Version:
         version = self._store.find(name, number)

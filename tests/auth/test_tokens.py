@@ -18,6 +18,7 @@ WHOLE = f"""
 sha256 = "{SHA}"
 scopes = ["run", "stop", "read", "invoke"]
 functions = ["team-*", "resize"]
+max_functions = 7
 public = true
 images = ["docker.io/library/*", "registry.example.com:5000/team/**"]
 max_memory = 512
@@ -82,6 +83,7 @@ def test_a_table_is_what_a_token_may_do() -> None:
         secrets=frozenset({"blue-key"}),
         ports=(range(8080, 8081), range(8000, 8010)),
         functions=("team-*", "resize"),
+        max_functions=7,
         public=True,
     )
     assert (bob.name, bob.digest, bob.scopes) == ("bob", digest(b"bob's"), frozenset({"read"}))
@@ -95,7 +97,7 @@ def test_what_is_not_said_is_not_allowed_or_not_limited() -> None:
     assert (alice.max_memory, alice.max_cpus, alice.max_replicas, alice.max_running) == (None, None, None, None)
     assert (alice.max_rate, alice.max_kept, alice.max_ttl) == (None, None, None)
     assert (alice.max_pids, alice.allow_relaxed) == (None, False)
-    assert (alice.functions, alice.public) == ((), False)
+    assert (alice.functions, alice.max_functions, alice.public) == ((), 100, False)
 
 
 def test_a_list_of_no_images_lets_none_through() -> None:

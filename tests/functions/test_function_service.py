@@ -248,6 +248,21 @@ async def test_a_delete_removes_the_oldest_first(parts: Parts) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_token_has_so_many_functions_of_its_own(parts: Parts) -> None:
+    """Those of others do not count, nor do new versions; one that is deleted makes room."""
+    await parts.store.reload()
+    may_two = Identity("alice", grant(functions=("*",), max_functions=2))
+    for name, by in (("of-root", ROOT), ("a", may_two), ("b", may_two)):
+        await parts.service.publish(name, spec(), by)
+    await parts.service.publish("a", spec(memory=20), may_two)
+    with pytest.raises(Forbidden, match=r"^max_functions: this token may have at most 2 functions; it has 2"):
+        await parts.service.publish("c", spec(), may_two)
+    assert parts.store.numbers("c") == []
+    await parts.service.delete("b", may_two)
+    await parts.service.publish("c", spec(), may_two)
+
+
+@pytest.mark.gen_test
 async def test_a_token_sees_its_functions_alone(parts: Parts) -> None:
     """By their names, whoever published them; the others are as if they were not."""
     await parts.store.reload()
