@@ -30,6 +30,7 @@
         │   ├── InstanceDied   502  its instance ended with the call in its hands
         │   └── CallTimedOut   504  it took longer than the function's timeout
         ├── JournalUnwritable 507  the journal cannot be read or written
+        ├── JournalFull       507  what waits in the journal takes all the room that it may
         ├── EngineRefused     502  Docker refused
         │   └── RegistryRefused    the registry refused, or did not answer although credentials were given
         └── EngineUnavailable 503  try again
@@ -174,6 +175,13 @@ class JournalUnwritable(HttpError):
 
     status = HTTPStatus.INSUFFICIENT_STORAGE
     of_engine = True  # the message has the path of the file
+
+
+class JournalFull(HttpError):
+    """Calls that wait take as much of the journal as they may."""
+
+    status = HTTPStatus.INSUFFICIENT_STORAGE
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "30"}
 
 
 class EngineRefused(HttpError):

@@ -102,6 +102,12 @@ class FakeVersions(VersionStore):
     def by_id(self, version_id: str) -> Version | None:
         return next((each for each in self.there if each.id == version_id), None)
 
+    def find(self, name: str, number: int) -> Version | None:
+        return next((each for each in self.versions(name) if each.number == number), None)
+
+    def numbers(self, name: str) -> list[int]:
+        return [each.number for each in self.versions(name)]
+
     def names(self) -> list[str]:
         return sorted({each.function for each in self.there})
 

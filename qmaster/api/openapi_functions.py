@@ -19,7 +19,10 @@ FIELDS: Mapping[str, str] = {
     "idle": "Seconds without a call after which an instance above `min_instances` ends.",
     "timeout": "Seconds of one call.",
     "init_timeout": "Seconds in which a running instance must ask for its first call.",
-    "queue": "How many calls may wait for an instance.",
+    "queue": "How many calls may wait for an instance, and how many asynchronous ones may wait.",
+    "retries": "Attempts of an asynchronous call after the first one.",
+    "max_age": "Seconds after which an asynchronous call is given up.",
+    "retry_delay": "Seconds before the second attempt of an asynchronous call, doubled for each further one.",
     "url": "The function URL: `none`, `token` for callers with a token, or `public` for everyone.",
 }
 CURSOR = "5f3a9c1e:1042"

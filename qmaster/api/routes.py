@@ -17,6 +17,7 @@ from ..errors import HttpError
 from ..events.broker import Broker
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
+from ..functions.asynchronous import AsyncInvoker
 from ..functions.dispatcher import Dispatcher
 from ..functions.logs import FunctionLogs
 from ..functions.replays import KeyedCalls
@@ -61,6 +62,7 @@ class AppState:
         dispatcher: calls them; None: as ``functions``.
         function_domain: each function's URL is also ``NAME.`` and this domain; "": none.
         keyed: makes calls with an ``Idempotency-Key`` once.
+        asynchronous: makes calls whose callers do not wait; None: as ``functions``.
     """
 
     auth: Authenticator
@@ -85,6 +87,7 @@ class AppState:
     dispatcher: Dispatcher | None = None
     function_domain: str = ""
     keyed: KeyedCalls | None = None
+    asynchronous: AsyncInvoker | None = None
 
 
 def make_app(parts: AppState) -> web.Application:

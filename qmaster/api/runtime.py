@@ -29,7 +29,7 @@ from tornado.httputil import (
 from tornado.iostream import IOStream
 
 from ..engine.spec import REGION, RUNTIME_DOMAIN
-from ..errors import FunctionFailed
+from ..errors import FunctionFailed, HttpError, NoInstance
 from ..functions import failures
 from ..functions.dispatcher import Dispatcher
 from ..functions.instances import Instance, Poll
@@ -272,6 +272,7 @@ class _Exchange(HTTPMessageDelegate):
         self._size, self._most = 0, 0  # bytes that came, and that may be kept
         self._chunks: Chunks | None = None
         self._poll: Poll | None = None
+        self._beginning: asyncio.Future[None] | None = None
 
     # -- what comes ------------------------------------------------------------------------------------------------
 
@@ -396,10 +397,35 @@ class _Exchange(HTTPMessageDelegate):
                 self._dispatcher.hand_back(self._instance, invocation)
         elif invocation is None:
             self._reply(HTTPStatus.GONE)  # closing the connection instead would make clients ask again
+        elif invocation.begin is None:
+            self._write_call(self._instance, self._poll, invocation)
         else:
-            if self._poll.keeps_connection:
-                self._connection.call_id = invocation.call.id
-            self._reply(HTTPStatus.OK, invocation.call.payload, _headers_of(self._instance, invocation))
+            self._beginning = asyncio.ensure_future(self._begin(self._instance, self._poll, invocation))
+
+    async def _begin(self, instance: Instance, poll: Poll, invocation: Invocation) -> None:
+        """Hand over an asynchronous call once its attempt is on disk; else the instance waits for another call."""
+        assert invocation.begin is not None  # noqa: S101 - the caller has seen it
+        try:
+            await invocation.begin(instance.run_id or "")
+        except Exception as error:  # the top of a task
+            if not isinstance(error, HttpError):
+                log.exception("call_not_begun", call=invocation.call.id)
+                error = NoInstance("quartermaster failed; its log has the reason")
+            self._dispatcher.refuse(instance, invocation, error)
+            if not self._connection.stream.closed():
+                self._ask(instance)
+            return
+        if self._connection.stream.closed():
+            self._dispatcher.hand_back(instance, invocation)
+        elif self._dispatcher.start_clock(instance, invocation):
+            self._write_call(instance, poll, invocation)
+        else:  # the instance was killed meanwhile
+            self._reply(HTTPStatus.GONE)
+
+    def _write_call(self, instance: Instance, poll: Poll, invocation: Invocation) -> None:
+        if poll.keeps_connection:
+            self._connection.call_id = invocation.call.id
+        self._reply(HTTPStatus.OK, invocation.call.payload, _headers_of(instance, invocation))
 
     def _register(self, instance: Instance) -> None:
         """Register an extension. It hears of no calls, only of the end."""

@@ -30,6 +30,14 @@ OWN = (
         "--init-timeout", type=float, metavar="SECONDS", help="The time limit of an instance until its first call."
     ),
     click.option("--queue", type=int, metavar="N", help="Calls that may wait for an instance."),
+    click.option("--retries", type=int, metavar="N", help="Attempts of an asynchronous call after the first one."),
+    click.option("--max-age", type=float, metavar="SECONDS", help="Give an asynchronous call up after that long."),
+    click.option(
+        "--retry-delay",
+        type=float,
+        metavar="SECONDS",
+        help="Time before the second attempt; doubled for each further one.",
+    ),
     click.option(
         "--function-url",
         "url_of_function",

@@ -67,6 +67,28 @@ CREATE TABLE IF NOT EXISTS answers (
 CREATE INDEX IF NOT EXISTS answers_by_owner ON answers (owner, at, size);
 """
 
+# Asynchronous invocations of functions, in the order in which they were accepted; ``functions/store`` has the queries.
+# ``qualifier`` 0: the newest version. ``ended``: NULL until it is over; ``told``: whether its end is in the stream. The
+# small columns come first, so that a listing reads no payload. An older version ignores the table.
+INVOCATIONS = """
+CREATE TABLE IF NOT EXISTS invocations (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, function TEXT NOT NULL, qualifier INTEGER NOT NULL,
+    number INTEGER NOT NULL, owner TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL, due REAL NOT NULL,
+    until REAL NOT NULL, max_age REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, deadline REAL, started REAL,
+    ended REAL, told INTEGER NOT NULL DEFAULT 1, size INTEGER NOT NULL, attempts TEXT NOT NULL DEFAULT '[]',
+    tick TEXT, key TEXT, digest TEXT, error TEXT, client_context TEXT, trace_id TEXT, content_type TEXT,
+    payload BLOB, output BLOB
+);
+CREATE INDEX IF NOT EXISTS invocations_due ON invocations (function, qualifier, owner, due, seq, size)
+    WHERE status = 'queued';
+CREATE INDEX IF NOT EXISTS invocations_running ON invocations (seq) WHERE status = 'running';
+CREATE INDEX IF NOT EXISTS invocations_untold ON invocations (seq) WHERE NOT told;
+CREATE UNIQUE INDEX IF NOT EXISTS invocations_by_key ON invocations (key) WHERE key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS invocations_over ON invocations (owner, ended, size, seq) WHERE ended IS NOT NULL;
+CREATE INDEX IF NOT EXISTS invocations_by_status ON invocations (status, seq, owner, function);
+CREATE INDEX IF NOT EXISTS invocations_by_owner ON invocations (owner, seq, status, function);
+"""
+
 # MIGRATIONS[n] turns a file of schema version n into one of version n + 1.
 MIGRATIONS: dict[int, str] = {
     1: """
@@ -147,11 +169,11 @@ def _make_shrinkable(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _add_computed(db: sqlite3.Connection) -> None:
-    """Add the computed columns, the indexes and the table that an older version ignores."""
+    """Add the computed columns, the indexes and the tables that an older version ignores."""
     columns = {row[1] for row in db.execute("PRAGMA table_xinfo(records)")}
     steps = {"created": ADD_CREATED, "function": ADD_FUNCTION}
     step = " ".join(step for column, step in steps.items() if column not in columns)
-    db.executescript(f"BEGIN; {step} {INDEXES} {ANSWERS} COMMIT;")
+    db.executescript(f"BEGIN; {step} {INDEXES} {ANSWERS} {INVOCATIONS} COMMIT;")
 
 
 def scalar(db: sqlite3.Connection, query: str) -> int:

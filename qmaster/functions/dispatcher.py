@@ -41,10 +41,15 @@ class Dispatcher:
             CallFailed: there is no answer; the error says why.
             NotFound: the function was removed while the call waited.
         """
+        return await self.attempt(version, Invocation(call, asyncio.get_running_loop().time()), left)
+
+    async def attempt(
+        self, version: Version, invocation: Invocation, left: asyncio.Future[None] | None = None
+    ) -> Answer:
+        """Make a call, and return its answer; arguments and errors are those of ``invoke``."""
         if self._scaler.stopping:
             raise NoInstance("quartermaster is stopping")
         pool = self._scaler.pool(version)
-        invocation = Invocation(call, asyncio.get_running_loop().time())
         if left is not None:
             left.add_done_callback(lambda _: pool.forget(invocation))
         pool.submit(invocation)
@@ -52,6 +57,24 @@ class Dispatcher:
             return await invocation.answered
         finally:
             pool.forget(invocation)
+
+    def resume(self, version: Version, invocation: Invocation, run_id: str, deadline: float) -> bool:
+        """Take up a call that an earlier process has handed over; ``invocation.answered`` is its outcome.
+
+        Args:
+            version: what was called.
+            invocation: the call.
+            run_id: of the instance.
+            deadline: until when it may answer, in seconds since 1970.
+
+        Returns:
+            False if the instance is gone.
+        """
+        instance = self._life.of_run(run_id)
+        if instance is None or instance.version.id != version.id:
+            return False
+        self._pool(instance).resume(instance, invocation, deadline)
+        return True
 
     def stats(self, name: str) -> FunctionStats:
         """Return what is going on for a function."""
@@ -115,6 +138,14 @@ class Dispatcher:
     def hand_back(self, instance: Instance, invocation: Invocation) -> None:
         """Let a call wait again whose connection had closed before it was written to."""
         self._pool(instance).hand_back(instance, invocation)
+
+    def refuse(self, instance: Instance, invocation: Invocation, error: HttpError) -> None:
+        """Fail a call that could not begin."""
+        self._pool(instance).refuse(instance, invocation, error)
+
+    def start_clock(self, instance: Instance, invocation: Invocation) -> bool:
+        """Let the timeout of a call begin that is written now; return False if the instance has lost it already."""
+        return self._pool(instance).start_clock(instance, invocation)
 
     def answer(self, instance: Instance, call_id: str, body: bytes, content_type: str) -> None:
         """Take the answer to a call; ignore it if this instance has no such call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 from ..errors import HttpError
@@ -121,12 +121,15 @@ class Invocation:
         timer: ends the wait for an instance, then the call.
         answered: the answer, or why there is none.
         chunks: the streamed answer that has begun.
+        begin: of an asynchronous call: commits that the instance with this run id gets it, and sets ``call`` with its
+            payload. Awaited before the call is written to the instance; where it fails, the call is not made.
     """
 
-    __slots__ = ("answered", "call", "chunks", "cold", "deadline", "handed_at", "queued_at", "timer")
+    __slots__ = ("answered", "begin", "call", "chunks", "cold", "deadline", "handed_at", "queued_at", "timer")
 
-    def __init__(self, call: Call, now: float) -> None:
+    def __init__(self, call: Call, now: float, begin: Callable[[str], Awaitable[None]] | None = None) -> None:
         self.call = call
+        self.begin = begin
         self.queued_at = now
         self.handed_at: float | None = None
         self.deadline = 0.0

@@ -76,6 +76,10 @@ class Lifecycle:
             pool = self.pools[version.id] = Pool(version, self._hooks)
         return pool
 
+    def of_run(self, run_id: str) -> Instance | None:
+        """Return the instance with this run."""
+        return self._by_run.get(run_id)
+
     @property
     def is_ending_one(self) -> bool:
         """Whether an instance is being ended, which will make room."""

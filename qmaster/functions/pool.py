@@ -91,7 +91,7 @@ class Pool:
             self._hand_over(instance, invocation)
         elif self._refuses_now():
             self._over(invocation, None, self._cannot_start())
-        elif len(self._queue) >= self.version.spec.queue:
+        elif invocation.begin is None and self._is_full():
             self._over(invocation, None, QueueFull(f"{len(self._queue)} calls wait for {self._name}; try again later"))
         else:
             self._queue[invocation] = None
@@ -103,6 +103,11 @@ class Pool:
         if self._trouble is None or self._alive() or self._loop.time() >= self.retry_at:
             return False
         return scaling.tells_callers(self._trouble.reason, self.failures)
+
+    def _is_full(self) -> bool:
+        """Return whether no more calls may wait. Asynchronous ones do not count: their queue is in the journal."""
+        most = self.version.spec.queue
+        return len(self._queue) >= most and sum(each.begin is None for each in self._queue) >= most
 
     def forget(self, invocation: Invocation) -> None:
         """Forget a call whose caller has left, if it still waits."""
@@ -179,6 +184,32 @@ class Pool:
             self.serve(other)
         self._hooks.wake()
 
+    def refuse(self, instance: Instance, invocation: Invocation, error: HttpError) -> None:
+        """Fail a call that could not begin; the instance did not get it."""
+        if instance.calls.pop(invocation.call.id, None) is not None:
+            invocation.stop_timer()
+            instance.served -= 1
+            invocation.fail(error)
+
+    def resume(self, instance: Instance, invocation: Invocation, deadline: float) -> None:
+        """Take up a call that an earlier process has handed over, until its deadline (seconds since 1970)."""
+        invocation.handed_at = self._loop.time()
+        instance.calls[invocation.call.id] = invocation
+        self._set_deadline(instance, invocation, deadline)
+
+    def start_clock(self, instance: Instance, invocation: Invocation) -> bool:
+        """Let the timeout of a call begin; return False if the instance has lost it already."""
+        if instance.calls.get(invocation.call.id) is not invocation:
+            return False
+        self._set_deadline(instance, invocation, time.time() + self.version.spec.timeout)
+        return True
+
+    def _set_deadline(self, instance: Instance, invocation: Invocation, deadline: float) -> None:
+        invocation.deadline = deadline
+        invocation.timer = self._loop.call_later(
+            max(0.0, deadline - time.time()), self._timed_out, instance, invocation
+        )
+
     def _next_free(self) -> Instance | None:
         """Return the instance that asked last, so that the others become idle long enough to end."""
         return next((each for each in reversed(self._free) if each.takes_calls), None)
@@ -187,15 +218,14 @@ class Pool:
         poll = instance.polls.pop(0)
         if not instance.polls:
             self._free.pop(instance, None)
-        seconds = self.version.spec.timeout
         invocation.stop_timer()
         invocation.handed_at = self._loop.time()
-        invocation.deadline = time.time() + seconds
         first = not (instance.served or instance.adopted)
         invocation.cold = first and invocation.queued_at < (instance.asked_at or 0.0)
-        invocation.timer = self._loop.call_later(seconds, self._timed_out, instance, invocation)
         instance.served += 1
         instance.calls[invocation.call.id] = invocation
+        if invocation.begin is None:
+            self.start_clock(instance, invocation)
         poll.answer.set_result(invocation)
 
     def _started(self, instance: Instance, now: float) -> None:

@@ -22,7 +22,9 @@ NAMES = "up to 48 of a-z, 0-9, - and _, with a letter or digit at both ends"
 LATEST: Final = "$LATEST"
 MAX_INSTANCES = 1000
 MAX_CONCURRENCY = 1000
-MAX_QUEUE = 10_000
+MAX_QUEUE = 100_000
+MAX_RETRIES = 10
+MAX_AGE = 7 * 86_400  # seconds
 MAX_CALL = 86_400  # seconds
 # Set by quartermaster for every instance.
 OWN_ENV = frozenset(
@@ -91,7 +93,9 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("startuptimeout", "initdurationtimeout"), "use init_timeout"),
     **dict.fromkeys(("queuesize", "maxqueue"), "use queue"),
     **dict.fromkeys(("functionurl", "functionurlconfig", "authtype"), "use url"),
-    **dict.fromkeys(("retries", "maxage", "maxretryattempts", "maximumeventageinseconds"), _LATER),
+    **dict.fromkeys(("maxretryattempts", "maximumretryattempts", "attempts", "retry"), "use retries"),
+    **dict.fromkeys(("maximumeventageinseconds", "eventage"), "use max_age"),
+    **dict.fromkeys(("retryinterval", "backoff"), "use retry_delay"),
     **dict.fromkeys(("schedules", "schedule", "cron", "onsuccess", "onfailure", "callback"), _LATER),
 }
 
@@ -107,6 +111,9 @@ class FunctionSpec(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=T
     timeout: Seconds = 60.0
     init_timeout: Seconds = 30.0
     queue: Annotated[int, Meta(ge=0, le=MAX_QUEUE)] = 100
+    retries: Annotated[int, Meta(ge=0, le=MAX_RETRIES)] = 2
+    max_age: Annotated[float, Meta(ge=1, le=MAX_AGE)] = 21_600.0
+    retry_delay: Seconds = 60.0
     url: Url = "none"
 
     def __post_init__(self) -> None:

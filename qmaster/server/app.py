@@ -32,14 +32,16 @@ from ..engine.watcher import Change, Watcher
 from ..errors import ConfigError, EngineUnavailable, HttpError
 from ..events.broker import Broker, Filter, Tags
 from ..events.frames import HEARTBEAT_EVERY
-from ..events.journal import Journal
+from ..events.journal import MIB, Journal
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
 from ..functions.announcer import Announcer
+from ..functions.asynchronous import AsyncInvoker
 from ..functions.launcher import Publishers
 from ..functions.lifecycle import Reports
 from ..functions.replays import KeyedCalls
 from ..functions.service import FunctionService
+from ..functions.store import InvocationStore
 from ..functions.versions import VersionStore
 from ..models.functions import FunctionVersion
 from ..models.images import check_registry
@@ -100,6 +102,7 @@ class Functions(NamedTuple):
     registry_auth: RegistryAuth
     service: FunctionService
     instances: Instances
+    asynchronous: AsyncInvoker
 
 
 class Server:
@@ -160,6 +163,7 @@ class Server:
         log.info("stopping")
         self._http.stop()
         if self.functions is not None:
+            self.functions.asynchronous.stop()
             self.functions.instances.dispatcher.stop()
         self.runs.service.waiters.close()
         await self._drain(self._config.shutdown_timeout)
@@ -176,6 +180,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.functions is not None:
+            await self.functions.asynchronous.close()
             await self.functions.instances.close()
         await self.runs.reaper.close()
         await self.runs.collector.close()
@@ -204,6 +209,7 @@ class Server:
             dispatcher=self.functions.instances.dispatcher if self.functions else None,
             function_domain=config.function_domain,
             keyed=KeyedCalls(self.journal),
+            asynchronous=self.functions.asynchronous if self.functions else None,
         )
 
     def _build_functions(self, connections: int) -> Functions:
@@ -230,7 +236,11 @@ class Server:
         )
         stats = instances.dispatcher.stats
         service = FunctionService(store, engine.swarm, registry_auth, rules, stats, publishers.holder)
-        return Functions(store, announcer, registry_auth, service, instances)
+        room = config.keep_size * MIB // 2
+        invocations = InvocationStore(self.journal)
+        asynchronous = AsyncInvoker(instances.dispatcher, store, invocations, room, instances.address)
+        instances.resume = asynchronous.resume
+        return Functions(store, announcer, registry_auth, service, instances, asynchronous)
 
     def _read_metrics(self) -> None:
         functions = self.functions
@@ -295,8 +305,8 @@ class Server:
             self._check(),
         ]
         if self.functions is not None:
-            store, announcer, registry_auth, _, instances = self.functions
-            work += [store.run(), announcer.run(), registry_auth.run(), instances.run()]
+            store, announcer, registry_auth, _, instances, asynchronous = self.functions
+            work += [store.run(), announcer.run(), registry_auth.run(), instances.run(), asynchronous.run()]
         if self.token_file is not None:
             work.append(self.token_file.run())
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]

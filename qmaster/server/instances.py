@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 import structlog
@@ -62,6 +62,10 @@ class Instances:
         publishers: for whom.
         reports: told of calls and instances that have ended.
         place: where instances reach the runtime API.
+
+    Attributes:
+        resume: takes up the calls of an earlier process, before any instance is served; raises HttpError to be called
+            again.
     """
 
     def __init__(
@@ -73,12 +77,12 @@ class Instances:
         reports: Reports,
         place: Place,
     ) -> None:
+        self.resume: Callable[[], Awaitable[None]] = _nothing
+        self._has_adopted = False
         self._engine = engine
         self._runners = runners
         self._port, self._advertise = place.port, place.advertise
-        launcher = Launcher(
-            runners.service, runners.reaper, runners.reconciler, engine.swarm, publishers, self._address
-        )
+        launcher = Launcher(runners.service, runners.reaper, runners.reconciler, engine.swarm, publishers, self.address)
         self._life = Lifecycle(launcher, reports)
         self.scaler = Autoscaler(self._life, launcher, versions, self._ready_nodes)
         self.dispatcher = Dispatcher(self._life, self.scaler)
@@ -122,18 +126,26 @@ class Instances:
         if self._runners.reconciler.stale_since is not None:
             return False
         try:
-            await self.scaler.adopt()
+            if not self._has_adopted:
+                await self.scaler.adopt()
+                self._has_adopted = True
+            await self.resume()
         except HttpError as error:
             log.debug("adopt_retrying", reason=str(error))
             return False
         return True
 
-    def _address(self) -> tuple[str, int] | None:
+    def address(self) -> tuple[str, int] | None:
+        """Return the address and port of the runtime API, None while they are not known."""
         address = self._advertise or self._engine.health.address
         return (address, self._port) if address else None
 
     def _ready_nodes(self) -> int:
         return sum(map(_takes_tasks, self._runners.reconciler.nodes(with_reserved=False)))
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _takes_tasks(node: Node) -> bool:

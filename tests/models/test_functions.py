@@ -42,6 +42,7 @@ def test_what_is_left_out_has_the_defaults_of_the_contract() -> None:
     spec = read_spec(SPEC)
     assert (spec.runtime, spec.min_instances, spec.max_instances, spec.concurrency) == ("lambda", 0, 10, 1)
     assert (spec.idle, spec.timeout, spec.init_timeout, spec.queue, spec.url) == (300, 60, 30, 100, "none")
+    assert (spec.retries, spec.max_age, spec.retry_delay) == (2, 21_600, 60)
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, value in WRONG if field in FIELDS])
@@ -76,7 +77,11 @@ def test_the_fields_of_a_run_are_checked_as_in_a_run(field: str, value: Any) -> 
         ("init_timeout", -1, "init_timeout: expected a number of at least 0.1"),
         ("init_timeout", [], "init_timeout: expected a number (seconds), got an array"),
         ("queue", -1, "queue: expected an integer of at least 0"),
-        ("queue", 10_001, "queue: expected an integer of at most 10000"),
+        ("queue", 100_001, "queue: expected an integer of at most 100000"),
+        ("retries", 11, "retries: expected an integer of at most 10"),
+        ("max_age", 0, "max_age: expected a number of at least 1"),
+        ("max_age", 604_801, "max_age: expected a number of at most 604800"),
+        ("retry_delay", 0, "retry_delay: expected a number of at least 0.1"),
         ("url", "open", "url: expected one of none, token, public"),
         ("url", None, "url: expected a string, got null"),
         ("env", {"AWS_LAMBDA_RUNTIME_API": "x"}, "env: AWS_LAMBDA_RUNTIME_API is set by quartermaster; leave it out"),
@@ -105,8 +110,8 @@ def test_the_fields_of_a_function_have_bounds(field: str, value: Any, says: str)
         ("Handler", 'use command, such as ["app.handler"]'),
         ("MemorySize", "use memory"),
         ("Environment", "use env"),
-        ("retries", "not supported yet"),
-        ("max_age", "not supported yet"),
+        ("MaximumRetryAttempts", "use retries"),
+        ("MaximumEventAgeInSeconds", "use max_age"),
         ("schedules", "not supported yet"),
         ("on_success", "not supported yet"),
         ("on_failure", "not supported yet"),

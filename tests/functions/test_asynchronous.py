@@ -1,0 +1,464 @@
+"""asynchronous: accepted calls are on disk, attempted until one succeeds or none is left, and kept."""
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from asynchronous_cases import ALICE, ROOT, desk, fails
+from fakes import until
+from function_cases import version
+
+from qmaster.errors import (
+    BadRequest,
+    CannotStart,
+    Conflict,
+    JournalFull,
+    KeyReused,
+    NotFound,
+    QueueFull,
+)
+from qmaster.functions import attempts
+from qmaster.functions.ids import address_of, new_id
+from qmaster.functions.invocations import Call
+from qmaster.models.invocations import InvocationView
+
+pytestmark = pytest.mark.gen_test(timeout=60)
+
+
+async def test_an_accepted_call_is_made_and_its_output_kept(tmp_path: Path) -> None:
+    """It is queued first, then an instance gets it with its id, and the answer is shown."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version())
+        view = await here.invoker.accept(called, here.order(called, b'{"a": 1}', trace_id="Root=1", tick="then"))
+        assert (view.status, view.function, view.version, view.attempts) == ("queued", "hello", 1, [])
+        here.play()
+        ended = await here.over(view.id)
+        assert (ended.status, bytes(ended.output), ended.error) == ("succeeded", b'{"a": 1}', None)
+        assert (ended.scheduled_at, ended.owner) == ("then", "root")
+        [attempt] = ended.attempts
+        assert (attempt.instance, attempt.error) == ("run-1", None)
+        assert ended.started_at == attempt.started_at
+        assert ended.created_at <= attempt.started_at <= (attempt.ended_at or "") <= (ended.ended_at or "")
+        [call] = here.handled
+        assert (call.id, call.payload, call.trace_id) == (view.id, b'{"a": 1}', "Root=1")
+        assert [each.id for each in here.ends] == [view.id]
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b'{"a":[1,2]}', {"output": {"a": [1, 2]}}),
+        (b"plain", {"output": "plain"}),
+        (b'{"a":NaN}', {"output": '{"a":NaN}'}),
+        (b"", {"output": ""}),
+        (b"\xff\x00", {"output_base64": "/wA="}),
+        (b"[" * 50_000 + b"]" * 50_000, {"output": "[" * 50_000 + "]" * 50_000}),
+    ],
+    ids=["json", "text", "nan", "empty", "binary", "deep"],
+)
+async def test_an_output_is_json_or_text_or_base64(tmp_path: Path, body: bytes, shown: dict[str, Any]) -> None:
+    """Whatever it is, the view of it is JSON."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version())
+        here.handler = lambda call: body
+        here.play()
+        view = await here.over(await here.accept(called))
+        told = msgspec.json.decode(msgspec.json.encode(view))
+        assert {name: told[name] for name in ("output", "output_base64") if name in told} == shown
+
+
+async def test_a_function_that_fails_twice_and_then_works(tmp_path: Path) -> None:
+    """Three attempts under one id, with the time and the error of each, and growing pauses between them."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retry_delay=0.2))
+
+        def third_time(call: Call) -> bytes:
+            return fails(call) if len(here.handled) < 3 else b'"done"'
+
+        here.handler = third_time
+        here.play()
+        view = await here.over(await here.accept(called))
+        assert (view.status, bytes(view.output)) == ("succeeded", b'"done"')
+        assert [each.error and each.error.type for each in view.attempts] == ["ValueError", "ValueError", None]
+        assert {each.id for each in here.handled} == {view.id}
+        ends, starts = [each.ended_at or "" for each in view.attempts], [each.started_at for each in view.attempts]
+        assert ends[0] < starts[1] < ends[1] < starts[2]
+        assert _seconds(starts[1]) - _seconds(ends[0]) >= 0.19
+        assert _seconds(starts[2]) - _seconds(ends[1]) >= 0.39
+
+
+async def test_a_function_that_always_fails_is_dead(tmp_path: Path) -> None:
+    """After its retries, with the error of the last attempt and the stack."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=1, retry_delay=0.1))
+        here.handler = fails
+        here.play()
+        view = await here.over(await here.accept(called))
+        assert (view.status, len(view.attempts), len(here.handled)) == ("dead", 2, 2)
+        assert view.error is not None
+        assert (view.error.type, view.error.message, view.error.stack) == ("ValueError", "no", ["line 1"])
+
+
+async def test_no_retries(tmp_path: Path) -> None:
+    """The first failure is the last."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=0))
+        here.handler = fails
+        here.play()
+        assert len((await here.over(await here.accept(called))).attempts) == 1
+
+
+async def test_too_large_an_output_is_dead_at_once(tmp_path: Path) -> None:
+    """Trying again would not make it smaller."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retry_delay=0.1))
+        here.handler = lambda call: b'"' + b"x" * attempts.MAX_OUTPUT + b'"'
+        here.play()
+        view = await here.over(await here.accept(called))
+        assert (view.status, len(view.attempts)) == ("dead", 1)
+        assert view.error is not None
+        assert view.error.type == "Function.ResponseSizeTooLarge"
+
+
+async def test_a_call_whose_instance_dies_is_made_again(tmp_path: Path) -> None:
+    """It may have had effects: asynchronous calls run at least once."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retry_delay=0.1))
+        here.gate.clear()
+        here.play()
+        invocation_id = await here.accept(called)
+        await here.handles(1)
+        instance = await here.stage.instance()
+        here.stage.life.kill(instance, "node_down")
+        here.gate.set()
+        view = await here.over(invocation_id)
+        assert view.status == "succeeded"
+        assert [each.error and each.error.type for each in view.attempts] == ["Runtime.ExitError", None]
+
+
+async def test_a_call_that_takes_too_long_is_made_again(tmp_path: Path) -> None:
+    """Its instance is killed at the timeout."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(timeout=0.2, retry_delay=0.1, retries=1))
+        here.gate.clear()
+        here.play()
+        view = await here.over(await here.accept(called))
+        assert view.status == "dead"
+        assert [each.error and each.error.type for each in view.attempts] == ["Sandbox.Timedout"] * 2
+
+
+async def test_an_instance_that_cannot_start_is_no_attempt(tmp_path: Path) -> None:
+    """The call waits, and is made once an instance starts."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version())
+        here.stage.launcher.refusal = CannotStart("no such image", "image_not_found", 1)
+        invocation_id = await here.accept(called)
+        await until(lambda: len(here.stage.launcher.begun) >= 2)
+        assert (await here.invoker.get(invocation_id, ROOT)).attempts == []
+        here.stage.launcher.refusal = None
+        here.play()
+        assert len((await here.over(invocation_id)).attempts) == 1
+
+
+async def test_what_waits_longer_than_max_age_is_dead(tmp_path: Path) -> None:
+    """With the reason why nothing could start, and without an attempt."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(max_age=1))
+        here.stage.launcher.refusal = CannotStart("no such image", "image_not_found", 1)
+        view = await here.over(await here.accept(called))
+        assert (view.status, view.attempts) == ("dead", [])
+        assert view.error is not None
+        assert view.error.type == "MaxAgeExceeded"
+        assert "image_not_found" in view.error.message
+
+
+async def test_no_retry_begins_after_max_age(tmp_path: Path) -> None:
+    """The last error is shown at once, not hours later."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(max_age=30, retry_delay=60))
+        here.handler = fails
+        here.play()
+        view = await here.over(await here.accept(called))
+        assert (view.status, view.error and view.error.type) == ("dead", "ValueError")
+
+
+async def test_the_queue_is_bounded(tmp_path: Path) -> None:
+    """Beyond ``queue`` 429 with Retry-After, and nothing was accepted."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(queue=2))
+        for _ in range(2):
+            await here.accept(called)
+        with pytest.raises(QueueFull) as refused:
+            await here.accept(called)
+        assert "Retry-After" in refused.value.headers
+        assert len((await here.invoker.listing(ROOT, None, None, 10, None))[0]) == 2
+        here.play()
+        await here.handles(2)
+        await until(lambda: not here.invoker.queued())
+        await here.accept(called)
+
+
+async def test_the_bytes_that_wait_are_bounded(tmp_path: Path) -> None:
+    """507 beyond the room; a limited token has at most half of it."""
+    async with desk(tmp_path, room=1000) as here:
+        called = here.stage.versions.publish(version())
+        await here.accept(called, b"x" * 500, "alice")
+        with pytest.raises(JournalFull):
+            await here.accept(called, b"x", "alice")
+        await here.accept(called, b"x" * 500, "root")
+        with pytest.raises(JournalFull):
+            await here.accept(called, b"x", "root")
+        here.play()
+        await until(lambda: len(here.ends) == 2)
+        await here.accept(called, b"x" * 500, "alice")
+
+
+async def test_owners_are_served_in_turn(tmp_path: Path) -> None:
+    """One that has accepted a hundred calls lets another's pass after the next."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(max_instances=1))
+        here.gate.clear()
+        here.play()
+        for _ in range(20):
+            await here.accept(called, owner="alice")
+        await here.handles(1)
+        for owner in ("bob", "carol"):
+            await here.accept(called, owner=owner)
+        here.gate.set()
+        await here.handles(22)
+        assert {"bob", "carol"} <= {call.owner for call in here.handled[:5]}
+
+
+async def test_no_more_in_flight_than_instances_take(tmp_path: Path) -> None:
+    """So a synchronous call waits behind none of those that are queued."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(max_instances=2, concurrency=1))
+        here.gate.clear()
+        here.play()
+        for _ in range(10):
+            await here.accept(called)
+        await here.handles(2)
+        await here.stage.settle()
+        assert here.stage.dispatcher.stats("hello").queued == 0
+        calling = here.stage.invoke(called, b'"sync"')
+        await here.stage.settle()
+        here.gate.set()
+        await calling
+        assert b'"sync"' in [call.payload for call in here.handled[:5]]
+
+
+async def test_the_synchronous_queue_has_its_own_room(tmp_path: Path) -> None:
+    """Asynchronous calls that wait for an instance do not count to it."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(queue=2))
+        here.stage.launcher.gate.clear()
+        for _ in range(2):
+            await here.accept(called)
+        await until(lambda: here.stage.dispatcher.stats("hello").queued == 2)
+        calling = here.stage.invoke(called)
+        await here.stage.settle()
+        assert not calling.done()
+        here.stage.launcher.gate.set()
+        here.play()
+        await calling
+
+
+async def test_a_key_is_accepted_once(tmp_path: Path) -> None:
+    """The second time is the first invocation; another payload is an error."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version())
+        first = await here.accept(called, b"1", key="k")
+        assert await here.accept(called, b"1", key="k") == first
+        with pytest.raises(KeyReused):
+            await here.accept(called, b"2", key="k")
+        here.play()
+        await here.over(first)
+        assert await here.accept(called, b"1", key="k") == first
+        assert len(here.handled) == 1
+        assert here.invoker.queued() == {}
+
+
+async def test_what_is_written_with_it(tmp_path: Path) -> None:
+    """``also`` and ``at_end`` are in the transactions of the acceptance and of the end."""
+    async with desk(tmp_path) as here:
+        await here.journal.write(lambda db: db.execute("CREATE TABLE notes (note TEXT)"))
+        here.invoker.at_end = lambda view, spec: (
+            lambda db: db.execute("INSERT INTO notes VALUES (?)", (f"{view.status} {spec.image}",))
+        )
+        called = here.stage.versions.publish(version())
+        order = here.order(called)
+        await here.invoker.accept(called, order, lambda db: db.execute("INSERT INTO notes VALUES ('accepted')"))
+        here.play()
+        await here.over(order.id)
+        notes = await here.journal.read(lambda db: db.execute("SELECT note FROM notes").fetchall())
+        assert notes == [("accepted",), ("succeeded busybox",)]
+
+
+async def test_who_sees_an_invocation(tmp_path: Path) -> None:
+    """Its owner and the root token."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version())
+        of_root, of_alice = await here.accept(called), await here.accept(called, owner="alice")
+        assert (await here.invoker.get(of_alice, ALICE)).id == of_alice
+        for ask in (here.invoker.get, here.invoker.cancel, here.invoker.redrive):
+            with pytest.raises(NotFound):
+                await ask(of_root, ALICE)
+        assert [view.id for view in (await here.invoker.listing(ALICE, None, None, 10, None))[0]] == [of_alice]
+        assert [view.id for view in (await here.invoker.listing(ROOT, None, None, 10, None))[0]] == [of_alice, of_root]
+
+
+async def test_a_listing_has_pages_and_filters(tmp_path: Path) -> None:
+    """The newest first, each once."""
+    async with desk(tmp_path) as here:
+        hello, other = here.stage.versions.publish(version()), here.stage.versions.publish(version("other"))
+        ids = [await here.accept(hello if n % 2 else other) for n in range(7)]
+        await here.invoker.cancel(ids[0], ROOT)
+        seen, page = [], None
+        while True:
+            views, page = await here.invoker.listing(ROOT, None, None, 3, page)
+            seen += [view.id for view in views]
+            if page is None:
+                break
+        assert seen == ids[::-1]
+        assert [view.id for view in (await here.invoker.listing(ROOT, "hello", None, 10, None))[0]] == ids[5::-2]
+        assert [view.id for view in (await here.invoker.listing(ROOT, None, "cancelled", 10, None))[0]] == ids[:1]
+        assert (await here.invoker.listing(ROOT, "hello", "cancelled", 10, None)) == ([], None)
+        with pytest.raises(BadRequest, match="page"):
+            await here.invoker.listing(ROOT, None, None, 10, "x")
+
+
+async def test_a_dead_one_is_tried_again(tmp_path: Path) -> None:
+    """With its payload and all its retries; its attempts stay. Any other is a conflict."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=0))
+        here.handler = fails
+        here.play()
+        invocation_id = await here.accept(called, b'"again"')
+        await here.over(invocation_id)
+        here.handler = lambda call: call.payload
+        assert (await here.invoker.redrive(invocation_id, ROOT)).status == "queued"
+        view = await here.over(invocation_id)
+        assert (view.status, bytes(view.output), len(view.attempts), view.error) == ("succeeded", b'"again"', 2, None)
+        with pytest.raises(Conflict):
+            await here.invoker.redrive(invocation_id, ROOT)
+
+
+async def test_one_that_waits_is_cancelled(tmp_path: Path) -> None:
+    """No instance gets it; again is a success, and one that runs a conflict."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(max_instances=1))
+        here.gate.clear()
+        here.play()
+        running, waiting = await here.accept(called), await here.accept(called)
+        await here.handles(1)
+        for _ in range(2):
+            assert (await here.invoker.cancel(waiting, ROOT)).status == "cancelled"
+        with pytest.raises(Conflict):
+            await here.invoker.cancel(running, ROOT)
+        here.gate.set()
+        await here.over(running)
+        assert [call.id for call in here.handled] == [running]
+        assert here.invoker.queued() == {}
+
+
+async def test_one_that_waits_for_an_instance_is_cancelled(tmp_path: Path) -> None:
+    """Also where the dispatcher has it already."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version())
+        here.stage.launcher.gate.clear()
+        invocation_id = await here.accept(called)
+        await until(lambda: here.stage.dispatcher.stats("hello").queued == 1)
+        await here.invoker.cancel(invocation_id, ROOT)
+        await until(lambda: here.stage.dispatcher.stats("hello").queued == 0)
+        here.stage.launcher.gate.set()
+        here.play()
+        await here.over(await here.accept(called))
+        assert len(here.handled) == 1
+
+
+async def test_the_newest_version_is_called_or_the_one_that_is_named(tmp_path: Path) -> None:
+    """At each attempt; a version that is no longer kept makes the call dead."""
+    async with desk(tmp_path) as here:
+        first = here.stage.versions.publish(version(min_instances=0))
+        here.stage.launcher.gate.clear()
+        newest, named = await here.accept(first), await here.accept(first, qualifier=1)
+        lost = await here.accept(first, qualifier=7)
+        assert (await here.over(lost)).status == "dead"
+        await here.invoker.cancel(newest, ROOT)
+        here.stage.versions.publish(version("hello", 2))
+        newest = await here.accept(first)
+        here.stage.launcher.gate.set()
+        here.play()
+        assert (await here.over(newest)).version == 2
+        assert (await here.over(named)).version == 1
+
+
+async def test_a_removed_function_cancels_what_waits(tmp_path: Path) -> None:
+    """Those that the dispatcher has too, and those that wait for a retry; what runs goes on."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(max_instances=2, retry_delay=60))
+        here.handler = fails
+        here.play()
+        retried = await here.accept(called)
+        await until(lambda: here.invoker.queued() == {"hello": 1} and here.handled)
+        await here.reaches(retried, "queued")
+        here.handler = lambda call: b"1"
+        here.gate.clear()
+        running = await here.accept(called)
+        await here.handles(2)
+        waiting = [await here.accept(called) for _ in range(3)]
+        here.stage.versions.drop("hello")
+        for each in [retried, *waiting]:
+            assert (await here.over(each)).status == "cancelled"
+        here.gate.set()
+        assert (await here.over(running)).status == "succeeded"
+        assert here.invoker.queued() == {}
+
+
+async def test_waiting_for_an_end_has_a_limit(tmp_path: Path) -> None:
+    """The time that was asked for, and the caller's connection."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version())
+        here.stage.launcher.gate.clear()
+        invocation_id = await here.accept(called)
+        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        assert (await here.invoker.when_over(invocation_id, 0.05, left, ROOT)).status == "queued"
+        waiting = asyncio.create_task(here.invoker.when_over(invocation_id, 60, left, ROOT))
+        await here.stage.settle()
+        left.set_result(None)
+        assert (await waiting).status == "queued"
+        with pytest.raises(NotFound):
+            await here.invoker.when_over("x", 60, left, ROOT)
+
+
+async def test_an_id_tells_where_the_invocation_is(tmp_path: Path) -> None:
+    """It is a UUID; the error for another quartermaster's names its address."""
+    made = new_id(("10.0.0.5", 9091))
+    assert address_of(made) == "10.0.0.5"
+    assert address_of(new_id(None)) is None
+    assert address_of("nothing") is None
+    assert len({new_id(("10.0.0.5", 9091)) for _ in range(1000)}) == 1000
+    async with desk(tmp_path) as here:
+        with pytest.raises(NotFound, match=r"the quartermaster at 10\.0\.0\.5 has it"):
+            await here.invoker.get(made, ROOT)
+
+
+async def test_a_failed_listener_stops_nothing(tmp_path: Path) -> None:
+    """The others hear of the end."""
+    async with desk(tmp_path) as here:
+
+        def broken(view: InvocationView, status: str) -> None:
+            raise RuntimeError
+
+        here.invoker.listeners.insert(0, broken)
+        called = here.stage.versions.publish(version())
+        here.play()
+        await here.over(await here.accept(called))
+        assert len(here.ends) == 1
+
+
+def _seconds(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()
