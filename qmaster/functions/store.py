@@ -151,7 +151,7 @@ class InvocationStore:
                 if also is not None:
                     also(db)
 
-        await self._journal.write(work, size=len(content.payload) + OVERHEAD)
+        await self._journal.write(work, size=len(content.payload) + OVERHEAD, durable=True)
         return found[0] if found else None
 
     async def begin(self, row: Row) -> Content | None:

@@ -1,6 +1,7 @@
 """asynchronous: accepted calls are on disk, attempted until one succeeds or none is left, and kept."""
 
 import asyncio
+import sqlite3
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ async def test_an_accepted_call_is_made_and_its_output_kept(tmp_path: Path) -> N
         [call] = here.handled
         assert (call.id, call.payload, call.trace_id) == (view.id, b'{"a": 1}', "Root=1")
         assert [each.id for each in here.ends] == [view.id]
+
+
+async def test_accepted_survives_a_power_failure(tmp_path: Path) -> None:
+    """The commit of an accepted call waits for the disk."""
+    async with desk(tmp_path) as here:
+        called, seen = here.stage.versions.publish(version()), []
+
+        def note(db: sqlite3.Connection) -> None:
+            seen.append(db.execute("PRAGMA synchronous").fetchone()[0])
+
+        await here.invoker.accept(called, here.order(called), note)
+        assert seen == [2], "FULL"
 
 
 @pytest.mark.parametrize(
