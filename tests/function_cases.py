@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -13,6 +13,8 @@ from qmaster.functions.autoscaler import Autoscaler
 from qmaster.functions.dispatcher import Dispatcher
 from qmaster.functions.instances import Ending, Instance, Trouble
 from qmaster.functions.invocations import Answer, Call
+from qmaster.functions.job_runs import JobRuns
+from qmaster.functions.jobs import Jobs
 from qmaster.functions.launcher import Found, Launcher
 from qmaster.functions.lifecycle import Lifecycle, Reports
 from qmaster.functions.pool import Ended
@@ -161,8 +163,62 @@ class FakeLauncher(Launcher):
         return self.there
 
 
+class Started(NamedTuple):
+    """What a job was started with."""
+
+    version: Version
+    name: str
+    invocation: str
+    text: str
+    kept: bool
+
+
+class FakeJobRuns(JobRuns):
+    """Runs of jobs that start at once, as far as the engine tells; the n-th has the id ``job-n``."""
+
+    def __init__(self) -> None:
+        self.started: list[Started] = []
+        self.killed: list[str] = []
+        self.removed: list[str] = []
+        self.there: dict[str, Service] = {}  # by id, and by name
+        self.refusal: HttpError | None = None
+        self.output: bytes | HttpError | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def start(self, version: Version, name: str, invocation: str, text: str, kept: bool) -> str:
+        await self.gate.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        self.started.append(Started(version, name, invocation, text, kept))
+        return f"job-{len(self.started)}"
+
+    def find(self, run_id: str) -> Service | None:
+        return self.there.get(run_id)
+
+    async def look_up(self, name: str) -> Service | None:
+        return self.there.get(name)
+
+    async def refresh(self, run_id: str) -> Service | None:
+        return self.there.get(run_id)
+
+    async def stdout(self, view: Service, limit: int) -> bytes:
+        if isinstance(self.output, HttpError):
+            raise self.output
+        if self.output is not None:
+            return self.output
+        assert view.result is not None
+        return view.result.stdout.encode()
+
+    def kill(self, run_id: str) -> None:
+        self.killed.append(run_id)
+
+    def remove(self, run_id: str) -> None:
+        self.removed.append(run_id)
+
+
 class Stage:
-    """A dispatcher whose instances the test plays."""
+    """A dispatcher whose instances and jobs the test plays."""
 
     def __init__(self, nodes: int = 10) -> None:
         self.launcher, self.versions = FakeLauncher(), FakeVersions()
@@ -171,7 +227,9 @@ class Stage:
         reports = Reports(self.calls.append, lambda function, reason: self.ends.append((function, reason)))
         self.life = Lifecycle(self.launcher, reports)
         self.scaler = Autoscaler(self.life, self.launcher, self.versions, lambda: nodes)
-        self.dispatcher = Dispatcher(self.life, self.scaler)
+        self.runs = FakeJobRuns()
+        self.jobs = Jobs(self.runs, self.versions, reports)
+        self.dispatcher = Dispatcher(self.life, self.scaler, self.jobs)
         self.versions.listeners.append(self.dispatcher.versions_changed)
         self.running = asyncio.create_task(self.scaler.run())
 
@@ -179,6 +237,7 @@ class Stage:
         self.running.cancel()
         await asyncio.gather(self.running, return_exceptions=True)
         await self.life.close()
+        await self.jobs.close()
 
     async def settle(self) -> None:
         """Let everything happen that can happen now."""

@@ -82,6 +82,7 @@ SAYS = {
     "exit code $?": "exit code 3\n",
     "user/private-image": '"status":"complete"',
     "shout/invoke": "HELLO",
+    "count/invoke": "3",
     "hello/invoke": '"event": {"name": "Ada"}',
     "qmaster invoke hello": '"event": {"name": "Ada"}',
     "aws lambda invoke": '200 {"event": {}',

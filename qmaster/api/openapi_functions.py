@@ -12,13 +12,13 @@ Json = dict[str, Any]
 
 MESSAGES = (FunctionSpec, RollbackRequest, FunctionVersion, Function)
 FIELDS: Mapping[str, str] = {
-    "runtime": "`lambda`: instances speak the runtime API of AWS Lambda.",
-    "min_instances": "How many instances each quartermaster keeps warm.",
-    "max_instances": "The most instances of each quartermaster.",
-    "concurrency": "How many calls an instance takes at once.",
-    "idle": "Seconds without a call after which an instance above `min_instances` ends.",
+    "runtime": "`lambda`: instances speak the runtime API of AWS Lambda. `job`: each call is a run of its own.",
+    "min_instances": "How many instances each quartermaster keeps warm. Not for jobs.",
+    "max_instances": "The most instances, or jobs at once, of each quartermaster.",
+    "concurrency": "How many calls an instance takes at once. Not for jobs.",
+    "idle": "Seconds without a call after which an instance above `min_instances` ends. Not for jobs.",
     "timeout": "Seconds of one call.",
-    "init_timeout": "Seconds in which a running instance must ask for its first call.",
+    "init_timeout": "Seconds in which a running instance must ask for its first call. Not for jobs.",
     "queue": "How many calls may wait for an instance, and how many asynchronous ones may wait.",
     "retries": "Attempts of an asynchronous call after the first one.",
     "max_age": "Seconds after which an asynchronous call is given up.",
@@ -40,6 +40,7 @@ SPECS: Mapping[str, Json] = {
         "timeout": 30,
         "url": "token",
     },
+    "job": {"runtime": "job", "image": "registry.example.com/backup:1", "timeout": 3600, "max_instances": 1},
 }
 VERSION: Json = {
     "name": "resize",

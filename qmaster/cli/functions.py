@@ -20,7 +20,7 @@ from .run import fields_of
 # The options that a run and a function share.
 SHARED = [each for each in run.params if isinstance(each, click.Option) and each.name in RunFields.__struct_fields__]
 OWN = (
-    click.option("--runtime", type=click.Choice(["lambda"]), help="How instances get their calls. [lambda]"),
+    click.option("--runtime", type=click.Choice(["lambda", "job"]), help="How instances get their calls. [lambda]"),
     click.option("--min-instances", type=int, metavar="N", help="Instances that each server keeps warm."),
     click.option("--max-instances", type=int, metavar="N", help="Instances of each server at most."),
     click.option("--concurrency", type=int, metavar="N", help="Calls that an instance takes at once."),

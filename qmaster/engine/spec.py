@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..models.functions import INPUT, INVOCATION
 from ..models.images import Reference
 from ..models.requests import NEVER, PIDS_LIMIT, Key, RunRequest, Ttl, entrypoint_words, words
 from .labels import (
@@ -31,6 +32,7 @@ from .labels import (
 
 MAX_NAME = 63
 NOWHERE = "node.id==none"
+KEPT_JOB = 86_400.0  # seconds that an ended job stays whose quartermaster is away
 NO_HEALTHCHECK = {"Test": ["NONE"]}
 
 # A container inherits its image's labels unless it sets them itself: an image must not set quartermaster's.
@@ -114,6 +116,11 @@ def instance_stamp(made: Instance, owner: str) -> Stamp:
     return Stamp(f"{_joined(made.function)}-{nonce}", owner, nonce)
 
 
+def job_stamp(made: Job, owner: str) -> Stamp:
+    """Return the stamp of a new job."""
+    return Stamp(made.name, owner, _nonce())
+
+
 def instance(request: RunRequest, mark: Stamp, made: Instance, defaults: Defaults, objects: Objects) -> dict[str, Any]:
     """Return the body of Docker's ``POST /services/create`` for an instance of a function.
 
@@ -133,6 +140,48 @@ def instance(request: RunRequest, mark: Stamp, made: Instance, defaults: Default
         "Hosts": [f"{made.host} {_host_name(made)}"],
         "StopGracePeriod": 0,  # its calls have ended; Python as the first process ignores SIGTERM
     }
+    return body
+
+
+class Job(NamedTuple):
+    """What a call of a function whose runtime is ``job`` has in addition to a run.
+
+    Attributes:
+        name: of its service.
+        invocation: the id of the call.
+        text: the input.
+        function: the function's name.
+        number: of the version.
+        version: the id of the version's config.
+        image: the pinned reference.
+        kept: whether its quartermaster needs its end after a restart, so that no other removes it before.
+    """
+
+    name: str
+    invocation: str
+    text: str
+    function: str
+    number: int
+    version: str
+    image: str
+    kept: bool
+
+
+def job(request: RunRequest, mark: Stamp, made: Job, defaults: Defaults, objects: Objects) -> dict[str, Any]:
+    """Return the body of Docker's ``POST /services/create`` for a call of a function whose runtime is ``job``.
+
+    Its input comes on top of the environment of its function, whose size is limited by itself.
+    """
+    request = msgspec.structs.replace(request, ttl=KEPT_JOB if made.kept else 0.0)
+    body = service(request, mark, made.image, defaults, objects)
+    body["Labels"] |= {
+        FUNCTION: made.function,
+        FUNCTION_NUMBER: str(made.number),
+        FUNCTION_VERSION: made.version,
+    }
+    container = body["TaskTemplate"]["ContainerSpec"]
+    given = _not_expanded(_environment({INPUT: made.text, INVOCATION: made.invocation})) or []
+    container["Env"] = [*(container.get("Env") or ()), *given]
     return body
 
 

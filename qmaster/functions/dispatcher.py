@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 from ..errors import HttpError, NoInstance
 from ..models.functions import FunctionStats, InstanceCounts
@@ -10,6 +12,7 @@ from ..models.responses import Service
 from .autoscaler import Autoscaler
 from .instances import Instance, Poll
 from .invocations import Answer, Call, Chunks, Invocation
+from .jobs import Jobs
 from .lifecycle import Lifecycle
 from .pool import Pool
 from .versions import Version
@@ -21,11 +24,13 @@ class Dispatcher:
     Args:
         lifecycle: has the instances.
         autoscaler: starts and ends them.
+        jobs: makes the calls of functions whose runtime is ``job``.
     """
 
-    def __init__(self, lifecycle: Lifecycle, autoscaler: Autoscaler) -> None:
+    def __init__(self, lifecycle: Lifecycle, autoscaler: Autoscaler, jobs: Jobs) -> None:
         self._life = lifecycle
         self._scaler = autoscaler
+        self._jobs = jobs
 
     # -- callers ---------------------------------------------------------------------------------------------------
 
@@ -49,14 +54,20 @@ class Dispatcher:
         """Make a call, and return its answer; arguments and errors are those of ``invoke``."""
         if self._scaler.stopping:
             raise NoInstance("quartermaster is stopping")
-        pool = self._scaler.pool(version)
+        submit: Callable[[Invocation], None]
+        forget: Callable[[Invocation], None]
+        if version.spec.runtime == "job":
+            submit, forget = partial(self._jobs.submit, version), partial(self._jobs.forget, version)
+        else:
+            pool = self._scaler.pool(version)
+            submit, forget = pool.submit, pool.forget
         if left is not None:
-            left.add_done_callback(lambda _: pool.forget(invocation))
-        pool.submit(invocation)
+            left.add_done_callback(lambda _: forget(invocation))
+        submit(invocation)
         try:
             return await invocation.answered
         finally:
-            pool.forget(invocation)
+            forget(invocation)
 
     def resume(self, version: Version, invocation: Invocation, run_id: str, deadline: float) -> bool:
         """Take up a call that an earlier process has handed over; ``invocation.answered`` is its outcome.
@@ -70,6 +81,8 @@ class Dispatcher:
         Returns:
             False if the instance is gone.
         """
+        if version.spec.runtime == "job":
+            return self._jobs.resume(version, invocation, run_id)
         instance = self._life.of_run(run_id)
         if instance is None or instance.version.id != version.id:
             return False
@@ -78,14 +91,19 @@ class Dispatcher:
 
     def stats(self, name: str) -> FunctionStats:
         """Return what is going on for a function."""
-        return self._stats(name, list(self._scaler.pools_of(name)))
+        jobs = self._jobs.stats().get(name)
+        pools = list(self._scaler.pools_of(name))
+        return _together(self._stats(name, pools), jobs) if jobs else self._stats(name, pools)
 
     def all_stats(self) -> dict[str, FunctionStats]:
         """Return what is going on for the functions that were called, or are kept warm."""
         pools: dict[str, list[Pool]] = {}
         for pool in self._life.pools.values():
             pools.setdefault(pool.version.function, []).append(pool)
-        return {name: self._stats(name, some) for name, some in pools.items()}
+        stats = {name: self._stats(name, some) for name, some in pools.items()}
+        for name, jobs in self._jobs.stats().items():
+            stats[name] = _together(stats[name], jobs) if name in stats else jobs
+        return stats
 
     def _stats(self, name: str, pools: list[Pool]) -> FunctionStats:
         states = [instance.state for pool in pools for instance in pool]
@@ -99,24 +117,28 @@ class Dispatcher:
 
     @property
     def busy(self) -> int:
-        """How many calls instances have in their hands."""
-        return sum(len(instance.calls) for pool in self._life.pools.values() for instance in pool)
+        """How many calls instances have in their hands, and how many jobs run whose caller waits."""
+        calls = sum(len(instance.calls) for pool in self._life.pools.values() for instance in pool)
+        return calls + self._jobs.busy
 
     def stop(self) -> None:
         """Hand over no more calls: those that wait fail, and those that run finish."""
         self._scaler.stopping = True
         for pool in self._life.pools.values():
             pool.fail_waiting(lambda: NoInstance("quartermaster is stopping"))
+        self._jobs.stop()
 
     # -- listeners -------------------------------------------------------------------------------------------------
 
     def notice(self, view: Service) -> None:
         """Hear of a changed run."""
         self._life.notice(view)
+        self._jobs.notice(view)
 
     def versions_changed(self, name: str) -> None:
         """Hear of a function's new, or removed, versions."""
         self._scaler.versions_changed(name)
+        self._jobs.versions_changed(name)
 
     # -- instances -------------------------------------------------------------------------------------------------
 
@@ -173,3 +195,16 @@ class Dispatcher:
 
     def _pool(self, instance: Instance) -> Pool:
         return self._life.pool(instance.version)
+
+
+def _together(some: FunctionStats, more: FunctionStats) -> FunctionStats:
+    """Return the stats of a function whose versions have different runtimes."""
+    return FunctionStats(
+        instances=InstanceCounts(
+            starting=some.instances.starting + more.instances.starting,
+            idle=some.instances.idle,
+            busy=some.instances.busy + more.instances.busy,
+        ),
+        queued=some.queued + more.queued,
+        last_errors=[*more.last_errors, *some.last_errors],
+    )

@@ -42,6 +42,19 @@ class Publishers(NamedTuple):
     holder: Callable[[str], Identity | None]
     credentials: Callable[[str, Identity], Credentials | None]
 
+    def of(self, version: Version) -> Identity:
+        """Return the publisher of a version.
+
+        Raises:
+            CannotStart: its token is gone.
+            Forbidden: it may not publish this function any more.
+        """
+        by = self.holder(version.owner)
+        if by is None:
+            raise CannotStart(f"the token {version.owner!r}, which published it, is gone", "policy")
+        policy.check_function(by.grant, version.function, version.spec.url)
+        return by
+
 
 class Launcher:
     """Starts and ends instances as runs.
@@ -78,7 +91,7 @@ class Launcher:
             HttpError: it was not started.
         """
         host, port = self._address()
-        by = self._publisher(version)
+        by = self._publishers.of(version)
         spec = version.spec
         lifetime = scaling.label_lifetime(spec.timeout)
         request = msgspec.structs.replace(spec.request(), timeout=lifetime)
@@ -97,7 +110,7 @@ class Launcher:
     def forbids(self, version: Version) -> Trouble | None:
         """Return why the publisher of a version may not run it now, or None."""
         try:
-            self._runs.check(version.spec.request(), self._publisher(version))
+            self._runs.check(version.spec.request(), self._publishers.of(version))
         except (CannotStart, Forbidden) as error:
             return Trouble("policy", str(error))
         return None
@@ -142,13 +155,6 @@ class Launcher:
         if runtime is None:
             raise EngineAway("the address of this node in the swarm is not known yet; try again, or set --advertise")
         return runtime
-
-    def _publisher(self, version: Version) -> Identity:
-        by = self._publishers.holder(version.owner)
-        if by is None:
-            raise CannotStart(f"the token {version.owner!r}, which published it, is gone", "policy")
-        policy.check_function(by.grant, version.function, version.spec.url)
-        return by
 
 
 def _found(raw: dict[str, Any]) -> Found | None:

@@ -326,7 +326,7 @@ class Pool:
             invocation.answer(end)
         elif end is not None:
             invocation.fail(end)
-        outcome = "ok" if end is None or isinstance(end, Answer) else _reason(end)
+        outcome = "ok" if end is None or isinstance(end, Answer) else outcome_of(end)
         taken = None if handed is None else now - handed
         if taken is not None and (outcome == "ok" or isinstance(end, FunctionFailed)):
             self.duration = scaling.mean(self.duration, taken)
@@ -403,5 +403,6 @@ class Pool:
         return iter(list(self.instances.values()))
 
 
-def _reason(error: HttpError) -> str:
+def outcome_of(error: HttpError) -> str:
+    """Return the word for why a call failed, for the metrics and the log."""
     return error.reason if isinstance(error, CallFailed) else str(int(error.status))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from ..errors import BadRequest, NotFound
+from ..errors import BadRequest, NotFound, PayloadTooLarge
 from .requests import MIN_TIMEOUT, RunFields, RunRequest, convert
 from .responses import Time
 from .validation import answer, quote, squeezed
@@ -37,7 +37,11 @@ OWN_ENV = frozenset(
     }
 )
 
-Runtime = Literal["lambda"]
+MAX_INPUT = 24 * 1024  # bytes of a job's input
+INPUT, INVOCATION = "QMASTER_INPUT", "QMASTER_INVOCATION"  # set for every job
+OWN_ENV_OF_JOBS = frozenset({INPUT, INVOCATION})
+
+Runtime = Literal["lambda", "job"]
 Url = Literal["none", "token", "public"]
 Seconds = Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_CALL)]
 
@@ -100,6 +104,10 @@ INSTEAD: Mapping[str, str] = {
 }
 
 
+# The fields that only instances have, with their defaults.
+NOT_OF_JOBS: Mapping[str, float] = {"min_instances": 0, "concurrency": 1, "idle": 300.0, "init_timeout": 30.0}
+
+
 class FunctionSpec(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """The body of ``PUT /functions/{name}``, without the token. Times are seconds; limits are of each quartermaster."""
 
@@ -118,10 +126,19 @@ class FunctionSpec(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=T
 
     def __post_init__(self) -> None:
         self.request()
+        if self.runtime == "job":
+            self._check_job()
         if self.min_instances > self.max_instances:
             raise ValueError(f"min_instances: expected at most max_instances, {self.max_instances}")
-        for name in sorted(OWN_ENV & self.env.keys()):
+        for name in sorted((OWN_ENV_OF_JOBS if self.runtime == "job" else OWN_ENV) & self.env.keys()):
             raise ValueError(f"env: {name} is set by quartermaster; leave it out")
+
+    def _check_job(self) -> None:
+        for field, default in NOT_OF_JOBS.items():
+            if getattr(self, field) != default:
+                raise ValueError(
+                    f"{field}: not supported with runtime job, as each call is a run of its own; leave it out"
+                )
 
     def request(self, name: str | None = None, image: str | None = None) -> RunRequest:
         """Return the run of an instance.
@@ -239,6 +256,24 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise BadRequest(f"name: expected {NAMES}; got {quote(name)}")
     return name
+
+
+def read_input(payload: bytes) -> str:
+    """Return the input of a job as text.
+
+    Raises:
+        PayloadTooLarge: it is over ``MAX_INPUT`` bytes.
+        BadRequest: it cannot be the value of an environment variable.
+    """
+    if len(payload) > MAX_INPUT:
+        raise PayloadTooLarge(f"the input of a job has at most {MAX_INPUT} bytes; got {len(payload)}")
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the input of a job has to be UTF-8; send bytes as base64") from None
+    if "\0" in text:
+        raise BadRequest("the input of a job cannot have NUL characters; send bytes as base64")
+    return text
 
 
 def read_spec(document: dict[str, Any]) -> FunctionSpec:

@@ -162,6 +162,26 @@ class RunService:
         log.info("instance_started", run=run_id, name=mark.name, function=made.function, version=made.number)
         return run_id
 
+    async def start_job(
+        self, request: RunRequest, by: Identity, made: spec.Job, credentials: Credentials | None
+    ) -> str:
+        """Start the run of a call of a job, and return its id; arguments and errors are those of ``start_instance``.
+
+        If quartermaster is killed meanwhile, recovery keeps a run that is ``kept``.
+        """
+        request = self.check(request, by)
+        mark = spec.job_stamp(made, by.name)
+
+        async def make(intent: Intent) -> str:
+            objects = await self._objects(request)
+            body = spec.job(request, mark, made, self._config.defaults, objects)
+            return await self._create_service(body, mark, intent._replace(keyed=made.kept), credentials)
+
+        with self._starting.counted(request, mark, by):
+            run_id = await self._settled(request, mark, make)
+        log.info("job_started", run=run_id, name=mark.name, function=made.function, version=made.number)
+        return run_id
+
     def check(self, request: RunRequest, by: Identity) -> RunRequest:
         """Return a request with the policy of its token applied.
 

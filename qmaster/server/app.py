@@ -47,6 +47,7 @@ from ..models.functions import FunctionVersion
 from ..models.images import check_registry
 from ..models.responses import Node, Service
 from ..runs.logs import LogReader
+from ..runs.outputs import OutputReader
 from ..runs.reaper import Reaper
 from ..runs.reconciler import Reconciler, service_tags
 from ..runs.recovery import Recovery
@@ -228,7 +229,7 @@ class Server:
         publishers = Publishers(lambda name: self.api.auth.holder(name), registry_auth.credentials)
         instances = Instances(
             engine,
-            Runners(runs.service, runs.reaper, runs.reconciler),
+            Runners(runs.service, runs.reaper, runs.reconciler, OutputReader(engine.readers, self.journal)),
             store,
             publishers,
             Reports(self._metrics.functions.call, self._metrics.functions.instance),

@@ -16,10 +16,13 @@ from ..engine import Engine
 from ..errors import ConfigError, HttpError
 from ..functions.autoscaler import Autoscaler
 from ..functions.dispatcher import Dispatcher
+from ..functions.job_runs import JobRuns
+from ..functions.jobs import Jobs
 from ..functions.launcher import Launcher, Publishers
 from ..functions.lifecycle import Lifecycle, Reports
 from ..functions.versions import VersionStore
 from ..models.responses import Node
+from ..runs.outputs import OutputReader
 from ..runs.reaper import Reaper
 from ..runs.reconciler import Reconciler
 from ..runs.service import RunService
@@ -31,11 +34,12 @@ log = structlog.get_logger(__name__)
 
 
 class Runners(NamedTuple):
-    """The parts that start, end and watch runs."""
+    """The parts that start, end and watch runs, and read their output."""
 
     service: RunService
     reaper: Reaper
     reconciler: Reconciler
+    outputs: OutputReader
 
 
 class Place(NamedTuple):
@@ -85,7 +89,9 @@ class Instances:
         launcher = Launcher(runners.service, runners.reaper, runners.reconciler, engine.swarm, publishers, self.address)
         self._life = Lifecycle(launcher, reports)
         self.scaler = Autoscaler(self._life, launcher, versions, self._ready_nodes)
-        self.dispatcher = Dispatcher(self._life, self.scaler)
+        job_runs = JobRuns(runners.service, runners.reaper, runners.reconciler, runners.outputs, publishers)
+        self._jobs = Jobs(job_runs, versions, reports)
+        self.dispatcher = Dispatcher(self._life, self.scaler, self._jobs)
         self._http = runtime.make_server(runtime.RuntimeApi(self.dispatcher, place.max_connections))
         self._sockets: list[socket.socket] = []
         versions.listeners.append(self.dispatcher.versions_changed)
@@ -118,6 +124,7 @@ class Instances:
         self._http.stop()
         self.scaler.stopping = True
         await self._life.close()
+        await self._jobs.close()
         await self._http.close_all_connections()
         for each in self._sockets:
             each.close()

@@ -365,3 +365,43 @@ def test_an_instance_is_named_as_swarm_accepts_it(name: str) -> None:
     made = spec.instance_stamp(MADE._replace(function=name), "root").name
     assert re.fullmatch(r"[a-zA-Z0-9]+(?:[-_][a-zA-Z0-9]+)*", made)
     assert len(made) <= 63
+
+
+# -- jobs of functions
+
+JOB = spec.Job(
+    name="qm-job-0123",
+    invocation="01-23",
+    text='{"a": "{{.Node.ID}}"}',
+    function="backup",
+    number=3,
+    version="config-1",
+    image="busybox@sha256:" + "a" * 64,
+    kept=False,
+)
+
+
+def _job(made: spec.Job = JOB, **fields: Any) -> dict[str, Any]:
+    return spec.job(run(**fields), spec.job_stamp(made, "alice"), made, DEFAULTS, spec.Objects())
+
+
+def test_a_job_is_a_run_of_its_function() -> None:
+    """Named after the call; no runtime API is behind it, and it is removed as soon as its output is kept."""
+    body = _job(timeout=5)
+    labels = body["Labels"]
+    assert (body["Name"], body["TaskTemplate"]["ContainerSpec"]["Image"]) == ("qm-job-0123", JOB.image)
+    assert (labels["io.qmaster.function"], labels["io.qmaster.function-number"]) == ("backup", "3")
+    assert (labels["io.qmaster.owner"], labels["io.qmaster.timeout"]) == ("alice", "5s")
+    assert labels["io.qmaster.ttl"] == "0s"
+    assert "io.qmaster.runtime" not in labels
+    assert "Hosts" not in body["TaskTemplate"]["ContainerSpec"]
+    assert body["TaskTemplate"]["RestartPolicy"] == {"Condition": "none"}
+    assert _job(JOB._replace(kept=True))["Labels"]["io.qmaster.ttl"] == "86400s"
+
+
+def test_a_jobs_input_is_no_template() -> None:
+    """It comes on top of the environment, whose own limit is not the input's."""
+    text = "a" * 24 * 1024
+    env = _job(JOB._replace(text=text), env={"LONG": "b" * 30_000})["TaskTemplate"]["ContainerSpec"]["Env"]
+    assert env == ["LONG=" + "b" * 30_000, f"QMASTER_INPUT={text}", "QMASTER_INVOCATION=01-23"]
+    assert _job()["TaskTemplate"]["ContainerSpec"]["Env"][0] == 'QMASTER_INPUT={"a": "{{"{{"}}.Node.ID}}"}'

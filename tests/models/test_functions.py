@@ -56,8 +56,8 @@ def test_the_fields_of_a_run_are_checked_as_in_a_run(field: str, value: Any) -> 
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("runtime", "job", "runtime: expected one of lambda"),
-        ("runtime", "python3.11", "runtime: expected one of lambda"),
+        ("runtime", "service", "runtime: expected one of lambda, job"),
+        ("runtime", "python3.11", "runtime: expected one of lambda, job"),
         ("min_instances", -1, "min_instances: expected an integer of at least 0"),
         ("min_instances", 1001, "min_instances: expected an integer of at most 1000"),
         ("min_instances", 11, "min_instances: expected at most max_instances, 10"),
