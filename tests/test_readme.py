@@ -15,6 +15,7 @@ import qmaster
 from docs import ROOT, Row, as_pattern, code, lines_with_fence, routes, section, statuses, table
 from qmaster import errors, limiter
 from qmaster.api import base, bodies, events, limits, openapi, raw, runs, runtime
+from qmaster.api import runtime_connections as connections
 from qmaster.auth import authenticator, tokens
 from qmaster.auth.authenticator import Authenticator
 from qmaster.cli import base as commands_of_client
@@ -272,13 +273,13 @@ def test_the_limits_are_those_of_the_code() -> None:
             map(str, (client.CALLS, client.REGISTRY, client.PULLS, client.CAPTURES, client.STOPS))
         ),
         "queued calls of one token": f"{limiter.MAX_QUEUED} of each kind",
-        "runtime API: time for the first head": f"{runtime.HEAD_WITHIN:g} s",
+        "runtime API: time for the first head": f"{connections.HEAD_WITHIN:g} s",
         "runtime API: connections of one address that have sent no secret": (
-            f"{runtime.MAX_UNIDENTIFIED}, not counting those of the last second; beyond {runtime.MAX_SILENT}, "
-            f"those that send nothing for {runtime.SPEAKS_WITHIN * 1000:g} ms"
+            f"{connections.MAX_UNIDENTIFIED}, not counting those of the last second; beyond {connections.MAX_SILENT}, "
+            f"those that send nothing for {connections.SPEAKS_WITHIN * 1000:g} ms"
         ),
-        "runtime API: connections of one instance": f"{runtime.MORE_CONNECTIONS} more than its `concurrency`",
-        "runtime API: connections": f"{runtime.MAX_CONNECTIONS}, a quarter of the descriptors at most",
+        "runtime API: connections of one instance": f"{connections.MORE_CONNECTIONS} more than its `concurrency`",
+        "runtime API: connections": f"{connections.MAX_CONNECTIONS}, a quarter of the descriptors at most",
         "runtime API: connections of the functions of one token, except the root token's": (
             "while there are fewer than are free"
         ),

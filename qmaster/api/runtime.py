@@ -10,10 +10,9 @@ import json
 import socket
 import time
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Iterable
 from http import HTTPStatus
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import structlog
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
@@ -34,19 +33,9 @@ from ..functions import failures
 from ..functions.dispatcher import Dispatcher
 from ..functions.instances import Instance, Poll
 from ..functions.invocations import MAX_PAYLOAD, Chunks, Invocation
-from ..models.responses import ROOT
 from .limits import BACKLOG, set_keepalive
+from .runtime_connections import MAX_CONNECTIONS, SPEAKS_WITHIN, Connection, Connections
 
-HEAD_WITHIN = 2.0  # seconds from a connection to the head of its first request
-MAX_UNIDENTIFIED = 64  # connections of one address that have shown no secret
-# Seconds that a connection is not counted so. A flood of 1,100 is accepted 128 at a time: without it, an instance that
-# connects meanwhile is turned out before its head is read.
-FRESH = 1.0
-MORE_CONNECTIONS = 4  # than calls that an instance takes at once: for its errors, and its extensions
-MAX_CONNECTIONS = 2048
-# Of one address, beyond which a new one is served only if it has sent something after SPEAKS_WITHIN seconds. Closing it
-# costs little then: a flood otherwise takes all the time of the event loop, 128 connections at a time.
-MAX_SILENT, SPEAKS_WITHIN = 256, 0.05
 # Bytes of a head. The Python client sends a stack of 77 KB in a header, or more with long paths. A head of 2 MiB keeps
 # the event loop busy for up to 0.7 s, and each packet of one that comes slowly for 0.03 s.
 MAX_HEAD, MAX_FIRST_HEAD = 256 * 1024, 8 * 1024
@@ -60,6 +49,7 @@ FOR_EVER = 30 * 86_400.0  # seconds that a connection may be idle: an instance c
 KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000))
 
 RUNTIME, EXTENSIONS = "/2018-06-01/runtime/", "/2020-01-01/extension/"
+INVOCATION = RUNTIME + "invocation/"
 STREAMING = "streaming"
 OK_BODY = b'{"status":"OK"}\n'
 # Of the requests on a connection that has shown a secret.
@@ -67,34 +57,11 @@ OF_INSTANCES = HTTP1ConnectionParameters(
     max_header_size=MAX_HEAD, header_timeout=FOR_EVER, max_body_size=MAX_BODY, chunk_size=CHUNK
 )
 
-T = TypeVar("T")
-
 log = structlog.get_logger(__name__)
 
 
-class Connection:
-    """One open connection.
-
-    Attributes:
-        instance: who it belongs to; None until a request has shown a secret.
-        call_id: the call that was handed over on it, if its client keeps the connection until it has answered.
-        opened_at: when it was accepted, by the loop's clock.
-    """
-
-    __slots__ = ("address", "call_id", "instance", "opened_at", "stream", "timer")
-
-    def __init__(self, stream: IOStream, address: str) -> None:
-        loop = asyncio.get_running_loop()
-        self.stream = stream
-        self.address = address
-        self.instance: Instance | None = None
-        self.call_id: str | None = None
-        self.opened_at = loop.time()
-        self.timer = loop.call_later(HEAD_WITHIN, stream.close)
-
-
 class RuntimeApi(HTTPServerConnectionDelegate):
-    """The routes, and the connections with their limits.
+    """The requests on all connections.
 
     Args:
         dispatcher: has the calls and the instances.
@@ -103,95 +70,21 @@ class RuntimeApi(HTTPServerConnectionDelegate):
 
     def __init__(self, dispatcher: Dispatcher, max_connections: int = MAX_CONNECTIONS) -> None:
         self.dispatcher = dispatcher
-        self.max_connections = max_connections
-        self._connections: dict[IOStream, Connection] = {}
-        self._unidentified: dict[str, dict[Connection, None]] = {}  # by address, the oldest first
-        self._by_instance: Counter[Instance] = Counter()
-        self._by_publisher: Counter[str] = Counter()
+        self.connections = Connections(dispatcher.connection_lost, max_connections)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         http = cast(HTTP1Connection, request_conn)
-        connection = self._connections[cast(HTTP1ServerConnection, server_conn).stream]
+        connection = self.connections[cast(HTTP1ServerConnection, server_conn).stream]
         if connection.instance is not None:
             http.params = OF_INSTANCES
         return _Exchange(self, connection, http)
-
-    def is_flooded_by(self, address: str) -> bool:
-        """Return whether an address has so many connections without a secret that silent ones are not taken."""
-        return len(self._unidentified.get(address, ())) >= MAX_SILENT
-
-    def open(self, stream: IOStream, address: str) -> None:
-        """Take a new connection; the oldest one without a secret is closed for it if there are too many."""
-        connection = self._connections[stream] = Connection(stream, address)
-        if len(self._connections) > self.max_connections:
-            most = max(self._unidentified.values(), key=len, default=None)
-            self._evict(next(iter(most)) if most else connection)
-        unidentified = self._unidentified.setdefault(address, {})
-        unidentified[connection] = None
-        if len(unidentified) > MAX_UNIDENTIFIED:
-            asyncio.get_running_loop().call_later(FRESH, self._evict_oldest, address)
-
-    def closed(self, stream: IOStream) -> None:
-        """Forget a connection. The call that was handed over on it is lost, if its client would have kept it."""
-        connection = self._connections.pop(stream, None)
-        if connection is None:
-            return
-        self._no_longer_unidentified(connection)
-        if connection.instance is not None:
-            self._give_back(self._by_instance, connection.instance)
-            self._give_back(self._by_publisher, connection.instance.version.owner)
-            if connection.call_id is not None:
-                self.dispatcher.connection_lost(connection.instance, connection.call_id)
-
-    def _give_back(self, counter: Counter[T], key: T) -> None:
-        counter[key] -= 1
-        if not counter[key]:
-            del counter[key]
 
     def identify(self, connection: Connection, host: str) -> Instance | None:
         """Return the instance that a request comes from, by its Host; None if it is unknown, or has too many."""
         name = host.rpartition(":")[0] or host
         instance = self.dispatcher.instance(name.lower().removesuffix(f".{RUNTIME_DOMAIN}"))
-        if instance is None or connection.instance not in (None, instance):
-            return None
-        if connection.instance is None:
-            if not self._may_have_more(instance):
-                return None
-            self._no_longer_unidentified(connection)
-            connection.instance = instance
-            self._by_instance[instance] += 1
-            self._by_publisher[instance.version.owner] += 1
-        return instance
-
-    def _may_have_more(self, instance: Instance) -> bool:
-        """Return whether there is room for one more connection of an instance.
-
-        A publisher gets more only while it has less than is free. So a single one has at most half, and the next one
-        finds room.
-        """
-        if self._by_instance[instance] >= instance.version.spec.concurrency + MORE_CONNECTIONS:
-            return False
-        owner, free = instance.version.owner, self.max_connections - self._by_publisher.total()
-        return owner == ROOT or self._by_publisher[owner] < free
-
-    def _evict_oldest(self, address: str) -> None:
-        """Close the connections of an address that are too many, except fresh ones."""
-        before = asyncio.get_running_loop().time() - FRESH
-        unidentified = self._unidentified.get(address, {})
-        while len(unidentified) > MAX_UNIDENTIFIED and (oldest := next(iter(unidentified))).opened_at <= before:
-            self._evict(oldest)
-
-    def _evict(self, connection: Connection) -> None:
-        self._no_longer_unidentified(connection)
-        connection.stream.close()
-
-    def _no_longer_unidentified(self, connection: Connection) -> None:
-        """Stop counting a connection as one without a secret."""
-        connection.timer.cancel()
-        unidentified = self._unidentified.get(connection.address, {})
-        unidentified.pop(connection, None)
-        if not unidentified:
-            self._unidentified.pop(connection.address, None)
+        known = instance is not None and self.connections.identify(connection, instance)
+        return instance if known else None
 
 
 class RuntimeServer(HTTPServer):
@@ -203,7 +96,7 @@ class RuntimeServer(HTTPServer):
         self.silent: set[IOStream] = set()  # connections that are served only if they send something soon
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        if self.api.is_flooded_by(str(address[0])):
+        if self.api.connections.is_flooded_by(str(address[0])):
             self.silent.add(stream)
             asyncio.get_running_loop().call_later(SPEAKS_WITHIN, self._take_if_sent, stream, address)
         else:
@@ -223,12 +116,12 @@ class RuntimeServer(HTTPServer):
         await super().close_all_connections()
 
     def _take(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        self.api.open(stream, str(address[0]))
+        self.api.connections.open(stream, str(address[0]))
         super().handle_stream(stream, address)
 
     def on_close(self, server_conn: object) -> None:
         super().on_close(server_conn)
-        self.api.closed(cast(HTTP1ServerConnection, server_conn).stream)
+        self.api.connections.closed(cast(HTTP1ServerConnection, server_conn).stream)
 
 
 def _has_sent(stream: IOStream) -> bool:
@@ -267,6 +160,7 @@ class _Exchange(HTTPMessageDelegate):
         self._http = http
         self._instance: Instance | None = None
         self._method, self._path = "", ""
+        self._response, self._error = "", ""  # the id of the call that is answered, or has failed
         self._headers = HTTPHeaders()
         self._parts: list[bytes] = []
         self._size, self._most = 0, 0  # bytes that came, and that may be kept
@@ -281,14 +175,16 @@ class _Exchange(HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         line = cast(RequestStartLine, start_line)
         self._method, self._path, self._headers = line.method, line.path.partition("?")[0], headers
+        self._response, self._error = _calls(line.method, self._path)
         self._instance = self._api.identify(self._connection, headers.get("Host", ""))
         if self._instance is None:
             self._refuse()
             return None
-        call_id = self._call("response")
-        self._most = MAX_PAYLOAD if call_id in self._instance.calls else MAX_ERROR  # nobody waits for any other answer
-        if call_id and self._is_streamed():
-            self._chunks = self._dispatcher.begin_stream(self._instance, call_id, headers.get("Content-Type", ""))
+        # Nobody waits for any other answer.
+        self._most = MAX_PAYLOAD if self._response in self._instance.calls else MAX_ERROR
+        if self._response and self._is_streamed():
+            content_type = headers.get("Content-Type", "")
+            self._chunks = self._dispatcher.begin_stream(self._instance, self._response, content_type)
         return None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
@@ -306,7 +202,7 @@ class _Exchange(HTTPMessageDelegate):
         if self._instance is None:
             return
         route = (self._method, self._path)
-        if route == ("GET", RUNTIME + "invocation/next"):
+        if route == ("GET", INVOCATION + "next"):
             self._ask(self._instance)
         elif route == ("GET", EXTENSIONS + "event/next"):
             self._wait_for_shutdown(self._instance)
@@ -319,7 +215,7 @@ class _Exchange(HTTPMessageDelegate):
 
     def on_connection_close(self) -> None:
         """Hear that the connection has closed in the middle of a body: an answer that is cut is lost."""
-        call_id = self._call("response") or self._call("error")
+        call_id = self._response or self._error
         if self._instance is not None and call_id:
             self._connection.call_id = None
             self._dispatcher.connection_lost(self._instance, call_id)
@@ -329,45 +225,36 @@ class _Exchange(HTTPMessageDelegate):
     def _take(self, instance: Instance) -> None:
         """Take an answer or an error: 202 whatever it is, as clients end on anything else."""
         body = b"".join(self._parts)
-        response, error = self._call("response"), self._call("error")
-        if response:
-            self._take_response(instance, response, body)
-        elif error:
-            self._dispatcher.fail(instance, error, self._failure(body))
+        if self._response:
+            self._take_response(instance, body)
+        elif self._error:
+            self._dispatcher.fail(instance, self._error, self._failure(body))
         elif self._path in (RUNTIME + "init/error", EXTENSIONS + "init/error"):
             failure = self._failure(body)
             self._dispatcher.init_failed(instance, failure.error_type, failure.error_message)
         elif self._path != EXTENSIONS + "exit/error":
             self._reply(HTTPStatus.NOT_FOUND)
             return
-        if self._connection.call_id in (response, error):
+        if self._connection.call_id in (self._response, self._error):
             self._connection.call_id = None
         self._reply(HTTPStatus.ACCEPTED, OK_BODY)
 
-    def _take_response(self, instance: Instance, call_id: str, body: bytes) -> None:
+    def _take_response(self, instance: Instance, body: bytes) -> None:
         if self._chunks is not None:
-            self._dispatcher.end_stream(instance, call_id)
+            self._dispatcher.end_stream(instance, self._response)
         elif self._size <= self._most:
-            self._dispatcher.answer(instance, call_id, body, self._headers.get("Content-Type", ""))
+            self._dispatcher.answer(instance, self._response, body, self._headers.get("Content-Type", ""))
 
     def _fail_too_large(self) -> None:
-        call_id = self._call("response")
-        if self._instance is not None and call_id:
+        if self._instance is not None and self._response:
             error = FunctionFailed("Function.ResponseSizeTooLarge", f"the answer is over {MAX_PAYLOAD} bytes")
-            self._dispatcher.fail(self._instance, call_id, error)
+            self._dispatcher.fail(self._instance, self._response, error)
 
     def _failure(self, body: bytes) -> FunctionFailed:
         error_type = self._headers.get("Lambda-Runtime-Function-Error-Type", "")[:MAX_TYPE]
         if self._size > self._most:
             return FunctionFailed(error_type or failures.UNKNOWN, f"the error is over {self._most} bytes")
         return failures.read(body, error_type)
-
-    def _call(self, what: str) -> str:
-        """Return the id of the call that the path names, with ``what`` as its last word; else ""."""
-        prefix, suffix = RUNTIME + "invocation/", f"/{what}"
-        if self._method != "POST" or not (self._path.startswith(prefix) and self._path.endswith(suffix)):
-            return ""
-        return self._path[len(prefix) : -len(suffix)]
 
     def _is_streamed(self) -> bool:
         return self._headers.get("Lambda-Runtime-Function-Response-Mode", "").lower() == STREAMING
@@ -468,6 +355,14 @@ class _Exchange(HTTPMessageDelegate):
             sent["Content-Type"] = "application/json"
         self._http.write_headers(ResponseStartLine("HTTP/1.1", int(status), status.phrase), sent, body)
         self._http.finish()
+
+
+def _calls(method: str, path: str) -> tuple[str, str]:
+    """Return the id of the call that a request answers, and of the one that it says has failed; "" for none."""
+    if method != "POST" or not path.startswith(INVOCATION):
+        return "", ""
+    call_id, _, what = path[len(INVOCATION) :].partition("/")
+    return (call_id if what == "response" else "", call_id if what == "error" else "")
 
 
 def _headers_of(instance: Instance, invocation: Invocation) -> dict[str, str]:

@@ -18,7 +18,7 @@ import structlog
 from tornado.netutil import bind_sockets
 
 from .. import __version__
-from ..api import limits, runtime
+from ..api import limits, runtime_connections
 from ..api.limits import ConnectionLimiter
 from ..api.routes import AppState, make_app
 from ..auth.authenticator import Authenticator
@@ -115,8 +115,8 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         tls = tls_context(config.tls_cert, config.tls_key) if config.tls_cert else None
-        descriptors = limits.descriptors(limits.WANTED + runtime.MAX_CONNECTIONS)
-        of_instances = min(runtime.MAX_CONNECTIONS, descriptors // 4) if config.runtime_port else 0
+        descriptors = limits.descriptors(limits.WANTED + runtime_connections.MAX_CONNECTIONS)
+        of_instances = min(runtime_connections.MAX_CONNECTIONS, descriptors // 4) if config.runtime_port else 0
         connections = limits.connections(descriptors - of_instances)
         self._config = config
         self._metrics = Metrics(__version__)

@@ -11,7 +11,7 @@ from function_cases import version
 from runtime_cases import GO, PYTHON, Client, Site, site
 from tornado.netutil import bind_sockets
 
-from qmaster.api import runtime
+from qmaster.api import runtime, runtime_connections
 from qmaster.errors import CannotStart, FunctionFailed, InstanceDied
 from qmaster.functions.instances import Instance
 from qmaster.functions.invocations import MAX_PAYLOAD
@@ -369,7 +369,7 @@ async def test_an_unknown_path_is_404(site: Site) -> None:
 @pytest.mark.gen_test
 async def test_a_silent_connection_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that sends half a head."""
-    monkeypatch.setattr(runtime, "HEAD_WITHIN", 0.2)
+    monkeypatch.setattr(runtime_connections, "HEAD_WITHIN", 0.2)
     silent, half = await site.client(""), await site.client("")
     half.writer.write(b"GET / HT")
     assert await silent.is_closed()
@@ -379,7 +379,7 @@ async def test_a_silent_connection_is_closed(site: Site, monkeypatch: pytest.Mon
 @pytest.mark.gen_test
 async def test_a_question_waits_for_longer_than_a_head_may_take(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a waiting question nor a call that is worked on is cut."""
-    monkeypatch.setattr(runtime, "HEAD_WITHIN", 0.2)
+    monkeypatch.setattr(runtime_connections, "HEAD_WITHIN", 0.2)
     called = version()
     instance, calling = await site.started(called)
     client = await site.client(instance)
@@ -397,12 +397,12 @@ async def test_a_question_waits_for_longer_than_a_head_may_take(site: Site, monk
 @pytest.mark.gen_test
 async def test_a_flood_of_strangers_keeps_no_instance_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is closed for the newest; an instance's connections are not theirs."""
-    monkeypatch.setattr(runtime, "HEAD_WITHIN", 60.0)
+    monkeypatch.setattr(runtime_connections, "HEAD_WITHIN", 60.0)
     called = version()
     instance, calling = await site.started(called)
     client = await site.client(instance)
     call_id = await client.next_id()
-    strangers = [await site.client("") for _ in range(runtime.MAX_UNIDENTIFIED + 3)]
+    strangers = [await site.client("") for _ in range(runtime_connections.MAX_UNIDENTIFIED + 3)]
     for stranger in strangers[:3]:
         assert await stranger.is_closed()
     late = await site.client(instance, GO)
@@ -416,7 +416,7 @@ async def test_a_flood_of_strangers_keeps_no_instance_out(site: Site, monkeypatc
 async def test_an_instance_has_a_bound_of_connections(site: Site) -> None:
     """Its calls, and some more; what is over is refused, and those that it has stay."""
     instance, calling = await site.started(version())
-    clients = [await site.client(instance) for _ in range(1 + runtime.MORE_CONNECTIONS)]
+    clients = [await site.client(instance) for _ in range(1 + runtime_connections.MORE_CONNECTIONS)]
     for client in clients:
         assert (await client.post("invocation/x/response", b"")).status == 202
     over = await site.client(instance)

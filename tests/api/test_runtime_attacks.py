@@ -10,7 +10,7 @@ import pytest
 from function_cases import version
 from runtime_cases import GO, Client, Site, site
 
-from qmaster.api import runtime
+from qmaster.api import runtime, runtime_connections
 from qmaster.errors import CallTimedOut, CannotStart, FunctionFailed, InstanceDied
 from qmaster.functions.versions import Version
 
@@ -67,12 +67,12 @@ def open_silent(silent: list[socket.socket], port: int) -> None:
 
 async def test_in_a_flood_silent_connections_are_not_taken(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that sends its request at once is served."""
-    monkeypatch.setattr(runtime, "HEAD_WITHIN", 60.0)
-    monkeypatch.setattr(runtime, "MAX_SILENT", 3)
+    monkeypatch.setattr(runtime_connections, "HEAD_WITHIN", 60.0)
+    monkeypatch.setattr(runtime_connections, "MAX_SILENT", 3)
     instance, calling = await site.started(version())
     silent = [await site.client("") for _ in range(3)]
     async with asyncio.timeout(20):
-        while not site.server.api.is_flooded_by("127.0.0.1"):  # noqa: ASYNC110
+        while not site.server.api.connections.is_flooded_by("127.0.0.1"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert await (await site.client("")).is_closed()
     opened = socket.create_connection(("127.0.0.1", site.port))
@@ -87,7 +87,7 @@ async def test_in_a_flood_silent_connections_are_not_taken(site: Site, monkeypat
 async def test_a_stop_closes_connections_that_are_not_taken_yet(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of a flood stays open."""
     monkeypatch.setattr(runtime, "SPEAKS_WITHIN", 60.0)
-    monkeypatch.setattr(runtime, "MAX_SILENT", 0)
+    monkeypatch.setattr(runtime_connections, "MAX_SILENT", 0)
     silent = await site.client("")
     async with asyncio.timeout(20):
         while not site.server.silent:  # noqa: ASYNC110
@@ -108,7 +108,7 @@ async def test_a_long_head_of_a_stranger_is_not_read(site: Site) -> None:
 
 async def test_one_publisher_s_connections_leave_room_for_another(site: Site) -> None:
     """It has at most half; the next one gets in."""
-    site.server.api.max_connections = 10
+    site.server.api.connections.most = 10
     greedy, calling = await site.started(owned("eve", concurrency=100))
     served = []
     for _ in range(8):
@@ -373,11 +373,11 @@ async def test_a_flood_of_extensions(site: Site) -> None:
     for _ in range(200):
         await client.send("POST", "/2020-01-01/extension/register", b"{}")
         assert (await client.receive()).status == 200
-    waiting = [await site.client(instance) for _ in range(runtime.MORE_CONNECTIONS + 1)]
+    waiting = [await site.client(instance) for _ in range(runtime_connections.MORE_CONNECTIONS + 1)]
     for each in waiting:
         await each.send("GET", "/2020-01-01/extension/event/next")
     assert (await waiting[-1].receive()).status == 404
-    assert len(instance.shutdown) <= runtime.MORE_CONNECTIONS
+    assert len(instance.shutdown) <= runtime_connections.MORE_CONNECTIONS
     for each in waiting:
         each.close()
     async with asyncio.timeout(20):
