@@ -76,6 +76,17 @@ def ended(run_id: str, code: int = 1, stderr: str = "", **fields: Any) -> Servic
     return view(run_id, "failed", **{"reason": "exit", "exit_code": code, "result": result, **fields})
 
 
+def job(name: str = "hello", **fields: Any) -> Version:
+    return version(name, runtime="job", **fields)
+
+
+def job_over(run_id: str, code: int | None = 0, stdout: str = "", stderr: str = "", **fields: Any) -> Service:
+    """The run of a job that has ended, and whose output is read."""
+    result = Result(exit_code=code, stdout=stdout, stderr=stderr, truncated=False, tasks=[])
+    given = {"reason": "exit", "exit_code": code, "result": result, "started_at": "2026-01-01T00:00:00Z", **fields}
+    return view(run_id, **{"status": "complete" if code == 0 else "failed", **given})
+
+
 class FakeVersions(VersionStore):
     """Versions as a test publishes them."""
 

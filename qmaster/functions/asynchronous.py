@@ -16,7 +16,7 @@ import structlog
 
 from ..auth.authenticator import Identity
 from ..errors import BadRequest, Conflict, JournalUnwritable, KeyReused, NotFound
-from ..models.functions import FunctionSpec
+from ..models.functions import FunctionSpec, read_input
 from ..models.invocations import InvocationView
 from ..models.validation import quote
 from .attempts import PAUSE, Attempts
@@ -121,11 +121,14 @@ class AsyncInvoker:
             also: is written in the same transaction.
 
         Raises:
+            BadRequest, PayloadTooLarge: a job cannot have this input.
             QueueFull: as many wait for the function as may.
             JournalFull: what waits takes as much of the journal as it may.
             JournalUnwritable: it was not accepted.
             KeyReused: the key was used with another payload.
         """
+        if version.spec.runtime == "job":
+            read_input(order.payload)
         await self._require_counted()
         now, spec = time.time(), version.spec
         row = Row(

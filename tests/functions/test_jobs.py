@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from fakes import until
-from function_cases import Stage, call, pinned, spec, version, view
+from function_cases import Stage, call, job, pinned, spec, view
+from function_cases import job_over as over
 from tornado.ioloop import IOLoop
 
 from qmaster.errors import (
@@ -27,9 +28,8 @@ from qmaster.errors import (
 )
 from qmaster.functions import jobs, scaling
 from qmaster.functions.invocations import Answer, Invocation
-from qmaster.functions.versions import Version
 from qmaster.models.functions import MAX_INPUT, read_input
-from qmaster.models.responses import Result, Service
+from qmaster.models.responses import Service
 
 
 @pytest.fixture
@@ -40,17 +40,6 @@ def stage(io_loop: IOLoop) -> Iterator[Stage]:
     made = io_loop.run_sync(make)
     yield made
     io_loop.run_sync(made.close)
-
-
-def job(name: str = "hello", **fields: Any) -> Version:
-    return version(name, runtime="job", **fields)
-
-
-def over(run_id: str, code: int | None = 0, stdout: str = "", stderr: str = "", **fields: Any) -> Service:
-    """The run of a job that has ended, and whose output is read."""
-    result = Result(exit_code=code, stdout=stdout, stderr=stderr, truncated=False, tasks=[])
-    given = {"reason": "exit", "exit_code": code, "result": result, "started_at": "2026-01-01T00:00:00Z", **fields}
-    return view(run_id, **{"status": "complete" if code == 0 else "failed", **given})
 
 
 async def begun(stage: Stage, count: int = 1) -> None:
