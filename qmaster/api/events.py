@@ -40,7 +40,7 @@ FRAME_COST = 128  # bytes that a frame counts for in addition to its own: a smal
 SAID_AT_ONCE, SAID_EACH_SECOND = 8 * 1024, 1024
 ACKED, ACKED_AT = struct.Struct("Q"), 120  # tcpi_bytes_acked, in linux/tcp.h
 SEND_BUFFER = 128 * 1024  # bytes in the kernel: small, so that a slow client is noticed
-TOPICS = frozenset({"service", "task", "node", "function"})
+TOPICS = frozenset({"service", "task", "node", "function", "invocation"})
 PARAMETERS = ("since", "service", "label", "topic", "function", "all")
 
 GOING_AWAY, FAILED = 1001, 1011

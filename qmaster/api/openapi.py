@@ -377,10 +377,17 @@ PATHS: Mapping[str, Json] = {
             "security": READ,
             "parameters": [
                 query("since", STRING, "A cursor: send what came after it instead of a snapshot.", example=CURSOR),
-                query("topic", STRING, "One or more of `service,task,node,function`.", example="service,node"),
+                query(
+                    "topic", STRING, "One or more of `service,task,node,function,invocation`.", example="service,node"
+                ),
                 query("service", STRING, "Only the service or container with this id."),
                 query("label", STRINGS, "`key=value`: only with all of these labels.", example=["team=blue"]),
-                query("function", STRING, "Only this function and its instances.", example="resize"),
+                query(
+                    "function",
+                    STRING,
+                    "Only this function, its instances and its asynchronous invocations.",
+                    example="resize",
+                ),
                 query("all", FLAG, "`1`: include the instances of functions.", example="1"),
                 {
                     "name": "Last-Event-ID",
@@ -592,10 +599,11 @@ def _events(schemas: Mapping[str, Json]) -> dict[str, Json]:
     """Return the schemas of events. The data of a task's event is its service's, with the task that changed."""
     service = schemas["Service"]["properties"]
     moved = {name: value for name, value in service.items() if name not in cloudevents.ASIDE}
-    kinds = ("ServiceEvent", "NodeEvent", "TaskEvent", "FunctionEvent")
+    kinds = ("ServiceEvent", "NodeEvent", "TaskEvent", "FunctionEvent", "InvocationEvent")
     names = [f"{cloudevents.PREFIX}service.{word}" for word in cloudevents.SERVICE_EVENTS]
     nodes = [f"{cloudevents.PREFIX}node.{word}" for word in cloudevents.NODE_EVENTS]
     functions = [f"{cloudevents.PREFIX}function.{word}" for word in cloudevents.FUNCTION_EVENTS]
+    invocations = [f"{cloudevents.PREFIX}invocation.{word}" for word in cloudevents.INVOCATION_EVENTS]
     states = {"type": "string", "pattern": r"^io\.qmaster\.task\.[a-z]+$"}
     event = schemas["CloudEvent"]
     return {
@@ -604,6 +612,7 @@ def _events(schemas: Mapping[str, Json]) -> dict[str, Json]:
         "TaskEvent": _event(event, states, "MovedTask"),
         "NodeEvent": _event(event, {"type": "string", "enum": nodes}, "Node"),
         "FunctionEvent": _event(event, {"type": "string", "enum": functions}, "FunctionVersion"),
+        "InvocationEvent": _event(event, {"type": "string", "enum": invocations}, "InvocationView"),
         "CloudEvent": {"anyOf": [ref(f"schemas/{kind}") for kind in kinds], "description": "A CloudEvent 1.0."},
         "Frame": {
             "oneOf": [ref(f"schemas/{kind.__name__}") for kind in get_args(frames.Message)],

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..models.functions import MAX_NAME, Function, FunctionSpec, FunctionVersion, RollbackRequest
+from ..models.invocations import InvocationView
 from .openapi_parts import READ, RUN, STOP, STRING, STRINGS, answer, guarded, ref
 
 Json = dict[str, Any]
 
-MESSAGES = (FunctionSpec, RollbackRequest, FunctionVersion, Function)
+MESSAGES = (FunctionSpec, RollbackRequest, FunctionVersion, Function, InvocationView)
 FIELDS: Mapping[str, str] = {
     "runtime": "`lambda`: instances speak the runtime API of AWS Lambda. `job`: each call is a run of its own.",
     "min_instances": "How many instances each quartermaster keeps warm. Not for jobs.",

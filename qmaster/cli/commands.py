@@ -272,7 +272,9 @@ async def logs(
     metavar="KEY=VALUE",
     help="Only of services and containers with this label.",
 )
-@click.option("--topic", "topics", multiple=True, help="Only service, task, node or function; several: any of them.")
+@click.option(
+    "--topic", "topics", multiple=True, help="Only service, task, node, function or invocation; several: any of them."
+)
 async def events(
     to: Connection, since: str, service: str | None, labels: tuple[str, ...], topics: tuple[str, ...]
 ) -> int:

@@ -214,6 +214,8 @@ def _said(kind: str, data: Json) -> str:
         return f"{data['state']} {data['availability']} {data['role']}"
     if kind.startswith("function."):
         return f"version {data['version']}  {image(data['image'])}"
+    if kind.startswith("invocation."):
+        return f"{data['function']}  {data['error']['type'] if data['error'] else ''}"
     task = data.get("task")
     if kind.startswith("task.") and task:
         place = "  ".join(filter(None, [f"slot {task['slot']}" if task["slot"] else "", task["node"]]))

@@ -39,7 +39,7 @@ ALL_INSTANCES = "*"  # in a filter by function; no function has this name
 
 
 class Tags(NamedTuple):
-    """The attributes of an event that a filter matches; ``function`` is that of an instance's."""
+    """The attributes of an event that a filter matches; ``function`` is that of an instance or an invocation."""
 
     topic: str
     subject: str
@@ -49,10 +49,10 @@ class Tags(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """A subscriber's filter; empty matches everything but the instances of functions.
+    """A subscriber's filter; empty matches everything but the instances and invocations of functions.
 
     ``owner`` is the token's name, None for one that sees all. ``function`` is the name of a function, to match only its
-    instances, or ``ALL_INSTANCES``. A filter by ``service`` matches an instance too.
+    instances and invocations, or ``ALL_INSTANCES``. A filter by ``service`` matches an instance too.
     """
 
     topics: frozenset[str] = frozenset()
@@ -69,6 +69,10 @@ class Filter(NamedTuple):
         named = bool(self.topics) or not (self.service or self.labels or self.function not in ("", ALL_INSTANCES))
         if tags.topic == "function":
             return self.owner in (None, tags.owner) and (named or tags.subject == self.function)
+        if tags.topic == "invocation":
+            asked = "invocation" in self.topics or self.function == tags.function
+            of_it = self.function in ("", ALL_INSTANCES, tags.function) and self.service in ("", tags.subject)
+            return asked and of_it and not self.labels and self.owner in (None, tags.owner)
         if tags.topic == "node":
             if self.owner is not None:  # nodes show what others have reserved on them
                 return False
@@ -87,7 +91,7 @@ class Filter(NamedTuple):
 
     def shows(self, tags: Tags) -> bool:
         """Return whether a snapshot has this service: topics do not count, unless none is of services."""
-        others = bool(self.topics) and self.topics <= {"node", "function"}
+        others = bool(self.topics) and self.topics <= {"node", "function", "invocation"}
         return self._replace(topics=frozenset()).lets_through(tags) and not others
 
 

@@ -8,15 +8,17 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ..models.functions import FunctionVersion
+from ..models.invocations import InvocationView
 from ..models.responses import Node, Service, Task, Time
 
-Topic = Literal["service", "task", "node", "function"]
-View = Service | Node | FunctionVersion
+Topic = Literal["service", "task", "node", "function", "invocation"]
+View = Service | Node | FunctionVersion | InvocationView
 
 PREFIX = "io.qmaster."
 SERVICE_EVENTS = ("created", "updated", "running", "complete", "failed", "stopping", "removed")
 NODE_EVENTS = ("joined", "ready", "down", "updated", "removed")
 FUNCTION_EVENTS = ("published", "removed")
+INVOCATION_EVENTS = ("completed", "failed")
 MANY_TASKS = 20  # with more, a task's event has only its own task
 # Left out of task events, as they would be most of the journal. The service's own events have them.
 ASIDE = ("labels", "command", "spec", "attempts")
@@ -26,8 +28,8 @@ _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 class Event(NamedTuple):
     """A change that has no sequence yet.
 
-    ``subject`` is the service's or node's id, or the function's name, ``time`` the engine's own timestamp of the change
-    (RFC 3339), ``before`` the view that was last published.
+    ``subject`` is the id of the service, node or invocation, or the function's name, ``time`` the engine's own
+    timestamp of the change (RFC 3339), ``before`` the view that was last published.
     """
 
     topic: Topic
@@ -101,6 +103,12 @@ def of_function(before: FunctionVersion | None, after: FunctionVersion | None, n
     if after is not None and after != before:
         time = now if before is not None and after.published_at <= before.published_at else after.published_at
         yield Event("function", f"{PREFIX}function.published", after.name, time, after)
+
+
+def of_invocation(view: InvocationView) -> Event:
+    """Return the event of an invocation that has succeeded, or is dead."""
+    word = "completed" if view.status == "succeeded" else "failed"
+    return Event("invocation", f"{PREFIX}invocation.{word}", view.id, view.ended_at or view.created_at, view)
 
 
 def encode(event: Event, epoch: str, sequence: int) -> bytes:

@@ -45,6 +45,7 @@ WAL_LIMIT = 4 * MIB  # the write-ahead log is truncated to this size
 WAL_ROOM = 2 * WAL_LIMIT  # part of the size limit that is reserved for it
 # FULL waits for the disk at each commit, 0.2 ms where NORMAL takes 0.03; the file stays whole with both.
 NORMAL, FULL = "PRAGMA synchronous = NORMAL", "PRAGMA synchronous = FULL"
+INVOCATION = "io.qmaster.invocation."  # the types of the ends of invocations begin with it
 KEEP_OUTCOME = (
     "INSERT OR REPLACE INTO outcomes (id, at, outcome, owner, size)"
     " VALUES (?1, ?2, ?3, coalesce((SELECT owner FROM records WHERE id = ?1), ''), ?4)"
@@ -603,3 +604,5 @@ def _append(
     )
     db.executemany("DELETE FROM endings WHERE id = ?", [(r.id,) for r in records if r.removed])
     db.executemany("DELETE FROM intents WHERE nonce = ?", [(nonce,) for nonce in settled])
+    ended = [(event.subject,) for event in events if event.type.startswith(INVOCATION)]
+    db.executemany("UPDATE invocations SET told = 1 WHERE id = ?", ended)

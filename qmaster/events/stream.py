@@ -17,7 +17,7 @@ from . import frames
 from .broker import Broker, Filter, News, Subscriber, Tags
 from .cloudevents import cursor
 from .frames import Frame
-from .journal import Journal, Position
+from .journal import INVOCATION, Journal, Position
 from .rows import EVENTS_BYTES, StoredEvent, is_full
 from .unsent import Lease, Unsent
 
@@ -47,6 +47,16 @@ class _Named(msgspec.Struct):
 
 class _Instance(msgspec.Struct):
     function: _Named | None = None
+
+
+class _Invocation(msgspec.Struct):
+    function: str
+
+
+class _OfInvocation(msgspec.Struct):
+    """The part of a stored event that says which function an invocation is of."""
+
+    data: _Invocation
 
 
 class _OfInstance(msgspec.Struct):
@@ -228,7 +238,9 @@ def _wanted(wants: Filter, event: StoredEvent) -> bool:
 
 
 def _function(event: StoredEvent) -> str | None:
-    """Return the function of an instance's event."""
+    """Return the function of the event of an instance or an invocation."""
+    if event.type.startswith(INVOCATION):
+        return msgspec.json.decode(event.json, type=_OfInvocation).data.function
     if b'"function":{' not in event.json:  # only as a key: quotes within a value are escaped
         return None
     function = msgspec.json.decode(event.json, type=_OfInstance).data.function

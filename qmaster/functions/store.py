@@ -203,7 +203,7 @@ class InvocationStore:
             if ended[0] and also is not None:
                 also(db)
 
-        await self._journal.write(work, size=size)
+        await self._journal.write(work, size=size, durable=row.status == "cancelled")
         return ended[0]
 
     async def redrive(self, row: Row) -> bool:
@@ -217,7 +217,7 @@ class InvocationStore:
         def work(db: sqlite3.Connection) -> None:
             done[:] = [db.execute(query, (row.due, row.until, row.size, row.id)).rowcount > 0]
 
-        await self._journal.write(work)
+        await self._journal.write(work, durable=True)
         return done[0]
 
     async def cancel_waiting(self, function: str, ended: float, limit: int) -> list[Row]:
@@ -289,10 +289,10 @@ class InvocationStore:
         query = f"SELECT {_SMALL} FROM invocations INDEXED BY invocations_running WHERE status = 'running'"  # noqa: S608
         return await self._journal.read(lambda db: [_row(found) for found in db.execute(query)])
 
-    async def untold(self, limit: int) -> list[Row]:
-        """Return some invocations whose end is not in the stream, the oldest first."""
-        query = f"SELECT {_SMALL} FROM invocations WHERE NOT told ORDER BY seq LIMIT ?"  # noqa: S608 - text of ours
-        return await self._journal.read(lambda db: [_row(found) for found in db.execute(query, (limit,))])
+    async def untold(self, before: float, limit: int) -> list[Row]:
+        """Return some invocations that ended before a time and whose end is not in the stream, the oldest first."""
+        query = f"SELECT {_SMALL} FROM invocations WHERE NOT told AND ended < ? ORDER BY seq LIMIT ?"  # noqa: S608
+        return await self._journal.read(lambda db: [_row(found) for found in db.execute(query, (before, limit))])
 
     async def take(
         self, function: str, qualifier: int, owners: Sequence[str], count: int, skip: Collection[str], now: float

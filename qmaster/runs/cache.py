@@ -13,8 +13,10 @@ from ..errors import JournalUnwritable
 from ..events import cloudevents
 from ..events.cloudevents import Event
 from ..models.functions import FunctionVersion
+from ..models.invocations import InvocationView
 from ..models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked, masker
 from . import attempts, container_status, status
+from .ended import EndedInvocations
 from .functions import FunctionViews
 
 Json = Mapping[str, Any]
@@ -63,11 +65,12 @@ def _for_owner(view: Service) -> Service:
 
 
 class Unpublished(NamedTuple):
-    """The runs, nodes and functions that a commit has taken."""
+    """The runs, nodes, functions and ends of invocations that a commit has taken."""
 
     ids: frozenset[str]
     nodes: bool
     functions: frozenset[str] = frozenset()
+    ended: tuple[InvocationView, ...] = ()
 
 
 class RunCache:
@@ -81,6 +84,7 @@ class RunCache:
         self.entries: dict[str, CachedRun] = {}
         self.nodes: dict[str, Json] = {}
         self.functions = FunctionViews()
+        self.ended = EndedInvocations()
         self._published_nodes: dict[str, Node] = {}
         self.dirty: set[str] = set()
         self.going: set[str] = set()
@@ -244,7 +248,7 @@ class RunCache:
                 self._publish_node(event)
             elif isinstance(event.view, FunctionVersion):
                 self.functions.mark_published(event, event.view)
-            else:
+            elif isinstance(event.view, Service):
                 self._publish_service(event.view)
 
     def take_unpublished(self, ids: Iterable[str], nodes: bool, now: str) -> tuple[list[Event], Unpublished]:
@@ -252,13 +256,15 @@ class RunCache:
 
         Args:
             ids: of the services to look at.
-            nodes: whether to look at the nodes and functions too.
+            nodes: whether to look at the nodes, the functions and the invocations too.
             now: the time (RFC 3339) of changes without a timestamp.
         """
         functions = frozenset(self.functions.dirty) if nodes else frozenset()
-        unpublished = Unpublished(frozenset(ids) & self.dirty, self._nodes_dirty and nodes, functions)
+        ended = tuple(self.ended.take()) if nodes else ()
+        unpublished = Unpublished(frozenset(ids) & self.dirty, self._nodes_dirty and nodes, functions, ended)
         fresh = list(self._events(sorted(unpublished.ids), unpublished.nodes, now))
         fresh += self.functions.events(functions, now)
+        fresh += map(cloudevents.of_invocation, ended)
         self.dirty -= unpublished.ids
         self.functions.dirty -= functions
         self._nodes_dirty = self._nodes_dirty and not unpublished.nodes
@@ -268,6 +274,7 @@ class RunCache:
         """Mark what could not be published, so that the next commit publishes it."""
         self.dirty |= unpublished.ids
         self.functions.dirty |= unpublished.functions
+        self.ended.put_back(unpublished.ended)
         self._nodes_dirty = self._nodes_dirty or unpublished.nodes
 
     # -- views ---------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from ..events.cloudevents import Event
 from ..events.journal import NO_EPOCH, Journal, Position
 from ..events.rows import NewEvent, Record
 from ..models.functions import FunctionVersion
+from ..models.invocations import InvocationView
 from ..models.responses import Node, Result, Service, Task
 from . import status
 from .cache import CachedRun, RunCache
@@ -524,6 +525,8 @@ def tags(event: Event) -> Tags:
         return Tags("node", event.subject, frozenset(), None)
     if isinstance(event.view, FunctionVersion):
         return Tags("function", event.subject, frozenset(), event.view.owner)
+    if isinstance(event.view, InvocationView):
+        return Tags("invocation", event.subject, frozenset(), event.view.owner, event.view.function)
     return service_tags(event.view, event.topic)
 
 
@@ -539,14 +542,14 @@ def _encoded(event: Event, epoch: str, sequence: int) -> NewEvent:
 
 def _records(fresh: Iterable[Event], body: Callable[[str], str]) -> Iterable[Record]:
     """Yield the record of each run, node and function after these events."""
-    last = {_record_id(event): event for event in fresh}
+    last = {_record_id(event): event for event in fresh if event.topic != "invocation"}
     for subject, event in last.items():
         view, removed = msgspec.json.encode(event.view), event.type.endswith(".removed")
         if isinstance(event.view, Node):
             yield Record(subject, "node", event.view.hostname, removed, view)
         elif isinstance(event.view, FunctionVersion):
             yield Record(subject, "function", event.view.name, removed, view, owner=event.view.owner)
-        else:
+        elif isinstance(event.view, Service):
             yield Record(subject, "service", event.view.name, removed, view, body(subject), event.view.owner or "")
 
 

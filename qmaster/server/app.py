@@ -37,6 +37,7 @@ from ..events.stream import EventStream
 from ..events.unsent import Unsent
 from ..functions.announcer import Announcer
 from ..functions.asynchronous import AsyncInvoker
+from ..functions.invocation_events import InvocationEvents
 from ..functions.launcher import Publishers
 from ..functions.lifecycle import Reports
 from ..functions.replays import KeyedCalls
@@ -104,6 +105,7 @@ class Functions(NamedTuple):
     service: FunctionService
     instances: Instances
     asynchronous: AsyncInvoker
+    ends: InvocationEvents
 
 
 class Server:
@@ -241,7 +243,9 @@ class Server:
         invocations = InvocationStore(self.journal)
         asynchronous = AsyncInvoker(instances.dispatcher, store, invocations, room, instances.address)
         instances.resume = asynchronous.resume
-        return Functions(store, announcer, registry_auth, service, instances, asynchronous)
+        ends = InvocationEvents(invocations, runs.reconciler)
+        asynchronous.listeners += [ends.ended, self._metrics.functions.invocation]
+        return Functions(store, announcer, registry_auth, service, instances, asynchronous, ends)
 
     def _read_metrics(self) -> None:
         functions = self.functions
@@ -258,6 +262,7 @@ class Server:
                 reconnects=lambda: self.watcher.reopened,
                 function_names=functions.store.names if functions else list,
                 function_stats=functions.instances.dispatcher.all_stats if functions else dict,
+                invocations_queued=functions.asynchronous.queued if functions else dict,
             )
         )
 
@@ -306,8 +311,8 @@ class Server:
             self._check(),
         ]
         if self.functions is not None:
-            store, announcer, registry_auth, _, instances, asynchronous = self.functions
-            work += [store.run(), announcer.run(), registry_auth.run(), instances.run(), asynchronous.run()]
+            store, announcer, registry_auth, _, instances, asynchronous, ends = self.functions
+            work += [store.run(), announcer.run(), registry_auth.run(), instances.run(), asynchronous.run(), ends.run()]
         if self.token_file is not None:
             work.append(self.token_file.run())
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]

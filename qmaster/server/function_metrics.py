@@ -8,6 +8,7 @@ import prometheus_client as prometheus
 
 from ..functions.pool import Ended
 from ..models.functions import FunctionStats
+from ..models.invocations import InvocationView
 
 # Seconds. A warm call takes a millisecond, and a call may last for a day.
 CALL = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
@@ -60,6 +61,18 @@ class FunctionMetrics:
         self._waiting = prometheus.Gauge(
             "qmaster_function_calls_waiting", "Calls that wait for an instance.", ("function",), registry=registry
         )
+        self._queued_invocations = prometheus.Gauge(
+            "qmaster_function_invocations_queued",
+            "Asynchronous invocations that wait.",
+            ("function",),
+            registry=registry,
+        )
+        self._ended_invocations = prometheus.Counter(
+            "qmaster_function_invocations_ended",
+            "Asynchronous invocations that are over.",
+            ("function", "outcome"),
+            registry=registry,
+        )
         self._seen: set[str] = set()
 
     def call(self, ended: Ended) -> None:
@@ -78,13 +91,25 @@ class FunctionMetrics:
         self._seen.add(function)
         self._ended.labels(function, reason).inc()
 
-    def read(self, names: Collection[str], stats: Mapping[str, FunctionStats]) -> None:
+    def invocation(self, view: InvocationView, status: str) -> None:
+        """Count an asynchronous invocation that is over."""
+        self._seen.add(view.function)
+        self._ended_invocations.labels(view.function, status).inc()
+
+    def read(
+        self, names: Collection[str], stats: Mapping[str, FunctionStats], queued: Mapping[str, int] | None = None
+    ) -> None:
         """Set what a scrape shows.
 
         Args:
             names: the functions that are published; any other loses its series.
             stats: what is going on for those that were called, or are kept warm; the others have no series.
+            queued: how many asynchronous invocations of a function wait.
         """
+        queued = queued or {}
+        for name in (self._seen | queued.keys()) & set(names):
+            self._queued_invocations.labels(name).set(queued.get(name, 0))
+            self._seen.add(name)
         for name in stats.keys() & set(names):
             now = stats[name]
             for state in STATES:
@@ -104,5 +129,7 @@ class FunctionMetrics:
                 self._ended,
                 self._instances,
                 self._waiting,
+                self._queued_invocations,
+                self._ended_invocations,
             ):
                 metric.remove_by_labels({"function": name})

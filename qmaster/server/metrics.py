@@ -59,6 +59,7 @@ class Sources:
     reconnects: Callable[[], Mapping[str, int]]
     function_names: Callable[[], Collection[str]] = list
     function_stats: Callable[[], Mapping[str, FunctionStats]] = dict
+    invocations_queued: Callable[[], Mapping[str, int]] = dict
 
 
 class Metrics:
@@ -185,7 +186,8 @@ class Metrics:
         nodes = Counter(node.state for node in self._sources.reconciler.nodes(with_reserved=False))
         for state in {*NODE_STATES, *nodes}:
             self._nodes.labels(state).set(nodes[state])
-        self.functions.read(self._sources.function_names(), self._sources.function_stats())
+        sources = self._sources
+        self.functions.read(sources.function_names(), sources.function_stats(), sources.invocations_queued())
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 

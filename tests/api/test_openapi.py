@@ -20,6 +20,7 @@ from qmaster.auth.tokens import SCOPES
 from qmaster.events import cloudevents, frames
 from qmaster.models import requests, responses
 from qmaster.models.functions import FunctionVersion
+from qmaster.models.invocations import InvocationError, InvocationView
 
 __all__ = ["app", "ask", "run_service", "state"]  # the fixtures
 
@@ -178,6 +179,11 @@ def test_each_time_is_a_date_and_time() -> None:
 TIME = "2026-11-22T20:29:03.085076548Z"
 VIEW = msgspec.convert(openapi.SERVICE, responses.Service)
 NODE = msgspec.convert(openapi.NODE, responses.Node)
+FAULT = InvocationError(type="ValueError", message="no", stack=["line 1"])
+INVOCATIONS = [
+    InvocationView(id="i", function="f", version=1, status="succeeded", owner="a", created_at=TIME, ended_at=TIME),
+    InvocationView(id="j", function="f", version=1, status="dead", owner="a", created_at=TIME, error=FAULT),
+]
 FUNCTION = msgspec.convert(openapi_functions.VERSION, FunctionVersion)
 FRAMES = [
     frames.hello("1", openapi.CURSOR),
@@ -197,12 +203,13 @@ def test_each_frame_is_described(frame: frames.Frame) -> None:
 
 
 def test_each_event_is_described() -> None:
-    """Of services, tasks and nodes; in its frame, and alone."""
+    """Of services, tasks, nodes, functions and invocations; in its frame, and alone."""
     told = [
         *cloudevents.of_service(None, VIEW, TIME),
         *(each for before, after in ((None, NODE), (NODE, None)) for each in cloudevents.of_node(before, after, TIME)),
         *cloudevents.of_function(None, FUNCTION, TIME),
         *cloudevents.of_function(FUNCTION, None, TIME),
+        *map(cloudevents.of_invocation, INVOCATIONS),
     ]
     assert {event.topic for event in told} == events.TOPICS
     for event in told:

@@ -400,3 +400,28 @@ async def test_functions_are_let_through_where_they_are_meant(wants: Filter, pas
     """Those that a token has published; a filter by run or label means none, unless it names the topic."""
     assert wants.lets_through(Tags("function", "f", frozenset(), "alice")) is passes
     assert wants.shows(Tags("service", "s", frozenset({"a=b"}), "alice")) is shows
+
+
+@pytest.mark.parametrize(
+    ("wants", "passes", "shows"),
+    [
+        (Filter(), False, True),
+        (Filter(function=ALL_INSTANCES), False, True),
+        (Filter(topics=frozenset({"invocation"})), True, False),
+        (Filter(topics=frozenset({"invocation", "task"})), True, True),
+        (Filter(topics=frozenset({"invocation"}), owner="alice"), True, False),
+        (Filter(topics=frozenset({"invocation"}), owner="bob"), False, False),
+        (Filter(function="hello"), True, False),
+        (Filter(function="hello", owner="bob"), False, False),
+        (Filter(function="other"), False, False),
+        (Filter(topics=frozenset({"invocation"}), function="other"), False, False),
+        (Filter(topics=frozenset({"service"}), function="hello"), False, False),
+        (Filter(topics=frozenset({"invocation"}), service="i"), True, False),
+        (Filter(topics=frozenset({"invocation"}), service="j"), False, False),
+        (Filter(topics=frozenset({"invocation"}), labels=frozenset({"a=b"})), False, False),
+    ],
+)
+async def test_invocations_are_let_through_where_they_are_asked_for(wants: Filter, passes: bool, shows: bool) -> None:
+    """By their topic or their function, for their owner and the root token."""
+    assert wants.lets_through(Tags("invocation", "i", frozenset(), "alice", "hello")) is passes
+    assert wants.shows(Tags("service", "s", frozenset({"a=b"}), "alice")) is shows

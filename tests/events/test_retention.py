@@ -347,3 +347,55 @@ async def test_few_ended_instances_of_a_function_are_kept(tmp_path: Path) -> Non
     assert len(await journal.records()) == 20
     assert None not in [await journal.record(f"run-{number:02}") for number in range(13)]
     await journal.close()
+
+
+async def put_invocations(journal: Journal, owner: str, count: int, *, ended: float | None, size: int = 1000) -> None:
+    """Asynchronous invocations that are over since then, or that wait."""
+    status = "queued" if ended is None else "dead"
+    query = (
+        "INSERT INTO invocations (id, function, qualifier, number, owner, status, created, due, until, max_age, ended,"
+        " size, payload) VALUES (?, 'f', 0, 1, ?, ?, 0, 0, 0, 0, ?, ?, ?)"
+    )
+    rows = [(f"{owner}-{status}-{ended}-{n}", owner, status, ended, size, b"x" * size) for n in range(count)]
+    await journal.write(lambda db: db.executemany(query, rows), size=count * size)
+
+
+async def invocations(journal: Journal) -> dict[tuple[str, str], int]:
+    query = "SELECT owner, status, count(*) FROM invocations GROUP BY owner, status"
+    rows = await journal.read(lambda db: db.execute(query).fetchall())
+    return {(owner, status): count for owner, status, count in rows}
+
+
+@unit
+async def test_invocations_are_kept_for_keep_days_from_their_end(tmp_path: Path) -> None:
+    """Those that wait stay, however old they are."""
+    journal = await opened(tmp_path)
+    now = time.time()
+    await put_invocations(journal, "alice", 3, ended=now - 31 * 86_400)
+    await put_invocations(journal, "alice", 2, ended=now)
+    await put_invocations(journal, "alice", 4, ended=None)
+    await journal.close()
+    journal = await opened(tmp_path)
+    assert await invocations(journal) == {("alice", "dead"): 2, ("alice", "queued"): 4}
+    await journal.close()
+
+
+@unit
+async def test_the_owner_with_most_loses_its_oldest_invocations_first(tmp_path: Path) -> None:
+    """And never one that waits."""
+    journal, now = await opened(tmp_path), time.time()
+    await put_invocations(journal, "bob", 10, ended=now - 500)
+    await put_invocations(journal, "alice", 100, ended=None, size=20_000)
+    for n in range(20):
+        await put_invocations(journal, "alice", 50, ended=now - 200 + n, size=20_000)
+        await settled(journal)
+    left = await invocations(journal)
+    assert left["alice", "queued"] == 100
+    assert left["bob", "dead"] == 10
+    assert 0 < left["alice", "dead"] < 500
+    query = "SELECT min(ended), max(ended) FROM invocations WHERE owner = 'alice'"
+    oldest, newest = await journal.read(lambda db: db.execute(query).fetchone())
+    assert oldest > now - 200
+    assert newest == now - 181
+    assert on_disk(tmp_path) < 18 * MIB
+    await journal.close()

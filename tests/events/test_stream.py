@@ -118,6 +118,36 @@ async def test_a_replay_leaves_out_instances(wants: Filter, ids: list[int]) -> N
     assert stream.ids() == ids
 
 
+class Invocations(Journal):
+    """Every third event is the end of an asynchronous invocation."""
+
+    async def events(self, after: int, limit: int, owner: str | None) -> list[StoredEvent] | None:
+        page = await super().events(after, limit, owner)
+        return page and [self._of_invocation(event) if event.seq % 3 == 0 else event for event in page]
+
+    def _of_invocation(self, event: StoredEvent) -> StoredEvent:
+        document = msgspec.json.decode(event.json) | {"data": {"function": "hello"}}
+        return event._replace(json=msgspec.json.encode(document), type="io.qmaster.invocation.completed")
+
+
+@pytest.mark.parametrize(
+    ("wants", "ids"),
+    [
+        (Filter(), [1, 2, 4, 5, 7]),
+        (Filter(topics=frozenset({"invocation"})), [3, 6]),
+        (Filter(topics=frozenset({"invocation"}), labels=frozenset({"of=s1"})), []),
+        (Filter(function="hello"), [3, 6]),
+        (Filter(function="other"), []),
+        (Filter(function=ALL_INSTANCES), [1, 2, 4, 5, 7]),
+    ],
+)
+async def test_a_replay_leaves_out_invocations(wants: Filter, ids: list[int]) -> None:
+    """But those that were asked for."""
+    stream = Stream(Invocations(7), wants)
+    await stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, 0))
+    assert stream.ids() == ids
+
+
 async def test_a_heartbeat_says_where_the_stream_stands() -> None:
     """And since when it may be behind."""
     stream = Stream(Journal(3), Filter(service="nothing"))

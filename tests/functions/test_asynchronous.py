@@ -2,13 +2,15 @@
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from asynchronous_cases import ALICE, ROOT, desk, fails
+from asynchronous_cases import ALICE, ROOT, Desk, desk, fails
 from fakes import until
 from function_cases import version
 
@@ -17,6 +19,7 @@ from qmaster.errors import (
     CannotStart,
     Conflict,
     JournalFull,
+    JournalUnwritable,
     KeyReused,
     NotFound,
     QueueFull,
@@ -24,6 +27,8 @@ from qmaster.errors import (
 from qmaster.functions import attempts
 from qmaster.functions.ids import address_of, new_id
 from qmaster.functions.invocations import Call
+from qmaster.functions.launcher import Found
+from qmaster.functions.versions import Version
 from qmaster.models.invocations import InvocationView
 
 pytestmark = pytest.mark.gen_test(timeout=60)
@@ -475,3 +480,181 @@ async def test_a_failed_listener_stops_nothing(tmp_path: Path) -> None:
 
 def _seconds(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
+
+
+# --- after a restart --------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def restarted(folder: Path, there: Version, *found: Found) -> AsyncIterator[Desk]:
+    """The next process of a quartermaster that was killed, which adopts these instances."""
+    here = Desk(folder)
+    here.stage.versions.there = [there]
+    here.stage.launcher.there = list(found)
+    await here.journal.open()
+    await here.stage.scaler.adopt()
+    await here.invoker.resume()
+    await here.open()
+    try:
+        yield here
+    finally:
+        await here.close()
+
+
+async def crash(here: Desk) -> None:
+    """End as a killed process does: nothing more is written."""
+    await here.journal.close()
+    await here.invoker.close()
+    await here.kill()
+
+
+async def begun(folder: Path, called: Version) -> tuple[str, Found]:
+    """A process that was killed while its instance had a call: the invocation, and the instance."""
+    here = Desk(folder)
+    await here.open()
+    here.stage.versions.publish(called)
+    here.gate.clear()
+    here.play()
+    invocation_id = await here.accept(called, b'"in"')
+    await here.handles(1)
+    instance = await here.stage.instance()
+    await crash(here)
+    return invocation_id, Found(instance.run_id or "", called.id, instance.secret)
+
+
+async def test_what_was_accepted_before_a_crash_is_called_after_it(tmp_path: Path) -> None:
+    """Also in the moment between the commit and the answer to the caller."""
+    called = version()
+    here = Desk(tmp_path)
+    await here.open()
+    here.stage.versions.publish(called)
+    here.stage.launcher.gate.clear()
+    ids = [await here.accept(called, str(n).encode()) for n in range(5)]
+    await crash(here)
+    async with restarted(tmp_path, called) as after:
+        assert after.invoker.queued() == {"hello": 5}
+        after.play()
+        for n, each in enumerate(ids):
+            view = await after.over(each)
+            assert (bytes(view.output), len(view.attempts)) == (str(n).encode(), 1)
+
+
+async def test_a_late_answer_is_taken(tmp_path: Path) -> None:
+    """Of an instance that went on while quartermaster was away: the call is not made again."""
+    called = version()
+    invocation_id, found = await begun(tmp_path, called)
+    async with restarted(tmp_path, called, found) as here:
+        assert (await here.invoker.get(invocation_id, ROOT)).status == "running"
+        instance = here.stage.dispatcher.instance(found.secret)
+        assert instance is not None
+        assert instance.state == "busy"
+        here.stage.dispatcher.answer(instance, invocation_id, b'"late"', "application/json")
+        view = await here.over(invocation_id)
+        assert (view.status, bytes(view.output), len(view.attempts)) == ("succeeded", b'"late"', 1)
+        assert here.handled == []
+
+
+async def test_an_instance_that_asks_again_has_lost_its_call(tmp_path: Path) -> None:
+    """Its answer went to the process that was killed: the call is made again, with its payload."""
+    called = version(retry_delay=0.1)
+    invocation_id, found = await begun(tmp_path, called)
+    async with restarted(tmp_path, called, found) as here:
+        instance = here.stage.dispatcher.instance(found.secret)
+        assert instance is not None
+        serving = asyncio.create_task(here.serve(instance))
+        view = await here.over(invocation_id)
+        await serving
+        assert (view.status, bytes(view.output)) == ("succeeded", b'"in"')
+        assert [each.error is None for each in view.attempts] == [False, True]
+
+
+async def test_an_instance_that_is_gone_has_lost_its_call(tmp_path: Path) -> None:
+    """The attempt failed; the next one is made by another."""
+    called = version(retry_delay=0.1)
+    invocation_id, _ = await begun(tmp_path, called)
+    async with restarted(tmp_path, called) as here:
+        here.play()
+        view = await here.over(invocation_id)
+        assert view.status == "succeeded"
+        assert [each.error and each.error.type for each in view.attempts] == ["Runtime.ExitError", None]
+
+
+async def test_an_instance_that_does_not_answer_has_its_deadline(tmp_path: Path) -> None:
+    """From the hand-over, not from the restart; then it is killed."""
+    called = version(timeout=0.5, retries=0)
+    invocation_id, found = await begun(tmp_path, called)
+    async with restarted(tmp_path, called, found) as here:
+        view = await here.over(invocation_id)
+        assert (view.status, view.error and view.error.type) == ("dead", "Sandbox.Timedout")
+        assert here.stage.launcher.killed == [found.run_id]
+
+
+async def test_the_last_attempt_of_a_killed_process_counts(tmp_path: Path) -> None:
+    """Attempts are on disk before the hand-over: a call that kills quartermaster does not do so for ever."""
+    called = version(retries=1, retry_delay=0.1)
+    invocation_id, _ = await begun(tmp_path, called)
+    async with restarted(tmp_path, called) as here:
+        here.handler = fails
+        here.play()
+        view = await here.over(invocation_id)
+        assert (view.status, len(view.attempts)) == ("dead", 2)
+
+
+async def test_an_end_that_was_not_committed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the answer and its commit: at least once, with the same id."""
+    called = version(retry_delay=0.1)
+    here = Desk(tmp_path)
+    await here.open()
+    here.stage.versions.publish(called)
+
+    async def never(*_: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(here.store, "end", never)
+    here.play()
+    invocation_id = await here.accept(called)
+    await here.handles(1)
+    await here.stage.settle()
+    await crash(here)
+    async with restarted(tmp_path, called) as after:
+        after.play()
+        view = await after.over(invocation_id)
+        assert (view.status, len(view.attempts)) == ("succeeded", 2)
+        assert [call.id for call in after.handled] == [invocation_id]
+
+
+async def test_a_function_that_was_removed_meanwhile(tmp_path: Path) -> None:
+    """Its invocations are cancelled once the versions are listed."""
+    called = version()
+    invocation_id, _ = await begun(tmp_path, called)
+    async with restarted(tmp_path, version("other")) as here:
+        assert (await here.over(invocation_id)).status == "cancelled"
+
+
+async def test_a_full_disk_accepts_nothing_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No attempt begins that cannot be written, and an outcome is written once there is room again."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retry_delay=0.1, max_instances=1))
+        here.gate.clear()
+        here.play()
+        running = await here.accept(called)
+        await here.handles(1)
+        waiting = [await here.accept(called) for _ in range(3)]
+        full = here.journal.write
+
+        async def write(work: Any, *args: Any, **options: Any) -> None:
+            raise JournalUnwritable("no space left on device")
+
+        monkeypatch.setattr(here.journal, "write", write)
+        with pytest.raises(JournalUnwritable):
+            await here.accept(called)
+        here.gate.set()
+        await asyncio.sleep(0.2)
+        assert len(here.handled) == 1
+        assert (await here.invoker.get(running, ROOT)).status == "running"
+        monkeypatch.setattr(here.journal, "write", full)
+        for each in [running, *waiting]:
+            view = await here.over(each)
+            assert (view.status, len(view.attempts)) == ("succeeded", 1)
+        assert len(here.handled) == 4
+        assert here.invoker.queued() == {}

@@ -28,6 +28,7 @@ from qmaster.events.journal import Journal, JournalSize
 from qmaster.events.rows import NewEvent, Record
 from qmaster.functions.pool import Ended
 from qmaster.models.functions import FunctionStats, InstanceCounts
+from qmaster.models.invocations import InvocationView
 from qmaster.models.responses import FunctionRef, Node, Reserved, Result, Service
 from qmaster.runs import status as lifecycle
 from qmaster.runs.reconciler import Reconciler
@@ -83,12 +84,16 @@ class There:
         return JournalSize(4096, 7, 3)
 
 
+INVOCATION = InvocationView(id="i", function="hello", version=1, status="dead", owner="a", created_at="")
+
+
 def sources(there: Any, trouble: Callable[[], Any] = lambda: None) -> Sources:
     return Sources(
         there, there, trouble, subscribers=lambda: 2, frames_sent=lambda: 30,
         slow_consumers_cut=lambda: 4, waits=range(5), logs=lambda: 6, reconnects=lambda: {"age": 7, "lost": 8},
         function_names=lambda: ["hello"],
         function_stats=lambda: {"hello": FunctionStats(instances=InstanceCounts(starting=1, idle=2, busy=3), queued=4)},
+        invocations_queued=lambda: {"hello": 9, "gone": 1},
     )  # fmt: skip
 
 
@@ -117,6 +122,7 @@ def used() -> Metrics:
     called = version()
     metrics.functions.call(Ended(called, call(), "run-1", "ok", queued=0.5, duration=0.001, cold=True))
     metrics.functions.instance(called.function, "idle")
+    metrics.functions.invocation(INVOCATION, "dead")
     return metrics
 
 
@@ -441,6 +447,9 @@ def test_a_function_that_is_removed_loses_its_series() -> None:
     """Names come and go: their series would stay for ever."""
     metrics = metrics_of(There())
     metrics.functions.instance("gone", "idle")
+    metrics.functions.invocation(INVOCATION, "dead")
     first, second = (asyncio.run(metrics.scrape())[0].decode() for _ in range(2))
     assert 'function="gone"' not in first + second
     assert 'function="hello"' in second
+    assert 'qmaster_function_invocations_queued{function="hello"} 9.0' in second
+    assert 'qmaster_function_invocations_ended_total{function="hello",outcome="dead"} 1.0' in second
