@@ -398,7 +398,7 @@ class _Capture:
             for message in _parsed(parser, data):
                 self._any = True
                 if message.source == "engine":
-                    _require_reached(message.data.decode(errors="replace").strip())
+                    require_reached(message.data.decode(errors="replace").strip())
                 else:
                     tail.add(Line(message.time, message.source, message.data))
                     read += 1
@@ -410,8 +410,12 @@ class _Capture:
         return left if self._any else min(left, FIRST_BYTE)
 
 
-def _require_reached(words: str) -> None:
-    """Raise if the engine says that a node is unreachable; that a task was never on a node is no error."""
+def require_reached(words: str) -> None:
+    """Raise if the engine's words say that a node is unreachable; that a task was never on a node is no error.
+
+    Raises:
+        NodeUnreachable: it is.
+    """
     gone = UNREACHED.search(words)
     if gone is not None:
         raise NodeUnreachable(f"the logs of node {gone[1]} cannot be read, as it is unreachable; try again")

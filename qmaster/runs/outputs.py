@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..engine.logs import FIRST_BYTE, LogReaders, LogRequest
+from ..engine.logs import FIRST_BYTE, LogReaders, LogRequest, require_reached
 from ..errors import PayloadTooLarge
 from ..events.journal import Journal
 from ..models import results
@@ -47,7 +47,9 @@ class OutputReader:
         with self._readers.slot() as open_log, open_log(request) as opened:
             while messages := await opened.take():
                 for message in messages:
-                    if message.source == "stdout":
+                    if message.source == "engine":
+                        require_reached(message.data.decode(errors="replace").strip())
+                    else:
                         whole += message.data
                 if len(whole) > limit:
                     raise PayloadTooLarge(f"its output is over {limit} bytes")
