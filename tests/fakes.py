@@ -13,7 +13,7 @@ from qmaster.auth.tokens import TokenPolicy, digest
 from qmaster.engine.configs import Config, Configs
 from qmaster.engine.containers import Containers
 from qmaster.engine.services import Swarm
-from qmaster.errors import Conflict
+from qmaster.errors import Conflict, EngineRefused, NotFound
 from qmaster.models import requests
 from qmaster.models.credentials import Credentials
 from qmaster.models.requests import PullPolicy, RunRequest
@@ -249,6 +249,16 @@ class FakeConfigs(Fake, Configs):
         self.noted("labelled", label)
         key, _, value = label.partition("=")
         return [listed(each) for each in self.there.values() if _has(each, key, value)]
+
+    async def relabel(self, config: Config, labels: Mapping[str, str]) -> None:
+        self.noted("relabel", config.name)
+        there = self.there.get(config.id)
+        if there is None:
+            raise NotFound(f"config {config.id} not found")
+        if there.index != config.index:
+            raise EngineRefused("the Docker engine refused: rpc error: code = Unknown desc = update out of sequence")
+        self._number += 1
+        self.there[config.id] = msgspec.structs.replace(there, labels=dict(labels), index=self._number)
 
     async def remove(self, config_id: str) -> None:
         self.noted("remove", config_id)

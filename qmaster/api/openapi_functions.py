@@ -7,6 +7,7 @@ from typing import Any
 
 from ..models.functions import MAX_NAME, Function, FunctionSpec, FunctionVersion, RollbackRequest
 from ..models.invocations import InvocationView
+from ..models.schedules import Schedule
 from .openapi_parts import READ, RUN, STOP, STRING, STRINGS, answer, guarded, ref
 
 Json = dict[str, Any]
@@ -24,10 +25,22 @@ FIELDS: Mapping[str, str] = {
     "retries": "Attempts of an asynchronous call after the first one.",
     "max_age": "Seconds after which an asynchronous call is given up.",
     "retry_delay": "Seconds before the second attempt of an asynchronous call, doubled for each further one.",
+    "schedules": "When the function is called by itself, and with what.",
     "url": "The function URL: `none`, `token` for callers with a token, or `public` for everyone.",
+}
+SCHEDULE_FIELDS: Mapping[str, str] = {
+    "cron": "Five fields, as in crontab(5), or a word such as `@hourly`.",
+    "time_zone": "A name of the IANA database, such as `Europe/Berlin`.",
+    "input": "The body of the calls: any JSON value.",
+    "concurrency": "`forbid`: no call while that of an earlier tick waits or runs.",
+    "starting_deadline": "Seconds after a tick in which its call may still be made.",
+    "suspend": "No calls.",
+    "last": "The last tick that was called, by any quartermaster.",
+    "next": "The next tick; null for one that is suspended.",
 }
 CURSOR = "5f3a9c1e:1042"
 DIGEST = "sha256:9b4f7d6c0a5e1f3b8c2d7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b"
+NIGHTLY: Json = {"cron": "30 2 * * *", "time_zone": "Europe/Berlin", "concurrency": "forbid"}
 SPECS: Mapping[str, Json] = {
     "smallest": {"image": "registry.example.com/resize:1"},
     "warm": {
@@ -41,7 +54,13 @@ SPECS: Mapping[str, Json] = {
         "timeout": 30,
         "url": "token",
     },
-    "job": {"runtime": "job", "image": "registry.example.com/backup:1", "timeout": 3600, "max_instances": 1},
+    "nightly": {
+        "runtime": "job",
+        "image": "registry.example.com/backup:1",
+        "timeout": 3600,
+        "max_instances": 1,
+        "schedules": [NIGHTLY],
+    },
 }
 VERSION: Json = {
     "name": "resize",
@@ -49,9 +68,24 @@ VERSION: Json = {
     "image": f"registry.example.com/resize:1@{DIGEST}",
     "owner": "root",
     "published_at": "2026-11-22T20:29:03.085076Z",
-    "spec": FunctionSpec(image="registry.example.com/resize:1", env={"QUALITY": ""}).shown(),
+    "spec": FunctionSpec(
+        image="registry.example.com/resize:1", env={"QUALITY": ""}, schedules=[Schedule(**NIGHTLY)]
+    ).shown(),
 }
-FUNCTION: Json = {**VERSION, "instances": {"starting": 0, "idle": 1, "busy": 2}, "queued": 0, "last_errors": []}
+TICKS: Json = {
+    **NIGHTLY,
+    "starting_deadline": 300.0,
+    "suspend": False,
+    "last": "2026-11-22T01:30:00Z",
+    "next": "2026-11-23T01:30:00Z",
+}
+FUNCTION: Json = {
+    **VERSION,
+    "instances": {"starting": 0, "idle": 1, "busy": 2},
+    "queued": 0,
+    "last_errors": [],
+    "schedules": [TICKS],
+}
 
 SHOWN: Json = {"success": True, **FUNCTION}
 LISTED: Json = {"success": True, "cursor": CURSOR, "functions": [FUNCTION]}
@@ -172,8 +206,11 @@ def add_schemas(schemas: dict[str, Json], shared: Mapping[str, str]) -> None:
     for name in ("Function", "FunctionVersion"):
         schemas[name]["properties"]["spec"] = ref("schemas/ShownSpec")
         schemas[name]["required"] = list(schemas[name]["properties"])
-    for name in ("InstanceCounts", "FunctionError"):
+    for name in ("InstanceCounts", "FunctionError", "ScheduleView"):
         schemas[name]["required"] = list(schemas[name]["properties"])
+    for name in ("Schedule", "ScheduleView"):
+        for field, each in schemas[name]["properties"].items():
+            each["description"] = SCHEDULE_FIELDS[field]
 
 
 def answers(schemas: Mapping[str, Json]) -> dict[str, Json]:

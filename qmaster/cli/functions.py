@@ -9,13 +9,30 @@ from typing import Any
 from urllib.parse import quote
 
 import click
+import msgspec
 
+from ..errors import ConfigError
 from ..models.requests import RunFields
 from . import answers, tables
 from .base import FAILED, Connection, client_command, show, show_json, show_table
 from .client import ClientError, Json
 from .commands import run
 from .run import fields_of
+
+
+def _schedule(text: str) -> Json:
+    """Return a schedule, given its cron expression or its fields.
+
+    Raises:
+        ConfigError: the fields are no JSON object.
+    """
+    if not text.lstrip().startswith("{"):
+        return {"cron": text}
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
+        raise ConfigError(f"--schedule: {error}") from None
+
 
 # The options that a run and a function share.
 SHARED = [each for each in run.params if isinstance(each, click.Option) and each.name in RunFields.__struct_fields__]
@@ -37,6 +54,13 @@ OWN = (
         type=float,
         metavar="SECONDS",
         help="Time before the second attempt; doubled for each further one.",
+    ),
+    click.option(
+        "--schedule",
+        "schedules",
+        multiple=True,
+        metavar="CRON",
+        help="Call it when this is due, in UTC; or the schedule's fields as a JSON object.",
     ),
     click.option(
         "--function-url",
@@ -65,6 +89,7 @@ async def deploy(
 
     The same again changes nothing. A private image needs the server's --registry-auth-file.
     """
+    fields["schedules"] = [_schedule(each) for each in fields["schedules"]]
     body = fields_of(image, command, fields, os.environ)
     body |= {} if url_of_function is None else {"url": url_of_function}
     return _show_published(to, await to.client.call("PUT", _path(name), body))

@@ -158,7 +158,7 @@ def versions(listed: Sequence[Json], now: datetime) -> list[list[str]]:
 
 def function(one: Json) -> list[str]:
     """Return the details of a function, a line for each field that is set, and for each of its last errors."""
-    spec = {key: value for key, value in one["spec"].items() if key not in ("image", "command")}
+    spec = {key: value for key, value in one["spec"].items() if key not in ("image", "command", "schedules")}
     spec["env"] = " ".join(one["spec"].get("env") or ())
     spec["labels"] = " ".join(f"{key}={value}" for key, value in (one["spec"].get("labels") or {}).items())
     words = one["spec"].get("command")
@@ -170,8 +170,14 @@ def function(one: Json) -> list[str]:
         "queued": one["queued"],
     }
     lines = [(key, value) for key, value in shown.items() if value not in (None, "", [])]
+    lines += [("schedule", _schedule(each)) for each in one.get("schedules", ())]
     lines += [("error", f"{each['time']} {each['reason']}: {each['message']}") for each in one["last_errors"]]
     return [f"{key + ':':<18} {clean(_listed(value))}" for key, value in lines]
+
+
+def _schedule(one: Json) -> str:
+    state = "suspended" if one["suspend"] else f"last {one['last'] or 'never'}, next {one['next'] or 'never'}"
+    return f"{one['cron']} ({one['time_zone']}, {one['concurrency']}): {state}"
 
 
 def _listed(value: object) -> str:

@@ -20,5 +20,9 @@ FUNCTION_NUMBER = LABEL_PREFIX + "function-number"  # of the version that an ins
 FUNCTION_VERSION = LABEL_PREFIX + "function-version"  # the id of its config
 RUNTIME = LABEL_PREFIX + "runtime"  # HOST:PORT of the runtime API, which is the quartermaster that started an instance
 
+CRON_CONFIG = "qm-cron-"  # begins the name of the config that has the claims of a function's ticks
+CRON = LABEL_PREFIX + "cron"  # the function's name
+CRON_CLAIMS = LABEL_PREFIX + "cron-claims"  # JSON
+
 RUN = LABEL_PREFIX + "run"
 KEY = LABEL_PREFIX + "key"

@@ -18,7 +18,7 @@ import docker.tls
 import structlog
 
 from .client import CONNECT
-from .labels import MANAGED
+from .labels import CRON_CONFIG, MANAGED
 
 MAX_AGE = 60.0  # seconds; then the stream is reopened, as one that hangs cannot be told from a quiet one
 FIRST_PAUSE, LAST_PAUSE = 0.2, 5.0  # seconds before a retry, doubled each time
@@ -51,6 +51,8 @@ def changes(event: dict[str, Any]) -> Iterator[Change]:
     kind, actor = event["Type"], event["Actor"]
     at = event.get("timeNano", 0) / 1e9
     attributes = actor.get("Attributes") or {}
+    if kind == "config" and attributes.get("name", "").startswith(CRON_CONFIG):
+        return  # each tick changes one, and who wants to know reads it
     if kind == "container" and SERVICE_LABEL in attributes:
         yield Change("service", attributes[SERVICE_LABEL], at)
     if kind != "container" or MANAGED in attributes:  # its service label may come from its image

@@ -89,6 +89,14 @@ CREATE INDEX IF NOT EXISTS invocations_by_status ON invocations (status, seq, ow
 CREATE INDEX IF NOT EXISTS invocations_by_owner ON invocations (owner, seq, status, function);
 """
 
+# The newest tick of each schedule whose call was made, by function and key of the schedule. The same holds.
+TICKS = """
+CREATE TABLE IF NOT EXISTS ticks (
+    function TEXT NOT NULL, key TEXT NOT NULL, tick INTEGER NOT NULL, nonce TEXT NOT NULL,
+    PRIMARY KEY (function, key)
+) WITHOUT ROWID;
+"""
+
 # MIGRATIONS[n] turns a file of schema version n into one of version n + 1.
 MIGRATIONS: dict[int, str] = {
     1: """
@@ -173,7 +181,7 @@ def _add_computed(db: sqlite3.Connection) -> None:
     columns = {row[1] for row in db.execute("PRAGMA table_xinfo(records)")}
     steps = {"created": ADD_CREATED, "function": ADD_FUNCTION}
     step = " ".join(step for column, step in steps.items() if column not in columns)
-    db.executescript(f"BEGIN; {step} {INDEXES} {ANSWERS} {INVOCATIONS} COMMIT;")
+    db.executescript(f"BEGIN; {step} {INDEXES} {ANSWERS} {INVOCATIONS} {TICKS} COMMIT;")
 
 
 def scalar(db: sqlite3.Connection, query: str) -> int:

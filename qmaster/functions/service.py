@@ -267,6 +267,7 @@ class FunctionService:
             instances=stats.instances,
             queued=stats.queued,
             last_errors=errors,
+            schedules=stats.schedules,
         )
 
 

@@ -12,6 +12,8 @@ from msgspec import Meta, Struct
 from ..errors import BadRequest, NotFound, PayloadTooLarge
 from .requests import MIN_TIMEOUT, RunFields, RunRequest, convert
 from .responses import Time
+from .schedules import INSTEAD as SCHEDULE_INSTEAD
+from .schedules import MAX_SCHEDULES, Schedule, ScheduleView
 from .validation import answer, quote, squeezed
 
 T = TypeVar("T")
@@ -100,7 +102,8 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("maxretryattempts", "maximumretryattempts", "attempts", "retry"), "use retries"),
     **dict.fromkeys(("maximumeventageinseconds", "eventage"), "use max_age"),
     **dict.fromkeys(("retryinterval", "backoff"), "use retry_delay"),
-    **dict.fromkeys(("schedules", "schedule", "cron", "onsuccess", "onfailure", "callback"), _LATER),
+    **dict.fromkeys(("schedule", "cron", "crontab", "timer", "timezone"), "use schedules: a list, each with cron"),
+    **dict.fromkeys(("onsuccess", "onfailure", "callback"), _LATER),
 }
 
 
@@ -123,6 +126,7 @@ class FunctionSpec(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=T
     max_age: Annotated[float, Meta(ge=1, le=MAX_AGE)] = 21_600.0
     retry_delay: Seconds = 60.0
     url: Url = "none"
+    schedules: Annotated[list[Schedule], Meta(max_length=MAX_SCHEDULES)] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.request()
@@ -189,6 +193,7 @@ class FunctionStats(Struct, frozen=True, kw_only=True):
     instances: InstanceCounts = InstanceCounts()
     queued: int = 0
     last_errors: list[FunctionError] = []
+    schedules: list[ScheduleView] = []
 
 
 class FunctionVersion(Struct, frozen=True, kw_only=True):
@@ -203,11 +208,12 @@ class FunctionVersion(Struct, frozen=True, kw_only=True):
 
 
 class Function(FunctionVersion, frozen=True, kw_only=True):
-    """A function: its newest version, and its instances and calls at this quartermaster."""
+    """A function: its newest version, its instances and calls at this quartermaster, and its ticks."""
 
     instances: InstanceCounts = InstanceCounts()
     queued: int = 0
     last_errors: list[FunctionError] = []
+    schedules: list[ScheduleView] = []
 
 
 class Version(Struct, frozen=True, kw_only=True):
@@ -282,6 +288,10 @@ def read_spec(document: dict[str, Any]) -> FunctionSpec:
     Raises:
         BadRequest: a field is wrong, unknown or missing; the message names it.
     """
+    schedules = document.get("schedules")
+    for place, each in enumerate(schedules[:MAX_SCHEDULES] if isinstance(schedules, list) else ()):
+        if isinstance(each, dict):
+            _check_schedule(place, each)
     return convert(document, FunctionSpec, _instead)
 
 
@@ -296,6 +306,16 @@ def read_qualifier(name: str, qualifier: str | None) -> int | None:
     if not (qualifier.isascii() and qualifier.isdigit() and len(qualifier) < 10):
         raise NotFound(f"the function {quote(name)} has no version {quote(qualifier)}")
     return int(qualifier)
+
+
+def _check_schedule(place: int, document: dict[str, Any]) -> None:
+    """Check a schedule by itself, so that the error names its place and its field."""
+    try:
+        convert(document, Schedule, lambda word: SCHEDULE_INSTEAD.get(squeezed(word)))
+    except BadRequest as error:
+        said = str(error)
+        between = ": " if said.startswith("unknown field") else "."
+        raise BadRequest(f"schedules[{place}]{between}{said}") from None
 
 
 def _instead(word: str) -> str | None:

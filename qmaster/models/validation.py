@@ -114,7 +114,7 @@ ANSWERS: Mapping[str, str] = {
         ("init", "stopsignal", "ulimit", "ulimits", "readonly", "isolation", "platform", "mode"), "not supported"
     ),
     **dict.fromkeys(("logdriver", "logopt", "logging", "updateconfig", "rollbackconfig"), "not supported"),
-    **dict.fromkeys(("schedule", "cron"), "not supported; call POST /run when it is due"),
+    **dict.fromkeys(("schedule", "cron"), "not supported for a run; publish a function with schedules"),
     **dict.fromkeys(("build", "dependson", "profiles", "services"), "not supported: a run is one image"),
     **dict.fromkeys(
         ("containerspec", "tasktemplate", "spec", "containers", "template"),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import structlog
 from tornado.netutil import bind_sockets
 
@@ -37,14 +38,16 @@ from ..events.stream import EventStream
 from ..events.unsent import Unsent
 from ..functions.announcer import Announcer
 from ..functions.asynchronous import AsyncInvoker
+from ..functions.claims import Ticks
 from ..functions.invocation_events import InvocationEvents
 from ..functions.launcher import Publishers
 from ..functions.lifecycle import Reports
 from ..functions.replays import KeyedCalls
+from ..functions.schedules import Scheduler
 from ..functions.service import FunctionService
 from ..functions.store import InvocationStore
 from ..functions.versions import VersionStore
-from ..models.functions import FunctionVersion
+from ..models.functions import FunctionStats, FunctionVersion
 from ..models.images import check_registry
 from ..models.responses import Node, Service
 from ..runs.logs import LogReader
@@ -106,6 +109,7 @@ class Functions(NamedTuple):
     instances: Instances
     asynchronous: AsyncInvoker
     ends: InvocationEvents
+    scheduler: Scheduler
 
 
 class Server:
@@ -237,15 +241,21 @@ class Server:
             Reports(self._metrics.functions.call, self._metrics.functions.instance),
             Place(config.runtime_port, config.advertise, connections),
         )
-        stats = instances.dispatcher.stats
-        service = FunctionService(store, engine.swarm, registry_auth, rules, stats, publishers.holder)
         room = config.keep_size * MIB // 2
         invocations = InvocationStore(self.journal)
         asynchronous = AsyncInvoker(instances.dispatcher, store, invocations, room, instances.address)
         instances.resume = asynchronous.resume
         ends = InvocationEvents(invocations, runs.reconciler)
         asynchronous.listeners += [ends.ended, self._metrics.functions.invocation]
-        return Functions(store, announcer, registry_auth, service, instances, asynchronous, ends)
+        scheduler = Scheduler(store, Ticks(engine.configs, self.journal), self.journal, asynchronous)
+        store.listeners.append(scheduler.versions_changed)
+        asynchronous.listeners.append(scheduler.ended)
+
+        def stats(name: str) -> FunctionStats:
+            return msgspec.structs.replace(instances.dispatcher.stats(name), schedules=scheduler.views(name))
+
+        service = FunctionService(store, engine.swarm, registry_auth, rules, stats, publishers.holder)
+        return Functions(store, announcer, registry_auth, service, instances, asynchronous, ends, scheduler)
 
     def _read_metrics(self) -> None:
         functions = self.functions
@@ -311,8 +321,9 @@ class Server:
             self._check(),
         ]
         if self.functions is not None:
-            store, announcer, registry_auth, _, instances, asynchronous, ends = self.functions
+            store, announcer, registry_auth, _, instances, asynchronous, ends, scheduler = self.functions
             work += [store.run(), announcer.run(), registry_auth.run(), instances.run(), asynchronous.run(), ends.run()]
+            work.append(scheduler.run())
         if self.token_file is not None:
             work.append(self.token_file.run())
         self._tasks = [asyncio.create_task(coroutine) for coroutine in work]

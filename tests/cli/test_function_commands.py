@@ -73,6 +73,21 @@ def test_another_tools_option_is_answered(fake: FakeServer, option: str, says: s
     assert said.rpartition(" (")[0] == f"qmaster: no such option: {option}{says}"
 
 
+def test_schedules_are_expressions_or_objects(fake: FakeServer) -> None:
+    """In the order in which they were given."""
+    given = ("--schedule", "30 2 * * *", "--schedule", ' {"cron": "@hourly", "input": [1]}')
+    qmaster(fake, "deploy", *given, "f", "busybox")
+    schedules = [{"cron": "30 2 * * *"}, {"cron": "@hourly", "input": [1]}]
+    assert fake.asked == [("PUT", "/functions/f", {"image": "busybox", "schedules": schedules})]
+
+
+def test_a_schedule_that_is_no_json_is_refused(fake: FakeServer) -> None:
+    """With the name of the option."""
+    done = qmaster(fake, "deploy", "--schedule", '{"cron": }', "f", "busybox")
+    assert (done.returncode, fake.asked) == (2, [])
+    assert done.stderr.startswith(b"qmaster: --schedule: ")
+
+
 def test_credentials_of_a_run_are_not_those_of_a_function(fake: FakeServer) -> None:
     """QMASTER_AUTH is not sent."""
     qmaster(fake, "deploy", "f", "busybox", QMASTER_AUTH="e30=")
@@ -115,6 +130,8 @@ def test_a_function_is_shown_as_lines() -> None:
     assert (said["version"], said["command"]) == ("3", "app.handler")
     assert (said["constraints"], said["labels"]) == ("a==b c==d", "a=b")
     assert said["instances"] == "0 starting, 1 idle, 2 busy"
+    last, following = "last 2026-11-22T01:30:00Z", "next 2026-11-23T01:30:00Z"
+    assert said["schedule"] == f"30 2 * * * (Europe/Berlin, forbid): {last}, {following}"
     assert said["error"].startswith("2026-11-22T20:29:03Z init_error: no")
     assert "\x1b" not in str(lines)
     assert "workdir" not in said

@@ -112,7 +112,7 @@ def test_the_fields_of_a_function_have_bounds(field: str, value: Any, says: str)
         ("Environment", "use env"),
         ("MaximumRetryAttempts", "use retries"),
         ("MaximumEventAgeInSeconds", "use max_age"),
-        ("schedules", "not supported yet"),
+        ("schedule", "use schedules: a list, each with cron"),
         ("on_success", "not supported yet"),
         ("on_failure", "not supported yet"),
         ("privileged", "not supported, because it could reach the host"),
