@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import structlog
 from fakes import service, task
+from invocation_cases import FakeInvoker, invocation
 from swarm_cases import NODES, NOW
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httputil import HTTPHeaders
@@ -107,12 +108,15 @@ class State(NamedTuple):
     busy: set[object]
     counted: list[tuple[str, str, int]]
     functions: FunctionService
+    invoker: FakeInvoker
 
 
 @pytest.fixture
 def state() -> State:
     functions = function_service(*(config("resize", number, memory=64 + number) for number in range(1, 4)))
-    return State(FakeRunService(), [], Authenticator(TOKEN), set(), [], functions)
+    invoker = FakeInvoker()
+    invoker.there["nap"] = invocation("nap")
+    return State(FakeRunService(), [], Authenticator(TOKEN), set(), [], functions, invoker)
 
 
 @pytest.fixture
@@ -145,6 +149,7 @@ def app(state: State) -> Application:
             count=lambda *request: state.counted.append(request[:3]),
             busy=state.busy,
             functions=state.functions,
+            asynchronous=state.invoker,
         )
     )
 

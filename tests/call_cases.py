@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Any
@@ -11,8 +12,11 @@ import msgspec
 import pytest
 from api_cases import TOKEN, FakeEventStream, FakeRunService, scrape
 from fakes import grant
+from invocation_cases import FakeInvoker
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPHeaders
+from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from qmaster.api.routes import AppState, make_app
@@ -112,6 +116,7 @@ class Served:
     hosts: frozenset[str] = frozenset()
     proxies: tuple[IPv4Network, ...] = ()
     keyed: KeyedCalls | None = None
+    invoker: FakeInvoker = field(default_factory=FakeInvoker)
 
 
 @pytest.fixture
@@ -122,6 +127,11 @@ def served() -> Served:
 @pytest.fixture
 def dispatcher(served: Served) -> FakeDispatcher:
     return served.dispatcher
+
+
+@pytest.fixture
+def invoker(served: Served) -> FakeInvoker:
+    return served.invoker
 
 
 @pytest.fixture
@@ -149,6 +159,7 @@ def calls_app(served: Served) -> Application:
             dispatcher=served.dispatcher,
             function_domain="fn.example.org",
             keyed=served.keyed,
+            asynchronous=served.invoker,
         )
     )
 
@@ -156,6 +167,31 @@ def calls_app(served: Served) -> Application:
 @pytest.fixture
 def app(calls_app: Application) -> Application:
     return calls_app
+
+
+@pytest.fixture
+def url(calls_app: Application, served: Served) -> Iterator[str]:
+    """An API on a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    (socket,) = bind_sockets(0, "127.0.0.1")
+
+    async def listen() -> HTTPServer:
+        server = HTTPServer(calls_app)
+        server.add_socket(socket)
+        return server
+
+    async def stop(server: HTTPServer) -> None:
+        server.stop()
+        await server.close_all_connections()
+
+    server = asyncio.run_coroutine_threadsafe(listen(), loop).result()
+    yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+    asyncio.run_coroutine_threadsafe(stop(server), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
 def bearer(token: str = TOKEN) -> dict[str, str]:

@@ -28,8 +28,10 @@ from ..errors import (
     NoInstance,
     QueueFull,
 )
-from ..functions.invocations import Answer, Call
+from ..functions.asynchronous import MAX_PAYLOAD as MAX_LATER
+from ..functions.invocations import MAX_PAYLOAD, Answer, Call
 from ..functions.replays import HANDED_OVER, key_of
+from ..models.functions import read_qualifier
 from . import eventstream
 from .base import SLICE
 from .raw import EMPTY, HELD, CallHandler, Calls
@@ -38,6 +40,7 @@ JSON = "application/json"
 # ARNs, whole and partial; a version may follow.
 _NAME = re.compile(r"(?:arn:[^:]*:lambda:[^:]*:[^:]*:function:|[0-9]{12}:function:)?([^:]+)(?::([^:]+))?")
 INVOCATION_TYPES = ("RequestResponse", "DryRun", "Event")
+LATER = INVOCATION_TYPES[2]
 MAX_CLIENT_CONTEXT = 3583  # bytes of base64, as Lambda's
 ERROR_TYPES: Mapping[int, str] = {
     400: "InvalidParameterValueException",
@@ -59,9 +62,13 @@ class InvalidContent(BadRequest):
 class AwsHandler(CallHandler):
     """A handler of Lambda's API: its token, its names of functions, and its form of errors."""
 
+    TYPES: tuple[str, ...] = INVOCATION_TYPES[:2]
+
     def initialize(self, auth: Authenticator, busy: set[object], calls: Calls) -> None:
         super().initialize(auth, busy, calls)
         self.client_context: str | None = None
+        self.qualifier: int | None = None
+        self.kind = INVOCATION_TYPES[0]
 
     def set_default_headers(self) -> None:
         super().set_default_headers()
@@ -80,20 +87,20 @@ class AwsHandler(CallHandler):
         identity = self.identify({}, "invoke")
         name, qualifier = _target(self.path_args[0], self.parameters("Qualifier").get("Qualifier"))
         self.version = self.find(name, qualifier, identity)
+        self.qualifier = read_qualifier(name, qualifier)
+        self.kind = self._invocation_type()
         self.client_context = _client_context(self.request.headers.get("X-Amz-Client-Context", ""))
-        self.take_room(identity.name, identity.grant is not None)
+        self.take_room(identity.name, identity.grant is not None, MAX_LATER if self.kind == LATER else MAX_PAYLOAD)
 
-    def invocation_type(self) -> str:
+    def _invocation_type(self) -> str:
         """Return how the function is to be called.
 
         Raises:
             BadRequest: it is unknown, or not supported.
         """
         given = self.request.headers.get("X-Amz-Invocation-Type", INVOCATION_TYPES[0])
-        if given not in INVOCATION_TYPES:
-            raise BadRequest(f"X-Amz-Invocation-Type: expected {' or '.join(INVOCATION_TYPES[:2])}")
-        if given == "Event":
-            raise BadRequest("X-Amz-Invocation-Type: Event is not supported yet; use RequestResponse")
+        if given not in self.TYPES:
+            raise BadRequest(f"X-Amz-Invocation-Type: expected {', '.join(self.TYPES[:-1])} or {self.TYPES[-1]}")
         return given
 
     def made_call(self, streams: bool) -> Call:
@@ -128,11 +135,16 @@ class AwsHandler(CallHandler):
 class InvokeHandler(AwsHandler):
     """``POST /2015-03-31/functions/{name}/invocations``."""
 
+    TYPES = INVOCATION_TYPES
+
     async def post(self, name: str) -> None:
-        if self.invocation_type() == "DryRun":
+        if self.kind == "DryRun":
             await self.dry_run()
             return
         call = self.made_call(streams=False)
+        if self.kind == LATER:
+            await self._accept(call)
+            return
         self.set_header("X-Amz-Executed-Version", self.version.number)
         try:
             answer = await self._once(call)
@@ -142,6 +154,16 @@ class InvokeHandler(AwsHandler):
             await self.send_whole(failure(error, self.request_id, self.version.spec.timeout))
             return
         await self.send_answer(answer)
+
+    async def _accept(self, call: Call) -> None:
+        """Take a call of the type ``Event``: 202 without a body; the id of the request is the invocation's."""
+        sent, digest = self.request.headers.get("amz-sdk-invocation-id"), hashlib.sha256(call.payload).hexdigest()
+        key = key_of((call.owner, self.version.function, sent, digest)) if sent else None
+        view = await self.accept(call, self.qualifier, key)
+        self.set_header("x-amzn-RequestId", view.id)
+        self.set_status(int(HTTPStatus.ACCEPTED))
+        self.clear_header("Content-Type")
+        self.finish()
 
     async def _once(self, call: Call) -> Answer:
         key = self.retry_key(call)
@@ -156,7 +178,7 @@ class StreamHandler(AwsHandler):
     """``POST /2021-11-15/functions/{name}/response-streaming-invocations``: the answer as an event stream."""
 
     async def post(self, name: str) -> None:
-        if self.invocation_type() == "DryRun":
+        if self.kind == "DryRun":
             await self.dry_run()
             return
         call = self.made_call(streams=True)

@@ -14,9 +14,9 @@ import msgspec
 from .. import __version__
 from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, problem
 from ..events import cloudevents, frames
-from ..models.requests import MAX_BODY, MAX_WAIT, RunRequest, StopRequest
+from ..models.requests import MAX_BODY, RunRequest, StopRequest
 from ..models.responses import Accepted, Node, Reason, Service, Status
-from . import openapi_calls, openapi_functions
+from . import openapi_calls, openapi_functions, openapi_invocations
 from .openapi_parts import (
     FLAG,
     LOG_QUERIES,
@@ -35,6 +35,7 @@ from .openapi_parts import (
     query,
     ref,
     text,
+    wait_query,
 )
 
 Json = dict[str, Any]
@@ -316,16 +317,7 @@ PATHS: Mapping[str, Json] = {
             "security": READ,
             "parameters": [
                 ref("parameters/Id"),
-                query(
-                    "wait",
-                    {
-                        "anyOf": [
-                            {"type": "string", "const": "true"},
-                            {"type": "number", "minimum": 0, "maximum": MAX_WAIT},
-                        ]
-                    },
-                    "Seconds, or `true` (60): answer when the run has ended.",
-                ),
+                wait_query("Seconds, or `true` (60): answer when the run has ended."),
             ],
             "responses": {
                 "200": answer("The service or container.", "StatusAnswer", VIEW),
@@ -513,7 +505,12 @@ def document() -> Json:
         "paths": {path: _with_request_id(item) for path, item in _paths().items()},
         "components": {
             "schemas": _schemas(),
-            "parameters": {**PARAMETERS, **openapi_functions.PARAMETERS, **openapi_calls.PARAMETERS},
+            "parameters": {
+                **PARAMETERS,
+                **openapi_functions.PARAMETERS,
+                **openapi_calls.PARAMETERS,
+                **openapi_invocations.PARAMETERS,
+            },
             "headers": {"RequestId": {"description": "The request's id, also in the log.", "schema": STRING}},
             "responses": {
                 **{f"Error{status}": _error(status, text) for status, text in ERRORS.items()},
@@ -532,7 +529,7 @@ def document() -> Json:
 
 
 def _paths() -> dict[str, Json]:
-    return {**PATHS, **openapi_functions.PATHS, **openapi_calls.PATHS}
+    return {**PATHS, **openapi_functions.PATHS, **openapi_calls.PATHS, **openapi_invocations.PATHS}
 
 
 # -- the messages ------------------------------------------------------------------------------------------------------
@@ -543,6 +540,7 @@ def _schemas() -> dict[str, Json]:
         RunRequest,
         StopRequest,
         *openapi_functions.MESSAGES,
+        *openapi_invocations.MESSAGES,
         Accepted,
         Service,
         Node,
@@ -560,6 +558,7 @@ def _schemas() -> dict[str, Json]:
         default = made["RunRequest"]["properties"][name].get("default")
         schemas["RunRequest"]["properties"][name]["description"] = words + _default(default)
     openapi_functions.add_schemas(schemas, FIELDS)
+    openapi_invocations.add_schemas(schemas)
     schemas["Service"]["properties"]["status"] = ref("schemas/Status")
     schemas["Service"]["properties"]["reason"] = {"anyOf": [ref("schemas/Reason"), {"type": "null"}]}
     schemas["Service"]["required"] = list(schemas["Service"]["properties"])  # an answer has all of them

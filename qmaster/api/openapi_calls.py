@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..functions.asynchronous import MAX_PAYLOAD as MAX_LATER
 from ..functions.invocations import MAX_PAYLOAD
 from ..models.functions import LATEST
 from .aws import ERROR_TYPES, INVALID_CONTENT, INVOCATION_TYPES, OF_THE_CALLER, OF_THE_FUNCTION, OTHER_ERROR
 from .eventstream import MEDIA_TYPE
-from .openapi_parts import INVOKE, LOG_QUERIES, READ, REPLAYED, STRING, content, guarded, ref, text
+from .invoke import RESPOND_ASYNC
+from .openapi_invocations import ID
+from .openapi_parts import INVOKE, LOG_QUERIES, READ, REPLAYED, STRING, answer, content, guarded, ref, text
 
 Json = dict[str, Any]
 
@@ -46,6 +49,12 @@ def _header(name: str, schema: Json, description: str) -> Json:
     return {"name": name, "in": "header", "description": description, "schema": schema}
 
 
+def _aws_parameters(*types: str) -> list[Json]:
+    words = {"DryRun": "`DryRun`: only check whether it could be called.", "Event": "`Event`: call it later."}
+    said = " ".join(words[each] for each in types if each in words)
+    return [*AWS_PARAMETERS, _header("X-Amz-Invocation-Type", {"type": "string", "enum": list(types)}, said)]
+
+
 AWS_ERRORS: Json = {str(status): ref("responses/AwsError") for status in sorted({*ERROR_TYPES, 500, 502, 503})}
 AWS_PARAMETERS: list[Json] = [
     {
@@ -63,15 +72,23 @@ AWS_PARAMETERS: list[Json] = [
         "schema": STRING,
     },
     _header("X-Amz-Security-Token", STRING, "The token, which SDKs read from `AWS_SESSION_TOKEN`."),
-    _header(
-        "X-Amz-Invocation-Type",
-        {"type": "string", "enum": list(INVOCATION_TYPES[:2])},
-        "`DryRun`: only check whether it could be called.",
-    ),
     _header("X-Amz-Client-Context", STRING, "Base64 of a JSON object, for the function."),
     _header("amz-sdk-invocation-id", STRING, "A call that is sent again under the same id is made once."),
 ]
 DRY_RUN: Json = {"description": "It could be called.", "headers": {"X-Request-ID": ref("headers/RequestId")}}
+
+EVENT: Json = {
+    "description": "It is called later (`Event`).",
+    "headers": {
+        "X-Request-ID": ref("headers/RequestId"),
+        "x-amzn-RequestId": {"description": "The id of the call, for `/invocations/{id}`.", "schema": STRING},
+    },
+}
+LATER: Mapping[str, Json] = {
+    "Location": {"description": "Where the call is shown.", "schema": STRING},
+    "Preference-Applied": {"schema": {"type": "string", "const": RESPOND_ASYNC}},
+    "Idempotency-Replayed": REPLAYED,
+}
 
 ERROR_TYPE: Json = {
     "type": "string",
@@ -107,16 +124,22 @@ PATHS: Mapping[str, Json] = {
             "description": "The body is the input, and the answer's body the output, as they are. Every call has an "
             "`X-Request-ID` of its own.",
             "security": INVOKE,
-            "parameters": [ref("parameters/CallKey")],
+            "parameters": [ref("parameters/CallKey"), ref("parameters/Prefer")],
             "requestBody": _body("The input."),
             "responses": {
                 "200": content("The output, with the content type that the function gave it.", BYTES, **HEADERS),
+                "202": answer(
+                    f"The call is accepted, and made later. Its input has at most {MAX_LATER // 1024 // 1024} MiB.",
+                    "AcceptedCall",
+                    {"success": True, "id": ID, "status": "queued"},
+                    **LATER,
+                ),
                 **guarded(404, 409, 422, 502, 503, 504, 507),
             },
         },
     },
     "/2015-03-31/functions/{name}/invocations": {
-        "parameters": AWS_PARAMETERS,
+        "parameters": _aws_parameters(*INVOCATION_TYPES),
         "post": {
             "operationId": "awsInvoke",
             "tags": ["functions"],
@@ -126,13 +149,14 @@ PATHS: Mapping[str, Json] = {
             "requestBody": _body("The input."),
             "responses": {
                 "200": content("The output; or, with `X-Amz-Function-Error`, why the call failed.", BYTES, **VERSION),
+                "202": EVENT,
                 "204": DRY_RUN,
                 **AWS_ERRORS,
             },
         },
     },
     "/2021-11-15/functions/{name}/response-streaming-invocations": {
-        "parameters": AWS_PARAMETERS,
+        "parameters": _aws_parameters(*INVOCATION_TYPES[:2]),
         "post": {
             "operationId": "awsInvokeStream",
             "tags": ["functions"],
@@ -158,6 +182,12 @@ PARAMETERS: Mapping[str, Json] = {
         "description": "Makes a retry safe: calls of a function with the same key and body are one call.",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
         "example": "order-4711",
+    },
+    "Prefer": {
+        "name": "Prefer",
+        "in": "header",
+        "description": f"`{RESPOND_ASYNC}`: accept the call, and make it later.",
+        "schema": {"type": "string", "enum": [RESPOND_ASYNC]},
     },
 }
 SCHEMAS: Mapping[str, Json] = {

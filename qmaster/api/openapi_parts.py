@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from ..models.requests import MAX_WAIT
 from ..models.results import Stream
 
 Json = dict[str, Any]
@@ -47,6 +48,12 @@ def guarded(*statuses: int) -> Json:
 def query(name: str, schema: Json, description: str, **more: Any) -> Json:
     """Return a parameter of the query."""
     return {"name": name, "in": "query", "description": description, "schema": schema, **more}
+
+
+def wait_query(description: str) -> Json:
+    """Return the parameter ``wait``."""
+    seconds = {"type": "number", "minimum": 0, "maximum": MAX_WAIT}
+    return query("wait", {"anyOf": [{"type": "string", "const": "true"}, seconds]}, description)
 
 
 STRING: Json = {"type": "string"}

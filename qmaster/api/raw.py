@@ -16,11 +16,13 @@ from tornado.http1connection import HTTP1Connection
 from ..auth.authenticator import Authenticator, Identity
 from ..errors import HttpError, NotFound, PayloadTooLarge, TooManyUnread
 from ..events.unsent import Unsent
+from ..functions.asynchronous import AsyncInvoker, Order
 from ..functions.dispatcher import Dispatcher
 from ..functions.invocations import MAX_PAYLOAD, Answer, Call, Chunks
 from ..functions.replays import KeyedCalls, Make, RetryMemory
 from ..functions.service import FunctionService
 from ..functions.versions import Version
+from ..models.invocations import InvocationView
 from .base import SLICE, BaseHandler
 from .bodies import BodyLease, BodyLimiter, PublicCallers
 from .limits import ConnectionLimiter
@@ -49,6 +51,7 @@ class Calls:
         public: limits the callers without a token.
         keyed: calls with an ``Idempotency-Key``; None: they are not supported.
         retries: calls that AWS' SDKs send again.
+        asynchronous: takes calls that are made later; None: this quartermaster serves no functions.
     """
 
     functions: FunctionService | None
@@ -59,6 +62,7 @@ class Calls:
     public: PublicCallers = field(default_factory=PublicCallers)
     keyed: KeyedCalls | None = None
     retries: RetryMemory = field(default_factory=RetryMemory)
+    asynchronous: AsyncInvoker | None = None
 
 
 class CallHandler(BaseHandler):
@@ -75,6 +79,7 @@ class CallHandler(BaseHandler):
         self.calls = calls
         self.log_fields: dict[str, object] = {}
         self._lease: BodyLease | None = None
+        self._most = MAX_PAYLOAD  # bytes of the body
         self._held = contextlib.ExitStack()
         self._left: asyncio.Future[None] | None = None  # done when the caller has disconnected
 
@@ -111,27 +116,29 @@ class CallHandler(BaseHandler):
         self.log_fields["function"] = name
         return self.calls.functions.resolve(name, qualifier, by)
 
-    def take_room(self, owner: str, limited: bool) -> None:
+    def take_room(self, owner: str, limited: bool, most: int = MAX_PAYLOAD) -> None:
         """Take a slot for the call, and room for its body.
 
         Args:
             owner: the name of the token, or whom a public URL's calls are counted to.
             limited: whether the owner is limited to its share of slots.
+            most: the bytes that the body may have.
 
         Raises:
-            PayloadTooLarge: the body is over ``MAX_PAYLOAD`` bytes.
+            PayloadTooLarge: the body is over ``most`` bytes.
             TooManyConnections: too many calls wait already.
             TooManyBodies: too many bytes of bodies are in flight.
             TooManyUnread: earlier answers are unread.
         """
+        self._most = most
         length = self.content_length()
-        if length > MAX_PAYLOAD and (length > MAX_DROPPED or self.request.headers.get("Expect")):
-            raise _too_large()
+        if length > most and (length > MAX_DROPPED or self.request.headers.get("Expect")):
+            raise self._too_large()
         self.require_read(1)
         self.hold(self.calls.connections.take("call", owner, limited).release)
         self._lease = self.calls.bodies.lease(owner)
         self.hold(self._lease.release)
-        if length <= MAX_PAYLOAD:
+        if length <= most:
             self._lease.grow_to(length)
         connection = cast(HTTP1Connection, self.request.connection)
         connection.set_max_body_size(sys.maxsize)  # ``data_received`` has the limit, as Tornado's answer is a bare 400
@@ -147,8 +154,8 @@ class CallHandler(BaseHandler):
         self._received += len(chunk)
         try:
             if self._received > MAX_DROPPED:
-                raise _too_large()
-            if self._received > MAX_PAYLOAD:
+                raise self._too_large()
+            if self._received > self._most:
                 self._drop()
                 return
             if self._lease is not None:
@@ -170,14 +177,17 @@ class CallHandler(BaseHandler):
         """Return the whole body.
 
         Raises:
-            PayloadTooLarge: it is over ``MAX_PAYLOAD`` bytes.
+            PayloadTooLarge: it is larger than this call may be.
         """
-        if self._received > MAX_PAYLOAD:
-            raise _too_large()
+        if self._received > self._most:
+            raise self._too_large()
         self._begun = True
         body = b"".join(self._chunks)
         self._chunks.clear()
         return body
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"the body is over {self._most} bytes")
 
     # -- the call --------------------------------------------------------------------------------------------------
 
@@ -205,6 +215,33 @@ class CallHandler(BaseHandler):
         if self.calls.dispatcher is None:
             raise NotFound(NO_FUNCTIONS)
         return self.calls.dispatcher.invoke(self.version, call, left)
+
+    async def accept(self, call: Call, qualifier: int | None, key: str | None) -> InvocationView:
+        """Take a call that is made later, and return its invocation, which has an id of its own.
+
+        Args:
+            call: what is asked.
+            qualifier: the version's number; None: the newest at each attempt.
+            key: hashed; calls with the same key are taken once. None: there is none.
+        """
+        invoker = self.calls.asynchronous
+        if invoker is None:
+            raise NotFound(NO_FUNCTIONS)
+        order = Order(
+            invoker.new_id(),
+            self.version.function,
+            qualifier,
+            call.owner,
+            call.payload,
+            client_context=call.client_context,
+            trace_id=call.trace_id,
+            key=key,
+        )
+        view = await invoker.accept(self.version, order)
+        self.log_fields |= {"version": self.version.number, "invocation": view.id}
+        if view.id != order.id:
+            self.set_header("Idempotency-Replayed", "true")
+        return view
 
     def on_finish(self) -> None:
         self._held.close()
@@ -267,7 +304,3 @@ class CallHandler(BaseHandler):
         self.failure = self.without_token(str(error))
         log.warning("answer_cut_off", request=self.request_id, reason=self.failure)
         self.client_stream.close()
-
-
-def _too_large() -> PayloadTooLarge:
-    return PayloadTooLarge(f"the body is over {MAX_PAYLOAD} bytes")

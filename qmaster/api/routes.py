@@ -25,7 +25,7 @@ from ..functions.service import FunctionService
 from ..limiter import FairLimiter
 from ..runs.logs import LogReader
 from ..runs.service import RunService
-from . import aws, base, events, function_urls, functions, invoke, logs, openapi, ops, pages, raw, runs
+from . import aws, base, events, function_urls, functions, invocations, invoke, logs, openapi, ops, pages, raw, runs
 from .limits import ConnectionLimiter
 
 Json = dict[str, Any]
@@ -94,7 +94,12 @@ def make_app(parts: AppState) -> web.Application:
     """Make the application with its routes."""
     common = {"auth": parts.auth, "busy": parts.busy}
     calls = raw.Calls(
-        parts.functions, parts.dispatcher, parts.connections, domain=parts.function_domain, keyed=parts.keyed
+        parts.functions,
+        parts.dispatcher,
+        parts.connections,
+        domain=parts.function_domain,
+        keyed=parts.keyed,
+        asynchronous=parts.asynchronous,
     )
     call_parts = {**common, "calls": calls}
     routes = [
@@ -102,6 +107,7 @@ def make_app(parts: AppState) -> web.Application:
         *_page_routes(parts, common),
         *_function_routes(parts, common),
         *_call_routes(call_parts),
+        *_invocation_routes(parts, common),
         *_stream_routes(parts, common),
         *_operation_routes(parts, common),
     ]
@@ -164,6 +170,15 @@ def _call_routes(call_parts: Json) -> Routes:
         (r"/2015-03-31/functions/([^/]+)/invocations", aws.InvokeHandler, call_parts),
         (r"/2021-11-15/functions/([^/]+)/response-streaming-invocations", aws.StreamHandler, call_parts),
         (r"/fn/([^/]+)(?:/.*)?", function_urls.FunctionUrlHandler, call_parts),
+    ]
+
+
+def _invocation_routes(parts: AppState, common: Json) -> Routes:
+    invocation_parts = {**common, "asynchronous": parts.asynchronous, "connections": parts.connections}
+    return [
+        (r"/invocations", invocations.InvocationListHandler, invocation_parts),
+        (r"/invocations/([^/]+)", invocations.InvocationHandler, invocation_parts),
+        (r"/invocations/([^/]+)/redrive", invocations.RedriveHandler, invocation_parts),
     ]
 
 

@@ -112,7 +112,16 @@ class _Version(TypedDict):
     spec: dict[str, object]
 
 
+class _Schedule(TypedDict):
+    cron: str
+    time_zone: str
+    suspend: bool
+    last: str | None
+    next: str | None
+
+
 class _Function(_Version):
+    schedules: NotRequired[list[_Schedule]]
     instances: _Instances
     queued: int
     last_errors: list[dict[str, str]]
@@ -130,13 +139,59 @@ class _Versions(_Answer):
     versions: list[_Version]
 
 
-FUNCTIONS = "/functions"
+class _AcceptedCall(_Answer):
+    id: str
+    status: str
+
+
+class _Failure(TypedDict):
+    type: str
+    message: str
+
+
+class _Attempt(TypedDict):
+    started_at: str
+    ended_at: str | None
+    instance: str | None
+    error: _Failure | None
+
+
+class _Callback(TypedDict):
+    url: str
+    delivered_at: str | None
+    attempts: int
+    last_error: str | None
+
+
+class _Invocation(TypedDict):
+    id: str
+    function: str
+    version: int
+    status: str
+    created_at: str
+    attempts: list[_Attempt]
+    error: _Failure | None
+    callbacks: list[_Callback]
+    output_base64: NotRequired[str]
+
+
+class _ShownInvocation(_Answer, _Invocation):
+    pass
+
+
+class _Invocations(_Answer):
+    invocations: list[_Invocation]
+    next_page: str | None
+
+
+FUNCTIONS, INVOCATIONS = "/functions", "/invocations"
 _ANSWERS = {
     "/run": _Started,
     "/stop": _Started,
     "/status": _Listing,
     "/nodes": _Nodes,
     FUNCTIONS: _Functions,
+    INVOCATIONS: _Invocations,
 }
 _LINE = msgspec.json.Decoder(_Line)
 
@@ -158,8 +213,11 @@ def check(path: str, document: object, method: str = "GET") -> None:
 def _form(path: str, method: str) -> type[_Answer]:
     if path.startswith("/status/"):
         return _Status
+    if path.startswith(f"{INVOCATIONS}/"):
+        return _ShownInvocation
     if path.startswith(f"{FUNCTIONS}/") and method != "DELETE":
-        return _Versions if path.count("/") > 2 and path.endswith("/versions") else _Published
+        _, _, action = path.removeprefix(f"{FUNCTIONS}/").partition("/")
+        return {"versions": _Versions, "invoke": _AcceptedCall}.get(action, _Published)
     return _ANSWERS.get(path, _Answer)
 
 

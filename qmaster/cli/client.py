@@ -98,7 +98,7 @@ class Client:
         self,
         method: str,
         path: str,
-        body: Json | None = None,
+        body: Json | bytes | None = None,
         *,
         query: Query = (),
         headers: Mapping[str, str] | None = None,
@@ -109,7 +109,7 @@ class Client:
         Args:
             method: the HTTP method.
             path: the path, encoded.
-            body: sent as JSON.
+            body: sent as JSON; bytes are sent as they are.
             query: names and values.
             headers: further headers.
             within: seconds until the answer is complete.

@@ -118,6 +118,19 @@ async def functions(to: Connection, name: str | None) -> int:
     return 0
 
 
+@client_command("schedules")
+async def schedules(to: Connection) -> int:
+    """List the schedules of the functions: when each was due last, and when it is due next, in UTC."""
+    listed = (await to.client.call("GET", answers.FUNCTIONS))["functions"]
+    if to.as_json:
+        for one in listed:
+            for each in one.get("schedules", ()):
+                show_json({"function": one["name"], **each})
+    else:
+        show_table(tables.SCHEDULES, tables.schedules(listed))
+    return 0
+
+
 @client_command("rollback")
 @click.argument("name")
 @click.argument("version", type=int)

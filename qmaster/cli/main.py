@@ -38,6 +38,10 @@ COMMANDS = {  # name → its module, and its line in --help
     "functions": ("qmaster.cli.functions", "List the functions, or show one."),
     "rollback": ("qmaster.cli.functions", "Publish a version of a function again."),
     "invoke": ("qmaster.cli.invoke", "Call a function, and print its output."),
+    "invocations": ("qmaster.cli.invocations", "List asynchronous calls, or show one."),
+    "redrive": ("qmaster.cli.invocations", "Try dead asynchronous calls again."),
+    "cancel": ("qmaster.cli.invocations", "Cancel asynchronous calls that wait."),
+    "schedules": ("qmaster.cli.functions", "List the schedules of the functions."),
     "undeploy": ("qmaster.cli.functions", "Delete functions."),
     "token": ("qmaster.cli.token", "Make a token, and its entry for the tokens file."),
     "healthcheck": ("qmaster.cli.healthcheck", "Check whether the server on this machine is alive."),
@@ -56,6 +60,8 @@ COMMANDS_INSTEAD = {
     **dict.fromkeys(("publish", "push"), "deploy"),
     "call": "invoke",
     **dict.fromkeys(("function", "versions"), "functions"),
+    "invocation": "invocations",
+    **dict.fromkeys(("cron", "schedule", "cronjobs"), "schedules"),
     "node": "nodes",
 }
 _BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +21,10 @@ COLOURS = {
     "stopping": "2",
     "removed": "2",
     "unknown": "35",
+    "queued": "33",
+    "succeeded": "32",
+    "dead": "31",
+    "cancelled": "2",
     "ready": "32",
     "down": "31",
 }
@@ -28,6 +33,9 @@ SERVICES = ("NAME", "STATUS", "EXIT", "RUNNING", "AGE", "IMAGE", "COMMAND")
 NODES = ("NODE", "ROLE", "STATE", "AVAILABILITY", "CPUS", "RESERVED", "MEMORY", "RESERVED", "ENGINE")
 FUNCTIONS = ("NAME", "VERSION", "STARTING", "IDLE", "BUSY", "QUEUED", "AGE", "IMAGE")
 VERSIONS = ("VERSION", "AGE", "OWNER", "IMAGE")
+SCHEDULES = ("FUNCTION", "CRON", "TIME ZONE", "LAST", "NEXT")
+INVOCATIONS = ("ID", "FUNCTION", "STATUS", "ATTEMPTS", "AGE", "ERROR")
+ATTEMPTS = ("STARTED", "ENDED", "INSTANCE", "ERROR")
 TASKS = ("SLOT", "NODE", "STATE", "EXIT", "AGE", "ERROR")
 UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
@@ -156,6 +164,70 @@ def versions(listed: Sequence[Json], now: datetime) -> list[list[str]]:
     return [[str(one["version"]), age(one["published_at"], now), one["owner"], one["image"]] for one in listed]
 
 
+def schedules(listed: Sequence[Json]) -> list[list[str]]:
+    """Return the rows of a table with the columns ``SCHEDULES``, of these functions."""
+    return [
+        [
+            one["name"],
+            each["cron"],
+            each["time_zone"],
+            _second(each["last"]).strip(),
+            "suspended" if each["suspend"] else _second(each["next"]).strip(),
+        ]
+        for one in listed
+        for each in one.get("schedules", ())
+    ]
+
+
+def invocations(listed: Sequence[Json], now: datetime) -> list[list[str]]:
+    """Return the rows of a table with the columns ``INVOCATIONS``."""
+    return [
+        [
+            one["id"],
+            one["function"],
+            one["status"],
+            str(len(one["attempts"])),
+            age(one["created_at"], now),
+            _failure(one["error"] or (one["attempts"][-1]["error"] if one["attempts"] else None)),
+        ]
+        for one in listed
+    ]
+
+
+def attempts(listed: Sequence[Json]) -> list[list[str]]:
+    """Return the rows of a table with the columns ``ATTEMPTS``."""
+    return [
+        [
+            _second(each["started_at"]),
+            _second(each["ended_at"]).strip(),
+            each["instance"] or "",
+            _failure(each["error"]),
+        ]
+        for each in listed
+    ]
+
+
+def invocation(one: Json) -> list[str]:
+    """Return the details of an asynchronous call, a line for each field that is set; without its attempts."""
+    shown = {key: value for key, value in one.items() if key not in ("success", "attempts", "callbacks", "error")}
+    shown["error"] = _failure(one["error"]) or None
+    if "output" in one and not isinstance(one["output"], str):
+        shown["output"] = json.dumps(one["output"], ensure_ascii=False)
+    lines = [(key, value) for key, value in shown.items() if value is not None]
+    lines += [("callback", _delivery(each)) for each in one["callbacks"]]
+    return [f"{key + ':':<14} {clean(str(value))}" for key, value in lines]
+
+
+def _failure(error: Json | None) -> str:
+    return f"{error['type']}: {error['message']}" if error else ""
+
+
+def _delivery(callback: Json) -> str:
+    tries = f"{callback['attempts']} tries" if callback["attempts"] != 1 else "1 try"
+    how = f"delivered {callback['delivered_at']}" if callback["delivered_at"] else callback["last_error"] or "waits"
+    return f"{callback['url']} {how} ({tries})"
+
+
 def function(one: Json) -> list[str]:
     """Return the details of a function, a line for each field that is set, and for each of its last errors."""
     spec = {key: value for key, value in one["spec"].items() if key not in ("image", "command", "schedules")}
@@ -221,7 +293,7 @@ def _said(kind: str, data: Json) -> str:
     if kind.startswith("function."):
         return f"version {data['version']}  {image(data['image'])}"
     if kind.startswith("invocation."):
-        return f"{data['function']}  {data['error']['type'] if data['error'] else ''}"
+        return "  ".join(filter(None, [data["function"], _failure(data["error"])]))
     task = data.get("task")
     if kind.startswith("task.") and task:
         place = "  ".join(filter(None, [f"slot {task['slot']}" if task["slot"] else "", task["node"]]))

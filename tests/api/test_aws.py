@@ -196,7 +196,7 @@ async def test_boto3_knows_the_other_errors(
         ("alice", {"FunctionName": "hello:3", "Qualifier": "2"}, "InvalidParameterValueException"),
         ("reader", {}, "AccessDeniedException"),
         ("nobody", {}, "UnrecognizedClientException"),
-        ("alice", {"InvocationType": "Event"}, "InvalidParameterValueException"),
+        ("alice", {"InvocationType": "Later"}, "InvalidParameterValueException"),
         ("alice", {"ClientContext": "no"}, "InvalidRequestContentException"),
         ("alice", {"ClientContext": base64.b64encode(b"[1]").decode()}, "InvalidRequestContentException"),
         ("alice", {"Payload": b"x" * (MAX_PAYLOAD + 1)}, "RequestTooLargeException"),

@@ -40,7 +40,8 @@ PATHS = [
     *("/static/page.js", "/metrics", "/openapi.json", "/livez", "/readyz"),
     *("/functions", "/functions/x", "/functions/x/versions", "/functions/x/rollback", "/functions/x/logs"),
     *("/functions/x/invoke", "/2015-03-31/functions/x/invocations", "/fn/x/a"),
-    "/2021-11-15/functions/x/response-streaming-invocations",
+    *("/2021-11-15/functions/x/response-streaming-invocations", "/invocations", "/invocations/x"),
+    "/invocations/x/redrive",
 ]
 ODD_PATHS = [
     *("*", "//", "/run/", "/RUN", "/run//", "//run", "/run;x", "/run%2f", "/%72un", "/run%00", "/status/", "/logs/"),
@@ -92,6 +93,8 @@ ODD_HEADERS = [
     *(("Content-Type", each) for each in ("application/xml", "multipart/form-data; boundary=x", "text/html", "\udcff")),
     *(("Content-Encoding", each) for each in ("gzip", "deflate", "br", "identity", "x, y")),
     *(("X-Request-ID", each) for each in ("a b", "x" * 300, '"}', "../..", "\udcff", "ok-1")),
+    *(("Prefer", each) for each in ("respond-async", "respond-async, wait=1", ",;,", "\udcff", "")),
+    *(("X-Amz-Invocation-Type", each) for each in ("Event", "DryRun", "x", "")),
     *(("Idempotency-Key", each) for each in ("", "a b", "k" * 256, "\udcff", "ok")),
     *(("Origin", each) for each in ("null", "http://evil.example", "http://localhost", "x", "http://[")),
     *(("Host", each) for each in ("evil.example", "", "a,b", "[::1]:x", "a b", "localhost:99999")),

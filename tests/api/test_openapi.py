@@ -14,7 +14,7 @@ from fakes import grant
 
 from docs import as_pattern, routes, statuses
 from qmaster import errors
-from qmaster.api import events, logs, openapi, openapi_functions, queries, runs
+from qmaster.api import events, invocations, logs, openapi, openapi_functions, queries, runs
 from qmaster.auth.authenticator import BURST
 from qmaster.auth.tokens import SCOPES
 from qmaster.events import cloudevents, frames
@@ -89,6 +89,8 @@ def test_the_query_parameters_are_those_of_the_handlers() -> None:
     assert names("/status/{id}") == ["wait"]
     assert sorted(names("/logs/{id}")) == sorted(names("/functions/{name}/logs")) == sorted(logs.PARAMETERS)
     assert sorted(names("/events")) == sorted(events.PARAMETERS)
+    assert sorted(names("/invocations")) == sorted(invocations.FILTERS)
+    assert names("/invocations/{id}") == ["wait"]
 
 
 def test_each_field_of_a_run_is_told() -> None:
@@ -298,7 +300,7 @@ def test_each_flag_is_described_with_all_of_its_words() -> None:
 
 @pytest.mark.gen_test
 async def test_other_answers_are_described_too(ask: Ask, run_service: FakeRunService, state: State) -> None:
-    """202 and a replayed one; every error of a run, with its headers; a probe that is not well."""
+    """202 and a replayed one; every error of a run, with its headers; a probe that is not well; changes of a call."""
     run_service.views, run_service.replays = [GOING_ON], True
     answer = await ask("POST", "/run", {**IMAGE, "wait": 0}, {**BEARER, "Idempotency-Key": "one"})
     assert (answer.code, answer.headers["Idempotency-Replayed"]) == (202, "true")
@@ -316,6 +318,10 @@ async def test_other_answers_are_described_too(ask: Ask, run_service: FakeRunSer
     state.trouble.append(errors.EngineAway("why"))
     answer = await ask("GET", "/readyz")
     contract.check_answer("/readyz", "get", 503, answer.headers, answer.body)
+    for path, method, code in (("/invocations/{id}", "DELETE", 200), ("/invocations/{id}/redrive", "POST", 409)):
+        answer = await ask(method, placed(path))
+        assert answer.code == code
+        contract.check_answer(path, method, answer.code, answer.headers, answer.body)
 
 
 # --- it is served -----------------------------------------------------------------------------------------------------

@@ -1,52 +1,21 @@
 """cli.invoke: a function is called with bytes, and its output is printed as it comes."""
 
-import asyncio
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from api_cases import TOKEN
-from call_cases import FakeDispatcher, Served, answer, calls_app, dispatcher, served
+from call_cases import FakeDispatcher, answer, calls_app, dispatcher, served, url
 from commands_cases import ROOT
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
-from tornado.web import Application
 
 from qmaster import errors
 from qmaster.functions.invocations import Answer, Call, Chunks
 
-__all__ = ["calls_app", "dispatcher", "served"]
+__all__ = ["calls_app", "dispatcher", "served", "url"]
 
 BINARY = bytes(range(256)) * 300
-
-
-@pytest.fixture
-def url(calls_app: Application, served: Served) -> Iterator[str]:
-    """An API on a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    (socket,) = bind_sockets(0, "127.0.0.1")
-
-    async def listen() -> HTTPServer:
-        server = HTTPServer(calls_app)
-        server.add_socket(socket)
-        return server
-
-    async def stop(server: HTTPServer) -> None:
-        server.stop()
-        await server.close_all_connections()
-
-    server = asyncio.run_coroutine_threadsafe(listen(), loop).result()
-    yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-    asyncio.run_coroutine_threadsafe(stop(server), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
 
 
 def invoke(url: str, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
