@@ -103,7 +103,7 @@ PATHS: Mapping[str, Json] = {
             "security": INVOKE,
             "responses": {
                 "200": answer("It is queued again.", "InvocationAnswer", QUEUED),
-                **guarded(404, 409, 429, 507),
+                **guarded(404, 409, 503, 507),
             },
         },
     },

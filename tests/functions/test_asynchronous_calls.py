@@ -11,6 +11,7 @@ import pytest
 from called import Function
 from contract import check_answer
 from testbed import Reply, Server, eventually
+from testbed.subscriber import Subscriber
 
 MIB = 1024 * 1024
 LATER = {"Prefer": "respond-async"}
@@ -218,6 +219,29 @@ def test_boto3_sends_an_event(function: Function) -> None:
     shown = over(function, answer["ResponseMetadata"]["RequestId"])
     assert shown["output"]["event"]["text"] == "by boto3"
     client.close()
+
+
+def test_the_stream_tells_each_end(function: Function) -> None:
+    """To those who ask for it, without the output; a stream of all has none."""
+    with (
+        Subscriber(function.server) as plain,
+        Subscriber(function.server, query="topic=invocation") as asked,
+        Subscriber(function.server, query="function=later") as of_function,
+    ):
+        for subscriber in (plain, asked, of_function):
+            subscriber.until(lambda frame: frame["type"] == "snapshot")
+        good, bad = accepted(function, {"do": "echo"}), accepted(function, {"do": "fail"})
+        for subscriber in (asked, of_function):
+            told: dict[str, Any] = {}
+            while len(told) < 2:
+                event = subscriber.event(lambda event: event["type"].startswith("io.qmaster.invocation."))
+                told[event["subject"]] = event
+            assert told[good]["type"] == "io.qmaster.invocation.completed"
+            assert told[bad]["type"] == "io.qmaster.invocation.failed"
+            assert told[bad]["data"]["error"]["type"] == "ValueError"
+            assert (told[good]["data"]["id"], told[good]["data"]["status"]) == (good, "succeeded")
+            assert "output" not in told[good]["data"]
+        assert not [event for event in plain.events if ".invocation." in event["type"]]
 
 
 def test_another_quartermasters_call_is_told(functions_server: Server) -> None:
