@@ -40,6 +40,7 @@ class FakeInvoker(AsyncInvoker):
         self.gate: asyncio.Event | None = None
         self.error: HttpError | None = None
         self.on_accept: Callable[[str], object] = lambda invocation_id: None
+        self.on_wait: Callable[[str], object] = lambda invocation_id: None
         self._keys: dict[str, tuple[str, str]] = {}
 
     def new_id(self) -> str:
@@ -73,6 +74,7 @@ class FakeInvoker(AsyncInvoker):
     ) -> InvocationView:
         self.asked.append(("when_over", invocation_id, seconds))
         self.left = left
+        self.on_wait(invocation_id)
         if self.gate:
             await self.gate.wait()
         return self._shown(invocation_id, by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -15,7 +16,7 @@ import click
 from ..errors import ConfigError
 from . import answers, tables
 from .base import FAILED, Connection, client_command, show, show_json, show_table
-from .client import ANSWER_WITHIN, ClientError, Json, Query, RetryPolicy
+from .client import ANSWER_WITHIN, LOOK_AGAIN, ClientError, Json, Query, RetryPolicy
 from .descriptors import ERR, OUT
 from .terminal import clean
 
@@ -130,7 +131,11 @@ async def when_over(to: Connection, invocation_id: str, seconds: float) -> Json:
         query = [("wait", f"{left:.3f}")]
         return await to.client.call("GET", path_of(invocation_id), query=query, within=left + ANSWER_WITHIN)
 
-    return await retry_policy.call(ask)
+    one = await retry_policy.call(ask)
+    while one["status"] not in OVER and time.monotonic() < until:  # a server that stops answers early
+        await asyncio.sleep(LOOK_AGAIN)
+        one = await retry_policy.call(ask)
+    return one
 
 
 async def print_end(to: Connection, one: Json) -> int:

@@ -89,6 +89,7 @@ class AsyncInvoker:
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}  # callers that wait for an end, by id
         self._counting = asyncio.Lock()
         self._counted = False
+        self._stopping = False
         versions.listeners.append(self._versions_changed)
 
     @property
@@ -176,7 +177,7 @@ class AsyncInvoker:
     async def when_over(
         self, invocation_id: str, seconds: float, left: asyncio.Future[None], by: Identity
     ) -> InvocationView:
-        """Return an invocation once it is over, or after so many seconds, or once ``left`` is done.
+        """Return an invocation once it is over, after so many seconds, once ``left`` is done, or at a stop.
 
         Raises:
             NotFound: the token sees no such invocation here.
@@ -185,7 +186,7 @@ class AsyncInvoker:
         self._waiters.setdefault(invocation_id, set()).add(ended)
         try:
             view = await self.get(invocation_id, by)
-            if view.is_over:
+            if view.is_over or self._stopping:
                 return view
             await asyncio.wait([ended, left], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -284,8 +285,11 @@ class AsyncInvoker:
         await self._attempts.run()
 
     def stop(self) -> None:
-        """Begin no more attempts."""
+        """Begin no more attempts, and let nobody wait for an end."""
+        self._stopping = True
         self._attempts.stop()
+        for invocation_id in self._waiters:
+            self._wake(invocation_id)
 
     async def close(self) -> None:
         """End what is going on; the next process takes it up."""
@@ -295,10 +299,13 @@ class AsyncInvoker:
         for line in self._backlog.of_function(name):
             self._attempts.look_at(line)
 
-    def _ended(self, row: Row) -> None:
-        for waiter in self._waiters.get(row.id, ()):
+    def _wake(self, invocation_id: str) -> None:
+        for waiter in self._waiters.get(invocation_id, ()):
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _ended(self, row: Row) -> None:
+        self._wake(row.id)
         view = row.view()
         for listener in self.listeners:
             try:

@@ -105,6 +105,18 @@ def test_one_without_output_is_told(url: str, invoker: FakeInvoker, status: str)
     assert (as_json.returncode, json.loads(as_json.stdout)["status"]) == (1, status)
 
 
+def test_a_wait_goes_on_over_a_restart(url: str, invoker: FakeInvoker) -> None:
+    """A server that stops answers at once, with what is known then."""
+
+    def end_later(one: str) -> None:
+        if len(invoker.asked) > 1:
+            invoker.end(one, status="succeeded", output="late")
+
+    invoker.on_wait = end_later
+    done = process(url, "invoke", "hello", "--async", "--wait", "60")
+    assert (done.returncode, done.stdout, len(invoker.asked)) == (0, b"late\n", 2)
+
+
 def test_an_accepted_call_is_named_if_the_wait_fails(url: str, invoker: FakeInvoker) -> None:
     """Its id must not be lost."""
     done = run(url, "invoke", "hello", "--async", "--wait", "86401")

@@ -452,6 +452,21 @@ async def test_waiting_for_an_end_has_a_limit(tmp_path: Path) -> None:
             await here.invoker.when_over("x", 60, left, ROOT)
 
 
+async def test_a_stop_ends_the_waits(tmp_path: Path) -> None:
+    """At once, and those that come later: callers must not hold up the end of quartermaster."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version())
+        here.stage.launcher.gate.clear()
+        invocation_id = await here.accept(called)
+        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = asyncio.create_task(here.invoker.when_over(invocation_id, 3600, left, ROOT))
+        await here.stage.settle()
+        here.invoker.stop()
+        async with asyncio.timeout(20):
+            assert (await waiting).status == "queued"
+            assert (await here.invoker.when_over(invocation_id, 3600, left, ROOT)).status == "queued"
+
+
 async def test_an_id_tells_where_the_invocation_is(tmp_path: Path) -> None:
     """It is a UUID; the error for another quartermaster's names its address."""
     made = new_id(("10.0.0.5", 9091))
