@@ -24,7 +24,7 @@ from run_service_cases import SEEN, FakeJournal, FakeReconciler, outcome
 
 from qmaster.auth.authenticator import Identity
 from qmaster.engine import Engine, ports
-from qmaster.engine.spec import Defaults, Instance
+from qmaster.engine.spec import Defaults, Instance, Job
 from qmaster.errors import (
     BadRequest,
     Conflict,
@@ -561,4 +561,31 @@ async def test_an_instance_of_unknown_outcome_is_looked_for() -> None:
     parts.swarm.fails["create"] = EngineAway("away")
     with pytest.raises(EngineAway):
         await parts.run_service.start_instance(run(), ROOT, MADE, None)
+    assert [intent.keyed for intent in parts.recovery.open] == [False]
+
+
+# -- jobs of functions
+
+JOB = Job("qm-job-1", "call-1", "in", "backup", 1, "config-1", f"busybox@{DIGEST}", kept=False)
+
+
+async def test_a_job_is_a_service_with_its_input() -> None:
+    """Under the policy of its publisher."""
+    parts = Components()
+    await parts.run_service.start_job(run(image="busybox", timeout=5), ROOT, JOB, None)
+    [(_, body, credentials)] = [call for call in parts.swarm.calls if call[0] == "create"]
+    assert (body["Name"], credentials) == ("qm-job-1", None)
+    assert "QMASTER_INPUT=in" in body["TaskTemplate"]["ContainerSpec"]["Env"]
+    with pytest.raises(Forbidden, match="networks"):
+        await parts.run_service.start_job(run(networks=["gone"]), ALICE, JOB, None)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_job_that_is_kept_outlives_a_kill_at_its_start(kept: bool) -> None:
+    """Its intent says so on disk; where its outcome is only unknown, it is tried again, so its run is removed."""
+    parts = Components()
+    parts.swarm.fails["create"] = EngineAway("away")
+    with pytest.raises(EngineAway):
+        await parts.run_service.start_job(run(), ROOT, JOB._replace(kept=kept), None)
+    assert [intent.keyed for intent in parts.journal.intents.values()] == [kept]
     assert [intent.keyed for intent in parts.recovery.open] == [False]
