@@ -10,6 +10,7 @@ from ..errors import (
     FunctionFailed,
     HttpError,
     InstanceDied,
+    NotFound,
     PayloadTooLarge,
     TooManyCalls,
 )
@@ -75,7 +76,9 @@ def unread(error: HttpError, last: bool) -> CallFailed | None:
     """Return what a call fails with whose output cannot be read; None: try again, unless it was the ``last`` try."""
     if isinstance(error, PayloadTooLarge):
         return FunctionFailed(TOO_LARGE, str(error))
-    return InstanceDied(f"the job has ended with exit code 0, but its output cannot be read: {error}") if last else None
+    if last or isinstance(error, NotFound):  # another client has removed the run
+        return InstanceDied(f"the job has ended with exit code 0, but its output cannot be read: {error}")
+    return None
 
 
 def content_type(body: bytes) -> str:

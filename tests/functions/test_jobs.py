@@ -331,6 +331,7 @@ async def test_a_job_that_has_started_meanwhile_is_not_given_up(stage: Stage) ->
     [
         (PayloadTooLarge("its output is over 9 bytes"), FunctionFailed, "Function.ResponseSizeTooLarge"),
         (EngineAway("no engine"), InstanceDied, "its output cannot be read"),
+        (NotFound("no such task"), InstanceDied, "its output cannot be read"),
     ],
 )
 @pytest.mark.gen_test

@@ -2,13 +2,15 @@
 
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from called import timed
-from testbed import Reply, Server, eventually
+from testbed import Bed, Reply, Server, Swarm, eventually
+from testbed.tidy import tidy
 
 from qmaster.models.functions import MAX_INPUT
 
@@ -194,3 +196,80 @@ def test_a_job_answers_a_function_url_and_awss_tools(functions_server: Server) -
     job.publish("exit 4", url="token")
     failed = functions_server.call("POST", "/2015-03-31/functions/web/invocations", body=b"{}")
     assert (failed.status, failed.headers["X-Amz-Function-Error"], failed["errorType"]) == (200, "Unhandled", "exit")
+
+
+# -- asynchronous calls ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(bed: Bed, functions_swarm: Swarm) -> Iterator[Server]:
+    """A quartermaster of a test, which may kill it."""
+    server = bed.server(functions_swarm.manager.host, bed.runtime())
+    server.start()
+    ready(server)
+    yield server
+    server.kill()
+    tidy(functions_swarm.manager, functions_swarm.nodes)
+
+
+def ready(server: Server) -> None:
+    eventually(lambda: server.call("GET", "/readyz").status == 200, 30, "it is ready")
+
+
+def accepted(job: Job, payload: bytes = b"{}") -> str:
+    """The id of an accepted call."""
+    headers = {"Prefer": "respond-async"}
+    reply = job.server.call("POST", f"{job.path}/invoke", body=payload, headers=headers)
+    assert reply.status == 202, reply.text
+    return str(reply["id"])
+
+
+def shown(server: Server, invocation: str, wait: float = 0) -> Reply:
+    reply = server.call("GET", f"/invocations/{invocation}?wait={wait}")
+    assert reply.status == 200, reply.text
+    return reply
+
+
+def test_an_asynchronous_job_is_run_again_until_it_succeeds(functions_server: Server) -> None:
+    """Each attempt is a run, with its error; an input that cannot be is not accepted."""
+    job = Job(functions_server, "again", "[ $(($(date +%s) % 3)) = 0 ] && echo 4", retries=10, retry_delay=1)
+    invocation = accepted(job)
+    ended = shown(functions_server, invocation, 100)
+    assert (ended["status"], ended["output"]) == ("succeeded", 4)
+    assert len({attempt["instance"] for attempt in ended["attempts"]}) == len(ended["attempts"])
+    assert {attempt["error"]["type"] for attempt in ended["attempts"][:-1]} <= {"exit"}
+    refused = functions_server.call("POST", f"{job.path}/invoke", body=b"\xff", headers={"Prefer": "respond-async"})
+    assert refused.status == 400
+
+
+@pytest.mark.patient
+@pytest.mark.parametrize("away", [0.0, 12.0], ids=["runs on", "ends meanwhile"])
+def test_an_asynchronous_job_survives_its_quartermaster(server: Server, away: float) -> None:
+    """Killed while the job runs: the next process takes its end, and starts it no second time."""
+    job = Job(server, f"survives-{int(away)}", 'sleep 6; echo "$QMASTER_INPUT"', retries=0)
+    invocation = accepted(job, b'{"a": 1}')
+    eventually(lambda: job.busy() == 1, 60, "it runs")
+    server.kill()
+    time.sleep(away)
+    server.start()
+    ready(server)
+    ended = shown(server, invocation, 60)
+    assert (ended["status"], ended["output"]) == ("succeeded", {"a": 1})
+    assert len(ended["attempts"]) == len(job.runs()) == 1
+    eventually(lambda: [run["status"] for run in job.runs()] == ["removed"], 60, "its run is removed")
+
+
+@pytest.mark.patient
+def test_a_job_that_is_lost_while_quartermaster_is_away_is_run_again(server: Server, functions_swarm: Swarm) -> None:
+    """Its run is gone, so its attempt has failed."""
+    job = Job(server, "lost", "sleep 4; echo done", retries=1, retry_delay=0.1)
+    invocation = accepted(job)
+    eventually(lambda: job.busy() == 1, 60, "it runs")
+    name = shown(server, invocation)["attempts"][0]["instance"]
+    server.kill()
+    functions_swarm.manager.cli("service", "rm", name)
+    server.start()
+    ready(server)
+    ended = shown(server, invocation, 60)
+    assert (ended["status"], ended["output"]) == ("succeeded", "done\n")
+    assert [bool(attempt["error"]) for attempt in ended["attempts"]] == [True, False]
