@@ -29,6 +29,7 @@ class FakeJournal(Fake, Journal):
 
     def __init__(self) -> None:
         super().__init__()
+        self.id = "0a0b0c0d"
         self.stored: dict[str, Service] = {}
         self.intents: dict[str, Intent] = {}
         self.outcomes: dict[str, bytes] = {}

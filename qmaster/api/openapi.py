@@ -15,7 +15,7 @@ from .. import __version__
 from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, problem
 from ..events import cloudevents, frames
 from ..models.requests import MAX_BODY, RunRequest, StopRequest
-from ..models.responses import Accepted, Node, Reason, Service, Status
+from ..models.responses import Accepted, CallbackView, Node, Reason, Service, Status
 from . import openapi_calls, openapi_functions, openapi_invocations
 from .openapi_parts import (
     FLAG,
@@ -69,6 +69,7 @@ FIELDS: Mapping[str, str] = {
     "wait": "Seconds, or `true` (60): answer when the run has ended, with its result.",
     "timeout": "Seconds: end the run when it has run that long, counted from the start of its container.",
     "ttl": "Seconds from its end until it is removed; 0: at once. `never`: it stays until it is stopped.",
+    "callback": "A URL that gets the event of the run's end, signed. The server's `--callbacks` names where it may be.",
     "pids_limit": "The most processes and threads, by default 1,024; 0: no limit.",
     "cap_drop": "Linux capabilities to drop, or `ALL`. By default `NET_RAW`, `MKNOD` and `AUDIT_WRITE`.",
     "no_new_privileges": "Whether set-user-id programs gain no privileges. Services need Docker 25 or newer.",
@@ -139,6 +140,7 @@ SERVICE: Json = {
     "cpus": None,
     "timeout": 30.0,
     "ttl": 600.0,
+    "callback": None,
     "restarts": 0,
     "last_exit": None,
     "attempts": [],
@@ -543,6 +545,7 @@ def _schemas() -> dict[str, Json]:
         *openapi_invocations.MESSAGES,
         Accepted,
         Service,
+        CallbackView,
         Node,
         cloudevents.CloudEvent,
         *get_args(frames.Message),
@@ -575,14 +578,27 @@ def _answers(service: Json, accepted: Json) -> dict[str, Json]:
         "description": "Settings of the run that are not in force. Only if there are any.",
     }
     view = {"success": success, **service["properties"]}
-    started = {"type": "object", "properties": {**view, "warnings": warnings}, "required": accepted["required"]}
+    callbacks = {
+        **_array("CallbackView"),
+        "description": "What became of its callback, at the quartermaster that sends it. Only if it has a `callback`.",
+    }
+    started = {
+        "type": "object",
+        "properties": {**view, "warnings": warnings, "callbacks": callbacks},
+        "required": accepted["required"],
+    }
     return {
         "RunAnswer": {
             **started,
             "dependentRequired": {name: service["required"] for name in service["required"] if name != "id"},
             "description": "With `wait` all fields of `Service`; else `success` and `id`.",
         },
-        "StatusAnswer": {**_object(**view), "description": "A `Service` with `success`."},
+        "StatusAnswer": {
+            "type": "object",
+            "properties": {**view, "callbacks": callbacks},
+            "required": list(view),
+            "description": "A `Service` with `success`.",
+        },
         "StopAnswer": _object(success=success, id=accepted["properties"]["id"]),
         "ListAnswer": _object(success=success, cursor=STRING, services=_array("Service")),
         "NodesAnswer": _object(success=success, cursor=STRING, nodes=_array("Node")),

@@ -26,6 +26,8 @@ FIELDS: Mapping[str, str] = {
     "max_age": "Seconds after which an asynchronous call is given up.",
     "retry_delay": "Seconds before the second attempt of an asynchronous call, doubled for each further one.",
     "schedules": "When the function is called by itself, and with what.",
+    "on_success": "A URL that gets the event of an asynchronous call that succeeded, signed.",
+    "on_failure": "A URL that gets the event of an asynchronous call that is dead, signed.",
     "url": "The function URL: `none`, `token` for callers with a token, or `public` for everyone.",
 }
 SCHEDULE_FIELDS: Mapping[str, str] = {

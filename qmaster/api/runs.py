@@ -94,7 +94,9 @@ class ServicesHandler(BaseHandler):
 
     async def _answer_run(self, run: Service, status: HTTPStatus = HTTPStatus.OK, warnings: Sequence[str] = ()) -> None:
         self.log_fields["run"] = run.id
-        told = {"warnings": warnings} if warnings else {}
+        told: dict[str, object] = {"warnings": warnings} if warnings else {}
+        if run.callback is not None:
+            told["callbacks"] = await self.run_service.callbacks(run)
         await self.answer({"success": True, **told, **msgspec.structs.asdict(run)}, status)
 
     async def _when_over(self, run_id: str, seconds: float, identity: Identity) -> Service:

@@ -93,6 +93,7 @@ FIELDS = (
     ),
     click.option("--timeout", type=float, metavar="SECONDS", help="End it after running that long."),
     click.option("--ttl", type=_Ttl(), metavar="SECONDS|never", help="Remove it that long after its end."),
+    click.option("--callback", metavar="URL", help="A URL that is told of its end."),
     click.option("--pids-limit", type=int, metavar="N", help="Processes at most; 0: no limit."),
     click.option(
         "--cap-drop",

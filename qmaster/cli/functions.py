@@ -55,6 +55,8 @@ OWN = (
         metavar="SECONDS",
         help="Time before the second attempt; doubled for each further one.",
     ),
+    click.option("--on-success", metavar="URL", help="A URL that is told of asynchronous calls that succeeded."),
+    click.option("--on-failure", metavar="URL", help="A URL that is told of asynchronous calls that are dead."),
     click.option(
         "--schedule",
         "schedules",

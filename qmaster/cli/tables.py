@@ -268,11 +268,13 @@ def details(one: Json) -> list[str]:
     if last:
         shown["last exit"] = _ended(last)
     attempts = shown.pop("attempts", None) or []
+    told = shown.pop("callbacks", None) or []
     for key in ("timeout", "ttl"):
         if shown.get(key) is not None:
             shown[key] = f"{shown[key]:g} s"
     lines = [(key, value) for key, value in shown.items() if value is not None]
     lines += [("attempt", _ended(attempt)) for attempt in attempts]
+    lines += [("told", _told(callback)) for callback in told]
     return [f"{key + ':':<13} {clean(str(value))}" for key, value in lines]
 
 
@@ -304,6 +306,15 @@ def _said(kind: str, data: Json) -> str:
 
 def _ended(attempt: Json) -> str:
     return f"{_end(None, attempt['exit_code'], attempt['error'])} at {attempt['finished_at']}".strip()
+
+
+def _told(callback: Json) -> str:
+    """Return what became of a callback."""
+    if callback["delivered_at"]:
+        return f"at {callback['delivered_at']}"
+    return (
+        f"not yet, {callback['attempts']} tries{': ' if callback['last_error'] else ''}{callback['last_error'] or ''}"
+    )
 
 
 def _end(reason: str | None, code: int | None, error: str | None) -> str:

@@ -13,6 +13,9 @@ TIMEOUT = LABEL_PREFIX + "timeout"
 TTL = LABEL_PREFIX + "ttl"
 BODY = LABEL_PREFIX + "body"
 
+CALLBACK = LABEL_PREFIX + "callback"  # the URL that is told of a run's end
+CALLBACK_BY = LABEL_PREFIX + "callback-by"  # the id of the quartermaster that accepted the run, and so tells it
+
 MIB = 1024 * 1024
 
 FUNCTION = LABEL_PREFIX + "function"  # a function's name, on its versions and its instances

@@ -17,6 +17,8 @@ from ..models.images import Reference
 from ..models.requests import NEVER, PIDS_LIMIT, Key, RunRequest, Ttl, entrypoint_words, words
 from .labels import (
     BODY,
+    CALLBACK,
+    CALLBACK_BY,
     FUNCTION,
     FUNCTION_NUMBER,
     FUNCTION_VERSION,
@@ -36,7 +38,7 @@ KEPT_JOB = 86_400.0  # seconds that an ended job stays whose quartermaster is aw
 NO_HEALTHCHECK = {"Test": ["NONE"]}
 
 # A container inherits its image's labels unless it sets them itself: an image must not set quartermaster's.
-_NOT_OF_THE_IMAGE = dict.fromkeys((KEY, BODY, TIMEOUT, TTL), "")
+_NOT_OF_THE_IMAGE = dict.fromkeys((KEY, BODY, TIMEOUT, TTL, CALLBACK, CALLBACK_BY), "")
 _CONTAINER_RESTART = {"none": "no", "on-failure": "on-failure", "any": "always"}
 
 
@@ -62,12 +64,21 @@ LOG_OPTIONS = {"max-size": "20m", "max-file": "5"}
 
 
 class Stamp(NamedTuple):
-    """What quartermaster adds to a run: its name, owner, key, and a nonce that identifies this creation."""
+    """What quartermaster adds to a run.
+
+    Attributes:
+        name: of the run.
+        owner: the name of the token.
+        nonce: identifies this creation.
+        key: of the request.
+        quartermaster: the id of the one that accepts the run.
+    """
 
     name: str
     owner: str
     nonce: str
     key: Key | None = None
+    quartermaster: str = ""
 
 
 RUNTIME_DOMAIN = "qm.internal"  # the secret of an instance is its host name in this domain
@@ -103,11 +114,11 @@ class Instance(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
-def stamp(request: RunRequest, owner: str, key: Key | None = None) -> Stamp:
+def stamp(request: RunRequest, owner: str, key: Key | None = None, quartermaster: str = "") -> Stamp:
     """Return the stamp of a new run; choose its name if none was given, as Docker's own random names collide."""
     nonce = _nonce()
     name = key.name if key else request.name or f"{_stem(request.image)}-{nonce}"
-    return Stamp(name, owner, nonce, key)
+    return Stamp(name, owner, nonce, key, quartermaster)
 
 
 def instance_stamp(made: Instance, owner: str) -> Stamp:
@@ -329,6 +340,8 @@ def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, s
         labels[TIMEOUT] = _duration(timeout)
     if ttl is not None:
         labels[TTL] = _duration(ttl)
+    if request.callback is not None:
+        labels |= {CALLBACK: request.callback, CALLBACK_BY: mark.quartermaster}
     if mark.key is not None:
         labels |= {KEY: mark.key.name, BODY: mark.key.body}
     return labels

@@ -70,6 +70,7 @@ def drop_old(db: sqlite3.Connection, too_old: float, keep: int) -> dict[str, int
     db.execute("DELETE FROM outcomes WHERE at < ? AND id NOT IN (SELECT id FROM records)", (too_old,))
     db.execute("DELETE FROM answers WHERE at < ?", (time.time() - ANSWERS_KEPT_FOR,))
     db.execute("DELETE FROM invocations WHERE ended < ?", (too_old,))
+    db.execute("DELETE FROM callbacks WHERE state = 'over' AND at < ?", (too_old,))
     return pruned(db)
 
 
@@ -88,7 +89,8 @@ def deletable(db: sqlite3.Connection) -> dict[str, int]:
             " UNION ALL SELECT owner, size FROM records WHERE removed"
             f" UNION ALL SELECT owner, size FROM outcomes WHERE {_OF_REMOVED}"
             " UNION ALL SELECT owner, size FROM invocations WHERE ended IS NOT NULL"
-            " UNION ALL SELECT owner, size FROM answers WHERE answer IS NOT NULL) GROUP BY owner"
+            " UNION ALL SELECT owner, size FROM answers WHERE answer IS NOT NULL"
+            " UNION ALL SELECT owner, size FROM callbacks WHERE state = 'over') GROUP BY owner"
         )
     )
 
@@ -105,6 +107,7 @@ def _drop_oldest(db: sqlite3.Connection, owner: str, amount: int) -> int:
     db.execute(f"DELETE FROM outcomes WHERE owner = ? AND at <= ? AND {_OF_REMOVED}", (owner, at))  # noqa: S608
     db.execute("DELETE FROM answers WHERE answer IS NOT NULL AND owner = ? AND at <= ?", (owner, at))
     db.execute("DELETE FROM invocations WHERE owner = ? AND ended <= ?", (owner, at))
+    db.execute("DELETE FROM callbacks WHERE state = 'over' AND owner = ? AND at <= ?", (owner, at))
     return db.total_changes - before
 
 
@@ -116,6 +119,7 @@ def _by_age(db: sqlite3.Connection, owner: str) -> Iterator[tuple[float, int, in
         f"SELECT at, size, 0 FROM outcomes WHERE owner = ? AND {_OF_REMOVED} ORDER BY at",  # noqa: S608
         "SELECT at, size, 0 FROM answers WHERE answer IS NOT NULL AND owner = ? ORDER BY at",
         "SELECT ended, size, 0 FROM invocations WHERE ended IS NOT NULL AND owner = ? ORDER BY ended",
+        "SELECT at, size, 0 FROM callbacks WHERE state = 'over' AND owner = ? ORDER BY at",
     )
     return heapq.merge(*(db.execute(query, (owner,)) for query in queries))
 

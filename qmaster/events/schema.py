@@ -97,6 +97,21 @@ CREATE TABLE IF NOT EXISTS ticks (
 ) WITHOUT ROWID;
 """
 
+# Callbacks; ``due`` is set while they wait. An older version ignores the table.
+CALLBACKS = """
+CREATE TABLE IF NOT EXISTS callbacks (
+    id TEXT PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, event TEXT NOT NULL, owner TEXT NOT NULL,
+    url TEXT NOT NULL, prefix TEXT NOT NULL, state TEXT NOT NULL, at REAL NOT NULL, due REAL,
+    attempts INTEGER NOT NULL DEFAULT 0, delivered_at TEXT, last_error TEXT, size INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS callbacks_of ON callbacks (subject);
+CREATE INDEX IF NOT EXISTS callbacks_due ON callbacks (prefix, owner, due) WHERE state = 'waiting';
+CREATE INDEX IF NOT EXISTS callbacks_waiting ON callbacks (owner) WHERE state = 'waiting';
+CREATE INDEX IF NOT EXISTS callbacks_armed ON callbacks (subject) WHERE state = 'armed';
+CREATE INDEX IF NOT EXISTS callbacks_over ON callbacks (owner, at, size) WHERE state = 'over';
+CREATE TABLE IF NOT EXISTS callback_hosts (host TEXT PRIMARY KEY, reach TEXT NOT NULL) WITHOUT ROWID;
+"""
+
 # MIGRATIONS[n] turns a file of schema version n into one of version n + 1.
 MIGRATIONS: dict[int, str] = {
     1: """
@@ -181,7 +196,7 @@ def _add_computed(db: sqlite3.Connection) -> None:
     columns = {row[1] for row in db.execute("PRAGMA table_xinfo(records)")}
     steps = {"created": ADD_CREATED, "function": ADD_FUNCTION}
     step = " ".join(step for column, step in steps.items() if column not in columns)
-    db.executescript(f"BEGIN; {step} {INDEXES} {ANSWERS} {INVOCATIONS} {TICKS} COMMIT;")
+    db.executescript(f"BEGIN; {step} {INDEXES} {ANSWERS} {INVOCATIONS} {TICKS} {CALLBACKS} COMMIT;")
 
 
 def scalar(db: sqlite3.Connection, query: str) -> int:

@@ -24,6 +24,7 @@ from ..models.responses import mask
 from ..models.validation import quote
 from . import versions
 from .versions import Version, VersionStore
+from .webhooks import Receivers
 
 KEPT = 10  # versions of a function
 TRIES = 32  # numbers to try, one for each publisher at this moment
@@ -49,6 +50,9 @@ class FunctionService:
         rules: the server's rules for runs.
         stats: what this quartermaster does for a function now.
         holder: returns the holder of the token with this name, None if there is none.
+
+    Attributes:
+        receivers: where callbacks may go.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class FunctionService:
         self._rules = rules
         self._stats = stats
         self._holder = holder
+        self.receivers = Receivers()
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
@@ -179,6 +184,8 @@ class FunctionService:
             Forbidden: the policy forbids it.
         """
         policy.check_function(by.grant, name, spec.url)
+        self.receivers.check("on_success", spec.on_success)
+        self.receivers.check("on_failure", spec.on_failure)
         return policy.allow(spec.request(), by.grant, *self._rules)
 
     async def _require_objects(self, request: RunRequest) -> None:

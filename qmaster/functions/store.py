@@ -9,13 +9,15 @@ import itertools
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..events.journal import Journal
 from ..events.retention import ANSWERS_KEPT_FOR
 from ..models.invocations import InvocationAttempt, InvocationError, InvocationView, Status, with_output
+from ..models.responses import CallbackView
+from ..runs.callbacks import read_views
 
 Write = Callable[[sqlite3.Connection], object]
 
@@ -247,11 +249,15 @@ class InvocationStore:
             f"SELECT output, content_type, {_SMALL} FROM invocations"  # noqa: S608 - text of ours
             " WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)"
         )
-        found = await self._journal.read(lambda db: db.execute(query, (invocation_id, owner)).fetchone())
+
+        def read(db: sqlite3.Connection) -> tuple[tuple[Any, ...] | None, list[CallbackView]]:
+            return db.execute(query, (invocation_id, owner)).fetchone(), read_views(db, "invocation", invocation_id)
+
+        found, callbacks = await self._journal.read(read)
         if found is None:
             return None
         output, content_type, *small = found
-        view = _row(small).view()
+        view = msgspec.structs.replace(_row(small).view(), callbacks=callbacks)
         return view if output is None else with_output(view, output, content_type or "")
 
     async def listing(

@@ -14,6 +14,7 @@ from .requests import MIN_TIMEOUT, RunFields, RunRequest, convert
 from .responses import Time
 from .schedules import INSTEAD as SCHEDULE_INSTEAD
 from .schedules import MAX_SCHEDULES, Schedule, ScheduleView
+from .urls import MAX_URL, check_url
 from .validation import answer, quote, squeezed
 
 T = TypeVar("T")
@@ -50,7 +51,6 @@ Seconds = Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_CALL)]
 _NO_AUTH = "not supported, as later instances need it too; the server's --registry-auth-file has the credentials"
 _REPLACED = "not needed: an instance that ends is replaced when there are calls"
 _CALLED = "not supported: an instance asks for its calls; use url for a function URL"
-_LATER = "not supported yet"
 # Words of /run, of Lambda and of Knative, in lower case without - and _; before those of ``ANSWERS``.
 INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(
@@ -103,7 +103,7 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("maximumeventageinseconds", "eventage"), "use max_age"),
     **dict.fromkeys(("retryinterval", "backoff"), "use retry_delay"),
     **dict.fromkeys(("schedule", "cron", "crontab", "timer", "timezone"), "use schedules: a list, each with cron"),
-    **dict.fromkeys(("onsuccess", "onfailure", "callback"), _LATER),
+    **dict.fromkeys(("callback", "destinationconfig", "webhook"), "use on_success and on_failure"),
 }
 
 
@@ -127,11 +127,15 @@ class FunctionSpec(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=T
     retry_delay: Seconds = 60.0
     url: Url = "none"
     schedules: Annotated[list[Schedule], Meta(max_length=MAX_SCHEDULES)] = msgspec.field(default_factory=list)
+    on_success: Annotated[str, Meta(max_length=MAX_URL)] | None = None
+    on_failure: Annotated[str, Meta(max_length=MAX_URL)] | None = None
 
     def __post_init__(self) -> None:
         self.request()
         if self.runtime == "job":
             self._check_job()
+        check_url("on_success", self.on_success)
+        check_url("on_failure", self.on_failure)
         if self.min_instances > self.max_instances:
             raise ValueError(f"min_instances: expected at most max_instances, {self.max_instances}")
         for name in sorted((OWN_ENV_OF_JOBS if self.runtime == "job" else OWN_ENV) & self.env.keys()):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from .responses import Time
+from .responses import CallbackView, Time
 
 Status = Literal["queued", "running", "succeeded", "dead", "cancelled"]
 STATUSES: tuple[Status, ...] = ("queued", "running", "succeeded", "dead", "cancelled")
@@ -30,15 +30,6 @@ class InvocationAttempt(Struct, frozen=True, kw_only=True):
     ended_at: Time | None = None
     instance: str | None = None
     error: InvocationError | None = None
-
-
-class CallbackView(Struct, frozen=True, kw_only=True):
-    """What is known of the delivery of a callback."""
-
-    url: str
-    delivered_at: Time | None = None
-    attempts: int = 0
-    last_error: str | None = None
 
 
 class InvocationView(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from ..errors import BadRequest
 from .credentials import BOM, Credentials
 from .images import Reference
+from .urls import MAX_URL, check_url
 from .validation import answer, explain, quote
 
 T = TypeVar("T")
@@ -139,6 +140,7 @@ class RunRequest(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=Tru
     wait: bool | Annotated[float, Meta(ge=0, le=MAX_WAIT)] = False
     timeout: Annotated[float, Meta(ge=MIN_TIMEOUT, le=MAX_SECONDS)] | None = None
     ttl: Ttl | None = None
+    callback: Annotated[str, Meta(max_length=MAX_URL)] | None = None
 
     def __post_init__(self) -> None:
         Reference.parse(self.image)
@@ -149,6 +151,7 @@ class RunRequest(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=Tru
             )
         self.credentials()
         _check_text("workdir", [self.workdir or ""])
+        check_url("callback", self.callback)
         _check_labels(self.labels)
         _check_env(self.env)
         _check_ports(self.ports)

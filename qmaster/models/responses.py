@@ -126,12 +126,22 @@ class FunctionRef(Struct, frozen=True, gc=False):
     version: int
 
 
+class CallbackView(Struct, frozen=True, kw_only=True):
+    """What became of a callback: ``attempts`` counts its tries; ``last_error`` is why the last that failed did."""
+
+    url: str
+    delivered_at: Time | None = None
+    attempts: int = 0
+    last_error: str | None = None
+
+
 class Service(Struct, frozen=True, kw_only=True, gc=False):
     """A service or a plain container, as every answer shows it.
 
     Times are RFC 3339, memory is MiB, ``timeout`` and ``ttl`` are seconds. ``result`` is null until it is read.
     ``restarts`` counts the attempts that ended and were followed by another; ``last_exit`` is the latest of them.
     ``attempts`` are those of a run that is restarted which have ended: the newest ones, the newest last.
+    ``callback`` is the URL that is told of its end.
     """
 
     id: str
@@ -154,6 +164,7 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     cpus: float | None
     timeout: float | None = None
     ttl: float | None = None
+    callback: str | None = None
     restarts: int = 0
     last_exit: LastExit | None = None
     attempts: tuple[Attempt, ...] = ()

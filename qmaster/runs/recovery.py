@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import structlog
 
 from ..engine.containers import Containers
-from ..engine.labels import RUN
+from ..engine.labels import CALLBACK, CALLBACK_BY, OWNER, RUN
 from ..engine.services import Swarm
 from ..errors import HttpError
 from ..events.journal import Journal
 from ..events.rows import Intent
+from .callbacks import CallbackStore
 
 LOOK_EVERY = 1.0  # seconds
 AT_ONCE = 8  # intents; half of the slots for calls to the engine
@@ -23,12 +24,17 @@ log = structlog.get_logger(__name__)
 
 
 class Recovery:
-    """Finds such runs by name. A run with a key is kept for the retry of its request; any other is removed."""
+    """Finds such runs by name. A run with a key is kept for the retry of its request; any other is removed.
 
-    def __init__(self, swarm: Swarm, containers: Containers, journal: Journal) -> None:
+    Attributes:
+        callbacks: of runs; a run's is kept when the run is created, or found here.
+    """
+
+    def __init__(self, swarm: Swarm, containers: Containers, journal: Journal, callbacks: CallbackStore) -> None:
         self._swarm = swarm
         self._containers = containers
         self._journal = journal
+        self.callbacks = callbacks
         self._open: dict[str, Intent] = {}  # by nonce; of an earlier process, or handed over by ``look_for``
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._missed: dict[str, float] = {}  # nonce → when the engine first said that the run does not exist
@@ -79,6 +85,7 @@ class Recovery:
         if raw is None or labels.get(RUN) != intent.nonce:
             return False
         if intent.keyed:
+            await self._arm(raw["ID"] if intent.type == "service" else raw["Id"], labels)
             log.info("orphan_adopted", name=intent.name, type=intent.type)
             if intent.type == "container" and raw["State"]["Status"] == "created":  # it was never started
                 await self._containers.start(raw["Id"])
@@ -89,3 +96,9 @@ class Recovery:
         else:
             await self._containers.remove(raw["Id"])
         return True
+
+    async def _arm(self, run_id: str, labels: Mapping[str, str]) -> None:
+        """Keep the callback of a run with a key, as its retry is answered without a look at it."""
+        url = labels.get(CALLBACK)
+        if url and labels.get(CALLBACK_BY) == self._journal.id:
+            await self.callbacks.arm(run_id, labels.get(OWNER, ""), url)

@@ -34,7 +34,7 @@ from ..events.rows import Intent
 from ..models import results
 from ..models.credentials import Credentials
 from ..models.requests import Key, Kind, RunRequest, Started
-from ..models.responses import ROOT, Node, Service, warn_of_older_nodes
+from ..models.responses import ROOT, CallbackView, Node, Service, warn_of_older_nodes
 from .idempotency import IdempotencyStore
 from .listing import Listing, ListQuery
 from .reaper import Reaper
@@ -63,12 +63,14 @@ class RunConfig(NamedTuple):
         registries: the allowed registries of images; empty: any.
         reserved_ports: the ports that no run may publish, with what each is.
         own_container: the id of the container that this process runs in, or None.
+        check_callback: raises Forbidden if the URL of a field is none that callbacks may go to.
     """
 
     defaults: spec.Defaults
     registries: Collection[str] = ()
     reserved_ports: Mapping[ports.Port, str] = ports.SWARM
     own_container: str | None = None
+    check_callback: Callable[[str, str | None], None] = lambda field, url: None
 
 
 class RunService:
@@ -93,6 +95,7 @@ class RunService:
         self._reconciler = reconciler
         self._reaper = reaper
         self._recovery = recovery
+        self._callbacks = recovery.callbacks
         self._config = config
         self._reserved_ports = dict(config.reserved_ports)
         self._itself = _Itself(engine, config.own_container)
@@ -117,6 +120,7 @@ class RunService:
                 unless it has a key.
         """
         request = self.check(request, by)
+        self._config.check_callback("callback", request.callback)
         if request.ports:
             own_ports = await self._itself.published_ports()
             ports.check(request.ports, self._reserved_ports | dict.fromkeys(own_ports, ports.OWN))
@@ -125,7 +129,7 @@ class RunService:
         return await self._idempotency.once(key, lambda: self._start(request, by, key))
 
     async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> Started:
-        mark = spec.stamp(request, by.name, key)
+        mark = spec.stamp(request, by.name, key, self._callbacks.quartermaster)
         warnings: list[str] = []  # parts of the request that could not be met
         with self._starting.counted(request, mark, by):
             run_id = await self._make(request, mark, warnings)
@@ -217,14 +221,14 @@ class RunService:
         if request.no_new_privileges:
             nodes = await self._reconciler.listed_nodes()
             warnings += warn_of_older_nodes(nodes, named=mark.owner == ROOT)
-        return await self._create_service(body, mark, intent, credentials)
+        return await self._create_service(body, mark, intent, credentials, request.callback)
 
     async def _objects(self, request: RunRequest) -> spec.Objects:
         swarm = self._engine.swarm
         return spec.Objects(await swarm.network_ids(request.networks), await swarm.secret_ids(request.secrets))
 
     async def _create_service(
-        self, body: Json, mark: spec.Stamp, intent: Intent, credentials: Credentials | None
+        self, body: Json, mark: spec.Stamp, intent: Intent, credentials: Credentials | None, callback: str | None = None
     ) -> str:
         swarm = self._engine.swarm
         await self._journal.intend(intent)
@@ -233,6 +237,7 @@ class RunService:
         except HttpError as error:
             raise self._port_taken(error, mark.owner) or error from None
         try:
+            await self._arm(service_id, mark, callback)
             await self._reconciler.adopt_service(service_id, body, mark.nonce)
         except JournalUnwritable:
             if mark.key is None:  # not acknowledged; with a key, a retry will find it
@@ -247,12 +252,17 @@ class RunService:
         await self._journal.intend(intent)
         container_id = await containers.create(body, mark.name, credentials, request.pulls)
         try:
+            await self._arm(container_id, mark, request.callback)
             await self._reconciler.adopt_container(container_id, mark.nonce)
         except JournalUnwritable:
             if mark.key is None:
                 await containers.remove(container_id)
             raise
         return container_id
+
+    async def _arm(self, run_id: str, mark: spec.Stamp, callback: str | None) -> None:
+        if callback is not None:
+            await self._callbacks.arm(run_id, mark.owner, callback)
 
     def _port_taken(self, error: HttpError, owner: str) -> PortTaken | None:
         """Return the error that another service has the port; it names the service only if the token may see it."""
@@ -322,6 +332,14 @@ class RunService:
         view = await self._find(name_or_id, by)
         await self.waiters.until_over(view, seconds, left)
         return await self.status(view.id, by)
+
+    async def callbacks(self, view: Service) -> list[CallbackView]:
+        """Return what became of the callback of a run; nothing if another quartermaster sends it."""
+        if view.callback is None:
+            return []
+        with contextlib.suppress(JournalUnwritable):
+            return await self._callbacks.views("run", view.id)
+        return []
 
     def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
         """Yield the swarm's services and quartermaster's containers on this engine as JSON, in pages, the newest first.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..engine.labels import END, FUNCTION, FUNCTION_NUMBER, IDLE, MIB, OWNER, TIMEOUT, TTL, UPDATED
+from ..engine.labels import CALLBACK, END, FUNCTION, FUNCTION_NUMBER, IDLE, MIB, OWNER, TIMEOUT, TTL, UPDATED
 from ..models.requests import LABEL_PREFIX, MAX_SECONDS
 from ..models.responses import FunctionRef, LastExit, Node, Reason, Replicas, Reserved, Result, Service, Status, Task
 
@@ -135,6 +135,7 @@ def make_view(verdict: Verdict, labels: Mapping[str, str], result: Result | None
         removed_at=None,
         timeout=duration(labels.get(TIMEOUT)),
         ttl=duration(labels.get(TTL)),
+        callback=labels.get(CALLBACK) or None,
         function=_function(labels),
         result=result,
         **fields,

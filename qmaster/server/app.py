@@ -47,9 +47,11 @@ from ..functions.schedules import Scheduler
 from ..functions.service import FunctionService
 from ..functions.store import InvocationStore
 from ..functions.versions import VersionStore
+from ..functions.webhooks import Receivers
 from ..models.functions import FunctionStats, FunctionVersion
 from ..models.images import check_registry
 from ..models.responses import Node, Service
+from ..runs.callbacks import CallbackStore
 from ..runs.logs import LogReader
 from ..runs.outputs import OutputReader
 from ..runs.reaper import Reaper
@@ -57,6 +59,7 @@ from ..runs.reconciler import Reconciler, service_tags
 from ..runs.recovery import Recovery
 from ..runs.results import ResultCollector
 from ..runs.service import RunConfig, RunService
+from .callbacks import Callbacks
 from .config import SHORT_TOKEN, Config, tls_context
 from .instances import Instances, Place, Runners
 from .metrics import Metrics, Sources
@@ -97,6 +100,7 @@ class Runs(NamedTuple):
     reaper: Reaper
     recovery: Recovery
     service: RunService
+    callbacks: Callbacks
 
 
 class Functions(NamedTuple):
@@ -191,6 +195,7 @@ class Server:
             await self.functions.instances.close()
         await self.runs.reaper.close()
         await self.runs.collector.close()
+        await self.runs.callbacks.close()
         await self.journal.close()
         await self.engine.close()
 
@@ -255,6 +260,7 @@ class Server:
             return msgspec.structs.replace(instances.dispatcher.stats(name), schedules=scheduler.views(name))
 
         service = FunctionService(store, engine.swarm, registry_auth, rules, stats, publishers.holder)
+        runs.callbacks.tell_of_functions(service, asynchronous)
         return Functions(store, announcer, registry_auth, service, instances, asynchronous, ends, scheduler)
 
     def _read_metrics(self) -> None:
@@ -316,6 +322,7 @@ class Server:
             self.watcher.renew(),
             self.runs.reconciler.run(),
             self.runs.recovery.run(),
+            self.runs.callbacks.run(),
             self._resume(),
             self._beat(),
             self._check(),
@@ -386,22 +393,31 @@ def build_runs(
     metrics: Metrics,
     max_kept: Callable[[str], int | None],
 ) -> Runs:
-    """Make the parts that start, watch, stop and end runs; ``max_kept`` says how many ended ones an owner keeps."""
+    """Make the parts that start, watch, stop and end runs; ``max_kept`` says how many ended ones an owner keeps.
+
+    Raises:
+        ConfigError: a prefix of callbacks, or their key file, is wrong.
+    """
     reconciler = Reconciler(
         engine.swarm, engine.containers, journal, broker.publish, metrics.event, lambda: engine.health.node_id
     )
     collector = ResultCollector(engine.logs, journal, reconciler, config.output_limit)
     reaper = Reaper(engine.swarm, engine.containers, journal, reconciler, collector, max_kept)
-    recovery = Recovery(engine.swarm, engine.containers, journal)
+    recovery = Recovery(engine.swarm, engine.containers, journal, CallbackStore(journal))
+    receivers = Receivers(config.callbacks, config.webhook_key_file)
+    receivers.load()
     options = RunConfig(
         Defaults(config.memory, config.timeout or None, config.ttl or None),
         _registries(config.registries),
         {**ports.SWARM, **ports.of_engine(config.docker_host)},
         own_container_id(),
+        receivers.check,
     )
     service = RunService(engine, journal, reconciler, reaper, recovery, options)
     reconciler.listeners += [collector.notice, reaper.notice, service.waiters.notice]
-    return Runs(reconciler, collector, reaper, recovery, service)
+    callbacks = Callbacks(receivers, recovery.callbacks, journal, reconciler)
+    reconciler.listeners.append(callbacks.of_runs.notice)
+    return Runs(reconciler, collector, reaper, recovery, service, callbacks)
 
 
 def build_events(journal: Journal, broker: Broker, reconciler: Reconciler) -> EventStream:

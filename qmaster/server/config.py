@@ -122,6 +122,18 @@ OPTIONS = (
         "",
         "The IP address at which instances reach this server; empty: this node's swarm address.",
     ),
+    Option(
+        "--callbacks",
+        "QMASTER_CALLBACKS",
+        "",
+        "URL prefixes that callbacks may go to, separated by commas; empty: none are sent.",
+    ),
+    Option(
+        "--webhook-key-file",
+        "QMASTER_WEBHOOK_KEY_FILE",
+        "",
+        "A file with the key, or the key of each prefix, that signs callbacks.",
+    ),
     Option("--tls-cert", "QMASTER_TLS_CERT", "", "A certificate chain (PEM) to serve HTTPS with."),
     Option("--tls-key", "QMASTER_TLS_KEY", "", "The certificate's private key (PEM)."),
     Option(
@@ -159,6 +171,8 @@ class Config:
     registry_auth_file: str
     runtime_port: int
     advertise: str
+    callbacks: tuple[str, ...]
+    webhook_key_file: str
     tls_cert: str
     tls_key: str
     shutdown_timeout: float
@@ -225,6 +239,8 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         registry_auth_file=raw["registry_auth_file"],
         runtime_port=_integer("--runtime-port", raw["runtime_port"], 0, 65535),
         advertise=_address("--advertise", raw["advertise"]),
+        callbacks=_listed(raw["callbacks"]),
+        webhook_key_file=raw["webhook_key_file"],
         tls_cert=_readable("--tls-cert", raw["tls_cert"]),
         tls_key=_readable("--tls-key", raw["tls_key"]),
         shutdown_timeout=_seconds("--shutdown-timeout", raw["shutdown_timeout"]),

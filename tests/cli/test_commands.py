@@ -191,6 +191,7 @@ EVERYTHING = [
         "net",
     ),
     *("--secret", "s", "-p", "8080:80", "-p", "53:53/udp", "--timeout", "1.5", "--ttl", "0"),
+    *("--callback", "https://hooks.example/done"),
     *("--pids-limit", "0", "--cap-drop", "ALL", "--cap-drop", "MKNOD", "--new-privileges", "--no-healthcheck"),
     *("--pull", "never"),
 ]
@@ -225,6 +226,7 @@ def test_every_field_of_a_run_has_an_option(fake: FakeServer) -> None:
         "ports": ["8080:80", "53:53/udp"],
         "timeout": 1.5,
         "ttl": 0.0,
+        "callback": "https://hooks.example/done",
         "pids_limit": 0,
         "cap_drop": ["ALL", "MKNOD"],
         "no_new_privileges": False,

@@ -18,7 +18,7 @@ PINNED = f"busybox@{DIGEST}"
 CAPS = ["CAP_NET_RAW", "CAP_MKNOD", "CAP_AUDIT_WRITE"]
 HARDENED = {"CapabilityDrop": CAPS, "Privileges": {"NoNewPrivileges": True}, "Healthcheck": {"Test": ["NONE"]}}
 HARDENED_HOST = {"PidsLimit": 1024, "CapDrop": CAPS, "SecurityOpt": ["no-new-privileges:true"]}
-NOT_OF_THE_IMAGE = {f"io.qmaster.{name}": "" for name in ("key", "body", "timeout", "ttl")}
+NOT_OF_THE_IMAGE = {f"io.qmaster.{name}": "" for name in ("key", "body", "timeout", "ttl", "callback", "callback-by")}
 LOG_FILES = {"max-size": "20m", "max-file": "5"}
 LABELS = {"io.qmaster.managed": "true", "io.qmaster.owner": "alice", "io.qmaster.run": "nonce"}
 
@@ -82,6 +82,16 @@ def test_an_environment_is_no_template() -> None:
     env = {"A": "{{.Node.ID}} {{{b}}}"}
     assert service(env=env)["TaskTemplate"]["ContainerSpec"]["Env"] == ['A={{"{{"}}.Node.ID}} {{"{{"}}{b}}}']
     assert container(env=env)["Env"] == ["A={{.Node.ID}} {{{b}}}"]
+
+
+def test_a_callback_is_a_label_with_who_sends_it() -> None:
+    """Only the quartermaster that accepted the run; a container's image cannot set either."""
+    mark = spec.Stamp("name", "alice", "nonce", None, "0a0b0c0d")
+    asked = run(callback="https://hooks.example/x")
+    shown = {"io.qmaster.callback": "https://hooks.example/x", "io.qmaster.callback-by": "0a0b0c0d"}
+    body = spec.service(asked, mark, PINNED, spec.Defaults(250), spec.Objects())
+    assert body["Labels"] == {**LABELS, **shown}
+    assert spec.container(asked, mark, spec.Defaults(250))["Labels"] == {**NOT_OF_THE_IMAGE, **LABELS, **shown}
 
 
 def test_a_full_service() -> None:

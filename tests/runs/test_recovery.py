@@ -11,6 +11,7 @@ from reconciler_cases import Journal, Json
 from qmaster.errors import EngineAway
 from qmaster.events.rows import Intent
 from qmaster.runs import recovery
+from qmaster.runs.callbacks import CallbackStore
 from qmaster.runs.recovery import Recovery
 
 pytestmark = pytest.mark.gen_test
@@ -23,7 +24,7 @@ CONTAINER = Intent("box", "n1", "container")
 class Components:
     def __init__(self) -> None:
         self.swarm, self.containers, self.journal = FakeSwarm(), FakeContainers(), Journal()
-        self.recovery = Recovery(self.swarm, self.containers, self.journal)
+        self.recovery = Recovery(self.swarm, self.containers, self.journal, CallbackStore(self.journal))
 
     def made(self, nonce: str = "n1") -> None:
         """The engine has both."""

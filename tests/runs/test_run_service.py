@@ -42,6 +42,7 @@ from qmaster.models import results
 from qmaster.models.requests import Key
 from qmaster.models.responses import Result, Service, Status
 from qmaster.runs import container_status
+from qmaster.runs.callbacks import CallbackStore
 from qmaster.runs.listing import ListQuery
 from qmaster.runs.reaper import Reaper
 from qmaster.runs.recovery import Recovery
@@ -67,8 +68,9 @@ class FakeReaper(Fake, Reaper):
 
 
 class FakeRecovery(Recovery):
-    def __init__(self) -> None:
+    def __init__(self, journal: FakeJournal) -> None:
         self.open: list[Intent] = []
+        self.callbacks = CallbackStore(journal)
 
     def look_for(self, intent: Intent) -> None:
         self.open.append(intent)
@@ -80,7 +82,7 @@ class Components:
     def __init__(self, *views: Service, own: str | None = None) -> None:
         self.swarm, self.containers = FakeSwarm(), FakeContainers()
         self.journal, self.reconciler, self.reaper = FakeJournal(), FakeReconciler(*views), FakeReaper()
-        self.recovery = FakeRecovery()
+        self.recovery = FakeRecovery(self.journal)
         self.run_service = RunService(
             FakeEngine(self.swarm, self.containers),
             self.journal,

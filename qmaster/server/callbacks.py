@@ -1,0 +1,87 @@
+"""Builds the parts that send callbacks, and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import structlog
+
+from ..errors import JournalUnwritable
+from ..events.journal import Journal
+from ..functions.addresses import Reach
+from ..functions.asynchronous import AsyncInvoker
+from ..functions.callbacks import CallbackQueue
+from ..functions.invocation_callbacks import InvocationBodies, InvocationCallbacks
+from ..functions.run_callbacks import RunBodies, RunCallbacks
+from ..functions.sender import Lookups, Resolver, Sender
+from ..functions.service import FunctionService
+from ..functions.store import InvocationStore
+from ..functions.webhooks import Receivers
+from ..runs.callbacks import CallbackStore
+from ..runs.reconciler import Reconciler
+
+AGAIN_EVERY = 1.0  # seconds
+
+log = structlog.get_logger(__name__)
+
+
+class Callbacks:
+    """The parts that send callbacks. Belongs to the event loop.
+
+    Attributes:
+        queue: sends what is due.
+        of_runs: makes the callbacks of runs due; it is told of each change of a run.
+    """
+
+    def __init__(self, receivers: Receivers, store: CallbackStore, journal: Journal, reconciler: Reconciler) -> None:
+        self._receivers = receivers
+        self._store = store
+        self._lookups = Lookups()
+        self._resolver = Resolver(self._lookups, learned=self._learn)
+        self._tasks: set[asyncio.Task[None]] = set()
+        sender = Sender(receivers, self._resolver)
+        invocations = InvocationBodies(InvocationStore(journal), lambda: journal.id)
+        self.queue = CallbackQueue(store, receivers, sender, {"run": RunBodies(journal), "invocation": invocations})
+        self.of_runs = RunCallbacks(store, self.queue, journal, reconciler)
+
+    def tell_of_functions(self, functions: FunctionService, asynchronous: AsyncInvoker) -> None:
+        """Check the URLs of functions, and send the callbacks of their asynchronous calls."""
+        of_invocations = InvocationCallbacks(self.queue)
+        functions.receivers = self._receivers
+        asynchronous.at_end = of_invocations.at_end
+        asynchronous.listeners.append(of_invocations.ended)
+
+    async def run(self) -> None:
+        """Send callbacks until cancelled."""
+        await self._restore()
+        await asyncio.gather(self._receivers.run(), self.queue.run(), self.of_runs.run())
+
+    async def close(self) -> None:
+        """Cancel what is being sent; the next process sends it again."""
+        await self.of_runs.close()
+        await self.queue.close()
+        self._lookups.close()
+
+    async def _restore(self) -> None:
+        """Read how the hosts were first reached, before anything is sent to them."""
+        hosts = {prefix.url.host for prefix in self._receivers.prefixes}
+        while True:
+            try:
+                known = await self._store.hosts(hosts)
+            except JournalUnwritable:
+                await asyncio.sleep(AGAIN_EVERY)
+            else:
+                self._resolver.known |= cast(dict[str, Reach], known)
+                return
+
+    def _learn(self, host: str, reach: Reach) -> None:
+        task = asyncio.ensure_future(self._keep(host, reach))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep(self, host: str, reach: Reach) -> None:
+        try:
+            await self._store.learn(host, reach)
+        except JournalUnwritable as error:  # it is known until the next start
+            log.warning("callback_host_not_kept", host=host, reason=str(error))
