@@ -273,3 +273,42 @@ def test_a_job_that_is_lost_while_quartermaster_is_away_is_run_again(server: Ser
     ended = shown(server, invocation, 60)
     assert (ended["status"], ended["output"]) == ("succeeded", "done\n")
     assert [bool(attempt["error"]) for attempt in ended["attempts"]] == [True, False]
+
+
+@pytest.mark.patient
+def test_another_quartermaster_leaves_the_end_to_its_own(bed: Bed, server: Server, functions_swarm: Swarm) -> None:
+    """It records the output, but removes no run whose end the other one needs; it has no part in the call."""
+    other = bed.server(functions_swarm.manager.host, bed.runtime())
+    other.start()
+    ready(other)
+    try:
+        job = Job(server, "left", "sleep 3; echo done", retries=0)
+        invocation = accepted(job)
+        eventually(lambda: job.busy() == 1, 60, "it runs")
+        server.kill()
+        there = Job.__new__(Job)
+        there.server, there.name, there.path = other, job.name, job.path
+        eventually(lambda: [run["status"] for run in there.runs()] == ["complete"], 60, "it has ended")
+        time.sleep(8)  # longer than an ended run without a ttl stays
+        assert [run["status"] for run in there.runs()] == ["complete"]
+        server.start()
+        ready(server)
+        ended = shown(server, invocation, 60)
+        assert (ended["status"], ended["output"], len(ended["attempts"])) == ("succeeded", "done\n", 1)
+    finally:
+        other.kill()
+
+
+@pytest.mark.patient
+def test_a_schedule_makes_it_cron_for_a_swarm(functions_server: Server) -> None:
+    """A tick is a run, whose result is kept."""
+    job = Job(functions_server, "cron", 'echo "$QMASTER_INPUT"', schedules=[{"cron": "* * * * *", "input": {"a": 1}}])
+
+    def succeeded() -> list[Json]:
+        listed = functions_server.call("GET", f"/invocations?function={job.name}&status=succeeded")
+        return list(listed["invocations"])
+
+    (first, *_) = eventually(succeeded, 120, "a tick has run")
+    told = shown(functions_server, first["id"])
+    assert (told["output"], told["scheduled_at"][-4:]) == ({"a": 1}, ":00Z")
+    assert functions_server.call("DELETE", job.path).status == 200
