@@ -81,9 +81,14 @@ SAYS = {
     "x-ndjson": '"stream":"stdout"',
     "exit code $?": "exit code 3\n",
     "user/private-image": '"status":"complete"',
-    "shout/invoke": "HELLO",
+    "header http://localhost:9090/functions/shout/invoke": "HELLO",
     "count/invoke": "3",
-    "hello/invoke": '"event": {"name": "Ada"}',
+    "header http://localhost:9090/functions/hello/invoke": '"event": {"name": "Ada"}',
+    "Prefer: respond-async": '"status":"queued"',
+    "0a0000052383?wait": '"output":"GOOD MORNING"',
+    "0a0000052384?wait": '"event": {"name": "Ada"}',
+    "qmaster schedules": "Europe/Berlin",
+    "qmaster invoke shout --async": "HELLO",
     "qmaster invoke hello": '"event": {"name": "Ada"}',
     "aws lambda invoke": '200 {"event": {}',
 }
@@ -180,7 +185,7 @@ class Reader:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self.put_in(block.text)],
             cwd=self.folder,
-            env=self._env,
+            env={**self._env, "TOKEN_FILE": "data/token"},  # which the first block with a command exports
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -200,7 +205,9 @@ class Reader:
     def put_in(self, text: str) -> str:
         """The text with what is different here."""
         text = text.replace("localhost:9090", f"{ADDRESS}:{self.api.port}").replace(SAMPLE_TOKEN, self.api.token)
-        for name, here in {**self.images, **self.ids}.items():
+        for shown, came in self.ids.items():
+            text = text.replace(shown, came)
+        for name, here in self.images.items():
             text = re.sub(rf"(?<![\w/-]){re.escape(name)}(?![\w:/-])", here, text)
         return text
 
@@ -213,6 +220,9 @@ def _write_program(path: Path, text: str) -> None:
 @pytest.fixture
 def reader(tmp_path: Path, bed: Bed, clean_bridged_swarm: Swarm, registry: Registry) -> Iterator[Reader]:
     engine = clean_bridged_swarm.manager
+    engine.client().create_network("shop", driver="overlay", scope="swarm")
+    for secret in ("pgpass", "restic", "github", "qmaster"):
+        engine.client().create_secret(secret, b"hush")
     lambdas.load(lambdas.python(tmp_path), clean_bridged_swarm.nodes)
     images = {
         "busybox": IMAGE,
