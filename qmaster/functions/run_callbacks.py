@@ -89,20 +89,19 @@ class RunCallbacks:
         """Return the runs that an earlier process has armed."""
         while True:
             try:
-                await self._store.load()
-                return frozenset(self._store.armed)
+                return await self._store.load()
             except JournalUnwritable:
                 await asyncio.sleep(AGAIN_EVERY)
 
     async def _look(self, run_id: str, left: bool) -> None:
         """Look at an armed run; ``left``: an earlier process has armed it, so that all that exists of it is known."""
-        view = self._reconciler.find(run_id)
+        there = self._reconciler.find(run_id)
+        if there is not None and not is_over(there):
+            return
         try:
-            if view is None:
-                stored = await self._journal.record(run_id)
-                view = None if stored is None else msgspec.json.decode(stored, type=Service)
-            if view is not None:
-                self.notice(view)
+            stored = await self._journal.record(run_id)  # what is told is what is recorded
+            if stored is not None:
+                self.notice(msgspec.json.decode(stored, type=Service))
             elif left:
                 await self._store.give_up(run_id, NOT_KEPT)
         except JournalUnwritable as error:  # the next look tries again

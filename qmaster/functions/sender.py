@@ -7,9 +7,9 @@ import contextlib
 import ipaddress
 import os
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
@@ -26,11 +26,36 @@ TIMEOUT = 15.0  # seconds of a try, from the lookup of the address to the head o
 REST_WITHIN = 1.0  # seconds that the body of an answer may take; what comes later is not waited for
 MAX_REST = 16 * 1024  # bytes of it that are read
 MAX_HEADERS, MAX_LINE = 64, 4096  # of an answer
-LOOKUPS = 32  # at once
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 
 log = structlog.get_logger(__name__)
+
+
+async def look_up(host: str, port: int) -> list[str]:
+    """Return the addresses of a host, as the system knows them.
+
+    In a thread of its own: a name server that does not answer holds up neither the threads of others, nor a stop.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[list[str]] = loop.create_future()
+
+    def settle(found: list[str] | OSError) -> None:
+        if not done.done():
+            done.set_exception(found) if isinstance(found, OSError) else done.set_result(found)
+
+    def look() -> None:
+        found: list[str] | OSError
+        try:
+            places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = list(dict.fromkeys(str(place[0]).partition("%")[0] for *_, place in places))
+        except (OSError, UnicodeError) as error:
+            found = error if isinstance(error, OSError) else OSError(str(error))
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=look, name="lookup", daemon=True).start()
+    return await done
 
 
 class AddressRefused(OSError):
@@ -51,7 +76,7 @@ class Resolver(AbstractResolver):
 
     def __init__(
         self,
-        lookup: Lookup,
+        lookup: Lookup = look_up,
         known: Mapping[str, Reach] | None = None,
         learned: Callable[[str, Reach], None] = lambda host, kind: None,
     ) -> None:
@@ -82,7 +107,7 @@ class Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing: whoever made the lookup ends it."""
+        """Do nothing: there is nothing to close."""
 
     async def _addresses(self, host: str, port: int) -> list[str]:
         """Look up a host, together with all who ask for it meanwhile, as a lookup may hold a thread for minutes."""
@@ -111,24 +136,6 @@ class Resolver(AbstractResolver):
             log.warning("callback_address_refused", host=host, addresses=[str(address) for address in found[:8]])
             raise AddressRefused("the host has no address that callbacks may go to")
         return allowed
-
-
-class Lookups:
-    """The system's lookup of host names, in threads of its own: a slow name server holds up nobody else's threads."""
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(LOOKUPS, "lookup")
-
-    async def __call__(self, host: str, port: int) -> list[str]:
-        def look() -> list[str]:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            return list(dict.fromkeys(str(place[0]).partition("%")[0] for *_, place in found))
-
-        return await asyncio.get_running_loop().run_in_executor(self._threads, look)
-
-    def close(self) -> None:
-        """Let no lookup begin."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Sender:

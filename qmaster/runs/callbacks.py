@@ -68,14 +68,17 @@ class CallbackStore:
         """The id of this quartermaster, by which it knows the runs whose callbacks it sends."""
         return self._journal.id
 
-    async def load(self) -> None:
-        """Read which runs are armed.
+    async def load(self) -> frozenset[str]:
+        """Read which runs are armed, and return those that an earlier process has armed.
 
         Raises:
             JournalUnwritable: they cannot be read.
         """
         query = "SELECT subject FROM callbacks WHERE state = 'armed'"
-        self.armed |= {row[0] for row in await self._journal.read(lambda db: db.execute(query).fetchall())}
+        found = {row[0] for row in await self._journal.read(lambda db: db.execute(query).fetchall())}
+        earlier = frozenset(found - self.armed)
+        self.armed |= earlier
+        return earlier
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -86,8 +89,8 @@ class CallbackStore:
             JournalUnwritable: it is not kept.
         """
         row = Row(_new_id(), "run", run_id, "", owner, url, "")
+        self.armed.add(run_id)  # before it is written, so that it is not taken for one of an earlier process
         await self._journal.write(lambda db: _arm(db, row, self._clock()), size=_size(url), durable=True)
-        self.armed.add(run_id)
 
     async def release(self, run_id: str, event: str, prefix: str) -> None:
         """Make the callback of a run due, as the run is over.

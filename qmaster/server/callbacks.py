@@ -14,7 +14,7 @@ from ..functions.asynchronous import AsyncInvoker
 from ..functions.callbacks import CallbackQueue
 from ..functions.invocation_callbacks import InvocationBodies, InvocationCallbacks
 from ..functions.run_callbacks import RunBodies, RunCallbacks
-from ..functions.sender import Lookups, Resolver, Sender
+from ..functions.sender import Resolver, Sender
 from ..functions.service import FunctionService
 from ..functions.store import InvocationStore
 from ..functions.webhooks import Receivers
@@ -37,8 +37,7 @@ class Callbacks:
     def __init__(self, receivers: Receivers, store: CallbackStore, journal: Journal, reconciler: Reconciler) -> None:
         self._receivers = receivers
         self._store = store
-        self._lookups = Lookups()
-        self._resolver = Resolver(self._lookups, learned=self._learn)
+        self._resolver = Resolver(learned=self._learn)
         self._tasks: set[asyncio.Task[None]] = set()
         sender = Sender(receivers, self._resolver)
         invocations = InvocationBodies(InvocationStore(journal), lambda: journal.id)
@@ -61,7 +60,6 @@ class Callbacks:
         """Cancel what is being sent; the next process sends it again."""
         await self.of_runs.close()
         await self.queue.close()
-        self._lookups.close()
 
     async def _restore(self) -> None:
         """Read how the hosts were first reached, before anything is sent to them."""

@@ -15,7 +15,7 @@ from receivers import SECRET, Receiver, allowed, receiving, status
 from standardwebhooks import Webhook
 
 from qmaster.functions.addresses import Reach
-from qmaster.functions.sender import AddressRefused, Lookups, Resolver, Sender
+from qmaster.functions.sender import AddressRefused, Resolver, Sender, look_up
 
 pytestmark = pytest.mark.gen_test
 
@@ -295,6 +295,6 @@ async def test_callers_share_a_lookup() -> None:
 
 async def test_the_system_s_lookup_returns_addresses() -> None:
     """Each once, without a scope."""
-    lookups = Lookups()
-    assert "127.0.0.1" in await lookups("localhost", 80)
-    lookups.close()
+    assert "127.0.0.1" in await look_up("localhost", 80)
+    with pytest.raises(OSError, match="label"):
+        await look_up("x" * 64 + ".example", 80)
