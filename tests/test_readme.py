@@ -23,7 +23,7 @@ from qmaster.cli import main, run
 from qmaster.engine import client, logs
 from qmaster.engine import errors as failures
 from qmaster.events import unsent
-from qmaster.functions import replays
+from qmaster.functions import asynchronous, attempts, replays
 from qmaster.functions.invocations import MAX_PAYLOAD
 from qmaster.models import functions, requests
 from qmaster.models.responses import Reason, Service, Status, Task
@@ -263,6 +263,13 @@ def test_the_limits_are_those_of_the_code() -> None:
         "input of a call; answer that is not streamed": f"{MAX_PAYLOAD // 2**20} MiB; {MAX_PAYLOAD // 2**20} MiB",
         "time for the input of a call": f"{raw.BODY_WITHIN:g} s",
         "inputs of calls in flight": f"{bodies.MAX_BODIES // 2**20} MiB",
+        "input of an asynchronous call; its output": (
+            f"{asynchronous.MAX_PAYLOAD // 2**20} MiB; {attempts.MAX_OUTPUT // 2**20} MiB"
+        ),
+        "asynchronous calls of a function that wait": f"its `queue`, {functions.MAX_QUEUE} at most",
+        "inputs of asynchronous calls that wait; those of one token": (
+            "half of `--keep-size`; a quarter, the root token's not counted"
+        ),
         "unread answers of calls of one token": (
             f"{unsent.MAX_UNSENT // 2**20} MiB before the next call, {raw.MAX_UNREAD // 2**20} MiB with those in flight"
         ),

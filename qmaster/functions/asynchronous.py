@@ -208,7 +208,7 @@ class AsyncInvoker:
             BadRequest: ``page`` is not from an answer.
         """
         if page is not None and not (page.isascii() and page.isdigit() and len(page) < 19):
-            raise BadRequest(f"page: expected the value of an earlier answer's next; got {quote(page)}")
+            raise BadRequest(f"page: expected the next_page of an earlier answer; got {quote(page)}")
         before = None if page is None else int(page)
         rows, following = await self._store.listing(by.sees, function, status, limit, before)
         return [row.view() for row in rows], None if following is None else str(following)

@@ -23,6 +23,7 @@ Write = Callable[[sqlite3.Connection], object]
 
 OVERHEAD = 512  # bytes that a row counts for in addition to its payload and its output
 SCANNED = 5000  # rows that one page of a listing looks at
+MAX_PAGE = 1024 * 1024  # characters of errors after which a page ends: each may have a stack of 128 KiB
 EXPIRED_AT_ONCE = 200
 
 _SMALL = (
@@ -272,11 +273,13 @@ class InvocationStore:
 
         def read(db: sqlite3.Connection) -> tuple[list[Row], int | None]:
             rows: list[Row] = []
-            last = None
+            last, size = None, 0
             for scanned, (last, name) in enumerate(db.execute(scan, wanted), 1):
                 if function in (None, name):
-                    rows.append(_row(db.execute(_BY_PLACE, (last,)).fetchone()))
-                if len(rows) == limit or scanned == SCANNED:
+                    found = db.execute(_BY_PLACE, (last,)).fetchone()
+                    rows.append(_row(found))
+                    size += sum(len(value) for value in found if isinstance(value, str))
+                if len(rows) == limit or scanned == SCANNED or size > MAX_PAGE:
                     return rows, last
             return rows, None
 

@@ -18,6 +18,7 @@ from qmaster.errors import (
     BadRequest,
     CannotStart,
     Conflict,
+    FunctionFailed,
     JournalFull,
     JournalUnwritable,
     KeyReused,
@@ -346,6 +347,28 @@ async def test_a_listing_has_pages_and_filters(tmp_path: Path) -> None:
         assert (await here.invoker.listing(ROOT, "hello", "cancelled", 10, None)) == ([], None)
         with pytest.raises(BadRequest, match="page"):
             await here.invoker.listing(ROOT, None, None, 10, "x")
+
+
+async def test_a_page_of_a_listing_has_a_size(tmp_path: Path) -> None:
+    """Large stacks make it shorter; the next ones have the rest."""
+
+    def fails_long(call: Call) -> bytes:
+        raise FunctionFailed("ValueError", "no", ["x" * 100_000])
+
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=0))
+        here.handler = fails_long
+        here.play()
+        ids = [await here.accept(called) for _ in range(25)]
+        for each in ids:
+            assert (await here.over(each)).status == "dead"
+        found: list[str] = []
+        page = None
+        while page is not None or not found:
+            views, page = await here.invoker.listing(ROOT, None, None, 1000, page)
+            assert len(views) <= 12
+            found += [view.id for view in views]
+        assert found == ids[::-1]
 
 
 async def test_a_dead_one_is_tried_again(tmp_path: Path) -> None:
