@@ -111,6 +111,10 @@ class AsyncInvoker:
         """Return how many invocations wait, by function."""
         return self._backlog.queued()
 
+    def held_back(self, function: str) -> int:
+        """Return how many invocations of a function wait, without those that the dispatcher has and counts."""
+        return self._backlog.held_back(function)
+
     async def accept(
         self, version: Version, order: Order, also: Callable[[sqlite3.Connection], object] | None = None
     ) -> InvocationView:

@@ -114,6 +114,11 @@ class Backlog:
         """Return how many invocations wait, by function."""
         return dict(self._queued)
 
+    def held_back(self, function: str) -> int:
+        """Return how many of them the dispatcher does not have yet, as it counts those that it has."""
+        there = (each for line in self.of_function(function) for each in line.in_hand.values())
+        return self._queued[function] - sum(each.row.status == "queued" for each in there)
+
     def forget_if_empty(self, line: Line) -> None:
         if line.is_empty and line.timer is not None:
             line.timer.cancel()

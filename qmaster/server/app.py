@@ -257,7 +257,9 @@ class Server:
         asynchronous.listeners.append(scheduler.ended)
 
         def stats(name: str) -> FunctionStats:
-            return msgspec.structs.replace(instances.dispatcher.stats(name), schedules=scheduler.views(name))
+            now = instances.dispatcher.stats(name)
+            queued = now.queued + asynchronous.held_back(name)
+            return msgspec.structs.replace(now, queued=queued, schedules=scheduler.views(name))
 
         service = FunctionService(store, engine.swarm, registry_auth, rules, stats, publishers.holder)
         runs.callbacks.tell_of_functions(service, asynchronous)

@@ -13,7 +13,7 @@ from bench.figures import Row
 from bench.table import document, table
 from bench.world import World
 
-GROUPS = ("rest", "runs", "calls", "reads", "stream", "thousands", "growth", "managers", "functions")
+GROUPS = ("rest", "runs", "calls", "reads", "stream", "thousands", "growth", "managers", "functions", "asynchronous")
 
 
 def take(world: World, groups: list[str]) -> list[Row]:

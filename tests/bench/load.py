@@ -34,7 +34,7 @@ class Client:
         self.connection.sendall(self._request)
 
     def answered(self) -> bool:
-        """Read; whether that was the end of the answer. Raises `RuntimeError` unless it is a 200."""
+        """Read; whether that was the end of the answer. Raises `RuntimeError` unless it is a 200 or a 202."""
         data = self.connection.recv(SIZE)
         if not data:
             raise RuntimeError(f"the server hung up: {bytes(self._came[:200])!r}")
@@ -43,7 +43,7 @@ class Client:
             head, end, _ = bytes(self._came).partition(END)
             if not end:
                 return False
-            if not head.startswith(b"HTTP/1.1 200"):
+            if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 202")):
                 raise RuntimeError(f"not answered: {bytes(self._came)!r}")
             fields = head.lower().partition(LENGTH)[2]
             self._whole = len(head) + len(END) + int(fields.split(b"\r\n")[0])

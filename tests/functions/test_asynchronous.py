@@ -261,7 +261,7 @@ async def test_no_more_in_flight_than_instances_take(tmp_path: Path) -> None:
             await here.accept(called)
         await here.handles(2)
         await here.stage.settle()
-        assert here.stage.dispatcher.stats("hello").queued == 0
+        assert (here.stage.dispatcher.stats("hello").queued, here.invoker.held_back("hello")) == (0, 8)
         calling = here.stage.invoke(called, b'"sync"')
         await here.stage.settle()
         here.gate.set()
@@ -277,6 +277,7 @@ async def test_the_synchronous_queue_has_its_own_room(tmp_path: Path) -> None:
         for _ in range(2):
             await here.accept(called)
         await until(lambda: here.stage.dispatcher.stats("hello").queued == 2)
+        assert here.invoker.held_back("hello") == 0
         calling = here.stage.invoke(called)
         await here.stage.settle()
         assert not calling.done()
