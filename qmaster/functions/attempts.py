@@ -121,8 +121,8 @@ class Attempts:
     async def _feed_safely(self, line: Line) -> None:
         try:
             await self._feed(line)
-        except JournalUnwritable as error:
-            log.warning("invocations_not_read", function=line.function, reason=str(error))
+        except HttpError as error:
+            log.debug("invocations_not_read", function=line.function, reason=str(error))
             self._look_later(line, PAUSE)
         except Exception:  # the top of the task, as far as this line goes
             log.exception("invocations_not_fed", function=line.function)

@@ -120,10 +120,10 @@ class Backlog:
         return self._queued[function] - sum(each.row.status == "queued" for each in there)
 
     def forget_if_empty(self, line: Line) -> None:
-        if line.is_empty and line.timer is not None:
-            line.timer.cancel()
-        if line.is_empty:
-            self.lines.pop(line.key, None)
+        if line.is_empty and self.lines.get(line.key) is line:
+            del self.lines[line.key]
+            if line.timer is not None:
+                line.timer.cancel()
 
     # -- bounds ----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ Functions that take a connection run in the journal's thread.
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
@@ -331,16 +330,18 @@ def _take(
     expired: list[Row] = []
     later: list[float] = []
     turns = [_waiting(db, line, owner, skip) for owner in owners]
-    while turns and len(rows) < count and len(expired) < EXPIRED_AT_ONCE:
+    while turns:
         for turn in list(turns):
+            if len(expired) == EXPIRED_AT_ONCE or (rows and len(rows) == count):
+                return Taken(rows, expired, None)
             row = next(turn, None)
-            if row is None or row.due > now:
+            if row is not None and row.due <= now and row.until <= now:
+                expired.append(row)
+            elif row is not None and row.due <= now and count:
+                rows.append(row)
+            else:
                 turns.remove(turn)
                 later += [row.due] if row else []
-            elif row.until <= now:
-                expired.append(row)
-            elif len(rows) < count:
-                rows.append(row)
     return Taken(rows, expired, min(later, default=None))
 
 
@@ -350,7 +351,10 @@ def _waiting(db: sqlite3.Connection, line: tuple[str, int], owner: str, skip: Co
         f"SELECT {_SMALL} FROM invocations INDEXED BY invocations_due"  # noqa: S608 - text of ours
         " WHERE function = ? AND qualifier = ? AND owner = ? AND status = 'queued' ORDER BY due, seq"
     )
-    return itertools.filterfalse(lambda row: row.id in skip, map(_row, db.execute(query, (*line, owner))))
+    for found in db.execute(query, (*line, owner)):
+        row = _row(found)
+        if row.id not in skip:
+            yield row
 
 
 def _insert(db: sqlite3.Connection, row: Row, content: Content) -> None:

@@ -194,6 +194,22 @@ async def test_what_waits_longer_than_max_age_is_dead(tmp_path: Path) -> None:
         assert "image_not_found" in view.error.message
 
 
+async def test_what_is_too_old_is_dead_although_no_instance_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked for now and then."""
+    monkeypatch.setattr(attempts, "EXPIRE_EVERY", 0.1)
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(max_instances=1, max_age=1))
+        here.gate.clear()
+        here.play()
+        running, waiting = await here.accept(called), await here.accept(called)
+        await here.handles(1)
+        assert (await here.over(waiting)).status == "dead"
+        here.gate.set()
+        assert (await here.over(running)).status == "succeeded"
+
+
 async def test_no_retry_begins_after_max_age(tmp_path: Path) -> None:
     """The last error is shown at once, not hours later."""
     async with desk(tmp_path) as here:
