@@ -23,7 +23,7 @@ from qmaster.cli import main, run
 from qmaster.engine import client, logs
 from qmaster.engine import errors as failures
 from qmaster.events import unsent
-from qmaster.functions import asynchronous, attempts, replays
+from qmaster.functions import asynchronous, attempts, callbacks, replays, sender
 from qmaster.functions.invocations import MAX_PAYLOAD
 from qmaster.models import functions, requests
 from qmaster.models.responses import Reason, Service, Status, Task
@@ -273,6 +273,10 @@ def test_the_limits_are_those_of_the_code() -> None:
         "unread answers of calls of one token": (
             f"{unsent.MAX_UNSENT // 2**20} MiB before the next call, {raw.MAX_UNREAD // 2**20} MiB with those in flight"
         ),
+        "callbacks that are sent at once: to a prefix; to all": f"{callbacks.OF_PREFIX}; {callbacks.AT_ONCE}",
+        "time of a try of a callback": f"{sender.TIMEOUT:g} s",
+        "tries of a callback": f"{len(callbacks.DELAYS) + 1}, within {sum(callbacks.DELAYS) / 3600:.1f} hours",
+        "callbacks of one token that wait": f"{callbacks.MAX_WAITING:,}",
         "answers that are kept for AWS' SDKs": (
             f"{replays.MAX_REMEMBERED // 2**20} MiB, for {replays.REMEMBERED_FOR:g} s"
         ),
