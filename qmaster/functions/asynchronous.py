@@ -23,7 +23,7 @@ from .attempts import PAUSE, Attempts
 from .backlog import Backlog
 from .dispatcher import Dispatcher
 from .ids import address_of, new_id
-from .store import Content, InvocationStore, Row, Write
+from .store import OVERHEAD, Content, InvocationStore, Row, Write
 from .versions import Version, VersionStore
 
 MAX_PAYLOAD = 1024 * 1024  # bytes of an input
@@ -148,7 +148,7 @@ class AsyncInvoker:
             due=now,
             until=now + spec.max_age,
             max_age=spec.max_age,
-            size=len(order.payload),
+            size=_size(order),
             tick=order.tick,
         )
         self._backlog.require_room(row.function, spec.queue, row.owner, row.size)
@@ -345,6 +345,11 @@ class AsyncInvoker:
         if there is None or (own is not None and there == own[0]):
             return NotFound(f"no invocation has the id {quote(invocation_id)}")
         return NotFound(f"no invocation has the id {quote(invocation_id)} here; the quartermaster at {there} has it")
+
+
+def _size(order: Order) -> int:
+    """Return how many bytes an invocation that waits counts for: an empty one takes room too."""
+    return OVERHEAD + len(order.payload) + len(order.client_context or "") + len(order.trace_id or "")
 
 
 def _content(order: Order) -> Content:

@@ -46,7 +46,7 @@ class Row(NamedTuple):
         max_age: the seconds from its acceptance, or its redrive, to ``until``.
         tries: the attempts since then.
         deadline: until when the instance may answer.
-        size: bytes of its payload.
+        size: bytes that it counts for.
     """
 
     seq: int
@@ -153,7 +153,7 @@ class InvocationStore:
                 if also is not None:
                     also(db)
 
-        await self._journal.write(work, size=len(content.payload) + OVERHEAD, durable=True)
+        await self._journal.write(work, size=row.size, durable=True)
         return found[0] if found else None
 
     async def begin(self, row: Row) -> Content | None:

@@ -29,6 +29,7 @@ from qmaster.functions import attempts
 from qmaster.functions.ids import address_of, new_id
 from qmaster.functions.invocations import Call
 from qmaster.functions.launcher import Found
+from qmaster.functions.store import OVERHEAD
 from qmaster.functions.versions import Version
 from qmaster.models.invocations import InvocationView
 
@@ -237,9 +238,12 @@ async def test_the_queue_is_bounded(tmp_path: Path) -> None:
 
 
 async def test_the_bytes_that_wait_are_bounded(tmp_path: Path) -> None:
-    """507 beyond the room; a limited token has at most half of it."""
-    async with desk(tmp_path, room=1000) as here:
+    """507 beyond the room; a limited token has at most half of it. A row counts, and all that the caller sent."""
+    async with desk(tmp_path, room=2 * (500 + OVERHEAD)) as here:
         called = here.stage.versions.publish(version())
+        for fields in ({"trace_id": "x" * 500}, {"client_context": "x" * 500}):
+            with pytest.raises(JournalFull):
+                await here.accept(called, b"x", "alice", **fields)
         await here.accept(called, b"x" * 500, "alice")
         with pytest.raises(JournalFull):
             await here.accept(called, b"x", "alice")
