@@ -183,16 +183,22 @@ class Scheduler:
                 task = self._turns[function] = asyncio.create_task(self._run_turn(function))
                 task.add_done_callback(partial(self._turned, function))
             else:
+                self._pauses.pop(function, None)
                 self._wake_for(function, self._next(function, now))
 
     def _is_wanted(self, function: str, now: float) -> bool:
-        """Return whether there may be work: a tick, a call to make, an end of one that forbids another, a removal."""
-        claims, planned = self._claims.get(function, {}), self._plans.get(function)
-        if planned is None:
+        """Return whether there is something to do."""
+        if function not in self._plans:
             return function in self._claims and self._is_gone(function)
-        if function in self._owed or any(self._has_ended(claim, now) for claim in claims.values()):
+        return function in self._owed or self._may_claim(function, now)
+
+    def _may_claim(self, function: str, now: float) -> bool:
+        """Return whether the claims are to be changed, by what is known of them: for a tick, or an end of a call."""
+        claims, owed = self._claims.get(function, {}), self._owed.get(function, {})
+        if any(self._has_ended(claim, now) for key, claim in claims.items() if key not in owed):
             return True
-        ready = (each for each in planned if each.due(claims.get(each.key), now) is not None)
+        free = (each for each in self._plans.get(function, ()) if each.key not in owed)
+        ready = (each for each in free if each.due(claims.get(each.key), now) is not None)
         return any(not self._runs_here(each, claims.get(each.key), now) for each in ready)
 
     def _runs_here(self, planned: Planned, claim: Claim | None, now: float) -> bool:
@@ -243,7 +249,10 @@ class Scheduler:
         Raises:
             HttpError: the claims could not be read or written; some of the calls may be made.
         """
+        await self._call(function)
         for attempt in range(TRIES):
+            if not self._may_claim(function, self._pace.now()):
+                return
             config = await self._ticks.read(function)
             claims = claims_of(config)
             self._take(function, claims)

@@ -21,6 +21,7 @@ from ..models.functions import Function, FunctionSpec, FunctionStats, FunctionVe
 from ..models.images import Reference
 from ..models.requests import PullPolicy, RunRequest
 from ..models.responses import mask
+from ..models.schedules import keys
 from ..models.validation import quote
 from . import versions
 from .versions import Version, VersionStore
@@ -285,7 +286,10 @@ def _is_same(latest: Version, published: versions.Published) -> bool:
     """
     there, asked = Reference.parse(latest.image), Reference.parse(published.image)
     same_image = there == asked or (asked.digest is None and (there.name, there.tag) == (asked.name, asked.tag))
-    return same_image and (latest.spec, latest.owner) == (published.spec, published.owner)
+    same_spec = latest.spec == published.spec and keys(latest.spec.schedules) == keys(published.spec.schedules)
+    return (
+        same_image and same_spec and latest.owner == published.owner
+    )  # an input of 1 is equal to true, by its key not
 
 
 def _masked(message: str, version: Version) -> str:

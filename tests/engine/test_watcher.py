@@ -235,6 +235,8 @@ def event(kind: str, actor: str, action: str, **attributes: str) -> dict[str, An
     [
         (event("service", "s1", "remove"), [Change("service", "s1", 2.5, True)]),
         (event("node", "n1", "update"), [Change("node", "n1", 2.5)]),
+        (event("config", "f1", "create", name="qm-fn-f-1"), [Change("config", "f1", 2.5)]),
+        (event("config", "f2", "update", name="qm-cron-f"), []),
         (event("container", "c1", "die"), []),
         (event("container", "c2", "destroy", **{MANAGED: "true"}), [Change("container", "c2", 2.5, True)]),
         (event("container", "c3", "start", **{SERVICE_LABEL: "s3"}), [Change("service", "s3", 2.5)]),
@@ -245,7 +247,10 @@ def event(kind: str, actor: str, action: str, **attributes: str) -> dict[str, An
     ],
 )
 def test_an_event_is_a_change_of_what_it_may_be_about(given: dict[str, Any], expected: list[Change]) -> None:
-    """A foreign container is nobody's; one that seems to be a service's may be ours, where its image says the other."""
+    """A foreign container is nobody's; one that seems to be a service's may be ours, where its image says the other.
+
+    The claims of schedules are read where they are needed.
+    """
     assert list(changes(given)) == expected
 
 

@@ -35,6 +35,7 @@ from qmaster.models.credentials import Credentials
 from qmaster.models.functions import FunctionSpec, FunctionStats, InstanceCounts
 from qmaster.models.images import Pattern
 from qmaster.models.requests import PullPolicy
+from qmaster.models.schedules import Schedule
 
 ROOT = Identity("root")
 ALICE = Identity("alice", grant(functions=("team-*",), secrets=frozenset({"key"})))
@@ -118,6 +119,15 @@ async def test_the_same_again_changes_nothing(parts: Parts) -> None:
     assert (await parts.service.publish("team-a", spec(), ALICE)).function.version == 2
     assert (await parts.service.publish("team-a", spec(), BOB)).function.version == 3
     assert (await parts.service.publish("team-a", spec(), BOB)).function.version == 3
+
+
+@pytest.mark.gen_test
+async def test_another_input_of_a_schedule_is_another_version(parts: Parts) -> None:
+    """Also where Python takes the two for equal; the same input in another order is none."""
+    for number, value in enumerate([1, True, {"a": 1, "b": 2}, {"b": 2, "a": 1}]):
+        schedules = [Schedule(cron="@daily", input=value)]
+        published = await parts.service.publish("f", spec(schedules=schedules), ROOT)
+        assert published.function.version == min(number + 1, 3)
 
 
 @pytest.mark.gen_test

@@ -343,7 +343,9 @@ async def test_a_full_queue_delays_a_call(tmp_path: Path, monkeypatch: pytest.Mo
         invoker = here.members[0].invoker
         invoker.fails["accept"] = QueueFull("full")
         await here.pass_time()
+        here.configs.calls.clear()
         await here.pass_time()
+        assert here.configs.calls == []
         del invoker.fails["accept"]
         await here.pass_time(10)
         assert here.ticks() == minutes(0, 1)
