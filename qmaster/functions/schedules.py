@@ -159,6 +159,7 @@ class Scheduler:
                 await asyncio.sleep(0)
 
     def _plan(self, function: str) -> None:
+        """Plan the schedules of a function as its newest version has them."""
         latest = self._versions.latest(function)
         if latest is not None and latest.spec.schedules:
             self._plans[function] = plan(self._versions.versions(function))
@@ -254,6 +255,9 @@ class Scheduler:
             if not self._may_claim(function, self._pace.now()):
                 return
             config = await self._ticks.read(function)
+            if config is None:  # the function is new; or it was removed, and its last claims with it
+                await self._versions.refresh(function)
+                self._plan(function)
             claims = claims_of(config)
             self._take(function, claims)
             await self._call(function)

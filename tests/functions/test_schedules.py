@@ -360,19 +360,19 @@ async def test_who_cannot_write_claims_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_function_that_is_deleted_at_its_tick(tmp_path: Path) -> None:
-    """Its claims go with it, also where somebody claims once more meanwhile; nothing is called later."""
+    """It is called once at most, although some have not heard of it yet; its claims go with it."""
     async with site(tmp_path, FakeConfigs(scheduled("f", EVERY_MINUTE)), THREE) as here:
         await here.pass_time()
         one, *others = here.members
         here.clock.time += MINUTE
         await one.store.remove("f", 1)
         await here.settled()  # the others do not know yet
-        assert here.ticks() == minutes(0, 1)
+        assert here.ticks() in (minutes(0), minutes(0, 1))
         for each in others:
             await each.store.refresh("f")
         await here.settled()
         await here.pass_time()
-        assert here.ticks() == minutes(0, 1)
+        assert here.ticks() in (minutes(0), minutes(0, 1))
         assert here.configs.there == {}
 
 
@@ -428,7 +428,7 @@ async def test_500_schedules_cost_nothing_but_at_their_ticks(tmp_path: Path) -> 
         await here.pass_time(10)
         assert len(here.orders) == 5
         names = here.configs.names()
-        assert (names.count("config"), names.count("create"), len(names)) == (5, 5, 10)
+        assert (names.count("config"), names.count("labelled"), names.count("create"), len(names)) == (5, 5, 5, 15)
 
 
 async def test_500_functions_at_one_minute(tmp_path: Path) -> None:
