@@ -91,6 +91,9 @@ class Scheduler:
 
     def views(self, function: str) -> list[ScheduleView]:
         """Return the schedules of a function with their last and next ticks."""
+        if function in self._changed:
+            self._changed.discard(function)
+            self._plan(function)
         now, claims = self._pace.now(), self._claims.get(function, {})
         return [each.view(claims.get(each.key), now) for each in self._plans.get(function, ())]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from fakes import FakeConfigs, until
-from schedule_cases import BEGIN, EVERY_MINUTE, MINUTE, Lossy, Member, Site, scheduled, site
+from schedule_cases import BEGIN, EVERY_MINUTE, MINUTE, Lossy, Member, Site, at, scheduled, site
+from version_cases import loaded, published
 
 from qmaster.engine.labels import CRON, CRON_CLAIMS
 from qmaster.errors import EngineAway, QueueFull
@@ -47,6 +48,17 @@ async def test_a_tick_is_a_call(tmp_path: Path) -> None:
         assert here.ticks() == ["2026-12-01T00:00:00Z"]
         await here.pass_time(MINUTE)
         assert here.ticks() == ["2026-12-01T00:00:00Z", "2026-12-01T00:05:00Z"]
+
+
+async def test_a_schedule_is_shown_as_soon_as_it_is_published(tmp_path: Path) -> None:
+    """In the answer of the publication."""
+    async with site(tmp_path, FakeConfigs()) as here:
+        member = here.members[0]
+        await member.store.add("f", 1, at(published(schedules=[EVERY_MINUTE]), here.clock.time))
+        (view,) = member.scheduler.views("f")
+        assert (view.last, view.next) == (None, *minutes(0))
+        await here.pass_time()
+        assert here.ticks() == minutes(0)
 
 
 async def test_the_claims_are_labels_of_one_config(tmp_path: Path) -> None:
@@ -226,9 +238,6 @@ async def test_a_schedule_that_is_changed_at_its_tick(tmp_path: Path) -> None:
 
 
 def _published(here: Site, schedule: Schedule):  # type: ignore[no-untyped-def]
-    from schedule_cases import at
-    from version_cases import published
-
     return at(published(schedules=[schedule]), here.clock.time)
 
 
@@ -478,8 +487,6 @@ async def test_random_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_since_when_a_schedule_is_there() -> None:
     """From the oldest of the newest versions that have it, one after the other."""
-    from version_cases import loaded
-
     versions = [scheduled("f", EVERY_MINUTE, number=number) for number in (1, 3, 4)]
     versions.append(scheduled("f", number=2))
     store = loaded(FakeConfigs(*versions))
