@@ -126,8 +126,12 @@ class CallbackQueue:
                 self._over(row)
                 log.info("callback_delivered", **_named(row), status=said)
                 return
-            again = isinstance(body, bytes) and said != GONE and row.attempts < len(self._delays)
-            await self._failed(row, said, self._delays[row.attempts] if again else None)
+            again = isinstance(body, bytes) and said != GONE
+            await self._failed(row, said, self._delay(row) if again else None)
+
+    def _delay(self, row: Row) -> float | None:
+        """Return the seconds until the next try, None after the last one."""
+        return self._delays[row.attempts] if row.attempts < len(self._delays) else None
 
     async def _failed(self, row: Row, said: int | str, delay: float | None) -> None:
         error = f"the receiver answered {said}" if isinstance(said, int) else said
@@ -144,7 +148,7 @@ class CallbackQueue:
             await asyncio.sleep(AGAIN_EVERY)
         except Exception:  # the top of the task
             log.exception("callback_not_sent", **_named(row))
-            await self._failed(row, "it could not be sent; the log has the reason", None)
+            await self._failed(row, "it could not be sent; the log has the reason", self._delay(row))
 
     async def _recorded(self, write: Callable[[], Awaitable[None]]) -> None:
         """Write until it succeeds: an outcome that is forgotten would be sent again and again."""

@@ -155,9 +155,10 @@ class Sender:
 
     async def send(self, webhook_id: str, url: str, body: bytes) -> int | str:
         """Send a callback once; return the status of the answer, or as text why there is none."""
-        prefix, target = self._receivers.prefix_of(url), read_url(url)
+        prefix = self._receivers.prefix_of(url)
         if prefix is None:
             return "no prefix of --callbacks covers the URL"
+        target = read_url(url)
         literal = address_of(target.host)  # names an address that the operator has named; see ``Receivers``
         if literal is not None and reach(literal) == "never":
             return "the host has no address that callbacks may go to"

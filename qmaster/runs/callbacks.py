@@ -19,6 +19,7 @@ from .reconciler import now_text
 Kind = Literal["run", "invocation"]
 
 OF_OWNER = 4  # rows of each owner in one look; owners are served in turn
+FAR = 86_400.0  # seconds; what is due later was written before the clock was set back
 ROW_BYTES = 512  # that a row counts for in addition to its URL
 _COLUMNS = "id, kind, subject, event, owner, url, prefix, attempts"
 
@@ -179,8 +180,8 @@ class CallbackStore:
         now, limit = self._clock(), OF_OWNER + len(without)
         found = await self._journal.read(lambda db: [_first(db, prefix, owner, limit) for owner in _owners(db, prefix)])
         mine = [[(row, due) for row, due in rows if row.id not in without] for rows in found]
-        ready = [[row for row, due in rows if due <= now][:OF_OWNER] for rows in mine]
-        later = [due - now for rows in mine for _, due in rows if due > now]
+        ready = [[row for row, due in rows if not now < due < now + FAR][:OF_OWNER] for rows in mine]
+        later = [due - now for rows in mine for _, due in rows if now < due < now + FAR]
         return [rows for rows in ready if rows], min(later, default=None)
 
     async def hosts(self, named: Collection[str]) -> dict[str, str]:

@@ -272,6 +272,22 @@ async def test_a_journal_that_cannot_be_written_sends_nothing_twice(tmp_path: Pa
         assert len(receiver.got) == 2
 
 
+async def test_a_clock_that_is_set_back_holds_up_no_callback(tmp_path: Path) -> None:
+    """What would be due in more than a day is due now."""
+    async with receiving() as receiver, working(Quartermaster(tmp_path, receiver.url)) as qm:
+        row = qm.queue.row("invocation", "one", "completed", "root", receiver.url)
+        later = time.time() + 10 * 86_400
+
+        def write(db: sqlite3.Connection) -> None:
+            row(db)
+            db.execute("UPDATE callbacks SET due = ?", (later,))
+
+        await qm.journal.write(write)
+        qm.queue.added("root", receiver.url)
+        (view,) = await settled(qm, "one")
+        assert view.delivered_at
+
+
 # --- many receivers and owners ----------------------------------------------------------------------------------------
 
 
