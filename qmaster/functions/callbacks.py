@@ -48,6 +48,9 @@ class CallbackQueue:
         sender: sends one.
         bodies: for each kind returns the body of a callback, or as text why it is given up.
         delays: seconds from a failed try to the next.
+
+    Attributes:
+        tries: how many tries had which outcome: ``delivered``, ``failed`` or ``given_up``.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class CallbackQueue:
         self._delays = delays
         self._slots = FairLimiter(AT_ONCE, queued_for=LOOK_EVERY)
         self._lanes = {prefix.text: _Lane(prefix.text, store, self._send) for prefix in receivers.prefixes}
+        self.tries = Counter({"delivered": 0, "failed": 0, "given_up": 0})
         self._waiting: Counter[str] = Counter()  # by owner
         self._trimming: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,6 +84,11 @@ class CallbackQueue:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._sender.close()
+
+    @property
+    def waiting(self) -> int:
+        """How many callbacks are neither delivered nor given up."""
+        return self._waiting.total()
 
     def prefix_of(self, url: str) -> Prefix | None:
         """Return the prefix that covers a URL, None if none does."""
@@ -124,6 +133,7 @@ class CallbackQueue:
             if isinstance(said, int) and 200 <= said <= 299:
                 await self._recorded(lambda: self._store.delivered(row))
                 self._over(row)
+                self.tries["delivered"] += 1
                 log.info("callback_delivered", **_named(row), status=said)
                 return
             again = isinstance(body, bytes) and said != GONE
@@ -136,6 +146,7 @@ class CallbackQueue:
     async def _failed(self, row: Row, said: int | str, delay: float | None) -> None:
         error = f"the receiver answered {said}" if isinstance(said, int) else said
         await self._recorded(lambda: self._store.failed(row, error, delay))
+        self.tries["given_up" if delay is None else "failed"] += 1
         if delay is None:
             self._over(row)
         log.warning("callback_failed", **_named(row), reason=error, again_in_s=delay)

@@ -281,6 +281,8 @@ class Server:
                 function_names=functions.store.names if functions else list,
                 function_stats=functions.instances.dispatcher.all_stats if functions else dict,
                 invocations_queued=functions.asynchronous.queued if functions else dict,
+                callbacks_waiting=lambda: self.runs.callbacks.queue.waiting,
+                callback_tries=lambda: self.runs.callbacks.queue.tries,
             )
         )
 

@@ -44,8 +44,8 @@ log = structlog.get_logger(__name__)
 class Sources:
     """Sources that a scrape reads.
 
-    ``trouble`` is why the server is not ready; ``frames_sent``, ``slow_consumers_cut`` and ``reconnects`` (by reason)
-    are totals.
+    ``trouble`` is why the server is not ready; ``frames_sent``, ``slow_consumers_cut``, ``reconnects`` (by reason) and
+    ``callback_tries`` (by outcome) are totals.
     """
 
     journal: Journal
@@ -60,6 +60,8 @@ class Sources:
     function_names: Callable[[], Collection[str]] = list
     function_stats: Callable[[], Mapping[str, FunctionStats]] = dict
     invocations_queued: Callable[[], Mapping[str, int]] = dict
+    callbacks_waiting: Callable[[], int] = int
+    callback_tries: Callable[[], Mapping[str, int]] = dict
 
 
 class Metrics:
@@ -163,6 +165,7 @@ class Metrics:
             ("subscribers", "Open event streams.", sources.subscribers),
             ("waits", "Calls that wait for the end of a run.", lambda: len(sources.waits)),
             ("logs", "Open logs.", sources.logs),
+            ("callbacks_waiting", "Callbacks that are neither delivered nor given up.", sources.callbacks_waiting),
             ("journal_writable", "Whether the journal can be written.", lambda: sources.journal.trouble is None),
             (
                 "journal_size_bytes",
@@ -227,6 +230,10 @@ class _Totals(Collector):
         for reason, number in self._sources.reconnects().items():
             reconnects.add_metric([reason], number)
         yield reconnects
+        tries = CounterMetricFamily("qmaster_callback_tries", "Tries of callbacks.", labels=["outcome"])
+        for outcome, number in self._sources.callback_tries().items():
+            tries.add_metric([outcome], number)
+        yield tries
 
 
 def _log_end(service: Service) -> None:

@@ -108,6 +108,7 @@ async def test_a_callback_is_delivered_and_shown(tmp_path: Path) -> None:
     async with receiving() as receiver, working(Quartermaster(tmp_path, receiver.url)) as qm:
         await qm.ended("one", receiver.url + "hook")
         (view,) = await settled(qm, "one")
+        await until(lambda: qm.queue.tries["delivered"] == 1 and qm.queue.waiting == 0)
     assert (view.url, view.attempts, view.last_error) == (receiver.url + "hook", 1, None)
     assert view.delivered_at
     Webhook(SECRET).verify(receiver.got[0].body, receiver.got[0].headers)
@@ -141,6 +142,7 @@ async def test_after_the_last_try_it_is_given_up(tmp_path: Path) -> None:
         await qm.ended("one", receiver.url)
         (view,) = await settled(qm, "one")
         assert (view.attempts, view.delivered_at, view.last_error) == (4, None, "the receiver answered 503")
+        await until(lambda: qm.queue.tries == {"delivered": 0, "failed": 3, "given_up": 1})
         assert len(receiver.got) == 4
 
 

@@ -91,6 +91,7 @@ def sources(there: Any, trouble: Callable[[], Any] = lambda: None) -> Sources:
     return Sources(
         there, there, trouble, subscribers=lambda: 2, frames_sent=lambda: 30,
         slow_consumers_cut=lambda: 4, waits=range(5), logs=lambda: 6, reconnects=lambda: {"age": 7, "lost": 8},
+        callback_tries=lambda: {"delivered": 1},
         function_names=lambda: ["hello"],
         function_stats=lambda: {"hello": FunctionStats(instances=InstanceCounts(starting=1, idle=2, busy=3), queued=4)},
         invocations_queued=lambda: {"hello": 9, "gone": 1},
