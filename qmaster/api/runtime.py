@@ -299,14 +299,22 @@ class _Exchange(HTTPMessageDelegate):
                 log.exception("call_not_begun", call=invocation.call.id)
                 error = NoInstance("quartermaster failed; its log has the reason")
             self._dispatcher.refuse(instance, invocation, error)
-            if not self._connection.stream.closed():
-                self._ask(instance)
+            self._ask_again(instance)
             return
         if self._connection.stream.closed():
             self._dispatcher.hand_back(instance, invocation)
         elif self._dispatcher.start_clock(instance, invocation):
             self._write_call(instance, poll, invocation)
         else:  # the instance was killed meanwhile
+            self._reply(HTTPStatus.GONE)
+
+    def _ask_again(self, instance: Instance) -> None:
+        """Let the question wait for another call, or answer it with none if the instance has been told to end."""
+        if self._connection.stream.closed():
+            return
+        if self._dispatcher.instance(instance.secret) is instance:
+            self._ask(instance)
+        else:
             self._reply(HTTPStatus.GONE)
 
     def _write_call(self, instance: Instance, poll: Poll, invocation: Invocation) -> None:
