@@ -14,7 +14,7 @@ import msgspec
 from .. import __version__
 from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, problem
 from ..events import cloudevents, frames
-from ..models.requests import MAX_BODY, RunRequest, StopRequest
+from ..models.requests import MAX_BODY, NOT_SHOWN, RunRequest, StopRequest
 from ..models.responses import Accepted, CallbackView, Node, Reason, Service, Status
 from . import openapi_calls, openapi_functions, openapi_invocations
 from .openapi_parts import (
@@ -145,6 +145,7 @@ SERVICE: Json = {
     "last_exit": None,
     "attempts": [],
     "function": None,
+    "spec": {"image": "busybox", "command": "echo 42", "timeout": 30.0, "ttl": 600.0},
     "tasks": [
         {
             "id": "sc11dpc1n5l24cej6mbkapkbc",
@@ -564,10 +565,21 @@ def _schemas() -> dict[str, Json]:
     openapi_invocations.add_schemas(schemas)
     schemas["Service"]["properties"]["status"] = ref("schemas/Status")
     schemas["Service"]["properties"]["reason"] = {"anyOf": [ref("schemas/Reason"), {"type": "null"}]}
+    schemas["RunSpec"] = _spec(schemas["RunRequest"])
+    schemas["Service"]["properties"]["spec"] = {"anyOf": [ref("schemas/RunSpec"), {"type": "null"}]}
     schemas["Service"]["required"] = list(schemas["Service"]["properties"])  # an answer has all of them
     of_runs = _answers(schemas["Service"], schemas.pop("Accepted"))
     of_functions = {**openapi_functions.answers(schemas), **openapi_calls.SCHEMAS}
     return dict(sorted({**schemas, **of_runs, **of_functions, **_events(schemas)}.items()))
+
+
+def _spec(request: Json) -> Json:
+    """Return the schema of the fields that a run was started with, of which the environment has no values."""
+    names = {**STRINGS, "description": "The names of the environment variables."}
+    fields = {**request["properties"], "env": names}
+    shown = {name: schema for name, schema in fields.items() if name not in {*NOT_SHOWN, "token"}}
+    about = "The fields that a run was started with, without those that were left out."
+    return {"type": "object", "properties": shown, "required": ["image"], "description": about}
 
 
 def _answers(service: Json, accepted: Json) -> dict[str, Json]:

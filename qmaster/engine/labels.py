@@ -12,6 +12,7 @@ IDLE, UPDATED = "idle", "update"  # values of ``END`` of an instance, which ends
 TIMEOUT = LABEL_PREFIX + "timeout"
 TTL = LABEL_PREFIX + "ttl"
 BODY = LABEL_PREFIX + "body"
+SPEC = LABEL_PREFIX + "spec"  # JSON: the fields that a run was started with; no values of its environment
 
 CALLBACK = LABEL_PREFIX + "callback"  # the URL that is told of a run's end
 CALLBACK_BY = LABEL_PREFIX + "callback-by"  # the id of the quartermaster that accepted the run, and so tells it

@@ -28,6 +28,7 @@ from .labels import (
     OWNER,
     RUN,
     RUNTIME,
+    SPEC,
     TIMEOUT,
     TTL,
 )
@@ -333,7 +334,7 @@ def _instance_environment(request: RunRequest, made: Instance, memory: int) -> d
 
 def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, str]:
     """Return the caller's labels and our own, from which any quartermaster can manage the run."""
-    labels = {**request.labels, MANAGED: "true", OWNER: mark.owner, RUN: mark.nonce}
+    labels = {**request.labels, MANAGED: "true", OWNER: mark.owner, RUN: mark.nonce, SPEC: _shown(request)}
     timeout = defaults.timeout if request.timeout is None else request.timeout
     ttl = _ttl(request.ttl, defaults.ttl)
     if timeout is not None:
@@ -345,6 +346,11 @@ def _labels(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str, s
     if mark.key is not None:
         labels |= {KEY: mark.key.name, BODY: mark.key.body}
     return labels
+
+
+def _shown(request: RunRequest) -> str:
+    """Return the fields of a request for its label: the engine's own spec has ids, and the defaults of the image."""
+    return msgspec.json.encode(request.shown()).decode()
 
 
 def _ttl(asked: Ttl | None, default: float | None) -> float | None:

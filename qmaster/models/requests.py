@@ -53,6 +53,8 @@ DROPPED = ("NET_RAW", "MKNOD", "AUDIT_WRITE")
 ALL = "ALL"
 NAME_PREFIX = "qm-"  # of the names of runs with an Idempotency-Key
 NOT_DIGESTED = frozenset({"token", "auth", "wait"})
+# Fields of a run that its ``spec`` does not show: what is secret, or may be, and what is not the run's own.
+NOT_SHOWN = frozenset({"auth", "wait", "stdin"})
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _QUOTING, _WORD = re.compile(r"[\"'\\]"), re.compile(r"[^ \t\r\n]+")  # what shlex reads as quoting and as spaces
@@ -125,7 +127,7 @@ class RunFields(Struct, kw_only=True, frozen=True):
     pull_policy: PullPolicy | None = None
 
 
-class RunRequest(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=True):
+class RunRequest(RunFields, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
     """The body of ``POST /run``, without the token. ``memory`` is in MiB, ``cpus`` in cores, times are seconds."""
 
     type: Kind = "service"
@@ -220,6 +222,11 @@ class RunRequest(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=Tru
     def checks_health(self) -> bool:
         """Whether the image's HEALTHCHECK is on; by default it is off for a run that happens once."""
         return self.restart != "none" if self.healthcheck is None else self.healthcheck
+
+    def shown(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, as JSON values; of the environment only the names."""
+        fields = {name: value for name, value in msgspec.to_builtins(self).items() if name not in NOT_SHOWN}
+        return {**fields, "env": sorted(self.env)} if self.env else fields
 
     def __repr__(self) -> str:  # the default shows auth and env
         return f"RunRequest(type={self.type!r}, image={self.image!r})"

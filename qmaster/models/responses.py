@@ -29,6 +29,7 @@ Reason = Literal[
     "idle",
     "update",
 ]
+NO_SPEC = msgspec.Raw(b"null")
 ROOT = "root"  # the owner of what the root token starts
 # Swarm's services have the field since API 1.44; an older node ignores it.
 NO_NEW_PRIVILEGES_SINCE = 25
@@ -141,7 +142,8 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     Times are RFC 3339, memory is MiB, ``timeout`` and ``ttl`` are seconds. ``result`` is null until it is read.
     ``restarts`` counts the attempts that ended and were followed by another; ``last_exit`` is the latest of them.
     ``attempts`` are those of a run that is restarted which have ended: the newest ones, the newest last.
-    ``callback`` is the URL that is told of its end.
+    ``callback`` is the URL that is told of its end. ``spec`` has the fields of the request that started it, null if
+    quartermaster did not; it is JSON, as only clients read it.
     """
 
     id: str
@@ -169,6 +171,7 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     last_exit: LastExit | None = None
     attempts: tuple[Attempt, ...] = ()
     function: FunctionRef | None = None
+    spec: msgspec.Raw = msgspec.field(default_factory=lambda: NO_SPEC)
     tasks: list[Task]
     result: Result | None = None
 

@@ -97,6 +97,7 @@ class RunCache:
 
     def restore(self, service: Service, body: str) -> None:
         """Add a run from its record in the journal; the next listing brings it up to date."""
+        service = msgspec.structs.replace(service, spec=service.spec.copy())  # else it keeps all of the record
         entry = self.entries.get(service.id) or self.entries.setdefault(service.id, CachedRun(service))
         entry.published, entry.body = service, body
         if entry.current is not service:  # it was listed before the journal was read

@@ -15,9 +15,21 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..engine.labels import CALLBACK, END, FUNCTION, FUNCTION_NUMBER, IDLE, MIB, OWNER, TIMEOUT, TTL, UPDATED
+from ..engine.labels import CALLBACK, END, FUNCTION, FUNCTION_NUMBER, IDLE, MIB, OWNER, SPEC, TIMEOUT, TTL, UPDATED
 from ..models.requests import LABEL_PREFIX, MAX_SECONDS
-from ..models.responses import FunctionRef, LastExit, Node, Reason, Replicas, Reserved, Result, Service, Status, Task
+from ..models.responses import (
+    NO_SPEC,
+    FunctionRef,
+    LastExit,
+    Node,
+    Reason,
+    Replicas,
+    Reserved,
+    Result,
+    Service,
+    Status,
+    Task,
+)
 
 Json = Mapping[str, Any]
 Counts = Mapping[tuple[int, str], int]  # by slot or node
@@ -137,6 +149,7 @@ def make_view(verdict: Verdict, labels: Mapping[str, str], result: Result | None
         ttl=duration(labels.get(TTL)),
         callback=labels.get(CALLBACK) or None,
         function=_function(labels),
+        spec=_spec(labels),
         result=result,
         **fields,
     )
@@ -380,6 +393,15 @@ def _function(labels: Mapping[str, str]) -> FunctionRef | None:
     """Return the function that a service is an instance of; any client can set labels."""
     name, number = labels.get(FUNCTION), labels.get(FUNCTION_NUMBER, "")
     return FunctionRef(name, int(number)) if name and _NUMBER.fullmatch(number) else None
+
+
+def _spec(labels: Mapping[str, str]) -> msgspec.Raw:
+    """Return the fields that a run was started with; any client can set labels."""
+    try:
+        spec = msgspec.json.decode(labels.get(SPEC, ""), type=dict[str, Any])
+    except msgspec.DecodeError:
+        return NO_SPEC
+    return msgspec.Raw(msgspec.json.encode(spec))
 
 
 def _without_unstarted(tasks: Collection[Json], spec: Json) -> Collection[Json]:

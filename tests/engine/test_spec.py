@@ -1,8 +1,10 @@
 """spec: what Docker is asked for, made of known fields alone."""
 
+import json
 import re
 from typing import Any
 
+import msgspec
 import pytest
 from fakes import AUTH, DIGEST, run
 
@@ -23,6 +25,11 @@ LOG_FILES = {"max-size": "20m", "max-file": "5"}
 LABELS = {"io.qmaster.managed": "true", "io.qmaster.owner": "alice", "io.qmaster.run": "nonce"}
 
 
+def started_with(**fields: Any) -> Json:
+    """The label of the fields of a run."""
+    return {"io.qmaster.spec": json.dumps({"image": "busybox", **fields}, separators=(",", ":"))}
+
+
 def service(objects: spec.Objects | None = None, **fields: Any) -> Json:
     return spec.service(run(**fields), MARK, PINNED, DEFAULTS, objects or spec.Objects())
 
@@ -36,7 +43,7 @@ def test_the_least_service() -> None:
     octets = {"MemoryBytes": 250 * 1024 * 1024}
     assert service() == {
         "Name": "named",
-        "Labels": LABELS,
+        "Labels": LABELS | started_with(),
         "TaskTemplate": {
             "ContainerSpec": {"Image": PINNED, **HARDENED},
             "Resources": {"Limits": {**octets, "Pids": 1024}, "Reservations": octets},
@@ -53,7 +60,7 @@ def test_the_least_container() -> None:
     octets = 250 * 1024 * 1024
     assert container() == {
         "Image": "busybox:latest",
-        "Labels": NOT_OF_THE_IMAGE | LABELS,
+        "Labels": NOT_OF_THE_IMAGE | LABELS | started_with(type="container"),
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
             "Memory": octets,
@@ -89,6 +96,7 @@ def test_a_callback_is_a_label_with_who_sends_it() -> None:
     mark = spec.Stamp("name", "alice", "nonce", None, "0a0b0c0d")
     asked = run(callback="https://hooks.example/x")
     shown = {"io.qmaster.callback": "https://hooks.example/x", "io.qmaster.callback-by": "0a0b0c0d"}
+    shown |= started_with(callback="https://hooks.example/x")
     body = spec.service(asked, mark, PINNED, spec.Defaults(250), spec.Objects())
     assert body["Labels"] == {**LABELS, **shown}
     assert spec.container(asked, mark, spec.Defaults(250))["Labels"] == {**NOT_OF_THE_IMAGE, **LABELS, **shown}
@@ -110,7 +118,7 @@ def test_a_full_service() -> None:
         ports=["8080:80", "53:5353/udp"],
     )
     resources = {"MemoryBytes": 64 * 1024 * 1024, "NanoCPUs": 500_000_000}
-    assert body["Labels"] == {"team": "data", **LABELS}
+    assert body["Labels"].items() >= {"team": "data", **LABELS}.items()
     assert body["Mode"] == {"Replicated": {"Replicas": 3}}
     assert body["TaskTemplate"] == {
         "ContainerSpec": {
@@ -156,7 +164,12 @@ def test_a_full_container() -> None:
         "Env": ["A=1=2", "B="],
         "WorkingDir": "/srv",
         "User": "1000:1000",
-        "Labels": {"team": "data", **NOT_OF_THE_IMAGE, **LABELS},
+        "Labels": {
+            "team": "data",
+            **NOT_OF_THE_IMAGE,
+            **LABELS,
+            "io.qmaster.spec": msgspec.json.encode(run(type="container", **FULL).shown()).decode(),
+        },
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
             "Memory": octets,
@@ -266,7 +279,29 @@ def test_a_caller_cannot_take_quartermasters_labels() -> None:
     """Should one ever get past the request's check, the stamp wins."""
     forged = run()
     forged.labels["io.qmaster.owner"] = "root"
-    assert spec._labels(forged, MARK, DEFAULTS) == LABELS
+    forged.labels["io.qmaster.spec"] = "{}"
+    assert spec._labels(forged, MARK, DEFAULTS).items() >= LABELS.items()
+    assert "busybox" in spec._labels(forged, MARK, DEFAULTS)["io.qmaster.spec"]
+
+
+def test_a_run_shows_what_it_was_started_with() -> None:
+    """Each field that was given, as it was; no default, no value of the environment, and nothing secret."""
+    asked = {**FULL, "networks": ["backend"], "replicas": 3, "pull_policy": "never", "ttl": "never"}
+    for body in (service(spec.Objects(["id-n"]), **asked, auth=AUTH, wait=True), container(**FULL, auth=AUTH)):
+        shown = msgspec.json.decode(status._spec(body["Labels"]))
+        given = {"image": "busybox", **(asked if "Name" in body else {**FULL, "type": "container"})}
+        assert shown == {**given, "env": ["A", "B"]}
+
+
+@pytest.mark.parametrize("label", ["", "[]", "1", "{", "null", '{"a": 1} {}'])
+def test_a_label_that_is_no_spec_shows_none(label: str) -> None:
+    """Any client of the engine can set one."""
+    assert status._spec({"io.qmaster.spec": label}) == status._spec({}) == msgspec.Raw(b"null")
+
+
+def test_a_spec_is_valid_json_whatever_the_label_has() -> None:
+    """It goes into answers as it is, so it is written anew."""
+    assert bytes(status._spec({"io.qmaster.spec": ' {"a" : "\\u0001\x7f"} '})) == b'{"a":"\\u0001\x7f"}'
 
 
 def test_a_label_read_back_is_the_one_that_was_written() -> None:

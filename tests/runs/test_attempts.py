@@ -145,7 +145,7 @@ def test_the_attempts_of_a_container() -> None:
 
 def test_a_terminal_shows_each_attempt() -> None:
     """A line for each, the newest last."""
-    lines = tables.details(msgspec.to_builtins(lists([failed(1), failed(2, 4), waits(3)])))
+    lines = tables.details(msgspec.json.decode(msgspec.json.encode(lists([failed(1), failed(2, 4), waits(3)]))))
     assert [line for line in lines if line.startswith("attempt")] == [
         "attempt:      exit 3: exit 3 at 2024-05-06T07:01:09Z",
         "attempt:      exit 4: exit 4 at 2024-05-06T07:02:09Z",

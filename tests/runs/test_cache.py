@@ -9,6 +9,7 @@ from fakes import CONTAINER_ID, container, node, service, task
 
 from qmaster.engine.labels import END
 from qmaster.models import results
+from qmaster.models.responses import Service
 from qmaster.models.results import Outcome
 from qmaster.runs.cache import RunCache
 
@@ -239,6 +240,25 @@ def test_what_the_journal_has_and_what_was_read_is_told() -> None:
     again = RunCache()
     again.restore(shown, "digest")
     assert again.dirty == {"s1"}
+
+
+def test_what_a_run_was_started_with_stays() -> None:
+    """From its label, whatever becomes of the engine's own spec; and from the journal, without the record around it."""
+    labels = {"io.qmaster.spec": '{"image":"busybox","constraints":["node.role==worker"]}'}
+    view = RunCache()
+    view.list_service(versioned(service(Labels=labels)), [task("running")], 1.0)
+    view.list_container(container(labels=labels), None, 1.0)
+    template = {"ContainerSpec": {"Image": "busybox"}, "Placement": {"Constraints": ["node.id==none"]}}
+    view.list_service(service(Labels={**labels, END: "stopped"}, TaskTemplate=template), [task("running")], 2.0)
+    view.list_service({**service(), "ID": "foreign"}, [], 1.0)
+    asked = msgspec.Raw(labels["io.qmaster.spec"])
+    shown = {name: entry.current.spec for name, entry in view.entries.items()}
+    assert shown == {"s1": asked, CONTAINER_ID: asked, "foreign": msgspec.Raw(b"null")}
+    stored = msgspec.json.encode(view.entries["s1"].current)
+    again = RunCache()
+    again.restore(msgspec.json.decode(stored, type=Service), "")
+    kept = again.entries["s1"].current
+    assert (kept.spec, msgspec.json.encode(kept)) == (asked, stored)
 
 
 @pytest.mark.parametrize(("owner", "told"), [("alice", False), ("root", True), (None, True)])

@@ -257,6 +257,6 @@ def test_a_restart_is_told() -> None:
 def test_a_terminal_shows_the_last_exit() -> None:
     """In a line, beside the count."""
     shown = lists([attempt(1, "failed", 3), attempt(2, "ready")], **ANY)
-    lines = tables.details(msgspec.to_builtins(shown))
+    lines = tables.details(msgspec.json.decode(msgspec.json.encode(shown)))
     assert "restarts:     1" in lines
     assert "last exit:    exit 3: exit 3 at 2024-05-06T07:01:00Z" in lines

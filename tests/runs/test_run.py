@@ -242,6 +242,9 @@ def test_constraints_networks_secrets_and_ports(engine: Engine, shared: Server) 
     assert ports == [(18080, 80, "tcp"), (18053, 53, "udp")]
     container = has_status(shared, service, "running")["tasks"][0]["container_id"]
     assert "backend" in client.inspect_container(container)["NetworkSettings"]["Networks"]
+    shown = shared.status(service)["spec"]
+    assert (shown["networks"], shown["secrets"]) == (["backend"], ["api-key"])
+    assert shown["ports"] == ["18080:80", "18053:53/udp"]
     eventually(lambda: client.logs(container) == b"hush\n", 10, "the secret is there to be read")
 
 
@@ -292,6 +295,7 @@ def test_every_field_of_a_container(engine: Engine, shared: Server) -> None:
     shown = shared.status(run_id)
     assert (shown["type"], shown["memory"], shown["cpus"], shown["tasks"]) == ("container", 32, 0.5, [])
     assert "hello world" not in shown.text
+    assert (shown["spec"]["env"], shown["spec"]["workdir"], shown["spec"]["max_attempts"]) == (["GREETING"], "/var", 2)
 
 
 @pytest.mark.parametrize(("restart", "policy"), [("none", "no"), ("on-failure", "on-failure"), ("any", "always")])
