@@ -166,6 +166,7 @@ class Job(NamedTuple):
         number: of the version.
         version: the id of the version's config.
         image: the pinned reference.
+        runtime: what identifies the quartermaster that starts it, as that of an instance; "" if it is not known.
         kept: whether its quartermaster needs its end after a restart, so that no other removes it before.
     """
 
@@ -176,6 +177,7 @@ class Job(NamedTuple):
     number: int
     version: str
     image: str
+    runtime: str
     kept: bool
 
 
@@ -190,6 +192,7 @@ def job(request: RunRequest, mark: Stamp, made: Job, defaults: Defaults, objects
         FUNCTION: made.function,
         FUNCTION_NUMBER: str(made.number),
         FUNCTION_VERSION: made.version,
+        **({RUNTIME: made.runtime} if made.runtime else {}),
     }
     container = body["TaskTemplate"]["ContainerSpec"]
     given = _not_expanded(_environment({INPUT: made.text, INVOCATION: made.invocation})) or []

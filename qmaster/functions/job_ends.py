@@ -10,6 +10,7 @@ from ..errors import (
     FunctionFailed,
     HttpError,
     InstanceDied,
+    JournalUnwritable,
     NotFound,
     PayloadTooLarge,
     TooManyCalls,
@@ -42,7 +43,7 @@ def input_of(payload: bytes) -> str:
 
 def refused(error: HttpError) -> Trouble:
     """Return why a start was refused."""
-    if isinstance(error, TooManyCalls):
+    if isinstance(error, TooManyCalls | JournalUnwritable):
         return Trouble("engine", str(error))
     return endings.refused(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 
 from ..models.functions import FunctionError, FunctionStats, InstanceCounts
@@ -24,9 +25,10 @@ class Job:
         view: its run as last published.
         runs: whether its container was seen running.
         told: whether its caller knows the end, which may be before the end of the run.
+        watch: gives it up if it does not start.
     """
 
-    __slots__ = ("invocation", "kept", "name", "run_id", "runs", "told", "version", "view")
+    __slots__ = ("invocation", "kept", "name", "run_id", "runs", "told", "version", "view", "watch")
 
     def __init__(self, version: Version, invocation: Invocation, name: str) -> None:
         self.version = version
@@ -37,6 +39,7 @@ class Job:
         self.view: Service | None = None
         self.runs = False
         self.told = False
+        self.watch: asyncio.Task[None] | None = None
 
 
 class Line:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import msgspec
 
@@ -27,16 +28,24 @@ class JobRuns:
         reconciler: knows them.
         outputs: reads what they wrote.
         publishers: whose policy and credentials count.
+        runtime: returns the address and port of the runtime API; None while they are not known.
     """
 
     def __init__(
-        self, runs: RunService, reaper: Reaper, reconciler: Reconciler, outputs: OutputReader, publishers: Publishers
+        self,
+        runs: RunService,
+        reaper: Reaper,
+        reconciler: Reconciler,
+        outputs: OutputReader,
+        publishers: Publishers,
+        runtime: Callable[[], tuple[str, int] | None],
     ) -> None:
         self._runs = runs
         self._reaper = reaper
         self._reconciler = reconciler
         self._outputs = outputs
         self._publishers = publishers
+        self._runtime = runtime
 
     async def start(self, version: Version, name: str, invocation: str, text: str, kept: bool) -> str:
         """Start a job under its publisher's present policy, and return the id of its run.
@@ -53,7 +62,18 @@ class JobRuns:
         """
         by = self._publishers.of(version)
         request = msgspec.structs.replace(version.spec.request(), timeout=version.spec.timeout)
-        made = Job(name, invocation, text, version.function, version.number, version.id, version.image, kept)
+        host, port = self._runtime() or ("", 0)
+        made = Job(
+            name=name,
+            invocation=invocation,
+            text=text,
+            function=version.function,
+            number=version.number,
+            version=version.id,
+            image=version.image,
+            runtime=f"{host}:{port}" if host else "",
+            kept=kept,
+        )
         return await self._runs.start_job(request, by, made, self._publishers.credentials(version.image, by))
 
     def find(self, run_id: str) -> Service | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -102,6 +102,14 @@ class Jobs:
         self._lines.setdefault(version.function, Line()).jobs.add(job)
         self._spawn(self._find(job), name)
         return True
+
+    def abandon(self, waiting: Iterable[Service]) -> None:
+        """Remove the runs of an earlier process that have not begun: their callers are gone."""
+        known = {job.name for line in self._lines.values() for job in line.jobs}
+        for view in waiting:
+            if view.name not in known:
+                log.info("job_abandoned", run=view.id, name=view.name)
+                self._runs.remove(view.id)
 
     def stop(self) -> None:
         """Start no more: calls that wait fail, and jobs that run go on."""
@@ -208,11 +216,11 @@ class Jobs:
             self._free(job)
             return
         self._know_run(job, run_id, self._runs.find(run_id))
-        self._spawn(self._watch_start(job, run_id), job.name)
 
     def _know_run(self, job: Job, run_id: str, view: Service | None) -> None:
         job.run_id = run_id
         self._by_run[run_id] = job
+        job.watch = self._spawn(self._watch_start(job, run_id), job.name)
         if view is not None:
             self.notice(view)
 
@@ -222,10 +230,13 @@ class Jobs:
         await asyncio.sleep(timeout)
         if job.view is not None and job.view.status == "preparing":
             await asyncio.sleep(max(0.0, PREPARES_FOR - timeout))
-        if job.runs or job.told or run_id not in self._by_run:
+        if job.runs or job.told:
             return
         view = await self._ask(run_id)
-        if view is not None and view.status in ("pending", "preparing") and not job.told:
+        if view is None and self._by_run.pop(run_id, None) is not None:
+            self._tell(job, InstanceDied("the run of the job was removed"))
+            self._free(job)
+        elif view is not None and view.status in ("pending", "preparing") and not job.told:
             said = view.error or f"it did not start within {timeout:g} s"
             self._start_failed(job, Trouble(view.reason or "unschedulable", said, of_engine=view.error is not None))
             self._runs.remove(run_id)
@@ -252,8 +263,6 @@ class Jobs:
         log.info("job_resumed", run=view.id, name=job.name, function=job.version.function)
         job.runs = view.started_at is not None
         self._know_run(job, view.id, view)
-        if not job.runs:
-            self._spawn(self._watch_start(job, view.id), job.name)
 
     def _start_failed(self, job: Job, trouble: Trouble) -> None:
         """Note why a job did not start: the next start waits, and calls fail that nothing shows to be possible."""
@@ -327,6 +336,8 @@ class Jobs:
         self._reports.call(Ended(version, invocation.call, run_id, outcome, queued, taken, invocation.cold))
 
     def _free(self, job: Job) -> None:
+        if job.watch is not None:
+            job.watch.cancel()
         self._lines[job.version.function].jobs.discard(job)
         self._start_waiting(job.version.function)
 
@@ -349,10 +360,11 @@ class Jobs:
 
     # -- work in the background ------------------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(done, name))
+        return task
 
     def _done(self, task: asyncio.Task[None], name: str) -> None:
         self._tasks.discard(task)

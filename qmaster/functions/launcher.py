@@ -9,7 +9,7 @@ import msgspec
 
 from ..auth import policy
 from ..auth.authenticator import Identity
-from ..engine.labels import END, FUNCTION_VERSION, IDLE, RUNTIME, UPDATED
+from ..engine.labels import END, FUNCTION_VERSION, IDLE, RUNTIME, TTL, UPDATED
 from ..engine.services import Swarm
 from ..engine.spec import RUNTIME_DOMAIN, Instance
 from ..errors import CannotStart, EngineAway, Forbidden
@@ -150,11 +150,30 @@ class Launcher:
         listed = [_found(raw) for raw in await self._swarm.labelled(f"{RUNTIME}={host}:{port}")]
         return [found for found in listed if found is not None]
 
+    async def waiting_jobs(self) -> list[Service]:
+        """Return the runs of synchronous jobs that this quartermaster created, and that have not begun.
+
+        Raises:
+            HttpError: the engine did not answer.
+        """
+        host, port = self._address()
+        listed = await self._swarm.labelled(f"{RUNTIME}={host}:{port}")
+        views = [self.find(raw["ID"]) for raw in listed if _is_of_caller(raw)]
+        return [view for view in views if view is not None and view.status in ("pending", "preparing")]
+
     def _address(self) -> tuple[str, int]:
         runtime = self._runtime()
         if runtime is None:
             raise EngineAway("the address of this node in the swarm is not known yet; try again, or set --advertise")
         return runtime
+
+
+def _is_of_caller(raw: dict[str, Any]) -> bool:
+    """Return whether a service is a job that is not needed after a restart: it has a ttl of 0 and no secret."""
+    labels = raw["Spec"].get("Labels") or {}
+    return (
+        labels.get(TTL) == "0s" and END not in labels and not raw["Spec"]["TaskTemplate"]["ContainerSpec"].get("Hosts")
+    )
 
 
 def _found(raw: dict[str, Any]) -> Found | None:

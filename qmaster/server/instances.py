@@ -86,10 +86,14 @@ class Instances:
         self._engine = engine
         self._runners = runners
         self._port, self._advertise = place.port, place.advertise
-        launcher = Launcher(runners.service, runners.reaper, runners.reconciler, engine.swarm, publishers, self.address)
-        self._life = Lifecycle(launcher, reports)
-        self.scaler = Autoscaler(self._life, launcher, versions, self._ready_nodes)
-        job_runs = JobRuns(runners.service, runners.reaper, runners.reconciler, runners.outputs, publishers)
+        self._launcher = Launcher(
+            runners.service, runners.reaper, runners.reconciler, engine.swarm, publishers, self.address
+        )
+        self._life = Lifecycle(self._launcher, reports)
+        self.scaler = Autoscaler(self._life, self._launcher, versions, self._ready_nodes)
+        job_runs = JobRuns(
+            runners.service, runners.reaper, runners.reconciler, runners.outputs, publishers, self.address
+        )
         self._jobs = Jobs(job_runs, versions, reports)
         self.dispatcher = Dispatcher(self._life, self.scaler, self._jobs)
         self._http = runtime.make_server(runtime.RuntimeApi(self.dispatcher, place.max_connections))
@@ -134,7 +138,9 @@ class Instances:
             return False
         try:
             if not self._has_adopted:
+                waiting = await self._launcher.waiting_jobs()
                 await self.scaler.adopt()
+                self._jobs.abandon(waiting)
                 self._has_adopted = True
             await self.resume()
         except HttpError as error:

@@ -422,6 +422,7 @@ JOB = spec.Job(
     number=3,
     version="config-1",
     image="busybox@sha256:" + "a" * 64,
+    runtime="10.0.0.9:9091",
     kept=False,
 )
 
@@ -431,14 +432,15 @@ def _job(made: spec.Job = JOB, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_job_is_a_run_of_its_function() -> None:
-    """Named after the call; no runtime API is behind it, and it is removed as soon as its output is kept."""
+    """Named after the call; it reaches no runtime API, and is removed as soon as its output is kept."""
     body = _job(timeout=5)
     labels = body["Labels"]
     assert (body["Name"], body["TaskTemplate"]["ContainerSpec"]["Image"]) == ("qm-job-0123", JOB.image)
     assert (labels["io.qmaster.function"], labels["io.qmaster.function-number"]) == ("backup", "3")
     assert (labels["io.qmaster.owner"], labels["io.qmaster.timeout"]) == ("alice", "5s")
     assert labels["io.qmaster.ttl"] == "0s"
-    assert "io.qmaster.runtime" not in labels
+    assert labels["io.qmaster.runtime"] == "10.0.0.9:9091"
+    assert "io.qmaster.runtime" not in _job(JOB._replace(runtime=""))["Labels"]
     assert "Hosts" not in body["TaskTemplate"]["ContainerSpec"]
     assert body["TaskTemplate"]["RestartPolicy"] == {"Condition": "none"}
     assert _job(JOB._replace(kept=True))["Labels"]["io.qmaster.ttl"] == "86400s"

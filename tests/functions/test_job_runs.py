@@ -40,7 +40,8 @@ class Runs(RunService):
 
 
 def runs_of(runs: Runs, **holders: Identity) -> JobRuns:
-    return JobRuns(runs, UNUSED, UNUSED, UNUSED, Publishers(holders.get, lambda image, by: CREDENTIALS))
+    publishers = Publishers(holders.get, lambda image, by: CREDENTIALS)
+    return JobRuns(runs, UNUSED, UNUSED, UNUSED, publishers, lambda: ("10.0.0.9", 9091))
 
 
 async def test_a_job_is_started_for_its_publisher() -> None:
@@ -50,7 +51,7 @@ async def test_a_job_is_started_for_its_publisher() -> None:
     ((request, by, made, credentials),) = runs.started
     assert (request.timeout, request.env, request.restart) == (7, {"A": "1"}, "none")
     assert (by.name, credentials) == ("root", CREDENTIALS)
-    assert made == Job("qm-job-1", "call-1", "in", "hello", 1, called.id, called.image, True)
+    assert made == Job("qm-job-1", "call-1", "in", "hello", 1, called.id, called.image, "10.0.0.9:9091", True)
 
 
 async def test_a_publisher_that_may_not_any_more_starts_none() -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from fakes import until
 from function_cases import Stage, call, job, pinned, spec, view
@@ -315,6 +316,27 @@ async def test_a_job_that_does_not_start_is_given_up(
 
 
 @pytest.mark.gen_test
+async def test_a_run_of_which_nothing_is_heard_is_asked_for(stage: Stage) -> None:
+    """It may have been removed before it was known; its place is free again."""
+    calling = stage.invoke(job(timeout=0.1, max_instances=1))
+    await begun(stage)
+    assert "removed" in str(await fails_with(calling, InstanceDied))
+    assert stage.dispatcher.stats("hello").instances.starting == 0
+
+
+@pytest.mark.gen_test
+async def test_a_job_that_has_ended_is_not_watched(stage: Stage) -> None:
+    """A thousand short jobs with a long timeout leave nothing behind."""
+    calls = [stage.invoke(job(timeout=3600, max_instances=5)) for _ in range(5)]
+    await begun(stage, 5)
+    for number in range(5):
+        stage.dispatcher.notice(over(f"job-{number + 1}"))
+    await asyncio.gather(*calls)
+    await stage.settle()
+    assert [task for task in asyncio.all_tasks() if "_watch_start" in repr(task)] == []
+
+
+@pytest.mark.gen_test
 async def test_a_job_that_has_started_meanwhile_is_not_given_up(stage: Stage) -> None:
     """The engine is asked before."""
     stage.runs.there["job-1"] = view("job-1", "running")
@@ -498,6 +520,18 @@ async def test_a_job_of_which_nothing_is_left_has_failed(stage: Stage) -> None:
     assert stage.dispatcher.resume(job(), invocation, "qm-job-nowhere", 0.0)
     await fails_with(invocation.answered, InstanceDied)
     assert stage.dispatcher.stats("hello").instances.starting == 0
+
+
+@pytest.mark.gen_test
+async def test_a_job_whose_caller_is_gone_is_removed(stage: Stage) -> None:
+    """One that this process has just started is not."""
+    calling = stage.invoke(job())
+    await begun(stage)
+    own = msgspec.structs.replace(view("job-1", "pending"), name=stage.runs.started[0].name)
+    stage.jobs.abandon([own, view("old", "pending")])
+    assert stage.runs.removed == ["old"]
+    stage.dispatcher.notice(over("job-1"))
+    await calling
 
 
 # -- specs -------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from itertools import pairwise
 from typing import Any
 
@@ -98,7 +99,8 @@ def test_an_exit_code_is_an_error(functions_server: Server) -> None:
     """With the last lines of the output; its run goes, and its output stays."""
     job = Job(functions_server, "fails", "echo working; echo no such table >&2; exit 3")
     reply = job.call()
-    assert (reply.status, reply["reason"], reply["error_type"]) == (502, "function_error", "exit")
+    assert (reply.status, reply["reason"]) == (502, "function_error"), reply.text + functions_server.logs()
+    assert reply["error_type"] == "exit"
     assert "exit code 3" in reply["error_message"]
     assert "no such table" in reply["error_message"]
     eventually(lambda: [run["status"] for run in job.runs()] == ["removed"], 60, "its run is removed")
@@ -256,6 +258,20 @@ def test_an_asynchronous_job_survives_its_quartermaster(server: Server, away: fl
     ended = shown(server, invocation, 60)
     assert (ended["status"], ended["output"]) == ("succeeded", {"a": 1})
     assert len(ended["attempts"]) == len(job.runs()) == 1
+    eventually(lambda: [run["status"] for run in job.runs()] == ["removed"], 60, "its run is removed")
+
+
+@pytest.mark.patient
+def test_a_job_whose_caller_is_gone_does_not_begin(server: Server) -> None:
+    """It waited for a node when quartermaster was killed: nobody would hear of its end."""
+    job = Job(server, "nobodys", "echo done", constraints=["node.labels.there-is==none"])
+    with ThreadPoolExecutor(1) as pool:
+        calling = pool.submit(job.call)
+        eventually(lambda: [run["status"] for run in job.runs()] == ["pending"], 60, "it waits")
+        server.kill()
+        assert isinstance(calling.exception(), OSError | HTTPException)
+    server.start()
+    ready(server)
     eventually(lambda: [run["status"] for run in job.runs()] == ["removed"], 60, "its run is removed")
 
 

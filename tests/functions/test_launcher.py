@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 from fakes import AUTH, FakeSwarm, grant, run, service
-from function_cases import version
+from function_cases import version, view
 
 from qmaster.auth.authenticator import Identity
 from qmaster.engine.spec import Instance
@@ -16,6 +16,7 @@ from qmaster.functions.instances import Ending
 from qmaster.functions.launcher import Found, Launcher, Publishers
 from qmaster.models.credentials import Credentials
 from qmaster.models.requests import RunRequest
+from qmaster.models.responses import Service
 from qmaster.runs.reaper import Reaper
 from qmaster.runs.reconciler import Reconciler
 from qmaster.runs.service import RunService
@@ -45,6 +46,10 @@ class Runs(RunService):
 class Looks(Reconciler):
     def __init__(self) -> None:
         self.looked: list[str] = []
+        self.views: dict[str, Service] = {}
+
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
+        return self.views.get(name_or_id)
 
     def look(self, service_id: str) -> None:
         self.looked.append(service_id)
@@ -155,3 +160,21 @@ async def test_the_instances_of_an_earlier_process_are_found() -> None:
         instance("e", ["10.0.0.9 somewhere.example"], function_version="config-1"),
     )
     assert await parts.launcher.running() == [Found("a", "config-1", "s3cret")]
+
+
+@pytest.mark.gen_test
+async def test_jobs_that_wait_to_begin_are_found() -> None:
+    """Those of this quartermaster; not those whose end is needed after a restart, nor instances."""
+    labels = {"io.qmaster.runtime": "10.0.0.9:9091", "io.qmaster.ttl": "0s"}
+    template = {"ContainerSpec": {"Image": "busybox"}}
+    of_instance = {"ContainerSpec": {"Image": "busybox", "Hosts": ["10.0.0.9 s3cret.qm.internal"]}}
+    parts = Parts(
+        service("waits", Labels=labels, TaskTemplate=template),
+        service("runs", Labels=labels, TaskTemplate=template),
+        service("kept", Labels={**labels, "io.qmaster.ttl": "86400s"}, TaskTemplate=template),
+        service("instance", Labels=labels, TaskTemplate=of_instance),
+        service("another", Labels={**labels, "io.qmaster.runtime": "10.0.0.8:9091"}, TaskTemplate=template),
+    )
+    parts.looks.views = {each: view(each, "pending") for each in ("waits", "kept", "instance", "another")}
+    parts.looks.views["runs"] = view("runs")
+    assert [each.id for each in await parts.launcher.waiting_jobs()] == ["waits"]

@@ -568,7 +568,7 @@ async def test_an_instance_of_unknown_outcome_is_looked_for() -> None:
 
 # -- jobs of functions
 
-JOB = Job("qm-job-1", "call-1", "in", "backup", 1, "config-1", f"busybox@{DIGEST}", kept=False)
+JOB = Job("qm-job-1", "call-1", "in", "backup", 1, "config-1", f"busybox@{DIGEST}", "", kept=False)
 
 
 async def test_a_job_is_a_service_with_its_input() -> None:
