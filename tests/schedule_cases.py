@@ -169,7 +169,7 @@ class Member:
 
     def _is_settled(self) -> bool:
         each = self.scheduler
-        is_due = any(at <= self.now() for at in each._wakes.values())
+        is_due = any(at <= self.now() for at in each._timers._times.values())
         return not (each._turns or each._changed or is_due) and each._looked == self.now() and not each._wake.is_set()
 
 

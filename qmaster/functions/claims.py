@@ -103,7 +103,10 @@ def plan(versions: Sequence[Version]) -> list[Planned]:
             if key not in schedules or schedules[key].suspend:
                 break
             since = min(since, published)
-        planned.append(Planned(key, schedule, schedule.times(), since))
+        try:
+            planned.append(Planned(key, schedule, schedule.times(), since))
+        except ValueError as error:  # this machine does not know the time zone; those that do make the calls
+            log.warning("schedule_not_understood", function=versions[0].function, reason=str(error))
     return planned
 
 

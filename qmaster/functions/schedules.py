@@ -6,11 +6,12 @@ All wake at a tick; the one whose claim the swarm takes makes the call. Belongs 
 from __future__ import annotations
 
 import asyncio
-import heapq
+import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import NamedTuple
 
 import msgspec
@@ -24,6 +25,7 @@ from ..models.invocations import InvocationView
 from ..models.schedules import ScheduleView
 from .asynchronous import AsyncInvoker, Order
 from .claims import Claim, Claims, Planned, Ticks, claims_of, find, note_made, plan, pruned, rfc3339
+from .timers import Timers
 from .versions import VersionStore
 
 AT_ONCE = 8  # functions whose claims are read or written
@@ -31,7 +33,6 @@ PLANNED_AT_ONCE = 50  # functions in one turn of the loop
 TRIES = 4  # for one tick, before a pause: each after somebody else's change
 FIRST_PAUSE, LAST_PAUSE = 0.5, 10.0  # seconds before a retry, doubled each time
 SET_BACK = 1.0  # seconds by which the clock has gone back for all to be looked at: retries would wait for so long
-SPARE = 100  # entries of the heap that may be void
 ROOT = Identity("root")
 
 log = structlog.get_logger(__name__)
@@ -79,10 +80,11 @@ class Scheduler:
         self._made: dict[tuple[str, str], tuple[int, str]] = {}  # function, key → the newest tick called, its nonce
         self._busy: dict[str, str] = {}  # the nonce of a call that forbids another → its function
         self._changed: set[str] = set()  # functions to plan again
-        self._heap: list[tuple[float, str]] = []
-        self._wakes: dict[str, float] = {}  # function → its valid entry in the heap
+        self._timers = Timers()  # when each function is to be looked at
         self._turns: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()  # functions to look at once more after their turn
         self._pauses: dict[str, float] = {}  # before the next retry
+        self._stopping = False
         self._looked = 0.0  # the clock at the last look
         self._limiter = FairLimiter(AT_ONCE)
         self._wake = asyncio.Event()
@@ -108,6 +110,10 @@ class Scheduler:
         if function is not None:
             self._wake_for(function, self._pace.now())
 
+    def stop(self) -> None:
+        """Claim nothing more; other quartermasters do."""
+        self._stopping = True
+
     # -- the loop --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -129,29 +135,24 @@ class Scheduler:
     def _look(self) -> None:
         """Look at the clock, and begin what is due."""
         now = self._pace.now()
-        if now < self._looked - SET_BACK or len(self._heap) > 2 * len(self._wakes) + SPARE:
-            self._heap = []
-            for function, at in list(self._wakes.items()):
-                self._wake_for(function, min(at, now) if now < self._looked else at)
+        if now < self._looked - SET_BACK:
+            self._timers.set_all(now)
         self._looked = now
-        self._start_turns(now)
+        for function in () if self._stopping else self._timers.take(now):
+            self._start_turn(function, now)
 
     async def _sleep(self) -> None:
-        left = self._heap[0][0] - self._pace.now() if self._heap else self._pace.look_every
-        try:
-            async with asyncio.timeout(min(max(left, 0.0), self._pace.look_every)):
+        left, first = self._pace.look_every, self._timers.first
+        if first is not None and not self._stopping:
+            left = min(left, max(0.0, first - self._pace.now()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
 
     def _wake_for(self, function: str, at: float | None) -> None:
         """Look at a function then; None: never."""
-        if at is None:
-            self._wakes.pop(function, None)
-            return
-        self._wakes[function] = at
-        heapq.heappush(self._heap, (at, function))
-        if self._heap[0] == (at, function):
+        self._timers.set(function, at)
+        if at is not None and at == self._timers.first:
             self._wake.set()
 
     async def _plan_changed(self) -> None:
@@ -176,19 +177,16 @@ class Scheduler:
         nexts = [each.next(claims.get(each.key), now) for each in self._plans.get(function, ())]
         return min((each for each in nexts if each is not None), default=None)
 
-    def _start_turns(self, now: float) -> None:
-        """Begin the turns of all that is due."""
-        while self._heap and self._heap[0][0] <= now:
-            at, function = heapq.heappop(self._heap)
-            if self._wakes.get(function) != at or function in self._turns:
-                continue  # there is a newer entry; or ``_turned`` makes it again
-            del self._wakes[function]
-            if self._is_wanted(function, now):
-                task = self._turns[function] = asyncio.create_task(self._run_turn(function))
-                task.add_done_callback(partial(self._turned, function))
-            else:
-                self._pauses.pop(function, None)
-                self._wake_for(function, self._next(function, now))
+    def _start_turn(self, function: str, now: float) -> None:
+        """Begin the turn of a function where there is something to do; else look again at its next tick."""
+        if function in self._turns:
+            self._again.add(function)
+        elif self._is_wanted(function, now):
+            task = self._turns[function] = asyncio.create_task(self._run_turn(function))
+            task.add_done_callback(partial(self._turned, function))
+        else:
+            self._pauses.pop(function, None)
+            self._wake_for(function, self._next(function, now))
 
     def _is_wanted(self, function: str, now: float) -> bool:
         """Return whether there is something to do."""
@@ -242,10 +240,12 @@ class Scheduler:
             self._pauses[function] = min(2 * self._pauses.get(function, FIRST_PAUSE / 2), LAST_PAUSE)
 
     def _turned(self, function: str, task: asyncio.Task[None]) -> None:
-        self._turns.pop(function, None)
+        del self._turns[function]
         now, pause = self._pace.now(), self._pauses.get(function)
-        wakes = (self._wakes.pop(function, None), self._next(function, now), None if pause is None else now + pause)
-        self._wake_for(function, min((each for each in wakes if each is not None), default=None))
+        times = [self._timers.get(function), self._next(function, now)]  # the first was set during the turn
+        times += [now if function in self._again else None, None if pause is None else now + pause]
+        self._again.discard(function)
+        self._wake_for(function, min((each for each in times if each is not None), default=None))
 
     async def _turn(self, function: str) -> None:
         """Claim what is due, and make the calls of our claims.
@@ -327,7 +327,10 @@ class Scheduler:
                     log.warning("tick_retrying", function=function, tick=rfc3339(claim.tick), reason=str(error))
                 continue
             self._made[function, key] = (claim.tick, claim.nonce)
-            self._settle(function, key)
+            owed = self._owed[function]
+            del owed[key]
+            if not owed:
+                del self._owed[function]
             if is_made:
                 log.info("tick_called", function=function, tick=rfc3339(claim.tick), invocation=claim.nonce)
             else:
@@ -354,16 +357,11 @@ class Scheduler:
             await self._invoker.accept(version, order, lambda db: note_made(db, function, key, claim))
         except BaseException as error:
             self._busy.pop(claim.nonce, None)
-            if isinstance(error, NotFound):
+            if isinstance(error, HttpError) and error.status < HTTPStatus.TOO_MANY_REQUESTS:
+                log.warning("tick_refused", function=function, reason=str(error))  # a later try has the same answer
                 return False
             raise
         return True
-
-    def _settle(self, function: str, key: str) -> None:
-        owed = self._owed.get(function, {})
-        owed.pop(key, None)
-        if not owed:
-            self._owed.pop(function, None)
 
     async def _remove(self, function: str) -> None:
         """Remove the claims of a function that has no schedules; whoever read them before removes no newer ones."""

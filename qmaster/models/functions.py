@@ -295,7 +295,7 @@ def read_spec(document: dict[str, Any]) -> FunctionSpec:
     schedules = document.get("schedules")
     for place, each in enumerate(schedules[:MAX_SCHEDULES] if isinstance(schedules, list) else ()):
         if isinstance(each, dict):
-            _check_schedule(place, each)
+            _check_schedule(place, each, document.get("runtime") == "job")
     return convert(document, FunctionSpec, _instead)
 
 
@@ -312,11 +312,14 @@ def read_qualifier(name: str, qualifier: str | None) -> int | None:
     return int(qualifier)
 
 
-def _check_schedule(place: int, document: dict[str, Any]) -> None:
+def _check_schedule(place: int, document: dict[str, Any], is_job: bool) -> None:
     """Check a schedule by itself, so that the error names its place and its field."""
     try:
-        convert(document, Schedule, lambda word: SCHEDULE_INSTEAD.get(squeezed(word)))
-    except BadRequest as error:
+        schedule = convert(document, Schedule, lambda word: SCHEDULE_INSTEAD.get(squeezed(word)))
+        schedule.check()
+        if is_job and len(schedule.payload()) > MAX_INPUT:
+            raise ValueError(f"input: that of a job has at most {MAX_INPUT} bytes; got {len(schedule.payload())}")
+    except (BadRequest, ValueError) as error:
         said = str(error)
         between = ": " if said.startswith("unknown field") else "."
         raise BadRequest(f"schedules[{place}]{between}{said}") from None

@@ -44,7 +44,7 @@ INSTEAD: Mapping[str, str] = {
 _HOURS_2, _HOURS_26, _DAYS_40 = 2 * 3600, 26 * 3600, 40 * 86_400
 _OF_MACHINE = ("localtime", "posixrules")  # files beside the zones, which differ from one machine to the next
 _OTHER_SECONDS = ("posix/", "right/")  # the second of them counts leap seconds
-_CRON = re.compile(r"[0-9A-Za-z*,/#\- ]+")
+_CRON = re.compile(r"[0-9a-z*,/#\- ]+")
 
 Concurrency = Literal["allow", "forbid"]
 Cron = Annotated[str, Meta(min_length=1, max_length=MAX_CRON)]
@@ -71,7 +71,12 @@ class Schedule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     starting_deadline: Deadline = 300.0
     suspend: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check what is to be published; time zones of a published one may be unknown to another machine.
+
+        Raises:
+            ValueError: a field is wrong; the message names it.
+        """
         if not _has_ticks(_fields(self.cron), self.time_zone):
             raise ValueError(f"cron: no day within 50 years is one of {quote(self.cron)}")
 
@@ -149,7 +154,7 @@ def keys(schedules: Iterable[Schedule]) -> list[str]:
     given: dict[str, int] = {}
     made = []
     for each in schedules:
-        told = msgspec.json.encode([_fields(each.cron), each.time_zone, each.input], order="deterministic")
+        told = msgspec.json.encode([_spelt(each.cron), each.time_zone, each.input], order="deterministic")
         key = hashlib.sha256(told).hexdigest()[:16]
         given[key] = given.get(key, 0) + 1
         made.append(key if given[key] == 1 else f"{key}-{given[key]}")
@@ -167,20 +172,23 @@ def _fields(cron: str) -> str:
     Raises:
         ValueError: it has more or fewer, or is no word of crontab(5).
     """
-    text = " ".join(cron.split())
+    text = _spelt(cron)
     if text.startswith("@"):
-        known = WORDS.get(text.lower())
-        if known is None:
-            raise ValueError(f"cron: expected {FIELDS}; got {quote(cron)}; known: {', '.join(WORDS)}")
-        return known
+        raise ValueError(f"cron: expected {FIELDS}; got {quote(cron)}; known: {', '.join(WORDS)}")
     count = len(text.split())
-    if "TZ=" in text.upper():
+    if "tz=" in text:
         raise ValueError("cron: expected no time zone; use time_zone, such as Europe/Berlin")
     if count == 6:  # as cronsim reads them, the first are seconds
         raise ValueError(f"cron: seconds are not supported; expected {FIELDS}; got {quote(cron)}")
     if count != 5 or not _CRON.fullmatch(text):
         raise ValueError(f"cron: expected {FIELDS}; got {quote(cron)}")
     return text
+
+
+def _spelt(cron: str) -> str:
+    """Return an expression with five fields in one spelling."""
+    text = " ".join(cron.split()).lower()
+    return WORDS.get(text, text)
 
 
 def _zone(name: str) -> tzinfo:

@@ -174,6 +174,7 @@ class Server:
         log.info("stopping")
         self._http.stop()
         if self.functions is not None:
+            self.functions.scheduler.stop()
             self.functions.asynchronous.stop()
             self.functions.instances.dispatcher.stop()
         self.runs.service.waiters.close()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmaster.errors import BadRequest
-from qmaster.models.functions import read_spec
+from qmaster.models.functions import MAX_INPUT, read_spec
 from qmaster.models.schedules import WORDS, Schedule, keys
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -128,6 +128,14 @@ def test_a_wrong_schedule_is_named(schedules: Any, said: str) -> None:
     """With its place, its field, and what to use."""
     with pytest.raises(BadRequest, match=said):
         read_spec({"image": "busybox", "schedules": schedules})
+
+
+def test_the_input_of_a_job_fits_into_its_environment() -> None:
+    """It is refused when it is published, not at each tick."""
+    spec = {"image": "busybox", "schedules": [{"cron": "@daily", "input": "x" * MAX_INPUT}]}
+    read_spec(spec)
+    with pytest.raises(BadRequest, match=r"schedules\[0\].input: that of a job has at most 24576 bytes; got 24578"):
+        read_spec({**spec, "runtime": "job"})
 
 
 @pytest.mark.parametrize("word", ["schedule", "cron"])

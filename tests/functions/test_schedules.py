@@ -10,7 +10,7 @@ from schedule_cases import BEGIN, EVERY_MINUTE, MINUTE, Lossy, Member, Site, at,
 from version_cases import loaded, published
 
 from qmaster.engine.labels import CRON, CRON_CLAIMS
-from qmaster.errors import EngineAway, QueueFull
+from qmaster.errors import EngineAway, PayloadTooLarge, QueueFull
 from qmaster.functions import schedules
 from qmaster.functions.claims import Claim, plan, rfc3339
 from qmaster.models.schedules import Schedule
@@ -360,6 +360,39 @@ async def test_a_full_queue_delays_a_call(tmp_path: Path, monkeypatch: pytest.Mo
         assert here.ticks() == minutes(0, 1)
 
 
+async def test_a_call_that_is_refused_for_good_is_dropped(tmp_path: Path) -> None:
+    """As one whose input is too large; the next tick is called."""
+    async with site(tmp_path, FakeConfigs(scheduled("f", FORBID))) as here:
+        invoker = here.members[0].invoker
+        invoker.fails["accept"] = PayloadTooLarge("too large")
+        await here.pass_time()
+        del invoker.fails["accept"]
+        await here.pass_time()
+        assert here.ticks() == minutes(1)
+
+
+async def test_a_quartermaster_that_stops_claims_nothing(tmp_path: Path) -> None:
+    """So the call does not wait for its next start."""
+    async with site(tmp_path, FakeConfigs(scheduled("f", EVERY_MINUTE)), (0.0, 0.0)) as here:
+        one, other = here.members
+        one.scheduler.stop()
+        here.clock.time += MINUTE
+        one.scheduler._wake.set()
+        await until(lambda: one.scheduler._looked == one.now())
+        assert here.ticks() == []
+        await other.settled()
+        assert (one.orders, len(other.orders)) == ([], 1)
+
+
+async def test_a_time_zone_that_a_machine_does_not_know(tmp_path: Path) -> None:
+    """Its function is there all the same; others make the calls."""
+    unknown = Schedule(cron="* * * * *", time_zone="Mars/Olympus")
+    async with site(tmp_path, FakeConfigs(scheduled("f", unknown, EVERY_MINUTE))) as here:
+        assert here.members[0].store.latest("f") is not None
+        await here.pass_time()
+        assert here.ticks() == minutes(0)
+
+
 async def test_who_cannot_write_claims_nothing(tmp_path: Path) -> None:
     """So another quartermaster makes the call."""
     async with site(tmp_path, FakeConfigs(scheduled("f", EVERY_MINUTE)), (0.0, 0.0)) as here:
@@ -430,8 +463,7 @@ async def test_500_schedules_cost_nothing_but_at_their_ticks(tmp_path: Path) -> 
         await here.pass_time(10)
         looks = 0
         here.clock.time += 15
-        assert member.scheduler._heap[0][0] == BEGIN
-        assert member.scheduler._heap[0][0] - member.now() == 5
+        assert member.scheduler._timers.first == BEGIN == member.now() + 5
         await here.settled()
         assert (looks, here.configs.calls) == (1, [])  # the test's own
         await here.pass_time(10)
