@@ -316,6 +316,24 @@ def test_another_quartermaster_leaves_the_end_to_its_own(bed: Bed, server: Serve
 
 
 @pytest.mark.patient
+def test_a_job_on_a_node_that_is_cut_off_is_run_again(server: Server, functions_swarm: Swarm) -> None:
+    """On another node, as soon as Swarm knows that its node is down."""
+    rules = {"constraints": ["node.role==worker"], "timeout": 300, "retries": 3, "retry_delay": 0.5}
+    job = Job(server, "cut", "sleep 25; echo done", **rules)
+    invocation = accepted(job)
+    eventually(lambda: job.busy() == 1, 60, "it runs")
+    (run,) = job.runs()
+    (node,) = (each for each in functions_swarm.workers if each.name == run["tasks"][0]["node"])
+    node.cut_off()
+    try:
+        ended = shown(server, invocation, 200)
+    finally:
+        node.bring_back()
+    assert (ended["status"], ended["output"]) == ("succeeded", "done\n")
+    assert ended["attempts"][0]["error"]["type"] == "Runtime.ExitError"
+
+
+@pytest.mark.patient
 def test_a_schedule_makes_it_cron_for_a_swarm(functions_server: Server) -> None:
     """A tick is a run, whose result is kept."""
     job = Job(functions_server, "cron", 'echo "$QMASTER_INPUT"', schedules=[{"cron": "* * * * *", "input": {"a": 1}}])
