@@ -91,7 +91,7 @@ class Dispatcher:
 
     def stats(self, name: str) -> FunctionStats:
         """Return what is going on for a function."""
-        jobs = self._jobs.stats().get(name)
+        jobs = self._jobs.stats_of(name)
         pools = list(self._scaler.pools_of(name))
         return _together(self._stats(name, pools), jobs) if jobs else self._stats(name, pools)
 
@@ -101,7 +101,7 @@ class Dispatcher:
         for pool in self._life.pools.values():
             pools.setdefault(pool.version.function, []).append(pool)
         stats = {name: self._stats(name, some) for name, some in pools.items()}
-        for name, jobs in self._jobs.stats().items():
+        for name, jobs in self._jobs.all_stats().items():
             stats[name] = _together(stats[name], jobs) if name in stats else jobs
         return stats
 

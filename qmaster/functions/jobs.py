@@ -156,7 +156,12 @@ class Jobs:
 
     # -- queries ---------------------------------------------------------------------------------------------------
 
-    def stats(self) -> dict[str, FunctionStats]:
+    def stats_of(self, name: str) -> FunctionStats | None:
+        """Return what is going on for a function; None if no job of it was called."""
+        line = self._lines.get(name)
+        return None if line is None else line.stats()
+
+    def all_stats(self) -> dict[str, FunctionStats]:
         """Return what is going on, by function."""
         return {name: line.stats() for name, line in self._lines.items()}
 
