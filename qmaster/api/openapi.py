@@ -36,6 +36,7 @@ from .openapi_parts import (
     ref,
     text,
     wait_query,
+    with_units,
 )
 
 Json = dict[str, Any]
@@ -55,7 +56,7 @@ FIELDS: Mapping[str, str] = {
     "workdir": "An absolute path.",
     "user": "`user` or `user:group`, as names or numbers.",
     "entrypoint": "Replaces the image's ENTRYPOINT. If empty, there is none, and the command is the program.",
-    "memory": "MiB: the limit and the reservation.",
+    "memory": "MiB, or a size such as `512m`: the limit and the reservation.",
     "cpus": "Cores: the limit, and for services the reservation.",
     "replicas": "How many run at once. Services only.",
     "restart": "When a task that ended is restarted; `none` runs it once.",
@@ -320,7 +321,7 @@ PATHS: Mapping[str, Json] = {
             "security": READ,
             "parameters": [
                 ref("parameters/Id"),
-                wait_query("Seconds, or `true` (60): answer when the run has ended."),
+                wait_query("Seconds, a duration such as `1m30s`, or `true` (60): answer when the run has ended."),
             ],
             "responses": {
                 "200": answer("The service or container.", "StatusAnswer", VIEW),
@@ -563,6 +564,8 @@ def _schemas() -> dict[str, Json]:
         schemas["RunRequest"]["properties"][name]["description"] = words + _default(default)
     openapi_functions.add_schemas(schemas, FIELDS)
     openapi_invocations.add_schemas(schemas)
+    for name in ("RunRequest", "FunctionSpec", "Schedule"):
+        schemas[name]["properties"] = with_units(schemas[name]["properties"])
     schemas["Service"]["properties"]["status"] = ref("schemas/Status")
     schemas["Service"]["properties"]["reason"] = {"anyOf": [ref("schemas/Reason"), {"type": "null"}]}
     schemas["RunSpec"] = _spec(schemas["RunRequest"])

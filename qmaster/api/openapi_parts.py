@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from ..models.requests import MAX_WAIT
 from ..models.results import Stream
+from ..models.units import DURATION, UNITS
 
 Json = dict[str, Any]
 
@@ -53,10 +54,24 @@ def query(name: str, schema: Json, description: str, **more: Any) -> Json:
 def wait_query(description: str) -> Json:
     """Return the parameter ``wait``."""
     seconds = {"type": "number", "minimum": 0, "maximum": MAX_WAIT}
-    return query("wait", {"anyOf": [{"type": "string", "const": "true"}, seconds]}, description)
+    return query("wait", {"anyOf": [{"type": "string", "const": "true"}, seconds, DURATIONS]}, description)
+
+
+def with_units(properties: Json) -> Json:
+    """Return the fields of a request with the strings that durations and sizes may be."""
+    return {name: _or_text(each, UNITS[name].pattern) if name in UNITS else each for name, each in properties.items()}
+
+
+def _or_text(schema: Json, pattern: str) -> Json:
+    kinds = {name: value for name, value in schema.items() if name not in ("anyOf", "description")}
+    described = {"description": schema["description"]} if "description" in schema else {}
+    if not pattern or not (schema.get("anyOf") or kinds["type"] in ("integer", "number")):
+        return schema
+    return {"anyOf": [*schema.get("anyOf", [kinds]), {"type": "string", "pattern": f"^{pattern}$"}], **described}
 
 
 STRING: Json = {"type": "string"}
+DURATIONS: Json = {"type": "string", "pattern": f"^{DURATION}$"}
 STRINGS: Json = {"type": "array", "items": STRING}
 FLAG: Json = {"type": "string", "enum": ["1", "true", "0", "false"]}
 # OpenAPI 3.1: the names beside a scheme are the roles that the call needs. `{}`: the token may be in the body.

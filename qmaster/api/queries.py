@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import BadRequest
-from ..models import requests
+from ..models import requests, units
 from ..models.functions import NAME
 
 ON = ("1", "true")
@@ -58,12 +58,14 @@ def wait_seconds(values: list[str] | None) -> float | None:
     """Return the seconds of the query parameter ``wait``; ``true`` means the same as in a body, None: do not wait.
 
     Raises:
-        BadRequest: it is neither seconds nor ``true``, or it is given twice.
+        BadRequest: it is neither seconds, a duration nor ``true``, or it is given twice.
     """
     if values is None:
         return None
     if values == ["true"]:
         return requests.WAIT
-    if len(values) == 1 and _SECONDS.fullmatch(values[0]) and float(values[0]) <= requests.MAX_WAIT:
-        return float(values[0])
-    raise BadRequest(f"wait: expected seconds, at most {requests.MAX_WAIT}, or true")
+    if len(values) == 1:
+        seconds = float(values[0]) if _SECONDS.fullmatch(values[0]) else units.seconds(values[0])
+        if seconds is not None and seconds <= requests.MAX_WAIT:
+            return seconds
+    raise BadRequest(f"wait: expected seconds, at most {requests.MAX_WAIT}, a duration such as 1m30s, or true")

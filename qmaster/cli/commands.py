@@ -17,6 +17,7 @@ from . import client, descriptors, tables
 from .base import FAILED, FILE, ClientCommand, Connection, client_command, show, show_json, show_table
 from .client import ClientError, Json, Lost, RetryPolicy
 from .run import OWN_FAILURE, LineWriter, Run, Signals, body_of
+from .values import DURATION, SIZE, Duration
 
 UNREAD = (
     "standard input has data, which is not passed to the job: use COMMAND or --env, or write </dev/null "
@@ -38,15 +39,6 @@ class _Run(ClientCommand):
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
-class _Ttl(click.ParamType):  # type: ignore[type-arg]
-    """Seconds, or ``never``."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        return NEVER if value == NEVER else float(click.FLOAT.convert(value, param, ctx))
-
-
 FIELDS = (
     click.option(
         "--type",
@@ -65,14 +57,17 @@ FIELDS = (
     click.option("--workdir", "-w", metavar="PATH", help="The working directory."),
     click.option("--user", "-u", metavar="USER[:GROUP]", help="The user it runs as."),
     click.option("--entrypoint", metavar="COMMAND", help="Replaces the image's ENTRYPOINT."),
-    click.option("--memory", "-m", type=int, metavar="MIB", help="The memory limit and reservation."),
+    click.option("--memory", "-m", type=SIZE, metavar="MIB", help="The memory limit and reservation."),
     click.option("--cpus", type=float, metavar="N", help="The processor limit, and for services the reservation."),
     click.option("--replicas", type=int, metavar="N", help="How many run at once."),
     click.option("--restart", type=click.Choice(["none", "on-failure", "any"]), help="When it is restarted."),
     click.option("--max-attempts", type=int, metavar="N", help="How many restarts at most."),
-    click.option("--restart-delay", type=float, metavar="SECONDS", help="How long a restart waits."),
+    click.option("--restart-delay", type=DURATION, metavar="SECONDS", help="How long a restart waits."),
     click.option(
-        "--restart-window", type=float, metavar="SECONDS", help="Count only the restarts of this long towards the most."
+        "--restart-window",
+        type=DURATION,
+        metavar="SECONDS",
+        help="Count only the restarts of this long towards the most.",
     ),
     click.option(
         "--constraint",
@@ -91,8 +86,8 @@ FIELDS = (
         metavar="8080:80[/udp]",
         help="Publish a port on every node; /tcp, /udp or /sctp.",
     ),
-    click.option("--timeout", type=float, metavar="SECONDS", help="End it after running that long."),
-    click.option("--ttl", type=_Ttl(), metavar="SECONDS|never", help="Remove it that long after its end."),
+    click.option("--timeout", type=DURATION, metavar="SECONDS", help="End it after running that long."),
+    click.option("--ttl", type=Duration(NEVER), metavar="SECONDS|never", help="Remove it that long after its end."),
     click.option("--callback", metavar="URL", help="A URL that is told of its end."),
     click.option("--pids-limit", type=int, metavar="N", help="Processes at most; 0: no limit."),
     click.option(

@@ -18,6 +18,7 @@ from .base import FAILED, Connection, client_command, show, show_json, show_tabl
 from .client import ClientError, Json
 from .commands import run
 from .run import fields_of
+from .values import DURATION
 
 
 def _schedule(text: str) -> Json:
@@ -41,17 +42,20 @@ OWN = (
     click.option("--min-instances", type=int, metavar="N", help="Instances that each server keeps warm."),
     click.option("--max-instances", type=int, metavar="N", help="Instances of each server at most."),
     click.option("--concurrency", type=int, metavar="N", help="Calls that an instance takes at once."),
-    click.option("--idle", type=float, metavar="SECONDS", help="End an instance after that long without a call."),
-    click.option("--timeout", type=float, metavar="SECONDS", help="The time limit of a call."),
+    click.option("--idle", type=DURATION, metavar="SECONDS", help="End an instance after that long without a call."),
+    click.option("--timeout", type=DURATION, metavar="SECONDS", help="The time limit of a call."),
     click.option(
-        "--init-timeout", type=float, metavar="SECONDS", help="The time limit of an instance until its first call."
+        "--init-timeout",
+        type=DURATION,
+        metavar="SECONDS",
+        help="The time limit of an instance until its first call.",
     ),
     click.option("--queue", type=int, metavar="N", help="Calls that may wait for an instance."),
     click.option("--retries", type=int, metavar="N", help="Attempts of an asynchronous call after the first one."),
-    click.option("--max-age", type=float, metavar="SECONDS", help="Give an asynchronous call up after that long."),
+    click.option("--max-age", type=DURATION, metavar="SECONDS", help="Give an asynchronous call up after that long."),
     click.option(
         "--retry-delay",
-        type=float,
+        type=DURATION,
         metavar="SECONDS",
         help="Time before the second attempt; doubled for each further one.",
     ),

@@ -14,6 +14,7 @@ from .requests import MIN_TIMEOUT, RunFields, RunRequest, convert
 from .responses import Time
 from .schedules import INSTEAD as SCHEDULE_INSTEAD
 from .schedules import MAX_SCHEDULES, Schedule, ScheduleView
+from .units import numbers
 from .urls import MAX_URL, check_url
 from .validation import answer, quote, squeezed
 
@@ -293,9 +294,10 @@ def read_spec(document: dict[str, Any]) -> FunctionSpec:
         BadRequest: a field is wrong, unknown or missing; the message names it.
     """
     schedules = document.get("schedules")
-    for place, each in enumerate(schedules[:MAX_SCHEDULES] if isinstance(schedules, list) else ()):
-        if isinstance(each, dict):
-            _check_schedule(place, each, document.get("runtime") == "job")
+    if isinstance(schedules, list) and len(schedules) <= MAX_SCHEDULES:
+        is_job = document.get("runtime") == "job"
+        read = [_read_schedule(place, each, is_job) for place, each in enumerate(schedules)]
+        document = document | {"schedules": read}
     return convert(document, FunctionSpec, _instead)
 
 
@@ -312,13 +314,16 @@ def read_qualifier(name: str, qualifier: str | None) -> int | None:
     return int(qualifier)
 
 
-def _check_schedule(place: int, document: dict[str, Any], is_job: bool) -> None:
-    """Check a schedule by itself, so that the error names its place and its field."""
+def _read_schedule(place: int, document: Any, is_job: bool) -> Any:
+    """Check a schedule by itself, so that the error names its place and its field; return it with numbers."""
+    if not isinstance(document, dict):
+        return document
     try:
         schedule = convert(document, Schedule, lambda word: SCHEDULE_INSTEAD.get(squeezed(word)))
         schedule.check()
         if is_job and len(schedule.payload()) > MAX_INPUT:
             raise ValueError(f"input: that of a job has at most {MAX_INPUT} bytes; got {len(schedule.payload())}")
+        return numbers(document, Schedule.__struct_fields__)
     except (BadRequest, ValueError) as error:
         said = str(error)
         between = ": " if said.startswith("unknown field") else "."

@@ -16,10 +16,11 @@ from msgspec import Meta, Struct
 from ..errors import BadRequest
 from .credentials import BOM, Credentials
 from .images import Reference
+from .units import numbers
 from .urls import MAX_URL, check_url
 from .validation import answer, explain, quote
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Struct)
 
 LABEL_PREFIX = "io.qmaster."
 DOCKER_PREFIX = "com.docker."
@@ -274,7 +275,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
 
 
 def convert(document: dict[str, Any], to: type[T], instead: Callable[[str], str | None] = lambda word: None) -> T:
-    """Check a decoded object against a request type.
+    """Check a decoded object against a request type; durations and sizes may be strings.
 
     Args:
         document: the decoded object.
@@ -285,7 +286,7 @@ def convert(document: dict[str, Any], to: type[T], instead: Callable[[str], str 
         BadRequest: a field is wrong, unknown or missing; the message names it.
     """
     try:
-        return msgspec.convert(document, to, strict=True)
+        return msgspec.convert(numbers(document, to.__struct_fields__), to, strict=True)
     except msgspec.ValidationError as error:
         raise BadRequest(explain(str(error), document, to, PATTERNS, _INSTEAD.get(to, instead))) from None
 

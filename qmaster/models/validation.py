@@ -7,8 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from .units import UNITS, Unit, amount
+
 MAX_TOKEN = 4096  # bytes
 LONGEST = 64  # characters of a quoted name, and of a word that is looked up
+MAX_BITS = 64  # of an integer that is shown
 NAMES = {
     "int": "an integer",
     "float": "a number",
@@ -23,13 +26,9 @@ NAMES = {
 }
 COUNTED = {"str": "character", "array": "item"}
 BOUNDS = {">=": "at least", "<=": "at most"}
-# Shown if the value is not a number: other tools take "64m" and "30s".
-UNITS = {
-    "memory": "MiB",
-    "cpus": "cores",
-    **dict.fromkeys(("timeout", "ttl", "wait", "idle", "init_timeout", "restart_delay", "restart_window"), "seconds"),
-}
 _EXPECTED = re.compile(r"Expected `(?P<kinds>[^`]+)`(?: (?P<rest>.*?))?(?:, got `(?P<got>\w+)`)?", re.DOTALL)
+_BOUNDED = re.compile(r"(at (?:least|most) )([0-9.]+)")
+_NUMBER = re.compile(r"\b(a number|an integer)(?: or a string)?")
 _BOUND = re.compile(r"(?P<length>of length )?(?P<sign>[<>]=) (?P<number>[0-9.]+)")
 TYPO = 0.85  # the least similarity of a typing mistake to a known word; that of gpus and cpus is 0.75
 HOST = "not supported, because it could reach the host"
@@ -156,11 +155,12 @@ def explain(
     if text.startswith("Invalid enum value"):
         hint = get_type_hints(to)[field]
         number = "a number, or " if float in get_args(hint) else ""
-        text = f"expected {number}one of {', '.join(_choices(hint))}"
+        words = list(_choices(hint))
+        text = f"expected {number}{'one of ' if len(words) > 1 else ''}{', '.join(words)}"
     else:
         text = _expected(text, patterns)
-    if path in UNITS and (", got " in text or ", or one of " in text):
-        text = re.sub("a number|an integer", rf"\g<0> ({UNITS[path]})", text, count=1)
+    if path in document:
+        text = _with_value(_with_unit(text, UNITS[path]) if path in UNITS else text, document[path])
     return f"{_place(path, field, document)}: {text}" if path else text
 
 
@@ -243,6 +243,25 @@ def _expected(text: str, patterns: Mapping[str, str]) -> str:
         return f"expected {by_shown[rest.removeprefix('matching regex ')]}"
     got = f", got {_name(found['got'])}" if found["got"] else ""
     return f"expected {' or '.join(map(_name, kinds))}{_bounded(kinds[0], rest)}{got}"
+
+
+def _with_unit(text: str, unit: Unit) -> str:
+    """Say the unit behind the bound; without one behind the type, with what else is taken."""
+    if _BOUNDED.search(text):
+        return _BOUNDED.sub(lambda found: found[1] + amount(found[2], unit), text)
+    other = f" or {unit.example}" if unit.example else ""
+    return _NUMBER.sub(lambda found: f"{found[1]} ({unit.name}){other}", text, count=1)
+
+
+def _with_value(text: str, value: Any) -> str:
+    """Say the value where a number is expected; that of another field may be secret."""
+    expected = text.partition(", got ")[0]
+    if not _NUMBER.search(expected) or isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return text
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        return text
+    shown = quote(value) if isinstance(value, str) else str(value).removesuffix(".0")
+    return f"{expected}, got {shown}"
 
 
 def _name(kind: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
+from ..models import units
 from ..models.validation import MAX_TOKEN
 
 MIN_MEMORY_MIB = 6  # the engine's own floor for a container
@@ -221,7 +222,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         token=_token(flags.get("token"), environ),
         port=_integer("--port", raw["port"], 0, 65535),
         address=raw["address"],
-        memory=_integer("--memory", raw["memory"], MIN_MEMORY_MIB, MAX_MEMORY_MIB),
+        memory=_mebibytes("--memory", raw["memory"], MIN_MEMORY_MIB, MAX_MEMORY_MIB),
         timeout=_seconds("--timeout", raw["timeout"]),
         ttl=None if raw["ttl"] == NEVER else _seconds("--ttl", raw["ttl"], f", or {NEVER}"),
         output_limit=_integer("--output-limit", raw["output_limit"], 0, MAX_OUTPUT),
@@ -229,7 +230,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         data_dir=raw["data_dir"],
         keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
         keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500),
-        keep_size=_integer("--keep-size", raw["keep_size"], 16, MAX_MEMORY_MIB),
+        keep_size=_mebibytes("--keep-size", raw["keep_size"], 16, MAX_MEMORY_MIB),
         allow_origin=_origins(raw["allow_origin"]),
         allow_host=_hosts(raw["allow_host"]),
         trusted_proxies=_networks(raw["trusted_proxies"]),
@@ -301,10 +302,20 @@ def _integer(flag: str, text: str, low: int, high: int) -> int:
     return int(text)
 
 
+def _mebibytes(flag: str, text: str, low: int, high: int) -> int:
+    size = units.mebibytes(text)
+    if size is None and text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS:
+        size = int(text)
+    if size is None or not low <= size <= high:
+        raise ConfigError(f"{flag}: expected {low} to {high} MiB, or a size such as 512m; got {text!r}")
+    return size
+
+
 def _seconds(flag: str, text: str, other: str = "") -> float:
-    if not (_DECIMAL.fullmatch(text) and float(text) <= MAX_SECONDS):
-        raise ConfigError(f"{flag}: expected seconds from 0 to {MAX_SECONDS}{other}; got {text!r}")
-    return float(text)
+    seconds = float(text) if _DECIMAL.fullmatch(text) else units.seconds(text)
+    if seconds is None or seconds > MAX_SECONDS:
+        raise ConfigError(f"{flag}: expected 0 to {MAX_SECONDS} seconds, a duration such as 1m30s{other}; got {text!r}")
+    return seconds
 
 
 def _listed(text: str) -> tuple[str, ...]:

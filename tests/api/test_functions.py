@@ -82,7 +82,7 @@ async def test_a_function_lives(ask: Ask) -> None:
         ({**SPEC, "replicas": 2}, "unknown field 'replicas': use min_instances and max_instances"),
         ({**SPEC, "runtime": "python3.11"}, "runtime: expected one of lambda, job"),
         ({**SPEC, "runtime": "job", "idle": 5}, "idle: not supported with runtime job"),
-        ({**SPEC, "timeout": "30s"}, "timeout: expected a number (seconds)"),
+        ({**SPEC, "timeout": "30"}, "timeout: expected a number (seconds)"),
         ({**SPEC, "min_instances": 11}, "min_instances: expected at most max_instances, 10"),
         ({**SPEC, "token": "another"}, "token: the header and the body hold different tokens"),
         (b"[]", "the body is not a JSON object"),

@@ -151,7 +151,7 @@ NOT_A_VALUE: list[tuple[str, Json]] = [
     ("max_attempts", {"max_attempts": 0}),
     ("max_attempts", {"max_attempts": -1}),
     ("restart_delay", {"restart_delay": -1, "restart": "any"}),
-    ("restart_window", {"restart_window": "1m", "restart": "any"}),
+    ("restart_window", {"restart_window": "60", "restart": "any"}),
     ("pids_limit", {"pids_limit": -1}),
     ("pids_limit", {"pids_limit": 2**31}),
     ("pids_limit", {"pids_limit": True}),

@@ -66,7 +66,7 @@ async def test_a_run_that_waits_is_answered_with_its_end(
     assert document(answer) == {"success": True, **msgspec.json.decode(msgspec.json.encode(view))}
 
 
-@pytest.mark.parametrize(("query", "seconds"), [("5", 5.0), ("0.5", 0.5), ("true", 60.0)])
+@pytest.mark.parametrize(("query", "seconds"), [("5", 5.0), ("0.5", 0.5), ("1m30s", 90.0), ("true", 60.0)])
 async def test_a_status_can_wait_too(ask: Ask, run_service: FakeRunService, query: str, seconds: float) -> None:
     """`wait=S`; it is 200 whatever the run has come to."""
     run_service.views = [GOING_ON]
@@ -74,7 +74,7 @@ async def test_a_status_can_wait_too(ask: Ask, run_service: FakeRunService, quer
     assert (answer.code, run_service.calls) == (200, [("when_over", "one", seconds)])
 
 
-@pytest.mark.parametrize("query", ["", "-1", "1e3", "false", "soon", "86401", "1&wait=2"])
+@pytest.mark.parametrize("query", ["", "-1", "1e3", "false", "soon", "86401", "2d", "1&wait=2"])
 async def test_a_wait_that_is_no_time_is_refused(ask: Ask, run_service: FakeRunService, query: str) -> None:
     """It names the parameter."""
     check_refused(await ask("GET", f"/status/one?wait={query}"), 400, "wait: expected seconds")

@@ -130,7 +130,7 @@ def test_an_empty_file_has_no_tokens() -> None:
         ("max_rate = 0.5", "[alice] max_rate: expected an integer"),
         ("max_kept = -1", "[alice] max_kept: expected an integer of at least 0"),
         ("max_ttl = -1", "[alice] max_ttl: expected a number of at least 0"),
-        ('max_ttl = "1h"', "[alice] max_ttl: expected a number"),
+        ('max_ttl = "1"', "[alice] max_ttl: expected a number (seconds) or a duration such as 1m30s, got '1'"),
         ("max_running = 0", "[alice] max_running: expected an integer of at least 1"),
         ('constraints = "node.role==worker"', "[alice] constraints: expected an array"),
         ('constraints = ["worker"]', "[alice] constraints[0]: expected"),

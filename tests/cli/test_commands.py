@@ -236,6 +236,14 @@ def test_every_field_of_a_run_has_an_option(fake: FakeServer) -> None:
     }
 
 
+def test_options_take_durations_and_sizes(fake: FakeServer) -> None:
+    """As a request does; the body has numbers."""
+    options = ["--memory", "0.5g", "--timeout", "1m30s", "--restart-delay", "500ms", "--ttl", "1h"]
+    assert qmaster(fake, "run", "-d", *options, "busybox").returncode == 0
+    body = {"image": "busybox", "memory": 512, "timeout": 90, "restart_delay": 0.5, "ttl": 3600}
+    assert asked(fake, "/run")[0][2] == body
+
+
 @pytest.mark.parametrize(("text", "ttl"), [("never", "never"), ("1.5", 1.5)])
 def test_a_run_may_stay_for_ever(fake: FakeServer, text: str, ttl: float | str) -> None:
     """By the word; a number is seconds."""

@@ -210,7 +210,9 @@ WRONG_USES = [
     (["rm", "clock"], 2, "no such command 'rm': use stop"),
     (["help", "inspect"], 2, "no such command 'inspect': use status"),
     (["run", "--jso", "busybox"], 125, "no such option: --jso; did you mean --json"),
-    (["run", "--memory", "much", "busybox"], 125, "'much' is not a valid integer"),
+    (["run", "--memory", "much", "busybox"], 125, "expected MiB, or a size such as 512m; got 'much'"),
+    (["run", "--timeout", "soon", "busybox"], 125, "expected seconds, a duration such as 1m30s; got 'soon'"),
+    (["run", "--ttl", "ever", "busybox"], 125, "expected seconds, a duration such as 1m30s, or never; got 'ever'"),
     (["run"], 125, "missing argument 'IMAGE'"),
     (
         ["status", "--token", "secret"],

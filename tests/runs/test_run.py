@@ -126,7 +126,7 @@ def test_the_least_cpus_run(shared: Server, kind: str) -> None:
     """What is less fails at the kernel, so that it is refused before."""
     assert shared.run(image=IMAGE, command="true", type=kind, wait=30, cpus=0.01)["status"] == "complete"
     refused = shared.run(image=IMAGE, command="true", type=kind, wait=30, cpus=0.0099)
-    assert (refused.status, refused["error"]) == (400, "cpus: expected a number of at least 0.01")
+    assert (refused.status, refused["error"]) == (400, "cpus: expected a number of at least 0.01 cores, got 0.0099")
 
 
 def test_a_service_runs_once_with_the_defaults(engine: Engine, shared: Server) -> None:

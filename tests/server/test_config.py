@@ -68,8 +68,20 @@ def test_a_token_has_a_length() -> None:
 def test_no_ttl_is_the_word_never() -> None:
     """0 is taken as before."""
     assert (load(QMASTER_TTL="never").ttl, load({"ttl": "never"}).ttl, load(QMASTER_TTL="0").ttl) == (None, None, 0.0)
-    with pytest.raises(ConfigError, match=r"^--ttl: expected seconds from 0 to [0-9]+, or never; got 'for ever'$"):
+    says = r"^--ttl: expected 0 to [0-9]+ seconds, a duration such as 1m30s, or never; got 'for ever'$"
+    with pytest.raises(ConfigError, match=says):
         load(QMASTER_TTL="for ever")
+
+
+def test_options_take_durations_and_sizes() -> None:
+    """As a request does."""
+    found = load(
+        {"ttl": "1d", "timeout": "1m30s", "memory": "1g"}, QMASTER_KEEP_SIZE="2g", QMASTER_SHUTDOWN_TIMEOUT="5s"
+    )
+    assert (found.ttl, found.timeout, found.memory) == (86_400, 90, 1024)
+    assert (found.keep_size, found.shutdown_timeout) == (2048, 5)
+    with pytest.raises(ConfigError, match=r"^--memory: expected 6 to [0-9]+ MiB, or a size such as 512m; got '1m'$"):
+        load(MEMORY="1m")
 
 
 def _missing(path: Path) -> Path:
@@ -144,7 +156,7 @@ def test_any_printable_line_is_a_token(token: str) -> None:
         ("port", "9" * 5000),
         ("memory", "5"),
         ("memory", "0"),
-        ("memory", "250m"),
+        ("memory", "250x"),
         ("memory", str(16 * 1024 * 1024 + 1)),
         ("log_format", "xml"),
     ],
