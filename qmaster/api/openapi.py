@@ -18,11 +18,11 @@ from ..models.requests import MAX_BODY, NOT_SHOWN, RunRequest, StopRequest
 from ..models.responses import Accepted, CallbackView, Node, Reason, Service, Status
 from . import openapi_calls, openapi_functions, openapi_invocations
 from .openapi_parts import (
+    CREATED,
     FLAG,
     LOG_QUERIES,
     OPEN,
     READ,
-    REPLAYED,
     ROOT,
     RUN,
     STOP,
@@ -248,14 +248,9 @@ PATHS: Mapping[str, Json] = {
                             },
                         }
                     },
-                    **{"Idempotency-Replayed": REPLAYED},
+                    **CREATED,
                 ),
-                "202": answer(
-                    "The run has not ended within `wait`, and goes on.",
-                    "RunAnswer",
-                    VIEW,
-                    **{"Idempotency-Replayed": REPLAYED},
-                ),
+                "202": answer("The run has not ended within `wait`, and goes on.", "RunAnswer", VIEW, **CREATED),
                 **guarded(409, 422, 502, 503, 507),
             },
         }
@@ -327,7 +322,18 @@ PATHS: Mapping[str, Json] = {
                 "200": answer("The service or container.", "StatusAnswer", VIEW),
                 **guarded(404, 502, 503),
             },
-        }
+        },
+        "delete": {
+            "operationId": "remove",
+            "tags": ["runs"],
+            "summary": "Stop and remove a service or a container, as `POST /stop` does",
+            "security": STOP[:1],
+            "parameters": [ref("parameters/Id")],
+            "responses": {
+                "200": answer("The engine has accepted the stop.", "StopAnswer", {"success": True, "id": ID}),
+                **guarded(404, 409, 502, 503, 507),
+            },
+        },
     },
     "/logs/{id}": {
         "get": {

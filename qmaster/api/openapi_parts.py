@@ -106,3 +106,7 @@ REPLAYED: Json = {
     "description": "Set if the answer is that of an earlier call with this key.",
     "schema": {"type": "string", "const": "true"},
 }
+CREATED: dict[str, Json] = {
+    "Location": {"description": "Where the run is shown.", "schema": STRING},
+    "Idempotency-Replayed": REPLAYED,
+}

@@ -1,4 +1,4 @@
-"""Runs: ``POST /run``, ``POST /stop``, ``GET /status`` and ``GET /status/{id}``."""
+"""Runs: ``POST /run``, ``POST /stop``, ``GET /status``, and ``GET`` and ``DELETE /status/{id}``."""
 
 from __future__ import annotations
 
@@ -132,6 +132,7 @@ class RunHandler(ServicesHandler):
         with self._hold(seconds, identity):  # before the run is started
             started = await self.run_service.run(request, identity, key)
             warnings = [self.of_engine(each) for each in started.warnings]
+            self.set_header("Location", f"/status/{started.id}")
             if started.replayed:
                 self.set_header("Idempotency-Replayed", "true")
             if seconds is None:
@@ -154,7 +155,7 @@ class StopHandler(ServicesHandler):
 
 
 class StatusHandler(ServicesHandler):
-    """``GET /status/{id}``."""
+    """``GET /status/{id}``; ``DELETE`` does what ``POST /stop`` does."""
 
     async def get(self, name_or_id: str) -> None:
         identity = self.identify(self.document(), "read")
@@ -168,6 +169,11 @@ class StatusHandler(ServicesHandler):
         await self._answer_run(view)
 
     head = get
+
+    async def delete(self, name_or_id: str) -> None:
+        identity = self.identify(self.document(), "stop")
+        self.parameters()
+        await self._answer_id(await self.run_service.stop(name_or_id, identity))
 
 
 class StatusListHandler(ServicesHandler):

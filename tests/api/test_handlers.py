@@ -46,6 +46,7 @@ async def test_a_run_is_answered_with_its_id(ask: Ask, run_service: FakeRunServi
     """Success and the id; the request goes on as it was sent, with its owner."""
     answer = await ask("POST", path, {**IMAGE, "command": "echo hi", "type": "container", "memory": 64})
     assert (answer.code, document(answer)) == (200, {"success": True, "id": "s1"})
+    assert answer.headers["Location"] == "/status/s1"
     ((verb, request, owner),) = run_service.calls
     assert (verb, owner) == ("run", "root")
     assert (request.image, request.command, request.type, request.memory) == ("busybox", "echo hi", "container", 64)
@@ -146,9 +147,14 @@ async def test_two_tokens_are_refused(ask: Ask, run_service: FakeRunService) -> 
     assert run_service.calls == []
 
 
-async def test_a_stop_is_answered_with_its_id(ask: Ask, run_service: FakeRunService) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "body"), [("POST", "/stop", {"id": "one"}), ("DELETE", "/status/one", None)]
+)
+async def test_a_stop_is_answered_with_its_id(
+    ask: Ask, run_service: FakeRunService, method: str, path: str, body: object
+) -> None:
     """Also where a name was sent."""
-    answer = await ask("POST", "/stop", {"id": "one"})
+    answer = await ask(method, path, body)
     assert (answer.code, document(answer)) == (200, {"success": True, "id": "s1"})
     assert run_service.calls == [("stop", "one")]
 
