@@ -8,6 +8,7 @@
         ├── Forbidden         403  known, but not allowed
         ├── NotFound          404
         ├── Conflict          409  a name is taken, or the call would stop quartermaster itself
+        │   ├── NameTaken              another run has the name
         │   └── PortTaken              another service publishes the port
         ├── PayloadTooLarge   413
         ├── KeyReused         422  an Idempotency-Key was used with another body
@@ -99,6 +100,10 @@ class Conflict(HttpError):
     """A name is taken, or the call would stop quartermaster itself."""
 
     status = HTTPStatus.CONFLICT
+
+
+class NameTaken(Conflict):
+    """Another run has the name."""
 
 
 class PortTaken(Conflict):

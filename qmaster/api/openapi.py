@@ -50,7 +50,7 @@ FIELDS: Mapping[str, str] = {
     "command": "Replaces the image's CMD, not its ENTRYPOINT. A string is split as a shell splits words.",
     "type": "`service`: on any node of the swarm. `container`: on this engine, without a swarm.",
     "auth": "Credentials of a private registry: base64 of Docker's JSON document.",
-    "name": "By default the image's name and a random word.",
+    "name": "By default the image's name and six letters, such as `busybox-kvtwrq`.",
     "labels": "The prefixes `io.qmaster.` and `com.docker.` are reserved.",
     "env": "Environment variables. No answer shows their values.",
     "workdir": "An absolute path.",
@@ -123,7 +123,7 @@ RUNS: Mapping[str, Json] = {
 SERVICE: Json = {
     "id": ID,
     "type": "service",
-    "name": "busybox-p7wfndcrssyxj35j",
+    "name": "busybox-kvtwrq",
     "image": "busybox:latest",
     "command": ["echo", "42"],
     "labels": {},

@@ -34,6 +34,7 @@ from .labels import (
 )
 
 MAX_NAME = 63
+LETTERS = "bcdfghjklmnpqrstvwxz"  # without vowels, so that they make no words
 NOWHERE = "node.id==none"
 KEPT_JOB = 86_400.0  # seconds that an ended job stays whose quartermaster is away
 NO_HEALTHCHECK = {"Test": ["NONE"]}
@@ -116,10 +117,9 @@ class Instance(NamedTuple):
 
 
 def stamp(request: RunRequest, owner: str, key: Key | None = None, quartermaster: str = "") -> Stamp:
-    """Return the stamp of a new run; choose its name if none was given, as Docker's own random names collide."""
-    nonce = _nonce()
-    name = key.name if key else request.name or f"{_stem(request.image)}-{nonce}"
-    return Stamp(name, owner, nonce, key, quartermaster)
+    """Return the stamp of a new run; choose its name if none was given. A chosen name may be taken."""
+    name = key.name if key else request.name or f"{_stem(request.image)}-{_letters()}"
+    return Stamp(name, owner, _nonce(), key, quartermaster)
 
 
 def instance_stamp(made: Instance, owner: str) -> Stamp:
@@ -299,13 +299,17 @@ def _nonce() -> str:
     return base64.b32encode(secrets.token_bytes(10)).decode().lower()
 
 
+def _letters() -> str:
+    return "".join(secrets.choice(LETTERS) for _ in range(6))
+
+
 def _stem(image: str) -> str:
     """Return the readable part of a run's name: ``registry:5000/team/tool_x:1`` → ``tool-x``."""
     return _joined(Reference.parse(image).name.rpartition("/")[2])
 
 
 def _joined(name: str) -> str:
-    """Return a name as Swarm accepts it in front of a nonce."""
+    """Return a name as Swarm accepts it in front of letters or a nonce."""
     return "-".join(part for part in name.replace("_", "-").replace(".", "-").split("-") if part)[: MAX_NAME - 17]
 
 

@@ -24,6 +24,7 @@ from ..errors import (
     EngineUnavailable,
     HttpError,
     JournalUnwritable,
+    NameTaken,
     NotFound,
     PortTaken,
     RegistryRefused,
@@ -49,6 +50,7 @@ Json = dict[str, Any]
 # whether another owner has the run: the calls to the engine differ.
 HIDDEN_STEP = 0.05
 NOBODYS = "qm-nobodys"
+NAMES = 5  # how many names are tried for a run that gives none
 _PORT_TAKEN = re.compile(r"port '([0-9]+)' is already in use by service '[^']*' \(([a-z0-9]+)\)")  # swarmkit's message
 _PLAUSIBLE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 
@@ -129,6 +131,13 @@ class RunService:
         return await self._idempotency.once(key, lambda: self._start(request, by, key))
 
     async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> Started:
+        """Start a run. If a name that quartermaster has chosen is taken, choose another."""
+        for _ in range(0 if request.name or key else NAMES - 1):
+            with contextlib.suppress(NameTaken):
+                return await self._start_once(request, by, key)
+        return await self._start_once(request, by, key)
+
+    async def _start_once(self, request: RunRequest, by: Identity, key: Key | None) -> Started:
         mark = spec.stamp(request, by.name, key, self._callbacks.quartermaster)
         warnings: list[str] = []  # parts of the request that could not be met
         with self._starting.counted(request, mark, by):
@@ -417,12 +426,12 @@ class _Starting:
 
         Raises:
             Forbidden: the owner has as many unfinished runs as it may.
-            Conflict: a run of another type has the name.
+            NameTaken: a run of another type has the name.
             TooManyRuns: the owner has started as many runs within a minute as it may.
         """
         if by.grant is not None and by.grant.max_running is not None:
             policy.check_running(by.grant, self._running(by.name))
-        if request.name is not None and self._is_of_another_type(request.name, request.type):
+        if mark.key is None and self._is_of_another_type(mark.name, request.type):
             raise _taken(mark.name)
         if by.grant is not None and by.grant.max_rate is not None:
             self._rates.begin(by.name, by.grant.max_rate)
@@ -486,8 +495,8 @@ def _outcome_unknown(error: HttpError) -> bool:
     return isinstance(error, open_outcomes) and not isinstance(error, RegistryRefused)
 
 
-def _taken(name: str) -> Conflict:
-    return Conflict(f"the name {name!r} is taken: choose another, or stop what has it")
+def _taken(name: str) -> NameTaken:
+    return NameTaken(f"the name {name!r} is taken: choose another, or stop what has it")
 
 
 def _itself() -> Conflict:

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from run_service_cases import SEEN, FakeJournal, FakeReconciler, outcome
 
 from qmaster.auth.authenticator import Identity
-from qmaster.engine import Engine, ports
+from qmaster.engine import Engine, ports, spec
 from qmaster.engine.spec import Defaults, Instance, Job
 from qmaster.errors import (
     BadRequest,
@@ -39,7 +39,7 @@ from qmaster.errors import (
 )
 from qmaster.events.rows import Intent
 from qmaster.models import results
-from qmaster.models.requests import Key
+from qmaster.models.requests import Key, Started
 from qmaster.models.responses import Result, Service, Status
 from qmaster.runs import container_status
 from qmaster.runs.callbacks import CallbackStore
@@ -312,6 +312,60 @@ async def test_a_name_is_unique_among_what_is_being_started(monkeypatch: pytest.
     monkeypatch.setattr(parts.swarm, "create", create)
     assert (await parts.run_service.run(run(name="mine"), ROOT)).id == "s-new"
     assert "create" in parts.containers.names()
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+@pytest.mark.parametrize("taken", [1, 4])
+async def test_a_chosen_name_that_is_taken_is_chosen_again(
+    monkeypatch: pytest.MonkeyPatch, kind: str, taken: int
+) -> None:
+    """With a nonce of its own, and no open intent of the names before; the caller is told nothing."""
+    parts, asked = Components(), list[str]()
+    made = parts.containers if kind == "container" else parts.swarm
+
+    async def create(body: Any, *given: Any) -> str:
+        asked.append(given[0] if kind == "container" else body["Name"])
+        if len(asked) <= taken:
+            raise Conflict("rpc error: name conflicts with an existing object")
+        return "made"
+
+    monkeypatch.setattr(made, "create", create)
+    assert await parts.run_service.run(run(type=kind), ROOT) == Started("made")
+    assert len(set(asked)) == taken + 1
+    (intent,) = parts.journal.intents.values()
+    assert intent.name == asked[-1]
+    assert parts.reconciler.calls[-1] == (f"adopt_{kind}", "made", intent.nonce)
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
+@pytest.mark.parametrize(
+    ("given", "key", "error", "tries"),
+    [
+        ({}, None, Conflict("name conflicts with an existing object"), 5),
+        ({"name": "mine"}, None, Conflict("name conflicts with an existing object"), 1),
+        ({}, Key("qm-1", "digest"), Conflict("name conflicts with an existing object"), 1),
+        ({}, None, PortTaken("ports: 80 is taken"), 1),
+        ({}, None, EngineRefused("no"), 1),
+    ],
+)
+async def test_other_refusals_are_told_at_once(
+    kind: str, given: dict[str, Any], key: Key | None, error: HttpError, tries: int
+) -> None:
+    """A name that was given, or is a key's, is not changed; and five chosen ones are enough."""
+    parts = Components()
+    parts.swarm.fails["create"] = parts.containers.fails["create"] = error
+    with pytest.raises(type(error)):
+        await parts.run_service.run(run(type=kind, **given), ROOT, key)
+    assert parts.engine_calls().count("create") == tries
+
+
+async def test_a_chosen_name_is_unique_across_services_and_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker would take both."""
+    names = iter(["bbbbbb", "cccccc"])
+    monkeypatch.setattr(spec, "_letters", lambda: next(names))
+    parts = Components(replace(SEEN, name="busybox-bbbbbb", type="container"))
+    await parts.run_service.run(run(), ROOT)
+    assert [call[1]["Name"] for call in parts.swarm.calls if call[0] == "create"] == ["busybox-cccccc"]
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
