@@ -301,6 +301,7 @@ class AsyncInvoker:
 
     def _versions_changed(self, name: str) -> None:
         for line in self._backlog.of_function(name):
+            line.refused_until = 0.0  # the next version may start where the last one could not
             self._attempts.look_at(line)
 
     def _wake(self, invocation_id: str) -> None:

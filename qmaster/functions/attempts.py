@@ -240,12 +240,15 @@ class Attempts:
         payload, client_context, trace_id, *_ = content
         invocation.call = Call(row.id, payload, row.owner, client_context, trace_id)
 
-    async def _conclude(self, line: Line, held: InHand, version: Version, answering: Awaitable[Answer]) -> None:
-        """Wait for the outcome of an attempt, and write it."""
+    async def _conclude(
+        self, line: Line, held: InHand, version: Version, answering: Awaitable[Answer], resumed: bool = False
+    ) -> None:
+        """Wait for the outcome of an attempt, and write it; ``resumed``: an earlier process has begun it."""
         try:
             answer = await answering
         except (FunctionFailed, InstanceDied, CallTimedOut) as error:
-            await self._failed(line, held, version.spec, fault_of(error))
+            lost = resumed and isinstance(error, InstanceDied)
+            await self._failed(line, held, version.spec, fault_of(error), lost)
         except HttpError as error:
             await self._refused(line, held, error)
         else:
@@ -262,15 +265,21 @@ class Attempts:
         ended = row._replace(status="succeeded", ended=now, attempts=attempts, error=None)
         await self._end(row, ended, Output(answer.body, answer.content_type), spec)
 
-    async def _failed(self, line: Line, held: InHand, spec: FunctionSpec, fault: InvocationError) -> None:
-        """Write a failed attempt; the next one comes later, unless it was the last."""
+    async def _failed(
+        self, line: Line, held: InHand, spec: FunctionSpec, fault: InvocationError, lost: bool = False
+    ) -> None:
+        """Write a failed attempt; the next one comes later, unless it was the last.
+
+        One more than ``retries`` is made where quartermaster ended during an attempt (``lost``), which its instance may
+        not have got. Only one, so that a call that ends quartermaster does not do so for ever.
+        """
         row = await self._last_state(held)
         if row.status != "running":  # the instance ended before the attempt was written
             return
         now = time.time()
         row = row._replace(attempts=_last_ended(row, now, fault))
         due = now + spec.retry_delay * 2.0 ** (row.tries - 1)
-        if row.tries > spec.retries or due >= row.until or fault.type == TOO_LARGE:
+        if row.tries > spec.retries + lost or due >= row.until or fault.type == TOO_LARGE:
             await self._end(row, _dead(row, fault, now), None, spec)
         else:
             await self._wait_again(line, row._replace(due=due))
@@ -358,12 +367,12 @@ class Attempts:
         invocation = Invocation(Call(row.id, b"", row.owner), asyncio.get_running_loop().time())
         run_id = row.attempts[-1].instance or ""
         if version is not None and self._dispatcher.resume(version, invocation, run_id, row.deadline or 0.0):
-            await self._conclude(line, held, version, invocation.answered)
+            await self._conclude(line, held, version, invocation.answered, resumed=True)
             return
         gone = InvocationError(type="Runtime.ExitError", message="the instance ended while quartermaster was away")
         present = version or self._versions.latest(row.function)
         if present is not None:
-            await self._failed(line, held, present.spec, gone)
+            await self._failed(line, held, present.spec, gone, lost=True)
         else:  # the function was removed
             await self._wait_again(line, row)
 

@@ -183,6 +183,22 @@ async def test_an_instance_that_cannot_start_is_no_attempt(tmp_path: Path) -> No
         assert len((await here.over(invocation_id)).attempts) == 1
 
 
+async def test_the_next_version_is_tried_at_once(tmp_path: Path) -> None:
+    """Although the last one could not start, and its next start is minutes away."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version())
+        here.stage.launcher.refusal = CannotStart("no such image", "image_not_found", 1)
+        invocation_id = await here.accept(called)
+        await until(lambda: here.stage.launcher.begun)
+        await here.stage.settle()
+        [line] = here.invoker._backlog.lines.values()
+        line.refuse(asyncio.get_running_loop().time() + 300, "image_not_found")
+        here.stage.launcher.refusal = None
+        here.play()
+        here.stage.versions.publish(version("hello", 2))
+        assert (await here.over(invocation_id)).version == 2
+
+
 async def test_what_waits_longer_than_max_age_is_dead(tmp_path: Path) -> None:
     """With the reason why nothing could start, and without an attempt."""
     async with desk(tmp_path) as here:
@@ -657,6 +673,22 @@ async def test_the_last_attempt_of_a_killed_process_counts(tmp_path: Path) -> No
         here.play()
         view = await here.over(invocation_id)
         assert (view.status, len(view.attempts)) == ("dead", 2)
+
+
+async def test_a_call_without_retries_whose_process_was_killed(tmp_path: Path) -> None:
+    """It is made once more, as its instance may not have got it; and only once."""
+    called = version(retries=0, retry_delay=0.1)
+    invocation_id, _ = await begun(tmp_path, called)
+    async with restarted(tmp_path, called) as here:
+        here.gate.clear()
+        here.play()
+        await here.handles(1)
+        assert (await here.invoker.get(invocation_id, ROOT)).status == "running"
+        await crash(here)
+    async with restarted(tmp_path, called) as here:
+        here.play()
+        view = await here.over(invocation_id)
+        assert (view.status, len(view.attempts), here.handled) == ("dead", 2, [])
 
 
 async def test_an_end_that_was_not_committed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,6 +173,19 @@ def test_an_instance_that_died_meanwhile(server: Server, functions_swarm: Swarm)
     assert first["instance"] != second["instance"]
 
 
+def test_a_stopped_quartermaster(server: Server) -> None:
+    """What runs finishes, and what waits is made after the next start: each once."""
+    function = Function(server, "stopped", max_instances=1)
+    function.echo()
+    ids = [accept(function, {"do": "sleep", "seconds": 1})["id"] for _ in range(4)]
+    eventually(lambda: invocation(server, ids[0])["status"] == "running", 20, "the first one runs")
+    assert server.terminate() == 0
+    server.start()
+    for each in ids:
+        ended = over(server, each)
+        assert (ended["status"], len(ended["attempts"])) == ("succeeded", 1), ended.text
+
+
 def test_a_full_disk(bed: Bed, functions_swarm: Swarm, clean_bridged_swarm: Swarm, small_disk: Path) -> None:
     """507, and nothing is accepted; what was accepted before is made once there is room again."""
     flags = [*bed.runtime(), "--data-dir", str(small_disk / "data")]
