@@ -9,7 +9,8 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 from ..events.journal import Journal
@@ -18,6 +19,7 @@ from .reconciler import now_text
 
 Kind = Literal["run", "invocation"]
 
+PAGE = 500  # rows that are read at once
 OF_OWNER = 4  # rows of each owner in one look; owners are served in turn
 FAR = 86_400.0  # seconds; what is due later was written before the clock was set back
 ROW_BYTES = 512  # that a row counts for in addition to its URL
@@ -134,9 +136,10 @@ class CallbackStore:
     ) -> None:
         query = (
             "UPDATE callbacks SET state = ?, due = ?, delivered_at = ?, last_error = coalesce(?, last_error),"
-            " attempts = ?, at = ? WHERE id = ? AND state = 'waiting'"
+            # One that was given up while it was being sent is delivered all the same.
+            " attempts = ?, at = ? WHERE id = ? AND (state = 'waiting' OR ? IS NOT NULL)"
         )
-        values = (state, due, delivered_at, error, row.attempts + 1, self._clock(), row.id)
+        values = (state, due, delivered_at, error, row.attempts + 1, self._clock(), row.id, delivered_at)
         await self._journal.write(lambda db: db.execute(query, values))
 
     async def trim(self, owner: str, most: int, why: str) -> None:
@@ -149,10 +152,14 @@ class CallbackStore:
 
     async def place(self, prefix_of: Callable[[str], str | None], why: str) -> None:
         """Give each waiting callback the prefix that covers its URL now; give up those that none covers."""
-        query = "SELECT DISTINCT url FROM callbacks WHERE state = 'waiting'"
-        urls = [row[0] for row in await self._journal.read(lambda db: db.execute(query).fetchall())]
-        placed = {url: prefix_of(url) for url in urls}
-        await self._journal.write(lambda db: _place(db, placed, why))
+        last = 0
+        while page := await self._journal.read(partial(_page, last)):
+            last = page[-1][0]
+            placed = [(prefix_of(url), prefix, place) for place, url, prefix in page]
+            moved = [(prefix, place) for prefix, before, place in placed if prefix not in (None, before)]
+            gone = [(why, place) for prefix, _, place in placed if prefix is None]
+            if moved or gone:
+                await self._journal.write(partial(_place, moved, gone))
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -256,13 +263,12 @@ def _first(db: sqlite3.Connection, prefix: str, owner: str, limit: int) -> list[
     return [(Row(*row[:-1]), row[-1]) for row in db.execute(query, (prefix, owner, limit))]
 
 
-def _place(db: sqlite3.Connection, placed: Mapping[str, str | None], why: str) -> None:
-    for url, prefix in placed.items():
-        if prefix is None:
-            query = (
-                "UPDATE callbacks SET state = 'over', due = NULL, last_error = ? WHERE url = ? AND state = 'waiting'"
-            )
-            db.execute(query, (why, url))
-        else:
-            query = "UPDATE callbacks SET prefix = ? WHERE url = ? AND state = 'waiting' AND prefix <> ?"
-            db.execute(query, (prefix, url, prefix))
+def _page(last: int, db: sqlite3.Connection) -> list[tuple[int, str, str]]:
+    """Return places, URLs and prefixes of the next callbacks that wait."""
+    query = "SELECT rowid, url, prefix FROM callbacks WHERE state = 'waiting' AND rowid > ? ORDER BY rowid LIMIT ?"
+    return db.execute(query, (last, PAGE)).fetchall()
+
+
+def _place(moved: Sequence[tuple[str | None, int]], gone: Sequence[tuple[str, int]], db: sqlite3.Connection) -> None:
+    db.executemany("UPDATE callbacks SET prefix = ? WHERE rowid = ?", moved)
+    db.executemany("UPDATE callbacks SET state = 'over', due = NULL, last_error = ? WHERE rowid = ?", gone)
