@@ -2,7 +2,9 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from asynchronous_cases import ALICE, ROOT, Desk, desk, fails
 from fakes import until
 from function_cases import version
+from testbed.wait import BUSY
 
 from qmaster.errors import (
     BadRequest,
@@ -537,6 +540,37 @@ async def test_an_id_tells_where_the_invocation_is(tmp_path: Path) -> None:
     async with desk(tmp_path) as here:
         with pytest.raises(NotFound, match=r"the quartermaster at 10\.0\.0\.5 has it"):
             await here.invoker.get(made, ROOT)
+
+
+async def test_a_hundred_thousand_that_wait_are_on_disk_only(tmp_path: Path, measured: Callable[[str], None]) -> None:
+    """A start counts them within two seconds of a quiet machine, and keeps none in memory."""
+    query = (
+        "INSERT INTO invocations (id, function, qualifier, number, owner, status, created, due, until, max_age, size,"
+        " payload) VALUES (?, 'hello', 0, 1, ?, 'queued', 1e9, 1e9, 1e10, 1e9, 712, ?)"
+    )
+    rows = [(str(number), f"owner {number % 10}", b"x" * 200) for number in range(100_000)]
+    here = Desk(tmp_path)
+    await here.journal.open()
+    await here.journal.write(lambda db: db.executemany(query, rows))
+    await here.close()
+    tracemalloc.start()
+    began = time.monotonic()
+    try:
+        async with desk(tmp_path) as here:
+            await here.invoker.resume()
+            took = time.monotonic() - began
+            assert here.invoker.queued() == {"hello": 100_000}
+            called = here.stage.versions.publish(version(queue=100_000))
+            with pytest.raises(QueueFull):
+                await here.accept(called)
+            here.play()
+            await here.handles(20)
+            kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    measured(f"counted in {took:.2f} s, {kept / 1e6:.1f} MB")
+    assert took < 2 * BUSY
+    assert kept < 5e6
 
 
 async def test_a_failed_listener_stops_nothing(tmp_path: Path) -> None:
