@@ -256,6 +256,7 @@ async def test_other_options_after_a_restart(tmp_path: Path) -> None:
     assert len(receiver.got) == 1
 
 
+@pytest.mark.slow
 async def test_a_journal_that_cannot_be_written_sends_nothing_twice(tmp_path: Path) -> None:
     """The outcome is kept until it can be written; else the callback would stay due, and be sent again and again."""
     async with receiving() as receiver, working(Quartermaster(tmp_path, receiver.url)) as qm:

@@ -1,7 +1,11 @@
 """Callbacks on real engines: of runs and functions, with quartermaster killed between the end and the delivery."""
 
+import contextlib
+import http.client
 import json
+import random
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -147,6 +151,36 @@ def test_a_kill_between_the_end_and_the_delivery(server: Server, receiver: Recei
     first, second = receiver.events("/hooks/killed")
     assert len(set(receiver.ids("/hooks/killed"))) == 1
     assert first == second
+
+
+@pytest.mark.patient
+def test_kills_at_random_moments_lose_none(server: Server, receiver: Receiver) -> None:
+    """Of the runs that were acknowledged; all tries of one have one id."""
+    chance = random.Random(16)
+    runs: list[str] = []
+    done = threading.Event()
+
+    def keep_starting() -> None:
+        for number in range(24):
+            with contextlib.suppress(OSError, http.client.HTTPException):  # it was killed meanwhile
+                kind = "container" if number % 3 else "service"
+                reply = server.run(image=IMAGE, command="true", memory=8, callback=f"{receiver.url}/many", type=kind)
+                if reply.status == 200:
+                    runs.append(reply["id"])
+            time.sleep(0.2)
+        done.set()
+
+    threading.Thread(target=keep_starting, daemon=True).start()
+    while not done.wait(chance.uniform(0.5, 2)):
+        server.kill()
+        server.start()
+    ready(server)
+    for run in runs:
+        delivered(server, f"/status/{run}")
+    told = {event["subject"] for event in receiver.events("/hooks/many")}
+    assert len(runs) > 5
+    assert set(runs) <= told
+    assert len(set(receiver.ids("/hooks/many"))) == len(told)
 
 
 @pytest.fixture(scope="module")
