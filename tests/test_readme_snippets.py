@@ -380,13 +380,39 @@ def origin(tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_javascript_subscriber(start_server: StartServer, engine: Engine, origin: str, chromium: Chromium) -> None:
-    """It tells each change once and in order, over a crash of the server and an absence of its own; and a gap."""
+    """It tells each change once and in order, over a crash of the server and an absence of its own; and a gap.
+
+    Its page may make calls too, and read what is wrong with one.
+    """
     server = start_server(engine.host, "--allow-origin", origin)
     context = chromium.context()
     try:
-        check_subscriber(server, InPage(server, context.new_page(), origin))
+        page = context.new_page()
+        check_subscriber(server, InPage(server, page, origin))
+        check_calls(server, page)
     finally:
         context.close()
+
+
+FETCH = """async ([url, method, token, body]) => {
+  const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json", Prefer: "x" };
+  const answer = await fetch(url, { method, headers, body });
+  return [answer.status, (await answer.json()).error ?? "", answer.headers.get("Location") ?? ""];
+}"""
+
+
+def check_calls(server: Server, page: Any) -> None:
+    def fetch(method: str, path: str, body: object = None, token: str = server.token) -> list[Any]:
+        sent = None if body is None else json.dumps(body)
+        return list(page.evaluate(FETCH, [server.url + path, method, token, sent]))
+
+    run = {"image": IMAGE, "command": "sleep 60", "memory": 16}
+    status, _, place = fetch("POST", "/run", run)
+    assert (status, place[:8]) == (200, "/status/")
+    assert fetch("DELETE", place)[0] == 200
+    assert fetch("GET", "/nothing")[:2] == [404, "no such path; see GET /openapi.json"]
+    assert fetch("POST", "/run", {**run, "memory": 1})[0] == 400
+    assert fetch("GET", "/status", token="another")[0] == 401
 
 
 def check_subscriber(server: Server, subscriber: Program) -> None:

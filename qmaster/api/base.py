@@ -27,6 +27,7 @@ from ..models import requests
 from ..models.credentials import REDACTED
 from ..models.responses import mask
 from ..models.validation import quote
+from . import cors
 from .limits import MAX_READ, UNREAD, set_reader_timeout
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -66,6 +67,7 @@ class BaseHandler(web.RequestHandler):
     """A handler with a bounded body and one form of errors."""
 
     ANY_HOST = False  # whether it answers to host names that --allow-host does not list
+    IS_SHARED = True  # whether pages of the origins in --allow-origin may read its answers
     IS_KEPT = False  # whether clients may store the answer, so that it has an Etag
     IS_PROBE = False  # whether it is called every few seconds, so that its successes are not logged
     SUPPORTED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -92,13 +94,38 @@ class BaseHandler(web.RequestHandler):
         for name, value in HEADERS.items():
             self.set_header(name, value)
         self.set_header("X-Request-ID", self.request_id)
+        if self.IS_SHARED:
+            for name, value in cors.of_answer(self.request.headers, self.settings.get("origins", ())).items():
+                self.set_header(name, value)
 
     def prepare(self) -> None:
         self._busy.add(self)
         structlog.contextvars.bind_contextvars(request=self.request_id, remote=self.request.remote_ip)
         self._refuse_host()
-        self.check_head()
+        if not self.is_preflight():
+            self.check_head()
         self._prepared = True
+
+    def is_preflight(self) -> bool:
+        """Return whether a browser asks whether a page of another origin may make a call."""
+        return self.IS_SHARED and cors.is_preflight(self.request.method, self.request.headers)
+
+    def answer_preflight(self, *args: str) -> None:
+        """Answer a preflight; another request with OPTIONS is refused.
+
+        Raises:
+            Forbidden: pages of this origin may not call.
+        """
+        if not self.is_preflight():
+            raise web.HTTPError(HTTPStatus.METHOD_NOT_ALLOWED)
+        if not cors.may_read(self.request.headers, self.settings.get("origins", ())):
+            raise Forbidden("pages of this origin may not call; see --allow-origin")
+        for name, value in cors.PREFLIGHT.items():
+            self.set_header(name, value)
+        self.set_status(HTTPStatus.NO_CONTENT)
+        self.finish()
+
+    options: Callable[..., Any] = answer_preflight
 
     def check_head(self) -> None:
         """Check the request before its body is read.
@@ -380,8 +407,7 @@ class BaseHandler(web.RequestHandler):
     def _allowed(self) -> list[str]:
         """Return the methods that this handler overrides; Tornado's own answer 405."""
         names = {method: method.lower() for method in self.SUPPORTED_METHODS}
-        base = web.RequestHandler
-        return [method for method, name in names.items() if getattr(type(self), name) is not getattr(base, name)]
+        return [method for method, name in names.items() if getattr(type(self), name) is not getattr(BaseHandler, name)]
 
     def _default_detail(self, status: int) -> str:
         if status == FAILED:
@@ -407,7 +433,9 @@ class NotFoundHandler(BaseHandler):
     """Answers 404 for every path that is not a route."""
 
     def _nothing(self, *args: str, **kwargs: str) -> None:
-        raise NotFound("no such path; see GET /openapi.json")
+        if not self.is_preflight():
+            raise NotFound("no such path; see GET /openapi.json")
+        self.answer_preflight()  # so that a page can read the 404
 
     head = get = post = delete = patch = put = options = _nothing
 

@@ -27,6 +27,7 @@ class FunctionUrlHandler(CallHandler):
     """``ANY /fn/{name}/…``."""
 
     ROUTE = "/fn/{name}"
+    IS_SHARED = False  # the function itself says what other pages may read
 
     def initialize(self, auth: Authenticator, busy: set[object], calls: Calls) -> None:
         super().initialize(auth, busy, calls)

@@ -48,7 +48,7 @@ class AppState:
         trouble: returns why quartermaster is not ready, or None.
         scrape: returns the text of the metrics, and its media type.
         count: called for each request, with its route, method, status and seconds.
-        origins: origins of other pages that may read the stream.
+        origins: origins of other pages that may call and read, in lower case.
         page: the status page's files.
         hosts: host names that requests may use; none: any.
         trusted_proxies: addresses whose ``X-Forwarded-For`` is trusted.
@@ -119,6 +119,7 @@ def make_app(parts: AppState) -> web.Application:
         log_function=_logger(parts, _finder([pattern for pattern, _, _ in routes])),
         websocket_max_message_size=events.MAX_INBOUND,
         hosts=parts.hosts,
+        origins=parts.origins,
         lines=parts.lines,
         unsent=parts.unsent,
         checks=FairLimiter(1),

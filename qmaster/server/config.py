@@ -78,7 +78,7 @@ OPTIONS = (
         "--allow-origin",
         "QMASTER_ALLOW_ORIGIN",
         "",
-        "Origins of other pages that may read /events, separated by commas.",
+        "Origins of other pages that may call the API, separated by commas.",
     ),
     Option(
         "--allow-host",
