@@ -100,11 +100,16 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("startuptimeout", "initdurationtimeout"), "use init_timeout"),
     **dict.fromkeys(("queuesize", "maxqueue"), "use queue"),
     **dict.fromkeys(("functionurl", "functionurlconfig", "authtype"), "use url"),
-    **dict.fromkeys(("maxretryattempts", "maximumretryattempts", "attempts", "retry"), "use retries"),
+    **dict.fromkeys(("maxretryattempts", "maximumretryattempts", "maxretries", "attempts", "retry"), "use retries"),
     **dict.fromkeys(("maximumeventageinseconds", "eventage"), "use max_age"),
     **dict.fromkeys(("retryinterval", "backoff"), "use retry_delay"),
     **dict.fromkeys(("schedule", "cron", "crontab", "timer", "timezone"), "use schedules: a list, each with cron"),
-    **dict.fromkeys(("callback", "destinationconfig", "webhook"), "use on_success and on_failure"),
+    **dict.fromkeys(
+        ("suspend", "concurrencypolicy", "startingdeadlineseconds"), "use schedules: a list, each with cron"
+    ),
+    **dict.fromkeys(
+        ("callback", "callbackurl", "destinationconfig", "webhook", "notify"), "use on_success and on_failure"
+    ),
 }
 
 

@@ -38,6 +38,14 @@ BACKGROUND = "not needed, because a run is in the background; {wait} waits for i
 NO_TERMINAL = "not supported: a run has no terminal and no standard input; use {command} and {env}"
 PROBES = "not supported; {healthcheck} switches the image's own HEALTHCHECK on or off"
 OWN_NETWORK = "use {networks}, the names of swarm networks; the host's network is not supported"
+AT_THE_TOP = "write its fields at the top, beside {image}"
+ONE_IMAGE = "not supported: a run is one image"
+NOT_UPDATED = "not supported, because a run is not updated: stop it, and start another"
+NOT_SCHEDULED = "not supported for a run; publish a function with schedules"
+READ_BACK = "not supported, because the output of a run is read back; its logs show it"
+OTHER_LIMITS = "not supported; the limits are {memory}, {cpus} and {pids_limit}"
+PLACED = "not supported; {constraints}, {memory} and {cpus} decide where it runs"
+RETRIED = "use {max_attempts} with {restart}"
 
 # Lower case, without - and _; {field} stands for the field, or for its option on the command line.
 ANSWERS: Mapping[str, str] = {
@@ -115,10 +123,79 @@ ANSWERS: Mapping[str, str] = {
     **dict.fromkeys(("logdriver", "logopt", "logging", "updateconfig", "rollbackconfig"), "not supported"),
     **dict.fromkeys(("schedule", "cron"), "not supported for a run; publish a function with schedules"),
     **dict.fromkeys(("build", "dependson", "profiles", "services"), "not supported: a run is one image"),
+    **dict.fromkeys(("containerspec", "tasktemplate", "spec", "containers", "template"), AT_THE_TOP),
+    **dict.fromkeys(("jobtemplate", "overrides"), AT_THE_TOP),
+    **dict.fromkeys(("apiversion", "kind", "selector", "manualselector", "managedby", "fieldmanager"), "leave it out"),
+    **dict.fromkeys(("initcontainers", "ephemeralcontainers", "extends", "develop", "provider", "models"), ONE_IMAGE),
+    "onbuild": ONE_IMAGE,
+    **dict.fromkeys(("imagename", "dockerimage", "container", "tag", "repository"), "use {image}, with its tag"),
+    **dict.fromkeys(("username", "password", "registry"), "use {auth}"),
+    **dict.fromkeys(("disablecontenttrust", "digest"), "use {image} with its digest"),
+    "noresolveimage": "use {pull_policy}: never asks no registry",
+    **dict.fromkeys(("script", "commandline", "cmdline"), "use {command}"),
+    "shell": "use {entrypoint}",
+    **dict.fromkeys(("poststart", "prestop", "lifecycle"), "not supported; put it into {command}"),
+    "workingdirectory": "use {workdir}",
+    **dict.fromkeys(("environmentvariables", "envvars"), "use {env}"),
+    "runasgroup": "use {user}, such as 1000:1000",
+    "runasnonroot": "use {user}, such as nobody",
+    **dict.fromkeys(("group", "fsgroup", "supplementalgroups"), "not supported; use {user}, such as 1000:1000"),
+    **dict.fromkeys(("serviceaccount", "serviceaccountname"), "not supported; use {secrets}"),
+    "automountserviceaccounttoken": "not supported; use {secrets}",
+    **dict.fromkeys(("memorymb", "ram", "memoryrequest"), "use {memory}"),
+    **dict.fromkeys(("cpurequest", "vcpus"), "use {cpus}"),
+    **dict.fromkeys(("blkioweight", "blkioweightdevice", "blkioconfig", "oomscoreadj", "kernelmemory"), OTHER_LIMITS),
+    **dict.fromkeys(("devicereadbps", "devicereadiops", "devicewritebps", "devicewriteiops"), OTHER_LIMITS),
+    **dict.fromkeys(("cpurtperiod", "cpurtruntime", "cpupercent", "resizepolicy", "overhead"), OTHER_LIMITS),
+    **dict.fromkeys(("maxreplicaspernode", "replicasmaxpernode"), "not supported; use {constraints}"),
+    **dict.fromkeys(("schedulername", "priorityclassname", "priority", "preemptionpolicy", "resourceclaims"), PLACED),
+    **dict.fromkeys(("schedulinggates", "readinessgates"), PLACED),
+    **dict.fromkeys(("os", "arch", "architecture"), "use {constraints}, such as node.platform.arch==x86_64"),
+    **dict.fromkeys(("maxconcurrent", "completionmode"), "use {replicas}"),
+    **dict.fromkeys(("backofflimitperindex", "maxfailedindexes", "podfailurepolicy", "podreplacementpolicy"), RETRIED),
+    **dict.fromkeys(("successpolicy", "maxretries", "retry", "attempts"), RETRIED),
+    **dict.fromkeys(("timelimit", "maxtime", "timeoutseconds"), "use {timeout}"),
+    **dict.fromkeys(("suspend", "concurrencypolicy", "startingdeadlineseconds", "timezone"), NOT_SCHEDULED),
+    **dict.fromkeys(("callbackurl", "webhook", "notify"), "use {callback}"),
     **dict.fromkeys(
-        ("containerspec", "tasktemplate", "spec", "containers", "template"),
-        "write its fields at the top, beside {image}",
+        ("healthinterval", "healthretries", "healthstartinterval", "healthstartperiod", "healthtimeout"), PROBES
     ),
+    **dict.fromkeys(("attachstdout", "attachstderr", "sigproxy"), BACKGROUND),
+    **dict.fromkeys(("cidfile", "terminationmessagepath", "terminationmessagepolicy"), "not needed: the answer has it"),
+    **dict.fromkeys(("attachstdin", "stdinonce", "detachkeys"), NO_TERMINAL),
+    "dnsopt": "not supported",
+    "quiet": "leave it out",
+    "argsescaped": "leave it out",
+    **dict.fromkeys(("externallinks", "networkingconfig", "networkdisabled"), OWN_NETWORK),
+    **dict.fromkeys(("linklocalip", "endpointmode", "driveropts"), "not supported, because the network is Docker's"),
+    **dict.fromkeys(
+        ("subdomain", "sethostnameasfqdn", "enableservicelinks"), "not needed: in a network a run has its {name}"
+    ),
+    "namespace": "not needed: a token sees its own runs alone",
+    **dict.fromkeys(("hostusers", "shareprocessnamespace", "useapisocket", "volumedevices", "procmount"), HOST),
+    **dict.fromkeys(("seccompprofile", "apparmorprofile", "selinuxoptions", "cgroup", "devicecgrouprules"), HOST),
+    "credentialspec": "not supported, because it is for Windows",
+    "logconfig": READ_BACK,
+    **dict.fromkeys(("rollbackdelay", "rollbackfailureaction", "rollbackmaxfailureratio"), NOT_UPDATED),
+    **dict.fromkeys(("rollbackmonitor", "rollbackorder", "rollbackparallelism"), NOT_UPDATED),
+    **dict.fromkeys(("updatedelay", "updatefailureaction", "updatemaxfailureratio", "updatemonitor"), NOT_UPDATED),
+    **dict.fromkeys(("updateorder", "updateparallelism", "forceupdate"), NOT_UPDATED),
+}
+
+# Field → another tool's value, in the same form → the value to use.
+VALUES: Mapping[str, Mapping[str, str]] = {
+    "restart": {"no": "none", "never": "none", "always": "any", "unlessstopped": "any", "onfailure": "on-failure"},
+    "pull_policy": {"ifnotpresent": "missing", "always": "always", "never": "never"},
+}
+# Field → how it is written, for whoever writes it as another tool's.
+EXAMPLES: Mapping[str, str] = {
+    "env": 'write {"NAME": "value"}',
+    "labels": 'write {"key": "value"}',
+    "ports": 'write ["8080:80"]',
+    "networks": 'write ["name"]',
+    "secrets": 'write ["name"]',
+    "healthcheck": "it switches the image's own HEALTHCHECK on or off",
+    "constraints": 'write ["node.role==worker"]',
 }
 
 
@@ -157,10 +234,13 @@ def explain(
         number = "a number, or " if float in get_args(hint) else ""
         words = list(_choices(hint))
         text = f"expected {number}{'one of ' if len(words) > 1 else ''}{', '.join(words)}"
+        text += _value_instead(field, document.get(field))
     else:
         text = _expected(text, patterns)
     if path in document:
         text = _with_value(_with_unit(text, UNITS[path]) if path in UNITS else text, document[path])
+    if field in EXAMPLES and ", got " in text:
+        text += f"; {EXAMPLES[field]}"
     return f"{_place(path, field, document)}: {text}" if path else text
 
 
@@ -243,6 +323,11 @@ def _expected(text: str, patterns: Mapping[str, str]) -> str:
         return f"expected {by_shown[rest.removeprefix('matching regex ')]}"
     got = f", got {_name(found['got'])}" if found["got"] else ""
     return f"expected {' or '.join(map(_name, kinds))}{_bounded(kinds[0], rest)}{got}"
+
+
+def _value_instead(field: str, value: Any) -> str:
+    found = VALUES.get(field, {}).get(squeezed(value[:LONGEST])) if isinstance(value, str) else None
+    return f"; use {found} instead of {quote(value)}" if found else ""
 
 
 def _with_unit(text: str, unit: Unit) -> str:
