@@ -126,13 +126,13 @@ class Scheduler:
             while True:
                 self._wake.clear()
                 await self._plan_changed()
-                self._look()
+                await self._look()
                 await self._sleep()
         finally:
             for task in self._turns.values():
                 task.cancel()
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
         """Look at the clock, and begin what is due."""
         now = self._pace.now()
         if now < self._looked - SET_BACK:
@@ -140,6 +140,7 @@ class Scheduler:
         self._looked = now
         for function in () if self._stopping else self._timers.take(now):
             self._start_turn(function, now)
+            await asyncio.sleep(0)  # to find a tick that is years away takes milliseconds
 
     async def _sleep(self) -> None:
         left, first = self._pace.look_every, self._timers.first

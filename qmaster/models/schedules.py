@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, tzinfo
@@ -21,6 +22,7 @@ MAX_SCHEDULES = 20  # of a function
 MAX_CRON = 255  # characters
 MAX_ZONE = 64
 MAX_DEADLINE = 7 * 86_400  # seconds
+MAX_WAIT = 3653 * 86_400  # seconds until the first tick: to find one that is further away takes milliseconds
 FIELDS = "five fields: minute, hour, day of the month, month, day of the week; or a word such as @hourly"
 # cronsim does not know the words of crontab(5).
 WORDS: Mapping[str, str] = {
@@ -78,7 +80,7 @@ class Schedule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
             ValueError: a field is wrong; the message names it.
         """
         if not _has_ticks(_fields(self.cron), self.time_zone):
-            raise ValueError(f"cron: no day within 50 years is one of {quote(self.cron)}")
+            raise ValueError(f"cron: no day within ten years is one of {quote(self.cron)}")
 
     def times(self) -> Times:
         """Return the times at which it is due.
@@ -115,6 +117,7 @@ class Times:
     def __init__(self, fields: str, zone: tzinfo) -> None:
         self._fields = fields
         self._zone = zone
+        self._gap: tuple[float, float] = (0.0, 0.0)  # no tick is after the first and before the second, which is one
         self._from(0)
 
     def after(self, moment: float) -> Iterator[int]:
@@ -126,10 +129,17 @@ class Times:
 
     def next(self, moment: float) -> int | None:
         """Return the first tick after a moment; None if there is none within 50 years."""
-        return next(self.after(moment), None)
+        begin, tick = self._gap
+        if not begin <= moment < tick:
+            tick = next(self.after(moment), math.inf)
+            self._gap = (moment, tick)
+        return None if tick == math.inf else int(tick)
 
     def latest(self, after: float, until: float) -> int | None:
         """Return the newest tick later than ``after``, and not later than ``until``."""
+        first = self.next(after)
+        if first is None or first > until:
+            return None
         # Of a schedule with many ticks the first look finds one; one with few has few in a longer time too.
         for back in (_HOURS_2, _HOURS_26, _DAYS_40, until - after):
             begin = max(after, until - back)
@@ -138,7 +148,7 @@ class Times:
                 if tick > until:
                     break
                 found = tick
-            if found is not None or begin == after:
+            if found is not None:
                 return found
         return None
 
@@ -161,9 +171,11 @@ def keys(schedules: Iterable[Schedule]) -> list[str]:
     return made
 
 
-@lru_cache(maxsize=1024)  # an expression with few days, such as 29 February on a Monday, takes 12 ms
+@lru_cache(maxsize=1024)  # it takes up to 12 ms to find that there is no tick
 def _has_ticks(fields: str, time_zone: str) -> bool:
-    return Times(fields, _zone(time_zone)).next(datetime.now(UTC).timestamp()) is not None
+    now = datetime.now(UTC).timestamp()
+    tick = Times(fields, _zone(time_zone)).next(now)
+    return tick is not None and tick < now + MAX_WAIT
 
 
 def _fields(cron: str) -> str:

@@ -453,10 +453,10 @@ async def test_500_schedules_cost_nothing_but_at_their_ticks(tmp_path: Path) -> 
         member = here.members[0]
         looks, real = 0, member.scheduler._look
 
-        def counted() -> None:
+        async def counted() -> None:
             nonlocal looks
             looks += 1
-            real()
+            await real()
 
         member.scheduler._look = counted  # type: ignore[method-assign]
         here.configs.calls.clear()
