@@ -293,6 +293,21 @@ async def test_forbid_ends_where_its_quartermaster_is_lost_for_good(tmp_path: Pa
         assert here.ticks() == minutes(11)
 
 
+async def test_claims_may_be_removed_by_hand(tmp_path: Path) -> None:
+    """That ends what they forbid; the next tick is called."""
+    async with site(tmp_path, FakeConfigs(scheduled("f", FORBID)), (0.0, 0.0)) as here:
+        await here.pass_time()
+        (caller,) = [member for member in here.members if member.orders]
+        await caller.stop()
+        here.members.remove(caller)
+        await here.pass_time()
+        assert here.ticks() == []
+        (config,) = [each for each in here.configs.there.values() if CRON in each.labels]
+        del here.configs.there[config.id]
+        await here.pass_time()
+        assert here.ticks() == minutes(2)
+
+
 async def test_a_claim_without_its_call_is_called_at_the_next_start(tmp_path: Path) -> None:
     """Where the process died between the two; once, also over several starts."""
     async with site(tmp_path, FakeConfigs(scheduled("f", EVERY_MINUTE)), (0.0, 0.0)) as here:
