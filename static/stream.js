@@ -60,7 +60,12 @@ function connect() {
 
 function take(frame) {
   watch();
-  if (frame.type === 'hello') {
+  if (frame.resumed) {
+    // Another quartermaster tells the changes that it has seen. Its containers come with a snapshot alone.
+    close();
+    cursor = '';
+    connect();
+  } else if (frame.type === 'hello') {
     tries = 0;
     onLink({ is: 'live' });
   } else {

@@ -334,8 +334,8 @@ class _Events(_Handler):
         if since and not since.startswith(EPOCH):
             at = len(self.fake.events)
             gap = {"type": "gap", "reason": "epoch_changed", "from": since, "to": f"{EPOCH}:{at}"}
-            self._frame("gap", gap)
-        if not since or not since.startswith(EPOCH):
+            self._frame("gap", gap | ({"resumed": True} if "." in since else {}))
+        if not since or not (since.startswith(EPOCH) or "." in since):
             views = [job.view for job in self.fake.jobs.values()]
             self._frame("snapshot", {"type": "snapshot", "services": views, "nodes": []}, f"{EPOCH}:{at}")
         try:

@@ -4,6 +4,8 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
+
 from qmaster.errors import JournalUnwritable
 from qmaster.events import journal
 from qmaster.events.journal import Position
@@ -40,6 +42,9 @@ class Journal(journal.Journal):
 
     async def endings(self) -> dict[str, str]:
         return self.ending
+
+    async def newest(self) -> bytes | None:
+        return msgspec.json.encode(self.written[-1]) if self.written else None
 
     async def settle(self, nonce: str) -> None:
         self.settled.append(nonce)

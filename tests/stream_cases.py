@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from typing import Any, cast
 
 from qmaster.errors import JournalUnwritable
@@ -16,7 +17,10 @@ EPOCH = "0a0b0c0d"
 
 
 class Journal:
-    """Events 1 to `last`, of which those from `oldest` on are kept; the odd ones are of s1, the even ones of s2."""
+    """Events 1 to `last`, of which those from `oldest` on are kept; the odd ones are of s1, the even ones of s2.
+
+    Each was written at the second (since 1970) of its number.
+    """
 
     def __init__(self, last: int, oldest: int = 1) -> None:
         self.position = Position(EPOCH, oldest, last)
@@ -34,6 +38,10 @@ class Journal:
         numbers = range(max(after + 1, self.position.oldest), min(after + limit, self.position.last) + 1)
         return [event(number) for number in numbers]
 
+    async def last_before(self, moment: float) -> int:
+        before = min(math.ceil(moment) - 1, self.position.last)
+        return before if before >= self.position.oldest else 0
+
     def grow(self) -> int:
         self.position = self.position._replace(last=self.position.last + 1)
         return self.position.last
@@ -43,7 +51,9 @@ def event(number: int) -> StoredEvent:
     subject = "s1" if number % 2 else "s2"
     data = {"labels": {"of": subject}, "owner": "root"}
     document = {"id": f"{EPOCH}:{number}", "subject": subject, "data": data}
-    return StoredEvent(number, "io.qmaster.service.updated", json.dumps(document).encode(), "root", subject)
+    return StoredEvent(
+        number, "io.qmaster.service.updated", json.dumps(document, separators=(",", ":")).encode(), "root", subject
+    )
 
 
 class Pipe:

@@ -433,5 +433,5 @@ def _since(text: str) -> Since | None:
         return None
     parsed = frames.parse_cursor(text)
     if parsed is None:
-        raise BadRequest("since: expected a cursor of quartermaster, such as 5f3a9c1e:1042")
+        raise BadRequest("since: expected a cursor of quartermaster, such as 5f3a9c1e.m2kq8x3d:1042")
     return Since(*parsed)

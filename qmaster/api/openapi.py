@@ -101,7 +101,7 @@ _HEADERS: Mapping[int, Mapping[str, str]] = {
 }
 
 ID = "owyw29mvaobgdhdt9u5lfd4zb"
-CURSOR = "5f3a9c1e:1042"
+CURSOR = "5f3a9c1e.m2kq8x3d:1042"
 RUNS: Mapping[str, Json] = {
     "service": {"image": "busybox", "command": "sleep 600", "name": "nap"},
     "function": {"image": "busybox", "command": "echo 42", "wait": True, "timeout": 30, "ttl": 600},

@@ -40,7 +40,7 @@ SCHEDULE_FIELDS: Mapping[str, str] = {
     "last": "The last tick that was called, by any quartermaster.",
     "next": "The next tick; null for one that is suspended.",
 }
-CURSOR = "5f3a9c1e:1042"
+CURSOR = "5f3a9c1e.m2kq8x3d:1042"
 DIGEST = "sha256:9b4f7d6c0a5e1f3b8c2d7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8f7a6b"
 NIGHTLY: Json = {"cron": "30 2 * * *", "time_zone": "Europe/Berlin", "concurrency": "forbid"}
 SPECS: Mapping[str, Json] = {

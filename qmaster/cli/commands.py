@@ -279,7 +279,9 @@ async def events(
     query += [("service", service)] if service else []
     query += [("topic", ",".join(topics))] if topics else []
     async for frame in client.events(to.client, query, since, RetryPolicy(to.screen.say)):
-        if frame.kind == "gap":
+        if frame.kind == "gap" and frame.data.get("resumed"):
+            to.screen.say("another quartermaster continues; it may repeat some changes")
+        elif frame.kind == "gap":
             to.screen.say(f"a gap: what happened after {frame.data['from']} is not known ({frame.data['reason']})")
         elif frame.kind.startswith("io.qmaster."):
             show_json(frame.data) if to.as_json else show(tables.event(frame.data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,8 @@ INVOCATION_EVENTS = ("completed", "failed")
 MANY_TASKS = 20  # with more, a task's event has only its own task
 # Left out of task events, as they would be most of the journal. The service's own events have them.
 ASIDE = ("labels", "command", "spec", "attempts")
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_ID = re.compile(rb'"id":"([^"]*)"')  # the first one in a CloudEvent is its own
 _OWN_EVENT = frozenset(SERVICE_EVENTS) - {"created", "updated"}
 
 
@@ -111,8 +114,8 @@ def of_invocation(view: InvocationView) -> Event:
     return Event("invocation", f"{PREFIX}invocation.{word}", view.id, view.ended_at or view.created_at, view)
 
 
-def encode(event: Event, epoch: str, sequence: int) -> bytes:
-    """Return the event as a CloudEvent in JSON; epoch and sequence are its cursor."""
+def encode(event: Event, epoch: str, sequence: int, time: str = "") -> bytes:
+    """Return the event as a CloudEvent in JSON; epoch, sequence and time are its cursor."""
     data: Any = event.view
     if event.task is not None:
         data = {**msgspec.structs.asdict(event.view), "task": event.task}
@@ -122,7 +125,7 @@ def encode(event: Event, epoch: str, sequence: int) -> bytes:
             data["tasks"] = [event.task]
     cloud_event = CloudEvent(
         "1.0",
-        cursor(epoch, sequence),
+        cursor(epoch, sequence, time),
         f"/qmaster/{epoch}",
         event.type,
         event.subject,
@@ -133,9 +136,35 @@ def encode(event: Event, epoch: str, sequence: int) -> bytes:
     return msgspec.json.encode(cloud_event)
 
 
-def cursor(epoch: str, sequence: int) -> str:
-    """Return the cursor of a sequence, which is opaque to clients. An epoch belongs to one quartermaster."""
-    return f"{epoch}:{sequence}"
+def cursor(epoch: str, sequence: int, time: str = "") -> str:
+    """Return the cursor of a sequence, which is opaque to clients.
+
+    Args:
+        epoch: belongs to one quartermaster.
+        sequence: counts the events of the epoch.
+        time: from ``cursor_time``; another quartermaster continues from it. "": none.
+    """
+    return f"{epoch}.{time}:{sequence}" if time else f"{epoch}:{sequence}"
+
+
+def cursor_time(seconds: float) -> str:
+    """Return a time (seconds since 1970) as in a cursor: milliseconds, in base 36."""
+    rest, digits = max(1, int(seconds * 1000)), ""
+    while rest:
+        rest, digit = divmod(rest, 36)
+        digits = _DIGITS[digit] + digits
+    return digits
+
+
+def seconds_of(time: str) -> float:
+    """Return the time of a cursor in seconds since 1970."""
+    return int(time, 36) / 1000
+
+
+def cursor_of(cloud_event: bytes) -> str:
+    """Return the cursor of a CloudEvent in JSON; "" if it has none."""
+    found = _ID.search(cloud_event)
+    return found[1].decode() if found else ""
 
 
 def _service_event(word: str, before: Service | None, view: Service, time: str) -> Event:

@@ -17,7 +17,7 @@ from .cloudevents import CloudEvent
 PROTOCOL: Literal["qmaster.v1"] = "qmaster.v1"
 HEARTBEAT_EVERY = 15  # seconds
 
-_CURSOR = re.compile(r"([0-9a-f]{8}):([0-9]{1,18})")
+_CURSOR = re.compile(r"([0-9a-f]{8})(?:\.([1-9a-z][0-9a-z]{0,9}))?:([0-9]{1,18})")  # those of 0.3 have no time
 _TEXT_FRAME = 0x81  # FIN and opcode 1 (RFC 6455, 5.2); a server's frames are not masked
 
 
@@ -43,11 +43,15 @@ class SnapshotFrame(Struct, frozen=True, tag_field="type", tag="snapshot"):
 
 
 class GapFrame(Struct, frozen=True, tag_field="type", tag="gap", rename={"since": "from"}):
-    """Some events were missed; a snapshot follows."""
+    """Some events were missed; a snapshot follows.
+
+    ``resumed``: the cursor is another quartermaster's, and the events of this one since its time follow instead.
+    """
 
     reason: str
     since: str
     to: str
+    resumed: bool | UnsetType = UNSET
 
 
 class EventFrame(Struct, frozen=True, tag_field="type", tag="event"):
@@ -129,9 +133,9 @@ def snapshot(
     return _plain("snapshot", SnapshotFrame(cursor, services, nodes, told), cursor)
 
 
-def gap(reason: str, since: str, to: str) -> Frame:
+def gap(reason: str, since: str, to: str, resumed: bool = False) -> Frame:
     """Return a frame that says which events are missing."""
-    return _plain("gap", GapFrame(reason, since, to))
+    return _plain("gap", GapFrame(reason, since, to, resumed or UNSET))
 
 
 def heartbeat(cursor: str, time: str, stale_since: str | None) -> Frame:
@@ -144,10 +148,10 @@ def error(code: int, detail: str) -> Frame:
     return _plain("error", ErrorFrame(code, detail))
 
 
-def parse_cursor(text: str) -> tuple[str, int] | None:
-    """Return the epoch and sequence of a cursor, or None if it is malformed."""
+def parse_cursor(text: str) -> tuple[str, int, str] | None:
+    """Return the epoch, sequence and time (or "") of a cursor, or None if it is malformed."""
     found = _CURSOR.fullmatch(text)
-    return (found[1], int(found[2])) if found else None
+    return (found[1], int(found[3]), found[2] or "") if found else None
 
 
 def _plain(name: str, message: Message, cursor: str = "") -> Frame:

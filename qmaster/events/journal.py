@@ -219,6 +219,14 @@ class Journal:
         """
         return await self.read(lambda db: rows.events(db, after, limit, owner))
 
+    async def last_before(self, moment: float) -> int:
+        """Return the newest sequence written before a time (seconds since 1970); 0 if no event before it is kept."""
+        return await self.read(lambda db: rows.last_before(db, moment))
+
+    async def newest(self) -> bytes | None:
+        """Return the CloudEvent of the newest event."""
+        return await self.read(rows.newest)
+
     async def record(self, name_or_id: str, owner: str | None = None) -> bytes | None:
         """Return the last view of the run with this id, else of the newest with this name, of one owner or of all."""
         return await self.read(lambda db: rows.record(db, name_or_id, owner))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .retention import kept_from, pruned
-from .schema import REMOVED_RUN
+from .schema import REMOVED_RUN, scalar
 
 PAGE_BYTES = 64 * 1024  # size of a page of a listing; its last row may exceed this
 EVENTS_BYTES = 256 * 1024  # size of a page of events; its last event may exceed this
@@ -106,6 +106,29 @@ def events(db: sqlite3.Connection, after: int, limit: int, owner: str | None) ->
             if size >= EVENTS_BYTES:
                 break
     return page
+
+
+def last_before(db: sqlite3.Connection, moment: float) -> int:
+    """Return the newest sequence written before a time (seconds since 1970); 0 if no event before it is kept.
+
+    A search of halves, as sequences grow with time. After the clock was set back it may return 0, or an older sequence.
+    """
+    first = scalar(db, "SELECT coalesce(min(seq), 1) FROM facts")
+    before, until = first - 1, scalar(db, "SELECT coalesce(max(seq), 0) FROM facts")  # the sequence is in this range
+    while before < until:
+        middle = (before + until + 1) // 2
+        seq, at = db.execute("SELECT seq, at FROM facts WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (middle,)).fetchone()
+        if at < moment:
+            before = middle
+        else:
+            until = seq - 1
+    return before if before >= first else 0
+
+
+def newest(db: sqlite3.Connection) -> bytes | None:
+    """Return the CloudEvent of the newest event."""
+    row = db.execute("SELECT event FROM facts ORDER BY seq DESC LIMIT 1").fetchone()
+    return row[0] if row else None
 
 
 def record(db: sqlite3.Connection, name_or_id: str, owner: str | None) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,13 +16,16 @@ from .. import __version__
 from ..models.responses import ROOT
 from . import frames
 from .broker import Broker, Filter, News, Subscriber, Tags
-from .cloudevents import cursor
+from .cloudevents import cursor, cursor_of, seconds_of
 from .frames import Frame
 from .journal import INVOCATION, Journal, Position
 from .rows import EVENTS_BYTES, StoredEvent, is_full
 from .unsent import Lease, Unsent
 
 PAGE = 200  # events in one read of the journal
+# Seconds by which the replay for another quartermaster's cursor begins earlier: that one may have been slower to see
+# some changes, and the clocks of two nodes differ.
+OVERLAP = 10.0
 
 
 class Since(NamedTuple):
@@ -29,6 +33,7 @@ class Since(NamedTuple):
 
     epoch: str
     sequence: int
+    time: str = ""
 
 
 class _Labelled(msgspec.Struct):
@@ -75,7 +80,7 @@ class EventStream:
         snapshot: returns the services and nodes that a filter lets through, and the functions or None, as of the last
             published event; raises JournalUnwritable until the journal has been read.
         stale_since: returns since when the cache may be behind the engine, or None.
-        unsent: the memory that the unread snapshots and events of each token may take.
+        cursor_time: returns the time in the cursor of the last published event.
     """
 
     def __init__(
@@ -85,22 +90,24 @@ class EventStream:
         position: Callable[[], Position],
         snapshot: Callable[[Filter], tuple[Any, ...]],
         stale_since: Callable[[], str | None],
-        unsent: Unsent | None = None,
+        cursor_time: Callable[[], str] = lambda: "",
     ) -> None:
         self._journal = journal
         self._broker = broker
         self._position = position
         self._snapshot = snapshot
         self._last: _Snapshot | None = None  # the newest
-        self.unsent = unsent or Unsent()
+        self.unsent = Unsent()  # the memory that the unread snapshots and events of each token may take
         # The subscribers of one token read one page at a time, so that they do not block those of others.
         self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stale_since = stale_since
+        self._cursor_time = cursor_time
 
     @property
     def cursor(self) -> str:
         """The cursor of the last published event."""
-        return cursor(self._position().epoch, self._position().last)
+        position = self._position()
+        return cursor(position.epoch, position.last, self._cursor_time())
 
     async def bring_up(self, subscriber: Subscriber, since: Since | None) -> None:
         """Send hello and everything up to the last event, then let the subscriber join the live stream.
@@ -109,10 +116,13 @@ class EventStream:
             JournalUnwritable: the events that it missed cannot be read.
         """
         await self._deliver(subscriber, frames.hello(__version__, self.cursor))
-        after = since.sequence if since and self._can_resume(since, subscriber.wants) else None
+        after = None
+        if since is not None and self._can_resume(since, subscriber.wants):
+            after = since.sequence
+        elif since is not None:
+            after = await self._after_time_of(since, subscriber.wants)
+            await self._deliver(subscriber, self._gap(since, resumed=after is not None))
         if after is None:
-            if since is not None:
-                await self._deliver(subscriber, self._gap(since))
             after = await self._send_snapshot(subscriber)
         await self._replay(subscriber, after)
 
@@ -138,11 +148,26 @@ class EventStream:
         oldest = self._journal.kept_from(wants.owner)
         return since.epoch == position.epoch and oldest - 1 <= since.sequence <= position.last
 
-    def _gap(self, since: Since) -> Frame:
+    async def _after_time_of(self, since: Since, wants: Filter) -> int | None:
+        """Return the last sequence from before the time of another quartermaster's cursor.
+
+        None if the journal does not have all that its token may see since then, or the clocks differ by too much.
+        """
+        position = self._position()
+        if since.epoch == position.epoch or not since.time or not position.last:
+            return None
+        moment = seconds_of(since.time)
+        if moment > time.time() + OVERLAP:
+            return None
+        after = await self._journal.last_before(moment - OVERLAP)
+        is_kept = after > 0 and after + 1 >= self._journal.kept_from(wants.owner)
+        return min(after, position.last) if is_kept else None
+
+    def _gap(self, since: Since, resumed: bool = False) -> Frame:
         position = self._position()
         expired = since.epoch == position.epoch and since.sequence < position.last
         reason = "cursor_expired" if expired else "epoch_changed"
-        return frames.gap(reason, cursor(*since), self.cursor)
+        return frames.gap(reason, cursor(*since), self.cursor, resumed)
 
     async def _send_snapshot(self, subscriber: Subscriber) -> int:
         """Send a snapshot as soon as its token has room for it; return its sequence."""
@@ -196,8 +221,8 @@ class EventStream:
                 return until
             after = event.seq
             if _wanted(subscriber.wants, event):
-                frame = frames.event(cursor(epoch, event.seq), event.type, event.json)
-                if not await self._deliver(subscriber, frame):
+                known = cursor_of(event.json) or cursor(epoch, event.seq)
+                if not await self._deliver(subscriber, frames.event(known, event.type, event.json)):
                     return after
         return after if is_full(page, PAGE) else until
 

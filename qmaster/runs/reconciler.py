@@ -84,6 +84,8 @@ class Reconciler:
         self._wake = asyncio.Event()
         self._sleeps_until = 0.0
         self._published = 0
+        self.cursor_time = ""  # of the cursor of the last published event
+        self._complete_until = ""  # the time, as in a cursor, until which all changes are published; "" if not known
 
     @property
     def position(self) -> Position:
@@ -277,8 +279,8 @@ class Reconciler:
         fresh, unpublished = self.cache.take_unpublished(ids, nodes, now_text())
         if not fresh and not settled:
             return
-        position = self._journal.position
-        encoded = [_encoded(event, position.epoch, position.last + 1 + i) for i, event in enumerate(fresh)]
+        position, at = self._journal.position, self._complete_until
+        encoded = [_encoded(event, position.epoch, position.last + 1 + i, at) for i, event in enumerate(fresh)]
         try:
             await self._journal.append(encoded, list(_records(fresh, self.cache.body)), sorted(settled))
         except BaseException:
@@ -286,11 +288,12 @@ class Reconciler:
             raise
         # No await from here on: the cache, the position and the published events stay consistent.
         self.cache.mark_published(fresh)
-        self._published = position.last + len(fresh)
+        if fresh:
+            self._published, self.cursor_time = position.last + len(fresh), at
         self._publish(
             [
                 News(
-                    frames.event(cloudevents.cursor(position.epoch, sequence), new.type, new.json),
+                    frames.event(cloudevents.cursor(position.epoch, sequence, at), new.type, new.json),
                     tags(event),
                     sequence,
                 )
@@ -320,6 +323,7 @@ class Reconciler:
             return
         try:
             records, endings = await self._journal.records(), await self._journal.endings()
+            newest = await self._journal.newest()
         except JournalUnwritable:
             return
         for record in records:
@@ -331,6 +335,8 @@ class Reconciler:
                 self.cache.restore(msgspec.json.decode(record.view, type=Service), record.body)
         self._endings = endings | self._endings
         self._published = self._journal.position.last
+        found = frames.parse_cursor(cloudevents.cursor_of(newest or b""))
+        self.cursor_time = self._complete_until = found[2] if found else ""
         self.cache.restored = True
 
     # -- turns -----------------------------------------------------------------------------------------------------
@@ -350,7 +356,7 @@ class Reconciler:
             self._wake.set()
 
     async def _turn(self) -> None:
-        began = time.monotonic()
+        began, moment = time.monotonic(), time.time()
         due = self._schedule.take(began, self.cache.going)
         if due.everything:
             await self._list_all(began)
@@ -361,6 +367,7 @@ class Reconciler:
         await self._look_at(due)
         await self._ask_for_starts()
         await self.commit()
+        self._complete_until = cloudevents.cursor_time(moment)
         self._fresh()
 
     async def _look_at(self, due: Due) -> None:
@@ -536,8 +543,8 @@ def service_tags(view: Service, topic: str = "service") -> Tags:
     return Tags(topic, view.id, labels, view.owner, view.function.name if view.function else None)
 
 
-def _encoded(event: Event, epoch: str, sequence: int) -> NewEvent:
-    return NewEvent(event.type, cloudevents.encode(event, epoch, sequence), tags(event).owner or "", event.subject)
+def _encoded(event: Event, epoch: str, sequence: int, at: str) -> NewEvent:
+    return NewEvent(event.type, cloudevents.encode(event, epoch, sequence, at), tags(event).owner or "", event.subject)
 
 
 def _records(fresh: Iterable[Event], body: Callable[[str], str]) -> Iterable[Record]:

@@ -53,6 +53,7 @@ NOBODYS = "qm-nobodys"
 NAMES = 5  # how many names are tried for a run that gives none
 _PORT_TAKEN = re.compile(r"port '([0-9]+)' is already in use by service '[^']*' \(([a-z0-9]+)\)")  # swarmkit's message
 _PLAUSIBLE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 log = structlog.get_logger(__name__)
 
@@ -405,7 +406,8 @@ class RunService:
         if found is not None and self._lines.allows("refused", by.name):
             asked = {"asked": name_or_id, "run": found.id, "owner": found.owner}
             log.warning("refused", by=by.name, code=404, **asked, reason="the run belongs to another owner")
-        raise NotFound(f"no service or container has the id or name {name_or_id!r}")
+        elsewhere = "; a container is known only on its own engine" if _CONTAINER_ID.fullmatch(name_or_id) else ""
+        raise NotFound(f"no service or container has the id or name {name_or_id!r}{elsewhere}")
 
 
 class _Starting:

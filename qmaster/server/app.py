@@ -35,7 +35,6 @@ from ..events.broker import Broker, Filter, Tags
 from ..events.frames import HEARTBEAT_EVERY
 from ..events.journal import MIB, Journal
 from ..events.stream import EventStream
-from ..events.unsent import Unsent
 from ..functions.announcer import Announcer
 from ..functions.asynchronous import AsyncInvoker
 from ..functions.claims import Ticks
@@ -435,7 +434,12 @@ def build_events(journal: Journal, broker: Broker, reconciler: Reconciler) -> Ev
         return services, nodes, told if "function" in wants.topics else None
 
     stream = EventStream(
-        journal, broker, lambda: reconciler.position, snapshot, lambda: reconciler.stale_since, Unsent()
+        journal,
+        broker,
+        lambda: reconciler.position,
+        snapshot,
+        lambda: reconciler.stale_since,
+        lambda: reconciler.cursor_time,
     )
     reconciler.stale_listeners.append(stream.beat)
     return stream

@@ -408,6 +408,21 @@ def test_the_link_is_stale(browse: Browse) -> None:
         link(page, "live")
 
 
+def test_another_quartermaster_continues(browse: Browse) -> None:
+    """The page asks it for a snapshot: what it had not told, such as its containers, is there, and others' is not."""
+    with Crowd(3, 0) as crowd:
+        page = browse(crowd.url).log_in(TOKEN)
+        shows(page, crowd.services[0].name, crowd.services[0].status)
+        gone = crowd.services[1].name
+        crowd.services[0] = replace(crowd.services[0], name="elsewhere")
+        del crowd.services[1]
+        crowd.say(frames.gap("epoch_changed", "99999999.abc:5", f"{EPOCH}:1", resumed=True))
+        shows(page, "elsewhere", crowd.services[0].status)
+        expect(page.locator("tr[data-is]").filter(has_text=gone)).to_have_count(0)
+        expect(page.locator("#notice")).to_contain_text("Changes were missed (epoch changed)")
+        link(page, "live")
+
+
 def test_output_is_read_whatever_it_holds(browse: Browse) -> None:
     """Cut anywhere, with colours for a terminal, without an end of line; and a sentence where there is none."""
     lines = [

@@ -848,10 +848,17 @@ def test_events_resume_by_themselves(fake: FakeServer, tmp_path: Path) -> None:
         assert [call[1] for call in fake.asked][-1] == f"/events?since={EPOCH}%3A1"
 
 
-def test_a_gap_is_told(fake: FakeServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("since", "words"),
+    [
+        ("11111111:5", "what happened after 11111111:5 is not known"),
+        ("11111111.abc:5", "another quartermaster continues; it may repeat some changes"),
+    ],
+)
+def test_a_gap_is_told(fake: FakeServer, tmp_path: Path, since: str, words: str) -> None:
     """On stderr; the stream goes on."""
-    with Begun(fake, tmp_path, "events", "--since", "11111111:5") as begun:
-        eventually(lambda: "what happened after 11111111:5 is not known" in begun.err.read_text(), WITHIN)
+    with Begun(fake, tmp_path, "events", "--since", since) as begun:
+        eventually(lambda: words in begun.err.read_text(), WITHIN)
         fake.tell("service.created", service("job-1"))
         begun.shows("service.created")
 

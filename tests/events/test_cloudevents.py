@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 from swarm_cases import NODES, NOW
 
 from qmaster.api import openapi_functions
-from qmaster.events import cloudevents
+from qmaster.events import cloudevents, frames
 from qmaster.events.cloudevents import Event
 from qmaster.models.functions import FunctionVersion
 from qmaster.models.responses import Node, Replicas, Reserved, Service
@@ -160,3 +161,33 @@ def test_every_type_is_a_known_one() -> None:
         "stopping",
         "removed",
     }
+
+
+@pytest.mark.parametrize("seconds", [0.001, 1.0, 1_733_040_000.123, 99_999_999_999.0])
+def test_a_cursor_carries_its_time(seconds: float) -> None:
+    """To the millisecond; a client cannot tell its parts, and sends it in a URL as it is."""
+    text = cloudevents.cursor("0a0b0c0d", 7, cloudevents.cursor_time(seconds))
+    assert quote(text) == text.replace(":", "%3A")
+    parsed = frames.parse_cursor(text)
+    assert parsed is not None
+    assert (parsed[:2], cloudevents.cursor(*parsed)) == (("0a0b0c0d", 7), text)
+    assert abs(cloudevents.seconds_of(parsed[2]) - seconds) < 0.0011
+
+
+@pytest.mark.parametrize("text", ["0a0b0c0d", "0a0b0c0d.:7", "0a0b0c0d.0x:7", "0a0b0c0d.X:7", "0a0b0c0d.12345678901:7"])
+def test_a_malformed_cursor(text: str) -> None:
+    """None, so that the API refuses it."""
+    assert frames.parse_cursor(text) is None
+
+
+def test_a_cursor_of_an_earlier_version_has_no_time() -> None:
+    """It is understood as before."""
+    assert frames.parse_cursor("0a0b0c0d:7") == ("0a0b0c0d", 7, "")
+    assert cloudevents.cursor("0a0b0c0d", 7) == "0a0b0c0d:7"
+
+
+def test_the_cursor_of_an_encoded_event() -> None:
+    """Is read without decoding it all; other ids in it are not meant."""
+    (event, *_) = cloudevents.of_service(None, PENDING, NOW_TEXT)
+    assert cloudevents.cursor_of(cloudevents.encode(event, "0a0b0c0d", 7, "abc")) == "0a0b0c0d.abc:7"
+    assert cloudevents.cursor_of(b"{}") == ""

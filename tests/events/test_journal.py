@@ -337,6 +337,25 @@ async def test_events_and_records_are_kept_by_age(tmp_path: Path, monkeypatch: p
     await journal.close()
 
 
+@unit
+async def test_where_the_journal_was_at_a_time(tmp_path: Path) -> None:
+    """The last event before it, whether events between were deleted or not; 0 where none is kept."""
+    journal = await opened(tmp_path)
+    assert (await journal.last_before(5), await journal.newest()) == (0, None)
+    await journal.append([event(n) for n in range(1, 21)], [])
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute("UPDATE facts SET at = seq")
+        connection.execute("DELETE FROM facts WHERE seq < 4 OR seq IN (8, 9, 10, 15, 19)")
+    connection.close()
+    kept = [4, 5, 6, 7, 11, 12, 13, 14, 16, 17, 18, 20]
+    for moment in range(25):
+        found = await journal.last_before(moment + 0.5)
+        assert [each for each in kept if each <= found] == [each for each in kept if each <= moment], moment
+        assert (found == 0) == (moment < 4)
+    assert await journal.newest() == event(20).json
+    await journal.close()
+
+
 async def settled(journal: Journal) -> None:
     """Until it prunes no more."""
     while journal._pruning is not None:

@@ -1,8 +1,9 @@
 """stream: hello, snapshot, gap, replay, and then the live stream without a hole or a repetition."""
 
 import asyncio
+import re
+import time
 from datetime import UTC, datetime
-from typing import Any, cast
 
 import msgspec
 import pytest
@@ -10,8 +11,9 @@ from stream_cases import EPOCH, Journal, Pipe, Stream
 
 from qmaster.errors import JournalUnwritable
 from qmaster.events.broker import ALL_INSTANCES, Filter, Subscriber
+from qmaster.events.cloudevents import cursor_time
 from qmaster.events.rows import StoredEvent
-from qmaster.events.stream import EventStream, Since
+from qmaster.events.stream import Since
 from qmaster.events.unsent import Unsent
 
 pytestmark = pytest.mark.gen_test
@@ -65,6 +67,67 @@ async def test_what_cannot_be_resumed_is_a_gap(since: Since, reason: str) -> Non
     assert stream.kinds() == ["hello", "gap", "snapshot"]
     gap = {"type": "gap", "reason": reason, "from": f"{since.epoch}:{since.sequence}", "to": f"{EPOCH}:200"}
     assert stream.pipe.frames[1] == gap
+
+
+@pytest.mark.parametrize(("moment", "first"), [(150, 140), (111, 101), (210, 200), (500, None)])
+async def test_another_quartermasters_cursor_continues_from_its_time(moment: int, first: int | None) -> None:
+    """After a gap that says so, with all events since ten seconds before it, in place of a snapshot."""
+    stream = Stream(Journal(200, oldest=100))
+    since = Since("99999999", 7, cursor_time(moment))
+    await stream.event_stream.bring_up(stream.subscriber, since)
+    stream.publish()
+    assert "snapshot" not in stream.kinds()
+    names = {"from": f"99999999.{since.time}:7", "to": f"{EPOCH}:200"}
+    assert stream.pipe.frames[1] == {"type": "gap", "reason": "epoch_changed", **names, "resumed": True}
+    assert stream.ids() == list(range(first or 201, 202))
+
+
+@pytest.mark.parametrize("seconds", [109, 0.001, time.time() + 3600])
+async def test_a_time_that_the_journal_does_not_reach_is_a_gap(seconds: float) -> None:
+    """With a snapshot: the time is before its first event, or the clocks differ by more than seconds."""
+    stream = Stream(Journal(200, oldest=100))
+    await stream.event_stream.bring_up(stream.subscriber, Since("99999999", 7, cursor_time(seconds)))
+    assert stream.kinds() == ["hello", "gap", "snapshot"]
+    assert "resumed" not in stream.pipe.frames[1]
+
+
+async def test_a_token_whose_events_were_deleted_since_has_a_snapshot() -> None:
+    """Though those of others are kept."""
+    stream = Stream(Journal(200))
+    stream.journal.kept_from = lambda owner: 151 if owner == "alice" else 1  # type: ignore[method-assign]
+    since = Since("99999999", 7, cursor_time(150))
+    for owner, kinds in (("alice", ["hello", "gap", "snapshot"]), ("bob", ["hello", "gap"])):
+        pipe = Pipe()
+        subscriber = Subscriber(pipe, "sse", Filter(owner=owner, service="none"), lambda: None)
+        await stream.event_stream.bring_up(subscriber, since)
+        assert [frame["type"] for frame in pipe.frames] == kinds
+
+
+async def test_an_unread_journal_continues_nobody() -> None:
+    """Else who comes would have a cursor of no epoch."""
+    stream = Stream(Journal(0))
+    stream.read = False
+    with pytest.raises(JournalUnwritable):
+        await stream.event_stream.bring_up(stream.subscriber, Since("99999999", 7, cursor_time(time.time())))
+
+
+async def test_a_replayed_event_has_the_cursor_that_it_was_told_with() -> None:
+    """Whether that has a time or not."""
+
+    class Timed(Journal):
+        async def events(self, after: int, limit: int, owner: str | None) -> list[StoredEvent] | None:
+            page = await super().events(after, limit, owner)
+            old, new = f"{EPOCH}:2".encode(), f"{EPOCH}.abc:2".encode()
+            return page and [one._replace(json=one.json.replace(old, new)) for one in page]
+
+    stream = Stream(Timed(2))
+    stream.subscriber.wire = "websocket"
+    sent: list[bytes] = []
+    stream.pipe.write = sent.append  # type: ignore[method-assign,assignment]
+    await stream.event_stream.bring_up(stream.subscriber, Since(EPOCH, 0))
+    assert [re.findall(rb'"cursor":"([^"]*)","event":{"id":"([^"]*)"', frame) for frame in sent[1:]] == [
+        [(cursor, cursor)] for cursor in (f"{EPOCH}:1".encode(), f"{EPOCH}.abc:2".encode())
+    ]
 
 
 @pytest.mark.parametrize("sequence", [99, 200])
@@ -221,14 +284,7 @@ async def test_unread_snapshots_hold_up_their_own_token_alone() -> None:
     """Another's comes at once; the token's own next one when there is room again."""
     stream, taken = Stream(Journal(3)), asyncio.get_running_loop().create_future()
     stuck, mine, others = Pipe(), Pipe(), Pipe()
-    stream.event_stream = EventStream(
-        cast(Any, stream.journal),
-        stream.broker,
-        lambda: stream.journal.position,
-        stream._snapshot,
-        lambda: None,
-        Unsent(most=1),
-    )
+    stream.event_stream.unsent = Unsent(most=1)
     write = stuck.write
 
     def hold_up(data: bytes) -> asyncio.Future[None] | None:

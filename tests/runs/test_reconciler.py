@@ -14,6 +14,7 @@ from reconciler_cases import EPOCH, Journal, Json
 
 from qmaster.engine.watcher import Change
 from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
+from qmaster.events import cloudevents, frames
 from qmaster.events.broker import News, Tags
 from qmaster.models.responses import Service
 from qmaster.runs import reconciler as room
@@ -95,9 +96,10 @@ async def test_an_event_is_published_as_it_is_in_the_journal() -> None:
     async with world.running():
         pass
     assert [one.sequence for one in world.published] == list(range(1, len(world.journal.written) + 1))
-    frames = [json.loads(one.frame.payload) for one in world.published]
-    assert [frame["event"] for frame in frames] == world.journal.written
-    assert [frame["cursor"] for frame in frames] == [f"{EPOCH}:{n + 1}" for n in range(len(frames))]
+    sent = [json.loads(one.frame.payload) for one in world.published]
+    assert [frame["event"] for frame in sent] == world.journal.written
+    assert [frame["cursor"] for frame in sent] == [f"{EPOCH}:{n + 1}" for n in range(len(sent))]
+    assert world.reconciler.cursor_time == ""  # until the first turn is over, it does not know how late they are
     by_subject = {tags.subject: tags for _, tags, _ in world.published if tags and tags.topic != "task"}
     assert by_subject["s1"] == Tags("service", "s1", frozenset({"team=data"}), "alice")
     assert by_subject["n1"] == Tags("node", "n1", frozenset(), None)
@@ -297,6 +299,39 @@ async def test_nothing_is_told_that_the_journal_does_not_have() -> None:
         await until(lambda: world.reconciler.stale_since is None)
     assert world.words()[-2:] == ["task.complete", "service.complete"]
     assert world.journal.position.last == len(world.published)
+
+
+def time_of(cursor: str) -> float:
+    parsed = frames.parse_cursor(cursor)
+    assert parsed is not None
+    return cloudevents.seconds_of(parsed[2])
+
+
+async def test_a_cursor_has_the_time_until_which_all_is_told() -> None:
+    """Not that of its own event: what came while the journal was away, or quartermaster itself, may follow it."""
+    world = World()
+    world.put(live("starting"))
+    async with world.running():
+        world.put(live("running"))
+        world.reconciler.hint(Change("service", "s1"))
+        await until(lambda: "service.running" in world.words())
+        world.journal.full = True
+        away = time.time()
+        world.put(ended("complete", 0))
+        world.reconciler.hint(Change("service", "s1"))
+        await until(lambda: world.reconciler.stale_since is not None)
+        await until(lambda: time.time() > away + 0.01)
+        world.journal.full = False
+        await until(lambda: world.reconciler.stale_since is None)
+    told = {event["type"]: time_of(event["id"]) for event in world.journal.written if "." in event["id"]}
+    assert away - 5 < told["io.qmaster.service.running"] <= told["io.qmaster.service.complete"] <= away
+    after = World(world.journal)
+    async with after.running():
+        pass
+    last = world.journal.written[-1]
+    assert last["type"] == "io.qmaster.service.removed"
+    assert time_of(last["id"]) == told["io.qmaster.service.complete"]
+    assert after.reconciler.cursor_time in last["id"]
 
 
 async def test_a_journal_that_cannot_be_read_is_waited_for() -> None:

@@ -406,6 +406,8 @@ async def test_what_is_too_young_for_the_view_is_looked_up_once() -> None:
     with pytest.raises(NotFound, match="'s8'"):
         await parts.run_service.status("s8", ROOT)
     assert parts.reconciler.names() == ["look_up", "look_up"]
+    with pytest.raises(NotFound, match=r"'f{64}'; a container is known only on its own engine"):
+        await parts.run_service.status("f" * 64, ROOT)
 
 
 async def test_an_engine_that_is_away_makes_nothing_unknown() -> None:
