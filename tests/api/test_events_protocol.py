@@ -23,7 +23,7 @@ Measured = Callable[[str], None]
 SERVICE_KEYS = {
     "id", "type", "name", "image", "command", "labels", "owner", "status", "reason", "error", "exit_code", "replicas",
     "created_at", "started_at", "finished_at", "removed_at", "memory", "cpus", "timeout", "ttl", "tasks",
-    "result", "restarts", "last_exit", "attempts", "function", "callback",
+    "result", "restarts", "last_exit", "attempts", "function", "callback", "spec",
 }  # fmt: skip
 NODE_KEYS = {
     "id", "hostname", "role", "state", "availability", "address", "engine", "memory", "cpus", "reserved", "leader",
