@@ -346,6 +346,23 @@ async def test_owners_are_served_in_turn(tmp_path: Path) -> None:
             assert len(receiver.got) < 100
 
 
+async def test_more_owners_than_slots_are_served_in_turn(tmp_path: Path) -> None:
+    """Those whose names come last are not left out while the others have more."""
+    async with receiving() as receiver:
+        qm = Quartermaster(tmp_path, receiver.url)
+        owners = [f"owner-{number}" for number in range(10)]
+        async with working(qm, start=False):
+            writes = [
+                qm.queue.row("invocation", f"{owner}-{n}", "completed", owner, receiver.url)
+                for owner in owners
+                for n in range(100)
+            ]
+            await qm.journal.write(lambda db: [write(db) for write in writes])
+        async with working(second := Quartermaster(tmp_path, receiver.url)):
+            await reached(lambda: second.is_delivered(*(f"{owner}-0" for owner in owners)), bool)
+            assert len(receiver.got) < 200
+
+
 async def test_an_owner_has_so_many_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it the oldest are given up, with an error that says so; those of others stay."""
     monkeypatch.setattr(callbacks, "MAX_WAITING", 32)
