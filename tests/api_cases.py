@@ -23,7 +23,7 @@ from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator, Identity
 from qmaster.functions.service import FunctionService
 from qmaster.models.requests import Key, RunRequest, Started
-from qmaster.models.responses import Node, Result, Service
+from qmaster.models.responses import DryRun, Node, Result, Service
 from qmaster.runs import status as lifecycle
 from qmaster.runs.listing import ListQuery
 
@@ -66,6 +66,10 @@ class FakeRunService:
     async def run(self, request: RunRequest, by: Identity, key: Key | None = None) -> Started:
         await self._note("run", request, by.name, *([key] if key else []))
         return Started("s1", self.replays, self.warnings)
+
+    async def dry_run(self, request: RunRequest, by: Identity) -> DryRun:
+        await self._note("dry_run", request, by.name)
+        return DryRun(image=request.image, spec=request.shown(), warnings=list(self.warnings))
 
     async def stop(self, name_or_id: str, by: Identity) -> str:
         await self._note("stop", name_or_id)

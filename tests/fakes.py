@@ -198,6 +198,12 @@ class FakeContainers(Fake, Containers):
     async def prepare(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> None:
         self.noted("prepare", image, credentials)
 
+    async def check_image(
+        self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]
+    ) -> str:
+        self.noted("check_image", image, credentials)
+        return image
+
     async def create(self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy) -> str:
         self.noted("create", config, name, credentials)
         container_id = _fresh("c-new", self.names())

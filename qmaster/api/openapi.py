@@ -226,7 +226,10 @@ PATHS: Mapping[str, Json] = {
             "summary": "Start a service or a container",
             "description": "`POST /start` does the same.",
             "security": RUN,
-            "parameters": [ref("parameters/IdempotencyKey")],
+            "parameters": [
+                ref("parameters/IdempotencyKey"),
+                query("dry_run", FLAG, "`1`: only check the request; the answer is a `DryRun`.", example="0"),
+            ],
             "requestBody": {
                 "required": True,
                 "content": {
@@ -619,6 +622,10 @@ def _answers(service: Json, accepted: Json) -> dict[str, Json]:
             "properties": {**view, "callbacks": callbacks},
             "required": list(view),
             "description": "A `Service` with `success`.",
+        },
+        "DryRun": {
+            **_object(success=success, dry_run=success, image=STRING, spec=ref("schemas/RunSpec"), warnings=STRINGS),
+            "description": "What would be run, with the image's digest if the registry was asked; nothing was started.",
         },
         "StopAnswer": _object(success=success, id=accepted["properties"]["id"]),
         "ListAnswer": _object(success=success, cursor=STRING, services=_array("Service")),

@@ -125,9 +125,12 @@ class RunHandler(ServicesHandler):
     async def post(self) -> None:
         document = self.document()
         identity = self.identify(document, "run")
-        self.parameters()
+        is_dry = flag("dry_run", self.parameters("dry_run").get("dry_run"))
         key = requests.read_key(self.request.headers.get_list("Idempotency-Key"), identity.name, document)
         request = await self.checked(lambda: requests.convert(document, RunRequest))
+        if is_dry:
+            await self._answer_dry_run(request, identity)
+            return
         seconds = requests.wait_seconds(request.wait)
         with self._hold(seconds, identity):  # before the run is started
             started = await self.run_service.run(request, identity, key)
@@ -141,6 +144,11 @@ class RunHandler(ServicesHandler):
             view = await self._when_over(started.id, seconds, identity)
         self.reauthorize(identity, "run")
         await self._answer_run(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED, warnings)
+
+    async def _answer_dry_run(self, request: RunRequest, identity: Identity) -> None:
+        checked = await self.run_service.dry_run(request, identity)
+        warnings = [self.of_engine(each) for each in checked.warnings]
+        await self.answer(msgspec.structs.replace(checked, warnings=warnings))
 
 
 class StopHandler(ServicesHandler):

@@ -65,6 +65,34 @@ class Containers:
                 warnings.append(f"pull_policy: the local image is used: {error}")
                 return
 
+    async def check_image(
+        self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]
+    ) -> str:
+        """Check the credentials and the image, as far as that is possible without a pull.
+
+        Args:
+            image: the reference.
+            credentials: for the registry, or None.
+            pull: the pull policy.
+            warnings: receives a warning if neither the engine nor the registry has the image.
+
+        Returns:
+            The reference, with its digest if the registry was asked and told it.
+
+        Raises:
+            BadRequest: the image is missing and ``pull`` is ``never``.
+            RegistryRefused: the credentials are wrong.
+        """
+        there = await self._calls.inspect(image_path(image)) is not None
+        if pull == "never" and not there:
+            raise _missing(image)
+        if there and credentials is None and pull != "always":
+            return image
+        pinned = await self._registry.pin(image, credentials, pull, warnings)
+        if not there and pinned == image and Reference.parse(image).digest is None:
+            warnings.append(f"image: {image} is not on this engine, and the registry has not told that it has it")
+        return pinned
+
     async def create(self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy) -> str:
         """Create and start a container and return its id; pull its image if it is missing.
 
@@ -77,9 +105,7 @@ class Containers:
             container_id = await self._create(config, name)
         except NotFound:
             if pull == "never":
-                raise BadRequest(
-                    f"image: {config['Image']} is not on this engine; pull it first, or leave pull_policy out"
-                ) from None
+                raise _missing(config["Image"]) from None
             await self._images.pull(config["Image"], credentials)
             container_id = await self._create(config, name)
         await self.start(container_id)
@@ -158,6 +184,10 @@ class Containers:
             return str(raw["Id"]) if raw and made else None
 
         return await self._calls.create("/containers/create", config, find, name=name)
+
+
+def _missing(image: str) -> BadRequest:
+    return BadRequest(f"image: {image} is not on this engine; pull it first, or leave pull_policy out")
 
 
 def own_container_id(mountinfo: Path = Path("/proc/self/mountinfo")) -> str | None:

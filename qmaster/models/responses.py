@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -182,6 +182,20 @@ class Accepted(Struct, frozen=True, kw_only=True, omit_defaults=True):
     success: bool
     id: str
     warnings: list[str] = []
+
+
+class DryRun(Struct, frozen=True, kw_only=True):
+    """The answer to a dry run: what would be run, and what of it would not be in force; nothing was started.
+
+    ``image`` is the reference that would be used, with the digest where the registry tells one. ``spec`` has the fields
+    of the request, with what the token's policy adds; of the environment only the names.
+    """
+
+    success: Literal[True] = True
+    dry_run: Literal[True] = True
+    image: str
+    spec: dict[str, Any]
+    warnings: list[str]
 
 
 class Reserved(Struct, frozen=True):

@@ -35,7 +35,7 @@ from ..events.rows import Intent
 from ..models import results
 from ..models.credentials import Credentials
 from ..models.requests import Key, Kind, RunRequest, Started
-from ..models.responses import ROOT, CallbackView, Node, Service, warn_of_older_nodes
+from ..models.responses import ROOT, CallbackView, DryRun, Node, Service, warn_of_older_nodes
 from .idempotency import IdempotencyStore
 from .listing import Listing, ListQuery
 from .reaper import Reaper
@@ -122,14 +122,52 @@ class RunService:
             HttpError: nothing was started, or the outcome is unknown; recovery then looks for the run, and removes it
                 unless it has a key.
         """
+        request = await self._checked(request, by)
+        if key is None:
+            return await self._start(request, by, None)
+        return await self._idempotency.once(key, lambda: self._start(request, by, key))
+
+    async def dry_run(self, request: RunRequest, by: Identity) -> DryRun:
+        """Check a request as ``run`` does, and return what would be run. Nothing is started or pulled.
+
+        Raises:
+            Forbidden: the token may not run this.
+            Conflict: its name is taken, or a port is quartermaster's own.
+            HttpError: what it needs is not there, or the engine did not answer.
+        """
+        request = await self._checked(request, by)
+        mark = spec.stamp(request, by.name, None, self._callbacks.quartermaster)
+        self._starting.check(request, mark, by)
+        there = await self._is_there(request.type, mark.name)  # also asks whether the engine is a manager
+        if there and request.name is not None:
+            raise _taken(mark.name)
+        warnings: list[str] = []
+        if request.type == "container":
+            spec.container(request, mark, self._config.defaults)
+            containers, credentials = self._engine.containers, request.credentials()
+            image = await containers.check_image(request.image, credentials, request.pulls, warnings)
+        else:
+            body = await self._service_body(request, mark, warnings)
+            image = body["TaskTemplate"]["ContainerSpec"]["Image"]
+        return DryRun(image=image, spec=request.shown(), warnings=warnings)
+
+    async def _is_there(self, kind: Kind, name: str) -> bool:
+        find = self._engine.containers.container if kind == "container" else self._engine.swarm.service
+        return await find(name) is not None
+
+    async def _checked(self, request: RunRequest, by: Identity) -> RunRequest:
+        """Return a request with the policy of its token applied, whose callback and ports are allowed too.
+
+        Raises:
+            Forbidden: the token may not run this.
+            Conflict: a port is quartermaster's own.
+        """
         request = self.check(request, by)
         self._config.check_callback("callback", request.callback)
         if request.ports:
             own_ports = await self._itself.published_ports()
             ports.check(request.ports, self._reserved_ports | dict.fromkeys(own_ports, ports.OWN))
-        if key is None:
-            return await self._start(request, by, None)
-        return await self._idempotency.once(key, lambda: self._start(request, by, key))
+        return request
 
     async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> Started:
         """Start a run. If a name that quartermaster has chosen is taken, choose another."""
@@ -225,13 +263,16 @@ class RunService:
             raise
 
     async def _make_service(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
-        swarm, credentials = self._engine.swarm, request.credentials()
-        image = await swarm.pin(request.image, credentials, request.pulls, warnings)
+        body = await self._service_body(request, mark, warnings)
+        return await self._create_service(body, mark, intent, request.credentials(), request.callback)
+
+    async def _service_body(self, request: RunRequest, mark: spec.Stamp, warnings: list[str]) -> Json:
+        image = await self._engine.swarm.pin(request.image, request.credentials(), request.pulls, warnings)
         body = spec.service(request, mark, image, self._config.defaults, await self._objects(request))
         if request.no_new_privileges:
             nodes = await self._reconciler.listed_nodes()
             warnings += warn_of_older_nodes(nodes, named=mark.owner == ROOT)
-        return await self._create_service(body, mark, intent, credentials, request.callback)
+        return body
 
     async def _objects(self, request: RunRequest) -> spec.Objects:
         swarm = self._engine.swarm
@@ -427,14 +468,10 @@ class _Starting:
         """Count a run while it is being started.
 
         Raises:
-            Forbidden: the owner has as many unfinished runs as it may.
-            NameTaken: a run of another type has the name.
+            HttpError: as ``check``.
             TooManyRuns: the owner has started as many runs within a minute as it may.
         """
-        if by.grant is not None and by.grant.max_running is not None:
-            policy.check_running(by.grant, self._running(by.name))
-        if mark.key is None and self._is_of_another_type(mark.name, request.type):
-            raise _taken(mark.name)
+        self.check(request, mark, by)
         if by.grant is not None and by.grant.max_rate is not None:
             self._rates.begin(by.name, by.grant.max_rate)
         self._runs[mark.nonce] = (by.name, request.type, mark.name)
@@ -442,6 +479,18 @@ class _Starting:
             yield
         finally:
             del self._runs[mark.nonce]
+
+    def check(self, request: RunRequest, mark: spec.Stamp, by: Identity) -> None:
+        """Require that a run may be started now.
+
+        Raises:
+            Forbidden: the owner has as many unfinished runs as it may.
+            NameTaken: a run of another type has the name.
+        """
+        if by.grant is not None and by.grant.max_running is not None:
+            policy.check_running(by.grant, self._running(by.name))
+        if mark.key is None and self._is_of_another_type(mark.name, request.type):
+            raise _taken(mark.name)
 
     def _running(self, owner: str) -> int:
         starting = {(kind, name) for who, kind, name in self._runs.values() if who == owner}

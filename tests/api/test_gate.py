@@ -460,6 +460,16 @@ async def test_what_a_token_may_not_is_refused(ask: Ask, home: InProcess) -> Non
         home.engine.forget()
 
 
+@pytest.mark.gen_test(timeout=20)
+async def test_a_dry_run_is_refused_as_the_run_is(ask: Ask, home: InProcess) -> None:
+    """In the same words, so that it shows what would become of the run."""
+    attempts = [one for one in (*to_everyone(), *to_alice()) if one.path == "/run"]
+    assert len(attempts) > 100
+    for attempt in attempts:
+        check(await make(ask, "alice", attempt._replace(path="/run?dry_run=1")), attempt)
+        assert home.engine.asked() == [], attempt.name
+
+
 @pytest.mark.gen_test
 async def test_what_is_within_the_limits_is_not_refused(ask: Ask, home: InProcess) -> None:
     """Else the tables above would show nothing."""

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from fakes import CONTAINER_ID, container
+from fakes import CONTAINER_ID, DIGEST, container
 from raw_engine import engine_and_client, reply
 
 from qmaster.engine import containers as room
 from qmaster.engine.client import Calls as RealCalls
 from qmaster.engine.containers import Containers, own_container_id
 from qmaster.engine.labels import MANAGED, RUN
-from qmaster.errors import Conflict
+from qmaster.errors import BadRequest, Conflict
 
 pytestmark = pytest.mark.gen_test
 
@@ -142,6 +142,47 @@ async def test_a_removal_that_is_in_progress_is_success(tmp_path: Path) -> None:
         engine.answers = [reply({"message": "it has dependents"}, 409)]
         with pytest.raises(Conflict, match="dependents"):
             await containers.remove(CONTAINER_ID)
+
+
+class Registry:
+    """It tells the digest of the images that it has."""
+
+    def __init__(self, *images: str) -> None:
+        self.images = images
+        self.asked: list[str] = []
+
+    async def pin(self, image: str, credentials: object, pull: str, warnings: list[str]) -> str:
+        self.asked.append(image)
+        return f"{image}@{DIGEST}" if image in self.images else image
+
+
+@pytest.mark.parametrize(
+    ("pull", "local", "has", "asks", "digest", "warns"),
+    [
+        ("missing", True, True, False, False, False),
+        ("missing", False, True, True, True, False),
+        ("missing", False, False, True, False, True),
+        ("always", True, True, True, True, False),
+        ("always", False, False, True, False, True),
+        ("never", True, True, False, False, False),
+    ],
+)
+async def test_an_image_is_checked_without_a_pull(
+    pull: Any, local: bool, has: bool, asks: bool, digest: bool, warns: bool
+) -> None:
+    """The registry is asked where the run would ask it."""
+    registry, warnings = Registry(*["one:1"] * has), list[str]()
+    calls = Calls({}, {"one:1": {"Id": "i1"}} if local else {})
+    containers = Containers(cast(Any, calls), cast(Any, None), cast(Any, registry), cast(Any, None))
+    assert await containers.check_image("one:1", None, pull, warnings) == (f"one:1@{DIGEST}" if digest else "one:1")
+    assert (registry.asked, len(warnings)) == (["one:1"] * asks, warns)
+
+
+async def test_an_image_that_is_never_pulled_must_be_there() -> None:
+    """As the run's own error says."""
+    containers = Containers(cast(Any, Calls({}, {})), *cast(Any, [None] * 3))
+    with pytest.raises(BadRequest, match="image: one:1 is not on this engine"):
+        await containers.check_image("one:1", None, "never", [])
 
 
 MOUNT = "612 599 254:1 /var/lib/docker/containers/{}/{} /etc/{} rw,relatime - ext4 /dev/vda1 rw\n"

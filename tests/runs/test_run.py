@@ -325,6 +325,20 @@ def test_a_container_of_an_image_that_nobody_has(engine: Engine, shared: Server)
 
 
 @pytest.mark.parametrize("kind", ["service", "container"])
+def test_a_dry_run_makes_nothing(engine: Engine, shared: Server, kind: str) -> None:
+    """It tells what the run would be refused for, as far as the engine knows that before."""
+    before, dry = made(engine), "/run?dry_run=1"
+    answer = shared.call("POST", dry, {"image": IMAGE, "command": "true", "type": kind, "memory": 16})
+    assert (answer.status, answer["dry_run"], answer["spec"]["memory"]) == (200, True, 16), answer.text
+    missing = shared.call("POST", dry, {"image": "gone.invalid/x:1", "type": kind, "pull_policy": "never"})
+    assert missing.status == (400 if kind == "container" else 200), missing.text  # a service's node says later
+    if kind == "service":
+        refused = shared.call("POST", dry, {"image": IMAGE, "secrets": ["gone"]})
+        assert (refused.status, "gone" in refused["error"]) == (400, True), refused.text
+    assert made(engine) == before
+
+
+@pytest.mark.parametrize("kind", ["service", "container"])
 def test_a_name_is_taken(engine: Engine, shared: Server, kind: str) -> None:
     """409, and the first goes on undisturbed."""
     first = started(shared.run(image=IMAGE, command="nap 300", type=kind, name="taken"))
