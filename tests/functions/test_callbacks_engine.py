@@ -229,6 +229,21 @@ def test_a_call_whose_end_is_not_told_yet_survives_a_kill(
     assert told[0] == told[1]
 
 
+def test_a_job_that_fails_is_told(server: Server, receiver: Receiver) -> None:
+    """With its exit code and the end of its output: what a job by schedule needs where nobody watches."""
+    spec = {"runtime": "job", "image": IMAGE, "command": ["sh", "-c", "echo broken >&2; exit 7"], "memory": 8}
+    spec |= {"retries": 0, "on_failure": f"{receiver.url}/job"}
+    assert server.call("PUT", "/functions/nightly", json=spec).status == 201
+    reply = server.call("POST", "/functions/nightly/invoke", headers=LATER)
+    assert reply.status == 202, reply.text
+    delivered(server, f"/invocations/{reply['id']}")
+    (event,) = receiver.events("/hooks/job")
+    error = event["data"]["error"]
+    assert (event["type"], error["type"]) == ("io.qmaster.invocation.failed", "exit")
+    assert "7" in error["message"]
+    assert "broken" in error["message"]
+
+
 def test_a_function_cannot_tell_others(server: Server) -> None:
     """Publishing it is refused."""
     spec = {"image": IMAGE, "on_failure": "http://127.0.0.1:1/hooks"}
