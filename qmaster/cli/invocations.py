@@ -19,6 +19,7 @@ from .base import FAILED, Connection, client_command, show, show_json, show_tabl
 from .client import ANSWER_WITHIN, LOOK_AGAIN, ClientError, Json, Query, RetryPolicy
 from .descriptors import ERR, OUT
 from .terminal import clean
+from .values import DURATION
 
 PAGE = 1000  # what the server lists at most
 LISTED = 100  # if there is no --limit
@@ -35,7 +36,7 @@ OVER = frozenset({"succeeded", "dead", "cancelled"})
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help=f"How many at most. [{LISTED}]")
 @click.option("--quiet", "-q", is_flag=True, help="Print the ids only.")
-@click.option("--wait", type=float, metavar="SECONDS", help="Wait for the end of ID that long.")
+@click.option("--wait", type=DURATION, metavar="SECONDS", help="Wait for the end of ID that long.")
 async def invocations(
     to: Connection,
     id: str | None,  # noqa: A002 - what click calls it in its usage

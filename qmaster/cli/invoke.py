@@ -16,6 +16,7 @@ from .base import FAILED, Connection, client_command, show, show_json
 from .client import ClientError, Refused
 from .descriptors import ERR, OUT
 from .invocations import print_end, print_lines, when_over
+from .values import DURATION
 
 STDIN = "-"
 OF_FILE = "@"
@@ -28,7 +29,7 @@ OF_FILE = "@"
 @click.option("--idempotency-key", metavar="KEY", help="Makes a retry safe: the same key is one call.")
 @click.option("--async", "later", is_flag=True, help="Have the call made later, and print its id.")
 @click.option(
-    "--wait", type=float, metavar="SECONDS", help="With --async: wait for the end that long, and print the output."
+    "--wait", type=DURATION, metavar="SECONDS", help="With --async: wait for the end that long, and print the output."
 )
 async def invoke(
     to: Connection, name: str, stdin: str | None, data: str | None, idempotency_key: str | None, **asynchronous: Any

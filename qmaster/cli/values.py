@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from typing import Any
 
 import click
@@ -21,11 +23,12 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         if not isinstance(value, str) or value in self._words:
             return value  # type: ignore[no-any-return]
         seconds = units.seconds(value)
-        try:
-            return float(value) if seconds is None else seconds
-        except ValueError:
+        with contextlib.suppress(ValueError):
+            seconds = float(value) if seconds is None else seconds
+        if seconds is None or not math.isfinite(seconds):
             expected = ", or ".join(("seconds, a duration such as 1m30s", *self._words))
             self.fail(f"expected {expected}; got {value!r}", param, ctx)
+        return seconds
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]

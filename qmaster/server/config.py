@@ -225,11 +225,11 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         memory=_mebibytes("--memory", raw["memory"], MIN_MEMORY_MIB, MAX_MEMORY_MIB),
         timeout=_seconds("--timeout", raw["timeout"]),
         ttl=None if raw["ttl"] == NEVER else _seconds("--ttl", raw["ttl"], f", or {NEVER}"),
-        output_limit=_integer("--output-limit", raw["output_limit"], 0, MAX_OUTPUT),
+        output_limit=_integer("--output-limit", raw["output_limit"], 0, MAX_OUTPUT, " bytes"),
         docker_host=raw["docker_host"],
         data_dir=raw["data_dir"],
-        keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000),
-        keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500),
+        keep_facts=_integer("--keep-facts", raw["keep_facts"], 1000, 100_000_000, " events"),
+        keep_days=_integer("--keep-days", raw["keep_days"], 1, 36_500, " days"),
         keep_size=_mebibytes("--keep-size", raw["keep_size"], 16, MAX_MEMORY_MIB),
         allow_origin=_origins(raw["allow_origin"]),
         allow_host=_hosts(raw["allow_host"]),
@@ -296,9 +296,9 @@ def _printable(token: str, source: str) -> str:
     return token
 
 
-def _integer(flag: str, text: str, low: int, high: int) -> int:
+def _integer(flag: str, text: str, low: int, high: int, unit: str = "") -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and low <= int(text) <= high):
-        raise ConfigError(f"{flag}: expected a whole number from {low} to {high}; got {text!r}")
+        raise ConfigError(f"{flag}: expected a whole number from {low} to {high}{unit}; got {text!r}")
     return int(text)
 
 

@@ -212,6 +212,7 @@ WRONG_USES = [
     (["run", "--jso", "busybox"], 125, "no such option: --jso; did you mean --json"),
     (["run", "--memory", "much", "busybox"], 125, "expected MiB, or a size such as 512m; got 'much'"),
     (["run", "--timeout", "soon", "busybox"], 125, "expected seconds, a duration such as 1m30s; got 'soon'"),
+    (["run", "--timeout", "nan", "busybox"], 125, "expected seconds, a duration such as 1m30s; got 'nan'"),
     (["run", "--ttl", "ever", "busybox"], 125, "expected seconds, a duration such as 1m30s, or never; got 'ever'"),
     (["run"], 125, "missing argument 'IMAGE'"),
     (

@@ -80,6 +80,8 @@ def test_options_take_durations_and_sizes() -> None:
     )
     assert (found.ttl, found.timeout, found.memory) == (86_400, 90, 1024)
     assert (found.keep_size, found.shutdown_timeout) == (2048, 5)
+    with pytest.raises(ConfigError, match=r"^--keep-days: expected a whole number from 1 to 36500 days; got '1d'$"):
+        load(QMASTER_KEEP_DAYS="1d")
     with pytest.raises(ConfigError, match=r"^--memory: expected 6 to [0-9]+ MiB, or a size such as 512m; got '1m'$"):
         load(MEMORY="1m")
 
