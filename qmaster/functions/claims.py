@@ -147,11 +147,11 @@ class Ticks:
     async def remove(self, config: Config) -> None:
         await self._configs.remove(config.id)
 
-    async def made(self) -> dict[tuple[str, str], tuple[int, str]]:
-        """Return the newest tick of each schedule whose call was made here, with its nonce, by function and key."""
-        query = "SELECT function, key, tick, nonce FROM ticks"
+    async def made(self) -> dict[tuple[str, str], int]:
+        """Return the newest tick of each schedule whose call was made here, by function and key."""
+        query = "SELECT function, key, tick FROM ticks"
         rows = await self._journal.read(lambda db: db.execute(query).fetchall())
-        return {(function, key): (tick, nonce) for function, key, tick, nonce in rows}
+        return {(function, key): tick for function, key, tick in rows}
 
     async def forget(self, function: str) -> None:
         """Forget which calls were made for a function."""

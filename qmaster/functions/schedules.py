@@ -77,7 +77,7 @@ class Scheduler:
         self._plans: dict[str, list[Planned]] = {}  # by function, as are the next two
         self._claims: dict[str, Claims] = {}  # as they were read last
         self._owed: dict[str, dict[str, Claim]] = {}  # claims of ours whose calls are not made yet, by key
-        self._made: dict[tuple[str, str], tuple[int, str]] = {}  # function, key → the newest tick called, its nonce
+        self._made: dict[tuple[str, str], int] = {}  # function, key → the newest tick whose call was made here
         self._busy: dict[str, str] = {}  # the nonce of a call that forbids another → its function
         self._changed: set[str] = set()  # functions to plan again
         self._timers = Timers()  # when each function is to be looked at
@@ -288,8 +288,7 @@ class Scheduler:
         """Take claims that were read; those of ours without a call are owed."""
         self._claims[function] = claims
         for key, claim in claims.items():
-            tick, nonce = self._made.get((function, key), (-1, ""))
-            if claim.by == self._journal.id and claim.tick > tick and claim.nonce != nonce:
+            if claim.by == self._journal.id and claim.tick > self._made.get((function, key), -1):
                 self._owed.setdefault(function, {}).setdefault(key, claim)
 
     def _due(self, function: str, claims: Claims, now: float) -> dict[str, Claim]:
@@ -327,7 +326,7 @@ class Scheduler:
                 if function not in self._pauses:
                     log.warning("tick_retrying", function=function, tick=rfc3339(claim.tick), reason=str(error))
                 continue
-            self._made[function, key] = (claim.tick, claim.nonce)
+            self._made[function, key] = claim.tick
             owed = self._owed[function]
             del owed[key]
             if not owed:

@@ -1,6 +1,8 @@
 """functions.schedules: each tick once, with several quartermasters on one swarm of plain data."""
 
 import random
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,8 +14,13 @@ from version_cases import loaded, published
 from qmaster.engine.labels import CRON, CRON_CLAIMS
 from qmaster.errors import EngineAway, PayloadTooLarge, QueueFull
 from qmaster.functions import schedules
+from qmaster.functions.asynchronous import Order
 from qmaster.functions.claims import Claim, plan, rfc3339
+from qmaster.functions.versions import Version
+from qmaster.models.invocations import InvocationView
 from qmaster.models.schedules import Schedule
+
+Also = Callable[[sqlite3.Connection], object] | None
 
 pytestmark = pytest.mark.gen_test
 
@@ -373,6 +380,42 @@ async def test_a_full_queue_delays_a_call(tmp_path: Path, monkeypatch: pytest.Mo
         del invoker.fails["accept"]
         await here.pass_time(10)
         assert here.ticks() == minutes(0, 1)
+
+
+async def test_a_call_that_is_owed_is_made_soon_after_the_clock_was_set_back(tmp_path: Path) -> None:
+    """Not when the clock is there again."""
+    async with site(tmp_path, FakeConfigs(scheduled("f", EVERY_MINUTE))) as here:
+        invoker = here.members[0].invoker
+        invoker.fails["accept"] = QueueFull("full")
+        await here.pass_time()
+        await here.pass_time(-3600)
+        del invoker.fails["accept"]
+        await here.pass_time(20)
+        assert here.ticks() == minutes(0)
+
+
+async def test_of_a_schedule_whose_call_is_owed_others_make_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the other schedules of the function go on."""
+    other = Schedule(cron="* * * * *", input="other")
+    async with site(tmp_path, FakeConfigs(scheduled("f", EVERY_MINUTE, other))) as here:
+        invoker = here.members[0].invoker
+        accept, full = invoker.accept, True
+
+        async def accept_some(version: Version, order: Order, also: Also = None) -> InvocationView:
+            if full and order.payload == b"{}":
+                raise QueueFull("full")
+            return await accept(version, order, also)
+
+        monkeypatch.setattr(invoker, "accept", accept_some)
+        await here.pass_time()
+        await here.pass_time()
+        assert here.calls() == {("f", minute, b'"other"'): 1 for minute in minutes(0, 1)}
+        assert sorted(claim.tick for claim in here.claims()) == [BEGIN, BEGIN + MINUTE]
+        full = False
+        await here.pass_time(20)
+        assert sorted(order.tick or "" for order in here.orders if order.payload == b"{}") == minutes(0, 1)
 
 
 async def test_a_call_that_is_refused_for_good_is_dropped(tmp_path: Path) -> None:
