@@ -8,7 +8,8 @@ from documents import TEXT
 
 SHELL = ("sh", "bash")
 PROGRAMS = ("python", "js", "javascript")
-SHOWN = ("json", "text", "yaml", "nginx", "caddy", "toml", "dockerfile", "py", "shell")  # what is shown, and not run
+# What is shown, and not run.
+SHOWN = ("json", "text", "yaml", "nginx", "caddy", "haproxy", "toml", "dockerfile", "py", "shell")
 
 
 class Block(NamedTuple):
