@@ -17,7 +17,7 @@ from . import client, descriptors, tables
 from .base import FAILED, FILE, ClientCommand, Connection, client_command, show, show_json, show_table
 from .client import ClientError, Json, Lost, RetryPolicy
 from .run import OWN_FAILURE, LineWriter, Run, Signals, body_of
-from .values import DURATION, SIZE, Duration
+from .values import DURATION, SIZE, Duration, Word
 
 UNREAD = (
     "standard input has data, which is not passed to the job: use COMMAND or --env, or write </dev/null "
@@ -60,7 +60,7 @@ FIELDS = (
     click.option("--memory", "-m", type=SIZE, metavar="MIB", help="The memory limit and reservation."),
     click.option("--cpus", type=float, metavar="N", help="The processor limit, and for services the reservation."),
     click.option("--replicas", type=int, metavar="N", help="How many run at once."),
-    click.option("--restart", type=click.Choice(["none", "on-failure", "any"]), help="When it is restarted."),
+    click.option("--restart", type=Word(["none", "on-failure", "any"]), help="When it is restarted."),
     click.option("--max-attempts", type=int, metavar="N", help="How many restarts at most."),
     click.option("--restart-delay", type=DURATION, metavar="SECONDS", help="How long a restart waits."),
     click.option(
@@ -100,9 +100,7 @@ FIELDS = (
         "--no-new-privileges/--new-privileges", default=None, help="Whether set-user-ID programs can gain privileges."
     ),
     click.option("--healthcheck/--no-healthcheck", default=None, help="The image's HEALTHCHECK, on or off."),
-    click.option(
-        "--pull", "pull_policy", type=click.Choice(["always", "missing", "never"]), help="When the image is pulled."
-    ),
+    click.option("--pull", "pull_policy", type=Word(["always", "missing", "never"]), help="When the image is pulled."),
 )
 
 

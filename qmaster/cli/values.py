@@ -1,4 +1,4 @@
-"""The kinds of values that options of commands take: durations and sizes, as in a request."""
+"""The kinds of values that options of commands take: durations, sizes and words, as in a request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..models import units
+from ..models import units, validation
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
@@ -44,6 +44,17 @@ class Size(click.ParamType):  # type: ignore[type-arg]
             return int(value) if size is None else size
         except ValueError:
             self.fail(f"expected MiB, or a size such as 512m; got {value!r}", param, ctx)
+
+
+class Word(click.Choice):  # type: ignore[type-arg]
+    """One of some words; another tool's word is answered with the one to use."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            hint = validation.value_instead(param.name if param else None, value)
+            self.fail(error.message.removesuffix(".") + hint, param, ctx)
 
 
 DURATION, SIZE = Duration(), Size()

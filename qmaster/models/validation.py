@@ -72,7 +72,8 @@ ANSWERS: Mapping[str, str] = {
         ("cpushares", "cpuquota", "cpuperiod", "cpusetcpus", "cpusetmems", "cpuset"), "not supported; use {cpus}"
     ),
     **dict.fromkeys(
-        ("memoryswap", "memswaplimit", "memswappiness", "memoryswappiness", "oomkilldisable"), "not supported"
+        ("memoryswap", "memswaplimit", "memswappiness", "memoryswappiness", "oomkilldisable"),
+        "not supported, because {memory} is all that a run gets",
     ),
     **dict.fromkeys(("scale", "parallelism", "completions", "instances", "count"), "use {replicas}"),
     **dict.fromkeys(("restartpolicy", "restartcondition"), "use {restart}: none, on-failure or any"),
@@ -234,7 +235,7 @@ def explain(
         number = "a number, or " if float in get_args(hint) else ""
         words = list(_choices(hint))
         text = f"expected {number}{'one of ' if len(words) > 1 else ''}{', '.join(words)}"
-        text += _value_instead(field, document.get(field))
+        text += value_instead(field, document.get(field))
     else:
         text = _expected(text, patterns)
     if path in document:
@@ -263,6 +264,12 @@ def answer(word: str, names: Mapping[str, str]) -> str | None:
         return found.format_map(names)
     except KeyError:  # a function has fewer fields than a run
         return "not supported for a function"
+
+
+def value_instead(field: str | None, value: Any) -> str:
+    """Return what to use instead of another tool's value, to stand behind an error; "" for other values."""
+    found = VALUES.get(field or "", {}).get(squeezed(value[:LONGEST])) if isinstance(value, str) else None
+    return f"; use {found} instead of {quote(value)}" if found else ""
 
 
 def meant(word: str, known: Iterable[str]) -> str | None:
@@ -323,11 +330,6 @@ def _expected(text: str, patterns: Mapping[str, str]) -> str:
         return f"expected {by_shown[rest.removeprefix('matching regex ')]}"
     got = f", got {_name(found['got'])}" if found["got"] else ""
     return f"expected {' or '.join(map(_name, kinds))}{_bounded(kinds[0], rest)}{got}"
-
-
-def _value_instead(field: str, value: Any) -> str:
-    found = VALUES.get(field, {}).get(squeezed(value[:LONGEST])) if isinstance(value, str) else None
-    return f"; use {found} instead of {quote(value)}" if found else ""
 
 
 def _with_unit(text: str, unit: Unit) -> str:
