@@ -30,9 +30,10 @@ from qmaster.errors import (
 )
 from qmaster.functions import attempts
 from qmaster.functions.ids import address_of, new_id
-from qmaster.functions.invocations import Call
+from qmaster.functions.instances import Instance
+from qmaster.functions.invocations import Call, Invocation
 from qmaster.functions.launcher import Found
-from qmaster.functions.store import OVERHEAD
+from qmaster.functions.store import OVERHEAD, Content, Row
 from qmaster.functions.versions import Version
 from qmaster.models.invocations import InvocationView
 
@@ -589,6 +590,107 @@ async def test_a_failed_listener_stops_nothing(tmp_path: Path) -> None:
 
 def _seconds(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
+
+
+# --- in the middle of a hand-over -------------------------------------------------------------------------------------
+
+
+async def handed_over(here: Desk, number: int = 1) -> tuple[Instance, Invocation]:
+    """An instance that has got a call, before its attempt is written."""
+    instance = await here.stage.instance(number)
+    invocation = await here.stage.dispatcher.ask(instance, "").answer
+    assert invocation is not None
+    assert invocation.begin is not None
+    return instance, invocation
+
+
+async def begin(instance: Instance, invocation: Invocation) -> None:
+    assert invocation.begin is not None
+    await invocation.begin(instance.run_id or "")
+
+
+async def test_cancelled_between_hand_over_and_attempt(tmp_path: Path) -> None:
+    """The attempt does not begin, and the invocation stays cancelled."""
+    async with desk(tmp_path) as here:
+        invocation_id = await here.accept(here.stage.versions.publish(version()))
+        instance, invocation = await handed_over(here)
+        await here.invoker.cancel(invocation_id, ROOT)
+        with pytest.raises(Conflict) as refused:
+            await begin(instance, invocation)
+        here.stage.dispatcher.refuse(instance, invocation, refused.value)
+        await here.stage.settle()
+        assert (await here.invoker.get(invocation_id, ROOT)).status == "cancelled"
+        assert here.invoker.queued() == {}
+
+
+async def test_an_instance_that_dies_between_hand_over_and_attempt(tmp_path: Path) -> None:
+    """It had nothing: the call waits for another, without an attempt."""
+    async with desk(tmp_path) as here:
+        invocation_id = await here.accept(here.stage.versions.publish(version(retries=0)))
+        instance, invocation = await handed_over(here)
+        here.stage.life.kill(instance, "node_down")
+        await here.stage.settle()
+        with pytest.raises(Conflict):
+            await begin(instance, invocation)
+        here.play()
+        view = await here.over(invocation_id)
+        assert (view.status, len(view.attempts)) == ("succeeded", 1)
+
+
+async def test_an_instance_that_dies_while_its_attempt_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt counts, as it is on disk, and the next one is made."""
+    async with desk(tmp_path) as here:
+        invocation_id = await here.accept(here.stage.versions.publish(version(retry_delay=0.1)))
+        instance, invocation = await handed_over(here)
+        written, go = here.store.begin, asyncio.Event()
+
+        async def slow(row: Row) -> Content | None:
+            content = await written(row)
+            await go.wait()
+            return content
+
+        monkeypatch.setattr(here.store, "begin", slow)
+        beginning = asyncio.create_task(begin(instance, invocation))
+        await here.reaches(invocation_id, "running")
+        here.stage.life.kill(instance, "node_down")
+        await here.stage.settle()
+        go.set()
+        await beginning
+        here.play()
+        view = await here.over(invocation_id)
+        assert (view.status, len(view.attempts)) == ("succeeded", 2)
+
+
+async def test_a_call_that_is_handed_back_has_one_attempt(tmp_path: Path) -> None:
+    """Its connection had closed before it was written to; the next instance is shown instead."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=0))
+        invocation_id = await here.accept(called)
+        instance, invocation = await handed_over(here)
+        await begin(instance, invocation)
+        here.stage.dispatcher.hand_back(instance, invocation)
+        here.handler = fails
+        await here.serve(instance)
+        view = await here.over(invocation_id)
+        assert (view.status, len(view.attempts)) == ("dead", 1)
+
+
+async def test_a_call_that_is_handed_back_and_finds_no_other_had_no_attempt(tmp_path: Path) -> None:
+    """It waits in the journal again, with all its retries."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=1, retry_delay=0.1, timeout=0.2))
+        invocation_id = await here.accept(called)
+        instance, invocation = await handed_over(here)
+        await begin(instance, invocation)
+        here.stage.dispatcher.hand_back(instance, invocation)
+        assert (await here.reaches(invocation_id, "queued")).attempts == []
+        here.handler = fails
+        serving = asyncio.create_task(here.serve_always(instance))
+        view = await here.over(invocation_id)
+        serving.cancel()
+        assert (view.status, len(view.attempts)) == ("dead", 2)
 
 
 # --- after a restart --------------------------------------------------------------------------------------------------
