@@ -574,6 +574,18 @@ async def test_a_hundred_thousand_that_wait_are_on_disk_only(tmp_path: Path, mea
     assert kept < 5e6
 
 
+async def test_nothing_stays_in_memory_of_what_is_over(tmp_path: Path) -> None:
+    """Functions come and go, and so do versions that are called by their number."""
+    async with desk(tmp_path) as here:
+        here.play()
+        for number in range(20):
+            called = here.stage.versions.publish(version(f"f{number}"))
+            await here.over(await here.accept(called, qualifier=1))
+        await until(lambda: not here.invoker._backlog.lines)
+        backlog = here.invoker._backlog
+        assert (backlog.queued(), dict(backlog._bytes), here.invoker._waiters) == ({}, {}, {})
+
+
 async def test_a_failed_listener_stops_nothing(tmp_path: Path) -> None:
     """The others hear of the end."""
     async with desk(tmp_path) as here:
