@@ -149,6 +149,10 @@ class FakeSwarm(Fake, Swarm):
         self.noted("network_ids", *names)
         return [f"id-{name}" for name in names]
 
+    async def config_ids(self, names: list[str]) -> list[str]:
+        self.noted("config_ids", *names)
+        return [f"id-{name}" for name in names]
+
     async def secret_ids(self, names: list[str]) -> list[str]:
         self.noted("secret_ids", *names)
         return [f"id-{name}" for name in names]
@@ -204,7 +208,9 @@ class FakeContainers(Fake, Containers):
         self.noted("check_image", image, credentials)
         return image
 
-    async def create(self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy) -> str:
+    async def create(
+        self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy, stdin: str | None = None
+    ) -> str:
         self.noted("create", config, name, credentials)
         container_id = _fresh("c-new", self.names())
         self.there.append(container(container_id, name, ours=False, labels=config["Labels"]))

@@ -14,6 +14,8 @@ from ..models.requests import NAME_PREFIX, NEVER, PIDS_LIMIT, RunRequest, Ttl
 from ..models.validation import quote
 from .tokens import SCOPES, Scope, TokenPolicy
 
+GPU = "gpu"  # the name of ``gpus`` among a token's resources
+
 
 def require(grant: TokenPolicy | None, scope: Scope) -> None:
     """Require a scope; the root token (None) has all scopes.
@@ -43,15 +45,22 @@ class Rules(NamedTuple):
         registries: registries that images may come from; empty: any.
         memory: the default memory of a run, in MiB.
         ttl: the default ttl of a run, in seconds; None: ended runs are not removed.
+        bind_mounts: the host folders that runs may mount.
     """
 
     registries: Collection[str]
     memory: int
     ttl: float | None = None
+    bind_mounts: Collection[str] = ()
 
 
 def allow(
-    request: RunRequest, grant: TokenPolicy | None, registries: Collection[str], memory: int, ttl: float | None = None
+    request: RunRequest,
+    grant: TokenPolicy | None,
+    registries: Collection[str],
+    memory: int,
+    ttl: float | None = None,
+    bind_mounts: Collection[str] = (),
 ) -> RunRequest:
     """Return the request with the token's policy applied.
 
@@ -63,10 +72,12 @@ def allow(
         registries: registries that images may come from; empty: any.
         memory: the default memory of a run, in MiB.
         ttl: the default ttl of a run, in seconds; None: ended runs are not removed.
+        bind_mounts: the host folders that runs may mount, whoever asks.
 
     Raises:
         Forbidden: the policy forbids it; the message begins with the rule.
     """
+    _check_binds(request, bind_mounts)
     image = Reference.parse(request.image)
     if (grant is not None or registries) and image.domain != image.domain.lower():
         raise Forbidden(f"images: write the registry in lower case; got {quote(image.domain)}")
@@ -80,7 +91,12 @@ def allow(
     _check_relaxed(request, grant)
     _check_list("networks", request.networks, grant.networks)
     _check_list("secrets", request.secrets, grant.secrets)
+    _check_list("configs", request.configs, grant.configs)
+    _check_list("resources", _resources(request), grant.resources)
     _check_ports(request.ports, grant)
+    _check_volumes(request, grant)
+    if request.mode == "global" and grant.max_replicas is not None:
+        raise Forbidden("max_replicas: this token may not run on every node; leave mode out")
     if grant.constraints and request.type == "container":
         raise Forbidden(
             "constraints: this token is limited to certain nodes, so it may not start containers; use type service"
@@ -209,6 +225,25 @@ def _check_list(rule: str, asked: Iterable[str], allowed: Collection[str]) -> No
             raise Forbidden(f"{rule}: this token may not use {quote(name)}")
 
 
+def _check_binds(request: RunRequest, folders: Collection[str]) -> None:
+    """Require that a host folder is one that the operator named, exactly: a job may turn one in it into a link."""
+    for mount in request.mounts():
+        if mount.kind == "bind" and mount.source not in folders:
+            raise Forbidden(f"--bind-mounts: this server does not mount the host folder {quote(mount.source)}")
+
+
+def _check_volumes(request: RunRequest, grant: TokenPolicy) -> None:
+    for mount in request.mounts():
+        if mount.kind == "bind" and mount.source not in grant.mounts:
+            raise Forbidden(f"mounts: this token may not mount the host folder {quote(mount.source)}")
+        if mount.kind == "volume" and not any(fnmatchcase(mount.source, pattern) for pattern in grant.volumes):
+            raise Forbidden(f"volumes: this token may not use the volume {quote(mount.source)}")
+
+
+def _resources(request: RunRequest) -> list[str]:
+    return [*request.generic_resources, *([GPU] if request.gpus is not None else ())]
+
+
 def _check_ports(ports: Iterable[str], grant: TokenPolicy) -> None:
     for port in ports:
         published = int(port.partition(":")[0])
@@ -217,7 +252,18 @@ def _check_ports(ports: Iterable[str], grant: TokenPolicy) -> None:
 
 
 def _memory(request: RunRequest, grant: TokenPolicy, memory: int) -> int | None:
-    """Return the memory of a run; without a value, the default, but not more than the token's limit."""
-    if request.memory is None and grant.max_memory is not None:
-        return min(memory, grant.max_memory)
-    return request.memory
+    """Return the memory of a run; without a value, the default, but not more than the token's limit.
+
+    Raises:
+        Forbidden: with what it has in memory as files, it is over the limit.
+    """
+    if grant.max_memory is None:
+        return request.memory
+    own = min(memory, grant.max_memory) if request.memory is None else request.memory
+    files = (request.shm_size or 0) + sum(mount.size or 0 for mount in request.mounts() if mount.kind == "tmpfs")
+    if own + files > grant.max_memory:
+        raise Forbidden(
+            f"max_memory: this token's runs may have at most {grant.max_memory} MiB; got {own + files:g} MiB, with "
+            "shm_size and tmpfs"
+        )
+    return own

@@ -15,6 +15,7 @@ import structlog
 from msgspec import Meta, Struct
 
 from ..errors import BadRequest, ConfigError
+from ..models.compose import folder
 from ..models.credentials import BOM
 from ..models.images import Pattern
 from ..models.requests import (
@@ -47,6 +48,7 @@ _PART = re.compile(r"'([^']*)'")
 _NOTHING = hashlib.sha256(b"").digest()
 
 Functions = Annotated[list[Annotated[str, Meta(pattern=FUNCTIONS, max_length=MAX_OBJECT_NAME)]], Meta(max_length=256)]
+Patterns = Annotated[list[Annotated[str, Meta(min_length=1, max_length=1024)]], Meta(max_length=256)]
 Ports = Annotated[int, Meta(ge=1, le=MAX_PORT)] | Annotated[str, Meta(max_length=64)]
 
 log = structlog.get_logger(__name__)
@@ -70,6 +72,10 @@ class Table(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     constraints: list[Constraint] = []
     networks: Names = []
     secrets: Names = []
+    configs: Names = []
+    volumes: Patterns = []
+    mounts: Patterns = []
+    resources: Patterns = []
     ports: list[Ports] = []
     functions: Functions = []
     max_functions: Annotated[int, Meta(ge=0, le=100_000)] = FUNCTIONS_EACH
@@ -82,7 +88,9 @@ class TokenPolicy(Struct, kw_only=True, frozen=True):
     None in ``images`` or a limit means no limit; ``max_memory`` is MiB, ``max_cpus`` cores, ``max_pids``
     processes, all of one replica; ``max_running`` counts runs, ``max_rate`` those begun in a minute, ``max_kept`` those
     that have ended and are still in the swarm; ``max_ttl`` is seconds. ``allow_relaxed``: its runs may be less
-    hardened than by default. ``constraints`` are added to every run. ``ports`` are ranges of published ports.
+    hardened than by default. ``constraints`` are added to every run. ``ports`` are ranges of published ports,
+    ``volumes`` patterns of names, ``mounts`` host folders, ``resources`` names of generic resources, with ``gpu`` for
+    GPUs.
     ``functions`` are patterns of the functions that it may publish, see and call, ``max_functions`` how many of those
     there are may be its own; ``public``: their URLs may be open to callers without a token.
     """
@@ -103,6 +111,10 @@ class TokenPolicy(Struct, kw_only=True, frozen=True):
     constraints: tuple[str, ...] = ()
     networks: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
+    configs: frozenset[str] = frozenset()
+    volumes: tuple[str, ...] = ()
+    mounts: frozenset[str] = frozenset()
+    resources: frozenset[str] = frozenset()
     ports: tuple[range, ...] = ()
     functions: tuple[str, ...] = ()
     max_functions: int = FUNCTIONS_EACH
@@ -214,6 +226,10 @@ def _checked(name: str, table: Table) -> TokenPolicy:
             "constraints": tuple(table.constraints),
             "networks": frozenset(table.networks),
             "secrets": frozenset(table.secrets),
+            "configs": frozenset(table.configs),
+            "volumes": tuple(table.volumes),
+            "mounts": frozenset(map(folder, table.mounts)),
+            "resources": frozenset(table.resources),
             "ports": tuple(map(_ports, table.ports)),
             "functions": tuple(table.functions),
             "max_functions": table.max_functions,

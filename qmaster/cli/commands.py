@@ -13,15 +13,15 @@ import click
 
 from ..errors import ConfigError
 from ..server.config import NEVER
-from . import client, descriptors, tables
+from . import client, compose_options, descriptors, tables
 from .base import FAILED, FILE, ClientCommand, Connection, client_command, show, show_json, show_table
 from .client import ClientError, Json, Lost, RetryPolicy
 from .run import OWN_FAILURE, LineWriter, Run, Signals, body_of
 from .values import DURATION, SIZE, Duration, Word
 
 UNREAD = (
-    "standard input has data, which is not passed to the job: use COMMAND or --env, or write </dev/null "
-    "if it is meant for something else"
+    "standard input has data, which a service cannot take: use --type container, COMMAND or --env, or write "
+    "</dev/null if it is meant for something else"
 )
 
 
@@ -101,6 +101,7 @@ FIELDS = (
     ),
     click.option("--healthcheck/--no-healthcheck", default=None, help="The image's HEALTHCHECK, on or off."),
     click.option("--pull", "pull_policy", type=Word(["always", "missing", "never"]), help="When the image is pulled."),
+    *compose_options.OPTIONS,
 )
 
 
@@ -134,7 +135,9 @@ async def run(
     Ctrl-C stops the job; a second one does not wait for its end. The exit code is 124 after --timeout, 125 if the job
     has no exit code, and 130 after Ctrl-C. With --json, the output is in the document that is printed at the end.
     """
-    if fields["auth_file"] != "-" and descriptors.has_data():
+    if fields.pop("stdin") or (fields["type"] == "container" and fields["auth_file"] != "-" and descriptors.has_data()):
+        fields["stdin"] = compose_options.standard_input()
+    elif fields["auth_file"] != "-" and descriptors.has_data():
         raise ConfigError(UNREAD)
     if idempotency_key is not None and not idempotency_key.isprintable():
         raise ConfigError("--idempotency-key: expected printable characters, on one line")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from . import tables
+from . import compose_options, tables
 from .client import (
     ANSWER_WITHIN,
     ENDED,
@@ -334,6 +334,7 @@ def fields_of(image: str, command: Sequence[str], options: Mapping[str, Any], en
         ConfigError: an option is wrong.
     """
     given = {field: value for field, value in options.items() if value not in EMPTY or (field, value) == CLEARED}
+    given = compose_options.read(given)
     return {
         "image": image,
         **({"command": list(command)} if command else {}),

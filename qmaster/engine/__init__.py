@@ -50,4 +50,5 @@ class Engine:
     async def close(self) -> None:
         """Refuse new calls and close all connections."""
         self.give_up()
+        await self.containers.close()
         await self._client.close()

@@ -255,6 +255,23 @@ class Client:
         """
         return Body(await self._answer(method, path, params, None, headers, silence))
 
+    async def connect(self, path: str, params: Mapping[str, str]) -> aiohttp.ClientWebSocketResponse:
+        """Open a websocket, which the caller closes.
+
+        Args:
+            path: the path after the API version.
+            params: the query.
+        """
+        if not self._version:
+            await self.ping()
+        url = URL(f"{self._base}/v{self._version}{path}?{urlencode(params)}", encoded=True)
+        try:
+            return await self._open_session().ws_connect(url)
+        except aiohttp.WSServerHandshakeError as error:
+            raise EngineRefused(f"the Docker engine did not open {path}: {error.status}") from error
+        except Exception as error:  # as in ``_request``
+            raise translate(error) from error
+
     async def _answer(
         self,
         method: str,

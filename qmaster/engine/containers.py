@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import aiohttp
+import structlog
 
 from ..errors import BadRequest, Conflict, HttpError, NotFound, RegistryRefused
 from ..models.credentials import Credentials
@@ -25,6 +29,8 @@ MANY_IMAGES = 1000  # entries of the cache of nonces
 # The engine mounts three files of the container's own folder into every container, on any cgroup version.
 _MOUNT = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
 
+log = structlog.get_logger(__name__)
+
 
 class Containers:
     """Plain containers of this engine. Methods raise ``HttpError``; belongs to the event loop."""
@@ -34,6 +40,7 @@ class Containers:
         self._stops = stops
         self._registry = registry
         self._images = images
+        self._writing: set[asyncio.Task[None]] = set()
         self._nonces: dict[str, str | None] = {}  # by image id: the content of an id never changes
 
     async def prepare(self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]) -> None:
@@ -93,8 +100,17 @@ class Containers:
             warnings.append(f"image: {image} is not on this engine, and the registry has not told that it has it")
         return pinned
 
-    async def create(self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy) -> str:
+    async def create(
+        self, config: Json, name: str, credentials: Credentials | None, pull: PullPolicy, stdin: str | None = None
+    ) -> str:
         """Create and start a container and return its id; pull its image if it is missing.
+
+        Args:
+            config: the body of Docker's call.
+            name: its name.
+            credentials: for the registry, or None.
+            pull: the pull policy.
+            stdin: its standard input, which is then closed; None: it has none.
 
         Raises:
             BadRequest: the image is missing and ``pull`` is ``never``.
@@ -108,8 +124,17 @@ class Containers:
                 raise _missing(config["Image"]) from None
             await self._images.pull(config["Image"], credentials)
             container_id = await self._create(config, name)
-        await self.start(container_id)
+        if stdin is None:
+            await self.start(container_id)
+        else:
+            await self._start_with(container_id, stdin)
         return container_id
+
+    async def close(self) -> None:
+        """Stop writing to containers."""
+        for task in list(self._writing):
+            task.cancel()
+        await asyncio.gather(*self._writing, return_exceptions=True)
 
     async def start(self, container_id: str) -> None:
         """Start a created container; remove it if it cannot start.
@@ -124,6 +149,34 @@ class Containers:
             if isinstance(error, NotFound):  # Docker means its command or working directory
                 raise BadRequest(f"the container could not start: {error}") from error
             raise
+
+    async def _start_with(self, container_id: str, stdin: str) -> None:
+        """Start a created container whose standard input is written while it runs; remove it if it cannot start."""
+        client, path = self._calls.client, f"/containers/{container_id}/attach/ws"
+        try:
+            socket = await self._calls.call(
+                lambda: client.connect(path, {"stream": "1", "stdin": "1"}), CHANGE, "attach"
+            )
+        except HttpError:
+            await self.remove(container_id)
+            raise
+        try:
+            await self.start(container_id)
+        except BaseException:
+            await socket.close()
+            raise
+        task = asyncio.create_task(self._write(socket, stdin.encode(), container_id))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write(self, socket: aiohttp.ClientWebSocketResponse, data: bytes, container_id: str) -> None:
+        """Write a container's standard input and close it; the container need not read it."""
+        try:
+            await socket.send_bytes(data)
+        except (aiohttp.ClientError, ConnectionError) as error:
+            log.warning("stdin_not_written", run=container_id, reason=str(error))
+        finally:
+            await socket.close()
 
     async def container(self, name_or_id: str) -> Json | None:
         """Return the container with exactly this id or name, also one that quartermaster did not start, or None."""

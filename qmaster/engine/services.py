@@ -10,7 +10,7 @@ import msgspec
 from ..errors import BadRequest, EngineRefused, NotFound
 from ..models.credentials import Credentials
 from ..models.images import Reference
-from ..models.requests import PullPolicy
+from ..models.requests import LABEL_PREFIX, PullPolicy
 from .client import Calls, decode, segment
 from .images import Registry, image_path
 from .labels import RUN, STOPPED
@@ -56,6 +56,7 @@ class _ContainerSpec(TypedDict, total=False):
     Image: Any
     Args: Any
     Healthcheck: Any
+    StopGracePeriod: Any
 
 
 class _Template(TypedDict, total=False):
@@ -245,6 +246,14 @@ class Swarm:
         """
         return [await self._secret_id(name) for name in names]
 
+    async def config_ids(self, names: list[str]) -> list[str]:
+        """Return the ids of the swarm's configs with these names.
+
+        Raises:
+            BadRequest: a config does not exist, or is quartermaster's own.
+        """
+        return [await self._config_id(name) for name in names]
+
     async def _pin_to_local(self, image: str) -> str:
         reference = Reference.parse(image)
         if reference.digest:
@@ -265,6 +274,14 @@ class Swarm:
             if network["Name"] == name and network["Scope"] == "swarm" and not network.get("Ingress"):
                 return str(network["Id"])
         raise BadRequest(f"networks: the swarm has no network {name!r} that a service can join")
+
+    async def _config_id(self, name: str) -> str:
+        for config in decode(await self._calls.listing("/configs", {"name": [name]}), list[Json]):
+            if config["Spec"]["Name"] == name:
+                if any(key.startswith(LABEL_PREFIX) for key in config["Spec"].get("Labels") or {}):
+                    raise BadRequest(f"configs: {name!r} is quartermaster's own, which holds the spec of a function")
+                return str(config["ID"])
+        raise BadRequest(f"configs: the swarm has no config {name!r}")
 
     async def _secret_id(self, name: str) -> str:
         for secret in decode(await self._calls.listing("/secrets", {"name": [name]}), list[Json]):

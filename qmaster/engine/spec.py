@@ -1,6 +1,6 @@
 """Pure: a validated request → the body of Docker's create calls, built from known fields only.
 
-What is not written here cannot be requested of Docker: no mounts, no privileges, no host namespaces.
+What is not written here or in ``options`` cannot be requested of Docker: no privileges, no host namespaces.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from ..models.functions import INPUT, INVOCATION
 from ..models.images import Reference
 from ..models.requests import NEVER, PIDS_LIMIT, Key, RunRequest, Ttl, entrypoint_words, words
+from . import options
 from .labels import (
     BODY,
     CALLBACK,
@@ -45,10 +46,11 @@ _CONTAINER_RESTART = {"none": "no", "on-failure": "on-failure", "any": "always"}
 
 
 class Objects(NamedTuple):
-    """The ids of the networks and secrets that a request names, in the order of the request."""
+    """The ids of the networks, secrets and configs that a request names, in the order of the request."""
 
     networks: Sequence[str] = ()
     secrets: Sequence[str] = ()
+    configs: Sequence[str] = ()
 
 
 class Defaults(NamedTuple):
@@ -148,10 +150,9 @@ def instance(request: RunRequest, mark: Stamp, made: Instance, defaults: Default
         FUNCTION_VERSION: made.version,
         RUNTIME: made.runtime,
     }
-    body["TaskTemplate"]["ContainerSpec"] |= {
-        "Hosts": [f"{made.host} {_host_name(made)}"],
-        "StopGracePeriod": 0,  # its calls have ended; Python as the first process ignores SIGTERM
-    }
+    container = body["TaskTemplate"]["ContainerSpec"]
+    container["Hosts"] = [f"{made.host} {_host_name(made)}", *container.get("Hosts", ())]
+    container.setdefault("StopGracePeriod", 0)  # its calls have ended; Python as the first process ignores SIGTERM
     return body
 
 
@@ -208,7 +209,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
         mark: its name, owner, nonce and key.
         image: the reference to run, with its digest if known.
         defaults: values for what the request leaves out.
-        objects: the ids of its networks and secrets.
+        objects: the ids of its networks, secrets and configs.
     """
     resources = _drop_none(
         {
@@ -229,12 +230,14 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
             "CapabilityDrop": request.dropped() or None,
             "Privileges": {"NoNewPrivileges": True} if request.no_new_privileges else None,
             "Healthcheck": None if request.checks_health else NO_HEALTHCHECK,
+            **options.of_service(request, objects.configs),
         }
     )
+    reserved = _drop_none({**resources, "GenericResources": options.generic_resources(request)})
     template = _drop_none(
         {
             "ContainerSpec": container,
-            "Resources": {"Limits": {**resources, **({"Pids": pids} if pids else {})}, "Reservations": resources},
+            "Resources": {"Limits": {**resources, **({"Pids": pids} if pids else {})}, "Reservations": reserved},
             "RestartPolicy": _restart_policy(request),
             "Placement": {"Constraints": list(request.constraints)} if request.constraints else None,
             "Networks": [{"Target": network} for network in objects.networks] or None,
@@ -245,7 +248,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
         "Name": mark.name,
         "Labels": _labels(request, mark, defaults),
         "TaskTemplate": template,
-        "Mode": {"Replicated": {"Replicas": request.replicas}},
+        "Mode": {"Global": {}} if request.mode == "global" else {"Replicated": {"Replicas": request.replicas}},
         "EndpointSpec": {"Ports": [_port(port) for port in request.ports]},
     }
 
@@ -263,6 +266,7 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
         "CapDrop": request.dropped() or None,
         "SecurityOpt": ["no-new-privileges:true"] if request.no_new_privileges else None,
         "LogConfig": {"Type": LOG_DRIVER, "Config": LOG_OPTIONS},
+        **options.of_host(request),
     }
     return _drop_none(
         {
@@ -273,6 +277,7 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
             "WorkingDir": request.workdir,
             "User": request.user,
             "Healthcheck": None if request.checks_health else NO_HEALTHCHECK,
+            **options.of_container(request),
             "Labels": _NOT_OF_THE_IMAGE | _labels(request, mark, defaults),
             "HostConfig": _drop_none(host),
         }

@@ -192,6 +192,7 @@ class FunctionService:
     async def _require_objects(self, request: RunRequest) -> None:
         await self._swarm.network_ids(request.networks)
         await self._swarm.secret_ids(request.secrets)
+        await self._swarm.config_ids(request.configs)
 
     async def _pin(self, request: RunRequest, by: Identity, warnings: list[str]) -> str:
         """Pin the image to the digest that it has now, and warn if nobody told it: each node then runs what it has."""

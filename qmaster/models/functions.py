@@ -91,6 +91,7 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("handler", "imageconfig"), 'use command, such as ["app.handler"]'),
     **dict.fromkeys(("imageuri", "packagetype", "code", "zipfile", "s3bucket"), "use image"),
     "memorysize": "use memory",
+    **dict.fromkeys(("gpus", "gpu", "devicerequests"), "use generic_resources"),
     **dict.fromkeys(("layers", "filesystemconfigs"), "not supported; put files into the image"),
     **dict.fromkeys(("description", "tags"), "use labels"),
     **dict.fromkeys(("role", "vpcconfig", "tracingconfig", "snapstart", "ephemeralstorage"), "not supported"),

@@ -14,6 +14,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..errors import BadRequest
+from . import compose
+from .compose import MAX_SIZE, Mount, MountField, UlimitField
 from .credentials import BOM, Credentials
 from .images import Reference
 from .units import numbers
@@ -26,7 +28,7 @@ LABEL_PREFIX = "io.qmaster."
 DOCKER_PREFIX = "com.docker."
 HOST_NETWORK = "host"
 CLEARED = [""]  # how Docker writes an entrypoint that disables the image's
-MAX_BODY = 64 * 1024
+MAX_BODY = 128 * 1024
 # Arrays and objects in a body, and their levels. Without a bound, decoding a body blocks the event loop for up to 30 ms
 # before any token is known; a thousand such bodies at once block it for half a minute.
 MAX_PARTS, MAX_DEPTH = 256, 32
@@ -38,6 +40,8 @@ MAX_AUTH = 16 * 1024
 MAX_NAME, MAX_OBJECT_NAME, MAX_USER, MAX_CONSTRAINT, MAX_PORT, MAX_WORKDIR = 63, 255, 255, 512, 64, 4096
 MAX_SHA256 = 255
 MAX_CAPABILITY = 64
+MAX_ENTRY, MAX_SIGNAL = 1024, 16
+MAX_STDIN = 64 * 1024
 MIN_CPUS = 0.01  # the kernel's minimum: a quota of 1 ms in a period of 100 ms
 NEVER: Final = "never"
 # Seconds.
@@ -45,6 +49,7 @@ WAIT = 60.0  # for ``"wait": true``
 MAX_WAIT = 86_400
 MIN_TIMEOUT = 0.1
 MAX_SECONDS = 3650 * 86_400
+MAX_GRACE = 3600  # between the signal that stops a run and SIGKILL
 MAX_DELAY = 86_400  # between two attempts, and of the window in which they count
 MAX_PIDS = 4_194_304  # the maximum of a 64-bit kernel
 
@@ -59,6 +64,7 @@ NOT_SHOWN = frozenset({"auth", "wait", "stdin"})
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _QUOTING, _WORD = re.compile(r"[\"'\\]"), re.compile(r"[^ \t\r\n]+")  # what shlex reads as quoting and as spaces
+RESOURCE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_./-]{0,63}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 # Swarm's rule for a service's name. A container's may be longer, but one rule is used for both.
@@ -69,6 +75,8 @@ PORT = r"^[0-9]{1,5}:[0-9]{1,5}(/(tcp|udp|sctp))?$(?!\n)"
 OBJECT_NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}$(?!\n)"
 USER = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]*)?$(?!\n)"
 WORKDIR = r"^/"
+SIGNAL = r"^(SIG)?[A-Z][A-Z0-9+-]{1,14}$(?!\n)|^[1-9][0-9]?$(?!\n)"
+HOSTNAME = r"^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?$(?!\n)"
 SHA256 = r"^[0-9a-fA-F]{64}$(?!\n)"
 CAPABILITY = r"^([cC][aA][pP]_)?[a-zA-Z][a-zA-Z_]{1,30}$(?!\n)"
 FUNCTIONS = r"^[a-z0-9*]([a-z0-9_*-]{0,46}[a-z0-9*])?$(?!\n)"
@@ -79,6 +87,8 @@ PATTERNS = {
     PORT: "PUBLISHED:TARGET, such as 8080:80, 8080:80/udp or 8080:80/sctp; an address or a range is not supported",
     OBJECT_NAME: "a name: up to 255 letters, digits, '.', - and _, beginning with a letter or digit",
     USER: "a user such as nobody or 1000:1000",
+    SIGNAL: "a signal, such as SIGINT or 2",
+    HOSTNAME: "the name of a host: up to 63 letters, digits, '.' and -",
     WORKDIR: "an absolute path, such as /srv",
     SHA256: "64 hexadecimal digits",
     FUNCTIONS: "the name of a function, or a pattern such as team-*",
@@ -88,6 +98,7 @@ PATTERNS = {
 Kind = Literal["service", "container"]
 PullPolicy = Literal["always", "missing", "never"]
 Restart = Literal["none", "on-failure", "any"]
+Mode = Literal["replicated", "global"]
 # Linux's capabilities (capabilities(7)), and Docker's word for all of them.
 CAPABILITIES = frozenset(
     """
@@ -102,6 +113,7 @@ Ttl = Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | Literal["never"]
 Names = Annotated[list[Annotated[str, Meta(pattern=OBJECT_NAME, max_length=MAX_OBJECT_NAME)]], Meta(max_length=64)]
 Constraint = Annotated[str, Meta(pattern=CONSTRAINT, max_length=MAX_CONSTRAINT)]
 Port = Annotated[str, Meta(pattern=PORT, max_length=MAX_PORT)]
+Entry = Annotated[str, Meta(min_length=1, max_length=MAX_ENTRY)]
 
 
 class RunFields(Struct, kw_only=True, frozen=True):
@@ -126,12 +138,36 @@ class RunFields(Struct, kw_only=True, frozen=True):
     no_new_privileges: bool = True
     healthcheck: bool | None = None
     pull_policy: PullPolicy | None = None
+    init: bool | None = None
+    stop_signal: Annotated[str, Meta(pattern=SIGNAL, max_length=MAX_SIGNAL)] | None = None
+    stop_grace_period: Annotated[float, Meta(ge=0, le=MAX_GRACE)] | None = None
+    hostname: Annotated[str, Meta(pattern=HOSTNAME, max_length=MAX_NAME)] | None = None
+    extra_hosts: Annotated[list[Entry], Meta(max_length=64)] | Annotated[dict[str, Entry], Meta(max_length=64)] = []
+    dns: Entry | Annotated[list[Entry], Meta(max_length=8)] = []
+    read_only: bool = False
+    tmpfs: Entry | Annotated[list[Entry], Meta(max_length=32)] = []
+    shm_size: Annotated[int, Meta(ge=1, le=MAX_SIZE)] | None = None
+    ulimits: dict[str, int | UlimitField] = {}
+    volumes: Annotated[list[Entry | MountField], Meta(max_length=32)] = []
+    configs: Names = []
+    generic_resources: Annotated[dict[str, Annotated[int, Meta(ge=1, le=1_000_000)]], Meta(max_length=16)] = {}
+
+    def mounts(self) -> list[Mount]:
+        """Return ``volumes`` and ``tmpfs``.
+
+        Raises:
+            ValueError: an entry is wrong.
+        """
+        return compose.mounts(self.volumes, self.tmpfs)
 
 
 class RunRequest(RunFields, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
     """The body of ``POST /run``, without the token. ``memory`` is in MiB, ``cpus`` in cores, times are seconds."""
 
     type: Kind = "service"
+    mode: Mode = "replicated"
+    gpus: Annotated[int, Meta(ge=1, le=1024)] | Literal["all"] | None = None
+    stdin: Annotated[str, Meta(max_length=MAX_STDIN)] | None = None
     auth: Annotated[str, Meta(max_length=MAX_AUTH)] | None = None
     name: Annotated[str, Meta(pattern=NAME, max_length=MAX_NAME)] | None = None
     replicas: Annotated[int, Meta(ge=1, le=10_000)] = 1
@@ -159,8 +195,9 @@ class RunRequest(RunFields, forbid_unknown_fields=True, omit_defaults=True, kw_o
         _check_env(self.env)
         _check_ports(self.ports)
         _check_unique("cap_drop", self.capabilities() or [])
-        for field in ("networks", "secrets", "ports"):
+        for field in ("networks", "secrets", "ports", "configs"):
             _check_unique(field, getattr(self, field))
+        self._check_shapes()
         if HOST_NETWORK in self.networks:
             raise ValueError(f"networks: the network {HOST_NETWORK} is not supported; use a swarm network")
         for field in ("max_attempts", "restart_delay", "restart_window"):
@@ -169,10 +206,32 @@ class RunRequest(RunFields, forbid_unknown_fields=True, omit_defaults=True, kw_o
         if self.type == "container":
             self._check_container()
 
+    def _check_shapes(self) -> None:
+        """Read the fields that are shaped as in Compose."""
+        if self.shm_size is not None and any(each.target == compose.SHARED_MEMORY for each in self.mounts()):
+            raise ValueError(f"shm_size: tmpfs has {compose.SHARED_MEMORY} already; leave one of them out")
+        self.mounts()
+        compose.hosts(self.extra_hosts)
+        compose.servers(self.dns)
+        compose.limits(self.ulimits)
+        for name in self.generic_resources:
+            if not RESOURCE.fullmatch(name):
+                raise ValueError(f"generic_resources: expected names such as gpu or nvidia.com/gpu; got {quote(name)}")
+        if self.mode == "global" and self.replicas != 1:
+            raise ValueError("replicas: a global service has one on each node; leave it out")
+        if self.type == "service":
+            for field, instead in (("gpus", "generic_resources"), ("stdin", "env or secrets")):
+                if getattr(self, field) is not None:
+                    raise ValueError(f"{field}: not supported for a service; use type container, or {instead}")
+
     def _check_container(self) -> None:
-        for field in ("constraints", "networks", "secrets", "ports"):
+        if self.mode == "global":
+            raise ValueError("mode: not supported for a container; leave it out, or use type service")
+        for field in ("constraints", "networks", "secrets", "ports", "configs", "generic_resources"):
             if getattr(self, field):
                 raise ValueError(f"{field}: not supported for a container; leave it out, or use type service")
+        if self.stdin is not None and self.restart != "none":
+            raise ValueError("stdin: is read once; leave restart out")
         if self.name is not None and len(self.name) < 2:
             raise ValueError("name: expected at least 2 characters for a container")
         if self.replicas != 1:

@@ -32,10 +32,9 @@ _NUMBER = re.compile(r"\b(a number|an integer)(?: or a string)?")
 _BOUND = re.compile(r"(?P<length>of length )?(?P<sign>[<>]=) (?P<number>[0-9.]+)")
 TYPO = 0.85  # the least similarity of a typing mistake to a known word; that of gpus and cpus is 0.75
 HOST = "not supported, because it could reach the host"
-NO_MOUNTS = "volumes and mounts are not supported; put files into the image, or small ones into {secrets}"
 ONE_OF_TWO = "use {memory} and {cpus}: each is the limit and the reservation"
 BACKGROUND = "not needed, because a run is in the background; {wait} waits for its end"
-NO_TERMINAL = "not supported: a run has no terminal and no standard input; use {command} and {env}"
+NO_TERMINAL = "not supported: a run has no terminal; use {command} and {stdin}"
 PROBES = "not supported; {healthcheck} switches the image's own HEALTHCHECK on or off"
 OWN_NETWORK = "use {networks}, the names of swarm networks; the host's network is not supported"
 AT_THE_TOP = "write its fields at the top, beside {image}"
@@ -88,15 +87,14 @@ ANSWERS: Mapping[str, str] = {
         ("expose", "exposedports", "containerport"),
         "not needed: in a network all ports are open; use {ports} to publish one",
     ),
-    **dict.fromkeys(("configs", "config", "configmap"), "not supported; use {secrets} or {env}"),
+    **dict.fromkeys(("config", "configmap"), "use {configs}"),
     **dict.fromkeys(
-        ("volumes", "volume", "volumemounts", "volumesfrom", "mounts", "mount", "binds", "bind"), NO_MOUNTS
+        ("volume", "volumemounts", "mounts", "mount", "binds", "bind"), "use {volumes}, such as NAME:/path"
     ),
-    **dict.fromkeys(("tmpfs", "shmsize", "volumedriver", "storageopt", "storageopts"), NO_MOUNTS),
-    **dict.fromkeys(
-        ("gpus", "gpu", "runtimeclassname", "genericresources", "genericresource"),
-        "not supported; use {constraints} to choose nodes that have them",
-    ),
+    **dict.fromkeys(("volumesfrom", "volumedriver", "storageopt", "storageopts"), "not supported; use {volumes}"),
+    **dict.fromkeys(("gpu", "devicerequests"), "use {gpus} for a container, {generic_resources} for a service"),
+    **dict.fromkeys(("genericresource",), "use {generic_resources}"),
+    "runtimeclassname": "not supported; use {constraints} to choose nodes",
     **dict.fromkeys(("privileged", "capadd", "capabilities", "devices", "device", "devicecgrouprule"), HOST),
     **dict.fromkeys(("securityopt", "securitycontext", "usernsmode", "userns", "cgroupparent", "cgroupns"), HOST),
     **dict.fromkeys(("pid", "pidmode", "ipc", "ipcmode", "uts", "utsmode", "hostnetwork", "hostpid", "hostipc"), HOST),
@@ -106,21 +104,19 @@ ANSWERS: Mapping[str, str] = {
     ),
     **dict.fromkeys(("activedeadlineseconds", "deadline", "maxruntime"), "use {timeout}"),
     **dict.fromkeys(("detach", "background", "async"), BACKGROUND),
-    **dict.fromkeys(("tty", "stdin", "interactive", "openstdin", "stdinopen", "attach"), NO_TERMINAL),
+    **dict.fromkeys(("tty", "attach"), NO_TERMINAL),
+    **dict.fromkeys(("interactive", "openstdin", "stdinopen"), "use {stdin}, a container's standard input as text"),
     **dict.fromkeys(("healthcmd", "livenessprobe", "readinessprobe", "startupprobe"), PROBES),
     **dict.fromkeys(("pidslimit", "limitpids", "pids"), "use {pids_limit}"),
     **dict.fromkeys(("nohealthcheck",), "use {healthcheck}"),
     **dict.fromkeys(("pull", "imagepullpolicy"), "use {pull_policy}: always, missing or never"),
-    **dict.fromkeys(
-        ("stopgraceperiod", "stoptimeout", "terminationgraceperiodseconds"), "not supported: a stop waits 10 s"
-    ),
-    **dict.fromkeys(("hostname", "domainname", "extrahosts", "addhost", "host", "hosts"), "not supported"),
-    **dict.fromkeys(
-        ("dns", "dnssearch", "dnsoption", "dnspolicy", "dnsconfig", "ip", "ip6", "macaddress"), "not supported"
-    ),
-    **dict.fromkeys(
-        ("init", "stopsignal", "ulimit", "ulimits", "readonly", "isolation", "platform", "mode"), "not supported"
-    ),
+    **dict.fromkeys(("stoptimeout", "terminationgraceperiodseconds"), "use {stop_grace_period}"),
+    **dict.fromkeys(("addhost", "hosts", "hostaliases"), "use {extra_hosts}, such as NAME:ADDRESS"),
+    **dict.fromkeys(("dnsconfig", "dnspolicy", "nameservers"), "use {dns}"),
+    **dict.fromkeys(("domainname", "dnssearch", "dnsoption", "host", "ip", "ip6", "macaddress"), "not supported"),
+    "ulimit": "use {ulimits}",
+    **dict.fromkeys(("readonlyrootfs", "readonlyrootfilesystem"), "use {read_only}"),
+    **dict.fromkeys(("isolation", "platform"), "not supported"),
     **dict.fromkeys(("logdriver", "logopt", "logging", "updateconfig", "rollbackconfig"), "not supported"),
     **dict.fromkeys(("schedule", "cron"), "not supported for a run; publish a function with schedules"),
     **dict.fromkeys(("build", "dependson", "profiles", "services"), "not supported: a run is one image"),
@@ -234,7 +230,8 @@ def explain(
         hint = get_type_hints(to)[field]
         number = "a number, or " if float in get_args(hint) else ""
         words = list(_choices(hint))
-        text = f"expected {number}{'one of ' if len(words) > 1 else ''}{', '.join(words)}"
+        one = f"expected {number}{'one of ' if len(words) > 1 else ''}{', '.join(words)}"
+        text = one if words else text[:1].lower() + text[1:]  # of a part of a field
         text += value_instead(field, document.get(field))
     else:
         text = _expected(text, patterns)

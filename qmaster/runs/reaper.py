@@ -24,11 +24,10 @@ from ..limiter import act_for
 from ..models.responses import Service
 from .reconciler import Reconciler
 from .results import ResultCollector
-from .status import ENDED_WITHIN, LONG_AGO, has_ended, nothing_runs, parse_time
+from .status import LONG_AGO, has_ended, nothing_runs, parse_time
 
 SETTLE = 2.0  # seconds from the end of a stopped service to its removal, so that other quartermasters record it
 KEPT = 5.0  # seconds that an ended run stays at least, whatever its ttl, for the same reason
-GRACE = ENDED_WITHIN.total_seconds()
 LOOK_EVERY = 0.25  # seconds
 AGAIN_EVERY = 1.0  # seconds between retries
 RECORD_WITHIN = 20.0  # seconds that a stop waits for the output of an ended run
@@ -223,13 +222,13 @@ class Reaper:
 
     async def _finish_service(self, service_id: str) -> None:
         """Remove a stopped service ``SETTLE`` after its tasks have ended, or after its grace period."""
-        began = time.monotonic()
+        began, within = time.monotonic(), self._reconciler.ends_within(service_id)
         ended = math.inf
         while (view := self._current(service_id)) is not None:
             now = time.monotonic()
             if nothing_runs(view):
                 ended = min(ended, now)
-            if now - ended > SETTLE or now - began > GRACE:
+            if now - ended > SETTLE or now - began > within:
                 await self._collector.record(view)
                 await self._remove_service(service_id)
                 return
@@ -245,12 +244,12 @@ class Reaper:
         if not await self._swarm.end(service_id, END, TIMED_OUT):
             return
         self._reconciler.look(service_id)
-        began = time.monotonic()
+        began, within = time.monotonic(), self._reconciler.ends_within(service_id)
         while (view := self._current(service_id)) is not None and not has_ended(view):
             await asyncio.sleep(LOOK_EVERY)
             if view.reason != "timeout" and view.status == "stopping":
                 return  # a stop has come meanwhile
-            if time.monotonic() - began > GRACE:  # its node is unreachable: the time decides that it has ended
+            if time.monotonic() - began > within:  # its node is unreachable: the time decides that it has ended
                 await self._reconciler.refresh(service_id)
                 self._reconciler.look(service_id)
 

@@ -188,6 +188,12 @@ class Reconciler:
         entry = self.cache.find(name_or_id, owner)
         return entry.current if entry else None
 
+    def ends_within(self, service_id: str) -> float:
+        """Return the seconds that the tasks of a service may take to end."""
+        entry = self.cache.entries.get(service_id)
+        within = status.GRACE + status.AFTER_GRACE
+        return (within if entry is None or entry.raw is None else status.ends_within(entry.raw)).total_seconds()
+
     def services(self) -> list[Service]:
         """Return the current views of all services and containers."""
         return self.cache.services()

@@ -67,6 +67,7 @@ class RunConfig(NamedTuple):
         reserved_ports: the ports that no run may publish, with what each is.
         own_container: the id of the container that this process runs in, or None.
         check_callback: raises Forbidden if the URL of a field is none that callbacks may go to.
+        bind_mounts: the host folders that runs may mount.
     """
 
     defaults: spec.Defaults
@@ -74,6 +75,7 @@ class RunConfig(NamedTuple):
     reserved_ports: Mapping[ports.Port, str] = ports.SWARM
     own_container: str | None = None
     check_callback: Callable[[str, str | None], None] = lambda field, url: None
+    bind_mounts: Collection[str] = ()
 
 
 class RunService:
@@ -240,8 +242,8 @@ class RunService:
         Raises:
             Forbidden: the token may not run this.
         """
-        defaults = self._config.defaults
-        return policy.allow(request, by.grant, self._config.registries, defaults.memory, defaults.ttl)
+        config, defaults = self._config, self._config.defaults
+        return policy.allow(request, by.grant, config.registries, defaults.memory, defaults.ttl, config.bind_mounts)
 
     async def _make(self, request: RunRequest, mark: spec.Stamp, warnings: list[str]) -> str:
         make = self._make_container if request.type == "container" else self._make_service
@@ -276,7 +278,11 @@ class RunService:
 
     async def _objects(self, request: RunRequest) -> spec.Objects:
         swarm = self._engine.swarm
-        return spec.Objects(await swarm.network_ids(request.networks), await swarm.secret_ids(request.secrets))
+        return spec.Objects(
+            await swarm.network_ids(request.networks),
+            await swarm.secret_ids(request.secrets),
+            await swarm.config_ids(request.configs),
+        )
 
     async def _create_service(
         self, body: Json, mark: spec.Stamp, intent: Intent, credentials: Credentials | None, callback: str | None = None
@@ -301,7 +307,7 @@ class RunService:
         body = spec.container(request, mark, self._config.defaults)
         await containers.prepare(request.image, credentials, request.pulls, warnings)
         await self._journal.intend(intent)
-        container_id = await containers.create(body, mark.name, credentials, request.pulls)
+        container_id = await containers.create(body, mark.name, credentials, request.pulls, request.stdin)
         try:
             await self._arm(container_id, mark, request.callback)
             await self._reconciler.adopt_container(container_id, mark.nonce)

@@ -52,8 +52,8 @@ NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
 # five tasks that Swarm keeps do not show whether a restart is due (see _restart_due).
 RESTART_NOTICED = timedelta(seconds=10)
 RESTART_DELAY = timedelta(seconds=5)  # Swarm's default
-# Docker's default stop grace period of 10 s, and 5 s: a task that has not ended by then is on an unreachable node.
-ENDED_WITHIN = timedelta(seconds=15)
+# A task that has not ended so long after its grace period, its own or Docker's, is on an unreachable node.
+GRACE, AFTER_GRACE = timedelta(seconds=10), timedelta(seconds=5)
 # Swarm's message for a task that it killed as unhealthy, before or after the first check passed (cluster/executor).
 _UNHEALTHY = re.compile(r"(?:task: non-zero exit \([0-9]{1,10}\): )?(?:dockerexec: )?unhealthy container")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -94,7 +94,7 @@ def service(
     labels = spec.get("Labels") or {}
     told_to_end = labels.get(END) if labels.get(END) in (IDLE, UPDATED) else None
     ending = None if told_to_end else labels.get(END)
-    overdue = ending is not None and now - (parse_time(raw.get("UpdatedAt")) or now) > ENDED_WITHIN
+    overdue = ending is not None and now - (parse_time(raw.get("UpdatedAt")) or now) > ends_within(raw)
     # When a service is being ended, replacement tasks wait for a node that does not exist.
     started = _without_unstarted(tasks, spec) if ending else tasks
     replaced = len(started) < len(tasks)
@@ -126,6 +126,12 @@ def service(
         cpus=cores(limits.get("NanoCPUs")),
         tasks=[task(t, nodes, is_per_node(spec)) for t in current],
     )
+
+
+def ends_within(raw: Json) -> timedelta:
+    """Return how long the tasks of a service may take to end."""
+    period = (raw["Spec"]["TaskTemplate"].get("ContainerSpec") or {}).get("StopGracePeriod")
+    return (timedelta(microseconds=period / 1000) if isinstance(period, int) else GRACE) + AFTER_GRACE
 
 
 def make_view(verdict: Verdict, labels: Mapping[str, str], result: Result | None, **fields: Any) -> Service:

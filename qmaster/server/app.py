@@ -236,7 +236,7 @@ class Server:
         store.listeners.append(announcer.versions_changed)
         registry_auth = RegistryAuth(Path(config.registry_auth_file) if config.registry_auth_file else None)
         registry_auth.load()
-        rules = Rules(_registries(config.registries), config.memory, config.ttl or None)
+        rules = Rules(_registries(config.registries), config.memory, config.ttl or None, config.bind_mounts)
         publishers = Publishers(lambda name: self.api.auth.holder(name), registry_auth.credentials)
         instances = Instances(
             engine,
@@ -416,6 +416,7 @@ def build_runs(
         {**ports.SWARM, **ports.of_engine(config.docker_host)},
         own_container_id(),
         receivers.check,
+        config.bind_mounts,
     )
     service = RunService(engine, journal, reconciler, reaper, recovery, options)
     reconciler.listeners += [collector.notice, reaper.notice, service.waiters.notice]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from ..models import units
+from ..models.compose import folder
 from ..models.validation import MAX_TOKEN
 
 MIN_MEMORY_MIB = 6  # the engine's own floor for a container
@@ -124,6 +125,12 @@ OPTIONS = (
         "The IP address at which instances reach this server; empty: this node's swarm address.",
     ),
     Option(
+        "--bind-mounts",
+        "QMASTER_BIND_MOUNTS",
+        "",
+        "Host folders that runs may mount, separated by commas; empty: none. A token needs mounts too.",
+    ),
+    Option(
         "--callbacks",
         "QMASTER_CALLBACKS",
         "",
@@ -172,6 +179,7 @@ class Config:
     registry_auth_file: str
     runtime_port: int
     advertise: str
+    bind_mounts: tuple[str, ...]
     callbacks: tuple[str, ...]
     webhook_key_file: str
     tls_cert: str
@@ -240,6 +248,7 @@ def load(flags: Mapping[str, str | None], environ: Mapping[str, str]) -> Config:
         registry_auth_file=raw["registry_auth_file"],
         runtime_port=_integer("--runtime-port", raw["runtime_port"], 0, 65535),
         advertise=_address("--advertise", raw["advertise"]),
+        bind_mounts=_folders(raw["bind_mounts"]),
         callbacks=_listed(raw["callbacks"]),
         webhook_key_file=raw["webhook_key_file"],
         tls_cert=_readable("--tls-cert", raw["tls_cert"]),
@@ -320,6 +329,14 @@ def _seconds(flag: str, text: str, other: str = "") -> float:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(one.strip() for one in text.split(",") if one.strip())
+
+
+def _folders(text: str) -> tuple[str, ...]:
+    folders = _listed(text)
+    try:
+        return tuple(map(folder, folders))
+    except ValueError as error:
+        raise ConfigError(f"--bind-mounts: {str(error).partition(': ')[2]}") from None
 
 
 def _origins(text: str) -> tuple[str, ...]:

@@ -416,7 +416,7 @@ async def test_no_body_is_an_empty_one(ask: Ask) -> None:
 
 
 async def test_a_body_of_just_the_bound_is_read(ask: Ask, run_service: FakeRunService) -> None:
-    """64 KiB are allowed, one byte more is not."""
+    """128 KiB are allowed, one byte more is not."""
     fits = json.dumps(IMAGE).encode().ljust(MAX_BODY)
     assert len(fits) == MAX_BODY
     assert (await ask("POST", "/run", fits)).code == 200

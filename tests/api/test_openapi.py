@@ -150,6 +150,7 @@ def test_what_a_caller_may_leave_out_is_not_required() -> None:
     assert not [name for name, each in schema["properties"].items() if "default" in each]
     told = {name: each["description"].partition(" Default: ")[2] for name, each in schema["properties"].items()}
     expected = {"type": "`service`.", "replicas": "`1`.", "restart": "`none`.", "no_new_privileges": "`true`."}
+    expected["mode"] = "`replicated`."
     assert {name: text for name, text in told.items() if text} == expected
 
 

@@ -366,3 +366,56 @@ def test_an_open_url_has_a_rule_of_its_own() -> None:
     policy.check_function(grant(functions=("*",), public=True), "f", "public")
     with pytest.raises(Forbidden, match=r"^public: .*; use url token$"):
         policy.check_function(grant(functions=("*",)), "f", "public")
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed", "rule"),
+    [
+        ({"volumes": ["team-x:/x"]}, {"volumes": ("team-*",)}, "volumes: this token may not use the volume 'team-x'"),
+        ({"volumes": ["/srv/x:/x"]}, {"mounts": frozenset({"/srv/x"})}, "mounts: this token may not mount the"),
+        ({"configs": ["c"]}, {"configs": frozenset({"c"})}, "configs: this token may not use 'c'"),
+        (
+            {"generic_resources": {"fpga": 1}},
+            {"resources": frozenset({"fpga"})},
+            "resources: this token may not",
+        ),
+        (
+            {"type": "container", "gpus": 1},
+            {"resources": frozenset({"gpu"})},
+            "resources: this token may not",
+        ),
+    ],
+)
+def test_what_a_token_uses_is_named_in_its_table(fields: dict[str, Any], allowed: dict[str, Any], rule: str) -> None:
+    """Nothing is allowed by default; the root token may all of it."""
+    folders = ("/srv/x",)
+    policy.allow(run(**fields), grant(**allowed), (), MEMORY, None, folders)
+    policy.allow(run(**fields), None, (), MEMORY, None, folders)
+    with pytest.raises(Forbidden) as caught:
+        policy.allow(run(**fields), grant(), (), MEMORY, None, folders)
+    assert str(caught.value).startswith(rule)
+
+
+def test_a_host_folder_is_one_of_the_server_s_for_all() -> None:
+    """Itself, and none below it, which a job could turn into a link; the root token is no exception."""
+    for source in ("/srv/x/below", "/srv", "/etc"):
+        for by in (None, grant(mounts=frozenset({source}))):
+            with pytest.raises(Forbidden, match=r"^--bind-mounts: "):
+                policy.allow(run(volumes=[f"{source}:/x"]), by, (), MEMORY, None, ("/srv/x",))
+
+
+def test_files_in_memory_count_as_memory() -> None:
+    """`shm_size` and the sizes of `tmpfs`; on top of the default memory too."""
+    fits = {"memory": 32, "shm_size": 16, "tmpfs": ["/a:size=8m", "/b:size=8m"]}
+    assert allow(run(**fits), grant(max_memory=64)).memory == 32
+    with pytest.raises(Forbidden, match=r"^max_memory: .* at most 63 MiB; got 64 MiB"):
+        allow(run(**fits), grant(max_memory=63))
+    with pytest.raises(Forbidden, match=r"^max_memory: "):
+        allow(run(shm_size=1), grant(max_memory=MEMORY))
+
+
+def test_every_node_is_more_than_so_many_replicas() -> None:
+    """A token with a limit of them has no global services."""
+    assert allow(run(mode="global"), grant()).mode == "global"
+    with pytest.raises(Forbidden, match=r"^max_replicas: "):
+        allow(run(mode="global"), grant(max_replicas=100))

@@ -193,7 +193,10 @@ EVERYTHING = [
     *("--secret", "s", "-p", "8080:80", "-p", "53:53/udp", "--timeout", "1.5", "--ttl", "0"),
     *("--callback", "https://hooks.example/done"),
     *("--pids-limit", "0", "--cap-drop", "ALL", "--cap-drop", "MKNOD", "--new-privileges", "--no-healthcheck"),
-    *("--pull", "never"),
+    *("--pull", "never", "--mode", "global", "--init", "--stop-signal", "INT", "--stop-grace-period", "1m"),
+    *("--hostname", "h", "--add-host", "a:10.0.0.1", "--dns", "10.0.0.2", "--read-only", "--tmpfs", "/t:size=1m"),
+    *("--shm-size", "64m", "--ulimit", "nofile=10:20", "--ulimit", "core=0", "-v", "data:/data:ro", "--config", "c"),
+    *("--generic-resource", "gpu=2", "--gpus", "all", "-i"),
 ]
 
 
@@ -232,6 +235,22 @@ def test_every_field_of_a_run_has_an_option(fake: FakeServer) -> None:
         "no_new_privileges": False,
         "healthcheck": False,
         "pull_policy": "never",
+        "mode": "global",
+        "init": True,
+        "stop_signal": "INT",
+        "stop_grace_period": 60.0,
+        "hostname": "h",
+        "extra_hosts": ["a:10.0.0.1"],
+        "dns": ["10.0.0.2"],
+        "read_only": True,
+        "tmpfs": ["/t:size=1m"],
+        "shm_size": 64,
+        "ulimits": {"nofile": {"soft": 10, "hard": 20}, "core": 0},
+        "volumes": ["data:/data:ro"],
+        "configs": ["c"],
+        "generic_resources": {"gpu": 2},
+        "gpus": "all",
+        "stdin": "",
         "auth": "eyJ1c2VybmFtZSI6ICJ1IiwgInBhc3N3b3JkIjogInAifQ==",
     }
 

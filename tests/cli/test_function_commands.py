@@ -62,7 +62,6 @@ def test_every_field_of_a_function_is_an_option() -> None:
     [
         ("--rm", ": not supported for a function"),
         ("--environment", ": use --env"),
-        ("--gpus", ": not supported; use --constraint to choose nodes that have them"),
         ("--max-instance", "; did you mean --max-instances?"),
         ("--frobnicate", ""),
     ],

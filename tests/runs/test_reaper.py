@@ -86,6 +86,9 @@ class Components(Fake, Reconciler):
     def look(self, service_id: str) -> None:
         pass
 
+    def ends_within(self, service_id: str) -> float:
+        return 0.3
+
     def earlier(self, service_id: str) -> list[Task]:
         return view("failed").tasks if self.ran else []
 
@@ -159,7 +162,7 @@ class Collector(ResultCollector):
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"SETTLE": 0.05, "KEPT": 0.2, "GRACE": 0.3, "LOOK_EVERY": 0.005, "AGAIN_EVERY": 0.005}.items():
+    for name, seconds in {"SETTLE": 0.05, "KEPT": 0.2, "LOOK_EVERY": 0.005, "AGAIN_EVERY": 0.005}.items():
         monkeypatch.setattr(reaper_module, name, seconds)
 
 
