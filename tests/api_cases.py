@@ -25,7 +25,7 @@ from qmaster.functions.service import FunctionService
 from qmaster.models.requests import Key, RunRequest, Started
 from qmaster.models.responses import DryRun, Node, Result, Service
 from qmaster.runs import status as lifecycle
-from qmaster.runs.listing import ListQuery
+from qmaster.runs.listing import Listed, ListQuery, Part
 
 TOKEN = "a-token-for-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -43,6 +43,7 @@ class FakeRunService:
         self.breaks: Exception | None = None  # a listing, behind its first page
         self.gate: asyncio.Event | None = None
         self.views: list[Service] = []
+        self.following: tuple[str, str] | None = None  # the key of a listing's last run
         self.settled: int | None = None
         self.replays = False
         self.warnings: tuple[str, ...] = ()
@@ -89,15 +90,16 @@ class FakeRunService:
         """Another each time, as ``views`` may be set anew, unless ``settled`` names one."""
         return object() if self.settled is None else self.settled
 
-    def there(self, by: Identity, wanted: ListQuery) -> list[Service]:
+    def there(self, by: Identity, wanted: ListQuery) -> Listed:
         self._ask("listing", wanted.removed)
         self._fail()
-        return list(filter(wanted.keeps, self.views))[: wanted.limit]
+        return Listed(list(filter(wanted.keeps, self.views))[: wanted.limit], self.following)
 
-    async def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
+    async def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[Part]:
         if wanted.removed:
             await self._note("listing", True)
-        yield [msgspec.json.encode(view) for view in self.views if wanted.keeps(view)][: wanted.limit]
+        rows = [msgspec.json.encode(view) for view in self.views if wanted.keeps(view)][: wanted.limit]
+        yield Part(rows, self.following)
         if self.breaks:
             raise self.breaks
 

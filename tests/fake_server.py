@@ -104,6 +104,7 @@ class FakeServer:
         self.stops_end = True
         self.begins: Json = {}
         self.swallow = False
+        self.next_page: str | None = None
         self.tls: ssl.SSLContext | None = None
         self.loop = asyncio.new_event_loop()
         self.port = 0
@@ -264,9 +265,9 @@ class _Functions(_Handler):
 
 class _List(_Handler):
     def get(self) -> None:
-        self.finish(
-            {"success": True, "cursor": f"{EPOCH}:0", "services": [job.view for job in self.fake.jobs.values()]}
-        )
+        services = [job.view for job in self.fake.jobs.values()]
+        page = self.fake.next_page
+        self.finish({"success": True, "cursor": f"{EPOCH}:0", "services": services, "next_page": page})
 
 
 class _Nodes(_Handler):

@@ -12,8 +12,7 @@ from fakes import (
 from swarm_cases import NODES, NOW
 
 from qmaster.events.journal import Journal
-from qmaster.events.rows import Intent, Page
-from qmaster.events.rows import Key as ListKey
+from qmaster.events.rows import Intent, Page, RemovedQuery
 from qmaster.models import results
 from qmaster.models.responses import Node, Service
 from qmaster.models.results import Line, Outcome, Output, TaskOutput
@@ -58,11 +57,11 @@ class FakeJournal(Fake, Journal):
         self.noted("keyed", name)
         return self.keys.get(name)
 
-    async def removed(self, before: ListKey, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
+    async def removed(self, wanted: RemovedQuery, show: Callable[[bytes], bytes | None]) -> Page:
         """Two of them a page."""
-        self.noted("removed", before)
-        theirs = {(v.created_at or "", v.id): v for v in self.stored.values() if owner in (None, v.owner)}
-        keys = sorted((key for key in theirs if key < before), reverse=True)
+        self.noted("removed", wanted)
+        theirs = {(v.created_at or "", v.id): v for v in self.stored.values() if wanted.owner in (None, v.owner)}
+        keys = sorted((key for key in theirs if key < wanted.before), reverse=True)
         shown = [(key, show(msgspec.json.encode(theirs[key]))) for key in keys[:2]]
         return Page([(key, one) for key, one in shown if one is not None], keys[1] if len(keys) > 2 else None)
 

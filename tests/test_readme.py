@@ -14,7 +14,7 @@ from documents import TEXT
 import qmaster
 from docs import ROOT, Row, as_pattern, code, lines_with_fence, routes, section, statuses, table
 from qmaster import errors, limiter
-from qmaster.api import base, bodies, events, limits, openapi, raw, runs, runtime
+from qmaster.api import base, bodies, events, filters, limits, openapi, raw, runtime
 from qmaster.api import runtime_connections as connections
 from qmaster.auth import authenticator, tokens
 from qmaster.auth.authenticator import Authenticator
@@ -197,7 +197,7 @@ def test_the_close_codes_are_those_of_the_stream() -> None:
 
 def test_the_filters_are_those_of_the_listing() -> None:
     """The table has each query parameter of ``GET /status``."""
-    assert sorted(column(table("Status"), "query")) == sorted(runs.FILTERS)
+    assert sorted(column(table("Status"), "query")) == sorted(filters.FILTERS)
 
 
 def test_the_status_words_are_those_of_the_messages() -> None:

@@ -21,6 +21,7 @@ from .openapi_parts import (
     CREATED,
     FLAG,
     LOG_QUERIES,
+    MOMENT,
     OPEN,
     READ,
     ROOT,
@@ -310,18 +311,31 @@ PATHS: Mapping[str, Json] = {
                     example=["team=blue"],
                 ),
                 query("name", STRINGS, "Only these exact names.", example=["nap"]),
+                query("owner", STRINGS, "Only the runs of these tokens; empty: what quartermaster did not start."),
+                query("reason", {"type": "array", "items": ref("schemas/Reason")}, "Only these reasons."),
+                query(
+                    "image",
+                    STRINGS,
+                    "Only these images: any tag if none is given, any digest of a tag; `*` as in a token's `images`.",
+                    example=["busybox"],
+                ),
                 query("function", STRING, "Only the instances of this function.", example="resize"),
+                query("since", MOMENT, "Only what was created then or later.", example="2026-11-22T20:29:03Z"),
+                query("until", MOMENT, "Only what was created before.", example="2026-11-23"),
                 query(
                     "limit",
                     {"type": "integer", "minimum": 1, "maximum": 10_000},
                     "The most to list.",
                     example=10,
                 ),
+                query("page", STRING, "The `next_page` of an answer: go on behind its last run."),
                 query("all", FLAG, "`1`: include removed runs, and the instances of functions.", example="1"),
             ],
             "responses": {
                 "200": answer(
-                    "The newest first.", "ListAnswer", {"success": True, "cursor": CURSOR, "services": [SERVICE]}
+                    "The newest first.",
+                    "ListAnswer",
+                    {"success": True, "cursor": CURSOR, "services": [SERVICE], "next_page": None},
                 ),
                 **guarded(507),
             },
@@ -622,6 +636,7 @@ def _answers(service: Json, accepted: Json) -> dict[str, Json]:
         **_array("CallbackView"),
         "description": "What became of its callback, at the quartermaster that sends it. Only if it has a `callback`.",
     }
+    next_page = {"type": ["string", "null"], "description": "The `page` that goes on; null: there are no more."}
     started = {
         "type": "object",
         "properties": {**view, "warnings": warnings, "callbacks": callbacks},
@@ -644,7 +659,7 @@ def _answers(service: Json, accepted: Json) -> dict[str, Json]:
             "description": "What would be run, with the image's digest if the registry was asked; nothing was started.",
         },
         "StopAnswer": _object(success=success, id=accepted["properties"]["id"]),
-        "ListAnswer": _object(success=success, cursor=STRING, services=_array("Service")),
+        "ListAnswer": _object(success=success, cursor=STRING, services=_array("Service"), next_page=next_page),
         "NodesAnswer": _object(success=success, cursor=STRING, nodes=_array("Node")),
         "Alive": _object(success=success, status={"type": "string", "const": "alive"}),
         "Ready": _object(success=success, status={"type": "string", "const": "ready"}),

@@ -73,6 +73,7 @@ def _or_text(schema: Json, pattern: str) -> Json:
 STRING: Json = {"type": "string"}
 DURATIONS: Json = {"type": "string", "pattern": f"^{DURATION}$"}
 STRINGS: Json = {"type": "array", "items": STRING}
+MOMENT: Json = {"anyOf": [{**STRING, "format": "date-time"}, {**STRING, "format": "date"}]}
 FLAG: Json = {"type": "string", "enum": ["1", "true", "0", "false"]}
 # OpenAPI 3.1: the names beside a scheme are the roles that the call needs. `{}`: the token may be in the body.
 RUN: list[Json] = [{"bearer": ["run"]}, {}]

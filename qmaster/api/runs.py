@@ -6,29 +6,28 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import msgspec
 import structlog
 
 from ..auth.authenticator import Authenticator, Identity
-from ..errors import BadRequest, HttpError
+from ..errors import HttpError
+from ..events.rows import Key
 from ..models import requests
 from ..models.requests import RunRequest, StopRequest
-from ..models.responses import Accepted, Service, Status
-from ..runs.listing import ListQuery
+from ..models.responses import Accepted, Service
+from ..runs.listing import Listed, ListQuery, Part
 from ..runs.results import is_over
 from ..runs.service import RunService
 from .base import SLICE, BaseHandler
+from .filters import FILTERS, page_cursor, read_filters
 from .limits import ConnectionLimiter
-from .queries import flag, limit, named_function, wait_seconds
+from .queries import flag, wait_seconds
 
-MAX_LIMIT = 10_000
 MAX_WHOLE = 1024 * 1024  # bytes of a listing that is sent as one body
 ENCODED_AT_ONCE = 32  # runs
 HELD = 2 * SLICE  # bytes that a chunked listing counts as unread
-TAIL = b"]}\n"  # of a listing
-FILTERS = ("status", "label", "name", "function", "limit", "all")
 
 log = structlog.get_logger(__name__)
 
@@ -40,32 +39,37 @@ class EncodedListing:
         self._key: tuple[object, str] | None = None
         self._body: bytes | None = None
 
-    def of(self, key: object, cursor: str, views: Callable[[], list[Service]]) -> bytes | None:
+    def of(self, key: object, cursor: str, listed: Callable[[], Listed]) -> bytes | None:
         """Return the body of a listing; None if its runs are over ``MAX_WHOLE`` bytes.
 
         Args:
             key: the query and the revision of the runs; equal ones have the same runs.
             cursor: the cursor in the body.
-            views: returns the runs.
+            listed: returns the runs.
         """
         if (key, cursor) != self._key:
-            self._body = _encoded(cursor, views())
+            self._body = _encoded(cursor, listed())
             self._key = key, cursor
         return self._body
 
 
-def _encoded(cursor: str, views: list[Service]) -> bytes | None:
-    parts, size = [], 0
+def _encoded(cursor: str, listed: Listed) -> bytes | None:
+    parts, size, views = [], 0, listed.views
     for start in range(0, len(views), ENCODED_AT_ONCE):
         parts.append(msgspec.json.encode(views[start : start + ENCODED_AT_ONCE])[1:-1])
         size += len(parts[-1])
         if size > MAX_WHOLE:
             return None
-    return _head(cursor) + b",".join(parts) + TAIL
+    return _head(cursor) + b",".join(parts) + _tail(listed.next)
 
 
 def _head(cursor: str) -> bytes:
     return b'{"success":true,"cursor":' + msgspec.json.encode(cursor) + b',"services":['
+
+
+def _tail(key: Key | None) -> bytes:
+    page = None if key is None else page_cursor(key)
+    return b'],"next_page":' + msgspec.json.encode(page) + b"}\n"
 
 
 class ServicesHandler(BaseHandler):
@@ -189,7 +193,7 @@ class StatusListHandler(ServicesHandler):
 
     async def get(self) -> None:
         identity = self.identify(self.document(), "read")
-        wanted = _wanted(self.parameters(*FILTERS))
+        wanted = read_filters(self.parameters(*FILTERS))
         cursor = self.cursor()
         self.set_header("Content-Type", "application/json")
         whole = None if wanted.removed else self._whole(identity, wanted, cursor)
@@ -205,14 +209,14 @@ class StatusListHandler(ServicesHandler):
         key = self.run_service.revision, identity.sees, wanted
         return self.encoded.of(key, cursor, lambda: self.run_service.there(identity, wanted))
 
-    async def _stream(self, cursor: str, pages: AsyncIterator[list[bytes]]) -> None:
-        """Send a listing page by page; each page is read once the client has taken the one before it."""
+    async def _stream(self, cursor: str, parts: AsyncIterator[Part]) -> None:
+        """Send a listing part by part; each is read once the client has taken the one before it."""
         self.write(_head(cursor))
-        separator, buffered, begun = b"", 0, False
+        separator, buffered, begun, following = b"", 0, False, None
         try:
-            async with contextlib.aclosing(cast(Any, pages)):
-                async for page in pages:
-                    rows = b",".join(page)
+            async with contextlib.aclosing(cast(Any, parts)):
+                async for part in parts:
+                    rows, following = b",".join(part.rows), part.next
                     if rows:
                         self.write(separator + rows)
                         separator, buffered = b",", buffered + len(rows)
@@ -228,20 +232,4 @@ class StatusListHandler(ServicesHandler):
             log.warning("listing_cut_off", request=self.request_id, reason=str(error))
             self.client_stream.close()  # so that no client takes it for complete
             return
-        self.write(TAIL)
-
-
-def _wanted(query: dict[str, list[str]]) -> ListQuery:
-    """Read the filters ``status``, ``name``, ``label``, ``function``, ``limit`` and ``all``.
-
-    Raises:
-        BadRequest: a filter is wrong.
-    """
-    statuses = frozenset(query.get("status", ()))
-    if not statuses <= set(get_args(Status)):
-        raise BadRequest(f"status: expected one of {', '.join(get_args(Status))}")
-    labels = tuple(label.partition("=") for label in query.get("label", ()))
-    if any(not key for key, _, _ in labels):
-        raise BadRequest("label: expected key=value, or key")
-    names, most = frozenset(query.get("name", ())), limit(query.get("limit"), MAX_LIMIT)
-    return ListQuery(statuses, names, labels, most, flag("all", query.get("all")), named_function(query))
+        self.write(_tail(following))

@@ -19,6 +19,7 @@ from .client import ClientError, Json, Lost, RetryPolicy
 from .run import OWN_FAILURE, LineWriter, Run, Signals, body_of
 from .values import DURATION, SIZE, Duration, Word
 
+FILTERS = ("status", "name", "label", "owner", "reason", "image", "since", "until", "limit", "page", "all")
 UNREAD = (
     "standard input has data, which a service cannot take: use --type container, COMMAND or --env, or write "
     "</dev/null if it is meant for something else"
@@ -174,13 +175,17 @@ async def stop(to: Connection, ids: tuple[str, ...]) -> int:
 
 @client_command("status")
 @click.argument("id", required=False)
-@click.option(
-    "--status", "statuses", multiple=True, metavar="STATUS", help="Only with this status; several: any of them."
-)
-@click.option("--name", "names", multiple=True, help="Only with exactly this name; several: any of them.")
-@click.option("--label", "-l", "labels", multiple=True, metavar="KEY[=VALUE]", help="Only with this label.")
+@click.option("--status", multiple=True, metavar="STATUS", help="Only with this status; several: any of them.")
+@click.option("--name", multiple=True, help="Only with exactly this name; several: any of them.")
+@click.option("--label", "-l", multiple=True, metavar="KEY[=VALUE]", help="Only with this label.")
+@click.option("--owner", multiple=True, metavar="TOKEN", help="Only of this token; several: any of them.")
+@click.option("--reason", multiple=True, metavar="REASON", help="Only with this reason; several: any.")
+@click.option("--image", multiple=True, help="Only of this image, of any tag if it has none; several: any.")
+@click.option("--since", metavar="TIME", help="Only what was created then or later: a time, a day, or 90m ago.")
+@click.option("--until", metavar="TIME", help="Only what was created before.")
 @click.option("--limit", type=int, metavar="N", help="How many at most.")
-@click.option("--all", "-a", "everything", is_flag=True, help="Also those that were removed.")
+@click.option("--page", metavar="CURSOR", help="Go on behind the last one of an earlier list.")
+@click.option("--all", "-a", is_flag=True, help="Also those that were removed.")
 @click.option("--quiet", "-q", is_flag=True, help="Print the ids only.")
 async def status(
     to: Connection,
@@ -193,11 +198,7 @@ async def status(
         if any(value not in ((), None, False) for value in filters.values()):
             raise ConfigError("status: filters cannot be combined with an ID")
         return _show_one(await to.client.call("GET", f"/status/{quote(id, safe='')}"), to.as_json, quiet)
-    several = {"status": filters["statuses"], "name": filters["names"], "label": filters["labels"]}
-    query = [(name, value) for name, values in several.items() for value in values]
-    query += [("limit", str(filters["limit"]))] if filters["limit"] is not None else []
-    query += [("all", "1")] if filters["everything"] else []
-    answer = await to.client.call("GET", "/status", query=query)
+    answer = await to.client.call("GET", "/status", query=_query(filters))
     if quiet:
         sys.stdout.writelines(one["id"] + "\n" for one in answer["services"])
         sys.stdout.flush()
@@ -205,7 +206,17 @@ async def status(
         show_json(answer)
     else:
         show_table(tables.SERVICES, tables.services(answer["services"], datetime.now(UTC)))
+    if answer.get("next_page") and not (quiet or to.as_json):
+        to.screen.say(f"there are more: --page {answer['next_page']}")
     return 0
+
+
+def _query(filters: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the query of a listing from its options."""
+    given = {name: filters[name] for name in FILTERS}
+    several = {name: value if isinstance(value, tuple) else (value,) for name, value in given.items()}
+    pairs = [(name, one) for name, some in several.items() for one in some if one is not None and one is not False]
+    return [(name, "1" if one is True else str(one)) for name, one in pairs]
 
 
 def _show_one(one: Json, as_json: bool, quiet: bool) -> int:

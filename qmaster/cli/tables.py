@@ -272,10 +272,23 @@ def details(one: Json) -> list[str]:
     for key in ("timeout", "ttl"):
         if shown.get(key) is not None:
             shown[key] = f"{shown[key]:g} s"
+    asked = shown.pop("spec", None) or {}
     lines = [(key, value) for key, value in shown.items() if value is not None]
+    lines += [(key, _asked(value)) for key, value in asked.items() if key not in one]
     lines += [("attempt", _ended(attempt)) for attempt in attempts]
     lines += [("told", _told(callback)) for callback in told]
     return [f"{key + ':':<13} {clean(str(value))}" for key, value in lines]
+
+
+def _asked(value: Any) -> str:
+    """Return the value of a field that a run was started with."""
+    if isinstance(value, str):
+        return value
+    return ", ".join(value) if value and isinstance(value, list) and all(map(_is_text, value)) else json.dumps(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def event(one: Json) -> str:

@@ -26,7 +26,7 @@ from ..limiter import FairLimiter
 from . import retention, rows
 from .epoch import boot_id, find_doubt, read_mark, write_mark
 from .retention import ANSWERS_KEPT_FOR
-from .rows import Intent, Key, NewEvent, Page, Record, StoredEvent
+from .rows import Intent, NewEvent, Page, Record, RemovedQuery, StoredEvent
 from .schema import scalar, upgrade
 
 T = TypeVar("T")
@@ -236,15 +236,14 @@ class Journal:
         query = "SELECT id, kind, name, removed, view, body, owner FROM records WHERE NOT removed"
         return await self.read(lambda db: [Record(*row) for row in db.execute(query)])
 
-    async def removed(self, before: Key, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
+    async def removed(self, wanted: RemovedQuery, show: Callable[[bytes], bytes | None]) -> Page:
         """Return a page of the last views of removed runs, the newest first.
 
         Args:
-            before: the key that the page begins before.
-            owner: whose runs; None: all.
+            wanted: which runs.
             show: converts a view for the listing, or returns None to leave it out; runs in the journal's thread.
         """
-        return await self.read(lambda db: rows.removed(db, before, owner, show))
+        return await self.read(lambda db: rows.removed(db, wanted, show))
 
     async def keyed(self, name: str) -> tuple[bytes, str] | None:
         """Return the last view of the newest run with this name, and the digest of its request."""

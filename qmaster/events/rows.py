@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from .retention import kept_from, pruned
-from .schema import REMOVED_RUN, scalar
+from .schema import scalar
 
 PAGE_BYTES = 64 * 1024  # size of a page of a listing; its last row may exceed this
 EVENTS_BYTES = 256 * 1024  # size of a page of events; its last event may exceed this
@@ -81,6 +81,28 @@ class Intent(NamedTuple):
 Key = tuple[str, str]  # of a run in a listing: its time of creation and its id
 
 
+class RemovedQuery(NamedTuple):
+    """Which removed runs to list: those that match all of these; empty matches all.
+
+    Attributes:
+        before: the key that the listing begins before.
+        since: the first time of creation (RFC 3339).
+        owner: whose runs; None: all.
+        names: the names.
+        reasons: the reasons.
+        function: the function that they are instances of.
+        image: a part of the image.
+    """
+
+    before: Key
+    since: str = ""
+    owner: str | None = None
+    names: Collection[str] = ()
+    reasons: Collection[str] = ()
+    function: str | None = None
+    image: str = ""
+
+
 class Page(NamedTuple):
     """Runs of a listing with their keys, the newest first; ``next`` is the key to continue before, None at the end."""
 
@@ -140,16 +162,17 @@ def record(db: sqlite3.Connection, name_or_id: str, owner: str | None) -> bytes 
     return None
 
 
-def removed(db: sqlite3.Connection, before: Key, owner: str | None, show: Callable[[bytes], bytes | None]) -> Page:
-    """Return a page of removed runs, the newest first, that begins before a key; ``show`` converts or drops a view."""
-    of = "owner = ?3" if owner is not None else "?3 IS NULL"
+def removed(db: sqlite3.Connection, wanted: RemovedQuery, show: Callable[[bytes], bytes | None]) -> Page:
+    """Return a page of removed runs, the newest first; ``show`` converts or drops a view."""
+    conditions, values = _conditions(wanted)
+    index = "" if wanted.owner is None else "INDEXED BY removed_runs_by_owner"
     query = (
-        f"SELECT created, id, view FROM records WHERE {REMOVED_RUN} AND {of}"  # noqa: S608 - text of ours
-        " AND (created, id) < (?1, ?2) ORDER BY created DESC, id DESC"
+        f"SELECT run.created, run.id, view FROM removed_runs AS run {index} CROSS JOIN records USING (id)"  # noqa: S608
+        f" WHERE {' AND '.join(conditions)} ORDER BY run.created DESC, run.id DESC"
     )
     shown: list[tuple[Key, bytes]] = []
     size = scanned = 0
-    with contextlib.closing(db.execute(query, (*before, owner))) as rows:
+    with contextlib.closing(db.execute(query, values)) as rows:
         for created, run_id, view in rows:
             one = show(view)
             if one is not None:
@@ -159,3 +182,20 @@ def removed(db: sqlite3.Connection, before: Key, owner: str | None, show: Callab
             if size >= PAGE_BYTES or scanned >= SCANNED_BYTES:
                 return Page(shown, (created, run_id))
     return Page(shown, None)
+
+
+def _conditions(wanted: RemovedQuery) -> tuple[list[str], list[str]]:
+    """Return conditions in SQL on removed runs, and their values."""
+    conditions, values = ["(run.created, run.id) < (?, ?)", "run.created >= ?"], [*wanted.before, wanted.since]
+    for column, value in (("owner", wanted.owner), ("function", wanted.function)):
+        if value is not None:
+            conditions.append(f"run.{column} = ?")
+            values.append(value)
+    for column, several in (("name", wanted.names), ("reason", wanted.reasons)):
+        if several:
+            conditions.append(f"run.{column} IN ({', '.join('?' * len(several))})")
+            values += several
+    if wanted.image:
+        conditions.append("instr(run.image, ?)")
+        values.append(wanted.image)
+    return conditions, values

@@ -40,23 +40,43 @@ CREATE INDEX outcomes_by_owner ON outcomes (owner, at, size, id);
 PRAGMA user_version = 4;
 """
 
-# Listings of removed runs are ordered by ``created``, and those of instances are few for each ``function``. Both are
-# computed from the view, so that the rows of an older version have them too.
+# Computed from the view, so that the rows of an older version have them too: the order of listings, and the function of
+# instances.
 _TEXT = "CASE WHEN json_valid(CAST(view AS TEXT)) THEN CAST(view AS TEXT) END"
-_CREATED = f"coalesce(json_extract({_TEXT}, '$.created_at'), '')"
-ADD_CREATED = f"ALTER TABLE records ADD COLUMN created TEXT GENERATED ALWAYS AS ({_CREATED}) VIRTUAL;"
-_FUNCTION = f"json_extract({_TEXT}, '$.function.name')"
-ADD_FUNCTION = f"ALTER TABLE records ADD COLUMN function TEXT GENERATED ALWAYS AS ({_FUNCTION}) VIRTUAL;"
-REMOVED_RUN = "removed AND kind = 'service'"
+COMPUTED = {
+    "created": f"coalesce(json_extract({_TEXT}, '$.created_at'), '')",
+    "function": f"json_extract({_TEXT}, '$.function.name')",
+}
 # ``removed`` is a column of the first index because SQLite would otherwise look up every row in the table, and pruning
 # would block the journal for seconds.
-INDEXES = f"""
+INDEXES = """
 DROP INDEX IF EXISTS removed_by_owner;
+DROP INDEX IF EXISTS listed_by_time;
+DROP INDEX IF EXISTS listed_by_owner;
 CREATE INDEX IF NOT EXISTS removed_by_age ON records (owner, at, size, removed) WHERE removed;
-CREATE INDEX IF NOT EXISTS listed_by_time ON records (created, id) WHERE {REMOVED_RUN};
-CREATE INDEX IF NOT EXISTS listed_by_owner ON records (owner, created, id) WHERE {REMOVED_RUN};
 CREATE INDEX IF NOT EXISTS removed_instances ON records (function, at, id) WHERE removed AND function IS NOT NULL;
 """
+
+# The removed runs in the order of listings, with the columns that filter them. No index of ``records`` covers a
+# computed column: a filter that matches few of 100,000 runs would look up each row, in 500 ms instead of 20. Triggers
+# keep the table, also where an older version writes.
+LIST_REMOVED = (
+    f"INSERT OR REPLACE INTO removed_runs SELECT created, id, owner, name, json_extract({_TEXT}, '$.reason'),"  # noqa: S608
+    f" json_extract({_TEXT}, '$.image'), function FROM records WHERE removed AND kind = 'service'"
+)
+LISTED = f"""
+CREATE TABLE IF NOT EXISTS removed_runs (
+    created TEXT NOT NULL, id TEXT NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL, reason TEXT, image TEXT,
+    function TEXT, PRIMARY KEY (created, id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS removed_runs_by_owner ON removed_runs (owner, created, id, name, reason, image, function);
+CREATE TRIGGER IF NOT EXISTS removed_run_added AFTER INSERT ON records WHEN NEW.removed AND NEW.kind = 'service' BEGIN
+    {LIST_REMOVED} AND id = NEW.id;
+END;
+CREATE TRIGGER IF NOT EXISTS removed_run_deleted AFTER DELETE ON records WHEN OLD.removed AND OLD.kind = 'service' BEGIN
+    DELETE FROM removed_runs WHERE created = OLD.created AND id = OLD.id;
+END;
+"""  # noqa: S608 - text of ours
 
 # Answers of calls with an Idempotency-Key; NULL: the call was begun. An older version ignores the table.
 ANSWERS = """
@@ -194,9 +214,14 @@ def _make_shrinkable(db: sqlite3.Connection, path: Path) -> None:
 def _add_computed(db: sqlite3.Connection) -> None:
     """Add the computed columns, the indexes and the tables that an older version ignores."""
     columns = {row[1] for row in db.execute("PRAGMA table_xinfo(records)")}
-    steps = {"created": ADD_CREATED, "function": ADD_FUNCTION}
-    step = " ".join(step for column, step in steps.items() if column not in columns)
-    db.executescript(f"BEGIN; {step} {INDEXES} {ANSWERS} {INVOCATIONS} {TICKS} {CALLBACKS} COMMIT;")
+    is_listed = scalar(db, "SELECT count(*) FROM sqlite_master WHERE name = 'removed_runs'")
+    step = " ".join(
+        f"ALTER TABLE records ADD COLUMN {column} TEXT GENERATED ALWAYS AS ({value}) VIRTUAL;"
+        for column, value in COMPUTED.items()
+        if column not in columns
+    )
+    step += f" {INDEXES} {LISTED} {'' if is_listed else LIST_REMOVED};"
+    db.executescript(f"BEGIN; {step} {ANSWERS} {INVOCATIONS} {TICKS} {CALLBACKS} COMMIT;")
 
 
 def scalar(db: sqlite3.Connection, query: str) -> int:

@@ -58,11 +58,11 @@ class FunctionLogs:
     async def removed(self, name: str) -> list[Service]:
         """Return the last instances that are in the journal alone, the oldest first."""
         found: list[Service] = []
-        pages = self._run_service.listing(Identity(ROOT), ListQuery(removed=True, function=name))
-        async with contextlib.aclosing(cast(Any, pages)):
+        parts = self._run_service.listing(Identity(ROOT), ListQuery(removed=True, function=name))
+        async with contextlib.aclosing(cast(Any, parts)):
             searched = 0
-            async for page in pages:
-                views = (msgspec.json.decode(each, type=Service) for each in page)
+            async for part in parts:
+                views = (msgspec.json.decode(each, type=Service) for each in part.rows)
                 found += [view for view in views if view.status == "removed"]
                 searched += 1
                 if len(found) >= MAX_REMOVED or searched >= MAX_PAGES:

@@ -109,6 +109,19 @@ class Pattern:
             return image.digest is None and _like(self.tag, image.tag or "latest")
         return True
 
+    def names(self, image: Reference) -> bool:
+        """Return whether the pattern names an image that is pinned: its tag counts too, beside its digest."""
+        if not self.has_repository(image):
+            return False
+        if self.digest is not None:
+            return image.digest == self.digest
+        return self.tag is None or _like(self.tag, image.tag or "latest")
+
+    @property
+    def literal(self) -> str:
+        """A text that every image that matches has, however it is written."""
+        return max(self.parts[-1].split("*"), key=len)
+
     def has_repository(self, image: Reference) -> bool:
         """Return whether the pattern names the repository of an image, whatever its tag or digest."""
         return image.domain == self.domain and self._has_path(image.path.split("/"))

@@ -37,7 +37,7 @@ from ..models.credentials import Credentials
 from ..models.requests import Key, Kind, RunRequest, Started
 from ..models.responses import ROOT, CallbackView, DryRun, Node, Service, warn_of_older_nodes
 from .idempotency import IdempotencyStore
-from .listing import Listing, ListQuery
+from .listing import Listed, Listing, ListQuery, Part
 from .reaper import Reaper
 from .reconciler import Reconciler
 from .recovery import Recovery
@@ -398,19 +398,19 @@ class RunService:
             return await self._callbacks.views("run", view.id)
         return []
 
-    def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
-        """Yield the swarm's services and quartermaster's containers on this engine as JSON, in pages, the newest first.
+    def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[Part]:
+        """Yield the swarm's services and quartermaster's containers on this engine as JSON, in parts, the newest first.
 
         A token other than root's gets only its own runs.
         """
-        return self._listing.pages(by.sees, wanted)
+        return self._listing.parts(by.sees, wanted)
 
     @property
     def revision(self) -> int:
         """How often the runs have changed: ``there`` returns the same until it grows."""
         return self._reconciler.cache.revision
 
-    def there(self, by: Identity, wanted: ListQuery) -> list[Service]:
+    def there(self, by: Identity, wanted: ListQuery) -> Listed:
         """Return the runs of a listing that are not removed."""
         return self._listing.there(by.sees, wanted)
 

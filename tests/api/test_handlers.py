@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -28,7 +29,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httputil import HTTPHeaders
 
 from qmaster import errors
-from qmaster.api import queries, runs
+from qmaster.api import filters, queries, runs
 from qmaster.api.limits import MAX_READ
 from qmaster.models.requests import MAX_BODY, body_digest
 from qmaster.models.responses import Service
@@ -225,10 +226,44 @@ async def test_a_large_listing_is_sent_in_pieces(
     run_service.views = views()
     answer = await ask("GET", "/status" + query)
     shown = document(answer)
-    assert (list(shown), answer.headers["Transfer-Encoding"]) == (["success", "cursor", "services"], "chunked")
+    assert list(shown) == ["success", "cursor", "services", "next_page"]
+    assert answer.headers["Transfer-Encoding"] == "chunked"
     assert [view["id"] for view in shown["services"]] == ["s1", "s2", CONTAINER_ID]
     answer = await ask("HEAD", "/status" + query)
     assert (answer.code, answer.body, answer.headers.get("Content-Length")) == (200, b"", None)
+
+
+@pytest.mark.parametrize("query", ["?limit=1", "?limit=1&all=1"])
+async def test_a_page_says_where_the_next_one_begins(ask: Ask, run_service: FakeRunService, query: str) -> None:
+    """As text for `page`, which is behind that run; null where there is no more."""
+    run_service.views = views()
+    assert document(await ask("GET", "/status" + query))["next_page"] is None
+    run_service.following = ("2026-01-01T00:00:00.5Z", "s1")
+    following = document(await ask("GET", "/status" + query))["next_page"]
+    assert filters.read_filters({"page": [following]}).page == run_service.following
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("2026-11-22", "2026-11-22T00:00:00.000000000"),
+        ("2026-11-22T20:29:03Z", "2026-11-22T20:29:03.000000000"),
+        ("2026-11-22t20:29:03.5z", "2026-11-22T20:29:03.500000000"),
+        ("2026-11-22T00:29:03.123456789+01:00", "2026-11-21T23:29:03.123456789"),
+        ("2026-11-22T00:29:03 01:00", "2026-11-21T23:29:03.000000000"),
+        ("2026-11-22T00:29:03-00:30", "2026-11-22T00:59:03.000000000"),
+    ],
+)
+def test_a_time_is_read_in_utc(given: str, read: str) -> None:
+    """With as many decimals as there are; the plus of an offset may have become a space."""
+    assert filters.read_filters({"since": [given]}).since == filters.read_filters({"until": [given]}).until == read
+
+
+def test_a_time_may_be_how_long_ago() -> None:
+    """As Compose writes durations."""
+    ago = filters.read_filters({"since": ["1h30m"]}).since
+    passed = datetime.now(UTC) - datetime.fromisoformat(ago[:26] + "+00:00")
+    assert timedelta(minutes=90) <= passed < timedelta(minutes=95)
 
 
 async def test_a_small_listing_says_its_length(ask: Ask, run_service: FakeRunService) -> None:
@@ -286,6 +321,23 @@ async def test_what_is_removed_is_listed_where_it_is_asked_for(
         ("limit=-1", "limit"),
         ("limit=", "limit"),
         ("limit=1&limit=2", "limit"),
+        ("reason=late", "reason: expected one of exit, oom"),
+        ("image=", "image"),
+        ("image=UPPER", "image"),
+        ("image=sha256:" + "a" * 64, "image: an image ID is not supported"),
+        ("image=*", "image"),
+        ("since=", "since: expected a time such as 2026-11-22T20:29:03Z"),
+        ("until=yesterday", "until: expected a time such as"),
+        ("since=2026-02-30", "since"),
+        ("since=2026-01-01T00:00:00", "since"),
+        ("since=2026-01-01&since=2026-01-01", "since"),
+        ("since=0001-01-01T00:00:00%2B01:00", "since"),
+        ("since=999999999999w", "since"),
+        ("page=", "page: expected the next_page of an answer"),
+        ("page=%C3%A9", "page"),
+        ("page=AAAA", "page"),
+        ("page=" + "a" * 600, "page"),
+        ("page=IHM&page=IHM", "page"),
         ("all=yes", "all"),
         ("all=1&all=1", "all"),
         ("state=running", "unknown query parameter 'state'"),

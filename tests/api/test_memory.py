@@ -106,7 +106,7 @@ def test_a_large_listing_takes_little_memory(server: Server, measured: Callable[
     before = rss(server)
     reply = server.call("GET", "/status?all=1", token=TOKENS["mallory"])
     assert [one["id"] for one in reply["services"]] == [f"mallory{n}" for n in reversed(range(RUNS))]
-    assert set(reply.json) == {"success", "cursor", "services"}
+    assert set(reply.json) == {"success", "cursor", "services", "next_page"}
     one = server.call("GET", "/status?all=1&limit=1&label=k1", token=TOKENS["mallory"])
     assert [view["id"] for view in one["services"]] == [f"mallory{RUNS - 1}"]
     head = server.call("HEAD", "/status?all=1", token=TOKENS["mallory"])

@@ -14,7 +14,7 @@ from fakes import grant
 
 from docs import as_pattern, routes, statuses
 from qmaster import errors
-from qmaster.api import events, invocations, logs, openapi, openapi_functions, queries, runs
+from qmaster.api import events, filters, invocations, logs, openapi, openapi_functions, queries
 from qmaster.auth.authenticator import BURST
 from qmaster.auth.tokens import SCOPES
 from qmaster.events import cloudevents, frames
@@ -85,7 +85,7 @@ def test_every_route_is_described() -> None:
 
 def test_the_query_parameters_are_those_of_the_handlers() -> None:
     """Of the listing, of one, and of the stream."""
-    assert sorted(names("/status")) == sorted(runs.FILTERS)
+    assert sorted(names("/status")) == sorted(filters.FILTERS)
     assert names("/status/{id}") == ["wait"]
     assert sorted(names("/logs/{id}")) == sorted(names("/functions/{name}/logs")) == sorted(logs.PARAMETERS)
     assert sorted(names("/events")) == sorted(events.PARAMETERS)

@@ -705,17 +705,46 @@ def test_the_filters_are_the_api_s(fake: FakeServer) -> None:
     args = ["--status", "running", "--status", "failed", "--name", "a b", "-l", "x=y", "--limit", "3", "--all"]
     assert qmaster(fake, "status", *args).returncode == 0
     assert fake.asked[0][1] == "/status?status=running&status=failed&name=a+b&label=x%3Dy&limit=3&all=1"
+    args = [
+        "--owner",
+        "",
+        "--reason",
+        "oom",
+        "--image",
+        "busybox:1",
+        "--since",
+        "90m",
+        "--until",
+        "2026-11-22",
+        "--page",
+        "x",
+    ]
+    assert qmaster(fake, "status", "--limit", "0", *args).returncode == 0
+    more = "owner=&reason=oom&image=busybox%3A1&since=90m&until=2026-11-22&limit=0&page=x"
+    assert fake.asked[1][1] == f"/status?{more}"
+
+
+def test_a_list_that_is_not_whole_says_so(fake: FakeServer) -> None:
+    """With the option that goes on; where only ids are printed, and in the JSON that has it, it is not said."""
+    fake.add(service("job-1"))
+    fake.next_page = "abc"
+    assert qmaster(fake, "status", "--limit", "1").stderr == b"qmaster: there are more: --page abc\n"
+    assert qmaster(fake, "status", "--limit", "1", "--quiet").stderr == b""
+    assert json.loads(qmaster(fake, "status", "--json").stdout)["next_page"] == "abc"
 
 
 def test_status_of_one_shows_all(fake: FakeServer) -> None:
     """A line a field, and its tasks."""
-    fake.add(service("job-1", error="no such thing", labels={"team": "blue"}))
+    spec = {"image": "busybox", "command": "echo", "env": ["A", "B"], "restart": "any", "replicas": 2, "tmpfs": []}
+    fake.add(service("job-1", error="no such thing", labels={"team": "blue"}, spec=spec))
     text = qmaster(fake, "status", "job-1").stdout.decode()
     for words in (
         "id:           job-1",
         "labels:       team=blue",
         "error:        no such thing",
         "1 desired, 1 running",
+        "env:          A, B",
+        "restart:      any",
     ):
         assert words in text
     assert text.splitlines()[-1].split()[:3] == ["1", "worker-1", "running"]

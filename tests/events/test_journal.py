@@ -24,7 +24,7 @@ from qmaster.errors import ConfigError, JournalUnwritable
 from qmaster.events import journal as journals
 from qmaster.events import retention, rows
 from qmaster.events.journal import FILE, Journal
-from qmaster.events.rows import Intent, NewEvent, Record, StoredEvent
+from qmaster.events.rows import Intent, NewEvent, Record, RemovedQuery, StoredEvent
 from qmaster.events.schema import SCHEMA
 from qmaster.server import app as server
 
@@ -221,7 +221,7 @@ async def pages(journal: Journal, owner: str | None) -> list[list[str]]:
     """The ids of what is removed, by page."""
     found, before = [], ("9", "")
     while True:
-        page = await journal.removed(before, owner, lambda view: view)
+        page = await journal.removed(RemovedQuery(before, owner=owner), lambda view: view)
         found.append([run_id for (_, run_id), _ in page.rows])
         if page.next is None:
             return found
@@ -249,14 +249,14 @@ async def test_little_is_read_for_a_page(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(rows, "SCANNED_BYTES", 1000)
     journal = await opened(tmp_path)
     await journal.append([], [record(f"r{n}", removed=True, view=view(n, "a", 600)) for n in range(6)])
-    page = await journal.removed(("9", ""), None, lambda view: None)
+    page = await journal.removed(RemovedQuery(("9", "")), lambda view: None)
     assert (page.rows, page.next) == ([], ("2026-01-01T00:00:04Z", "r4"))
     await journal.close()
 
 
 @unit
 async def test_an_older_file_is_listed_too(tmp_path: Path) -> None:
-    """What was written before there were listings in pages, and what a version without them writes later."""
+    """What was written before there were listings in pages, and what a version without them writes and deletes."""
     old = sqlite3.connect(tmp_path / FILE)
     old.executescript(SCHEMA)
     row = "INSERT INTO records (id, kind, name, removed, at, view) VALUES (?, 'service', 'n', 1, 1e12, ?)"
@@ -266,6 +266,12 @@ async def test_an_older_file_is_listed_too(tmp_path: Path) -> None:
     old.execute(row, ("r2", view(2, "a")))
     old.commit()
     assert await pages(journal, None) == [["r2", "r1"]]
+    await journal.append([], [record("r1", removed=True, view=view(1, "a", 10))])
+    assert await pages(journal, None) == [["r2", "r1"]]
+    old.execute("DELETE FROM records WHERE id = 'r2'")
+    old.commit()
+    assert await pages(journal, None) == [["r1"]]
+    assert old.execute("SELECT id FROM removed_runs").fetchall() == [("r1",)]
     await journal.close()
     old.close()
 

@@ -14,7 +14,7 @@ from qmaster.errors import EngineAway, NotFound, TooManyConnections
 from qmaster.functions import logs
 from qmaster.functions.logs import FunctionLog, FunctionLogs
 from qmaster.models.responses import FunctionRef, Replicas, Service
-from qmaster.runs.listing import ListQuery
+from qmaster.runs.listing import ListQuery, Part
 from qmaster.runs.logs import LogQuery, Piece
 
 pytestmark = pytest.mark.gen_test
@@ -71,9 +71,9 @@ class Parts:
 
     # as the service of runs
 
-    async def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[list[bytes]]:
+    async def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[Part]:
         assert by == ROOT
-        yield [msgspec.json.encode(view) for view in self.there + self.gone if wanted.keeps(view)]
+        yield Part([msgspec.json.encode(view) for view in self.there + self.gone if wanted.keeps(view)])
 
     # as the reader of logs, and its reconciler
 

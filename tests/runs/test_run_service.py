@@ -500,8 +500,8 @@ async def test_it_stops_others_when_it_is_in_a_container() -> None:
 
 
 async def listed(parts: Components, wanted: ListQuery, by: Identity = ROOT) -> list[Service]:
-    pages = parts.run_service.listing(by, wanted)
-    return [msgspec.json.decode(one, type=Service) async for page in pages for one in page]
+    found = parts.run_service.listing(by, wanted)
+    return [msgspec.json.decode(one, type=Service) async for part in found for one in part.rows]
 
 
 async def test_a_listing_is_the_newest_first() -> None:
@@ -511,7 +511,7 @@ async def test_a_listing_is_the_newest_first() -> None:
     parts = Components(SEEN, new)
     parts.journal.stored = {"s0": gone, "s1": replace(SEEN, status="removed")}
     assert CREATED < LATER
-    assert parts.run_service.there(ROOT, ListQuery()) == [new, SEEN]
+    assert parts.run_service.there(ROOT, ListQuery()).views == [new, SEEN]
     assert await listed(parts, ListQuery(removed=True)) == [new, SEEN, gone]
     assert parts.engine_calls() == []
 
