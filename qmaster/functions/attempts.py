@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import msgspec
 import structlog
 
 from ..errors import (
@@ -26,6 +25,7 @@ from ..errors import (
 )
 from ..models.functions import FunctionSpec
 from ..models.invocations import InvocationAttempt, InvocationError, InvocationView
+from . import outcomes
 from .backlog import Backlog, InHand, Line
 from .dispatcher import Dispatcher
 from .invocations import Answer, Call, Invocation
@@ -34,12 +34,12 @@ from .versions import Version, VersionStore
 
 MAX_OUTPUT = 1024 * 1024  # bytes
 MAX_IN_HAND = 1000  # invocations of one version that the dispatcher has at once
+MAX_WAITING = 32  # of those that wait for an instance: each takes 5 KB of memory
 EXPIRE_EVERY = 60.0  # seconds between looks for those that are too old, while no instance is free
 PAUSE = 1.0  # seconds before another try, where the journal cannot be used
 LONGEST_PAUSE = 10.0
 CANCELLED_AT_ONCE = 500
 ATTEMPTS_KEPT = 50
-MAX_MESSAGE = 1024  # characters of an attempt's error
 CLOSE_WITHIN = 2.0  # seconds
 TOO_LARGE = "Function.ResponseSizeTooLarge"
 
@@ -138,7 +138,7 @@ class Attempts:
             await self._give_up(line)
             return
         now = asyncio.get_running_loop().time()
-        room = _most(version.spec) - len(line.in_hand) if now >= line.refused_until else 0
+        room = _room(line, version.spec) if now >= line.refused_until else 0
         if room <= 0 and now < line.expire_at:
             self._look_later(line, line.next_look(now))
             return
@@ -173,7 +173,7 @@ class Attempts:
             for row in [*taken.rows, *taken.expired]:
                 message = f"version {line.qualifier} of the function {line.function!r} is no longer kept"
                 fault = InvocationError(type="VersionNotFound", message=message)
-                self._take(line, row, self._end(row, _dead(row, fault), None, None))
+                self._take(line, row, self._end(row, outcomes.dead(row, fault, time.time()), None, None))
             self._look_later(line, PAUSE)
         else:  # the newest version needs a newer quartermaster
             self._look_later(line, EXPIRE_EVERY)
@@ -204,6 +204,8 @@ class Attempts:
         async def begin(run_id: str) -> None:
             async with held.lock:
                 await self._begin(held, version, invocation, run_id)
+            if len(line.in_hand) >= MAX_WAITING:
+                self.look_at(line)
 
         now = asyncio.get_running_loop().time()
         invocation = Invocation(Call(row.id, b"", row.owner), now, begin)
@@ -248,7 +250,7 @@ class Attempts:
             answer = await answering
         except (FunctionFailed, InstanceDied, CallTimedOut) as error:
             lost = resumed and isinstance(error, InstanceDied)
-            await self._failed(line, held, version.spec, fault_of(error), lost)
+            await self._failed(line, held, version.spec, outcomes.fault_of(error), lost)
         except HttpError as error:
             await self._refused(line, held, error)
         else:
@@ -261,7 +263,7 @@ class Attempts:
             return
         row = await self._last_state(held)
         now = time.time()
-        attempts = _last_ended(row, now, None)
+        attempts = outcomes.last_ended(row, now, None)
         ended = row._replace(status="succeeded", ended=now, attempts=attempts, error=None)
         await self._end(row, ended, Output(answer.body, answer.content_type), spec)
 
@@ -277,10 +279,10 @@ class Attempts:
         if row.status != "running":  # the instance ended before the attempt was written
             return
         now = time.time()
-        row = row._replace(attempts=_last_ended(row, now, fault))
+        row = row._replace(attempts=outcomes.last_ended(row, now, fault))
         due = now + spec.retry_delay * 2.0 ** (row.tries - 1)
         if row.tries > spec.retries + lost or due >= row.until or fault.type == TOO_LARGE:
-            await self._end(row, _dead(row, fault, now), None, spec)
+            await self._end(row, outcomes.dead(row, fault, now), None, spec)
         else:
             await self._wait_again(line, row._replace(due=due))
 
@@ -314,7 +316,7 @@ class Attempts:
         message = f"it was not done within its max_age of {row.max_age:g} s{why}"
         last = row.attempts[-1].error if row.attempts else None
         fault = last or InvocationError(type="MaxAgeExceeded", message=message)
-        await self._end(row, _dead(row, fault), None, spec)
+        await self._end(row, outcomes.dead(row, fault, time.time()), None, spec)
 
     async def _end(self, before: Row, row: Row, output: Output | None, spec: FunctionSpec | None) -> None:
         row = row._replace(attempts=row.attempts[-ATTEMPTS_KEPT:])
@@ -377,25 +379,8 @@ class Attempts:
             await self._wait_again(line, row)
 
 
-def fault_of(error: CallFailed) -> InvocationError:
-    """Return what is shown of a failed call."""
-    if isinstance(error, FunctionFailed):
-        return InvocationError(type=error.error_type, message=error.error_message, stack=error.stack)
-    if isinstance(error, InstanceDied):
-        return InvocationError(type="Runtime.ExitError", message=str(error), stack=error.last_lines)
-    return InvocationError(type="Sandbox.Timedout", message=str(error))
-
-
-def _most(spec: FunctionSpec) -> int:
-    return min(MAX_IN_HAND, spec.max_instances * spec.concurrency)
-
-
-def _dead(row: Row, fault: InvocationError, now: float | None = None) -> Row:
-    return row._replace(status="dead", ended=now or time.time(), error=fault)
-
-
-def _last_ended(row: Row, now: float, fault: InvocationError | None) -> tuple[InvocationAttempt, ...]:
-    """Return the attempts with the end of the last one; its stack is that of the invocation."""
-    short = fault and InvocationError(type=fault.type[:MAX_MESSAGE], message=fault.message[:MAX_MESSAGE])
-    last = msgspec.structs.replace(row.attempts[-1], ended_at=time_text(now), error=short)
-    return (*row.attempts[:-1], last)
+def _room(line: Line, spec: FunctionSpec) -> int:
+    """Return how many more invocations the dispatcher may have."""
+    most = min(MAX_IN_HAND, spec.max_instances * spec.concurrency)
+    waiting = sum(held.row.status == "queued" for held in line.in_hand.values())
+    return min(most - len(line.in_hand), MAX_WAITING - waiting)

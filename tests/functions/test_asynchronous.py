@@ -309,6 +309,28 @@ async def test_no_more_in_flight_than_instances_take(tmp_path: Path) -> None:
         assert b'"sync"' in [call.payload for call in here.handled[:5]]
 
 
+async def test_few_wait_in_memory_for_an_instance(tmp_path: Path) -> None:
+    """However many may run: what has no instance yet stays on disk."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(max_instances=2, concurrency=100, queue=1000))
+        here.stage.launcher.gate.clear()
+        ids = [await here.accept(called) for _ in range(300)]
+        await until(lambda: here.stage.dispatcher.stats("hello").queued == attempts.MAX_WAITING)
+        await here.stage.settle()
+        [line] = here.invoker._backlog.lines.values()
+        assert len(line.in_hand) == attempts.MAX_WAITING
+        here.gate.clear()
+        here.stage.launcher.gate.set()
+        instance = await here.stage.instance()
+        serving = [asyncio.create_task(here.serve_always(instance)) for _ in range(100)]
+        await here.handles(100)  # as many as it takes at once
+        here.gate.set()
+        for each in ids:
+            assert (await here.over(each)).status == "succeeded"
+        for task in serving:
+            task.cancel()
+
+
 async def test_the_synchronous_queue_has_its_own_room(tmp_path: Path) -> None:
     """Asynchronous calls that wait for an instance do not count to it."""
     async with desk(tmp_path) as here:
