@@ -75,6 +75,30 @@ async def test_a_listing_has_what_is_the_caller_s(ask: Ask) -> None:
     assert names(await ask("alice", "GET", "/status?all=1&status=running")) == set()
 
 
+async def test_a_filter_by_owner_shows_no_more(ask: Ask) -> None:
+    """The root token sees those of each, and what quartermaster did not start; another token only its own."""
+    await run(ask, "alice", name="alices")
+    for removed in ("", "&all=1"):
+        assert names(await ask("root", "GET", f"/status?owner=bob{removed}")) == {"bobs", "bobs-box"}
+        assert names(await ask("root", "GET", f"/status?owner=alice&owner={removed}")) == {"alices", "foreign"}
+        assert names(await ask("alice", "GET", f"/status?owner=alice{removed}")) == {"alices"}
+        for other in ("bob", "root", ""):
+            assert names(await ask("alice", "GET", f"/status?owner={other}{removed}")) == set()
+
+
+async def test_a_page_begins_where_it_may(ask: Ask) -> None:
+    """A cursor of another token's listing shows only the token's own runs."""
+    await run(ask, "alice", name="alices")
+    shown, query = list[str](), "?all=1&limit=1"
+    while query:
+        answer = read(await ask("root", "GET", f"/status{query}"))
+        shown += [service["name"] for service in answer["services"]]
+        following = answer["next_page"]
+        query = following and f"?all=1&limit=1&page={following}"
+        assert not following or names(await ask("alice", "GET", f"/status?all=1&page={following}")) <= {"alices"}
+    assert sorted(shown) == ["alices", "bobs", "bobs-box", "foreign", "roots"]
+
+
 async def test_what_is_removed_stays_its_owner_s(ask: Ask, home: InProcess) -> None:
     """In the list of all, and one by one."""
     alices = (await run(ask, "alice", name="alices"))["id"]

@@ -232,6 +232,15 @@ def test_the_filters_of_a_listing(engine: Engine, server: Server) -> None:
     assert listed("label=tier") == {blue, red}
     assert listed("label=team=") == set()
     assert listed("limit=1") == {red}
+    assert listed("image=busybox&owner=root") == {blue, done, red}
+    assert listed("image=alpine") == listed("until=1h") == listed("reason=timeout") == set()
+    assert listed("all=1&since=1h&reason=stopped") >= {past}
+    paged, following = list[str](), ""
+    while following is not None:
+        reply = server.call("GET", f"/status?all=1&since=1h&limit=1{following}").json
+        paged += [service["id"] for service in reply["services"]]
+        following = reply["next_page"] and f"&page={reply['next_page']}"
+    assert paged == [each["id"] for each in server.call("GET", "/status?all=1&since=1h")["services"]]
     assert listed("status=running&label=tier=1&name=blue") == {blue}
 
 
