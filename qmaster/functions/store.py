@@ -22,7 +22,7 @@ Write = Callable[[sqlite3.Connection], object]
 
 OVERHEAD = 512  # bytes that a row counts for in addition to its payload and its output
 SCANNED = 5000  # rows that one page of a listing looks at
-MAX_PAGE = 1024 * 1024  # characters of errors after which a page ends: each may have a stack of 128 KiB
+MAX_PAGE = 1024 * 1024  # characters of errors after which a page ends: each may have a stack of 200 KiB
 EXPIRED_AT_ONCE = 200
 
 _SMALL = (
@@ -71,7 +71,7 @@ class Row(NamedTuple):
 
     def revived(self, now: float) -> Row:
         """Return a dead invocation as one that waits from now on."""
-        size = self.size - OVERHEAD
+        size = self.size - OVERHEAD - len(_error(self) or "")  # as ``end`` has counted them
         return self._replace(
             status="queued", due=now, until=now + self.max_age, tries=0, ended=None, error=None, size=size
         )
@@ -190,13 +190,13 @@ class InvocationStore:
         """
         ended: list[bool] = []
         body, content_type = output or (None, None)
-        size = OVERHEAD + len(body or b"") + (row.size if row.status == "dead" else 0)
+        error = _error(row)
+        size = OVERHEAD + len(body or b"") + len(error or "") + (row.size if row.status == "dead" else 0)
         query = (
             "UPDATE invocations SET status = ?, ended = ?, told = ?, size = ?, attempts = ?, error = ?, output = ?,"
             " content_type = ?, payload = CASE WHEN ? = 'dead' THEN payload END"
             " WHERE id = ? AND status = ?"
         )
-        error = None if row.error is None else msgspec.json.encode(row.error).decode()
         told = row.status == "cancelled"
         values = (row.status, row.ended, told, size, _attempts(row), error, body, content_type, row.status, row.id, was)
 
@@ -385,6 +385,10 @@ def _one(db: sqlite3.Connection, columns: str, invocation_id: str) -> tuple[byte
 
 def _attempts(row: Row) -> str:
     return msgspec.json.encode(row.attempts).decode()
+
+
+def _error(row: Row) -> str | None:
+    return None if row.error is None else msgspec.json.encode(row.error).decode()
 
 
 def _row(found: Sequence[object]) -> Row:

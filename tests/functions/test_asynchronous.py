@@ -416,7 +416,7 @@ async def test_a_page_of_a_listing_has_a_size(tmp_path: Path) -> None:
     """Large stacks make it shorter; the next ones have the rest."""
 
     def fails_long(call: Call) -> bytes:
-        raise FunctionFailed("ValueError", "no", ["x" * 100_000])
+        raise FunctionFailed("ValueError", "no", ["x" * 1000] * 100)
 
     async with desk(tmp_path) as here:
         called = here.stage.versions.publish(version(retries=0))
@@ -441,9 +441,13 @@ async def test_a_dead_one_is_tried_again(tmp_path: Path) -> None:
         here.handler = fails
         here.play()
         invocation_id = await here.accept(called, b'"again"')
+        before = sum(here.invoker._backlog._bytes.values())
         await here.over(invocation_id)
         here.handler = lambda call: call.payload
+        here.gate.clear()
         assert (await here.invoker.redrive(invocation_id, ROOT)).status == "queued"
+        assert sum(here.invoker._backlog._bytes.values()) == before
+        here.gate.set()
         view = await here.over(invocation_id)
         assert (view.status, bytes(view.output), len(view.attempts), view.error) == ("succeeded", b'"again"', 2, None)
         with pytest.raises(Conflict):
