@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from contract import DOCUMENT, check_value
 from fakes import AUTH, DIGEST, run
 
 from qmaster.engine import spec
@@ -291,6 +292,32 @@ def test_a_run_shows_what_it_was_started_with() -> None:
         shown = msgspec.json.decode(status._spec(body["Labels"]))
         given = {"image": "busybox", **(asked if "Name" in body else {**FULL, "type": "container"})}
         assert shown == {**given, "env": ["A", "B"]}
+
+
+EVERY: Json = {
+    "cap_drop": ["ALL"], "no_new_privileges": False, "pids_limit": 0, "healthcheck": True, "init": True,
+    "stop_signal": "SIGINT", "stop_grace_period": 2.5, "hostname": "box", "extra_hosts": {"db": "10.0.0.2"},
+    "dns": "10.0.0.3", "read_only": True, "tmpfs": ["/run:size=16m"], "shm_size": 64, "configs": ["app"],
+    "ulimits": {"nofile": {"soft": 10, "hard": 20}, "core": 0}, "generic_resources": {"gpu": 2}, "gpus": "all",
+    "volumes": ["data:/data:ro", {"type": "bind", "source": "/srv", "target": "/srv", "read_only": True}],
+    "pull_policy": "always", "constraints": ["node.role==worker"], "networks": ["n"], "secrets": ["s"],
+    "type": "container", "mode": "global", "name": "box", "replicas": 2, "restart": "any", "max_attempts": 2,
+    "restart_delay": 1.5, "restart_window": 60.0, "ports": ["80:80"], "timeout": 5.0, "ttl": 0.0,
+    "callback": "https://hooks.example/x", "image": "busybox:1", **FULL,
+}  # fmt: skip
+
+
+def test_every_field_is_shown_as_it_was_sent() -> None:
+    """But of the environment the names; and as the API describes it."""
+    assert EVERY.keys() | requests.NOT_SHOWN == set(requests.RunRequest.__struct_fields__)
+    for name, value in EVERY.items():
+        needs = {
+            **({"restart": "any"} if name in ("max_attempts", "restart_delay", "restart_window") else {}),
+            **({"type": "container"} if name == "gpus" else {}),
+        }
+        shown = run(**{name: value, **needs}).shown()
+        assert shown[name] == (["A", "B"] if name == "env" else value)
+        check_value(DOCUMENT["components"]["schemas"]["RunSpec"], shown)
 
 
 @pytest.mark.parametrize("label", ["", "[]", "1", "{", "null", '{"a": 1} {}'])
