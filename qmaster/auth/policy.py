@@ -11,6 +11,7 @@ import msgspec
 from ..errors import Forbidden
 from ..models.images import Reference
 from ..models.requests import NAME_PREFIX, NEVER, PIDS_LIMIT, RunRequest, Ttl
+from ..models.units import UNITS, amount
 from ..models.validation import quote
 from .tokens import SCOPES, Scope, TokenPolicy
 
@@ -171,13 +172,15 @@ def _check_name(name: str | None) -> None:
 
 
 def _check_caps(request: RunRequest, grant: TokenPolicy) -> None:
-    for rule, asked, limit, unit in (
-        ("max_memory", request.memory, grant.max_memory, " MiB"),
-        ("max_cpus", request.cpus, grant.max_cpus, ""),
-        ("max_replicas", request.replicas, grant.max_replicas, ""),
+    for rule, asked, limit in (
+        ("max_memory", request.memory, grant.max_memory),
+        ("max_cpus", request.cpus, grant.max_cpus),
+        ("max_replicas", request.replicas, grant.max_replicas),
     ):
         if asked is not None and limit is not None and not asked <= limit:
-            raise Forbidden(f"{rule}: this token's runs may have at most {limit}{unit}; got {asked}")
+            most = str(limit).removesuffix(".0")
+            most = amount(most, UNITS[rule]) if rule in UNITS else most
+            raise Forbidden(f"{rule}: this token's runs may have at most {most}; got {asked}")
 
 
 def _check_relaxed(request: RunRequest, grant: TokenPolicy) -> None:

@@ -94,6 +94,7 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("gpus", "gpu", "devicerequests"), "use generic_resources"),
     **dict.fromkeys(("layers", "filesystemconfigs"), "not supported; put files into the image"),
     **dict.fromkeys(("description", "tags"), "use labels"),
+    "dryrun": "not supported: the same spec again changes nothing",
     **dict.fromkeys(("role", "vpcconfig", "tracingconfig", "snapstart", "ephemeralstorage"), "not supported"),
     "architectures": "not supported; use constraints, such as node.platform.arch==x86_64",
     "containerconcurrency": "use concurrency",

@@ -156,7 +156,7 @@ def test_constraints_are_added_to_every_run() -> None:
         ({"images": ()}, {}, "images: this token may not run"),
         ({}, {"image": "Registry.example.com/app"}, "images: write the registry in lower case"),
         ({"max_memory": 64}, {"memory": 65}, "max_memory: this token's runs may have at most 64 MiB; got 65"),
-        ({"max_cpus": 0.5}, {"cpus": 0.501}, "max_cpus: this token's runs may have at most 0.5; got 0.501"),
+        ({"max_cpus": 0.5}, {"cpus": 0.501}, "max_cpus: this token's runs may have at most 0.5 cores; got 0.501"),
         ({}, {"pids_limit": 0}, "max_pids: this token's runs may have at most 1024 processes; got any number"),
         ({"max_pids": 9}, {"pids_limit": 10}, "max_pids: this token's runs may have at most 9 processes; got 10"),
         (

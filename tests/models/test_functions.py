@@ -8,7 +8,7 @@ import pytest
 from request_cases import WRONG
 
 from qmaster.errors import BadRequest, NotFound
-from qmaster.models import functions, validation
+from qmaster.models import functions, validation, words
 from qmaster.models.functions import FunctionSpec, RollbackRequest, check_name, read_qualifier, read_spec
 from qmaster.models.requests import RunFields, RunRequest, convert
 
@@ -140,7 +140,7 @@ def test_every_answer_fits() -> None:
     """Own answers are of words that are no fields; those of a run that name a field that is missing are replaced."""
     assert all(word == validation.squeezed(word) for word in functions.INSTEAD)
     assert not set(functions.INSTEAD) & set(map(validation.squeezed, FIELDS))
-    for word, answer in validation.ANSWERS.items():
+    for word, answer in words.ANSWERS.items():
         if word in map(validation.squeezed, FIELDS):  # such as runtime
             continue
         said = refused({**SPEC, word: 1})

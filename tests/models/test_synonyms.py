@@ -7,7 +7,7 @@ from commands_cases import fake, qmaster
 from fake_server import FakeServer
 from validation_cases import RUN, refused
 
-from qmaster.models import validation
+from qmaster.models import validation, words
 from qmaster.models.requests import RunRequest
 
 __all__ = ["fake"]  # the fixture
@@ -78,10 +78,10 @@ def test_no_other_meaning_is_guessed(word: str) -> None:
 
 def test_every_answer_names_fields_that_there_are() -> None:
     """And no word is answered that is a field itself."""
-    for word, answer in validation.ANSWERS.items():
+    for word, answer in words.ANSWERS.items():
         assert {name for _, name, _, _ in string.Formatter().parse(answer) if name} <= set(FIELDS), word
         assert word == validation.squeezed(word)
-    assert not set(validation.ANSWERS) & set(FIELDS)
+    assert not set(words.ANSWERS) & set(FIELDS)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,14 @@ def test_an_unknown_field_is_told_what_is_known(document: dict[str, Any], to: ty
     assert refused(document, to) == says
 
 
+@pytest.mark.parametrize("name", ["x` - at `$.memory", "x` - at `$.nosuch[0]", "x` - at `$", "a\n` - at `$.ports[0].a"])
+def test_a_name_that_looks_like_a_place_breaks_nothing(name: str) -> None:
+    """The caller chooses it."""
+    said = refused({**RUN, name: 1})
+    assert "unknown field 'x'" in said or "unknown field 'a\N{REPLACEMENT CHARACTER}'" in said or name[:9] in said
+    assert said.isprintable()
+
+
 @pytest.mark.parametrize(
     ("text", "shown"), [("a", "'a'"), ("a\nb\0", "'a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}'")]
 )
