@@ -237,6 +237,11 @@ class _Handler(RequestHandler):
 
 class _Run(_Handler):
     async def post(self) -> None:
+        if self.get_argument("dry_run", ""):
+            sent = json.loads(self.request.body)
+            told = {"image": f"{sent['image']}@sha256:{'a' * 64}", "spec": sent, "warnings": ["of the fake"]}
+            self.finish({"success": True, "dry_run": True, **told})
+            return
         if self.fake.swallow:
             await asyncio.sleep(60)
         job = f"job-{len(self.fake.jobs) + 1}"

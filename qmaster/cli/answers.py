@@ -20,6 +20,12 @@ class _Started(_Answer):
     warnings: NotRequired[list[str]]
 
 
+class _DryRun(_Answer):
+    image: str
+    spec: dict[str, object]
+    warnings: list[str]
+
+
 class _Replicas(TypedDict):
     desired: int
     running: int
@@ -185,8 +191,10 @@ class _Invocations(_Answer):
 
 
 FUNCTIONS, INVOCATIONS = "/functions", "/invocations"
+DRY_RUN = "/run?dry_run=1"
 _ANSWERS = {
     "/run": _Started,
+    DRY_RUN: _DryRun,
     "/stop": _Started,
     "/status": _Listing,
     "/nodes": _Nodes,
@@ -200,7 +208,7 @@ def check(path: str, document: object, method: str = "GET") -> None:
     """Check the answer of a call.
 
     Args:
-        path: the path of the call, without its query.
+        path: the path of the call, without its query, or ``DRY_RUN``.
         document: the decoded answer.
         method: of the call.
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -18,7 +19,8 @@ from ..errors import ConfigError
 from ..server.config import given_token
 from . import descriptors, tables, terminal
 from .client import Client, ClientError
-from .run import OUTPUT_CLOSED, SIGNALLED, is_utf8
+from .inputs import is_utf8
+from .run import OUTPUT_CLOSED, OWN_FAILURE, SIGNALLED
 from .terminal import OutputError, Screen
 
 URL = "http://localhost:9090"
@@ -53,6 +55,17 @@ class ClientCommand(click.Command):
                 if isinstance(text, str) and parameter.metavar != FILE and not is_utf8(text):
                     raise click.BadParameter(f"{text!r} is not UTF-8", context, parameter)
         return context
+
+
+class OfJob(ClientCommand):
+    """A command that exits as a job did; its usage errors end with ``OWN_FAILURE``, because a job can end with 2."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            error.exit_code = OWN_FAILURE  # type: ignore[misc]
+            raise
 
 
 def client_command(
@@ -133,6 +146,17 @@ def _is_utf8() -> bool:
 
 def show_table(header: tuple[str, ...], rows: list[list[str]]) -> None:
     """Print a table, cut to the width of a terminal."""
-    paint = tables.painted if terminal.colours(os.environ) else tables.plain
-    for line in tables.table(header, rows, terminal.width(), paint):
+    for line in table_lines(header, rows):
         show(line)
+
+
+def table_lines(header: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a table, cut to the width of a terminal, and in colours if it has them."""
+    paint = tables.painted if terminal.colours(os.environ) else tables.plain
+    return tables.table(header, rows, terminal.width(), paint)
+
+
+def details(one: dict[str, Any]) -> list[str]:
+    """Return the lines of a run's details, with its tasks."""
+    tasks = table_lines(tables.TASKS, tables.tasks(one["tasks"], datetime.now(UTC))) if one["tasks"] else []
+    return [*tables.details(one), *([""] if tasks else []), *tasks]

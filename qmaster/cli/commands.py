@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -12,12 +11,12 @@ from urllib.parse import quote
 import click
 
 from ..errors import ConfigError
-from ..server.config import NEVER
-from . import client, compose_options, descriptors, tables
-from .base import FAILED, FILE, ClientCommand, Connection, client_command, show, show_json, show_table
+from . import client, compose_options, descriptors, tables, watching
+from .answers import DRY_RUN
+from .base import FAILED, FILE, Connection, OfJob, client_command, details, show, show_json, show_table
 from .client import ClientError, Json, Lost, RetryPolicy
+from .fields import with_fields
 from .run import OWN_FAILURE, LineWriter, Run, Signals, body_of
-from .values import DURATION, SIZE, Duration, Word
 
 FILTERS = ("status", "name", "label", "owner", "reason", "image", "since", "until", "limit", "page", "all")
 UNREAD = (
@@ -26,101 +25,18 @@ UNREAD = (
 )
 
 
-class _Run(ClientCommand):
-    """The command ``run``, whose usage errors end with ``OWN_FAILURE``, because a job can end with 2."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as error:
-            error.exit_code = OWN_FAILURE  # type: ignore[misc]
-            raise
-
-
 # --- run --------------------------------------------------------------------------------------------------------------
-
-
-FIELDS = (
-    click.option(
-        "--type",
-        type=click.Choice(["service", "container"]),
-        help="A service on any node, or a container on the server's engine.",
-    ),
-    click.option("--name", help="Up to 63 letters, digits, - and _."),
-    click.option(
-        "--env",
-        "-e",
-        multiple=True,
-        metavar="NAME[=VALUE]",
-        help="An environment variable; without VALUE, the value it has here.",
-    ),
-    click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label."),
-    click.option("--workdir", "-w", metavar="PATH", help="The working directory."),
-    click.option("--user", "-u", metavar="USER[:GROUP]", help="The user it runs as."),
-    click.option("--entrypoint", metavar="COMMAND", help="Replaces the image's ENTRYPOINT."),
-    click.option("--memory", "-m", type=SIZE, metavar="MIB", help="The memory limit and reservation."),
-    click.option("--cpus", type=float, metavar="N", help="The processor limit, and for services the reservation."),
-    click.option("--replicas", type=int, metavar="N", help="How many run at once."),
-    click.option("--restart", type=Word(["none", "on-failure", "any"]), help="When it is restarted."),
-    click.option("--max-attempts", type=int, metavar="N", help="How many restarts at most."),
-    click.option("--restart-delay", type=DURATION, metavar="SECONDS", help="How long a restart waits."),
-    click.option(
-        "--restart-window",
-        type=DURATION,
-        metavar="SECONDS",
-        help="Count only the restarts of this long towards the most.",
-    ),
-    click.option(
-        "--constraint",
-        "constraints",
-        multiple=True,
-        metavar="RULE",
-        help="A placement constraint, such as node.role==worker.",
-    ),
-    click.option("--network", "networks", multiple=True, metavar="NAME", help="A swarm network to join."),
-    click.option("--secret", "secrets", multiple=True, metavar="NAME", help="A swarm secret, in /run/secrets/."),
-    click.option(
-        "--port",
-        "-p",
-        "ports",
-        multiple=True,
-        metavar="8080:80[/udp]",
-        help="Publish a port on every node; /tcp, /udp or /sctp.",
-    ),
-    click.option("--timeout", type=DURATION, metavar="SECONDS", help="End it after running that long."),
-    click.option("--ttl", type=Duration(NEVER), metavar="SECONDS|never", help="Remove it that long after its end."),
-    click.option("--callback", metavar="URL", help="A URL that is told of its end."),
-    click.option("--pids-limit", type=int, metavar="N", help="Processes at most; 0: no limit."),
-    click.option(
-        "--cap-drop",
-        multiple=True,
-        metavar="NAME",
-        help="A Linux capability to drop, or ALL; replaces the default three.",
-    ),
-    click.option(
-        "--no-new-privileges/--new-privileges", default=None, help="Whether set-user-ID programs can gain privileges."
-    ),
-    click.option("--healthcheck/--no-healthcheck", default=None, help="The image's HEALTHCHECK, on or off."),
-    click.option("--pull", "pull_policy", type=Word(["always", "missing", "never"]), help="When the image is pulled."),
-    *compose_options.OPTIONS,
-)
-
-
-def _with_fields(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(FIELDS):
-        function = option(function)
-    return function
 
 
 @client_command(
     "run",
     (OWN_FAILURE, OWN_FAILURE),
-    cls=_Run,
+    cls=OfJob,
     context_settings={"allow_interspersed_args": False},
 )
 @click.argument("image")
 @click.argument("command", nargs=-1)
-@_with_fields
+@with_fields
 @click.option(
     "--auth-file", metavar=FILE, help="The registry's credentials, as JSON or base64; - reads them [QMASTER_AUTH]."
 )
@@ -128,8 +44,15 @@ def _with_fields(function: Callable[..., Any]) -> Callable[..., Any]:
     "--idempotency-key", metavar="KEY", help="Start only one run, even if the call is repeated with this key."
 )
 @click.option("--detach", "-d", is_flag=True, help="Print the id, and do not wait for the end.")
+@click.option("--dry-run", is_flag=True, help="Only check it, and print what would be run.")
 async def run(
-    to: Connection, image: str, command: tuple[str, ...], idempotency_key: str | None, detach: bool, **fields: Any
+    to: Connection,
+    image: str,
+    command: tuple[str, ...],
+    idempotency_key: str | None,
+    detach: bool,
+    dry_run: bool,
+    **fields: Any,
 ) -> int:
     """Run IMAGE, or COMMAND in it: follow its output, and exit with its exit code.
 
@@ -144,6 +67,8 @@ async def run(
         raise ConfigError("--idempotency-key: expected printable characters, on one line")
     body = body_of(image, command, fields, os.environ)
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
+    if dry_run:
+        return _show_dry_run(to, await to.client.call("POST", DRY_RUN, body, headers=headers))
     signals = Signals()
     job = Run(to.client, to.screen, signals, as_json=to.as_json)
     if detach:
@@ -154,13 +79,27 @@ async def run(
         return await job.to_its_end(body, headers)
 
 
+def _show_dry_run(to: Connection, answer: Json) -> int:
+    if to.as_json:
+        show_json(answer)
+        return 0
+    for warning in answer["warnings"]:
+        to.screen.say(f"warning: {warning}")
+    for line in tables.spec({**answer["spec"], "image": answer["image"]}):
+        show(line)
+    return 0
+
+
 # --- stop, status, nodes ----------------------------------------------------------------------------------------------
 
 
 @client_command("stop")
 @click.argument("ids", nargs=-1, required=True, metavar="ID…")
 async def stop(to: Connection, ids: tuple[str, ...]) -> int:
-    """Stop and remove services and containers, by id or name; print each ID once its stop is accepted."""
+    """Stop and remove services and containers, by id or name; print each ID once its stop is accepted.
+
+    rm is another name of this command.
+    """
     code = 0
     for one in ids:
         try:
@@ -187,17 +126,28 @@ async def stop(to: Connection, ids: tuple[str, ...]) -> int:
 @click.option("--page", metavar="CURSOR", help="Go on behind the last one of an earlier list.")
 @click.option("--all", "-a", is_flag=True, help="Also those that were removed.")
 @click.option("--quiet", "-q", is_flag=True, help="Print the ids only.")
+@click.option("--watch", "-w", is_flag=True, help="Show it again at each change, until Ctrl-C.")
 async def status(
     to: Connection,
     id: str | None,  # noqa: A002 - what click calls it in its usage
     quiet: bool,
+    watch: bool,
     **filters: Any,
 ) -> int:
-    """List all services and containers, the newest first, or show the details of ID."""
+    """List all services and containers, the newest first, or show the details of ID.
+
+    ps and ls are other names of this command.
+    """
+    if watch and quiet:
+        raise ConfigError("status: --watch and --quiet cannot be combined")
     if id is not None:
         if any(value not in ((), None, False) for value in filters.values()):
             raise ConfigError("status: filters cannot be combined with an ID")
+        if watch:
+            return await watching.watch_one(to, id)
         return _show_one(await to.client.call("GET", f"/status/{quote(id, safe='')}"), to.as_json, quiet)
+    if watch:
+        return await watching.watch_list(to, _query(filters))
     answer = await to.client.call("GET", "/status", query=_query(filters))
     if quiet:
         sys.stdout.writelines(one["id"] + "\n" for one in answer["services"])
@@ -225,11 +175,8 @@ def _show_one(one: Json, as_json: bool, quiet: bool) -> int:
     elif as_json:
         show_json(one)
     else:
-        for line in tables.details(one):
+        for line in details(one):
             show(line)
-        if one["tasks"]:
-            show("")
-            show_table(tables.TASKS, tables.tasks(one["tasks"], datetime.now(UTC)))
     return 0
 
 

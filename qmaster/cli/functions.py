@@ -36,7 +36,8 @@ def _schedule(text: str) -> Json:
 
 
 # The options that a run and a function share.
-SHARED = [each for each in run.params if isinstance(each, click.Option) and each.name in RunFields.__struct_fields__]
+_NAMES = {*RunFields.__struct_fields__, "env_files"}
+SHARED = [each for each in run.params if isinstance(each, click.Option) and each.name in _NAMES]
 OWN = (
     click.option("--runtime", type=click.Choice(["lambda", "job"]), help="How instances get their calls. [lambda]"),
     click.option("--min-instances", type=int, metavar="N", help="Instances that each server keeps warm."),

@@ -31,6 +31,7 @@ COMMANDS = {  # name → its module, and its line in --help
     "run": ("qmaster.cli.commands", "Run a job, follow its output, and exit with its exit code."),
     "stop": ("qmaster.cli.commands", "Stop and remove services and containers."),
     "status": ("qmaster.cli.commands", "List services and containers, or show one."),
+    "wait": ("qmaster.cli.watching", "Wait for the end of jobs, and print their exit codes."),
     "logs": ("qmaster.cli.commands", "Show the output of a job."),
     "events": ("qmaster.cli.commands", "Watch changes as they happen."),
     "nodes": ("qmaster.cli.commands", "List the nodes of the swarm."),
@@ -47,14 +48,15 @@ COMMANDS = {  # name → its module, and its line in --help
     "healthcheck": ("qmaster.cli.healthcheck", "Check whether the server on this machine is alive."),
     "help": (__name__, "Show the help of a command."),
 }
+ALIASES = {"ps": "status", "ls": "status", "rm": "stop"}  # other tools' names of commands
 # Fields of a run without an option of that name, and Docker's short options that run does not have.
 ARGUMENTS = {"image": "IMAGE", "command": "COMMAND"}
 NOT_OPTIONS = {**ARGUMENTS, "auth": "--auth-file", "wait": "qmaster run"}
 SHORT = {"-v": "volume", "-i": "interactive", "-t": "tty", "-c": "cpu-shares", "-P": "publish-all", "-a": "attach"}
 # Commands of Docker and kubectl → the command to use instead.
 COMMANDS_INSTEAD = {
-    **dict.fromkeys(("ps", "ls", "list", "get", "inspect", "describe"), "status"),
-    **dict.fromkeys(("rm", "kill", "delete"), "stop"),
+    **dict.fromkeys(("list", "get", "inspect", "describe"), "status"),
+    **dict.fromkeys(("kill", "delete"), "stop"),
     **dict.fromkeys(("create", "start"), "run"),
     "watch": "events",
     **dict.fromkeys(("publish", "push"), "deploy"),
@@ -134,9 +136,10 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        name = ALIASES.get(cmd_name, cmd_name)
+        if name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(importlib.import_module(COMMANDS[name][0]), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..errors import ConfigError
 from . import compose_options, tables
@@ -32,6 +33,7 @@ from .client import (
     logs,
 )
 from .descriptors import ERR, OUT
+from .inputs import environment, is_utf8
 from .terminal import OutputError, Screen
 
 TIMED_OUT = 124  # as coreutils' timeout
@@ -45,7 +47,7 @@ SAYS_THE_CODE = re.compile(
 )  # Swarm's message if a program ended, which says nothing more
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EMPTY: tuple[Any, ...] = (None, (), [], "")
-CLEARED = ("entrypoint", "")  # disables the image's own
+MEANT = (("entrypoint", ""), ("stdin", ""))  # disables the image's own; is empty
 BOM = "\ufeff"  # the byte order mark that some editors write
 
 
@@ -217,18 +219,8 @@ class Run:
                     return
 
     async def _end(self, job: str) -> Json:
-        """Return the last status, once the job has ended; for JSON with the result, which comes a moment later."""
-        path = f"/status/{job}"
-        query: list[tuple[str, str]] = []
-        while True:
-            asked = functools.partial(self._client.call, "GET", path, query=query, within=WAIT + ANSWER_WITHIN)
-            document = await self._retry_policy.call(asked)
-            read = document.get("result") is not None or document["status"] == "removed" or not self._as_json
-            if document["status"] in ENDED and (read or query):
-                return document
-            if query:
-                await asyncio.sleep(LOOK_AGAIN)  # a server that stops answers at once
-            query = [("wait", str(WAIT))]
+        """Return the last status, once the job has ended; for JSON with the result."""
+        return await until_over(self._client, job, self._retry_policy, with_result=self._as_json)
 
     def _called(self, job: str) -> str:
         return self._name or job
@@ -240,6 +232,32 @@ class Run:
         if self._as_json:
             with contextlib.suppress(BrokenPipeError):
                 await self._screen.write(OUT, json.dumps(ended).encode() + b"\n")
+
+
+async def until_over(client: Client, name_or_id: str, retry_policy: RetryPolicy, *, with_result: bool) -> Json:
+    """Return the last status of a job, once it has ended.
+
+    Args:
+        client: the server.
+        name_or_id: the job.
+        retry_policy: the retries while the server is away.
+        with_result: wait for the result too, which comes a moment later.
+
+    Raises:
+        ClientError: the server refuses it, or is away for too long.
+    """
+    path = f"/status/{quote(name_or_id, safe='')}"
+    query: list[tuple[str, str]] = []
+    while True:
+        asked = functools.partial(client.call, "GET", path, query=query, within=WAIT + ANSWER_WITHIN)
+        document = await retry_policy.call(asked)
+        read = document.get("result") is not None or document["status"] == "removed" or not with_result
+        if document["status"] in ENDED and (read or query):
+            return document
+        if query:
+            await asyncio.sleep(LOOK_AGAIN)  # a server that stops answers at once
+        path = f"/status/{document['id']}"  # another run may get the name
+        query = [("wait", str(WAIT))]
 
 
 class LineWriter:
@@ -327,43 +345,23 @@ def fields_of(image: str, command: Sequence[str], options: Mapping[str, Any], en
     Args:
         image: the image.
         command: the command; empty: the image's own.
-        options: by field; None, an empty list or "" means not given, except for ``entrypoint``.
+        options: by field; None, an empty list or "" means not given, except for ``entrypoint`` and ``stdin``.
         environ: the environment, for ``--env NAME``.
 
     Raises:
         ConfigError: an option is wrong.
     """
-    given = {field: value for field, value in options.items() if value not in EMPTY or (field, value) == CLEARED}
+    options = dict(options)
+    env = environment(options.pop("env", ()), options.pop("env_files", ()), environ)
+    given = {field: value for field, value in options.items() if value not in EMPTY or (field, value) in MEANT}
     given = compose_options.read(given)
     return {
         "image": image,
         **({"command": list(command)} if command else {}),
         **{field: list(value) if isinstance(value, tuple) else value for field, value in given.items()},
-        **({"env": variables(given["env"], environ)} if "env" in given else {}),
+        **({"env": env} if env else {}),
         **({"labels": dict(_pair("--label", text) for text in given["labels"])} if "labels" in given else {}),
     }
-
-
-def variables(given: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return variables from ``NAME=value``, or from ``NAME`` with the value of the command's own environment.
-
-    Raises:
-        ConfigError: a variable is not set, or is not UTF-8.
-    """
-    found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals and name not in environ:
-            raise ConfigError(f"--env: {name} is not set in this environment; use {name}=value")
-        found[name] = value if equals else environ[name]
-        if not is_utf8(found[name]):
-            raise ConfigError(f"--env: the value of {name} is not UTF-8")
-    return found
-
-
-def is_utf8(text: str) -> bool:
-    """Return whether an argument was UTF-8; Python turns other bytes into surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def credentials(file: str | None, environ: Mapping[str, str]) -> str | None:

@@ -291,6 +291,13 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def spec(fields: Json) -> list[str]:
+    """Return the fields of a run that would be started, a line for each."""
+    words = fields.get("command")
+    shown = {**fields, "command": words if isinstance(words, str) else command(words)}
+    return [f"{key + ':':<18} {clean(_asked(value))}" for key, value in shown.items() if value not in (None, "", [])]
+
+
 def event(one: Json) -> str:
     """Return a CloudEvent as a line: its time, type, name and main details."""
     data, kind = one["data"], one["type"].removeprefix("io.qmaster.")

@@ -15,7 +15,7 @@ from ..errors import QmasterError
 from .descriptors import ERR, OUT
 
 PIPE_BUF = 4096  # bytes that a ready pipe takes without blocking (pipe(7))
-USUAL_WIDTH = 80
+USUAL_WIDTH, USUAL_HEIGHT = 80, 24
 EVERY = 0.1  # seconds between two frames of the spinner
 CLEAR = "\r\x1b[K"
 BRAILLE, ASCII = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "|/-\\"
@@ -49,6 +49,14 @@ def width(descriptor: int = OUT) -> int | None:
         return os.get_terminal_size(descriptor).columns or USUAL_WIDTH
     except OSError:
         return None
+
+
+def height(descriptor: int = OUT) -> int:
+    """Return the terminal's height in lines; a usual one if it is unknown."""
+    try:
+        return os.get_terminal_size(descriptor).lines or USUAL_HEIGHT
+    except OSError:
+        return USUAL_HEIGHT
 
 
 class Screen:

@@ -53,7 +53,7 @@ def test_a_function_lives(engine: Engine, start_server: StartServer) -> None:
 
 def test_every_field_of_a_function_is_an_option() -> None:
     """`url` is another one, as the option of that name is the server's."""
-    options = {param.name for param in functions.deploy.params} - {"url", "token_file", "as_json", "name"}
+    options = {param.name for param in functions.deploy.params} - {"url", "token_file", "as_json", "name", "env_files"}
     assert {"url" if name == "url_of_function" else name for name in options} == set(FunctionSpec.__struct_fields__)
 
 

@@ -89,7 +89,6 @@ def test_every_answer_names_fields_that_there_are() -> None:
     [
         ("--rm", ": use --ttl: seconds after its end, 0 for at once"),
         ("--publish", ": use --port"),
-        ("--env-file", ": not supported; use --env with its names and values"),
         ("--with-registry-auth", ": use --auth-file"),
         ("--memroy", "; did you mean --memory?"),
         ("--labels", "; did you mean --label?"),
