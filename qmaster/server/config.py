@@ -332,11 +332,14 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _folders(text: str) -> tuple[str, ...]:
-    folders = _listed(text)
     try:
-        return tuple(map(folder, folders))
+        folders = tuple(map(folder, _listed(text)))
     except ValueError as error:
         raise ConfigError(f"--bind-mounts: {str(error).partition(': ')[2]}") from None
+    for one in folders:
+        if inside := next((other for other in folders if one.startswith(f"{other}/")), None):
+            raise ConfigError(f"--bind-mounts: {one} is inside {inside}; a job could exchange it for a link elsewhere")
+    return folders
 
 
 def _origins(text: str) -> tuple[str, ...]:

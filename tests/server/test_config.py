@@ -263,6 +263,15 @@ def test_a_domain_of_functions_is_a_name() -> None:
             load({"function_domain": text})
 
 
+def test_bind_mounts_are_folders() -> None:
+    """Absolute ones, none inside another: a job that may write to the outer one could exchange the inner one."""
+    assert load({"bind_mounts": "/srv/a/, /srv//b"}).bind_mounts == ("/srv/a", "/srv/b")
+    assert load().bind_mounts == ()
+    for text in ("srv", "/", "/srv/../etc", "/proc", "/srv,/srv/a", "/srv/a,/srv"):
+        with pytest.raises(ConfigError, match=r"^--bind-mounts: "):
+            load({"bind_mounts": text})
+
+
 def test_trusted_proxies_are_addresses_or_networks() -> None:
     """Of either kind, separated by commas."""
     proxies = load({"trusted_proxies": "127.0.0.1, 10.0.0.0/8,::1"}).trusted_proxies
