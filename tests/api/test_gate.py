@@ -55,7 +55,7 @@ UNKNOWN: Json = {
     "CapDrop": [], "security_opt": ["apparmor=unconfined"], "SecurityOpt": ["seccomp=unconfined"],
     "Privileges": {"Seccomp": {"Mode": "unconfined"}}, "NoNewPrivileges": False, "userns_mode": "host",
     "UsernsMode": "host", "group_add": ["docker"], "GroupAdd": ["0"], "MaskedPaths": [], "ReadonlyPaths": [],
-    "ulimits": [{"Name": "nofile", "Soft": 1}], "oom_kill_disable": True, "OomScoreAdj": -1000, "PidsLimit": -1,
+    "ulimit": ["nofile=1"], "oom_kill_disable": True, "OomScoreAdj": -1000, "PidsLimit": -1,
     # the host's namespaces
     "pid": "host", "PidMode": "host", "pid_mode": "host", "ipc": "host", "IpcMode": "host", "uts": "host",
     "UTSMode": "host", "net": "host", "network": "host", "network_mode": "host", "NetworkMode": "container:x",
@@ -63,28 +63,28 @@ UNKNOWN: Json = {
     "cgroup_parent": "/", "CgroupParent": "/",
     # devices and the kernel
     "devices": ["/dev/sda"], "Devices": [{"PathOnHost": "/dev/sda"}], "device_cgroup_rules": ["a *:* rwm"],
-    "DeviceRequests": [{"Count": -1}], "gpus": "all", "GenericResources": [], "sysctls": {"kernel.sem": "1"},
+    "DeviceRequests": [{"Count": -1}], "gpu": "all", "GenericResources": [], "sysctls": {"kernel.sem": "1"},
     "Sysctls": {"net.ipv4.ip_forward": "1"}, "runtime": "runc", "Runtime": "other", "isolation": "process",
     # the host's files, and the Docker socket
-    "volumes": ["/:/host"], "Volumes": {"/host": {}}, "volumes_from": ["other"], "VolumesFrom": ["other"],
+    "Volumes": {"/host": {}}, "volumes_from": ["other"], "VolumesFrom": ["other"],
     "binds": ["/var/run/docker.sock:/var/run/docker.sock"], "Binds": ["/:/host"], "volume": "/etc:/etc",
     "mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}],
     "Mounts": [{"Type": "volume", "VolumeOptions": {"DriverConfig": {"Options": {"device": "/", "o": "bind"}}}}],
-    "mount": "type=bind,source=/,target=/host", "tmpfs": ["/run"], "Tmpfs": {"/run": ""}, "VolumeDriver": "local",
-    "storage_opt": {"size": "1G"}, "configs": ["other"], "Configs": [{"ConfigID": "x"}],
+    "mount": "type=bind,source=/,target=/host", "Tmpfs": {"/run": ""}, "VolumeDriver": "local",
+    "storage_opt": {"size": "1G"}, "Configs": [{"ConfigID": "x"}],
     # plugins, log drivers, and what else runs on the host
     "plugins": ["sshfs"], "PluginSpec": {"Name": "sshfs", "Remote": "evil/plugin"}, "Runtimes": ["plugin"],
     "log_driver": "syslog", "LogDriver": {"Name": "gelf", "Options": {"gelf-address": "udp://evil.example"}},
     "LogConfig": {"Type": "fluentd"}, "log_opts": {}, "logging": {"driver": "none"}, "CredentialSpec": {"File": "x"},
     "Init": True, "Healthcheck": {"Test": ["CMD", "x"]},
     # networks and names
-    "extra_hosts": ["registry:10.0.0.1"], "Hosts": ["10.0.0.1 x"], "dns": ["10.0.0.1"], "DNSConfig": {}, "links": ["x"],
-    "hostname": "{{.Node.ID}}", "domainname": "x", "mac_address": "0", "EndpointSpec": {"Ports": []}, "publish": [],
+    "add_host": ["registry:10.0.0.1"], "Hosts": ["10.0.0.1 x"], "DNSConfig": {}, "links": ["x"],
+    "domainname": "x", "mac_address": "0", "EndpointSpec": {"Ports": []}, "publish": [],
     "ExposedPorts": {"22/tcp": {}}, "PublishAllPorts": True, "network_aliases": ["registry"],
     # whole documents of Docker's, and quartermaster's own
     "TaskTemplate": {"ContainerSpec": {"Image": "x"}}, "ContainerSpec": {"Image": "x"}, "Spec": {}, "Placement": {},
-    "Resources": {}, "mode": "global", "Mode": {"Global": {}}, "update_config": {}, "UpdateConfig": {},
-    "owner": "bob", "id": OF_BOB, "scopes": ["run"], "memory_swap": -1, "MemorySwap": -1, "stop_signal": "SIGKILL",
+    "Resources": {}, "Mode": {"Global": {}}, "update_config": {}, "UpdateConfig": {},
+    "owner": "bob", "id": OF_BOB, "scopes": ["run"], "memory_swap": -1, "MemorySwap": -1,
     "platform": "x", "fromSrc": "http://evil.example", "registry_auth": "x", "X-Registry-Auth": "x", "__proto__": {},
 }  # fmt: skip
 
@@ -243,6 +243,37 @@ NOT_A_VALUE: list[tuple[str, Json]] = [
     ("secrets", {"type": "container", "secrets": ["key"]}),
     ("ports", {"type": "container", "ports": ["8080:80"]}),
     ("replicas", {"type": "container", "replicas": 2}),
+    ("volumes", {"volumes": ["/:/host"]}),
+    ("volumes", {"volumes": ["/proc/1/root:/host"]}),
+    ("volumes", {"volumes": ["/srv/../etc:/host"]}),
+    ("volumes", {"volumes": ["data:/proc"]}),
+    ("volumes", {"volumes": ["data:/a,volume-opt=o=bind:ro"]}),
+    ("volumes", {"volumes": [{"type": "npipe", "target": "/x"}]}),
+    ("volumes", {"volumes": [{"source": "data", "target": "/x", "volume": {"driver_opts": {"device": "/"}}}]}),
+    ("volumes", {"volumes": [{"type": "bind", "source": "/srv", "target": "/x", "bind": {"propagation": "shared"}}]}),
+    ("tmpfs", {"tmpfs": ["/sys"]}),
+    ("tmpfs", {"tmpfs": ["/run:exec,suid,dev"]}),
+    ("configs", {"configs": [{"ConfigID": "x"}]}),
+    ("configs", {"configs": ["other"], "type": "container"}),
+    ("extra_hosts", {"extra_hosts": ["registry:evil.example"]}),
+    ("extra_hosts", {"extra_hosts": ["a\nb:10.0.0.1"]}),
+    ("dns", {"dns": ["evil.example"]}),
+    ("hostname", {"hostname": "{{.Node.ID}}"}),
+    ("ulimits", {"ulimits": [{"Name": "nofile", "Soft": 1}]}),
+    ("ulimits", {"ulimits": {"evil": 1}}),
+    ("mode", {"mode": "replicated-job"}),
+    ("stop_signal", {"stop_signal": "SIGKILL; x"}),
+    ("gpus", {"gpus": [{"Count": -1}], "type": "container"}),
+    ("gpus", {"gpus": "all"}),
+    ("stdin", {"stdin": "x"}),
+    ("generic_resources", {"generic_resources": [{"DiscreteResourceSpec": {"Kind": "gpu", "Value": 1}}]}),
+]
+
+# Host folders that the server does not name, to the root token too.
+OF_THE_HOST: list[Json] = [
+    {"volumes": ["/var/run/docker.sock:/var/run/docker.sock"]},
+    {"volumes": ["/etc:/host:ro"], "type": "container"},
+    {"volumes": [{"type": "bind", "source": "/run", "target": "/host"}]},
 ]
 
 # As bytes: what no JSON library writes.
@@ -273,6 +304,8 @@ def to_everyone() -> Iterator[Attempt]:
         yield Attempt(f"field {name}", f"unknown field {quote(name)}", fields(**{name: value}))
     for field, values in NOT_A_VALUE:
         yield Attempt(f"{field} {json.dumps(values)[:60]}", field, {**IMAGE, **values})
+    for values in OF_THE_HOST:
+        yield Attempt(f"host {json.dumps(values)[:60]}", "--bind-mounts: ", {**IMAGE, **values}, status=403)
     for name, raw, says in NO_REQUEST:
         yield Attempt(f"body: {name}", says, raw)
     for name in ("force", "all", "signal", "type", "owner", "v"):
@@ -281,7 +314,7 @@ def to_everyone() -> Iterator[Attempt]:
         yield Attempt(f"stop {json.dumps(value)[:20]}", "id: ", {"id": value}, "/stop")
     for query in ("privileged=1", "fromImage=evil", "name=x", "X-Registry-Auth=x"):
         yield Attempt(f"query {query}", "unknown query parameter", IMAGE, f"/run?{query}")
-    for query in ("filters={}", "all=yes", "size=1", "label=", "limit=-1", "limit=99999", "owner=bob", "status=any"):
+    for query in ("filters={}", "all=yes", "size=1", "label=", "limit=-1", "limit=99999", "by=bob", "status=any"):
         yield Attempt(f"listing {query}", "", None, f"/status?{query}")
 
 
@@ -359,6 +392,14 @@ FORBIDDEN: list[tuple[str, Json]] = [
     ("ports", {"ports": ["8999:80/udp"]}),
     ("ports", {"ports": ["8080:80", "9090:9090"]}),
     ("ports", {"ports": ["00022:22"]}),
+    ("volumes", {"volumes": ["bobs:/data"]}),
+    ("volumes", {"volumes": ["bobs:/data"], "type": "container"}),
+    ("resources", {"generic_resources": {"gpu": 1}}),
+    ("resources", {"gpus": 1, "type": "container"}),
+    ("configs", {"configs": ["bobs"]}),
+    ("max_memory", {"shm_size": 65}),
+    ("max_memory", {"tmpfs": ["/run:size=65m"]}),
+    ("max_replicas", {"mode": "global"}),
     ("name", {"name": "qm-" + "0" * 40}),
     ("name", {"name": "QM-" + "0" * 40}),
     ("name", {"name": "Qm-x", "type": "container"}),
