@@ -90,6 +90,7 @@ SAYS = {
     "qmaster schedules": "Europe/Berlin",
     "qmaster invoke shout --async": "HELLO",
     "qmaster invoke hello": '"event": {"name": "Ada"}',
+    "--interactive busybox cat": "hello from a pipe",
     "aws lambda invoke": '200 {"event": {}',
 }
 # A stream has no end: it is read until something has come.

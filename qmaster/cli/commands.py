@@ -59,6 +59,8 @@ async def run(
     Ctrl-C stops the job; a second one does not wait for its end. The exit code is 124 after --timeout, 125 if the job
     has no exit code, and 130 after Ctrl-C. With --json, the output is in the document that is printed at the end.
     """
+    if fields["stdin"] and fields["auth_file"] == "-":
+        raise ConfigError("--interactive and --auth-file - both read standard input; put the credentials into a file")
     if fields.pop("stdin") or (fields["type"] == "container" and fields["auth_file"] != "-" and descriptors.has_data()):
         fields["stdin"] = compose_options.standard_input()
     elif fields["auth_file"] != "-" and descriptors.has_data():

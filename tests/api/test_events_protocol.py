@@ -206,12 +206,17 @@ def test_a_token_in_the_url_is_refused(stream: Server) -> None:
     ],
 )
 def test_only_known_pages_may_read(stream: Server, origin: str, welcome: bool) -> None:
-    """A hostile Origin is refused with 403, with the right token too; the own one and --allow-origin are not."""
+    """A hostile Origin is refused with 403, with the right token too; the own one and --allow-origin are not.
+
+    A page of --allow-origin may also read Server-Sent Events by `fetch`.
+    """
     headers = {"Origin": origin.format(own=f"127.0.0.1:{stream.port}")}
     with Subscriber(stream, headers=headers) as subscriber:
         assert subscriber.status == (101 if welcome else 403)
     with Sse(stream, headers=headers) as sse:
         assert sse.status == (200 if welcome else 403)
+        listed = origin if origin == "https://page.example" else None
+        assert sse.answer.headers["Access-Control-Allow-Origin"] == listed
 
 
 def test_too_many_that_show_no_token(stream: Server) -> None:

@@ -18,6 +18,7 @@ from testbed.wait import eventually
 
 from qmaster.cli import inputs, main
 from qmaster.errors import ConfigError
+from qmaster.models.requests import MAX_STDIN
 
 WITHIN = 30.0  # seconds: a loaded machine's bound, never waited for
 COMMAND = [sys.executable, "-m", "qmaster"]
@@ -272,6 +273,66 @@ def test_a_value_of_this_environment_in_a_file_is_utf8() -> None:
     """As with `--env NAME`."""
     with pytest.raises(ConfigError, match="A is not set in this environment"):
         inputs.environment(["A"], [], {})
+
+
+# --- run: standard input ----------------------------------------------------------------------------------------------
+
+
+def piped(fake: FakeServer, data: bytes, *args: str, after: float = 0) -> subprocess.CompletedProcess[bytes]:
+    """A run behind a pipe whose writer begins that many seconds later."""
+    command = ["sh", "-c", 'sleep "$1"; cat', "sh", str(after)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdin
+        writer.stdin.write(data)
+        writer.stdin.close()
+        done = subprocess.run(
+            [*COMMAND, "run", "-d", *args, "busybox", "cat"],
+            env=environ(fake),
+            stdin=writer.stdout,
+            capture_output=True,
+            timeout=WITHIN,
+            check=False,
+        )
+        writer.kill()
+        return done
+
+
+@pytest.mark.slow
+def test_what_is_piped_in_is_the_containers(fake: FakeServer) -> None:
+    """All of it, also where it comes late."""
+    assert piped(fake, "grüße\r\n".encode(), "--type", "container", "-i", after=0.5).returncode == 0
+    assert fake.asked[0][2] == {"image": "busybox", "command": ["cat"], "type": "container", "stdin": "grüße\r\n"}
+
+
+@pytest.mark.slow
+def test_a_file_is_the_containers_too(fake: FakeServer, tmp_path: Path) -> None:
+    """Without an option: it has data when the command begins. A service is told that it takes none."""
+    (tmp_path / "file").write_bytes(b"from a file")
+    for args, code in ((["--type", "container"], 0), ([], 125)):
+        with (tmp_path / "file").open("rb") as file:
+            command = [*COMMAND, "run", "-d", *args, "busybox"]
+            done = subprocess.run(
+                command, env=environ(fake), stdin=file, capture_output=True, timeout=WITHIN, check=False
+            )
+        assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(b"qmaster: standard input has data, which a service cannot take")
+    assert [call[2].get("stdin") for call in fake.asked] == ["from a file"]
+
+
+@pytest.mark.parametrize(
+    ("stdin", "args", "says"),
+    [
+        ("x" * (MAX_STDIN + 1), ["-i"], f"at most {MAX_STDIN} bytes"),
+        ("x", ["-i", "--auth-file", "-"], "both read standard input"),
+    ],
+)
+def test_standard_input_that_cannot_be_passed_is_one_line(
+    fake: FakeServer, stdin: str, args: list[str], says: str
+) -> None:
+    """Before anything is asked for."""
+    done = qmaster(fake, "run", "--type", "container", *args, "busybox", stdin=stdin)
+    assert (done.returncode, done.stderr.count(b"\n"), fake.asked) == (125, 1, [])
+    assert says in done.stderr.decode()
 
 
 # --- bare surroundings ------------------------------------------------------------------------------------------------
