@@ -9,6 +9,7 @@ from tornado.httputil import HTTPHeaders
 
 from docs import routes
 from qmaster.api import cors
+from qmaster.models.requests import MAX_BODY
 
 __all__ = ["app", "ask", "home"]  # the fixtures
 
@@ -28,7 +29,7 @@ CALLS = [  # who, method, path, body and status: an answer of each sort
     ("root", "GET", "/status/nothing", None, 404),
     ("root", "GET", "/nothing", None, 404),
     ("root", "PUT", "/run", RUN, 405),
-    ("root", "POST", "/run", b"x" * 70_000, 413),
+    ("root", "POST", "/run", b"x" * (MAX_BODY + 1), 413),
     ("nobody", "POST", "/functions/resize/invoke", RUN, 401),
     ("nobody", "POST", "/2015-03-31/functions/resize/invocations", RUN, 401),
 ]

@@ -41,7 +41,15 @@ async def test_it_answers_with_what_would_run(
     assert document == {"success": True, "dry_run": True, "image": image, "spec": shown}
     assert [each.partition(":")[0] for each in warnings] == ["no_new_privileges"] * (kind == "service")
     assert home.engine.created() == []
-    assert set(home.engine.asked()) <= {"pin", "check_image", "network_ids", "secret_ids", "service", "container"}
+    assert set(home.engine.asked()) <= {
+        "pin",
+        "check_image",
+        "network_ids",
+        "secret_ids",
+        "config_ids",
+        "service",
+        "container",
+    }
     assert len(json.loads((await ask("root", "GET", "/status")).body)["services"]) == 4
 
 
