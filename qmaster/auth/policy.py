@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..errors import Forbidden
+from ..models.compose import REALTIME
 from ..models.images import Reference
 from ..models.requests import NAME_PREFIX, NEVER, PIDS_LIMIT, RunRequest, Ttl
 from ..models.units import UNITS, amount
@@ -188,6 +189,8 @@ def _check_relaxed(request: RunRequest, grant: TokenPolicy) -> None:
         return
     if not request.no_new_privileges:
         raise Forbidden("allow_relaxed: this token may not set no_new_privileges to false; leave the field out")
+    if REALTIME in request.ulimits:
+        raise Forbidden(f"allow_relaxed: this token may not set ulimits.{REALTIME}; leave it out")
     kept = request.kept()
     if kept:
         raise Forbidden(f"allow_relaxed: this token's runs must drop {', '.join(kept)} as well; add them to cap_drop")

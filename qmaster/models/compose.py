@@ -17,6 +17,7 @@ MAX_PATH = 4096  # characters
 MAX_SIZE = 16 * 1024 * 1024  # MiB
 MAX_ULIMIT = 2**63 - 1
 UNLIMITED = -1
+REALTIME = "rtprio"  # a process with a real-time priority takes processors beyond the limit of its container
 # A run cannot mount over these: they show the kernel, and Docker fills them itself.
 KERNELS = ("/proc", "/sys", "/dev")
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - in the container
@@ -39,11 +40,14 @@ class MountField(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     read_only: bool = False
 
 
+Limit = Annotated[int, Meta(ge=UNLIMITED, le=MAX_ULIMIT)]
+
+
 class UlimitField(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A ulimit with two values; -1: no limit."""
 
-    soft: Annotated[int, Meta(ge=UNLIMITED, le=MAX_ULIMIT)]
-    hard: Annotated[int, Meta(ge=UNLIMITED, le=MAX_ULIMIT)]
+    soft: Limit
+    hard: Limit
 
 
 class Mount(NamedTuple):
@@ -216,8 +220,13 @@ def _host_name(name: str) -> str:
 
 
 def _address(field: str, text: str) -> str:
-    """Return an address without the brackets that Compose allows around an IPv6 one."""
+    """Return an address without the brackets that Compose allows around an IPv6 one.
+
+    A zone (``fe80::1%eth0``) is refused: Python takes any text for one, also lines of their own.
+    """
     try:
+        if "%" in text:
+            raise ValueError(text)
         return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
     except ValueError:
         raise ValueError(f"{field}: expected an IP address; got {quote(text)}") from None

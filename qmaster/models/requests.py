@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from ..errors import BadRequest
 from . import compose
-from .compose import MAX_SIZE, Mount, MountField, UlimitField
+from .compose import MAX_SIZE, Limit, Mount, MountField, UlimitField
 from .credentials import BOM, Credentials
 from .images import Reference
 from .units import numbers
@@ -147,7 +147,7 @@ class RunFields(Struct, kw_only=True, frozen=True):
     read_only: bool = False
     tmpfs: Entry | Annotated[list[Entry], Meta(max_length=32)] = []
     shm_size: Annotated[int, Meta(ge=1, le=MAX_SIZE)] | None = None
-    ulimits: dict[str, int | UlimitField] = {}
+    ulimits: dict[str, Limit | UlimitField] = {}
     volumes: Annotated[list[Entry | MountField], Meta(max_length=32)] = []
     configs: Names = []
     generic_resources: Annotated[dict[str, Annotated[int, Meta(ge=1, le=1_000_000)]], Meta(max_length=16)] = {}

@@ -128,7 +128,7 @@ def test_a_run_may_be_hardened_further(fields: dict[str, Any]) -> None:
 
 def test_a_token_may_be_allowed_to_relax() -> None:
     """With allow_relaxed; the root token always may."""
-    relaxed = run(cap_drop=[], no_new_privileges=False)
+    relaxed = run(cap_drop=[], no_new_privileges=False, ulimits={"rtprio": 1})
     for who in (grant(allow_relaxed=True), None):
         allowed = allow(relaxed, who)
         assert (allowed.cap_drop, allowed.no_new_privileges) == ([], False)
@@ -174,6 +174,7 @@ def test_constraints_are_added_to_every_run() -> None:
             {"no_new_privileges": False},
             "allow_relaxed: this token may not set no_new_privileges to false; leave the field out",
         ),
+        ({}, {"ulimits": {"rtprio": 0}}, "allow_relaxed: this token may not set ulimits.rtprio; leave it out"),
         (
             {"max_ttl": 60.0},
             {"ttl": "never"},

@@ -72,8 +72,16 @@ def test_hosts_and_ulimits_are_read() -> None:
     assert compose.limits(limits) == [Ulimit("nofile", 10, 10), Ulimit("core", 0, -1)]
     assert refused({**RUN, "ulimits": {"nofile": {"soft": 2, "hard": 1}}}).startswith("ulimits: the soft limit")
     assert refused({**RUN, "ulimits": {"nofile": {"soft": -1, "hard": 1}}}).startswith("ulimits: the soft limit")
-    for entry in ("a", "a:b", "a:", ":10.0.0.1", "a b:10.0.0.1", "a\n:10.0.0.1", "a:10.0.0.1 b"):
+    for entry in ("a", "a:b", "a:", ":10.0.0.1", "a b:10.0.0.1", "a\n:10.0.0.1", "a:10.0.0.1 b", "a:fe80::1%x\n::2 b"):
         assert refused({**RUN, "extra_hosts": [entry]}).startswith("extra_hosts: ")
+    assert refused({**RUN, "dns": "fe80::1%x\noptions y"}).startswith("dns: ")
+
+
+@pytest.mark.parametrize("number", [-2, 2**63, 10**30])
+def test_a_ulimit_is_a_number_of_the_kernel(number: int) -> None:
+    """By itself, and as one of two; a larger one can be neither sent to Docker nor shown."""
+    assert refused({**RUN, "ulimits": {"nofile": number}}).startswith("ulimits['nofile']: ")
+    assert refused({**RUN, "ulimits": {"nofile": {"soft": 0, "hard": number}}}).startswith("ulimits")
 
 
 @pytest.mark.parametrize("path", ["/", "srv", "/srv/../etc", "/proc/1", "", "/a,b"])
