@@ -1,11 +1,14 @@
 """sender: one try of a callback against real receivers, and the addresses that it connects to."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,23 @@ async def sending(
 async def send(folder: Path, receiver: Receiver, path: str = "hook", within: float = 20) -> int | str:
     async with sending(folder, receiver.url, within=within) as sender:
         return await sender.send("msg_1", receiver.url + path, BODY)
+
+
+@contextmanager
+def flooding(flood: bytes) -> Iterator[str]:
+    """A receiver in a thread, which sends the same again and again; its URL."""
+
+    def pour() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            while True:
+                connection.sendall(flood)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=pour)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        thread.join()
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -109,6 +129,27 @@ async def test_a_receiver_that_drips_its_head_is_left_after_the_time(tmp_path: P
 
     async with receiving(drip) as receiver:
         assert await send(tmp_path, receiver, within=0.5) == "no answer within 0.5 s"
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 100 Continue", b"HTTP/1.1 102 Processing", b"HTTP/1.1 204 No Content"])
+async def test_a_flood_of_heads_does_not_block_the_loop(tmp_path: Path, head: bytes) -> None:
+    """However many come at once, others have their turns between them."""
+    turns = [0.0]
+
+    async def take_turns() -> None:
+        last = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            turns.append((now := time.thread_time()) - last)
+            last = now
+
+    # The receiver is in a thread of its own, so that only the sender's work counts.
+    with flooding((head + b"\r\n\r\n") * 20_000) as url:
+        async with sending(tmp_path, url, within=1) as sender:
+            turning = asyncio.create_task(take_turns())
+            assert await sender.send("msg_1", url, BODY) in (204, "no answer within 1 s")
+            turning.cancel()
+    assert max(turns) < 0.03
 
 
 async def test_a_receiver_that_refuses_is_told_so(tmp_path: Path) -> None:
