@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import structlog
 
+from ..auth import policy
 from ..auth.authenticator import Identity
 from ..errors import BadRequest, Conflict, JournalUnwritable, KeyReused, NotFound
 from ..models.functions import FunctionSpec, read_input
@@ -221,7 +222,7 @@ class AsyncInvoker:
         """Let a dead invocation be attempted again, with all its retries.
 
         Raises:
-            NotFound: the token sees no such invocation here, or the function was removed.
+            NotFound: the token sees no such invocation here, or no such function.
             Conflict: it is not dead.
             QueueFull: as many wait for the function as may.
             JournalFull: what waits takes as much of the journal as it may.
@@ -232,7 +233,7 @@ class AsyncInvoker:
             raise Conflict(f"the invocation is {dead.status}; only one that is dead can be tried again")
         self._versions.require()
         version = self._attempts.version(dead)
-        if version is None:
+        if version is None or not policy.sees_function(by.grant, dead.function):
             raise NotFound(f"the function {quote(dead.function)}, or its version, was removed")
         now = time.time()
         row = dead.revived(now)

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 from asynchronous_cases import ALICE, ROOT, Desk, desk, fails
-from fakes import until
+from fakes import grant, until
 from function_cases import version
 from testbed.wait import BUSY
 
+from qmaster.auth.authenticator import Identity
 from qmaster.errors import (
     BadRequest,
     CannotStart,
@@ -452,6 +453,21 @@ async def test_a_dead_one_is_tried_again(tmp_path: Path) -> None:
         assert (view.status, bytes(view.output), len(view.attempts), view.error) == ("succeeded", b'"again"', 2, None)
         with pytest.raises(Conflict):
             await here.invoker.redrive(invocation_id, ROOT)
+
+
+async def test_a_dead_one_is_tried_again_only_by_who_may_call(tmp_path: Path) -> None:
+    """A token whose functions have changed since keeps what it has called, and calls nothing more."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=0))
+        here.handler = fails
+        here.play()
+        invocation_id = await here.accept(called, owner="alice")
+        await here.over(invocation_id)
+        without = Identity("alice", grant("alice", functions=("other-*",)))
+        with pytest.raises(NotFound):
+            await here.invoker.redrive(invocation_id, without)
+        assert (await here.invoker.get(invocation_id, without)).status == "dead"
+        assert (await here.invoker.redrive(invocation_id, ALICE)).status == "queued"
 
 
 async def test_one_that_waits_is_cancelled(tmp_path: Path) -> None:
