@@ -76,8 +76,8 @@ def test_boto3_knows_our_errors(client: Any, function: Function) -> None:
     for name in ("nobody", "tool:99"):
         with pytest.raises(client.exceptions.ResourceNotFoundException):
             client.invoke(FunctionName=name)
-    with pytest.raises(ClientError, match="InvalidParameterValueException"):
-        client.invoke(FunctionName="tool", InvocationType="Event")
+    with pytest.raises(ClientError, match="InvalidRequestContentException"):
+        client.invoke(FunctionName="tool", ClientContext="bm8gSlNPTg==")
 
 
 def test_boto3_streams(functions_server: Server, node_swarm: Swarm, client: Any) -> None:
