@@ -206,8 +206,8 @@ def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
 
 WRONG_USES = [
     (["nonsense"], 2, "no such command 'nonsense'"),
-    (["ps"], 2, "no such command 'ps': use status"),
-    (["rm", "clock"], 2, "no such command 'rm': use stop"),
+    (["list"], 2, "no such command 'list': use status"),
+    (["kill", "clock"], 2, "no such command 'kill': use stop"),
     (["help", "inspect"], 2, "no such command 'inspect': use status"),
     (["run", "--jso", "busybox"], 125, "no such option: --jso; did you mean --json"),
     (["run", "--memory", "much", "busybox"], 125, "expected MiB, or a size such as 512m; got 'much'"),
