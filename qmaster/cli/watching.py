@@ -151,14 +151,17 @@ class _Watch:
             rows = max(2, terminal.height() - 1)
             show(TOP + "\n".join(self._draw(listed)[:rows]))
             return
-        new = [one for one in listed if self._is_new(one)]
         if self._to.as_json:
-            for one in new:
+            for one in filter(self._is_new, listed):
                 show_json(one)
-        elif new or self._shown is None:
-            lines = tables.table(tables.SERVICES, tables.services(new, datetime.now(UTC)), None)
-            for line in lines[self._shown is not None :]:
-                show(line)
+        else:
+            # In the columns of all, so that rows stand below each other.
+            head, *lines = tables.table(tables.SERVICES, tables.services(listed, datetime.now(UTC)), None)
+            if self._shown is None:
+                show(head)
+            for one, line in zip(listed, lines, strict=True):
+                if self._is_new(one):
+                    show(line)
         self._shown = {one["id"]: _row(one) for one in listed}
 
     def _is_new(self, one: Json) -> bool:
