@@ -24,6 +24,7 @@ FILTERS = (
     *("since", "until", "limit", "page", "all"),
 )
 MAX_LIMIT = 10_000
+MAX_IMAGES = 10  # each is compared with each run, in one turn of the event loop
 EVERYTHING = ListQuery()
 _MAX_PAGE = 512  # characters of a cursor
 _KEY = re.compile(r"([0-9A-Z:.+-]{0,40}) ([\w.-]{1,255})", re.ASCII)
@@ -54,7 +55,7 @@ def read_filters(query: dict[str, list[str]]) -> ListQuery:
         function=named_function(query),
         owners=frozenset(query.get("owner", ())),
         reasons=_words("reason", query, get_args(Reason)),
-        images=tuple(map(_image, query.get("image", ()))),
+        images=_images(query),
         since=_moment("since", query),
         until=_moment("until", query),
         page=_page(query),
@@ -71,6 +72,13 @@ def _words(name: str, query: dict[str, list[str]], known: tuple[str, ...]) -> fr
     if not words <= set(known):
         raise BadRequest(f"{name}: expected one of {', '.join(known)}")
     return words
+
+
+def _images(query: dict[str, list[str]]) -> tuple[Pattern, ...]:
+    texts = query.get("image", ())
+    if len(texts) > MAX_IMAGES:
+        raise BadRequest(f"image: expected at most {MAX_IMAGES} of them; got {len(texts)}")
+    return tuple(map(_image, texts))
 
 
 def _image(text: str) -> Pattern:

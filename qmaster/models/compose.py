@@ -17,6 +17,7 @@ MAX_PATH = 4096  # characters
 MAX_SIZE = 16 * 1024 * 1024  # MiB
 MAX_ULIMIT = 2**63 - 1
 UNLIMITED = -1
+MAX_OPTIONS = 4  # of a tmpfs; 32 with a hundred each hold the event loop for 80 ms
 REALTIME = "rtprio"  # a process with a real-time priority takes processors beyond the limit of its container
 # A run cannot mount over these: they show the kernel, and Docker fills them itself.
 KERNELS = ("/proc", "/sys", "/dev")
@@ -169,9 +170,12 @@ def _long_form(text: str) -> MountField:
 
 def _tmpfs(text: str) -> Mount:
     """Read ``/path`` or ``/path:size=64m,mode=1777``."""
-    path, _, options = text.partition(":")
+    path, _, rest = text.partition(":")
     mount = Mount("tmpfs", "", _target("tmpfs", path, shared_memory=True))
-    for option in filter(None, options.split(",")):
+    options = [option for option in rest.split(",") if option]
+    if len(options) > MAX_OPTIONS:
+        raise ValueError(f"tmpfs: expected at most {MAX_OPTIONS} options after the path; got {len(options)}")
+    for option in options:
         name, _, value = option.partition("=")
         if name == "size" and 0 < (size := units.mebibytes(f"{value}b" if value.isdigit() else value) or 0) <= MAX_SIZE:
             mount = mount._replace(size=size)

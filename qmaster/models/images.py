@@ -168,10 +168,9 @@ def _split(name: str) -> tuple[str, tuple[str, ...]]:
 
 def _like(pattern: str, text: str) -> bool:
     """Return whether a text matches a pattern with ``*``; one pass, so no name of an image makes it slow."""
-    head, *others = pattern.split("*")
-    if not others:
+    if "*" not in pattern:
         return pattern == text
-    *middle, tail = others
+    head, middle, tail = _literals(pattern)
     at, end = len(head), len(text) - len(tail)
     if end < at or not text.startswith(head) or not text.endswith(tail):
         return False
@@ -181,3 +180,10 @@ def _like(pattern: str, text: str) -> bool:
             return False
         at = found + len(part)
     return True
+
+
+@lru_cache(maxsize=1024)  # a listing compares one pattern with thousands of images
+def _literals(pattern: str) -> tuple[str, tuple[str, ...], str]:
+    """Return what stands before, between and after the stars of a pattern."""
+    head, *middle, tail = pattern.split("*")
+    return head, tuple(middle), tail

@@ -326,6 +326,7 @@ async def test_what_is_removed_is_listed_where_it_is_asked_for(
         ("image=UPPER", "image"),
         ("image=sha256:" + "a" * 64, "image: an image ID is not supported"),
         ("image=*", "image"),
+        ("&".join(["image=busybox"] * 11), "image: expected at most 10 of them; got 11"),
         ("since=", "since: expected a time such as 2026-11-22T20:29:03Z"),
         ("until=yesterday", "until: expected a time such as"),
         ("since=2026-02-30", "since"),

@@ -50,7 +50,19 @@ def test_another_volume_is_refused(entry: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["x", "/", "/proc", "/x:size=0", "/x:size=1x", "/x:size=-1m", "/x:mode=9", "/x:exec", "/x:size=99999g"]
+    "entry",
+    [
+        "x",
+        "/",
+        "/proc",
+        "/x:size=0",
+        "/x:size=1x",
+        "/x:size=-1m",
+        "/x:mode=9",
+        "/x:exec",
+        "/x:size=99999g",
+        "/x:" + "ro," * 300,
+    ],
 )
 def test_another_tmpfs_is_refused(entry: str) -> None:
     """It says what is expected."""
