@@ -46,16 +46,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Pages:
-    """The pages of a listing, and how many seconds each took."""
+    """The pages of a listing, and how many seconds of processor each took: other work of the machine does not count."""
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
         self.took: list[float] = []
 
     async def page(self, wanted: ListQuery) -> tuple[list[str], ListQuery | None]:
-        began = time.perf_counter()
+        began = time.process_time()
         parts = [part async for part in self.listing.parts(None, wanted)]
-        self.took.append(time.perf_counter() - began)
+        self.took.append(time.process_time() - began)
         ids = [msgspec.json.decode(row)["id"] for part in parts for row in part.rows]
         following = parts[-1].next
         return ids, following and wanted._replace(page=following)
@@ -89,7 +89,7 @@ async def test_pages_of_many_have_each_once(folder: Path, measured: Callable[[st
     await journal.close()
     assert len(found) == len(set(found)) == MANY + 200
     assert found == sorted(found, key=created, reverse=True)
-    first, last = min(pages.took[:5]), min(pages.took[-6:-1])
+    first, last = min(pages.took[:10]), min(pages.took[-11:-1])
     measured(f"a page of 2,000: the first {first * 1000:.0f} ms, the last {last * 1000:.0f} ms")
     assert last < 3 * first
 
