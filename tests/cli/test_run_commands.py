@@ -182,27 +182,29 @@ def test_other_tools_names_work(fake: FakeServer) -> None:
     assert not main.ALIASES.keys() & main.COMMANDS.keys()
 
 
+OFFERS = {"wa": "wait", "run --env": "--env-file", "run --restart ": "on-failure", "ps --wat": "--watch"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "offers"),
-    [("wa", "wait"), ("run --env", "--env-file"), ("run --restart ", "on-failure"), ("ps --wat", "--watch")],
-)
-def test_a_shell_completes(tmp_path: Path, words: str, offers: str) -> None:
+def test_a_shell_completes(tmp_path: Path) -> None:
     """With the lines of docs/cli.md, in a real bash."""
     (tmp_path / "qmaster").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{STARTED}" "$@"\n')
     (tmp_path / "qmaster").chmod(0o755)
-    typed = f"qmaster {words}"
-    script = f"""
-        eval "$(_QMASTER_COMPLETE=bash_source qmaster)"
-        COMP_WORDS=({typed}{' ""' if typed.endswith(" ") else ""}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
-        _qmaster_completion qmaster
-        echo "${{COMPREPLY[@]}}"
-    """
+    script = ['eval "$(_QMASTER_COMPLETE=bash_source qmaster)"']
+    for words in OFFERS:
+        begun = words + "''" * words.endswith(" ")  # the word that is to be completed
+        script += [
+            f"COMP_WORDS=(qmaster {begun})",
+            "COMP_CWORD=$((${#COMP_WORDS[@]} - 1))",
+            "_qmaster_completion qmaster",
+            'echo "${COMPREPLY[@]}"',
+        ]
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(main.__file__).parents[2])}
     shell = shutil.which("bash")
     assert shell
-    done = subprocess.run([shell, "-c", script], env=env, capture_output=True, text=True, timeout=WITHIN, check=True)
-    assert offers in done.stdout.split(), done.stderr
+    done = subprocess.run([shell, "-c", "\n".join(script)], env=env, capture_output=True, timeout=WITHIN, check=True)
+    for offered, line in zip(OFFERS.values(), done.stdout.decode().splitlines(), strict=True):
+        assert offered in line.split(), done.stderr
 
 
 STARTED = "import sys; sys.argv[0] = 'qmaster'; from qmaster.cli.main import main; main()"  # as an installed command
@@ -340,7 +342,7 @@ def test_standard_input_that_cannot_be_passed_is_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("args", [("ps",), ("wait", "job-1"), ("run", "-d", "busybox"), ("logs", "job-1")])
+@pytest.mark.parametrize("args", [("ps",), ("run", "-d", "busybox")])
 def test_it_needs_nothing_of_its_surroundings(fake: FakeServer, args: tuple[str, ...]) -> None:
     """LANG=C, no HOME, and closed standard descriptors; a name that is not ASCII is shown as it can be."""
     fake.add(service("job-1", name="größer", status="complete", exit_code=0))
