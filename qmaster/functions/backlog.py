@@ -138,8 +138,11 @@ class Backlog:
             raise QueueFull(f"{self._queued[function]} calls wait for the function {function!r}; try again later", 5)
         if self._bytes.total() + size > self._room:
             raise JournalFull("calls that wait take half of --keep-size; try again later")
-        if owner != ROOT and self._bytes[owner] + size > self._room // 2:
-            raise JournalFull("calls of this token that wait take a quarter of --keep-size; try again later")
+        mine = self._bytes[owner]
+        others = self._bytes.total() - mine
+        # Half of what the others leave, so that no number of tokens takes the room of the next one.
+        if owner != ROOT and mine + size > (self._room - others) // 2:
+            raise JournalFull("calls of this token that wait take its share of --keep-size; try again later")
 
     # -- counts ----------------------------------------------------------------------------------------------------
 

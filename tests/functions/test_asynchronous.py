@@ -276,6 +276,17 @@ async def test_the_bytes_that_wait_are_bounded(tmp_path: Path) -> None:
         await here.accept(called, b"x" * 500, "alice")
 
 
+async def test_the_next_token_always_has_room(tmp_path: Path) -> None:
+    """However many tokens wait with as much as they may, one that comes later can have some of the rest."""
+    async with desk(tmp_path, room=64 * (500 + OVERHEAD)) as here:
+        called = here.stage.versions.publish(version())
+        for owner, share in (("alice", 32), ("bob", 16), ("carol", 8), ("dave", 4)):
+            for _ in range(share):
+                await here.accept(called, b"x" * 500, owner)
+            with pytest.raises(JournalFull):
+                await here.accept(called, b"x" * 500, owner)
+
+
 async def test_owners_are_served_in_turn(tmp_path: Path) -> None:
     """One that has accepted a hundred calls lets another's pass after the next."""
     async with desk(tmp_path) as here:
