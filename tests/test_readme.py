@@ -268,7 +268,8 @@ def test_the_limits_are_those_of_the_code() -> None:
         ),
         "asynchronous calls of a function that wait": f"its `queue`, {functions.MAX_QUEUE} at most",
         "inputs of asynchronous calls that wait; those of one token": (
-            "half of `--keep-size`; a quarter, the root token's not counted"
+            "half of `--keep-size`; half of what the other tokens leave of that, so a quarter at most (the root token: "
+            "all of it)"
         ),
         "unread answers of calls of one token": (
             f"{unsent.MAX_UNSENT // 2**20} MiB before the next call, {raw.MAX_UNREAD // 2**20} MiB with those in flight"

@@ -15,9 +15,9 @@ import structlog
 from msgspec import Meta, Struct
 
 from ..errors import BadRequest, ConfigError
-from ..models.compose import folder
 from ..models.credentials import BOM
 from ..models.images import Pattern
+from ..models.paths import folder
 from ..models.requests import (
     FUNCTIONS,
     HOST_NETWORK,

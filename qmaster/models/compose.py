@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
@@ -11,16 +10,14 @@ from typing import Annotated, Literal, NamedTuple
 from msgspec import Meta, Struct
 
 from . import units
+from .paths import KERNELS, MAX_PATH, folder, is_below, plain
 from .validation import quote
 
-MAX_PATH = 4096  # characters
 MAX_SIZE = 16 * 1024 * 1024  # MiB
 MAX_ULIMIT = 2**63 - 1
 UNLIMITED = -1
 MAX_OPTIONS = 4  # of a tmpfs; 32 with a hundred each hold the event loop for 80 ms
 REALTIME = "rtprio"  # a process with a real-time priority takes processors beyond the limit of its container
-# A run cannot mount over these: they show the kernel, and Docker fills them itself.
-KERNELS = ("/proc", "/sys", "/dev")
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - in the container
 ULIMITS = frozenset(
     "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()  # noqa: SIM905
@@ -123,24 +120,6 @@ def limits(ulimits: Mapping[str, int | UlimitField]) -> list[Ulimit]:
     return list(_limits(ulimits))
 
 
-def folder(path: str) -> str:
-    """Return a folder of the host as it is mounted.
-
-    Raises:
-        ValueError: it is no absolute path, has ``..``, or is all of the host.
-    """
-    if not path.startswith("/"):
-        raise ValueError(f"volumes: expected an absolute path of a folder, or the name of a volume; got {quote(path)}")
-    plain = _path("volumes", path)
-    if plain == "/" or any(_is_below(plain, each) for each in KERNELS):
-        raise ValueError(f"volumes: {quote(path)} cannot be mounted")
-    return plain
-
-
-def _is_below(path: str, other: str) -> bool:
-    return path == other or path.startswith(f"{other}/")
-
-
 def _volume(entry: str | MountField) -> Mount:
     if isinstance(entry, str):
         entry = _long_form(entry)
@@ -194,20 +173,12 @@ def _target(field: str, path: str, shared_memory: bool = False) -> str:
     Raises:
         ValueError: nothing can be mounted there.
     """
-    target = _path(field, path)
+    target = plain(field, path)
     if shared_memory and target == SHARED_MEMORY:
         return target
-    if target == "/" or any(_is_below(target, each) for each in KERNELS):
+    if target == "/" or any(is_below(target, each) for each in KERNELS):
         raise ValueError(f"{field}: nothing can be mounted at {quote(path)}")
     return target
-
-
-def _path(field: str, path: str) -> str:
-    """Return an absolute path without ``..``, which is checked as it is used."""
-    plain = path.startswith("/") and ".." not in path.split("/") and path.isprintable()
-    if not plain or len(path) > MAX_PATH or set(path) & set("{}\\,"):
-        raise ValueError(f"{field}: expected an absolute path without '..'; got {quote(path)}")
-    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def _pair(entry: str) -> tuple[str, str]:

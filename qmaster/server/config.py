@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from ..models import units
-from ..models.compose import folder
+from ..models.paths import folder
 from ..models.validation import MAX_TOKEN
 
 MIN_MEMORY_MIB = 6  # the engine's own floor for a container

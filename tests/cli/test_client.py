@@ -151,7 +151,7 @@ def test_progress_says_what_it_waits_for(view: dict[str, Any], says: str) -> Non
 
 def test_every_field_of_a_run_is_an_option() -> None:
     """But `wait`, as `run` follows, and the token."""
-    not_fields = {"url", "token_file", "as_json", "idempotency_key", "detach"}
+    not_fields = {"url", "token_file", "as_json", "idempotency_key", "detach", "dry_run", "env_files"}
     options = {param.name for param in commands.run.params} - not_fields
     fields = {"auth" if name == "auth_file" else name for name in options}
     assert fields | {"wait"} == set(RunRequest.__struct_fields__)

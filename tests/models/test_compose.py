@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from validation_cases import RUN, refused
 
-from qmaster.models import compose, requests
+from qmaster.models import compose, paths, requests
 from qmaster.models.compose import Mount, Ulimit
 from qmaster.models.requests import RunRequest
 
@@ -100,4 +100,4 @@ def test_a_ulimit_is_a_number_of_the_kernel(number: int) -> None:
 def test_another_folder_is_no_folder_of_the_host(path: str) -> None:
     """Of --bind-mounts, and of a token."""
     with pytest.raises(ValueError, match=r"^volumes: "):
-        compose.folder(path)
+        paths.folder(path)
