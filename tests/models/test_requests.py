@@ -351,6 +351,24 @@ def test_any_fields_are_taken_or_refused(fields: dict[str, Any]) -> None:
         run(**fields)
 
 
+def test_a_long_command_is_split_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run needs its words several times, and each split of 32 KiB takes 10 ms of the event loop."""
+    calls: list[str] = []
+    split = shlex.split
+
+    def counted(text: str) -> list[str]:
+        calls.append(text)
+        return split(text)
+
+    monkeypatch.setattr(shlex, "split", counted)
+    asked = requests.convert({"image": "busybox", "command": "'split once' " * 2000}, RunRequest)
+    made = requests.words("command", asked.command)
+    assert made is not None
+    made.append("changed")
+    assert requests.words("command", asked.command) == ["split once"] * 2000
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize(
     ("value", "split"),
     [
