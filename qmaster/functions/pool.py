@@ -23,6 +23,8 @@ from .invocations import Answer, Call, Chunks, Invocation
 from .scaling import Load, Scale
 from .versions import Version
 
+MAX_CONTENT_TYPE = 1024  # characters; a longer one is dropped, as it is kept with the answer but not counted
+
 
 class Ended(NamedTuple):
     """A call that is over, for the metrics and the log.
@@ -316,6 +318,8 @@ class Pool:
     ) -> Answer:
         taken = self._loop.time() - (invocation.handed_at or 0.0)
         run_id = instance.run_id or ""
+        if len(content_type) > MAX_CONTENT_TYPE:
+            content_type = ""
         return Answer(body, content_type, run_id, self.version.number, taken * 1000, invocation.cold, chunks)
 
     def _over(self, invocation: Invocation, instance: Instance | None, end: Answer | HttpError | None) -> None:

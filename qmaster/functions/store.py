@@ -71,7 +71,7 @@ class Row(NamedTuple):
 
     def revived(self, now: float) -> Row:
         """Return a dead invocation as one that waits from now on."""
-        size = self.size - OVERHEAD - len(_error(self) or "")  # as ``end`` has counted them
+        size = self.size - OVERHEAD - len(_error(self) or "") - len(_attempts(self))  # as ``end`` has counted them
         return self._replace(
             status="queued", due=now, until=now + self.max_age, tries=0, ended=None, error=None, size=size
         )
@@ -190,15 +190,16 @@ class InvocationStore:
         """
         ended: list[bool] = []
         body, content_type = output or (None, None)
-        error = _error(row)
-        size = OVERHEAD + len(body or b"") + len(error or "") + (row.size if row.status == "dead" else 0)
+        error, attempts = _error(row), _attempts(row)
+        size = OVERHEAD + len(body or b"") + len(error or "") + len(attempts)
+        size += row.size if row.status == "dead" else 0
         query = (
             "UPDATE invocations SET status = ?, ended = ?, told = ?, size = ?, attempts = ?, error = ?, output = ?,"
             " content_type = ?, payload = CASE WHEN ? = 'dead' THEN payload END"
             " WHERE id = ? AND status = ?"
         )
         told = row.status == "cancelled"
-        values = (row.status, row.ended, told, size, _attempts(row), error, body, content_type, row.status, row.id, was)
+        values = (row.status, row.ended, told, size, attempts, error, body, content_type, row.status, row.id, was)
 
         def work(db: sqlite3.Connection) -> None:
             ended[:] = [db.execute(query, values).rowcount > 0]

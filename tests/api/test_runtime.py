@@ -43,6 +43,17 @@ async def test_a_loop_like_that_of_a_client(site: Site) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_content_type_that_is_too_long_is_dropped(site: Site) -> None:
+    """It is kept with the answer of an asynchronous call, where only the bytes of the body count."""
+    instance, calling = await site.started(version())
+    client = await site.client(instance)
+    call_id = (await client.ask()).headers["lambda-runtime-aws-request-id"]
+    await client.post(f"invocation/{call_id}/response", b"1", Content_Type="text/" + "x" * 100_000)
+    answer = await calling
+    assert (answer.body, answer.content_type) == (b"1", "")
+
+
+@pytest.mark.gen_test
 async def test_calls_of_an_http_client_with_keep_alive(site: Site) -> None:
     """A hundred calls through three instances: each gets its own answer."""
     called = version(max_instances=3)
