@@ -34,6 +34,12 @@ _SMALL = (
 _BY_PLACE = f"SELECT {_SMALL} FROM invocations WHERE seq = ?"  # noqa: S608 - text of ours
 
 
+# What is called with, of which a call that is over counts nothing; one that is dead is tried again with it.
+_KEPT_IF_DEAD = ", ".join(
+    f"{column} = CASE WHEN ? = 'dead' THEN {column} END" for column in ("payload", "client_context", "trace_id")
+)
+
+
 class Row(NamedTuple):
     """An invocation without its payload and output. Times are seconds since 1970.
 
@@ -194,12 +200,23 @@ class InvocationStore:
         size = OVERHEAD + len(body or b"") + len(error or "") + len(attempts)
         size += row.size if row.status == "dead" else 0
         query = (
-            "UPDATE invocations SET status = ?, ended = ?, told = ?, size = ?, attempts = ?, error = ?, output = ?,"
-            " content_type = ?, payload = CASE WHEN ? = 'dead' THEN payload END"
-            " WHERE id = ? AND status = ?"
+            "UPDATE invocations SET status = ?, ended = ?, told = ?, size = ?, attempts = ?, error = ?, output = ?,"  # noqa: S608
+            f" content_type = ?, {_KEPT_IF_DEAD} WHERE id = ? AND status = ?"
         )
         told = row.status == "cancelled"
-        values = (row.status, row.ended, told, size, attempts, error, body, content_type, row.status, row.id, was)
+        values = (
+            row.status,
+            row.ended,
+            told,
+            size,
+            attempts,
+            error,
+            body,
+            content_type,
+            *[row.status] * 3,
+            row.id,
+            was,
+        )
 
         def work(db: sqlite3.Connection) -> None:
             ended[:] = [db.execute(query, values).rowcount > 0]
@@ -227,11 +244,12 @@ class InvocationStore:
         """Cancel some of the invocations of a function that wait, and return them."""
         rows: list[Row] = []
         query = f"SELECT {_SMALL} FROM invocations WHERE function = ? AND status = 'queued' LIMIT ?"  # noqa: S608
-        change = "UPDATE invocations SET status = 'cancelled', ended = ?, payload = NULL, size = ? WHERE seq = ?"
+        over = f"status = 'cancelled', ended = ?, size = ?, {_KEPT_IF_DEAD}"
+        change = f"UPDATE invocations SET {over} WHERE seq = ?"  # noqa: S608
 
         def work(db: sqlite3.Connection) -> None:
             rows[:] = [_row(found) for found in db.execute(query, (function, limit))]
-            db.executemany(change, [(ended, OVERHEAD, row.seq) for row in rows])
+            db.executemany(change, [(ended, OVERHEAD, *["cancelled"] * 3, row.seq) for row in rows])
 
         await self._journal.write(work)
         return [row._replace(status="cancelled", ended=ended) for row in rows]

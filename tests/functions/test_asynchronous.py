@@ -276,6 +276,20 @@ async def test_the_bytes_that_wait_are_bounded(tmp_path: Path) -> None:
         await here.accept(called, b"x" * 500, "alice")
 
 
+async def test_what_is_over_keeps_nothing_of_its_call(tmp_path: Path) -> None:
+    """Neither the payload nor the headers, whose bytes no longer count; they would be kept for a month."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version())
+        fields: dict[str, Any] = {"trace_id": "t", "client_context": "{}"}
+        here.play()
+        await here.over(await here.accept(called, **fields))
+        here.gate.clear()
+        await here.invoker.cancel(await here.accept(called, **fields), ROOT)
+        query = "SELECT payload, client_context, trace_id FROM invocations"
+        kept = await here.journal.read(lambda db: db.execute(query).fetchall())
+        assert kept == [(None, None, None)] * 2
+
+
 async def test_the_next_token_always_has_room(tmp_path: Path) -> None:
     """However many tokens wait with as much as they may, one that comes later can have some of the rest."""
     async with desk(tmp_path, room=64 * (500 + OVERHEAD)) as here:
