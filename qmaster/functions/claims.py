@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -158,9 +158,14 @@ class Ticks:
         await self._journal.write(lambda db: db.execute("DELETE FROM ticks WHERE function = ?", (function,)))
 
 
-def note_made(db: sqlite3.Connection, function: str, key: str, claim: Claim) -> None:
-    """Note that the call of a tick was made; used in the journal's thread, in the transaction that accepts the call."""
+def note_made(db: sqlite3.Connection, function: str, key: str, claim: Claim, claimed: Collection[str]) -> None:
+    """Note that the call of a tick was made; used in the journal's thread, in the transaction that accepts the call.
+
+    Forgets the schedules of the function without a claim; ``claimed`` are the keys of the others.
+    """
     db.execute("INSERT OR REPLACE INTO ticks VALUES (?, ?, ?, ?)", (function, key, claim.tick, claim.nonce))
+    query = "DELETE FROM ticks WHERE function = ? AND key != ? AND key NOT IN (SELECT value FROM json_each(?))"
+    db.execute(query, (function, key, msgspec.json.encode(list(claimed)).decode()))
 
 
 def claims_of(config: Config | None) -> dict[str, Claim]:

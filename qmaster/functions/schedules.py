@@ -276,7 +276,7 @@ class Scheduler:
                 if attempt == TRIES - 1:
                     raise
                 continue
-            self._claims[function] = written
+            self._know(function, written)
             if mine:
                 self._owed.setdefault(function, {}).update(mine)
                 await self._call(function)
@@ -284,10 +284,16 @@ class Scheduler:
 
     def _take(self, function: str, claims: Claims) -> None:
         """Take claims that were read; those of ours without a call are owed."""
-        self._claims[function] = claims
+        self._know(function, claims)
         for key, claim in claims.items():
             if claim.by == self._journal.id and claim.tick > self._made.get((function, key), -1):
                 self._owed.setdefault(function, {}).setdefault(key, claim)
+
+    def _know(self, function: str, claims: Claims) -> None:
+        """Note the claims as they are in the swarm; of those that are gone, it does not matter what was made."""
+        for key in self._claims.get(function, {}).keys() - claims.keys():
+            self._made.pop((function, key), None)
+        self._claims[function] = claims
 
     def _due(self, function: str, claims: Claims, now: float) -> dict[str, Claim]:
         """Return new claims for the ticks that are due.
@@ -352,7 +358,8 @@ class Scheduler:
         if claim.busy_until is not None:
             self._busy[claim.nonce] = function  # before its end can be told
         try:
-            await self._invoker.accept(version, order, lambda db: note_made(db, function, key, claim))
+            claimed = list(self._claims.get(function, {}))
+            await self._invoker.accept(version, order, lambda db: note_made(db, function, key, claim, claimed))
         except BaseException as error:
             self._busy.pop(claim.nonce, None)
             if isinstance(error, HttpError) and error.status < HTTPStatus.TOO_MANY_REQUESTS:

@@ -15,7 +15,7 @@ from qmaster.engine.labels import CRON, CRON_CLAIMS
 from qmaster.errors import EngineAway, PayloadTooLarge, QueueFull
 from qmaster.functions import schedules
 from qmaster.functions.asynchronous import Order
-from qmaster.functions.claims import Claim, plan, rfc3339
+from qmaster.functions.claims import MAX_CLAIMS, Claim, Ticks, plan, rfc3339
 from qmaster.functions.versions import Version
 from qmaster.models.invocations import InvocationView
 from qmaster.models.schedules import Schedule
@@ -486,6 +486,18 @@ async def test_a_function_without_schedules_has_no_claims(tmp_path: Path) -> Non
         await here.publish("f", 3, [EVERY_MINUTE])
         await here.pass_time()
         assert here.ticks() == minutes(0, 1)
+
+
+async def test_schedules_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+    """Also where each version of a function has others: what was called is known as long as the swarm has a claim."""
+    async with site(tmp_path, FakeConfigs(scheduled("f", EVERY_MINUTE))) as here:
+        for number in range(2, MAX_CLAIMS + 10):
+            await here.publish("f", number, [Schedule(cron="* * * * *", input=number)])
+            await here.pass_time()
+        member = here.members[0]
+        assert len(here.ticks()) == MAX_CLAIMS + 8
+        assert len(here.claims()) == len(await Ticks(here.configs, member.journal).made()) == MAX_CLAIMS
+        assert len(member.scheduler._made) == MAX_CLAIMS
 
 
 async def test_leftovers_go_at_the_start(tmp_path: Path) -> None:
