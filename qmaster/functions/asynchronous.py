@@ -16,7 +16,7 @@ import structlog
 
 from ..auth import policy
 from ..auth.authenticator import Identity
-from ..errors import BadRequest, Conflict, JournalUnwritable, KeyReused, NotFound
+from ..errors import BadRequest, Conflict, HttpError, JournalUnwritable, KeyReused, NotFound
 from ..models.functions import FunctionSpec, read_input
 from ..models.invocations import InvocationView
 from ..models.validation import quote
@@ -152,9 +152,15 @@ class AsyncInvoker:
             size=_size(order),
             tick=order.tick,
         )
-        self._backlog.require_room(row.function, spec.queue, row.owner, row.size)
-        self._backlog.accepted(row)
         content = _content(order)
+        try:
+            self._backlog.require_room(row.function, spec.queue, row.owner, row.size)
+        except HttpError:  # a call that was accepted before needs no room
+            earlier = None if content.key is None else await self._store.of_key(content.key, row.created)
+            if earlier is None:
+                raise
+            return _replayed(*earlier, content)
+        self._backlog.accepted(row)
         try:
             found = await self._store.accept(row, content, also)
         except Exception:
@@ -164,9 +170,7 @@ class AsyncInvoker:
             self._attempts.look_at(self._backlog.line(row.function, row.qualifier))
             return row.view()
         self._backlog.ended(row)
-        if found[1] != content.digest:
-            raise KeyReused("this Idempotency-Key was used with another body: use a new key for a new call")
-        return found[0].view()
+        return _replayed(*found, content)
 
     async def get(self, invocation_id: str, by: Identity) -> InvocationView:
         """Return an invocation with its output.
@@ -352,6 +356,17 @@ class AsyncInvoker:
 def _size(order: Order) -> int:
     """Return how many bytes an invocation that waits counts for: an empty one takes room too."""
     return OVERHEAD + len(order.payload) + len(order.client_context or "") + len(order.trace_id or "")
+
+
+def _replayed(row: Row, digest: str | None, content: Content) -> InvocationView:
+    """Return the invocation that was accepted under a key before.
+
+    Raises:
+        KeyReused: it had another payload.
+    """
+    if digest != content.digest:
+        raise KeyReused("this Idempotency-Key was used with another body: use a new key for a new call")
+    return row.view()
 
 
 def _content(order: Order) -> Content:

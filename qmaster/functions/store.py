@@ -162,6 +162,12 @@ class InvocationStore:
         await self._journal.write(work, size=row.size, durable=True)
         return found[0] if found else None
 
+    async def of_key(self, key: str, now: float) -> tuple[Row, str | None] | None:
+        """Return the invocation that was accepted with a key, and its digest; None if the key is not remembered."""
+        query = f"SELECT digest, {_SMALL} FROM invocations WHERE key = ? AND created >= ?"  # noqa: S608 - text of ours
+        found = await self._journal.read(lambda db: db.execute(query, (key, now - ANSWERS_KEPT_FOR)).fetchone())
+        return None if found is None else (_row(found[1:]), found[0])
+
     async def begin(self, row: Row) -> Content | None:
         """Write that an attempt begins, and return what to call with; None if the invocation is over."""
         found: list[Content] = []

@@ -389,6 +389,20 @@ async def test_a_key_is_accepted_once(tmp_path: Path) -> None:
         assert here.invoker.queued() == {}
 
 
+async def test_a_key_is_replayed_though_the_queue_is_full(tmp_path: Path) -> None:
+    """The call has its place already; a new one has none."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(queue=1))
+        first = await here.accept(called, b"1", key="k")
+        assert await here.accept(called, b"1", key="k") == first
+        with pytest.raises(KeyReused):
+            await here.accept(called, b"2", key="k")
+        for key in ("another", None):
+            with pytest.raises(QueueFull):
+                await here.accept(called, b"1", key=key)
+        assert here.invoker.queued() == {"hello": 1}
+
+
 async def test_what_is_written_with_it(tmp_path: Path) -> None:
     """``also`` and ``at_end`` are in the transactions of the acceptance and of the end."""
     async with desk(tmp_path) as here:
