@@ -532,19 +532,18 @@ run_full() {
   mapfile -t patient < <(having_mark patient)
   mapfile -t late < <(having_mark late)
   parts+=(patient api runs rest functions engine late)
-  test_part patient -m patient "${patient[@]}" &
+  test_part patient -m 'patient and not late' "${patient[@]}" &
   test_part api "${usual[@]}" "${api[@]}" &
   test_part runs "${usual[@]}" tests/runs &
   test_part rest "${usual[@]}" "${rest[@]}" &
-  test_part functions -m 'not late' tests/functions &
+  test_part functions "${usual[@]}" tests/functions &
   test_part engine "${usual[@]}" "${api[@]/#/--ignore=}" "${rest[@]/#/--ignore=}" --ignore=tests/{runs,functions} &
   wait
   test_part late -m late "${late[@]}"
 }
 
-# having_mark MARK: the files with such tests, but for those of functions, whose part has its own; to collect all the others
-# takes some seconds.
-having_mark() { grep -rl --include='test_*.py' --exclude-dir=functions "pytest\.mark\.$1" tests; }
+# having_mark MARK: the files with such tests; to collect all the others takes some seconds.
+having_mark() { grep -rl --include='test_*.py' "pytest\.mark\.$1" tests; }
 
 # test_part NAME ARGS…: tests; the arguments are pytest's.
 test_part() { run_part "$1" "$venv/bin/python" -m pytest -o "cache_dir=$work/$1" "${@:2}"; }

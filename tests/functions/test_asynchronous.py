@@ -624,6 +624,7 @@ async def test_an_id_tells_where_the_invocation_is(tmp_path: Path) -> None:
             await here.invoker.get(made, ROOT)
 
 
+@pytest.mark.gen_test(timeout=300)
 async def test_a_hundred_thousand_that_wait_are_on_disk_only(tmp_path: Path, measured: Callable[[str], None]) -> None:
     """A start counts them within two seconds of a quiet machine, and keeps none in memory."""
     query = (

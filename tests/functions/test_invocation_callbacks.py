@@ -48,10 +48,9 @@ class Quartermaster(Desk):
         """The invocation once so many of its callbacks are delivered or given up."""
         async with asyncio.timeout(50):
             while True:
-                none_waits = not await self.callbacks.waiting()
                 view = await self.invoker.get(invocation_id, ROOT)
-                if len(view.callbacks) == callbacks and none_waits:
-                    return view
+                if len(view.callbacks) == callbacks and not await self.callbacks.waiting():
+                    return await self.invoker.get(invocation_id, ROOT)
                 await asyncio.sleep(0.005)
 
 

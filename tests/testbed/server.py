@@ -2,23 +2,28 @@
 
 import contextlib
 import email.message
+import fcntl
 import http.client
 import json as json_module
 import os
+import random
 import secrets
 import socket
 import ssl
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from testbed.process import Process, start
 from testbed.wait import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "127.0.0.1"
+_PORT_LOCKS = Path(tempfile.gettempdir()) / "qmaster-test-ports"
+_KEPT_LOCKS: list[TextIO] = []
 KEPT = {"PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV"}
 
 
@@ -42,10 +47,23 @@ def started(reply: Reply) -> str:
 
 
 def free_port(address: str = ADDRESS) -> int:
-    """A TCP port that nothing uses now."""
-    with socket.socket() as listener:
-        listener.bind((address, 0))
-        return int(listener.getsockname()[1])
+    """A TCP port that nothing uses now, and that no other test process of this machine is given.
+
+    It is none of those that the kernel gives to connections.
+    """
+    _PORT_LOCKS.mkdir(exist_ok=True)
+    while True:
+        port = random.randint(10_240, 32_000)
+        lock = (_PORT_LOCKS / str(port)).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as listener:
+                listener.bind((address, port))
+        except OSError:
+            lock.close()
+            continue
+        _KEPT_LOCKS.append(lock)  # until this process ends
+        return port
 
 
 class Client:
