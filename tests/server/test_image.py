@@ -323,6 +323,14 @@ class Stack:
         found = ((node, node.cli("ps", "--quiet", "--no-trunc", *filters)) for node in self.managers)
         return [(node, container) for node, lines in found for container in lines.split()]
 
+    def is_back_at(self, image: str) -> bool:
+        """Whether a bad update is undone: all run this image again.
+
+        Docker 20.10 may say for ever that it is at it, with one more task that waits for the port of one that runs.
+        """
+        images = [inspect(node, container)["Config"]["Image"] for node, container in self.containers()]
+        return self.updates().startswith("rollback") and images == [image] * len(self.managers)
+
     def remove(self) -> None:
         self.managers[0].cli("stack", "rm", STACK)
         for node in self.managers:
@@ -383,7 +391,7 @@ def test_the_stack(stack: Stack, measured: Measured) -> None:
         check_the_stacks_container(node, container, NEXT)
 
     stack.shell("QMASTER_IMAGE=busybox:local docker stack deploy --compose-file stack.yml quartermaster")
-    eventually(lambda: stack.updates() == "rollback_completed", 120, "a bad update is undone")
+    eventually(lambda: stack.is_back_at(NEXT), 120, "a bad update is undone")
     for client, subscriber in zip(clients, subscribers, strict=True):
         wait_ready(client)
         with subscriber.resume() as after:
