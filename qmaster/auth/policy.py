@@ -11,7 +11,6 @@ import msgspec
 from ..errors import Forbidden
 from ..models.compose import REALTIME
 from ..models.images import Reference
-from ..models.paths import is_below
 from ..models.requests import NAME_PREFIX, NEVER, PIDS_LIMIT, RunRequest, Ttl
 from ..models.units import UNITS, amount
 from ..models.validation import quote
@@ -233,25 +232,18 @@ def _check_list(rule: str, asked: Iterable[str], allowed: Collection[str]) -> No
 
 
 def _check_binds(request: RunRequest, folders: Collection[str]) -> None:
-    """Require that a host folder is one that the operator named; for a container it may be below one.
-
-    On another node, nobody can see whether one below is a link that a job has put there.
-    """
+    """Require that a host folder is one that the operator named, exactly: a job may turn one in it into a link."""
     for mount in request.mounts():
-        if mount.kind == "bind" and not _is_named(mount.source, folders, request):
-            hint = ""
-            if _is_named(mount.source, folders, msgspec.structs.replace(request, type="container")):
-                hint = "; a service mounts a folder of the list itself, none below it"
-            raise Forbidden(f"--bind-mounts: this server does not mount the host folder {quote(mount.source)}{hint}")
-
-
-def _is_named(source: str, folders: Collection[str], request: RunRequest) -> bool:
-    return source in folders or (request.type == "container" and any(is_below(source, each) for each in folders))
+        if mount.kind == "bind" and mount.source not in folders:
+            raise Forbidden(
+                f"--bind-mounts: this server does not mount the host folder {quote(mount.source)}; it mounts those "
+                "that the option names, and none below them"
+            )
 
 
 def _check_volumes(request: RunRequest, grant: TokenPolicy) -> None:
     for mount in request.mounts():
-        if mount.kind == "bind" and not _is_named(mount.source, grant.mounts, request):
+        if mount.kind == "bind" and mount.source not in grant.mounts:
             raise Forbidden(f"mounts: this token may not mount the host folder {quote(mount.source)}")
         if mount.kind == "volume" and not any(fnmatchcase(mount.source, pattern) for pattern in grant.volumes):
             raise Forbidden(f"volumes: this token may not use the volume {quote(mount.source)}")

@@ -22,7 +22,6 @@ class Engine:
     """
 
     def __init__(self, endpoint: Endpoint, count: Count = lambda kind, outcome, seconds: None) -> None:
-        self._endpoint = endpoint
         self._client = client = Client(endpoint, count)
         calls = Calls(client, "engine", CALLS, SPARE)
         stops = Calls(client, "stop", STOPS)
@@ -37,11 +36,6 @@ class Engine:
         self.containers = Containers(calls, stops, registry, Images(pulls))
         self.logs = Logs(captures)
         self.readers = LogReaders(client)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the engine is on this machine."""
-        return self._endpoint.socket is not None
 
     def events(self) -> EventStream:
         """Open Docker's event stream. It blocks and may raise anything, so call it in a thread of its own."""

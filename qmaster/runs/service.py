@@ -22,7 +22,6 @@ from ..errors import (
     Conflict,
     EngineRefused,
     EngineUnavailable,
-    Forbidden,
     HttpError,
     JournalUnwritable,
     NameTaken,
@@ -37,7 +36,6 @@ from ..models import results
 from ..models.credentials import Credentials
 from ..models.requests import Key, Kind, RunRequest, Started
 from ..models.responses import ROOT, CallbackView, DryRun, Node, Service, warn_of_older_nodes
-from . import folders
 from .idempotency import IdempotencyStore
 from .listing import Listed, Listing, ListQuery, Part
 from .reaper import Reaper
@@ -168,24 +166,10 @@ class RunService:
         """
         request = self.check(request, by)
         self._config.check_callback("callback", request.callback)
-        await self._check_folders(request)
         if request.ports:
             own_ports = await self._itself.published_ports()
             ports.check(request.ports, self._reserved_ports | dict.fromkeys(own_ports, ports.OWN))
         return request
-
-    async def _check_folders(self, request: RunRequest) -> None:
-        """Require that host folders below those of ``--bind-mounts`` are where their paths say.
-
-        Raises:
-            Forbidden: one is not, or that cannot be seen from here.
-        """
-        named = self._config.bind_mounts
-        below = [mount.source for mount in request.mounts() if mount.kind == "bind" and mount.source not in named]
-        if below and not (self._engine.is_local and self._config.own_container is None):
-            raise Forbidden("--bind-mounts: this server sees no folders of the engine, so it mounts those of the list")
-        if below:
-            await asyncio.to_thread(folders.require_plain, below, named)
 
     async def _start(self, request: RunRequest, by: Identity, key: Key | None) -> Started:
         """Start a run. If a name that quartermaster has chosen is taken, choose another."""

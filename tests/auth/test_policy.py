@@ -398,13 +398,8 @@ def test_what_a_token_uses_is_named_in_its_table(fields: dict[str, Any], allowed
 
 
 def test_a_host_folder_is_one_of_the_server_s_for_all() -> None:
-    """Itself; for a container one below it too. The root token is no exception."""
-    below = {"volumes": ["/srv/x/below:/x"], "type": "container"}
-    for by in (None, grant(mounts=frozenset({"/srv/x"})), grant(mounts=frozenset({"/srv/x/below"}))):
-        policy.allow(run(**below), by, (), MEMORY, None, ("/srv/x",))
-    with pytest.raises(Forbidden, match=r"^mounts: "):
-        policy.allow(run(**below), grant(mounts=frozenset({"/srv/x/bel"})), (), MEMORY, None, ("/srv/x",))
-    for source in ("/srv/x/below", "/srv", "/etc", "/srv/xy"):
+    """Itself, and none below it, which a job could turn into a link; the root token is no exception."""
+    for source in ("/srv/x/below", "/srv", "/etc"):
         for by in (None, grant(mounts=frozenset({source}))):
             with pytest.raises(Forbidden, match=r"^--bind-mounts: "):
                 policy.allow(run(volumes=[f"{source}:/x"]), by, (), MEMORY, None, ("/srv/x",))
