@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def of_container(request: RunRequest) -> Json:
     grace = request.stop_grace_period
     return {
         "StopSignal": request.stop_signal,
-        "StopTimeout": None if grace is None else max(round(grace), 0),  # Docker has whole seconds
+        "StopTimeout": None if grace is None else math.ceil(grace),  # Docker has whole seconds
         "Hostname": request.hostname,
         **stdin,
     }

@@ -102,6 +102,7 @@ CONTAINER: list[tuple[Json, Callable[[Json], Any], Any]] = [
     ({"init": True}, lambda box: box["HostConfig"]["Init"], True),
     ({"stop_signal": "SIGINT"}, lambda box: box["Config"]["StopSignal"], "SIGINT"),
     ({"stop_grace_period": 90}, lambda box: box["Config"]["StopTimeout"], 90),
+    ({"stop_grace_period": 0.4}, lambda box: box["Config"]["StopTimeout"], 1),
     ({"hostname": "db-1"}, lambda box: box["Config"]["Hostname"], "db-1"),
     ({"extra_hosts": ["db:10.0.0.5"]}, lambda box: box["HostConfig"]["ExtraHosts"], ["db:10.0.0.5"]),
     ({"dns": ["10.0.0.2"]}, lambda box: box["HostConfig"]["Dns"], ["10.0.0.2"]),
