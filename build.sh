@@ -536,8 +536,8 @@ run_full() {
   test_part api "${usual[@]}" "${api[@]}" &
   test_part runs "${usual[@]}" tests/runs &
   test_part rest "${usual[@]}" "${rest[@]}" &
-  test_part functions "${usual[@]}" tests/functions &
-  test_part engine "${usual[@]}" "${api[@]/#/--ignore=}" "${rest[@]/#/--ignore=}" --ignore=tests/{runs,functions} &
+  test_part functions "${usual[@]}" tests/functions tests/page &
+  test_part engine "${usual[@]}" "${api[@]/#/--ignore=}" "${rest[@]/#/--ignore=}" --ignore=tests/{runs,functions,page} &
   wait
   test_part late -m late "${late[@]}"
 }

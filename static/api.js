@@ -6,6 +6,7 @@ export const hold = (given) => (token = given);
 export const held = () => token;
 export const run = (body) => call('run', body);
 export const stop = (id) => call('stop', { id });
+export const status = (id) => get(`status/${encodeURIComponent(id)}`);
 
 /** Calls take({stream, line}) for each line of output, until it ends or the signal aborts. */
 export async function follow(id, tail, signal, take) {
@@ -20,6 +21,11 @@ export async function follow(id, tail, signal, take) {
     lines.forEach(read);
   }
   if (rest) read(rest);
+}
+
+/** Return the decoded answer of a GET; `path` may have a query. */
+export async function get(path, signal) {
+  return (await ask(path, { signal })).json();
 }
 
 async function call(path, body) {

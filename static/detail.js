@@ -1,42 +1,65 @@
-// One service, opened: what it is, its tasks, result and output; and its stop.
+// An opened run, beside the view: its facts, tasks, output, and Stop.
 
 import * as api from './api.js';
 import { $, announce, badge, el, say } from './dom.js';
 import * as log from './log.js';
+import * as router from './router.js';
 import * as store from './store.js';
 import { age, duration, memory, moment, quote, why } from './words.js';
 
-const dialog = $('detail');
-let id, shown;
+const panel = $('detail');
+let name; // or id, as in the address
+let id, shown, fetched, opener;
 
 export function start() {
   log.start(() => id);
-  dialog.addEventListener('close', () => {
-    id = null;
-    log.stop();
-  });
+  $('detail-close').addEventListener('click', router.close);
+  panel.addEventListener('keydown', (event) => event.key === 'Escape' && router.close());
   $('stop').addEventListener('click', ask);
   $('confirm-yes').addEventListener('click', stop);
 }
 
+/** Open the run with this name or id; '' closes what is open. */
 export function open(opened) {
-  id = opened;
-  shown = null;
-  say($('detail-name'), '…');
-  say($('detail-note'), '');
+  if (opened === name) return;
+  if (!name) opener = document.activeElement;
+  name = opened;
+  id = shown = fetched = null;
+  log.stop();
+  panel.hidden = !name;
+  if (!name) return opener?.focus();
+  say($('detail-name'), name);
+  for (const part of ['status', 'facts', 'tasks']) $(`detail-${part}`).replaceChildren();
+  for (const part of ['error', 'note']) say($(`detail-${part}`), '');
+  $('stop').hidden = true;
   $('stop').disabled = false;
-  if (!dialog.open) dialog.showModal();
-  dialog.querySelector('.body').scrollTop = 0;
+  panel.querySelector('.body').scrollTop = 0;
+  $('detail-name').focus();
   show();
-  log.read();
+  if (store.synced && !shown) fetchRemoved(name);
+}
+
+// What was removed before the page was opened is not in the stream.
+async function fetchRemoved(asked) {
+  try {
+    const found = await api.status(asked);
+    if (asked === name) fetched = found;
+    show();
+  } catch (error) {
+    if (asked === name) say($('detail-error'), error.message);
+  }
 }
 
 export function show() {
-  for (const since of dialog.querySelectorAll('[data-since]')) say(since, age(since.dataset.since));
-  const service = id && store.services.get(id);
+  for (const since of panel.querySelectorAll('[data-since]')) say(since, age(since.dataset.since));
+  const service = name && (store.find(name) ?? fetched);
   if (!service || service === shown) return;
   const before = shown?.status;
   shown = service;
+  if (id !== service.id) {
+    id = service.id;
+    log.read();
+  }
   say($('detail-name'), service.name);
   $('detail-status').replaceChildren(badge(service.status), ' ', why(service.reason));
   say($('detail-error'), service.error ?? '');

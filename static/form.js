@@ -27,8 +27,8 @@ const VALUES = {
   lines,
   pairs: (text) => Object.fromEntries(lines(text).map((line) => line.match(/([^=]*)=?(.*)/s).slice(1))),
 };
-const form = $('run-form');
-const input = (name) => $(`run-${name}`);
+const form = $('form-fields');
+const input = (name) => $(`field-${name}`);
 let started;
 
 /** onStarted(id) is told what was started. */
@@ -44,15 +44,15 @@ export function start(onStarted) {
 }
 
 export function open() {
-  say($('run-error'), '');
+  say($('form-error'), '');
   preview();
   say($('copy'), 'Copy');
-  $('run').showModal();
+  $('form').showModal();
   input('image').focus();
 }
 
 function make(name, title, kind, hint) {
-  const id = `run-${name}`;
+  const id = `field-${name}`;
   const choices = Array.isArray(kind) ? kind.map((each) => el('option', {}, each)) : [];
   const tag = choices.length ? 'select' : ['pairs', 'lines'].includes(kind) ? 'textarea' : 'input';
   const field = el(tag, { id, 'aria-describedby': `${id}-hint`, spellcheck: 'false', autocapitalize: 'none' }, ...choices);
@@ -74,11 +74,11 @@ async function run(event) {
   for (const field of form.querySelectorAll('[aria-invalid]')) field.removeAttribute('aria-invalid');
   const body = request();
   if (!body.image) return refuse('image: name what is to run');
-  $('run-go').disabled = true;
-  say($('run-error'), '');
+  $('form-go').disabled = true;
+  say($('form-error'), '');
   try {
-    const { id } = await api.run(body).finally(() => ($('run-go').disabled = false));
-    $('run').close();
+    const { id } = await api.run(body).finally(() => ($('form-go').disabled = false));
+    $('form').close();
     announce('It was started.');
     started(id);
   } catch (error) {
@@ -88,9 +88,9 @@ async function run(event) {
 
 // What is wrong begins with the field, its limit, or 'the name'.
 function refuse(text) {
-  say($('run-error'), text);
+  say($('form-error'), text);
   const field = input(text.match(/^(?:the |max_)?(\w+)/)?.[1]);
-  if (!field?.closest('.field')) return $('run-go').focus();
+  if (!field?.closest('.field')) return $('form-go').focus();
   field.setAttribute('aria-invalid', 'true');
   field.closest('details')?.setAttribute('open', '');
   field.focus();

@@ -1,6 +1,7 @@
 // The swarm: a column for each node, a box for each task.
 
 import { $, arrange, badge, el, mark, nodeShape, say, shape } from './dom.js';
+import * as router from './router.js';
 import * as store from './store.js';
 import { memory, plural } from './words.js';
 
@@ -9,8 +10,8 @@ const EXTRA = { waiting: ['Waiting for a node', 'none fits now'], here: ['This e
 const rank = (node) => (node.leader ? 0 : node.role === 'manager' ? 1 : 2);
 let columns = new Map();
 
-export function start(open) {
-  $('map').addEventListener('click', ({ target }) => target.dataset.service && open(target.dataset.service));
+export function start() {
+  $('map').addEventListener('click', ({ target }) => target.dataset.service && router.go('runs', target.dataset.service));
   $('map').addEventListener('keydown', walk);
   const told = store.STATUSES.with(-1, 'shutdown');
   $('legend').append(...told.map((status) => el('li', {}, badge(status))));

@@ -9,6 +9,7 @@ const MANY_TASKS = 20; // of a service with more, a task's event lists that task
 const ENDED = new Set(['complete', 'failed', 'shutdown', 'rejected', 'orphaned', 'remove']);
 
 export const services = new Map();
+const named = new Map(); // name → id of the newest of that name
 export const nodes = new Map();
 export const changes = []; // the newest first
 export let seen = 0; // changes so far
@@ -18,6 +19,12 @@ const held = new Map(); // node id → MiB and cores of its active tasks
 const told = new Map(); // the same, when the node's own numbers were told
 const read = new Set(); // cursors
 const rate = new Map(); // slot → events
+
+/** Return the service with this id or name. */
+export const find = (name) => services.get(name) ?? services.get(named.get(name));
+
+/** Return what names this service in an address: its name, or its id where a newer one has the name. */
+export const address = ({ id, name }) => (named.get(name) === id ? name : id);
 
 export const isActive = (task) => !ENDED.has(task.state);
 
@@ -30,7 +37,7 @@ export function take(frame) {
 }
 
 export function forget() {
-  for (const each of [services, nodes, read, rate]) each.clear();
+  for (const each of [services, named, nodes, read, rate]) each.clear();
   changes.length = 0;
   stale = null;
   synced = false;
@@ -62,9 +69,9 @@ export function counts() {
 }
 
 function snapshot(frame) {
-  for (const each of [services, nodes, held]) each.clear();
+  for (const each of [services, named, nodes, held]) each.clear();
   for (const service of frame.services) {
-    services.set(service.id, service);
+    put(service);
     hold(service, 1);
   }
   for (const node of frame.nodes) putNode(node);
@@ -86,6 +93,11 @@ function happened({ id, type, subject, time, data }) {
   note({ topic, is: word === 'updated' ? data.availability : word, name: data.hostname, time });
 }
 
+function put(service) {
+  services.set(service.id, service);
+  named.set(service.name, service.id);
+}
+
 function putNode(node) {
   nodes.set(node.id, node);
   told.set(node.id, onto(node.id));
@@ -99,7 +111,7 @@ function changed({ task, ...service }, topic, word, time) {
   }
   if (before) hold(before, -1);
   hold(service, 1);
-  services.set(id, { ...before, ...service });
+  put({ ...before, ...service });
   if (status === 'removed') trim();
   if (task) note({ topic, id, name, is: task.state, time, task });
   else if (word !== 'updated' || !service.result || before?.result)

@@ -1,6 +1,7 @@
 // The services as a table: searched, filtered, sorted. Only the rows in sight are in the document.
 
 import { $, announce, arrange, badge, el, mark, say } from './dom.js';
+import * as router from './router.js';
 import * as store from './store.js';
 import { age, plural, shortImage, why } from './words.js';
 
@@ -25,10 +26,11 @@ let listed = [];
 let filter = 'current'; // a status, or all but what is removed
 let words = [];
 let sort = ['age', 1];
-let open, run, asked;
+let run, asked;
 
-export function start(onOpen, onRun) {
-  [open, run] = [onOpen, onRun];
+/** onRun() opens the form. */
+export function start(onRun) {
+  run = onRun;
   body.append(above, below);
   for (const [column, title] of COLUMNS) {
     const button = el('button', { onclick: () => sortBy(column, sort[0] === column ? -sort[1] : 1) }, title);
@@ -41,13 +43,21 @@ export function start(onOpen, onRun) {
   }
   $('filters').append(...chips.values());
   sortBy(...sort);
-  pick(filter);
   $('search').addEventListener('input', () => {
-    words = $('search').value.toLowerCase().split(/\s+/);
-    changed();
+    router.refine({ q: $('search').value });
+    enter(router.here().query);
   });
   $('empty').lastElementChild.addEventListener('click', leaveEmpty);
   for (const name of ['scroll', 'resize']) addEventListener(name, () => (asked ||= requestAnimationFrame(draw)), { passive: true });
+}
+
+/** Take over the filters of an address: `status` and `q`. */
+export function enter({ status = 'current', q = '' }) {
+  filter = chips.has(status) ? status : 'current';
+  for (const [each, chip] of chips) mark(chip, 'aria-pressed', each === filter);
+  if ($('search').value !== q) $('search').value = q;
+  words = q.toLowerCase().split(/\s+/);
+  changed();
 }
 
 export function show() {
@@ -125,8 +135,8 @@ function stretch(row, height) {
 }
 
 function makeRow(id) {
-  const row = el('tr', { onclick: () => open(id) }, ...COLUMNS.map(([column]) => el('td', { class: column })));
-  row.firstChild.append(el('button', { class: 'plain' }, el('bdi')), el('span', { class: 'image' }));
+  const row = el('tr', { onclick: () => router.go('runs', store.address(store.services.get(id))) }, ...COLUMNS.map(([column]) => el('td', { class: column })));
+  row.firstChild.append(el('a', { class: 'plain' }, el('bdi')), el('span', { class: 'image' }));
   return row;
 }
 
@@ -137,6 +147,7 @@ function fillRow(row, service, index) {
   if (row.shows === service) return;
   row.shows = service;
   row.dataset.is = service.status;
+  mark(name.firstChild, 'href', router.href('runs', store.address(service)));
   say(name.firstChild.firstChild, service.name);
   say(name.lastChild, shortImage(service.image));
   name.title = `${service.name}\n${service.image}`;
@@ -156,9 +167,8 @@ function sortBy(...by) {
 }
 
 function pick(status) {
-  filter = status;
-  for (const [each, chip] of chips) mark(chip, 'aria-pressed', each === status);
-  changed();
+  router.refine({ status: status === 'current' ? '' : status });
+  enter(router.here().query);
 }
 
 // By the user: said to who cannot see the list.
@@ -169,8 +179,7 @@ function changed() {
 
 function leaveEmpty() {
   if (isAll()) return run();
-  $('search').value = '';
-  words = [];
-  pick('current');
+  router.refine({ q: '', status: '' });
+  enter({});
   $('search').focus();
 }

@@ -1,14 +1,12 @@
 // The last changes, the newest first, and a line of how many each minute.
 
 import { $, badge, el, mark, nodeShape, say } from './dom.js';
+import * as router from './router.js';
 import * as store from './store.js';
 import { clock, moment, why } from './words.js';
 
 const list = $('timeline');
 let seen = 0;
-let open;
-
-export const start = (onOpen) => (open = onOpen);
 
 export function show() {
   const { changes } = store;
@@ -30,7 +28,7 @@ function item(change) {
 function sentence({ topic, id, name, is, reason, code, task }) {
   if (topic === 'gap') return ['Changes were missed here. What you see is up to date.'];
   if (topic === 'node') return ['node ', el('b', {}, name), ` is ${is}`];
-  const link = el('button', { class: 'plain', title: name, onclick: () => open(id) }, el('bdi', {}, name));
+  const link = el('a', { class: 'plain', title: name, href: router.href('runs', store.address({ id, name })) }, el('bdi', {}, name));
   if (task) {
     const where = task.node ? ` on ${task.node}` : '';
     return [link, ` task ${task.slot ?? ''} ${is}${where}`, task.error ? `: ${task.error}` : ''];

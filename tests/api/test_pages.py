@@ -20,7 +20,7 @@ STATIC = ROOT / "static"
 FILES = sorted(path.name for path in STATIC.iterdir())
 SCRIPTS = [name for name in FILES if name.endswith(".js")]
 HTML = (STATIC / "index.html").read_text(encoding="utf-8")
-BUDGET = 64_000  # bytes, all files together
+BUDGET = 110_000  # bytes, all files together
 # What makes markup or code out of text, and what would leave the tab.
 FORBIDDEN = (
     r"innerHTML|outerHTML|insertAdjacentHTML|createContextualFragment|DOMParser|srcdoc|document\.write|\beval\b|"

@@ -76,7 +76,7 @@ class Visit:
         # When an interface of the machine comes or goes, which a testbed brings about, Chromium drops what it loads.
         for _ in range(3):
             self.page.goto(self.url)
-            if self.page.evaluate("document.body.dataset.view"):  # its script runs
+            if self.page.evaluate("document.body.dataset.part"):  # its script runs
                 return
         raise RuntimeError(f"the page does not load: {self._failed} {self.errors}")
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from conftest import Browse, StartServer
 from msgspec.structs import replace
-from playwright.sync_api import CDPSession, Page, expect
+from page_cases import IMAGE, NAP, PAYLOAD, PHONE, VIEWS, Json, Judge, Meter, column, link, row, run, say, shows
+from playwright.sync_api import Page, expect
 from testbed import Client, Server, Swarm, eventually
 from testbed.browser import screenshot
 from testbed.crowd import EPOCH, TOKEN, Crowd, stamp
@@ -22,43 +22,10 @@ from testbed.server import ADDRESS
 
 from qmaster.events import cloudevents, frames
 
-Json = dict[str, Any]
-
-IMAGE = "busybox:local"
-NAP: Json = {"image": IMAGE, "command": "nap", "memory": 16}
-PAYLOAD = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>"
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 FILES = {f"/static/{path.name}" for path in (Path(__file__).parents[2] / "static").iterdir()}
 MIB = 1024 * 1024
 CORE_SHARE = 0.5
 SCREEN_WITHIN = 0.1  # seconds of processor time
-
-expect.set_options(timeout=30_000)
-
-
-def run(server: Client, **fields: Any) -> str:
-    reply = server.run(**fields)
-    assert reply.status == 200, reply.text
-    return str(reply["id"])
-
-
-def row(page: Page, name: str) -> Any:
-    """The row of the service of that name."""
-    return page.locator("#table tbody tr[data-is]").filter(has=page.get_by_role("button", name=name, exact=True))
-
-
-def column(page: Page, hostname: str) -> Any:
-    """The column of the node of that name."""
-    return page.locator("#map .machine").filter(has=page.get_by_role("heading", name=hostname, exact=True))
-
-
-def shows(page: Page, name: str, status: str) -> None:
-    expect(row(page, name)).to_have_attribute("data-is", status)
-
-
-def link(page: Page, word: str) -> None:
-    """Wait until the badge says so."""
-    expect(page.locator("#link")).to_have_attribute("data-link", word)
 
 
 # On the swarm
@@ -159,7 +126,7 @@ def test_find_open_and_stop(swarm_shared: Server, browse: Browse) -> None:
     page.locator("body").press("/")
     page.keyboard.type("team=red")
     expect(rows).to_have_count(1)
-    page.get_by_role("button", name="red", exact=True).first.click()
+    page.get_by_role("link", name="red", exact=True).first.click()
     sheet = page.locator("#detail")
     for text in (red, "team=red", "nap", IMAGE, "1 of 1 running"):
         expect(sheet).to_contain_text(text)
@@ -185,14 +152,14 @@ def test_run_from_the_form(swarm_shared: Server, browse: Browse) -> None:
     page = browse(swarm_shared.url).log_in(swarm_shared.token)
     page.get_by_role("button", name="Run…").click()
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.locator("#run-error")).to_contain_text("image")
+    expect(page.locator("#form-error")).to_contain_text("image")
     page.get_by_label("Image").fill(IMAGE)
     page.get_by_label("Command").fill("sh -c 'echo \"it'\"'\"'s on\"; nap'")
     page.get_by_text("More options").click()
     page.get_by_label("Labels").fill('say=it\'s $HOME `id` "quoted" \\ é\nteam=blue')
     page.get_by_label("Memory (MiB)").fill("2")
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.locator("#run-error")).to_contain_text("memory")
+    expect(page.locator("#form-error")).to_contain_text("memory")
     expect(page.get_by_label("Memory (MiB)")).to_be_focused()
     page.get_by_label("Memory (MiB)").fill("16")
     shown = page.locator("#curl").inner_text()
@@ -217,7 +184,7 @@ def name_is_taken(page: Page, name: str) -> None:
     page.get_by_role("button", name="Run…").click()
     page.get_by_label("Name", exact=True).fill(name)
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.locator("#run-error")).to_contain_text("is taken")
+    expect(page.locator("#form-error")).to_contain_text("is taken")
     expect(page.get_by_label("Name", exact=True)).to_be_focused()
     page.keyboard.press("Escape")
 
@@ -272,7 +239,7 @@ def test_payloads_stay_text(swarm_shared: Server, browse: Browse) -> None:
     page = browse(swarm_shared.url).log_in(swarm_shared.token)
     shows(page, "payload", "failed")
     elements = page.locator("img, script").count()
-    page.get_by_role("button", name="payload", exact=True).first.click()
+    page.get_by_role("link", name="payload", exact=True).first.click()
     expect(page.locator("#detail-error")).to_contain_text("<img src=x onerror=alert(1)>")
     expect(page.locator(".tag")).to_have_text(f"{PAYLOAD}={PAYLOAD}")
     expect(page.locator("#detail-facts")).to_contain_text("<script>alert(2)</script>")
@@ -280,7 +247,7 @@ def test_payloads_stay_text(swarm_shared: Server, browse: Browse) -> None:
     page.get_by_role("button", name="Run…").click()
     page.get_by_label("Image").fill(PAYLOAD)
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.locator("#run-error")).to_contain_text("image")
+    expect(page.locator("#form-error")).to_contain_text("image")
     expect(page.locator("#curl")).to_contain_text("<script>alert(2)</script>")
     assert page.locator("img, script").count() == elements
 
@@ -290,7 +257,7 @@ def test_the_output_is_followed(swarm_shared: Server, browse: Browse) -> None:
     script = "echo first; until [ -e /tmp/go ]; do sleep 0.1; done; echo second; echo third >&2"
     job = run(swarm_shared, image=IMAGE, command=["sh", "-c", script], name="talks", type="container", memory=16)
     page = browse(swarm_shared.url).log_in(swarm_shared.token)
-    page.get_by_role("button", name="talks", exact=True).first.click()
+    page.get_by_role("link", name="talks", exact=True).first.click()
     expect(page.locator("#log p")).to_have_text(["first"])
     subprocess.run(
         ["docker", "-H", swarm_shared.env["DOCKER_HOST"], "exec", job, "touch", "/tmp/go"], check=True, timeout=60
@@ -312,7 +279,7 @@ def test_the_pictures(swarm_shared: Server, browse: Browse, tmp_path: Path, requ
         screenshot(page, tmp_path, view)
         told = page.locator("#legend .status").evaluate_all(SHAPES)
         assert set(page.locator("#map .box").evaluate_all(SHAPES)) <= set(told)
-        page.get_by_role("button", name="web", exact=True).first.click()
+        page.get_by_role("link", name="web", exact=True).first.click()
         expect(page.locator("#detail-tasks tbody tr")).to_have_count(4)
         screenshot(page, tmp_path, f"{view}-service")
         assert page.locator("#detail-tasks").evaluate(BROKEN) == []
@@ -335,11 +302,6 @@ WORK: dict[str, Json] = {
     "transcode-7": {"memory": 128, "labels": {"team": "media"}},
     "train-model": {"constraints": ["node.labels.gpu==yes"], "memory": 128},
     "scratch": {"type": "container", "memory": 64},
-}
-VIEWS: dict[str, Json] = {
-    "light": {"color_scheme": "light"},
-    "dark": {"color_scheme": "dark"},
-    "phone": {"color_scheme": "light", **PHONE},
 }
 
 
@@ -391,7 +353,7 @@ def test_payloads_in_every_field(browse: Browse) -> None:
         event = cloudevents.Event("task", f"io.qmaster.task.{task.state}", evil.id, stamp(), evil, task)
         crowd.say(frames.event(f"{EPOCH}:1", event.type, cloudevents.encode(event, EPOCH, 1)))
         expect(page.locator("#timeline li").first).to_contain_text(PAYLOAD)
-        page.get_by_role("button", name=PAYLOAD, exact=True).first.click()
+        page.get_by_role("link", name=PAYLOAD, exact=True).first.click()
         expect(page.locator("#detail-name")).to_have_text(PAYLOAD)
         expect(page.locator("#detail-tasks")).to_contain_text(PAYLOAD)
         assert page.locator("img, script").count() == elements
@@ -433,7 +395,7 @@ def test_output_is_read_whatever_it_holds(browse: Browse) -> None:
     ]
     with Crowd(3, 0, logs=b"\n".join(map(msgspec.json.encode, lines))) as crowd:
         page = browse(crowd.url).log_in(TOKEN)
-        page.locator("#table tbody button").first.click()
+        page.locator("#table tbody a").first.click()
         expect(page.locator("#log p")).to_have_text(["plain é ✓", "red", "", PAYLOAD])
         expect(page.locator('#log [data-stream="stderr"]')).to_have_text("red")
         expect(page.locator("#log-state")).to_have_text("that is all")
@@ -446,7 +408,7 @@ def test_an_end_is_shown_once(browse: Browse) -> None:
     """An event brings it: the error above, not at the task again; the output in its place, not as a result too."""
     with Crowd(3, 0, logs=b'{"stream":"stdout","line":"so far"}\n') as crowd:
         page = browse(crowd.url).log_in(TOKEN)
-        page.locator("#table tbody button").first.click()
+        page.locator("#table tbody a").first.click()
         found = page.locator("#detail-facts code").first.inner_text()
         service = next(one for one in crowd.services.values() if one.id == found)
         own, other = (
@@ -460,12 +422,6 @@ def test_an_end_is_shown_once(browse: Browse) -> None:
             expect(page.locator("#detail-facts")).to_contain_text(re.compile(fact))
         for once in ("too bad", "worse", "so far"):
             expect(page.locator("#detail").get_by_text(once)).to_have_count(1)
-
-
-def say(crowd: Crowd, kind: str, data: Json) -> None:
-    """Send everyone an event that nobody brought about."""
-    event = {"id": f"{EPOCH}:1", "type": kind, "subject": data["id"], "time": stamp(), "data": data}
-    crowd.say(frames.event(f"{EPOCH}:1", kind, msgspec.json.encode(event)))
 
 
 def test_what_the_snapshot_knows_is_counted(browse: Browse) -> None:
@@ -520,7 +476,7 @@ def test_a_long_name_stays_in_place(browse: Browse, view: str) -> None:
         crowd.services[0] = replace(crowd.services[0], name=LONG)
         page = browse(crowd.url, **VIEWS[view]).log_in(TOKEN)
         name = page.locator("#table .name bdi")
-        assert page.locator("#table .plain").evaluate("(button) => button.scrollWidth > button.clientWidth")
+        assert page.locator("#table .plain").evaluate("(link) => link.scrollWidth > link.clientWidth")
         assert name.evaluate(SCROLL_TO_END) == 0
         assert page.locator("#table .plain").evaluate(END_OF_RING) <= top(page, "#table .image")
         if view == "phone":
@@ -549,7 +505,7 @@ def test_the_keyboard_alone(browse: Browse) -> None:
         page = browse(crowd.url).log_in(TOKEN)
         page.locator("body").press("/")
         expect(page.locator("#search")).to_be_focused()
-        page.locator("#table tbody button").first.focus()
+        page.locator("#table tbody a").first.focus()
         for index in range(3, 33):  # rows in sight are drawn as the focus moves: a person is no faster
             page.keyboard.press("Tab")
             expect(page.locator("#table tr:focus-within")).to_have_attribute("aria-rowindex", str(index))
@@ -571,10 +527,10 @@ def test_a_failure_leaves_the_keyboard_where_it_was(browse: Browse) -> None:
         page.get_by_role("button", name="Run…").click()
         page.get_by_role("textbox", name="Image").fill(IMAGE)
         page.get_by_role("button", name="Run", exact=True).press("Enter")
-        expect(page.locator("#run-error")).to_contain_text("404")
+        expect(page.locator("#form-error")).to_contain_text("404")
         expect(page.get_by_role("button", name="Run", exact=True)).to_be_focused()
         page.keyboard.press("Escape")
-        page.locator("#table tbody button").first.click()
+        page.locator("#table tbody a").first.click()
         page.locator("#stop").press("Enter")
         page.get_by_role("button", name="Stop it").press("Enter")
         expect(page.locator("#confirm-error")).to_contain_text("404")
@@ -596,19 +552,6 @@ def test_a_phone_sorts(browse: Browse) -> None:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-class Judge:
-    """axe-core in a page."""
-
-    def __init__(self, page: Page) -> None:
-        self._page = page
-        page.evaluate(Axe().axe_script)
-
-    def serious(self) -> list[str]:
-        """What it finds that is serious or worse."""
-        found = self._page.evaluate("axe.run({resultTypes: ['violations']}).then(({violations}) => violations)")
-        return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
-
-
 @pytest.mark.parametrize("view", VIEWS)
 def test_it_is_usable_by_all(browse: Browse, view: str) -> None:
     """axe-core finds no serious fault: at the login, in the lists, a service, the question, the form, in nothing."""
@@ -621,7 +564,7 @@ def test_it_is_usable_by_all(browse: Browse, view: str) -> None:
             if view == "phone":
                 page.locator(f'[data-to="{name}"]').click()
             faults[name] = judge.serious()
-        page.locator("#table tbody button").first.click()
+        page.locator("#table tbody a").first.click()
         expect(page.locator("#log p")).to_have_count(1)
         page.locator("#stop").click()
         faults["a service, and the question"] = judge.serious()
@@ -644,20 +587,6 @@ SCROLL = """async (screens) => {
     await new Promise(requestAnimationFrame);
   }
 }"""
-
-
-class Meter:
-    """What the page costs, as Chromium's own counters tell it."""
-
-    def __init__(self, page: Page) -> None:
-        self._session: CDPSession = page.context.new_cdp_session(page)
-        self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-    def read(self) -> dict[str, float]:
-        """Seconds of processor time, of the main thread and in all; bytes of heap, and elements, without garbage."""
-        self._session.send("HeapProfiler.collectGarbage")
-        metrics = self._session.send("Performance.getMetrics")["metrics"]
-        return {metric["name"]: metric["value"] for metric in metrics}
 
 
 def test_a_thousand_services_are_scrolled(browse: Browse, measured: Callable[[str], None]) -> None:
