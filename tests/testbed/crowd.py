@@ -94,7 +94,8 @@ def service(number: int, status: Status, at: str) -> Service:
 class Crowd:
     """Serves on its own thread and loop; ``changes`` each second, in which runs begin, go on, end and are removed.
 
-    The output of a service is ``logs``, as newline-delimited JSON; without it, no service has any.
+    The output of a service is ``logs``, as newline-delimited JSON; without it, no service has any. Other calls are answered
+    from ``answers`` by method and path, such as ``GET /functions``, and kept in ``asked`` with their query and body.
     """
 
     def __init__(self, services: int = 1000, changes: float = 50, logs: bytes = b"") -> None:
@@ -104,6 +105,8 @@ class Crowd:
         self._numbers = itertools.count(services)
         self._sequence = itertools.count(1)
         self.sent = 0
+        self.answers: dict[str, Any] = {}
+        self.asked: list[tuple[str, str, str]] = []
         self.services = {n: service(n, MIX[n % len(MIX)], stamp(7 * n)) for n in range(services)}
         self.readers: set[_Events] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -130,6 +133,7 @@ class Crowd:
             (r"/static/([^/]+)", pages.PageHandler, page),
             (r"/events", _Events, {"crowd": self}),
             (r"/logs/[^/]+", _Logs, {"crowd": self}),
+            (r"/.+", _Answers, {"crowd": self}),
         ]
         server = HTTPServer(web.Application(routes, log_function=lambda handler: None))
         sockets = bind_sockets(0, "127.0.0.1")
@@ -216,3 +220,17 @@ class _Logs(web.RequestHandler):
         for at in range(0, len(self._crowd.logs), 7):
             self.write(self._crowd.logs[at : at + 7])  # lines, and characters, are cut in the middle
             await self.flush()
+
+
+class _Answers(web.RequestHandler):
+    def initialize(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+
+    def _answer(self) -> None:
+        call = f"{self.request.method} {self.request.path}"
+        self._crowd.asked.append((call, self.request.query, self.request.body.decode()))
+        if call not in self._crowd.answers:
+            raise web.HTTPError(404)
+        self.write(msgspec.json.encode(self._crowd.answers[call]))
+
+    get = post = put = delete = _answer
