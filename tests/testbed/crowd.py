@@ -94,8 +94,8 @@ def service(number: int, status: Status, at: str) -> Service:
 class Crowd:
     """Serves on its own thread and loop; ``changes`` each second, in which runs begin, go on, end and are removed.
 
-    The output of a service is ``logs``, as newline-delimited JSON; without it, no service has any. Other calls are answered
-    from ``answers`` by method and path, such as ``GET /functions``, and kept in ``asked`` with their query and body.
+    The output of a service is ``logs``, as newline-delimited JSON; without it, no service has any. Other calls are
+    answered from ``answers`` by method and path, such as ``GET /functions``, and kept in ``asked`` with query and body.
     """
 
     def __init__(self, services: int = 1000, changes: float = 50, logs: bytes = b"") -> None:
