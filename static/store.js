@@ -111,7 +111,7 @@ function changed({ task, ...service }, topic, word, time) {
   }
   if (before) hold(before, -1);
   hold(service, 1);
-  put({ ...before, ...service });
+  put({ labels: {}, command: null, ...before, ...service }); // which a task's event does not tell
   if (status === 'removed') trim();
   if (task) note({ topic, id, name, is: task.state, time, task });
   else if (word !== 'updated' || !service.result || before?.result)

@@ -101,7 +101,7 @@ class Visit:
     def close(self) -> None:
         """Raises AssertionError: something went wrong in the page, or it asked another origin."""
         self.context.close()
-        assert self.errors == []
+        assert self.errors == [], self.errors
         own = (f"{self.url}/", f"{self.url.replace('http', 'ws', 1)}/")
         assert [request for request in self.requests if not request.startswith(own)] == []
 
