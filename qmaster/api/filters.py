@@ -12,7 +12,7 @@ from ..errors import BadRequest
 from ..events.rows import Key
 from ..models import units
 from ..models.images import Pattern, Reference
-from ..models.responses import Reason, Status
+from ..models.responses import Outcome, Reason, Status
 from ..models.validation import quote
 from ..runs.listing import ListQuery
 from .queries import flag, limit, named_function
@@ -20,12 +20,13 @@ from .queries import flag, limit, named_function
 T = TypeVar("T")
 
 FILTERS = (
-    *("status", "label", "name", "owner", "reason", "image", "function"),
+    *("status", "label", "name", "owner", "reason", "outcome", "image", "function"),
     *("since", "until", "limit", "page", "all"),
 )
 MAX_LIMIT = 10_000
 MAX_IMAGES = 10  # each is compared with each run, in one turn of the event loop
 EVERYTHING = ListQuery()
+_PATTERN = re.compile(r"[\w.*-]{1,128}", re.ASCII)  # of names
 _MAX_PAGE = 512  # characters of a cursor
 _KEY = re.compile(r"([0-9A-Z:.+-]{0,40}) ([\w.-]{1,255})", re.ASCII)
 # RFC 3339; the plus of an offset is a space where it was not escaped.
@@ -48,13 +49,14 @@ def read_filters(query: dict[str, list[str]]) -> ListQuery:
         raise BadRequest("label: expected key=value, or key")
     return ListQuery(
         statuses=_words("status", query, get_args(Status)),
-        names=frozenset(query.get("name", ())),
+        names=_names(query),
         labels=labels,
         limit=limit(query.get("limit"), MAX_LIMIT),
         removed=flag("all", query.get("all")),
         function=named_function(query),
         owners=frozenset(query.get("owner", ())),
         reasons=_words("reason", query, get_args(Reason)),
+        outcomes=_words("outcome", query, get_args(Outcome)),
         images=_images(query),
         since=_moment("since", query),
         until=_moment("until", query),
@@ -72,6 +74,13 @@ def _words(name: str, query: dict[str, list[str]], known: tuple[str, ...]) -> fr
     if not words <= set(known):
         raise BadRequest(f"{name}: expected one of {', '.join(known)}")
     return words
+
+
+def _names(query: dict[str, list[str]]) -> frozenset[str]:
+    names = frozenset(query.get("name", ()))
+    if any("*" in name and not _PATTERN.fullmatch(name) for name in names):
+        raise BadRequest("name: expected a name, or a pattern such as web-* of letters, digits, - _ . and *")
+    return names
 
 
 def _images(query: dict[str, list[str]]) -> tuple[Pattern, ...]:

@@ -15,7 +15,7 @@ from .. import __version__
 from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, problem
 from ..events import cloudevents, frames
 from ..models.requests import MAX_BODY, NOT_SHOWN, RunRequest, StopRequest
-from ..models.responses import Accepted, CallbackView, Node, Reason, Service, Status
+from ..models.responses import Accepted, CallbackView, Node, Outcome, Reason, Service, Status
 from . import openapi_calls, openapi_functions, openapi_invocations
 from .openapi_parts import (
     CREATED,
@@ -310,9 +310,14 @@ PATHS: Mapping[str, Json] = {
                     "`key=value`, or `key`: only with all of these.",
                     example=["team=blue"],
                 ),
-                query("name", STRINGS, "Only these exact names.", example=["nap"]),
+                query("name", STRINGS, "Only these exact names; `*` stands for any text.", example=["nap"]),
                 query("owner", STRINGS, "Only the runs of these tokens; empty: what quartermaster did not start."),
                 query("reason", {"type": "array", "items": ref("schemas/Reason")}, "Only these reasons."),
+                query(
+                    "outcome",
+                    {"type": "array", "items": {"type": "string", "enum": list(get_args(Outcome))}},
+                    "Only what has ended like this, also if it was removed since.",
+                ),
                 query(
                     "image",
                     STRINGS,

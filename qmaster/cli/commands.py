@@ -18,7 +18,7 @@ from .client import ClientError, Json, Lost, RetryPolicy
 from .fields import with_fields
 from .run import OWN_FAILURE, LineWriter, Run, Signals, body_of
 
-FILTERS = ("status", "name", "label", "owner", "reason", "image", "since", "until", "limit", "page", "all")
+FILTERS = ("status", "name", "label", "owner", "reason", "outcome", "image", "since", "until", "limit", "page", "all")
 UNREAD = (
     "standard input has data, which a service cannot take: use --type container, COMMAND or --env, or write "
     "</dev/null if it is meant for something else"
@@ -117,10 +117,11 @@ async def stop(to: Connection, ids: tuple[str, ...]) -> int:
 @client_command("status")
 @click.argument("id", required=False)
 @click.option("--status", multiple=True, metavar="STATUS", help="Only with this status; several: any of them.")
-@click.option("--name", multiple=True, help="Only with exactly this name; several: any of them.")
+@click.option("--name", multiple=True, help="Only with this name, where * is any text; several: any of them.")
 @click.option("--label", "-l", multiple=True, metavar="KEY[=VALUE]", help="Only with this label.")
 @click.option("--owner", multiple=True, metavar="TOKEN", help="Only of this token; several: any of them.")
 @click.option("--reason", multiple=True, metavar="REASON", help="Only with this reason; several: any.")
+@click.option("--outcome", multiple=True, metavar="OUTCOME", help="Only complete, failed or stopped; several: any.")
 @click.option("--image", multiple=True, help="Only of this image, of any tag if it has none; several: any.")
 @click.option("--since", metavar="TIME", help="Only what was created then or later: a time, a day, or 90m ago.")
 @click.option("--until", metavar="TIME", help="Only what was created before.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from .retention import kept_from, pruned
@@ -28,6 +28,14 @@ EVENTS = (
     " (SELECT json_extract(CAST(view AS TEXT), '$.labels') FROM records WHERE id = subject) END"
     " FROM facts WHERE seq > ?1 AND"
 )
+
+# How a removed run has ended, by its reason and exit code, as ``models.responses.outcome`` says.
+OUTCOMES = {
+    "complete": "run.reason IN ('idle', 'update') OR (run.reason = 'exit' AND run.exit_code IS 0)",
+    "failed": "NOT (run.reason = 'exit' AND run.exit_code IS 0)"  # first, as it is quicker and often decides
+    " AND run.reason NOT IN ('idle', 'update', 'stopped', 'unschedulable')",
+    "stopped": "run.reason = 'stopped'",
+}
 
 
 class Record(NamedTuple):
@@ -88,8 +96,9 @@ class RemovedQuery(NamedTuple):
         before: the key that the listing begins before.
         since: the first time of creation (RFC 3339).
         owner: whose runs; None: all.
-        names: the names.
+        names: the names; ``*`` in one matches any text.
         reasons: the reasons.
+        outcomes: how they have ended: the keys of ``OUTCOMES``.
         function: the function that they are instances of.
         image: a part of the image.
     """
@@ -99,6 +108,7 @@ class RemovedQuery(NamedTuple):
     owner: str | None = None
     names: Collection[str] = ()
     reasons: Collection[str] = ()
+    outcomes: Collection[str] = ()
     function: str | None = None
     image: str = ""
 
@@ -191,11 +201,19 @@ def _conditions(wanted: RemovedQuery) -> tuple[list[str], list[str]]:
         if value is not None:
             conditions.append(f"run.{column} = ?")
             values.append(value)
-    for column, several in (("name", wanted.names), ("reason", wanted.reasons)):
-        if several:
-            conditions.append(f"run.{column} IN ({', '.join('?' * len(several))})")
-            values += several
+    if wanted.names:
+        conditions.append(_any("run.name GLOB ?" if "*" in name else "run.name = ?" for name in wanted.names))
+        values += wanted.names
+    if wanted.reasons:
+        conditions.append(f"run.reason IN ({', '.join('?' * len(wanted.reasons))})")
+        values += wanted.reasons
+    if wanted.outcomes:
+        conditions.append(_any(OUTCOMES[each] for each in wanted.outcomes))
     if wanted.image:
         conditions.append("instr(run.image, ?)")
         values.append(wanted.image)
     return conditions, values
+
+
+def _any(conditions: Iterable[str]) -> str:
+    return f"({' OR '.join(f'({each})' for each in conditions)})"

@@ -62,14 +62,17 @@ CREATE INDEX IF NOT EXISTS removed_instances ON records (function, at, id) WHERE
 # keep the table, also where an older version writes.
 LIST_REMOVED = (
     f"INSERT OR REPLACE INTO removed_runs SELECT created, id, owner, name, json_extract({_TEXT}, '$.reason'),"  # noqa: S608
-    f" json_extract({_TEXT}, '$.image'), function FROM records WHERE removed AND kind = 'service'"
+    f" json_extract({_TEXT}, '$.image'), function, json_extract({_TEXT}, '$.exit_code') FROM records"
+    " WHERE removed AND kind = 'service'"
 )
 LISTED = f"""
 CREATE TABLE IF NOT EXISTS removed_runs (
     created TEXT NOT NULL, id TEXT NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL, reason TEXT, image TEXT,
-    function TEXT, PRIMARY KEY (created, id)
+    function TEXT, exit_code INTEGER, PRIMARY KEY (created, id)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS removed_runs_by_owner ON removed_runs (owner, created, id, name, reason, image, function);
+CREATE INDEX IF NOT EXISTS removed_runs_by_owner ON removed_runs (
+    owner, created, id, name, reason, image, function, exit_code
+);
 CREATE TRIGGER IF NOT EXISTS removed_run_added AFTER INSERT ON records WHEN NEW.removed AND NEW.kind = 'service' BEGIN
     {LIST_REMOVED} AND id = NEW.id;
 END;
@@ -77,6 +80,8 @@ CREATE TRIGGER IF NOT EXISTS removed_run_deleted AFTER DELETE ON records WHEN OL
     DELETE FROM removed_runs WHERE created = OLD.created AND id = OLD.id;
 END;
 """  # noqa: S608 - text of ours
+# The table and the trigger of an earlier version, which have no exit code. It can use those above.
+UNLISTED = "DROP TABLE IF EXISTS removed_runs; DROP TRIGGER IF EXISTS removed_run_added;"
 
 # Answers of calls with an Idempotency-Key; NULL: the call was begun. An older version ignores the table.
 ANSWERS = """
@@ -214,13 +219,13 @@ def _make_shrinkable(db: sqlite3.Connection, path: Path) -> None:
 def _add_computed(db: sqlite3.Connection) -> None:
     """Add the computed columns, the indexes and the tables that an older version ignores."""
     columns = {row[1] for row in db.execute("PRAGMA table_xinfo(records)")}
-    is_listed = scalar(db, "SELECT count(*) FROM sqlite_master WHERE name = 'removed_runs'")
+    is_listed = any(row[1] == "exit_code" for row in db.execute("PRAGMA table_info(removed_runs)"))
     step = " ".join(
         f"ALTER TABLE records ADD COLUMN {column} TEXT GENERATED ALWAYS AS ({value}) VIRTUAL;"
         for column, value in COMPUTED.items()
         if column not in columns
     )
-    step += f" {INDEXES} {LISTED} {'' if is_listed else LIST_REMOVED};"
+    step += f" {INDEXES} {LISTED if is_listed else f'{UNLISTED} {LISTED} {LIST_REMOVED};'}"
     db.executescript(f"BEGIN; {step} {ANSWERS} {INVOCATIONS} {TICKS} {CALLBACKS} COMMIT;")
 
 

@@ -29,6 +29,7 @@ Reason = Literal[
     "idle",
     "update",
 ]
+Outcome = Literal["complete", "failed", "stopped"]
 NO_SPEC = msgspec.Raw(b"null")
 ROOT = "root"  # the owner of what the root token starts
 # Swarm's services have the field since API 1.44; an older node ignores it.
@@ -174,6 +175,19 @@ class Service(Struct, frozen=True, kw_only=True, gc=False):
     spec: msgspec.Raw = msgspec.field(default_factory=lambda: NO_SPEC)
     tasks: list[Task]
     result: Result | None = None
+
+
+def outcome(view: Service) -> Outcome | None:
+    """Return how a run has ended, also one that was removed since; None if it has not, or if no end was seen."""
+    if view.status not in ("complete", "failed", "removed") or view.reason == "unschedulable":
+        return None
+    if view.status == "complete" or view.reason in ("idle", "update"):
+        return "complete"
+    if view.reason is None:
+        return None if view.status == "removed" else "failed"
+    if view.reason == "stopped":
+        return "stopped"
+    return "complete" if view.reason == "exit" and view.exit_code == 0 else "failed"
 
 
 class Accepted(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,6 +10,7 @@ import contextlib
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from ..events.journal import Journal
 from ..events.rows import Key, RemovedQuery
 from ..models.images import Pattern, Reference
-from ..models.responses import Service
+from ..models.responses import Service, outcome
 from .reconciler import Reconciler
 
 MAX_REMOVED = 10_000  # removed runs in a listing without a limit
@@ -32,13 +33,14 @@ class ListQuery(NamedTuple):
 
     Attributes:
         statuses: the statuses.
-        names: the names.
+        names: the names; ``*`` in one matches any text.
         labels: ``str.partition("=")`` of the labels; without ``=``, any value of the key matches.
         limit: the most runs to list; None: all that are not removed, and ``MAX_REMOVED``.
         removed: whether to list the removed runs, and the instances of functions, too.
         function: the name of a function, to match only its instances; they match without ``removed`` too.
         owners: the names of tokens; "": what quartermaster did not start.
         reasons: the reasons.
+        outcomes: how they have ended.
         images: the images, whatever the digest of a tag.
         since: the first time of creation, as ``moment`` returns it.
         until: the time of creation from which on none matches; the same.
@@ -53,6 +55,7 @@ class ListQuery(NamedTuple):
     function: str | None = None
     owners: frozenset[str] = frozenset()
     reasons: frozenset[str] = frozenset()
+    outcomes: frozenset[str] = frozenset()
     images: tuple[Pattern, ...] = ()
     since: str = ""
     until: str = ""
@@ -63,9 +66,10 @@ class ListQuery(NamedTuple):
         return (
             self._keeps_function(view)
             and (not self.statuses or view.status in self.statuses)
-            and (not self.names or view.name in self.names)
+            and (not self.names or view.name in self.names or self._keeps_name(view.name))
             and (not self.owners or (view.owner or "") in self.owners)
             and (not self.reasons or view.reason in self.reasons)
+            and (not self.outcomes or outcome(view) in self.outcomes)
             and all(key in view.labels and (not eq or view.labels[key] == value) for key, eq, value in self.labels)
             and (not (self.since or self.until) or self._keeps_time(view.created_at))
             and (not self.images or self._keeps_image(view.image))
@@ -81,6 +85,9 @@ class ListQuery(NamedTuple):
         if self.function is not None:
             return view.function is not None and view.function.name == self.function
         return self.removed or view.function is None
+
+    def _keeps_name(self, name: str) -> bool:
+        return any("*" in pattern and fnmatchcase(name, pattern) for pattern in self.names)
 
     def _keeps_time(self, created: str | None) -> bool:
         at = moment(created or "")
@@ -212,6 +219,7 @@ def _removed(owner: str | None, wanted: ListQuery, before: Key) -> RemovedQuery:
         owner=next(iter(owners)) if len(owners) == 1 else None,
         names=sorted(wanted.names),
         reasons=sorted(wanted.reasons),
+        outcomes=sorted(wanted.outcomes),
         function=wanted.function,
         image=image,
     )

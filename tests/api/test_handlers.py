@@ -322,6 +322,8 @@ async def test_what_is_removed_is_listed_where_it_is_asked_for(
         ("limit=", "limit"),
         ("limit=1&limit=2", "limit"),
         ("reason=late", "reason: expected one of exit, oom"),
+        ("outcome=removed", "outcome: expected one of complete, failed, stopped"),
+        ("name=a*?", "name: expected a name, or a pattern"),
         ("image=", "image"),
         ("image=UPPER", "image"),
         ("image=sha256:" + "a" * 64, "image: an image ID is not supported"),

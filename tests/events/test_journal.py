@@ -1,6 +1,7 @@
 """journal: events in their order, records and intents on disk; and a disk that is full, torn, locked or not ours."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -274,6 +275,27 @@ async def test_an_older_file_is_listed_too(tmp_path: Path) -> None:
     assert old.execute("SELECT id FROM removed_runs").fetchall() == [("r1",)]
     await journal.close()
     old.close()
+
+
+@unit
+async def test_a_table_without_exit_codes_is_made_again(tmp_path: Path) -> None:
+    """As the version before it made it: its rows get theirs, and what is written later too."""
+    ended = view(1, "a").replace(b"{", b'{"exit_code":3,', 1)
+    journal = await opened(tmp_path)
+    await journal.append([], [record("r1", removed=True, view=ended)])
+    await journal.close()
+    old = sqlite3.connect(tmp_path / FILE)
+    old.executescript(
+        "DROP INDEX removed_runs_by_owner; ALTER TABLE removed_runs DROP COLUMN exit_code; DROP TRIGGER"
+        " removed_run_added; CREATE TRIGGER removed_run_added AFTER INSERT ON records BEGIN SELECT 1; END;"
+    )
+    old.close()
+    journal = await opened(tmp_path)
+    await journal.append([], [record("r2", removed=True, view=ended.replace(b":01Z", b":02Z"))])
+    assert await pages(journal, None) == [["r2", "r1"]]
+    await journal.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:
+        assert db.execute("SELECT count(exit_code) FROM removed_runs").fetchall() == [(2,)]
 
 
 @unit

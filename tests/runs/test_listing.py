@@ -12,7 +12,7 @@ from qmaster.api.filters import read_filters
 from qmaster.events import rows
 from qmaster.events.journal import Journal
 from qmaster.events.rows import Key, Page, Record, RemovedQuery
-from qmaster.models.responses import FunctionRef, Service
+from qmaster.models.responses import FunctionRef, Service, outcome
 from qmaster.runs import listing
 from qmaster.runs.listing import Listing, ListQuery, moment
 
@@ -248,3 +248,60 @@ def test_a_time_sorts() -> None:
     """Docker leaves out the zeros at the end of a fraction."""
     told = ["03Z", "03.000000001Z", "03.01Z", "03.0101Z", "03.1Z", "04Z"]
     assert sorted([*told[3:], *told[:3]], key=moment) == told
+
+
+ENDED: dict[int, dict[str, Any]] = {
+    1: {"reason": "exit", "exit_code": 0},
+    2: {"reason": "exit", "exit_code": 3},
+    3: {"reason": "exit", "exit_code": None},
+    4: {"reason": "timeout", "exit_code": 0},
+    5: {"reason": "stopped", "exit_code": 0},
+    6: {"reason": "idle", "exit_code": 143},
+    7: {"reason": None, "exit_code": None},
+    8: {"reason": "unschedulable", "exit_code": None},
+}
+OUTCOMES = [({"complete"}, [6, 1]), ({"failed"}, [4, 3, 2]), ({"stopped"}, [5]), ({"complete", "stopped"}, [6, 5, 1])]
+NAMED = [({"web-*"}, [2, 1]), ({"*1", "db"}, [3, 1]), ({"*"}, [3, 2, 1]), ({"WEB*"}, []), ({"eb-1"}, [])]
+
+
+@pytest.mark.parametrize("kept", ["cache", "journal", "file"])
+async def test_outcomes_are_found_after_the_removal(tmp_path: Path, kept: str) -> None:
+    """Of what is told of in the cache, of what was removed, and by the journal's own conditions."""
+    made = await stored_in(tmp_path, kept, [gone(number, **fields) for number, fields in ENDED.items()])
+    for outcomes, ids in OUTCOMES:
+        assert await made.ids(ALL._replace(outcomes=frozenset(outcomes))) == ids, outcomes
+
+
+@pytest.mark.parametrize("kept", ["cache", "journal", "file"])
+async def test_names_may_be_patterns(tmp_path: Path, kept: str) -> None:
+    """`*` is any text; the case counts; without it the name is the whole one."""
+    made = await stored_in(tmp_path, kept, [gone(i + 1, name=name) for i, name in enumerate(("web-1", "web-2", "db"))])
+    for names, ids in NAMED:
+        assert await made.ids(ALL._replace(names=frozenset(names))) == ids, names
+
+
+async def stored_in(folder: Path, kept: str, views: list[Service]) -> Made:
+    """A listing of these."""
+    made = Made(views, []) if kept == "cache" else Made([], views)
+    if kept == "file":
+        journal = Journal(folder, 1000, 30)
+        await journal.open()
+        await journal.append([], [Record(one.id, "service", one.name, True, msgspec.json.encode(one)) for one in views])
+        made.listing = Listing(journal, made.view)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "code", "told"),
+    [
+        ("running", None, None, None),
+        ("stopping", "stopped", 0, None),
+        ("complete", None, None, "complete"),
+        ("failed", None, None, "failed"),
+        ("failed", "stopped", 143, "stopped"),
+        ("failed", "oom", 137, "failed"),
+    ],
+)
+def test_an_outcome_is_of_what_has_ended(status: Any, reason: Any, code: int | None, told: str | None) -> None:
+    """Also where the run is still there."""
+    assert outcome(run(1, status=status, reason=reason, exit_code=code)) == told

@@ -25,7 +25,7 @@ WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHER
 INSERT INTO records (id, kind, name, removed, at, view, owner, size)
 SELECT printf('r%06d', n), 'service', iif(n % {RARE}, 'name', 'rare'), 1, 1e12, CAST(json_set(
     :view, '$.id', printf('r%06d', n), '$.created_at', strftime('%Y-%m-%dT%H:%M:%S', {BEGAN} + n, 'unixepoch') || '.2Z',
-    '$.name', iif(n % {RARE}, 'name', 'rare'), '$.reason', iif(n % {RARE}, 'exit', 'timeout'),
+    '$.name', iif(n % {RARE}, 'name', 'rare'), '$.reason', iif(n % {RARE}, 'exit', 'timeout'), '$.exit_code', 0,
     '$.image', iif(n % {RARE}, 'busybox:1', 'team/rare:1'), '$.owner', iif(n % 3, 'alice', 'bob')
 ) AS BLOB), iif(n % 3, 'alice', 'bob'), 1000 FROM numbers
 """  # noqa: S608 - text of ours
@@ -102,6 +102,9 @@ async def test_pages_of_many_have_each_once(folder: Path, measured: Callable[[st
         ({"owner": ["bob"], "since": ["2026-01-01T03:00:00Z"]}, 100),
         ({"owner": ["bob", "alice"], "reason": ["exit"]}, 100),
         ({"reason": ["timeout"]}, 11),
+        ({"outcome": ["failed"]}, 11),
+        ({"outcome": ["failed"], "owner": ["bob"]}, 11),
+        ({"name": ["*rar*"]}, 11),
         ({"name": ["rare"], "reason": ["timeout"], "owner": ["bob"]}, 11),
         ({"image": ["team/rare"]}, 11),
         ({"name": ["nobody"]}, 0),
