@@ -21,7 +21,7 @@ from version_cases import service as function_service
 from qmaster import errors
 from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator, Identity
-from qmaster.functions.service import FunctionService
+from qmaster.functions.versions.service import FunctionService
 from qmaster.models.requests import Key, RunRequest, Started
 from qmaster.models.responses import DryRun, Node, Result, Service
 from qmaster.runs import status as lifecycle

@@ -12,11 +12,11 @@ from function_cases import Stage
 from qmaster.auth.authenticator import Identity
 from qmaster.errors import FunctionFailed, HttpError
 from qmaster.events.journal import MIB, Journal
-from qmaster.functions.asynchronous import AsyncInvoker, Order
-from qmaster.functions.instances import Instance
-from qmaster.functions.invocations import Call
-from qmaster.functions.store import InvocationStore
-from qmaster.functions.versions import Version
+from qmaster.functions.asynchronous.invoker import AsyncInvoker, Order
+from qmaster.functions.asynchronous.store import InvocationStore
+from qmaster.functions.instances.instance import Instance
+from qmaster.functions.invocations.invocation import Call
+from qmaster.functions.versions.store import Version
 from qmaster.models.invocations import InvocationView
 
 ROOT = Identity("root")

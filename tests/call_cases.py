@@ -24,10 +24,10 @@ from qmaster.auth.authenticator import Authenticator, Identity
 from qmaster.errors import HttpError, NotFound
 from qmaster.events.unsent import Unsent
 from qmaster.functions.dispatcher import Dispatcher
-from qmaster.functions.invocations import Answer, Call, Chunks
-from qmaster.functions.replays import KeyedCalls
-from qmaster.functions.service import FunctionService
-from qmaster.functions.versions import Version
+from qmaster.functions.invocations.invocation import Answer, Call, Chunks
+from qmaster.functions.invocations.replays import KeyedCalls
+from qmaster.functions.versions.service import FunctionService
+from qmaster.functions.versions.store import Version
 from qmaster.models.functions import LATEST, FunctionSpec
 
 JSON = "application/json"

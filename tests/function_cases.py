@@ -9,16 +9,16 @@ import msgspec
 
 from qmaster.engine.configs import Configs
 from qmaster.errors import HttpError
-from qmaster.functions.autoscaler import Autoscaler
 from qmaster.functions.dispatcher import Dispatcher
-from qmaster.functions.instances import Ending, Instance, Trouble
-from qmaster.functions.invocations import Answer, Call
-from qmaster.functions.job_runs import JobRuns
-from qmaster.functions.jobs import Jobs
-from qmaster.functions.launcher import Found, Launcher
-from qmaster.functions.lifecycle import Lifecycle, Reports
-from qmaster.functions.pool import Ended
-from qmaster.functions.versions import Version, VersionStore
+from qmaster.functions.instances.autoscaler import Autoscaler
+from qmaster.functions.instances.instance import Ending, Instance, Trouble
+from qmaster.functions.instances.launcher import Found, Launcher
+from qmaster.functions.instances.lifecycle import Lifecycle, Reports
+from qmaster.functions.instances.pool import Ended
+from qmaster.functions.invocations.invocation import Answer, Call
+from qmaster.functions.jobs.jobs import Jobs
+from qmaster.functions.jobs.runs import JobRuns
+from qmaster.functions.versions.store import Version, VersionStore
 from qmaster.models.functions import FunctionSpec, read_spec
 from qmaster.models.responses import FunctionRef, Replicas, Result, Service
 

@@ -10,8 +10,8 @@ from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
 
 from qmaster.api import runtime
-from qmaster.functions.instances import Instance
-from qmaster.functions.versions import Version
+from qmaster.functions.instances.instance import Instance
+from qmaster.functions.versions.store import Version
 
 PYTHON = "aws-lambda-python/3.11.2-4.2"
 GO = "Go-http-client/1.1"

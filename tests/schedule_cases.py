@@ -19,10 +19,10 @@ from qmaster.engine.configs import Config
 from qmaster.engine.labels import CRON_CONFIG
 from qmaster.errors import EngineAway, NotFound
 from qmaster.events.journal import Journal
-from qmaster.functions.asynchronous import AsyncInvoker, Order
-from qmaster.functions.claims import Claim, Ticks, claims_of
-from qmaster.functions.schedules import Pace, Scheduler
-from qmaster.functions.versions import Published, Version, VersionStore
+from qmaster.functions.asynchronous.invoker import AsyncInvoker, Order
+from qmaster.functions.schedules.claims import Claim, Ticks, claims_of
+from qmaster.functions.schedules.scheduler import Pace, Scheduler
+from qmaster.functions.versions.store import Published, Version, VersionStore
 from qmaster.models.invocations import InvocationView, Status
 from qmaster.models.schedules import Schedule
 

@@ -1,9 +1,9 @@
-"""The layout: eight packages, imports point downwards only, packages on one floor do not know each other."""
+"""The layout: packages on floors, imports point downwards only, packages on one floor do not know each other."""
 
 import ast
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,28 +12,41 @@ import qmaster
 
 ROOT = Path(qmaster.__file__).parent
 
-FLOORS: dict[int, set[str]] = {
+FLOORS: dict[float, set[str]] = {
     9: {"__main__"},
     8: {"cli"},
     7: {"server"},
     6: {"api"},
-    5: {"functions"},
+    5.6: {"functions.schedules"},
+    5.5: {"functions.asynchronous"},
+    5.4: {"functions.dispatcher"},
+    5.3: {"functions.jobs"},
+    5.2: {"functions.instances"},
+    5.1: {"functions.invocations", "functions.versions"},
+    5: {"functions.callbacks"},
     4: {"runs"},
     3: {"engine", "events", "auth"},
     2: {"models"},
     1: {"limiter"},
     0: {"errors"},
 }
+DIVIDED = {"functions"}  # packages whose folders have floors of their own
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
 def package(path: Path) -> str:
-    """The package, or the module beside them, that a file belongs to; "" for the top level itself."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return "" if parts == ("__init__",) else parts[0]
+    """The package, or the module beside them, that a file belongs to; "" for the top of a divided one."""
+    return package_of(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def floor(name: str) -> int:
+def package_of(parts: Sequence[str]) -> str:
+    """The same, for the parts of a name below the top level."""
+    first, second, *_ = [*parts, "__init__", "__init__"]
+    name = f"{first}.{second}" if first in DIVIDED else first
+    return "" if name.endswith("__init__") else name
+
+
+def floor(name: str) -> float:
     return next(number for number, packages in FLOORS.items() if name in packages)
 
 
@@ -60,10 +73,11 @@ def packages_of(path: Path) -> set[str]:
     """The packages, and the modules beside them, that a file imports from."""
     known = set()
     for name in imported(path):
-        first = [*name.split("."), ""][1]
-        if name.startswith("qmaster.") and ((ROOT / first).is_dir() or (ROOT / f"{first}.py").is_file()):
-            known.add(first)
-    return known - {package(path)}
+        below = package_of(name.split(".")[1:])
+        there = ROOT.joinpath(*below.split("."))
+        if name.startswith("qmaster.") and (there.is_dir() or there.with_suffix(".py").is_file()):
+            known.add(below)
+    return known - {package(path), ""}
 
 
 def module_name(path: Path) -> str:

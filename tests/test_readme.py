@@ -23,8 +23,12 @@ from qmaster.cli import main, run
 from qmaster.engine import client, logs
 from qmaster.engine import errors as failures
 from qmaster.events import unsent
-from qmaster.functions import asynchronous, attempts, callbacks, replays, sender
-from qmaster.functions.invocations import MAX_PAYLOAD
+from qmaster.functions.asynchronous import attempts
+from qmaster.functions.asynchronous import invoker as asynchronous
+from qmaster.functions.callbacks import queue as callbacks
+from qmaster.functions.callbacks import sender
+from qmaster.functions.invocations import replays
+from qmaster.functions.invocations.invocation import MAX_PAYLOAD
 from qmaster.models import functions, requests
 from qmaster.models.responses import Reason, Service, Status, Task
 from qmaster.models.validation import MAX_TOKEN

@@ -10,9 +10,9 @@ from qmaster.auth.policy import Rules
 from qmaster.auth.registries import RegistryAuth
 from qmaster.engine.configs import Config
 from qmaster.engine.labels import FUNCTION
-from qmaster.functions import versions
-from qmaster.functions.service import FunctionService
-from qmaster.functions.versions import Published, VersionStore
+from qmaster.functions.versions import store as versions
+from qmaster.functions.versions.service import FunctionService
+from qmaster.functions.versions.store import Published, VersionStore
 from qmaster.models.functions import FunctionSpec
 
 AT = "2026-11-22T20:29:03.085076Z"

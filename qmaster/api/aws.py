@@ -28,9 +28,9 @@ from ..errors import (
     NoInstance,
     QueueFull,
 )
-from ..functions.asynchronous import MAX_PAYLOAD as MAX_LATER
-from ..functions.invocations import MAX_PAYLOAD, Answer, Call
-from ..functions.replays import HANDED_OVER, key_of
+from ..functions.asynchronous.invoker import MAX_PAYLOAD as MAX_LATER
+from ..functions.invocations.invocation import MAX_PAYLOAD, Answer, Call
+from ..functions.invocations.replays import HANDED_OVER, key_of
 from ..models.functions import read_qualifier
 from . import eventstream
 from .base import SLICE

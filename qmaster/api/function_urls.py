@@ -12,9 +12,9 @@ from urllib.parse import parse_qsl
 from .. import limiter
 from ..auth.authenticator import Authenticator, Identity, source
 from ..errors import BadRequest, CallFailed, NotFound, UrlFailed
-from ..functions import urls
-from ..functions.invocations import Answer, Call, Chunks
-from ..functions.urls import UrlRequest, UrlResponse
+from ..functions.invocations import urls
+from ..functions.invocations.invocation import Answer, Call, Chunks
+from ..functions.invocations.urls import UrlRequest, UrlResponse
 from .base import HEADERS, MAX_PARAMETERS, NO_TOKEN_IN_URL
 from .raw import CallHandler, Calls
 

@@ -10,7 +10,7 @@ import msgspec
 
 from ..auth.authenticator import Authenticator
 from ..errors import BadRequest, NotFound
-from ..functions.service import FunctionService, Published
+from ..functions.versions.service import FunctionService, Published
 from ..models import functions, requests
 from ..models.functions import RollbackRequest
 from ..models.validation import quote

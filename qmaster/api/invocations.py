@@ -8,7 +8,7 @@ import msgspec
 
 from ..auth.authenticator import Authenticator, Identity
 from ..errors import BadRequest, NotFound
-from ..functions.asynchronous import AsyncInvoker
+from ..functions.asynchronous.invoker import AsyncInvoker
 from ..models.invocations import STATUSES, InvocationView
 from ..models.validation import quote
 from .base import BaseHandler

@@ -13,7 +13,7 @@ from tornado.iostream import StreamClosedError
 
 from ..auth.authenticator import Authenticator, Identity
 from ..errors import BadRequest, HttpError, NotFound
-from ..functions.logs import FunctionLog, FunctionLogs
+from ..functions.instances.logs import FunctionLog, FunctionLogs
 from ..models.results import Stream
 from ..runs.logs import LogQuery, LogReader, Piece, Source, note
 from ..runs.service import RunService

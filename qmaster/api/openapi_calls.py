@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..functions.asynchronous import MAX_PAYLOAD as MAX_LATER
-from ..functions.invocations import MAX_PAYLOAD
+from ..functions.asynchronous.invoker import MAX_PAYLOAD as MAX_LATER
+from ..functions.invocations.invocation import MAX_PAYLOAD
 from ..models.functions import LATEST
 from .aws import ERROR_TYPES, INVALID_CONTENT, INVOCATION_TYPES, OF_THE_CALLER, OF_THE_FUNCTION, OTHER_ERROR
 from .eventstream import MEDIA_TYPE

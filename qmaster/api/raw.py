@@ -16,12 +16,12 @@ from tornado.http1connection import HTTP1Connection
 from ..auth.authenticator import Authenticator, Identity
 from ..errors import HttpError, NotFound, PayloadTooLarge, TooManyUnread
 from ..events.unsent import Unsent
-from ..functions.asynchronous import AsyncInvoker, Order
+from ..functions.asynchronous.invoker import AsyncInvoker, Order
 from ..functions.dispatcher import Dispatcher
-from ..functions.invocations import MAX_PAYLOAD, Answer, Call, Chunks
-from ..functions.replays import KeyedCalls, Make, RetryMemory
-from ..functions.service import FunctionService
-from ..functions.versions import Version
+from ..functions.invocations.invocation import MAX_PAYLOAD, Answer, Call, Chunks
+from ..functions.invocations.replays import KeyedCalls, Make, RetryMemory
+from ..functions.versions.service import FunctionService
+from ..functions.versions.store import Version
 from ..models.invocations import InvocationView
 from .base import SLICE, BaseHandler
 from .bodies import BodyLease, BodyLimiter, PublicCallers

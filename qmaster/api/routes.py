@@ -17,11 +17,11 @@ from ..errors import HttpError
 from ..events.broker import Broker
 from ..events.stream import EventStream
 from ..events.unsent import Unsent
-from ..functions.asynchronous import AsyncInvoker
+from ..functions.asynchronous.invoker import AsyncInvoker
 from ..functions.dispatcher import Dispatcher
-from ..functions.logs import FunctionLogs
-from ..functions.replays import KeyedCalls
-from ..functions.service import FunctionService
+from ..functions.instances.logs import FunctionLogs
+from ..functions.invocations.replays import KeyedCalls
+from ..functions.versions.service import FunctionService
 from ..limiter import FairLimiter
 from ..runs.logs import LogReader
 from ..runs.service import RunService

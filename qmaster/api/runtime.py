@@ -29,10 +29,10 @@ from tornado.iostream import IOStream
 
 from ..engine.spec import REGION, RUNTIME_DOMAIN
 from ..errors import FunctionFailed, HttpError, NoInstance
-from ..functions import failures
 from ..functions.dispatcher import Dispatcher
-from ..functions.instances import Instance, Poll
-from ..functions.invocations import MAX_PAYLOAD, Chunks, Invocation
+from ..functions.instances.instance import Instance, Poll
+from ..functions.invocations import failures
+from ..functions.invocations.invocation import MAX_PAYLOAD, Chunks, Invocation
 from .limits import BACKLOG, set_keepalive
 from .runtime_connections import MAX_CONNECTIONS, SPEAKS_WITHIN, Connection, Connections
 

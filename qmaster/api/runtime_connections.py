@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tornado.iostream import IOStream
 
-from ..functions.instances import Instance
+from ..functions.instances.instance import Instance
 from ..models.responses import ROOT
 
 HEAD_WITHIN = 2.0  # seconds from a connection to the head of its first request

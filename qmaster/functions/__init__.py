@@ -1,1 +1,1 @@
-"""Named functions: their versions, their warm instances, and the calls of them."""
+"""Named functions: what is published, what runs, and how it is called."""

@@ -9,13 +9,13 @@ from functools import partial
 from ..errors import HttpError, NoInstance
 from ..models.functions import FunctionStats, InstanceCounts
 from ..models.responses import Service
-from .autoscaler import Autoscaler
-from .instances import Instance, Poll
-from .invocations import Answer, Call, Chunks, Invocation
-from .jobs import Jobs
-from .lifecycle import Lifecycle
-from .pool import Pool
-from .versions import Version
+from .instances.autoscaler import Autoscaler
+from .instances.instance import Instance, Poll
+from .instances.lifecycle import Lifecycle
+from .instances.pool import Pool
+from .invocations.invocation import Answer, Call, Chunks, Invocation
+from .jobs.jobs import Jobs
+from .versions.store import Version
 
 
 class Dispatcher:

@@ -35,18 +35,18 @@ from ..events.broker import Broker, Filter, Tags
 from ..events.frames import HEARTBEAT_EVERY
 from ..events.journal import MIB, Journal
 from ..events.stream import EventStream
-from ..functions.announcer import Announcer
-from ..functions.asynchronous import AsyncInvoker
-from ..functions.claims import Ticks
-from ..functions.invocation_events import InvocationEvents
-from ..functions.launcher import Publishers
-from ..functions.lifecycle import Reports
-from ..functions.replays import KeyedCalls
-from ..functions.schedules import Scheduler
-from ..functions.service import FunctionService
-from ..functions.store import InvocationStore
-from ..functions.versions import VersionStore
-from ..functions.webhooks import Receivers
+from ..functions.asynchronous.events import InvocationEvents
+from ..functions.asynchronous.invoker import AsyncInvoker
+from ..functions.asynchronous.store import InvocationStore
+from ..functions.callbacks.webhooks import Receivers
+from ..functions.instances.launcher import Publishers
+from ..functions.instances.lifecycle import Reports
+from ..functions.invocations.replays import KeyedCalls
+from ..functions.schedules.claims import Ticks
+from ..functions.schedules.scheduler import Scheduler
+from ..functions.versions.announcer import Announcer
+from ..functions.versions.service import FunctionService
+from ..functions.versions.store import VersionStore
 from ..models.functions import FunctionStats, FunctionVersion
 from ..models.images import check_registry
 from ..models.responses import Node, Service

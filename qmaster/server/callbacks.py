@@ -9,15 +9,15 @@ import structlog
 
 from ..errors import JournalUnwritable
 from ..events.journal import Journal
-from ..functions.addresses import Reach
-from ..functions.asynchronous import AsyncInvoker
-from ..functions.callbacks import CallbackQueue
-from ..functions.invocation_callbacks import InvocationBodies, InvocationCallbacks
-from ..functions.run_callbacks import RunBodies, RunCallbacks
-from ..functions.sender import Resolver, Sender
-from ..functions.service import FunctionService
-from ..functions.store import InvocationStore
-from ..functions.webhooks import Receivers
+from ..functions.asynchronous.callbacks import InvocationBodies, InvocationCallbacks
+from ..functions.asynchronous.invoker import AsyncInvoker
+from ..functions.asynchronous.store import InvocationStore
+from ..functions.callbacks.addresses import Reach
+from ..functions.callbacks.queue import CallbackQueue
+from ..functions.callbacks.runs import RunBodies, RunCallbacks
+from ..functions.callbacks.sender import Resolver, Sender
+from ..functions.callbacks.webhooks import Receivers
+from ..functions.versions.service import FunctionService
 from ..runs.callbacks import CallbackStore
 from ..runs.reconciler import Reconciler
 

@@ -14,13 +14,13 @@ from tornado.netutil import bind_sockets
 from ..api import limits, runtime
 from ..engine import Engine
 from ..errors import ConfigError, HttpError
-from ..functions.autoscaler import Autoscaler
 from ..functions.dispatcher import Dispatcher
-from ..functions.job_runs import JobRuns
-from ..functions.jobs import Jobs
-from ..functions.launcher import Launcher, Publishers
-from ..functions.lifecycle import Lifecycle, Reports
-from ..functions.versions import VersionStore
+from ..functions.instances.autoscaler import Autoscaler
+from ..functions.instances.launcher import Launcher, Publishers
+from ..functions.instances.lifecycle import Lifecycle, Reports
+from ..functions.jobs.jobs import Jobs
+from ..functions.jobs.runs import JobRuns
+from ..functions.versions.store import VersionStore
 from ..models.responses import Node
 from ..runs.outputs import OutputReader
 from ..runs.reaper import Reaper

@@ -32,7 +32,7 @@ from tornado.httpclient import HTTPResponse
 
 from qmaster import errors
 from qmaster.api import eventstream
-from qmaster.functions.invocations import MAX_PAYLOAD, Answer, Call, Chunks
+from qmaster.functions.invocations.invocation import MAX_PAYLOAD, Answer, Call, Chunks
 
 __all__ = ["app", "ask", "calls_app", "dispatcher", "served"]
 

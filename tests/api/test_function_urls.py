@@ -26,8 +26,8 @@ from fakes import until
 
 from qmaster import errors
 from qmaster.api import bodies
-from qmaster.functions.invocations import MAX_PAYLOAD, Answer, Call, Chunks
-from qmaster.functions.urls import NULS, SANDBOX, STREAMED
+from qmaster.functions.invocations.invocation import MAX_PAYLOAD, Answer, Call, Chunks
+from qmaster.functions.invocations.urls import NULS, SANDBOX, STREAMED
 
 __all__ = ["app", "ask", "calls_app", "dispatcher", "served"]
 

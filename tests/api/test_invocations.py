@@ -31,7 +31,7 @@ from tornado.httpclient import HTTPResponse
 
 from qmaster import errors
 from qmaster.api import invocations, limits
-from qmaster.functions.asynchronous import MAX_PAYLOAD
+from qmaster.functions.asynchronous.invoker import MAX_PAYLOAD
 
 __all__ = ["app", "ask", "calls_app", "dispatcher", "invoker", "served"]
 

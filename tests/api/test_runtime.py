@@ -13,8 +13,8 @@ from tornado.netutil import bind_sockets
 
 from qmaster.api import runtime, runtime_connections
 from qmaster.errors import CannotStart, FunctionFailed, InstanceDied
-from qmaster.functions.instances import Instance
-from qmaster.functions.invocations import MAX_PAYLOAD
+from qmaster.functions.instances.instance import Instance
+from qmaster.functions.invocations.invocation import MAX_PAYLOAD
 
 __all__ = ["site"]
 

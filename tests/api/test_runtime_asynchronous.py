@@ -9,8 +9,8 @@ from function_cases import version
 from runtime_cases import Site, site
 
 from qmaster.errors import CallTimedOut, HttpError, InstanceDied, JournalUnwritable, NoInstance
-from qmaster.functions.invocations import Answer, Call, Invocation
-from qmaster.functions.versions import Version
+from qmaster.functions.invocations.invocation import Answer, Call, Invocation
+from qmaster.functions.versions.store import Version
 
 __all__ = ["site"]
 

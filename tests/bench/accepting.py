@@ -10,10 +10,10 @@ from typing import Any, cast
 from bench.child import obey
 from qmaster.engine.configs import Configs
 from qmaster.events.journal import Journal
-from qmaster.functions.asynchronous import AsyncInvoker, Order
+from qmaster.functions.asynchronous.invoker import AsyncInvoker, Order
+from qmaster.functions.asynchronous.store import InvocationStore
 from qmaster.functions.dispatcher import Dispatcher
-from qmaster.functions.store import InvocationStore
-from qmaster.functions.versions import VersionStore
+from qmaster.functions.versions.store import VersionStore
 from qmaster.models.functions import MAX_QUEUE, FunctionSpec, Version
 
 PAYLOAD = b'{"do": "echo", "number": 42}'

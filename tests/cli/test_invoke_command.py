@@ -11,7 +11,7 @@ from call_cases import FakeDispatcher, answer, calls_app, dispatcher, served, ur
 from commands_cases import ROOT
 
 from qmaster import errors
-from qmaster.functions.invocations import Answer, Call, Chunks
+from qmaster.functions.invocations.invocation import Answer, Call, Chunks
 
 __all__ = ["calls_app", "dispatcher", "served", "url"]
 

@@ -19,9 +19,9 @@ from qmaster.errors import (
     NotFound,
     QueueFull,
 )
-from qmaster.functions import autoscaler, lifecycle, scaling
-from qmaster.functions.instances import Poll, Trouble
-from qmaster.functions.launcher import Found
+from qmaster.functions.instances import autoscaler, lifecycle, scaling
+from qmaster.functions.instances.instance import Poll, Trouble
+from qmaster.functions.instances.launcher import Found
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Asynchronous invocations: kept in the journal, attempted until one succeeds, and reported."""

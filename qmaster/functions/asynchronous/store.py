@@ -1,0 +1,424 @@
+"""Asynchronous invocations in the journal: the SQL of their table.
+
+Functions that take a connection run in the journal's thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ...events.journal import Journal
+from ...events.retention import ANSWERS_KEPT_FOR
+from ...models.invocations import InvocationAttempt, InvocationError, InvocationView, Status, with_output
+from ...models.responses import CallbackView
+from ...runs.callbacks import read_views
+
+Write = Callable[[sqlite3.Connection], object]
+
+OVERHEAD = 512  # bytes that a row counts for in addition to its payload and its output
+SCANNED = 5000  # rows that one page of a listing looks at
+MAX_PAGE = 1024 * 1024  # characters of errors after which a page ends: each may have a stack of 200 KiB
+EXPIRED_AT_ONCE = 200
+
+_SMALL = (
+    "seq, id, function, qualifier, number, owner, status, created, due, until, max_age, tries, deadline, started,"
+    " ended, size, attempts, tick, error"
+)
+
+
+_BY_PLACE = f"SELECT {_SMALL} FROM invocations WHERE seq = ?"  # noqa: S608 - text of ours
+
+
+# What is called with, of which a call that is over counts nothing; one that is dead is tried again with it.
+_KEPT_IF_DEAD = ", ".join(
+    f"{column} = CASE WHEN ? = 'dead' THEN {column} END" for column in ("payload", "client_context", "trace_id")
+)
+
+
+class Row(NamedTuple):
+    """An invocation without its payload and output. Times are seconds since 1970.
+
+    Attributes:
+        seq: its place in the order of acceptance.
+        qualifier: the number of the version that is called; 0: the newest at each attempt.
+        number: the version that was called last, or that was the newest when it was accepted.
+        due: when the next attempt may begin.
+        until: when it is given up.
+        max_age: the seconds from its acceptance, or its redrive, to ``until``.
+        tries: the attempts since then.
+        deadline: until when the instance may answer.
+        size: bytes that it counts for.
+    """
+
+    seq: int
+    id: str
+    function: str
+    qualifier: int
+    number: int
+    owner: str
+    status: Status
+    created: float
+    due: float
+    until: float
+    max_age: float
+    tries: int = 0
+    deadline: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    size: int = 0
+    attempts: tuple[InvocationAttempt, ...] = ()
+    tick: str | None = None
+    error: InvocationError | None = None
+
+    def revived(self, now: float) -> Row:
+        """Return a dead invocation as one that waits from now on."""
+        size = self.size - OVERHEAD - len(_error(self) or "") - len(_attempts(self))  # as ``end`` has counted them
+        return self._replace(
+            status="queued", due=now, until=now + self.max_age, tries=0, ended=None, error=None, size=size
+        )
+
+    def view(self) -> InvocationView:
+        """Return the view, without an output."""
+        return InvocationView(
+            id=self.id,
+            function=self.function,
+            version=self.number,
+            status=self.status,
+            owner=self.owner,
+            created_at=time_text(self.created),
+            started_at=None if self.started is None else time_text(self.started),
+            ended_at=None if self.ended is None else time_text(self.ended),
+            scheduled_at=self.tick,
+            attempts=list(self.attempts),
+            error=self.error,
+        )
+
+
+class Content(NamedTuple):
+    """What is called with."""
+
+    payload: bytes
+    client_context: str | None = None
+    trace_id: str | None = None
+    key: str | None = None
+    digest: str | None = None
+
+
+class Waits(NamedTuple):
+    """How many invocations of one owner wait for a version of a function, and how many bytes of payload they have."""
+
+    function: str
+    qualifier: int
+    owner: str
+    calls: int
+    size: int
+
+
+class Taken(NamedTuple):
+    """What is due: rows to begin, rows that are too old, and when the next one is due (None: no other waits)."""
+
+    rows: list[Row]
+    expired: list[Row]
+    next_due: float | None
+
+
+class Output(NamedTuple):
+    """An answer."""
+
+    body: bytes
+    content_type: str
+
+
+class InvocationStore:
+    """The table of invocations. Methods raise JournalUnwritable.
+
+    Args:
+        journal: the file it is in.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    async def accept(self, row: Row, content: Content, also: Write | None) -> tuple[Row, str | None] | None:
+        """Add an invocation; with a key that was used before, return that invocation and its digest instead."""
+        found: list[tuple[Row, str | None]] = []
+
+        def work(db: sqlite3.Connection) -> None:
+            found.clear()
+            if content.key is not None:
+                found.extend(_of_key(db, content.key, row.created - ANSWERS_KEPT_FOR))
+            if not found:
+                _insert(db, row, content)
+                if also is not None:
+                    also(db)
+
+        await self._journal.write(work, size=row.size, durable=True)
+        return found[0] if found else None
+
+    async def of_key(self, key: str, now: float) -> tuple[Row, str | None] | None:
+        """Return the invocation that was accepted with a key, and its digest; None if the key is not remembered."""
+        query = f"SELECT digest, {_SMALL} FROM invocations WHERE key = ? AND created >= ?"  # noqa: S608 - text of ours
+        found = await self._journal.read(lambda db: db.execute(query, (key, now - ANSWERS_KEPT_FOR)).fetchone())
+        return None if found is None else (_row(found[1:]), found[0])
+
+    async def begin(self, row: Row) -> Content | None:
+        """Write that an attempt begins, and return what to call with; None if the invocation is over."""
+        found: list[Content] = []
+        query = (
+            "UPDATE invocations SET status = 'running', number = ?, tries = ?, deadline = ?, started = ?, attempts = ?"
+            " WHERE id = ? AND status IN ('queued', 'running')"
+        )
+
+        def work(db: sqlite3.Connection) -> None:
+            found.clear()
+            values = (row.number, row.tries, row.deadline, row.started, _attempts(row), row.id)
+            if db.execute(query, values).rowcount:
+                columns = "payload, client_context, trace_id"
+                found.append(Content(*_one(db, columns, row.id)))
+
+        await self._journal.write(work)
+        return found[0] if found else None
+
+    async def wait_again(self, row: Row) -> None:
+        """Write that a running invocation waits for its next attempt."""
+        query = (
+            "UPDATE invocations SET status = 'queued', tries = ?, due = ?, started = ?, attempts = ?"
+            " WHERE id = ? AND status = 'running'"
+        )
+        values = (row.tries, row.due, row.started, _attempts(row), row.id)
+        await self._journal.write(lambda db: db.execute(query, values))
+
+    async def end(self, row: Row, was: Status, output: Output | None, also: Write | None) -> bool:
+        """Write the end of an invocation; return False if its status was another, and nothing was written.
+
+        A dead one keeps its payload, so that it can be tried again.
+        """
+        ended: list[bool] = []
+        body, content_type = output or (None, None)
+        error, attempts = _error(row), _attempts(row)
+        size = OVERHEAD + len(body or b"") + len(error or "") + len(attempts)
+        size += row.size if row.status == "dead" else 0
+        query = (
+            "UPDATE invocations SET status = ?, ended = ?, told = ?, size = ?, attempts = ?, error = ?, output = ?,"  # noqa: S608
+            f" content_type = ?, {_KEPT_IF_DEAD} WHERE id = ? AND status = ?"
+        )
+        told = row.status == "cancelled"
+        values = (
+            row.status,
+            row.ended,
+            told,
+            size,
+            attempts,
+            error,
+            body,
+            content_type,
+            *[row.status] * 3,
+            row.id,
+            was,
+        )
+
+        def work(db: sqlite3.Connection) -> None:
+            ended[:] = [db.execute(query, values).rowcount > 0]
+            if ended[0] and also is not None:
+                also(db)
+
+        await self._journal.write(work, size=size, durable=row.status == "cancelled")
+        return ended[0]
+
+    async def redrive(self, row: Row) -> bool:
+        """Let a dead invocation wait again; return False if it is not dead."""
+        done: list[bool] = []
+        query = (
+            "UPDATE invocations SET status = 'queued', due = ?, until = ?, tries = 0, ended = NULL, error = NULL,"
+            " told = 1, size = ? WHERE id = ? AND status = 'dead'"
+        )
+
+        def work(db: sqlite3.Connection) -> None:
+            done[:] = [db.execute(query, (row.due, row.until, row.size, row.id)).rowcount > 0]
+
+        await self._journal.write(work, durable=True)
+        return done[0]
+
+    async def cancel_waiting(self, function: str, ended: float, limit: int) -> list[Row]:
+        """Cancel some of the invocations of a function that wait, and return them."""
+        rows: list[Row] = []
+        query = f"SELECT {_SMALL} FROM invocations WHERE function = ? AND status = 'queued' LIMIT ?"  # noqa: S608
+        over = f"status = 'cancelled', ended = ?, size = ?, {_KEPT_IF_DEAD}"
+        change = f"UPDATE invocations SET {over} WHERE seq = ?"  # noqa: S608
+
+        def work(db: sqlite3.Connection) -> None:
+            rows[:] = [_row(found) for found in db.execute(query, (function, limit))]
+            db.executemany(change, [(ended, OVERHEAD, *["cancelled"] * 3, row.seq) for row in rows])
+
+        await self._journal.write(work)
+        return [row._replace(status="cancelled", ended=ended) for row in rows]
+
+    # -- queries ---------------------------------------------------------------------------------------------------
+
+    async def find(self, invocation_id: str, owner: str | None) -> Row | None:
+        """Return an invocation of one owner, or of all."""
+        query = f"SELECT {_SMALL} FROM invocations WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)"  # noqa: S608
+        found = await self._journal.read(lambda db: db.execute(query, (invocation_id, owner)).fetchone())
+        return None if found is None else _row(found)
+
+    async def view(self, invocation_id: str, owner: str | None) -> InvocationView | None:
+        """Return the view of an invocation of one owner, or of all, with its output."""
+        query = (
+            f"SELECT output, content_type, {_SMALL} FROM invocations"  # noqa: S608 - text of ours
+            " WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)"
+        )
+
+        def read(db: sqlite3.Connection) -> tuple[tuple[Any, ...] | None, list[CallbackView]]:
+            return db.execute(query, (invocation_id, owner)).fetchone(), read_views(db, "invocation", invocation_id)
+
+        found, callbacks = await self._journal.read(read)
+        if found is None:
+            return None
+        output, content_type, *small = found
+        view = msgspec.structs.replace(_row(small).view(), callbacks=callbacks)
+        return view if output is None else with_output(view, output, content_type or "")
+
+    async def listing(
+        self, owner: str | None, function: str | None, status: str | None, limit: int, before: int | None
+    ) -> tuple[list[Row], int | None]:
+        """Return a page of invocations, the newest first, and the place before which the next page begins."""
+        wanted = {"owner": owner, "status": status, "before": before}
+        terms = {"owner": "owner = :owner", "status": "status = :status", "before": "seq < :before"}
+        where = " AND ".join(terms[name] for name, value in wanted.items() if value is not None) or "1"
+        # Of an index alone, or in the order of the table, so that other functions' payloads are not read.
+        scan = f"SELECT seq, function FROM invocations WHERE {where} ORDER BY seq DESC LIMIT {SCANNED}"  # noqa: S608
+
+        def read(db: sqlite3.Connection) -> tuple[list[Row], int | None]:
+            rows: list[Row] = []
+            last, size = None, 0
+            for scanned, (last, name) in enumerate(db.execute(scan, wanted), 1):
+                if function in (None, name):
+                    found = db.execute(_BY_PLACE, (last,)).fetchone()
+                    rows.append(_row(found))
+                    size += sum(len(value) for value in found if isinstance(value, str))
+                if len(rows) == limit or scanned == SCANNED or size > MAX_PAGE:
+                    return rows, last
+            return rows, None
+
+        return await self._journal.read(read)
+
+    async def waiting(self) -> list[Waits]:
+        """Return what waits."""
+        query = (
+            "SELECT function, qualifier, owner, count(*), sum(size) FROM invocations INDEXED BY invocations_due"
+            " WHERE status = 'queued' GROUP BY function, qualifier, owner"
+        )
+        return await self._journal.read(lambda db: [Waits(*row) for row in db.execute(query)])
+
+    async def running(self) -> list[Row]:
+        """Return the invocations that an instance had."""
+        query = f"SELECT {_SMALL} FROM invocations INDEXED BY invocations_running WHERE status = 'running'"  # noqa: S608
+        return await self._journal.read(lambda db: [_row(found) for found in db.execute(query)])
+
+    async def untold(self, before: float, limit: int) -> list[Row]:
+        """Return some invocations that ended before a time and whose end is not in the stream, the oldest first."""
+        query = f"SELECT {_SMALL} FROM invocations WHERE NOT told AND ended < ? ORDER BY seq LIMIT ?"  # noqa: S608
+        return await self._journal.read(lambda db: [_row(found) for found in db.execute(query, (before, limit))])
+
+    async def take(
+        self, function: str, qualifier: int, owners: Sequence[str], count: int, skip: Collection[str], now: float
+    ) -> Taken:
+        """Return what is due of a version of a function: at most ``count`` rows, of the owners in turn.
+
+        Args:
+            function: the name.
+            qualifier: the version.
+            owners: whose invocations, in the order of their turns.
+            count: how many.
+            skip: ids that are left out.
+            now: seconds since 1970.
+        """
+        return await self._journal.read(lambda db: _take(db, (function, qualifier), owners, count, skip, now))
+
+
+def time_text(at: float) -> str:
+    """Return a time in seconds since 1970 as RFC 3339."""
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _take(
+    db: sqlite3.Connection, line: tuple[str, int], owners: Sequence[str], count: int, skip: Collection[str], now: float
+) -> Taken:
+    rows: list[Row] = []
+    expired: list[Row] = []
+    later: list[float] = []
+    turns = [_waiting(db, line, owner, skip) for owner in owners]
+    while turns:
+        for turn in list(turns):
+            if len(expired) == EXPIRED_AT_ONCE or (rows and len(rows) == count):
+                return Taken(rows, expired, None)
+            row = next(turn, None)
+            if row is not None and row.due <= now and row.until <= now:
+                expired.append(row)
+            elif row is not None and row.due <= now and count:
+                rows.append(row)
+            else:
+                turns.remove(turn)
+                later += [row.due] if row else []
+    return Taken(rows, expired, min(later, default=None))
+
+
+def _waiting(db: sqlite3.Connection, line: tuple[str, int], owner: str, skip: Collection[str]) -> Iterator[Row]:
+    """Yield the invocations of an owner that wait, by when they are due."""
+    query = (
+        f"SELECT {_SMALL} FROM invocations INDEXED BY invocations_due"  # noqa: S608 - text of ours
+        " WHERE function = ? AND qualifier = ? AND owner = ? AND status = 'queued' ORDER BY due, seq"
+    )
+    for found in db.execute(query, (*line, owner)):
+        row = _row(found)
+        if row.id not in skip:
+            yield row
+
+
+def _insert(db: sqlite3.Connection, row: Row, content: Content) -> None:
+    db.execute(
+        "INSERT INTO invocations (id, function, qualifier, number, owner, status, created, due, until, max_age, size,"
+        " tick, key, digest, client_context, trace_id, payload)"
+        " VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(row.id, row.function, row.qualifier, row.number, row.owner, row.created, row.due, row.until),
+            *(row.max_age, row.size, row.tick, content.key, content.digest, content.client_context, content.trace_id),
+            content.payload,
+        ),
+    )
+
+
+def _of_key(db: sqlite3.Connection, key: str, since: float) -> list[tuple[Row, str | None]]:
+    """Return the invocation with this key; an earlier one than ``since`` loses it."""
+    db.execute("UPDATE invocations SET key = NULL WHERE key = ? AND created < ?", (key, since))
+    query = f"SELECT digest, {_SMALL} FROM invocations WHERE key = ?"  # noqa: S608 - text of ours
+    return [(_row(found[1:]), found[0]) for found in db.execute(query, (key,))]
+
+
+def _one(db: sqlite3.Connection, columns: str, invocation_id: str) -> tuple[bytes, str | None, str | None]:
+    query = f"SELECT {columns} FROM invocations WHERE id = ?"  # noqa: S608 - text of ours
+    found: tuple[bytes, str | None, str | None] = db.execute(query, (invocation_id,)).fetchone()
+    return found
+
+
+def _attempts(row: Row) -> str:
+    return msgspec.json.encode(row.attempts).decode()
+
+
+def _error(row: Row) -> str | None:
+    return None if row.error is None else msgspec.json.encode(row.error).decode()
+
+
+def _row(found: Sequence[object]) -> Row:
+    """Return the row of the small columns."""
+    *plain, attempts, tick, error = found
+    decoded = msgspec.json.decode(str(attempts), type=tuple[InvocationAttempt, ...]) if attempts != "[]" else ()
+    fault = None if error is None else msgspec.json.decode(str(error), type=InvocationError)
+    return Row._make([*plain, decoded, tick, fault])

@@ -1,0 +1,1 @@
+"""What is published: the versions of functions, in configs of the swarm."""

@@ -1,0 +1,71 @@
+"""jobs.runs: a job is a run under its publisher's present policy."""
+
+from typing import Any
+
+import pytest
+from fakes import AUTH, grant, run
+from function_cases import job, view
+
+from qmaster.auth.authenticator import Identity
+from qmaster.engine.spec import Job
+from qmaster.errors import CannotStart, Forbidden, NotFound
+from qmaster.functions.instances.launcher import Publishers
+from qmaster.functions.jobs.runs import JobRuns
+from qmaster.models.credentials import Credentials
+from qmaster.models.requests import RunRequest
+from qmaster.models.responses import Service
+from qmaster.runs.service import RunService
+
+pytestmark = pytest.mark.gen_test
+
+CREDENTIALS = run(auth=AUTH).credentials()
+UNUSED: Any = None
+
+
+class Runs(RunService):
+    """Keeps what is started, and has one run."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[RunRequest, Identity, Job, Credentials | None]] = []
+
+    async def start_job(self, request: RunRequest, by: Identity, made: Job, credentials: Credentials | None) -> str:
+        self.started.append((request, by, made, credentials))
+        return "run-1"
+
+    async def status(self, name_or_id: str, by: Identity) -> Service:
+        assert by.sees is None
+        if name_or_id != "qm-job-1":
+            raise NotFound("there is none")
+        return view("run-1")
+
+
+def runs_of(runs: Runs, **holders: Identity) -> JobRuns:
+    publishers = Publishers(holders.get, lambda image, by: CREDENTIALS)
+    return JobRuns(runs, UNUSED, UNUSED, UNUSED, publishers, lambda: ("10.0.0.9", 9091))
+
+
+async def test_a_job_is_started_for_its_publisher() -> None:
+    """With the pinned image, the timeout of the function, and the publisher's credentials."""
+    runs, called = Runs(), job(timeout=7, env={"A": "1"})
+    assert await runs_of(runs, root=Identity("root")).start(called, "qm-job-1", "call-1", "in", True) == "run-1"
+    ((request, by, made, credentials),) = runs.started
+    assert (request.timeout, request.env, request.restart) == (7, {"A": "1"}, "none")
+    assert (by.name, credentials) == ("root", CREDENTIALS)
+    assert made == Job("qm-job-1", "call-1", "in", "hello", 1, called.id, called.image, "10.0.0.9:9091", True)
+
+
+async def test_a_publisher_that_may_not_any_more_starts_none() -> None:
+    """Where its token is gone, or does not name the function."""
+    runs = Runs()
+    with pytest.raises(CannotStart, match="is gone"):
+        await runs_of(runs).start(job(), "qm-job-1", "call-1", "in", False)
+    with pytest.raises(Forbidden, match="functions"):
+        await runs_of(runs, root=Identity("alice", grant())).start(job(), "qm-job-1", "call-1", "in", False)
+    assert runs.started == []
+
+
+async def test_a_run_is_found_by_its_name() -> None:
+    """Whoever its owner is; None if there was none."""
+    runs = runs_of(Runs())
+    assert await runs.look_up("qm-job-1") == view("run-1")
+    assert await runs.look_up("qm-job-2") is None
