@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from qmaster.engine.watcher import Change, Watcher
 from qmaster.errors import Conflict, EngineAway, EngineRefused, EngineUnavailable, NotAManager
 from qmaster.functions.versions import store as versions
 from qmaster.functions.versions.store import Version, VersionStore
+from qmaster.models.functions import FunctionSpec
 
 # --- on a real swarm --------------------------------------------------------------------------------------------------
 
@@ -268,3 +270,19 @@ async def test_a_listener_that_fails_stops_no_other() -> None:
     store.listeners += [fails, told.append]
     await store.add("f", 1, published())
     assert told == ["f"]
+
+
+@pytest.mark.gen_test
+async def test_a_version_that_leaves_fields_out_is_small() -> None:
+    """Specs share the values of fields that were left at their default; what was given is each one's own."""
+    given: dict[str, Any] = {"env": {"A": "1"}, "labels": {"team": "red"}, "idle": 5.0, "constraints": ["node.role==worker"]}
+    configs = FakeConfigs(config("a", 1), config("b", 1), config("c", 1, **given))
+    store = VersionStore(configs)
+    await store.reload()
+    a, b, c = (store.find(name, 1) for name in "abc")
+    assert a
+    assert b
+    assert c
+    assert all(getattr(a.spec, field) is getattr(b.spec, field) for field in ("env", "schedules", "tmpfs", "idle"))
+    assert c.spec == FunctionSpec(image="busybox", **given)
+    assert a.spec == published().spec
