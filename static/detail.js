@@ -1,6 +1,7 @@
 // An opened run, beside the view: its facts, tasks, output, and Stop.
 
 import * as api from './api.js';
+import { ask } from './ask.js';
 import { $, announce, badge, el, say } from './dom.js';
 import * as log from './log.js';
 import * as router from './router.js';
@@ -15,8 +16,7 @@ export function start() {
   log.start(() => id);
   $('detail-close').addEventListener('click', router.close);
   panel.addEventListener('keydown', (event) => event.key === 'Escape' && router.close());
-  $('stop').addEventListener('click', ask);
-  $('confirm-yes').addEventListener('click', stop);
+  $('stop').addEventListener('click', stop);
 }
 
 /** Open the run with this name or id; '' closes what is open. */
@@ -74,29 +74,18 @@ export function show() {
 
 const verb = () => (['complete', 'failed'].includes(shown.status) ? 'Remove' : 'Stop');
 
-function ask() {
-  say($('confirm-title'), `${verb()} ${shown.name}?`);
-  const end = verb() === 'Stop' ? 'is asked to end, killed if it takes over ten seconds, and' : 'has ended, and is';
-  say($('confirm-text'), `It ${end} removed. Its exit code and output are kept.`);
-  say($('confirm-error'), '');
-  say($('confirm-yes'), `${verb()} it`);
-  $('confirm-yes').disabled = false;
-  $('confirm').showModal();
-}
-
-async function stop() {
+function stop() {
   const asked = id;
-  $('confirm-yes').disabled = true;
-  try {
-    await api.stop(asked);
-    $('confirm').close();
+  const end = verb() === 'Stop' ? 'is asked to end, killed if it takes over ten seconds, and' : 'has ended, and is';
+  ask(`${verb()} ${shown.name}?`, `It ${end} removed. Its exit code and output are kept.`, `${verb()} it`, async () => {
+    try {
+      await api.stop(asked);
+    } catch (error) {
+      $('stop').disabled = error.status === 403; // this token may not
+      throw error;
+    }
     if (asked === id) say($('detail-note'), 'Stop was accepted.');
-  } catch (error) {
-    $('confirm-yes').disabled = error.status === 403;
-    $('stop').disabled = error.status === 403; // this token may not
-    say($('confirm-error'), error.message);
-    $('confirm-yes').focus();
-  }
+  });
 }
 
 const row = (tag, cells) => el('tr', {}, ...cells.map((cell) => el(tag, {}, cell ?? '–')));
