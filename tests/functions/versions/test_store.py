@@ -275,7 +275,12 @@ async def test_a_listener_that_fails_stops_no_other() -> None:
 @pytest.mark.gen_test
 async def test_a_version_that_leaves_fields_out_is_small() -> None:
     """Specs share the values of fields that were left at their default; what was given is each one's own."""
-    given: dict[str, Any] = {"env": {"A": "1"}, "labels": {"team": "red"}, "idle": 5.0, "constraints": ["node.role==worker"]}
+    given: dict[str, Any] = {
+        "env": {"A": "1"},
+        "labels": {"team": "red"},
+        "idle": 5.0,
+        "constraints": ["node.role==worker"],
+    }
     configs = FakeConfigs(config("a", 1), config("b", 1), config("c", 1, **given))
     store = VersionStore(configs)
     await store.reload()
