@@ -26,12 +26,19 @@ def read(document: bytes, error_type: str | None = None) -> FunctionFailed:
         fields = {"errorMessage": document.decode(errors="replace")}
     kind = _text(fields.get("errorType")) or error_type or UNKNOWN
     stack = fields.get("stackTrace") or fields.get("trace") or []
-    lines = [_text(each) for each in stack[:MAX_STACK]] if isinstance(stack, list) else [_text(stack)]
+    lines = [_frame(each) for each in stack[:MAX_STACK]] if isinstance(stack, list) else [_text(stack)]
     return FunctionFailed(kind, _text(fields.get("errorMessage")), lines, document)
 
 
+def _frame(value: Any) -> str:
+    """Return a line of a stack: a frame of aws-lambda-go has ``label``, ``path`` and ``line``, others are text."""
+    match value:
+        case {"label": str(label), "path": str(path), "line": int(line)}:
+            return f"{label} ({path}:{line})"
+    return _text(value)
+
+
 def _text(value: Any) -> str:
-    """Return a text; a frame of Go's is an object."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)

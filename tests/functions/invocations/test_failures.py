@@ -29,3 +29,21 @@ def test_a_long_stack_is_cut() -> None:
     """It is shown in an answer."""
     document = b'{"stackTrace": [' + b",".join([b'"x"'] * 1000) + b"]}"
     assert len(failures.read(document).stack) == failures.MAX_STACK
+
+
+@pytest.mark.parametrize(
+    ("frame", "line"),
+    [
+        ('{"path": "fn/main.go", "line": 32, "label": "handle"}', "handle (fn/main.go:32)"),
+        (
+            '{"path": "fn/main.go", "line": "x", "label": "handle"}',
+            '{"path": "fn/main.go", "line": "x", "label": "handle"}',
+        ),
+        ('"  File x"', "  File x"),
+        ("7", "7"),
+        ("null", ""),
+    ],
+)
+def test_a_frame_is_a_line(frame: str, line: str) -> None:
+    """Objects with a label, a path and a line are aws-lambda-go's; what nobody is known to send is shown as it is."""
+    assert failures.read(b'{"stackTrace": [' + frame.encode() + b"]}").stack == [line]
