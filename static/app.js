@@ -1,32 +1,33 @@
-// The page: who is here, what the link is, and when it is drawn.
+// The page: who is here, which view is shown, and when it is drawn.
 
 import * as api from './api.js';
 import * as detail from './detail.js';
-import { $, el, mark, say, shape } from './dom.js';
+import { $, copy, el, mark, say } from './dom.js';
 import * as form from './form.js';
 import * as live from './live.js';
 import * as log from './log.js';
 import * as router from './router.js';
 import * as store from './store.js';
 import * as stream from './stream.js';
-import { clock, duration, why } from './words.js';
+import * as trust from './trust.js';
+import { why } from './words.js';
 
 const KEPT = 'quartermaster.token'; // of the tab: sessionStorage
 const BETWEEN = 300; // milliseconds between drawings; the first change is drawn at once
 const TICK = 5000; // ages and rates move without an event
 
 // The views, by the first part of their address: what the navigation calls each, and its module. A module has
-// enter({name, query}), called when the address changes; show(), called at each drawing; and it may have leave().
+// enter({name, query}), called when the address changes; show(), called at each drawing; it may have start(), leave(),
+// and listed(): the runs in the order in which it shows them.
 const VIEWS = { live: ['Live', live] };
 const all = (selector) => document.querySelectorAll(selector);
-let link = { is: 'off' };
-let heard = '';
 let drawn = 0;
 let due = 0;
 let view; // the name of the present one
+let remember = false; // the token, on this device
 
 function take(frame) {
-  heard = new Date().toISOString();
+  trust.hear();
   const first = !store.synced;
   store.take(frame);
   if (first && store.synced) routed();
@@ -44,47 +45,32 @@ function draw() {
 function paint() {
   due = 0;
   drawn = performance.now();
-  showLink();
+  trust.show();
   if (!store.synced) return;
   VIEWS[view][1].show();
   detail.show();
-  document.title = `${store.counts().running} running · quartermaster`;
+  document.title = `${title()} · quartermaster`;
+}
+
+function title() {
+  const { run, name } = router.here();
+  const opened = run && store.find(run);
+  if (run) return opened ? `${opened.name}: ${opened.status}` : run;
+  const { running, failed } = store.counts();
+  if (view === 'live') return `${running} running${failed ? `, ${failed} failed` : ''}`;
+  return [name, VIEWS[view][0]].filter(Boolean).join(' · ');
 }
 
 function linked(now) {
-  link = now;
+  trust.linked(now);
   if (now.is === 'live') {
     sessionStorage.setItem(KEPT, api.held());
+    if (remember) preferences.set('token', api.held());
     enter(true);
     log.retry();
   }
   if (now.is === 'refused') leave(now, `Wrong token: ${now.detail}`);
-  if (now.wait) say($('login-error'), words()[2]);
-  showLink();
-}
-
-function showLink() {
-  const [is, text, title] = words();
-  mark($('link'), 'data-link', is);
-  mark($('link'), 'data-is', shape(is));
-  mark($('link'), 'title', title);
-  say($('link').lastChild, text);
-}
-
-function words() {
-  const seen = heard ? ` What you see is from ${clock(heard)}.` : '';
-  const next = link.wait ? ` Next try in ${duration(link.wait / 1000 + 1)}.` : '';
-  if (link.is === 'live' && store.stale) {
-    return ['stale', `Stale since ${clock(store.stale)}`, 'The engine or the journal is away.'];
-  }
-  const said = {
-    live: ['Live'],
-    connecting: ['Connecting…'],
-    reconnecting: [`Reconnecting${heard ? ` since ${clock(heard)}` : '…'}`, `${link.detail || 'The connection was lost'}.${seen}${next}`],
-    refused: ['Wrong token'],
-    off: ['Not connected'],
-  };
-  return [link.is, ...said[link.is]];
+  if (now.wait) say($('login-error'), `${now.detail || 'The connection was lost'}. Trying again…`);
 }
 
 function notice(text) {
@@ -95,7 +81,6 @@ function notice(text) {
 function enter(inside) {
   document.body.dataset.page = inside ? 'in' : 'login';
   if (!inside) $('token').focus();
-  showLink();
 }
 
 function connect(token) {
@@ -107,11 +92,12 @@ function connect(token) {
 function leave(as = { is: 'off' }, text = '') {
   stream.close();
   sessionStorage.removeItem(KEPT);
+  preferences.set('token', '');
   for (const dialog of all('dialog[open]')) dialog.close();
   store.forget();
   detail.open('');
   api.hold('');
-  [link, heard] = [as, ''];
+  trust.linked(as);
   notice('');
   document.title = 'quartermaster';
   say($('login-error'), text);
@@ -120,35 +106,52 @@ function leave(as = { is: 'off' }, text = '') {
 
 const clicked = (node, action) => node.addEventListener('click', action);
 
+async function share() {
+  await copy(location.href);
+  say($('share'), 'Copied');
+  setTimeout(() => say($('share'), 'Copy link'), 2000);
+}
+
 function start() {
   stream.start(take, linked);
-  detail.start();
+  trust.start();
+  detail.start(() => VIEWS[view][1].listed?.() ?? []);
   form.start((id) => router.go('runs', id));
-  live.start(form.open);
-  for (const [name, [title]] of Object.entries(VIEWS)) {
+  for (const [name, [title, module]] of Object.entries(VIEWS)) {
+    module.start?.(form.open);
     $('views').append(el('a', { href: router.href(name), 'data-view': name }, title));
   }
   $('login').addEventListener('submit', (event) => {
     event.preventDefault();
     const token = $('token').value.trim();
+    remember = $('remember').checked;
     $('login').reset();
     if (token) connect(token);
   });
   clicked($('leave'), () => leave());
+  clicked($('share'), share);
+  clicked($('skip'), skip);
   clicked($('notice').lastChild, () => notice(''));
+  $('theme').value = preferences.get('theme');
+  $('theme').addEventListener('change', () => preferences.set('theme', $('theme').value));
   for (const button of all('[data-close]')) clicked(button, () => button.closest('dialog').close());
-  for (const button of all('[data-to]')) clicked(button, () => part(button.dataset.to));
   addEventListener('keydown', (event) => {
     if (event.key !== '/' || event.ctrlKey || event.metaKey || event.target.closest('input, textarea, select, dialog')) return;
     event.preventDefault();
     $('search').focus();
   });
-  part('services');
   router.start(routed);
   setInterval(draw, TICK);
-  const kept = sessionStorage.getItem(KEPT);
+  const kept = sessionStorage.getItem(KEPT) ?? preferences.get('token');
   enter(kept);
   if (kept) connect(kept);
+}
+
+function skip(event) {
+  event.preventDefault(); // its address would be a view's
+  const main = [...all('main')].find((each) => each.checkVisibility());
+  main.tabIndex = -1;
+  main.focus();
 }
 
 function routed() {
@@ -160,13 +163,6 @@ function routed() {
   for (const link of $('views').children) mark(link, 'aria-current', link.dataset.view === view ? 'page' : null);
   VIEWS[view][1].enter(route);
   detail.open(route.run);
-  draw();
-}
-
-// On a phone the live view shows one of its parts.
-function part(name) {
-  document.body.dataset.part = name;
-  for (const button of all('[data-to]')) mark(button, 'aria-pressed', button.dataset.to === name);
   draw();
 }
 

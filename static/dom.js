@@ -51,3 +51,18 @@ export const badge = (word, is = word) =>
   el('span', { class: 'status', 'data-is': shape(is) }, el('i', { 'aria-hidden': 'true' }), el('span', {}, word));
 
 export const announce = (text) => say($('announcer'), text);
+
+/** Put this text on the clipboard. */
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = el('textarea', { class: 'unseen', readonly: true }, text); // plain HTTP has no clipboard
+    const before = document.activeElement;
+    (document.querySelector('dialog[open]') ?? document.body).append(area);
+    area.select();
+    document.execCommand('copy');
+    area.remove();
+    before?.focus();
+  }
+}

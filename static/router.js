@@ -40,7 +40,8 @@ function read() {
   run = view === 'runs' ? name : '';
   const query = Object.fromEntries(new URLSearchParams(search));
   if (view === 'nodes') base = { ...FIRST, query: { ...query, node: name } };
-  else if (!run) base = VIEWS.includes(view) ? { view, name, query } : { ...FIRST, query };
+  else if (VIEWS.includes(view)) base = { view, name, query };
+  else if (!run) base = { ...FIRST, query };
   changed();
 }
 

@@ -34,7 +34,7 @@ export function close() {
 }
 
 /** Try now, where the next try was to come later. */
-function hurry() {
+export function hurry() {
   if (!timer) return;
   clearTimeout(timer);
   connect();

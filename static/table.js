@@ -22,7 +22,7 @@ const pad = () => el('tr', { class: 'pad', 'aria-hidden': 'true' }, el('td', { c
 const [above, below] = [pad(), pad()];
 const chips = new Map();
 let rows = new Map(); // service id → its row, of those in the document
-let listed = [];
+let found = [];
 let filter = 'current'; // a status, or all but what is removed
 let words = [];
 let sort = ['age', 1];
@@ -60,8 +60,11 @@ export function enter({ status = 'current', q = '' }) {
   changed();
 }
 
+/** The services that are shown, in their order. */
+export const listed = () => found;
+
 export function show() {
-  listed = select();
+  found = select();
   draw(); // first: reading the layout is cheap before anything is written
   const counts = store.counts();
   counts.current = store.services.size - counts.removed;
@@ -71,7 +74,7 @@ export function show() {
   }
   const [title, text, button] = $('empty').children;
   const all = isAll();
-  $('empty').hidden = listed.length > 0 || !store.synced;
+  $('empty').hidden = found.length > 0 || !store.synced;
   say(title, all ? 'Nothing is here now' : 'Nothing matches');
   say(text, all ? 'Start something here, or with POST /run.' : 'No service has these words and this status.');
   say(button, all ? 'Run something…' : 'Show all');
@@ -110,12 +113,12 @@ function draw() {
   asked = 0;
   const height = narrow.matches ? 100 : 56;
   const top = body.getBoundingClientRect().top;
-  const first = Math.max(0, Math.min(listed.length, Math.floor(-top / height) - SPARE));
-  const last = Math.max(first, Math.min(listed.length, Math.ceil((innerHeight - top) / height) + SPARE));
+  const first = Math.max(0, Math.min(found.length, Math.floor(-top / height) - SPARE));
+  const last = Math.max(first, Math.min(found.length, Math.ceil((innerHeight - top) / height) + SPARE));
   const had = rows;
   rows = new Map();
   for (let i = first; i < last; i++) {
-    const service = listed[i];
+    const service = found[i];
     const row = had.get(service.id) ?? makeRow(service.id);
     had.delete(service.id);
     rows.set(service.id, row);
@@ -124,9 +127,9 @@ function draw() {
   for (const row of had.values()) row.remove();
   arrange(body, rows.values(), above);
   stretch(above, first * height);
-  stretch(below, (listed.length - last) * height);
-  mark($('table'), 'aria-rowcount', listed.length + 1);
-  $('table').hidden = !listed.length;
+  stretch(below, (found.length - last) * height);
+  mark($('table'), 'aria-rowcount', found.length + 1);
+  $('table').hidden = !found.length;
 }
 
 function stretch(row, height) {
@@ -174,7 +177,7 @@ function pick(status) {
 // By the user: said to who cannot see the list.
 function changed() {
   show();
-  if (store.synced) announce(`${plural(listed.length, 'service')} shown`);
+  if (store.synced) announce(`${plural(found.length, 'service')} shown`);
 }
 
 function leaveEmpty() {
