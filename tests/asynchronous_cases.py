@@ -16,7 +16,7 @@ from qmaster.functions.asynchronous.invoker import AsyncInvoker, Order
 from qmaster.functions.asynchronous.store import InvocationStore
 from qmaster.functions.instances.instance import Instance
 from qmaster.functions.invocations.invocation import Call
-from qmaster.functions.versions.store import Version
+from qmaster.models.functions import Version
 from qmaster.models.invocations import InvocationView
 
 ROOT = Identity("root")

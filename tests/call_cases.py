@@ -27,8 +27,7 @@ from qmaster.functions.dispatcher import Dispatcher
 from qmaster.functions.invocations.invocation import Answer, Call, Chunks
 from qmaster.functions.invocations.replays import KeyedCalls
 from qmaster.functions.versions.service import FunctionService
-from qmaster.functions.versions.store import Version
-from qmaster.models.functions import LATEST, FunctionSpec
+from qmaster.models.functions import LATEST, FunctionSpec, Version
 
 JSON = "application/json"
 Ask = Callable[..., Awaitable[HTTPResponse]]

@@ -18,8 +18,8 @@ from qmaster.functions.instances.pool import Ended
 from qmaster.functions.invocations.invocation import Answer, Call
 from qmaster.functions.jobs.jobs import Jobs
 from qmaster.functions.jobs.runs import JobRuns
-from qmaster.functions.versions.store import Version, VersionStore
-from qmaster.models.functions import FunctionSpec, read_spec
+from qmaster.functions.versions.store import VersionStore
+from qmaster.models.functions import FunctionSpec, Version, read_spec
 from qmaster.models.responses import FunctionRef, Replicas, Result, Service
 
 _ids: Iterator[int] = itertools.count(1)

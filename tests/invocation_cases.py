@@ -11,7 +11,7 @@ import msgspec
 from qmaster.auth.authenticator import Identity
 from qmaster.errors import Conflict, HttpError, KeyReused, NotFound
 from qmaster.functions.asynchronous.invoker import AsyncInvoker, Order
-from qmaster.functions.versions.store import Version
+from qmaster.models.functions import Version
 from qmaster.models.invocations import InvocationView
 
 TIME = "2026-12-01T08:00:00.000000Z"

@@ -11,7 +11,7 @@ from tornado.netutil import bind_sockets
 
 from qmaster.api import runtime
 from qmaster.functions.instances.instance import Instance
-from qmaster.functions.versions.store import Version
+from qmaster.models.functions import Version
 
 PYTHON = "aws-lambda-python/3.11.2-4.2"
 GO = "Go-http-client/1.1"

@@ -22,7 +22,8 @@ from qmaster.events.journal import Journal
 from qmaster.functions.asynchronous.invoker import AsyncInvoker, Order
 from qmaster.functions.schedules.claims import Claim, Ticks, claims_of
 from qmaster.functions.schedules.scheduler import Pace, Scheduler
-from qmaster.functions.versions.store import Published, Version, VersionStore
+from qmaster.functions.versions.store import Published, VersionStore
+from qmaster.models.functions import Version
 from qmaster.models.invocations import InvocationView, Status
 from qmaster.models.schedules import Schedule
 

@@ -21,7 +21,7 @@ from ..functions.dispatcher import Dispatcher
 from ..functions.invocations.invocation import MAX_PAYLOAD, Answer, Call, Chunks
 from ..functions.invocations.replays import KeyedCalls, Make, RetryMemory
 from ..functions.versions.service import FunctionService
-from ..functions.versions.store import Version
+from ..models.functions import Version
 from ..models.invocations import InvocationView
 from .base import SLICE, BaseHandler
 from .bodies import BodyLease, BodyLimiter, PublicCallers

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ..errors import HttpError, NoInstance
-from ..models.functions import FunctionStats, InstanceCounts
+from ..models.functions import FunctionStats, InstanceCounts, Version
 from ..models.responses import Service
 from .instances.autoscaler import Autoscaler
 from .instances.instance import Instance, Poll
@@ -15,7 +15,6 @@ from .instances.lifecycle import Lifecycle
 from .instances.pool import Pool
 from .invocations.invocation import Answer, Call, Chunks, Invocation
 from .jobs.jobs import Jobs
-from .versions.store import Version
 
 
 class Dispatcher:

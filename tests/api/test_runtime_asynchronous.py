@@ -10,7 +10,7 @@ from runtime_cases import Site, site
 
 from qmaster.errors import CallTimedOut, HttpError, InstanceDied, JournalUnwritable, NoInstance
 from qmaster.functions.invocations.invocation import Answer, Call, Invocation
-from qmaster.functions.versions.store import Version
+from qmaster.models.functions import Version
 
 __all__ = ["site"]
 

@@ -12,7 +12,7 @@ from runtime_cases import GO, Client, Site, site
 
 from qmaster.api import runtime, runtime_connections
 from qmaster.errors import CallTimedOut, CannotStart, FunctionFailed, InstanceDied
-from qmaster.functions.versions.store import Version
+from qmaster.models.functions import Version
 
 __all__ = ["site"]
 

@@ -23,11 +23,11 @@ from ...errors import (
     JournalUnwritable,
     NotFound,
 )
-from ...models.functions import FunctionSpec
+from ...models.functions import FunctionSpec, Version
 from ...models.invocations import InvocationAttempt, InvocationError, InvocationView
 from ..dispatcher import Dispatcher
 from ..invocations.invocation import Answer, Call, Invocation
-from ..versions.store import Version, VersionStore
+from ..versions.store import VersionStore
 from . import outcomes
 from .backlog import Backlog, InHand, Line
 from .store import InvocationStore, Output, Row, Write, time_text

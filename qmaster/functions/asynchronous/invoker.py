@@ -17,11 +17,11 @@ import structlog
 from ...auth import policy
 from ...auth.authenticator import Identity
 from ...errors import BadRequest, Conflict, HttpError, JournalUnwritable, KeyReused, NotFound
-from ...models.functions import FunctionSpec, read_input
+from ...models.functions import FunctionSpec, Version, read_input
 from ...models.invocations import InvocationView
 from ...models.validation import quote
 from ..dispatcher import Dispatcher
-from ..versions.store import Version, VersionStore
+from ..versions.store import VersionStore
 from .attempts import PAUSE, Attempts
 from .backlog import Backlog
 from .ids import address_of, new_id

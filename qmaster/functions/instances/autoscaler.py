@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import structlog
 
 from ...errors import NotFound
-from ..versions.store import Version, VersionStore
+from ...models.functions import Version
+from ..versions.store import VersionStore
 from . import scaling
 from .instance import Instance, Trouble
 from .launcher import Launcher

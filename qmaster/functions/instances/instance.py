@@ -7,9 +7,9 @@ import base64
 import secrets
 from typing import Literal, NamedTuple
 
+from ...models.functions import Version
 from ...models.responses import Service
 from ..invocations.invocation import Invocation
-from ..versions.store import Version
 
 State = Literal["starting", "idle", "busy", "ending"]
 # Why an instance ends; ``ended``: by itself, and the run says why.

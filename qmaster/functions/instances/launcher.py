@@ -14,11 +14,11 @@ from ...engine.services import Swarm
 from ...engine.spec import RUNTIME_DOMAIN, Instance
 from ...errors import CannotStart, EngineAway, Forbidden
 from ...models.credentials import Credentials
+from ...models.functions import Version
 from ...models.responses import Service
 from ...runs.reaper import Reaper
 from ...runs.reconciler import Reconciler
 from ...runs.service import RunService
-from ..versions.store import Version
 from . import scaling
 from .instance import Ending, Trouble
 

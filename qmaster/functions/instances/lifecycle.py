@@ -12,9 +12,8 @@ import structlog
 
 from ...errors import HttpError
 from ...limiter import act_for
-from ...models.functions import FunctionError
+from ...models.functions import FunctionError, Version
 from ...models.responses import Service
-from ..versions.store import Version
 from . import endings
 from .instance import Ending, Instance, Trouble
 from .launcher import Launcher

@@ -17,8 +17,8 @@ from ...errors import (
     NoInstance,
     QueueFull,
 )
+from ...models.functions import Version
 from ..invocations.invocation import Answer, Call, Chunks, Invocation
-from ..versions.store import Version
 from . import scaling
 from .instance import Ending, Instance, Poll, Trouble
 from .scaling import Load, Scale

@@ -15,7 +15,7 @@ import structlog
 
 from ...errors import CallFailed, CallTimedOut, CannotStart, HttpError, InstanceDied, NoInstance, NotFound, QueueFull
 from ...limiter import act_for
-from ...models.functions import FunctionError, FunctionStats, read_input
+from ...models.functions import FunctionError, FunctionStats, Version, read_input
 from ...models.responses import Service
 from ...runs.reaper import KEPT
 from ...runs.results import is_over
@@ -24,7 +24,7 @@ from ..instances.instance import Trouble
 from ..instances.lifecycle import MAX_MESSAGE, Reports
 from ..instances.pool import Ended, outcome_of
 from ..invocations.invocation import Answer, Invocation
-from ..versions.store import Version, VersionStore
+from ..versions.store import VersionStore
 from . import ends as job_ends
 from .line import Job, Line
 from .runs import JobRuns

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from ...models.functions import FunctionError, FunctionStats, InstanceCounts
+from ...models.functions import FunctionError, FunctionStats, InstanceCounts, Version
 from ...models.responses import Service
 from ..instances.instance import Trouble
 from ..instances.lifecycle import ERRORS_KEPT
 from ..invocations.invocation import Invocation
-from ..versions.store import Version
 
 
 class Job:

@@ -10,13 +10,13 @@ import msgspec
 from ...auth.authenticator import Identity
 from ...engine.spec import Job
 from ...errors import NotFound
+from ...models.functions import Version
 from ...models.responses import ROOT, Service
 from ...runs.outputs import OutputReader
 from ...runs.reaper import Reaper
 from ...runs.reconciler import Reconciler
 from ...runs.service import RunService
 from ..instances.launcher import Publishers
-from ..versions.store import Version
 
 
 class JobRuns:

@@ -17,7 +17,15 @@ from ...auth.authenticator import Identity
 from ...auth.registries import OPTION, RegistryAuth
 from ...engine.services import Swarm
 from ...errors import Conflict, HttpError, NotFound
-from ...models.functions import Function, FunctionSpec, FunctionStats, FunctionVersion, check_name, read_qualifier
+from ...models.functions import (
+    Function,
+    FunctionSpec,
+    FunctionStats,
+    FunctionVersion,
+    Version,
+    check_name,
+    read_qualifier,
+)
 from ...models.images import Reference
 from ...models.requests import PullPolicy, RunRequest
 from ...models.responses import mask
@@ -25,7 +33,7 @@ from ...models.schedules import keys
 from ...models.validation import quote
 from ..callbacks.webhooks import Receivers
 from . import store as versions
-from .store import Version, VersionStore
+from .store import VersionStore
 
 KEPT = 10  # versions of a function
 TRIES = 32  # numbers to try, one for each publisher at this moment

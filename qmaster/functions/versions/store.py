@@ -21,8 +21,7 @@ from ...engine.configs import Config, Configs
 from ...engine.labels import FUNCTION
 from ...engine.watcher import Change
 from ...errors import EngineUnavailable, HttpError, NotAManager
-from ...models.functions import FunctionSpec
-from ...models.functions import Version as Version
+from ...models.functions import FunctionSpec, Version
 
 CONFIG_PREFIX = "qm-fn-"
 READ_AT_ONCE = 50  # versions decoded in one turn of the loop

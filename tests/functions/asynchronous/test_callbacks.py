@@ -20,7 +20,7 @@ from qmaster.functions.asynchronous.callbacks import REDRIVEN, InvocationBodies,
 from qmaster.functions.callbacks.queue import NOT_COVERED, CallbackQueue
 from qmaster.functions.callbacks.sender import Resolver, Sender
 from qmaster.functions.versions.service import FunctionService
-from qmaster.functions.versions.store import Version
+from qmaster.models.functions import Version
 from qmaster.models.invocations import InvocationView
 from qmaster.runs.callbacks import CallbackStore
 

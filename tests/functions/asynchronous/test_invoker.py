@@ -35,7 +35,7 @@ from qmaster.functions.asynchronous.store import OVERHEAD, Content, Row
 from qmaster.functions.instances.instance import Instance
 from qmaster.functions.instances.launcher import Found
 from qmaster.functions.invocations.invocation import Call, Invocation
-from qmaster.functions.versions.store import Version
+from qmaster.models.functions import Version
 from qmaster.models.invocations import InvocationView
 
 pytestmark = pytest.mark.gen_test(timeout=60)

@@ -16,7 +16,7 @@ from qmaster.errors import EngineAway, PayloadTooLarge, QueueFull
 from qmaster.functions.asynchronous.invoker import Order
 from qmaster.functions.schedules import scheduler as schedules
 from qmaster.functions.schedules.claims import MAX_CLAIMS, Claim, Ticks, plan, rfc3339
-from qmaster.functions.versions.store import Version
+from qmaster.models.functions import Version
 from qmaster.models.invocations import InvocationView
 from qmaster.models.schedules import Schedule
 

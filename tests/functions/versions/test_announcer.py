@@ -16,8 +16,8 @@ from version_cases import AT, config, loaded, published
 
 from qmaster.functions.versions import announcer
 from qmaster.functions.versions.announcer import Announcer
-from qmaster.functions.versions.store import Version, VersionStore
-from qmaster.models.functions import FunctionVersion
+from qmaster.functions.versions.store import VersionStore
+from qmaster.models.functions import FunctionVersion, Version
 from qmaster.runs.functions import FunctionViews
 from qmaster.runs.reconciler import Reconciler
 

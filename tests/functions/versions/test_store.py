@@ -19,8 +19,8 @@ from qmaster.engine.labels import FUNCTION
 from qmaster.engine.watcher import Change, Watcher
 from qmaster.errors import Conflict, EngineAway, EngineRefused, EngineUnavailable, NotAManager
 from qmaster.functions.versions import store as versions
-from qmaster.functions.versions.store import Version, VersionStore
-from qmaster.models.functions import FunctionSpec
+from qmaster.functions.versions.store import VersionStore
+from qmaster.models.functions import FunctionSpec, Version
 
 # --- on a real swarm --------------------------------------------------------------------------------------------------
 
