@@ -39,8 +39,8 @@ from ..functions.asynchronous.events import InvocationEvents
 from ..functions.asynchronous.invoker import AsyncInvoker
 from ..functions.asynchronous.store import InvocationStore
 from ..functions.callbacks.webhooks import Receivers
-from ..functions.instances.launcher import Publishers
 from ..functions.instances.lifecycle import Reports
+from ..functions.instances.runs import Publishers, Runners
 from ..functions.invocations.replays import KeyedCalls
 from ..functions.schedules.claims import Ticks
 from ..functions.schedules.scheduler import Scheduler
@@ -60,7 +60,7 @@ from ..runs.results import ResultCollector
 from ..runs.service import RunConfig, RunService
 from .callbacks import Callbacks
 from .config import SHORT_TOKEN, Config, tls_context
-from .instances import Instances, Place, Runners
+from .instances import Instances, Place
 from .metrics import Metrics, Sources
 
 WITHOUT_ENGINE = 2.0  # seconds, the last of --shutdown-timeout, in which requests finish without the engine

@@ -16,30 +16,18 @@ from ..engine import Engine
 from ..errors import ConfigError, HttpError
 from ..functions.dispatcher import Dispatcher
 from ..functions.instances.autoscaler import Autoscaler
-from ..functions.instances.launcher import Launcher, Publishers
+from ..functions.instances.launcher import Launcher
 from ..functions.instances.lifecycle import Lifecycle, Reports
+from ..functions.instances.runs import Publishers, Runners
 from ..functions.jobs.jobs import Jobs
 from ..functions.jobs.runs import JobRuns
 from ..functions.versions.store import VersionStore
 from ..models.responses import Node
-from ..runs.outputs import OutputReader
-from ..runs.reaper import Reaper
-from ..runs.reconciler import Reconciler
-from ..runs.service import RunService
 
 ADOPT_EVERY = 0.2  # seconds between tries, while the engine is away or the versions are not listed
 FIRST_INHERITED = 3  # the descriptor of the first socket that systemd passes, sd_listen_fds(3)
 
 log = structlog.get_logger(__name__)
-
-
-class Runners(NamedTuple):
-    """The parts that start, end and watch runs, and read their output."""
-
-    service: RunService
-    reaper: Reaper
-    reconciler: Reconciler
-    outputs: OutputReader
 
 
 class Place(NamedTuple):
@@ -86,15 +74,11 @@ class Instances:
         self._engine = engine
         self._runners = runners
         self._port, self._advertise = place.port, place.advertise
-        self._launcher = Launcher(
-            runners.service, runners.reaper, runners.reconciler, engine.swarm, publishers, self.address
-        )
-        self._life = Lifecycle(self._launcher, reports)
-        self.scaler = Autoscaler(self._life, self._launcher, versions, self._ready_nodes)
-        job_runs = JobRuns(
-            runners.service, runners.reaper, runners.reconciler, runners.outputs, publishers, self.address
-        )
-        self._jobs = Jobs(job_runs, versions, reports)
+        launcher = Launcher(runners, engine.swarm, publishers, self.address)
+        self._life = Lifecycle(launcher, reports)
+        self.scaler = Autoscaler(self._life, launcher, versions, self._ready_nodes)
+        self._job_runs = JobRuns(runners, engine.swarm, publishers, self.address)
+        self._jobs = Jobs(self._job_runs, versions, reports)
         self.dispatcher = Dispatcher(self._life, self.scaler, self._jobs)
         self._http = runtime.make_server(runtime.RuntimeApi(self.dispatcher, place.max_connections))
         self._sockets: list[socket.socket] = []
@@ -138,7 +122,7 @@ class Instances:
             return False
         try:
             if not self._has_adopted:
-                waiting = await self._launcher.waiting_jobs()
+                waiting = await self._job_runs.waiting()
                 await self.scaler.adopt()
                 self._jobs.abandon(waiting)
                 self._has_adopted = True

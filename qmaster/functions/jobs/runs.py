@@ -3,49 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from ...auth.authenticator import Identity
+from ...engine.labels import END, TTL
 from ...engine.spec import Job
 from ...errors import NotFound
 from ...models.functions import Version
 from ...models.responses import ROOT, Service
-from ...runs.outputs import OutputReader
-from ...runs.reaper import Reaper
-from ...runs.reconciler import Reconciler
-from ...runs.service import RunService
-from ..instances.launcher import Publishers
+from ..instances.runs import FunctionRuns
 
 
-class JobRuns:
-    """The runs of jobs.
-
-    Args:
-        runs: starts and finds runs.
-        reaper: ends them.
-        reconciler: knows them.
-        outputs: reads what they wrote.
-        publishers: whose policy and credentials count.
-        runtime: returns the address and port of the runtime API; None while they are not known.
-    """
-
-    def __init__(
-        self,
-        runs: RunService,
-        reaper: Reaper,
-        reconciler: Reconciler,
-        outputs: OutputReader,
-        publishers: Publishers,
-        runtime: Callable[[], tuple[str, int] | None],
-    ) -> None:
-        self._runs = runs
-        self._reaper = reaper
-        self._reconciler = reconciler
-        self._outputs = outputs
-        self._publishers = publishers
-        self._runtime = runtime
+class JobRuns(FunctionRuns):
+    """The runs of jobs."""
 
     async def start(self, version: Version, name: str, invocation: str, text: str, kept: bool) -> str:
         """Start a job under its publisher's present policy, and return the id of its run.
@@ -74,11 +46,16 @@ class JobRuns:
             runtime=f"{host}:{port}" if host else "",
             kept=kept,
         )
-        return await self._runs.start_job(request, by, made, self._publishers.credentials(version.image, by))
+        return await self._runners.service.start_job(request, by, made, self._publishers.credentials(version.image, by))
 
-    def find(self, run_id: str) -> Service | None:
-        """Return a run as it was last seen."""
-        return self._reconciler.find(run_id)
+    async def waiting(self) -> list[Service]:
+        """Return the runs of synchronous calls that this quartermaster created, and that have not begun.
+
+        Raises:
+            HttpError: the engine did not answer.
+        """
+        views = [self.find(raw["ID"]) for raw in await self._own() if _is_of_caller(raw)]
+        return [view for view in views if view is not None and view.status in ("pending", "preparing")]
 
     async def look_up(self, name: str) -> Service | None:
         """Return the run with this name, also one that was removed; None if there was none.
@@ -87,7 +64,7 @@ class JobRuns:
             HttpError: nobody knows now.
         """
         with contextlib.suppress(NotFound):
-            return await self._runs.status(name, Identity(ROOT))
+            return await self._runners.service.status(name, Identity(ROOT))
         return None
 
     async def refresh(self, run_id: str) -> Service | None:
@@ -96,16 +73,15 @@ class JobRuns:
         Raises:
             HttpError: the engine did not answer.
         """
-        return await self._reconciler.refresh(run_id)
+        return await self._runners.reconciler.refresh(run_id)
 
     async def stdout(self, view: Service, limit: int) -> bytes:
         """Return what a job wrote to standard output; see ``OutputReader.stdout``."""
-        return await self._outputs.stdout(view, limit)
+        return await self._runners.outputs.stdout(view, limit)
 
-    def kill(self, run_id: str) -> None:
-        """End a job's task now."""
-        self._reaper.time_out(run_id)
 
-    def remove(self, run_id: str) -> None:
-        """Remove a job's run, once its output is kept."""
-        self._reaper.remove(run_id)
+def _is_of_caller(raw: dict[str, Any]) -> bool:
+    """Return whether a service is a job that is not needed after a restart: it has a ttl of 0 and no secret."""
+    labels = raw["Spec"].get("Labels") or {}
+    hosts = raw["Spec"]["TaskTemplate"]["ContainerSpec"].get("Hosts")
+    return labels.get(TTL) == "0s" and END not in labels and not hosts

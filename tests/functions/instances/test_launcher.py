@@ -6,17 +6,18 @@ from typing import Any
 import msgspec
 import pytest
 from fakes import AUTH, FakeSwarm, grant, run, service
-from function_cases import version, view
+from function_cases import version
 
 from qmaster.auth.authenticator import Identity
 from qmaster.engine.spec import Instance
 from qmaster.errors import CannotStart, EngineAway, Forbidden
 from qmaster.functions.instances import scaling
 from qmaster.functions.instances.instance import Ending
-from qmaster.functions.instances.launcher import Found, Launcher, Publishers
+from qmaster.functions.instances.launcher import Found, Launcher
+from qmaster.functions.instances.runs import Publishers, Runners
 from qmaster.models.credentials import Credentials
 from qmaster.models.requests import RunRequest
-from qmaster.models.responses import Service
+from qmaster.runs.outputs import OutputReader
 from qmaster.runs.reaper import Reaper
 from qmaster.runs.reconciler import Reconciler
 from qmaster.runs.service import RunService
@@ -46,10 +47,6 @@ class Runs(RunService):
 class Looks(Reconciler):
     def __init__(self) -> None:
         self.looked: list[str] = []
-        self.views: dict[str, Service] = {}
-
-    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
-        return self.views.get(name_or_id)
 
     def look(self, service_id: str) -> None:
         self.looked.append(service_id)
@@ -77,7 +74,8 @@ class Parts:
         self.holders = {"root": Identity("root"), "alice": Identity("alice", grant())}
         publishers = Publishers(self.holders.get, lambda image, by: CREDENTIALS if by.name == "alice" else None)
         reaper = Reaper.__new__(Reaper)
-        self.launcher = Launcher(self.runs, reaper, self.looks, self.swarm, publishers, lambda: address)
+        runners = Runners(self.runs, reaper, self.looks, OutputReader.__new__(OutputReader))
+        self.launcher = Launcher(runners, self.swarm, publishers, lambda: address)
 
 
 @pytest.mark.gen_test
@@ -160,21 +158,3 @@ async def test_the_instances_of_an_earlier_process_are_found() -> None:
         instance("e", ["10.0.0.9 somewhere.example"], function_version="config-1"),
     )
     assert await parts.launcher.running() == [Found("a", "config-1", "s3cret")]
-
-
-@pytest.mark.gen_test
-async def test_jobs_that_wait_to_begin_are_found() -> None:
-    """Those of this quartermaster; not those whose end is needed after a restart, nor instances."""
-    labels = {"io.qmaster.runtime": "10.0.0.9:9091", "io.qmaster.ttl": "0s"}
-    template = {"ContainerSpec": {"Image": "busybox"}}
-    of_instance = {"ContainerSpec": {"Image": "busybox", "Hosts": ["10.0.0.9 s3cret.qm.internal"]}}
-    parts = Parts(
-        service("waits", Labels=labels, TaskTemplate=template),
-        service("runs", Labels=labels, TaskTemplate=template),
-        service("kept", Labels={**labels, "io.qmaster.ttl": "86400s"}, TaskTemplate=template),
-        service("instance", Labels=labels, TaskTemplate=of_instance),
-        service("another", Labels={**labels, "io.qmaster.runtime": "10.0.0.8:9091"}, TaskTemplate=template),
-    )
-    parts.looks.views = {each: view(each, "pending") for each in ("waits", "kept", "instance", "another")}
-    parts.looks.views["runs"] = view("runs")
-    assert [each.id for each in await parts.launcher.waiting_jobs()] == ["waits"]

@@ -3,17 +3,18 @@
 from typing import Any
 
 import pytest
-from fakes import AUTH, grant, run
+from fakes import AUTH, FakeSwarm, grant, run, service
 from function_cases import job, view
 
 from qmaster.auth.authenticator import Identity
 from qmaster.engine.spec import Job
 from qmaster.errors import CannotStart, Forbidden, NotFound
-from qmaster.functions.instances.launcher import Publishers
+from qmaster.functions.instances.runs import Publishers, Runners
 from qmaster.functions.jobs.runs import JobRuns
 from qmaster.models.credentials import Credentials
 from qmaster.models.requests import RunRequest
 from qmaster.models.responses import Service
+from qmaster.runs.reconciler import Reconciler
 from qmaster.runs.service import RunService
 
 pytestmark = pytest.mark.gen_test
@@ -39,9 +40,26 @@ class Runs(RunService):
         return view("run-1")
 
 
+class Looks(Reconciler):
+    def __init__(self, *views: Service) -> None:
+        self.views = {each.id: each for each in views}
+
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
+        return self.views.get(name_or_id)
+
+
+class Labelled(FakeSwarm):
+    """A swarm whose services are found by a label."""
+
+    async def labelled(self, label: str) -> list[dict[str, Any]]:
+        key, _, value = label.partition("=")
+        return [raw for raw in self.there if raw["Spec"]["Labels"].get(key) == value]
+
+
 def runs_of(runs: Runs, **holders: Identity) -> JobRuns:
     publishers = Publishers(holders.get, lambda image, by: CREDENTIALS)
-    return JobRuns(runs, UNUSED, UNUSED, UNUSED, publishers, lambda: ("10.0.0.9", 9091))
+    runners = Runners(runs, UNUSED, UNUSED, UNUSED)
+    return JobRuns(runners, UNUSED, publishers, lambda: ("10.0.0.9", 9091))
 
 
 async def test_a_job_is_started_for_its_publisher() -> None:
@@ -69,3 +87,21 @@ async def test_a_run_is_found_by_its_name() -> None:
     runs = runs_of(Runs())
     assert await runs.look_up("qm-job-1") == view("run-1")
     assert await runs.look_up("qm-job-2") is None
+
+
+async def test_those_that_wait_to_begin_are_found() -> None:
+    """Those of this quartermaster; not those whose end is needed after a restart, nor instances."""
+    labels = {"io.qmaster.runtime": "10.0.0.9:9091", "io.qmaster.ttl": "0s"}
+    template = {"ContainerSpec": {"Image": "busybox"}}
+    of_instance = {"ContainerSpec": {"Image": "busybox", "Hosts": ["10.0.0.9 s3cret.qm.internal"]}}
+    swarm = Labelled(
+        service("waits", Labels=labels, TaskTemplate=template),
+        service("runs", Labels=labels, TaskTemplate=template),
+        service("kept", Labels={**labels, "io.qmaster.ttl": "86400s"}, TaskTemplate=template),
+        service("instance", Labels=labels, TaskTemplate=of_instance),
+        service("another", Labels={**labels, "io.qmaster.runtime": "10.0.0.8:9091"}, TaskTemplate=template),
+    )
+    looks = Looks(*(view(each, "pending") for each in ("waits", "kept", "instance", "another")), view("runs"))
+    runners = Runners(UNUSED, UNUSED, looks, UNUSED)
+    runs = JobRuns(runners, swarm, Publishers(UNUSED, UNUSED), lambda: ("10.0.0.9", 9091))
+    assert [each.id for each in await runs.waiting()] == ["waits"]
