@@ -11,11 +11,11 @@ from qmaster.engine.configs import Configs
 from qmaster.errors import HttpError
 from qmaster.functions.dispatcher import Dispatcher
 from qmaster.functions.instances.autoscaler import Autoscaler
-from qmaster.functions.instances.instance import Ending, Instance, Trouble
+from qmaster.functions.instances.endings import Ending, Trouble
+from qmaster.functions.instances.instance import Instance
 from qmaster.functions.instances.launcher import Found, Launcher
-from qmaster.functions.instances.lifecycle import Lifecycle, Reports
-from qmaster.functions.instances.pool import Ended
-from qmaster.functions.invocations.invocation import Answer, Call
+from qmaster.functions.instances.lifecycle import Lifecycle
+from qmaster.functions.invocations.invocation import Answer, Call, Ended, Reports
 from qmaster.functions.jobs.jobs import Jobs
 from qmaster.functions.jobs.runs import JobRuns
 from qmaster.functions.versions.store import VersionStore

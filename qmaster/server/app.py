@@ -39,8 +39,8 @@ from ..functions.asynchronous.events import InvocationEvents
 from ..functions.asynchronous.invoker import AsyncInvoker
 from ..functions.asynchronous.store import InvocationStore
 from ..functions.callbacks.webhooks import Receivers
-from ..functions.instances.lifecycle import Reports
 from ..functions.instances.runs import Publishers, Runners
+from ..functions.invocations.invocation import Reports
 from ..functions.invocations.replays import KeyedCalls
 from ..functions.schedules.claims import Ticks
 from ..functions.schedules.scheduler import Scheduler

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import prometheus_client as prometheus
 
-from ..functions.instances.pool import Ended
+from ..functions.invocations.invocation import Ended
 from ..models.functions import FunctionStats
 from ..models.invocations import InvocationView
 

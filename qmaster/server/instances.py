@@ -17,8 +17,9 @@ from ..errors import ConfigError, HttpError
 from ..functions.dispatcher import Dispatcher
 from ..functions.instances.autoscaler import Autoscaler
 from ..functions.instances.launcher import Launcher
-from ..functions.instances.lifecycle import Lifecycle, Reports
+from ..functions.instances.lifecycle import Lifecycle
 from ..functions.instances.runs import Publishers, Runners
+from ..functions.invocations.invocation import Reports
 from ..functions.jobs.jobs import Jobs
 from ..functions.jobs.runs import JobRuns
 from ..functions.versions.store import VersionStore

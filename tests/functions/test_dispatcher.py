@@ -20,7 +20,8 @@ from qmaster.errors import (
     QueueFull,
 )
 from qmaster.functions.instances import autoscaler, lifecycle, scaling
-from qmaster.functions.instances.instance import Poll, Trouble
+from qmaster.functions.instances.endings import Trouble
+from qmaster.functions.instances.instance import Poll
 from qmaster.functions.instances.launcher import Found
 
 

@@ -26,7 +26,7 @@ from qmaster.errors import EngineAway, JournalUnwritable
 from qmaster.events import cloudevents
 from qmaster.events.journal import Journal, JournalSize
 from qmaster.events.rows import NewEvent, Record
-from qmaster.functions.instances.pool import Ended
+from qmaster.functions.invocations.invocation import Ended
 from qmaster.models.functions import FunctionStats, InstanceCounts
 from qmaster.models.invocations import InvocationView
 from qmaster.models.responses import FunctionRef, Node, Reserved, Result, Service

@@ -14,7 +14,8 @@ from ...errors import NotFound
 from ...models.functions import Version
 from ..versions.store import VersionStore
 from . import scaling
-from .instance import Instance, Trouble
+from .endings import Trouble
+from .instance import Instance
 from .launcher import Launcher
 from .lifecycle import Lifecycle
 from .pool import Pool

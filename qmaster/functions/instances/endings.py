@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ...errors import CannotStart, EngineUnavailable, Forbidden, HttpError, TooManyRuns
 from ...models.responses import Service
 from ...runs.status import has_ended
-from .instance import Instance, Trouble
 
 LAST_LINES = 20
+ERRORS_KEPT = 5  # of a function
+MAX_MESSAGE = 1024  # characters of why an instance did not start; a function chooses them
+
+# Why an instance ends; ``ended``: by itself, and the run says why.
+Ending = Literal[
+    "idle", "update", "lifetime", "policy", "room", "timeout", "init_timeout", "silent", "node_down", "ended"
+]
+
+
+class Trouble(NamedTuple):
+    """Why a start failed; ``of_engine``: whether the message quotes the engine."""
+
+    reason: str
+    message: str
+    of_engine: bool = False
 
 
 class Death(NamedTuple):
@@ -34,15 +48,6 @@ def death(view: Service | None) -> Death:
 def is_over(view: Service) -> bool:
     """Return whether the run of an instance has ended, or is gone."""
     return has_ended(view) or view.status == "removed"
-
-
-def reason(instance: Instance) -> str:
-    """Return the word for why an instance has ended."""
-    if instance.trouble is not None:
-        return instance.trouble.reason
-    if instance.ending in (None, "ended"):
-        return (instance.view and instance.view.reason) or "exit"
-    return str(instance.ending)
 
 
 def not_started(view: Service | None) -> Trouble:

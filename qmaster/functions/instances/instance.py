@@ -5,29 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from ...models.functions import Version
 from ...models.responses import Service
 from ..invocations.invocation import Invocation
+from .endings import Ending, Trouble
 
 State = Literal["starting", "idle", "busy", "ending"]
-# Why an instance ends; ``ended``: by itself, and the run says why.
-Ending = Literal[
-    "idle", "update", "lifetime", "policy", "room", "timeout", "init_timeout", "silent", "node_down", "ended"
-]
-
 # The clients that keep one connection for a call and its answer, so that the call is lost with it.
 KEEPS_CONNECTION = ("aws-lambda-python", "aws-lambda-nodejs", "aws-lambda-cpp")
 SECRET_BYTES = 20  # as base32 32 letters, which fit into a label of a host name
-
-
-class Trouble(NamedTuple):
-    """Why a start failed; ``of_engine``: whether the message quotes the engine."""
-
-    reason: str
-    message: str
-    of_engine: bool = False
 
 
 class Poll:
@@ -94,6 +82,15 @@ class Instance:
         if self.ending:
             return "ending"
         return "starting" if self.asked_at is None else "idle"
+
+    @property
+    def end_reason(self) -> str:
+        """The word for why it has ended."""
+        if self.trouble is not None:
+            return self.trouble.reason
+        if self.ending in (None, "ended"):
+            return (self.view and self.view.reason) or "exit"
+        return str(self.ending)
 
     @property
     def takes_calls(self) -> bool:

@@ -11,7 +11,7 @@ from ...engine.spec import RUNTIME_DOMAIN, Instance
 from ...errors import CannotStart, Forbidden
 from ...models.functions import Version
 from . import scaling
-from .instance import Ending, Trouble
+from .endings import Ending, Trouble
 from .runs import FunctionRuns
 
 

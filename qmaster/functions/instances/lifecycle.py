@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
@@ -14,26 +14,19 @@ from ...errors import HttpError
 from ...limiter import act_for
 from ...models.functions import FunctionError, Version
 from ...models.responses import Service
+from ..invocations.invocation import Reports
 from . import endings
-from .instance import Ending, Instance, Trouble
+from .endings import ERRORS_KEPT, MAX_MESSAGE, Ending, Trouble
+from .instance import Instance
 from .launcher import Launcher
-from .pool import Ended, Hooks, Pool
+from .pool import Hooks, Pool
 
 KILLED_AFTER = 2.0  # seconds after which an instance that was told to end is removed
 # Seconds in which the end of a run is looked for once the connection of its call has closed: with the exit code and the
 # output the caller hears within half a second.
 TOLD_WITHIN = 0.4
-ERRORS_KEPT = 5
-MAX_MESSAGE = 1024  # characters of why an instance did not start; a function chooses them
 
 log = structlog.get_logger(__name__)
-
-
-class Reports(NamedTuple):
-    """What is told of each call that is over, and of each instance that has ended: its function and why."""
-
-    call: Callable[[Ended], None]
-    instance: Callable[[str, str], None]
 
 
 class Lifecycle:
@@ -211,7 +204,7 @@ class Lifecycle:
         came_early = instance.asked_at is None and instance.ending == "ended" and not instance.adopted
         if came_early and instance.trouble is None:
             self.start_failed(instance, endings.not_started(instance.view))
-        why = endings.reason(instance)
+        why = instance.end_reason
         self._reports.instance(instance.version.function, why)
         log.info("instance_ended", **_names(instance), reason=why, exit_code=known.exit_code, calls=instance.served)
         self.changed.set()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from ...errors import (
-    CallFailed,
     CallTimedOut,
     CannotStart,
     FunctionFailed,
@@ -18,34 +17,13 @@ from ...errors import (
     QueueFull,
 )
 from ...models.functions import Version
-from ..invocations.invocation import Answer, Call, Chunks, Invocation
+from ..invocations.invocation import Answer, Chunks, Ended, Invocation, outcome_of
 from . import scaling
-from .instance import Ending, Instance, Poll, Trouble
+from .endings import Ending, Trouble
+from .instance import Instance, Poll
 from .scaling import Load, Scale
 
 MAX_CONTENT_TYPE = 1024  # characters; a longer one is dropped, as it is kept with the answer but not counted
-
-
-class Ended(NamedTuple):
-    """A call that is over, for the metrics and the log.
-
-    Attributes:
-        version: the version that was called.
-        call: what was asked.
-        instance: the id of the instance's run; None if none got it.
-        outcome: ``ok``, or the reason of the error.
-        queued: the seconds that it waited for an instance.
-        duration: the seconds from the hand-over to the end; None if it was not handed over.
-        cold: whether an instance was started for it.
-    """
-
-    version: Version
-    call: Call
-    instance: str | None
-    outcome: str
-    queued: float
-    duration: float | None
-    cold: bool
 
 
 class Hooks(NamedTuple):
@@ -405,8 +383,3 @@ class Pool:
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(list(self.instances.values()))
-
-
-def outcome_of(error: HttpError) -> str:
-    """Return the word for why a call failed, for the metrics and the log."""
-    return error.reason if isinstance(error, CallFailed) else str(int(error.status))

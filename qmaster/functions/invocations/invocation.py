@@ -1,4 +1,7 @@
-"""A call of a function: what a caller asks, its life until the answer, and the answer. Belongs to the event loop."""
+"""A call of a function: what a caller asks, its life until the answer, the answer, and the report of its end.
+
+Belongs to the event loop.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
-from ...errors import HttpError
+from ...errors import CallFailed, HttpError
+from ...models.functions import Version
 
 MAX_PAYLOAD = 6 * 1024 * 1024  # bytes of an input, and of an answer that is not streamed
 HELD = 256 * 1024  # bytes of a streamed answer that wait for its reader
@@ -154,3 +158,37 @@ class Invocation:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+class Ended(NamedTuple):
+    """A call that is over, for the metrics and the log.
+
+    Attributes:
+        version: the version that was called.
+        call: what was asked.
+        instance: the id of the instance's run; None if none got it.
+        outcome: ``ok``, or the reason of the error.
+        queued: the seconds that it waited for an instance.
+        duration: the seconds from the hand-over to the end; None if it was not handed over.
+        cold: whether an instance was started for it.
+    """
+
+    version: Version
+    call: Call
+    instance: str | None
+    outcome: str
+    queued: float
+    duration: float | None
+    cold: bool
+
+
+class Reports(NamedTuple):
+    """What is told of each call that is over, and of each instance that has ended: its function and why."""
+
+    call: Callable[[Ended], None]
+    instance: Callable[[str, str], None]
+
+
+def outcome_of(error: HttpError) -> str:
+    """Return the word for why a call failed, for the metrics and the log."""
+    return error.reason if isinstance(error, CallFailed) else str(int(error.status))

@@ -18,7 +18,7 @@ from ...errors import (
 from ...models.functions import read_input
 from ...models.responses import Service
 from ..instances import endings
-from ..instances.instance import Trouble
+from ..instances.endings import Trouble
 from ..invocations.invocation import MAX_PAYLOAD
 
 MAX_OUTPUT = MAX_PAYLOAD  # bytes

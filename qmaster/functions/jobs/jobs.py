@@ -20,10 +20,8 @@ from ...models.responses import Service
 from ...runs.reaper import KEPT
 from ...runs.results import is_over
 from ..instances import scaling
-from ..instances.instance import Trouble
-from ..instances.lifecycle import MAX_MESSAGE, Reports
-from ..instances.pool import Ended, outcome_of
-from ..invocations.invocation import Answer, Invocation
+from ..instances.endings import MAX_MESSAGE, Trouble
+from ..invocations.invocation import Answer, Ended, Invocation, Reports, outcome_of
 from ..versions.store import VersionStore
 from . import ends as job_ends
 from .line import Job, Line

@@ -7,8 +7,7 @@ from collections import deque
 
 from ...models.functions import FunctionError, FunctionStats, InstanceCounts, Version
 from ...models.responses import Service
-from ..instances.instance import Trouble
-from ..instances.lifecycle import ERRORS_KEPT
+from ..instances.endings import ERRORS_KEPT, Trouble
 from ..invocations.invocation import Invocation
 
 

@@ -7,7 +7,8 @@ from function_cases import ended, version, view
 
 from qmaster.errors import CannotStart, EngineAway, EngineRefused, Forbidden, HttpError, TooManyRuns
 from qmaster.functions.instances import endings
-from qmaster.functions.instances.instance import Instance, Trouble
+from qmaster.functions.instances.endings import Trouble
+from qmaster.functions.instances.instance import Instance
 from qmaster.models.responses import Service
 
 
@@ -79,4 +80,4 @@ def test_why_one_has_ended(ending: Any, trouble: Trouble | None, shown: Service 
     """What quartermaster did with it, else what the run says."""
     instance = Instance(version(), 0.0)
     instance.ending, instance.trouble, instance.view = ending, trouble, shown
-    assert endings.reason(instance) == reason
+    assert instance.end_reason == reason

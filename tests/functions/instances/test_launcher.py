@@ -12,7 +12,7 @@ from qmaster.auth.authenticator import Identity
 from qmaster.engine.spec import Instance
 from qmaster.errors import CannotStart, EngineAway, Forbidden
 from qmaster.functions.instances import scaling
-from qmaster.functions.instances.instance import Ending
+from qmaster.functions.instances.endings import Ending
 from qmaster.functions.instances.launcher import Found, Launcher
 from qmaster.functions.instances.runs import Publishers, Runners
 from qmaster.models.credentials import Credentials
