@@ -305,7 +305,7 @@ def _nonce() -> str:
 
 
 def _letters() -> str:
-    return "".join(secrets.choice(LETTERS) for _ in range(6))
+    return "".join(LETTERS[byte % len(LETTERS)] for byte in secrets.token_bytes(6))
 
 
 def _stem(image: str) -> str:
