@@ -7,13 +7,13 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
 from .. import __version__
 from ..models.responses import ROOT
+from ..models.units import rfc3339
 from . import frames
 from .broker import Broker, Filter, News, Subscriber, Tags
 from .cloudevents import cursor, cursor_of, seconds_of
@@ -133,7 +133,7 @@ class EventStream:
 
     def beat(self) -> None:
         """Send a heartbeat to all."""
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        now = rfc3339()
         beat = frames.heartbeat(self.cursor, now, self._stale_since())
         # With the next event's sequence, so that no subscriber that has read past its cursor receives it.
         self._broker.publish([News(beat, None, self._position().last + 1)])

@@ -1,10 +1,11 @@
-"""Units: which numbers are seconds or MiB, and durations and sizes as strings. Pure."""
+"""Units: which numbers are seconds or MiB; durations, sizes and times as strings. Pure but for the clock."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -28,6 +29,12 @@ def seconds(text: str) -> float | None:
     if len(text) > MAX_TEXT or not _DURATION.fullmatch(text):
         return None
     return float(sum(_part(number, unit) for number, unit in _PART.findall(text)))
+
+
+def rfc3339(at: float | None = None) -> str:
+    """Return a time in seconds since 1970, or the current time, as the API shows it, in UTC."""
+    moment = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def mebibytes(text: str) -> int | None:

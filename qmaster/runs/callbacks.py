@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from ..events.journal import Journal
 from ..models.responses import CallbackView
-from .reconciler import now_text
+from ..models.units import rfc3339
 
 Kind = Literal["run", "invocation"]
 
@@ -124,7 +124,7 @@ class CallbackStore:
 
     async def delivered(self, row: Row) -> None:
         """Record that a callback was delivered."""
-        await self._finish(row, "over", None, now_text(self._clock()), None)
+        await self._finish(row, "over", None, rfc3339(self._clock()), None)
 
     async def failed(self, row: Row, error: str, delay: float | None) -> None:
         """Record a failed try; the next is due after ``delay`` seconds, None: it is given up."""

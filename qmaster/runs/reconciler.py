@@ -10,7 +10,6 @@ import contextlib
 import contextvars
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -29,6 +28,7 @@ from ..events.rows import NewEvent, Record
 from ..models.functions import FunctionVersion
 from ..models.invocations import InvocationView
 from ..models.responses import Node, Result, Service, Task
+from ..models.units import rfc3339
 from . import status
 from .cache import CachedRun, RunCache
 from .schedule import Due, Schedule
@@ -67,7 +67,7 @@ class Reconciler:
         own_node: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.cache = RunCache()
-        self.stale_since: str | None = now_text()
+        self.stale_since: str | None = rfc3339()
         self.listeners: list[Listener] = []
         self.stale_listeners: list[Callable[[], None]] = []  # called when ``stale_since`` changes
         self._swarm = swarm
@@ -122,7 +122,7 @@ class Reconciler:
             JournalUnwritable: the event was not written, so not published.
         """
         if service_id not in self.cache.entries:
-            raw = {"ID": service_id, "CreatedAt": now_text(), "Spec": spec}
+            raw = {"ID": service_id, "CreatedAt": rfc3339(), "Spec": spec}
             self.cache.list_service(raw, [], time.monotonic())
         self._news(service_id)
         await self.commit([nonce])
@@ -282,7 +282,7 @@ class Reconciler:
             raise
 
     async def _commit_some(self, ids: list[str], nodes: bool = False, settled: Collection[str] = ()) -> None:
-        fresh, unpublished = self.cache.take_unpublished(ids, nodes, now_text())
+        fresh, unpublished = self.cache.take_unpublished(ids, nodes, rfc3339())
         if not fresh and not settled:
             return
         position, at = self._journal.position, self._complete_until
@@ -495,12 +495,12 @@ class Reconciler:
         entry = self.cache.entries.get(gone_id)
         if entry is not None and entry.seen > began:  # it was seen after the listing began
             return
-        at = self._removing.pop(gone_id, None)
+        at = self._removing.pop(gone_id, None) or None  # 0: the event had no time
         if entry is None:
             self._endings.pop(gone_id, None)
             return
         entry.seen = began  # so that an older answer that arrives later does not bring it back
-        self.cache.vanish(gone_id, now_text(at), self._endings.pop(gone_id, "") == "stopped")
+        self.cache.vanish(gone_id, rfc3339(at), self._endings.pop(gone_id, "") == "stopped")
         self._schedule.forget(gone_id)
 
     # -- staleness -------------------------------------------------------------------------------------------------
@@ -508,7 +508,7 @@ class Reconciler:
     def _stale(self, error: HttpError) -> None:
         if self.stale_since is None:
             log.warning("stale", reason=str(error))
-            self.stale_since = now_text()
+            self.stale_since = rfc3339()
             self._call_stale_listeners()
 
     def _fresh(self) -> None:
@@ -569,9 +569,3 @@ def _records(fresh: Iterable[Event], body: Callable[[str], str]) -> Iterable[Rec
 def _record_id(event: Event) -> str:
     """Return the id of the record that an event changes; a function may have the name that a run has as its id."""
     return f"function/{event.subject}" if event.topic == "function" else event.subject
-
-
-def now_text(at: float | None = None) -> str:
-    """Return a time in seconds since 1970, or the current time, as RFC 3339."""
-    moment = datetime.fromtimestamp(at, UTC) if at else datetime.now(UTC)
-    return moment.isoformat().replace("+00:00", "Z")

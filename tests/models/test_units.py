@@ -127,3 +127,13 @@ def test_every_number_has_a_unit(to: type[msgspec.Struct]) -> None:
     for field, hint in get_type_hints(to).items():
         if {int, float} & {hint, *get_args(hint)}:
             assert field in units.UNITS or field in COUNTS, field
+
+
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [(0.0, "1970-01-01T00:00:00Z"), (1.5, "1970-01-01T00:00:01.500000Z"), (1767225600, "2026-01-01T00:00:00Z")],
+)
+def test_a_time_is_shown_in_utc(at: float, text: str) -> None:
+    """As RFC 3339, with the ``Z`` of Docker's own times; the current time where none is given."""
+    assert units.rfc3339(at) == text
+    assert text < units.rfc3339() < "3"

@@ -25,12 +25,13 @@ from ...errors import (
 )
 from ...models.functions import FunctionSpec, Version
 from ...models.invocations import InvocationAttempt, InvocationError, InvocationView
+from ...models.units import rfc3339
 from ..dispatcher import Dispatcher
 from ..invocations.invocation import Answer, Call, Invocation
 from ..versions.store import VersionStore
 from . import outcomes
 from .backlog import Backlog, InHand, Line
-from .store import InvocationStore, Output, Row, Write, time_text
+from .store import InvocationStore, Output, Row, Write
 
 MAX_OUTPUT = 1024 * 1024  # bytes
 MAX_IN_HAND = 1000  # invocations of one version that the dispatcher has at once
@@ -230,7 +231,7 @@ class Attempts:
             started=row.started or now,
             attempts=(
                 *row.attempts[: -1 if again else None],
-                InvocationAttempt(started_at=time_text(now), instance=run_id),
+                InvocationAttempt(started_at=rfc3339(now), instance=run_id),
             ),
         )
         content = await self._store.begin(begun)

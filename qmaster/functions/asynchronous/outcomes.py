@@ -8,7 +8,8 @@ import msgspec
 
 from ...errors import CallFailed, FunctionFailed, InstanceDied
 from ...models.invocations import InvocationAttempt, InvocationError
-from .store import Row, time_text
+from ...models.units import rfc3339
+from .store import Row
 
 # Characters of an error: a function chooses its text, and the last lines of an instance may be long.
 MAX_TYPE, MAX_MESSAGE, MAX_LINE = 256, 16 * 1024, 1024
@@ -33,7 +34,7 @@ def dead(row: Row, fault: InvocationError, now: float) -> Row:
 def last_ended(row: Row, now: float, fault: InvocationError | None) -> tuple[InvocationAttempt, ...]:
     """Return the attempts with the end of the last one; its stack is that of the invocation."""
     short = fault and InvocationError(type=fault.type, message=fault.message[:MAX_OF_ATTEMPT])
-    last = msgspec.structs.replace(row.attempts[-1], ended_at=time_text(now), error=short)
+    last = msgspec.structs.replace(row.attempts[-1], ended_at=rfc3339(now), error=short)
     return (*row.attempts[:-1], last)
 
 

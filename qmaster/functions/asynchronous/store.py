@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +15,7 @@ from ...events.journal import Journal
 from ...events.retention import ANSWERS_KEPT_FOR
 from ...models.invocations import InvocationAttempt, InvocationError, InvocationView, Status, with_output
 from ...models.responses import CallbackView
+from ...models.units import rfc3339
 from ...runs.callbacks import read_views
 
 Write = Callable[[sqlite3.Connection], object]
@@ -90,9 +90,9 @@ class Row(NamedTuple):
             version=self.number,
             status=self.status,
             owner=self.owner,
-            created_at=time_text(self.created),
-            started_at=None if self.started is None else time_text(self.started),
-            ended_at=None if self.ended is None else time_text(self.ended),
+            created_at=rfc3339(self.created),
+            started_at=None if self.started is None else rfc3339(self.started),
+            ended_at=None if self.ended is None else rfc3339(self.ended),
             scheduled_at=self.tick,
             attempts=list(self.attempts),
             error=self.error,
@@ -341,11 +341,6 @@ class InvocationStore:
             now: seconds since 1970.
         """
         return await self._journal.read(lambda db: _take(db, (function, qualifier), owners, count, skip, now))
-
-
-def time_text(at: float) -> str:
-    """Return a time in seconds since 1970 as RFC 3339."""
-    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _take(

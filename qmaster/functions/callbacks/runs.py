@@ -15,8 +15,9 @@ from ...events.cloudevents import PREFIX, CloudEvent
 from ...events.journal import Journal
 from ...models import results
 from ...models.responses import Service
+from ...models.units import rfc3339
 from ...runs.callbacks import CallbackStore, Row
-from ...runs.reconciler import Reconciler, now_text
+from ...runs.reconciler import Reconciler
 from ...runs.results import is_over
 from .queue import NOT_COVERED, NOT_KEPT, CallbackQueue
 
@@ -143,7 +144,7 @@ def body_of(row: Row, quartermaster: str, view: Service) -> bytes:
         f"/qmaster/{quartermaster}",
         f"{PREFIX}service.{row.event}",
         row.subject,
-        view.removed_at or view.finished_at or now_text(),
+        view.removed_at or view.finished_at or rfc3339(),
         "application/json",
         view,
     )

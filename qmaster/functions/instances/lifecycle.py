@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -14,6 +13,7 @@ from ...errors import HttpError
 from ...limiter import act_for
 from ...models.functions import FunctionError, Version
 from ...models.responses import Service
+from ...models.units import rfc3339
 from ..invocations.invocation import Reports
 from . import endings
 from .endings import ERRORS_KEPT, MAX_MESSAGE, Ending, Trouble
@@ -98,7 +98,7 @@ class Lifecycle:
         instance.trouble = trouble
         instance.ending = instance.ending or "ended"
         self.pool(instance.version).start_failed(trouble)
-        fault = FunctionError(time=_utc_now(), reason=trouble.reason, message=trouble.message)
+        fault = FunctionError(time=rfc3339(), reason=trouble.reason, message=trouble.message)
         self.errors.setdefault(instance.version.function, deque(maxlen=ERRORS_KEPT)).appendleft(fault)
         log.warning("instance_not_started", **_names(instance), reason=trouble.reason, error=trouble.message)
 
@@ -277,7 +277,3 @@ def _names(instance: Instance) -> dict[str, object]:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _utc_now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

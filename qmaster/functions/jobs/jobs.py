@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -17,6 +16,7 @@ from ...errors import CallFailed, CallTimedOut, CannotStart, HttpError, Instance
 from ...limiter import act_for
 from ...models.functions import FunctionError, FunctionStats, Version, read_input
 from ...models.responses import Service
+from ...models.units import rfc3339
 from ...runs.reaper import KEPT
 from ...runs.results import is_over
 from ..instances import scaling
@@ -272,7 +272,7 @@ class Jobs:
         """Note why a job did not start: the next start waits, and calls fail that nothing shows to be possible."""
         trouble = trouble._replace(message=trouble.message[:MAX_MESSAGE])
         name, line = job.version.function, self._lines[job.version.function]
-        line.errors.appendleft(FunctionError(time=_utc_now(), reason=trouble.reason, message=trouble.message))
+        line.errors.appendleft(FunctionError(time=rfc3339(), reason=trouble.reason, message=trouble.message))
         line.trouble = trouble
         if trouble.reason != "policy":  # which each start asks for anyway
             line.failures += 1
@@ -397,7 +397,3 @@ def _timed_out(version: Version) -> CallTimedOut:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _utc_now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

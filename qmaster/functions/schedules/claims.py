@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -21,6 +21,7 @@ from ...engine.labels import CRON, CRON_CLAIMS, CRON_CONFIG
 from ...events.journal import Journal
 from ...models.functions import Version
 from ...models.schedules import MAX_SCHEDULES, Schedule, ScheduleView, Times, keys
+from ...models.units import rfc3339
 
 AHEAD = 86_400.0  # seconds; what is further in the future was written by a clock that was wrong, and is not believed
 KEPT_FOR = 86_400.0  # seconds that the claims of a schedule are kept that the function no longer has
@@ -183,11 +184,6 @@ def pruned(claims: Claims, planned: Sequence[Planned], now: float) -> dict[str, 
     others = {key: each for key, each in claims.items() if key not in there and _is_recent(each, now)}
     newest = sorted(others, key=lambda key: others[key].tick)[-(MAX_CLAIMS - len(there)) :]
     return {key: each for key, each in claims.items() if key in there or key in newest}
-
-
-def rfc3339(tick: float) -> str:
-    """Return a time as the API shows it."""
-    return datetime.fromtimestamp(tick, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _by_key(version: Version) -> dict[str, Schedule]:

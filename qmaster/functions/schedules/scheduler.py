@@ -23,9 +23,10 @@ from ...events.journal import Journal
 from ...limiter import FairLimiter, acting_for
 from ...models.invocations import InvocationView
 from ...models.schedules import ScheduleView
+from ...models.units import rfc3339
 from ..asynchronous.invoker import AsyncInvoker, Order
 from ..versions.store import VersionStore
-from .claims import Claim, Claims, Planned, Ticks, claims_of, find, note_made, plan, pruned, rfc3339
+from .claims import Claim, Claims, Planned, Ticks, claims_of, find, note_made, plan, pruned
 from .timers import Timers
 
 AT_ONCE = 8  # functions whose claims are read or written

@@ -6,7 +6,6 @@ Steps of a publication: policy → secrets and networks there? → pin the image
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
@@ -30,6 +29,7 @@ from ...models.images import Reference
 from ...models.requests import PullPolicy, RunRequest
 from ...models.responses import mask
 from ...models.schedules import keys
+from ...models.units import rfc3339
 from ...models.validation import quote
 from ..callbacks.webhooks import Receivers
 from . import store as versions
@@ -223,7 +223,7 @@ class FunctionService:
         """
         if self._store.latest(name) is None:
             policy.check_functions(by.grant, self._published_by(by.name))
-        published = versions.Published(spec=spec, image=image, owner=by.name, published_at=_now())
+        published = versions.Published(spec=spec, image=image, owner=by.name, published_at=rfc3339())
         taken = 0  # the last number that is not ours to have
         for _ in range(TRIES):
             latest = self._store.latest(name)
@@ -308,7 +308,3 @@ def _masked(message: str, version: Version) -> str:
 
 def _no_function(name: str) -> NotFound:
     return NotFound(f"no function has the name {quote(name)}")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

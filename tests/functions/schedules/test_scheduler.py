@@ -15,10 +15,11 @@ from qmaster.engine.labels import CRON, CRON_CLAIMS
 from qmaster.errors import EngineAway, PayloadTooLarge, QueueFull
 from qmaster.functions.asynchronous.invoker import Order
 from qmaster.functions.schedules import scheduler as schedules
-from qmaster.functions.schedules.claims import MAX_CLAIMS, Claim, Ticks, plan, rfc3339
+from qmaster.functions.schedules.claims import MAX_CLAIMS, Claim, Ticks, plan
 from qmaster.models.functions import Version
 from qmaster.models.invocations import InvocationView
 from qmaster.models.schedules import Schedule
+from qmaster.models.units import rfc3339
 
 Also = Callable[[sqlite3.Connection], object] | None
 

@@ -19,9 +19,10 @@ from qmaster.engine import Endpoint
 from qmaster.engine import Engine as OurEngine
 from qmaster.events.journal import Journal
 from qmaster.functions.schedules import scheduler as schedules
-from qmaster.functions.schedules.claims import Ticks, rfc3339
+from qmaster.functions.schedules.claims import Ticks
 from qmaster.functions.schedules.scheduler import Pace, Scheduler
 from qmaster.functions.versions.store import VersionStore
+from qmaster.models.units import rfc3339
 
 BEGIN = 1_796_083_200.0
 IMAGE = "busybox:local"
