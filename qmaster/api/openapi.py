@@ -16,6 +16,7 @@ from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, proble
 from ..events import cloudevents, frames
 from ..models.requests import MAX_BODY, NOT_SHOWN, RunRequest, StopRequest
 from ..models.responses import Accepted, CallbackView, Node, Outcome, Reason, Service, Status
+from ..models.stats import Stats
 from . import openapi_calls, openapi_functions, openapi_invocations
 from .openapi_parts import (
     CREATED,
@@ -194,6 +195,24 @@ NODE: Json = {
     "leader": True,
 }
 
+STATS: Json = {
+    "success": True,
+    "interval": 60,
+    "start": "2026-11-22T20:29:00Z",
+    "runs": {
+        "started": [2, 0],
+        "complete": [1, 1],
+        "failed": [0, 0],
+        "stopped": [0, 0],
+        "duration_p50": [0.31, 4.2],
+        "duration_p95": [0.31, 4.2],
+        "queued_p50": [0.28, None],
+        "queued_p95": [0.42, None],
+    },
+    "nodes": {"lab": {"memory_reserved": [250, 500]}},
+    "functions": {"resize": {"calls": [12, 0], "errors": [1, 0], "p50": [0.021, None], "p95": [0.064, None]}},
+}
+MINUTES: Json = {"type": "integer", "minimum": 1, "maximum": 1440}
 
 VIEW: Json = {"success": True, **SERVICE}
 
@@ -406,6 +425,23 @@ PATHS: Mapping[str, Json] = {
             },
         }
     },
+    "/stats": {
+        "get": {
+            "operationId": "stats",
+            "tags": ["operation"],
+            "summary": "Numbers of each minute of the last day: runs, nodes and calls",
+            "description": "The root token gets all; another its own runs, its functions and no nodes.",
+            "security": READ,
+            "parameters": [
+                query("minutes", MINUTES, "How many of the last minutes. By default all of a day.", example=60),
+                query("function", STRING, "Only this function.", example="resize"),
+            ],
+            "responses": {
+                "200": answer("Lists of one number a minute, the oldest first.", "Stats", STATS),
+                **guarded(),
+            },
+        }
+    },
     "/events": {
         "get": {
             "operationId": "events",
@@ -593,6 +629,7 @@ def _schemas() -> dict[str, Json]:
         Service,
         CallbackView,
         Node,
+        Stats,
         cloudevents.CloudEvent,
         *get_args(frames.Message),
     ]
@@ -615,6 +652,8 @@ def _schemas() -> dict[str, Json]:
     schemas["RunSpec"] = _spec(schemas["RunRequest"])
     schemas["Service"]["properties"]["spec"] = {"anyOf": [ref("schemas/RunSpec"), {"type": "null"}]}
     schemas["Service"]["required"] = list(schemas["Service"]["properties"])  # an answer has all of them
+    schemas["Stats"]["properties"]["success"] = {"type": "boolean", "const": True}
+    schemas["Stats"]["required"] = list(schemas["Stats"]["properties"])
     of_runs = _answers(schemas["Service"], schemas.pop("Accepted"))
     of_functions = {**openapi_functions.answers(schemas), **openapi_calls.SCHEMAS}
     return dict(sorted({**schemas, **of_runs, **of_functions, **_events(schemas)}.items()))

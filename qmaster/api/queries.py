@@ -41,7 +41,12 @@ def named_function(query: dict[str, list[str]]) -> str | None:
 
 
 def limit(values: list[str] | None, most: int) -> int | None:
-    """Return the query parameter ``limit``; None if it is not given.
+    """Return the query parameter ``limit``; see ``whole``."""
+    return whole("limit", values, most)
+
+
+def whole(name: str, values: list[str] | None, most: int) -> int | None:
+    """Return a query parameter that is a number; None if it is not given.
 
     Raises:
         BadRequest: it is no whole number from 1 to ``most``, or it is given twice.
@@ -50,7 +55,7 @@ def limit(values: list[str] | None, most: int) -> int | None:
         return None
     text = values[0]
     if len(values) > 1 or not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise BadRequest(f"limit: expected a whole number from 1 to {most}")
+        raise BadRequest(f"{name}: expected a whole number from 1 to {most}")
     return int(text)
 
 

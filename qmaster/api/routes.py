@@ -21,11 +21,28 @@ from ..functions.asynchronous.invoker import AsyncInvoker
 from ..functions.dispatcher import Dispatcher
 from ..functions.instances.logs import FunctionLogs
 from ..functions.invocations.replays import KeyedCalls
+from ..functions.invocations.stats import CallStats
 from ..functions.versions.service import FunctionService
 from ..limiter import FairLimiter
 from ..runs.logs import LogReader
 from ..runs.service import RunService
-from . import aws, base, events, function_urls, functions, invocations, invoke, logs, openapi, ops, pages, raw, runs
+from ..runs.stats import RunStats
+from . import (
+    aws,
+    base,
+    events,
+    function_urls,
+    functions,
+    invocations,
+    invoke,
+    logs,
+    openapi,
+    ops,
+    pages,
+    raw,
+    runs,
+    stats,
+)
 from .limits import ConnectionLimiter
 
 Json = dict[str, Any]
@@ -63,6 +80,8 @@ class AppState:
         function_domain: each function's URL is also ``NAME.`` and this domain; "": none.
         keyed: makes calls with an ``Idempotency-Key`` once.
         asynchronous: makes calls whose callers do not wait; None: as ``functions``.
+        run_stats: the numbers of runs and nodes for each minute.
+        call_stats: those of calls; None: as ``functions``.
     """
 
     auth: Authenticator
@@ -88,6 +107,8 @@ class AppState:
     function_domain: str = ""
     keyed: KeyedCalls | None = None
     asynchronous: AsyncInvoker | None = None
+    run_stats: RunStats = field(default_factory=RunStats)
+    call_stats: CallStats | None = None
 
 
 def make_app(parts: AppState) -> web.Application:
@@ -203,8 +224,10 @@ def _stream_routes(parts: AppState, common: Json) -> Routes:
 
 def _operation_routes(parts: AppState, common: Json) -> Routes:
     node_parts = {**common, "cursor": lambda: parts.event_stream.cursor, "nodes": lambda: parts.run_service.nodes()}
+    stats_parts = {**common, "run_stats": parts.run_stats, "call_stats": parts.call_stats}
     return [
         (r"/nodes", ops.NodesHandler, node_parts),
+        (r"/stats", stats.StatsHandler, stats_parts),
         (r"/livez", ops.LiveHandler, common),
         (r"/readyz", ops.ReadyHandler, {**common, "trouble": parts.trouble}),
         (r"/metrics", ops.MetricsHandler, {**common, "scrape": parts.scrape}),

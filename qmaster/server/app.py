@@ -32,6 +32,7 @@ from ..engine.spec import Defaults
 from ..engine.watcher import Change, Watcher
 from ..errors import ConfigError, EngineUnavailable, HttpError
 from ..events.broker import Broker, Filter, Tags
+from ..events.cloudevents import Event
 from ..events.frames import HEARTBEAT_EVERY
 from ..events.journal import MIB, Journal
 from ..events.stream import EventStream
@@ -40,8 +41,9 @@ from ..functions.asynchronous.invoker import AsyncInvoker
 from ..functions.asynchronous.store import InvocationStore
 from ..functions.callbacks.webhooks import Receivers
 from ..functions.instances.runs import Publishers, Runners
-from ..functions.invocations.invocation import Reports
+from ..functions.invocations.invocation import Ended, Reports
 from ..functions.invocations.replays import KeyedCalls
+from ..functions.invocations.stats import CallStats
 from ..functions.schedules.claims import Ticks
 from ..functions.schedules.scheduler import Scheduler
 from ..functions.versions.announcer import Announcer
@@ -58,6 +60,7 @@ from ..runs.reconciler import Reconciler, service_tags
 from ..runs.recovery import Recovery
 from ..runs.results import ResultCollector
 from ..runs.service import RunConfig, RunService
+from ..runs.stats import RunStats
 from .callbacks import Callbacks
 from .config import SHORT_TOKEN, Config, tls_context
 from .instances import Instances, Place
@@ -113,6 +116,7 @@ class Functions(NamedTuple):
     asynchronous: AsyncInvoker
     ends: InvocationEvents
     scheduler: Scheduler
+    stats: CallStats
 
 
 class Server:
@@ -129,10 +133,11 @@ class Server:
         connections = limits.connections(descriptors - of_instances)
         self._config = config
         self._metrics = Metrics(__version__)
+        self._run_stats = RunStats()
         self.engine = build_engine(config, self._metrics)
         self.journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days, config.keep_size)
         self.broker = Broker()
-        self.runs = build_runs(config, self.engine, self.journal, self.broker, self._metrics, self._max_kept)
+        self.runs = build_runs(config, self.engine, self.journal, self.broker, self._count, self._max_kept)
         self.events = build_events(self.journal, self.broker, self.runs.reconciler)
         self.functions = self._build_functions(of_instances) if config.runtime_port else None
         self.watcher = build_watcher(
@@ -222,6 +227,8 @@ class Server:
             function_domain=config.function_domain,
             keyed=KeyedCalls(self.journal),
             asynchronous=self.functions.asynchronous if self.functions else None,
+            run_stats=self._run_stats,
+            call_stats=self.functions.stats if self.functions else None,
         )
 
     def _build_functions(self, connections: int) -> Functions:
@@ -237,13 +244,20 @@ class Server:
         registry_auth = RegistryAuth(Path(config.registry_auth_file) if config.registry_auth_file else None)
         registry_auth.load()
         rules = Rules(_registries(config.registries), config.memory, config.ttl or None, config.bind_mounts)
+        call_stats = CallStats(lambda name: store.latest(name) is not None)
+        store.listeners.append(call_stats.versions_changed)
+
+        def called(ended: Ended) -> None:
+            self._metrics.functions.call(ended)
+            call_stats.call(ended)
+
         publishers = Publishers(lambda name: self.api.auth.holder(name), registry_auth.credentials)
         instances = Instances(
             engine,
             Runners(runs.service, runs.reaper, runs.reconciler, OutputReader(engine.readers, self.journal)),
             store,
             publishers,
-            Reports(self._metrics.functions.call, self._metrics.functions.instance),
+            Reports(called, self._metrics.functions.instance),
             Place(config.runtime_port, config.advertise, connections),
         )
         room = config.keep_size * MIB // 2
@@ -263,7 +277,7 @@ class Server:
 
         service = FunctionService(store, engine.swarm, registry_auth, rules, stats, publishers.holder)
         runs.callbacks.tell_of_functions(service, asynchronous)
-        return Functions(store, announcer, registry_auth, service, instances, asynchronous, ends, scheduler)
+        return Functions(store, announcer, registry_auth, service, instances, asynchronous, ends, scheduler, call_stats)
 
     def _read_metrics(self) -> None:
         functions = self.functions
@@ -317,6 +331,10 @@ class Server:
         unkept = EngineUnavailable(f"the journal cannot be written: {journal}") if journal else None
         return self.engine.health.trouble or unkept or behind  # without the journal the cache does not catch up either
 
+    def _count(self, event: Event) -> None:
+        self._metrics.event(event)
+        self._run_stats.event(event)
+
     # -- background ------------------------------------------------------------------------------------------------
 
     def _start_tasks(self) -> None:
@@ -330,9 +348,11 @@ class Server:
             self._resume(),
             self._beat(),
             self._check(),
+            self._run_stats.recall(self.journal, self.runs.reconciler.position.last),
+            self._each_minute(),
         ]
         if self.functions is not None:
-            store, announcer, registry_auth, _, instances, asynchronous, ends, scheduler = self.functions
+            store, announcer, registry_auth, _, instances, asynchronous, ends, scheduler, _ = self.functions
             work += [store.run(), announcer.run(), registry_auth.run(), instances.run(), asynchronous.run(), ends.run()]
             work.append(scheduler.run())
         if self.token_file is not None:
@@ -349,6 +369,7 @@ class Server:
         for view in self.runs.reconciler.services():
             self.runs.collector.notice(view)
             self.runs.reaper.notice(view)
+        self._tick()  # now the nodes are known
 
     async def _beat(self) -> None:
         while True:
@@ -361,6 +382,17 @@ class Server:
             await asyncio.sleep(CHECK_EVERY)
             self.broker.check()
             await self.journal.recheck()
+
+    async def _each_minute(self) -> None:
+        while True:
+            self._tick()
+            await asyncio.sleep(60 - time.time() % 60)
+
+    def _tick(self) -> None:
+        is_known = self.runs.reconciler.stale_since is None
+        self._run_stats.tick(self.runs.reconciler.nodes() if is_known else ())
+        if self.functions is not None:
+            self.functions.stats.tick()
 
     async def _drain(self, within: float) -> None:
         """Wait for the open requests and calls; in the last seconds, fail those that wait for the engine."""
@@ -394,16 +426,18 @@ def build_runs(
     engine: Engine,
     journal: Journal,
     broker: Broker,
-    metrics: Metrics,
+    count: Callable[[Event], None],
     max_kept: Callable[[str], int | None],
 ) -> Runs:
-    """Make the parts that start, watch, stop and end runs; ``max_kept`` says how many ended ones an owner keeps.
+    """Make the parts that start, watch, stop and end runs.
+
+    ``count`` gets each event; ``max_kept`` says how many ended ones an owner keeps.
 
     Raises:
         ConfigError: a prefix of callbacks, or their key file, is wrong.
     """
     reconciler = Reconciler(
-        engine.swarm, engine.containers, journal, broker.publish, metrics.event, lambda: engine.health.node_id
+        engine.swarm, engine.containers, journal, broker.publish, count, lambda: engine.health.node_id
     )
     collector = ResultCollector(engine.logs, journal, reconciler, config.output_limit)
     reaper = Reaper(engine.swarm, engine.containers, journal, reconciler, collector, max_kept)
