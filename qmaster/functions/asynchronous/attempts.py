@@ -29,9 +29,9 @@ from ...models.units import rfc3339
 from ..dispatcher import Dispatcher
 from ..invocations.invocation import Answer, Call, Invocation
 from ..versions.store import VersionStore
-from . import outcomes
 from .backlog import Backlog, InHand, Line
-from .store import InvocationStore, Output, Row, Write
+from .row import Output, Row, fault_of
+from .store import InvocationStore, Write
 
 MAX_OUTPUT = 1024 * 1024  # bytes
 MAX_IN_HAND = 1000  # invocations of one version that the dispatcher has at once
@@ -174,7 +174,7 @@ class Attempts:
             for row in [*taken.rows, *taken.expired]:
                 message = f"version {line.qualifier} of the function {line.function!r} is no longer kept"
                 fault = InvocationError(type="VersionNotFound", message=message)
-                self._take(line, row, self._end(row, outcomes.dead(row, fault, time.time()), None, None))
+                self._take(line, row, self._end(row, row.dead(fault, time.time()), None, None))
             self._look_later(line, PAUSE)
         else:  # the newest version needs a newer quartermaster
             self._look_later(line, EXPIRE_EVERY)
@@ -251,7 +251,7 @@ class Attempts:
             answer = await answering
         except (FunctionFailed, InstanceDied, CallTimedOut) as error:
             lost = resumed and isinstance(error, InstanceDied)
-            await self._failed(line, held, version.spec, outcomes.fault_of(error), lost)
+            await self._failed(line, held, version.spec, fault_of(error), lost)
         except HttpError as error:
             await self._refused(line, held, error)
         else:
@@ -264,8 +264,7 @@ class Attempts:
             return
         row = await self._last_state(held)
         now = time.time()
-        attempts = outcomes.last_ended(row, now, None)
-        ended = row._replace(status="succeeded", ended=now, attempts=attempts, error=None)
+        ended = row.attempt_ended(now, None)._replace(status="succeeded", ended=now, error=None)
         await self._end(row, ended, Output(answer.body, answer.content_type), spec)
 
     async def _failed(
@@ -280,10 +279,10 @@ class Attempts:
         if row.status != "running":  # the instance ended before the attempt was written
             return
         now = time.time()
-        row = row._replace(attempts=outcomes.last_ended(row, now, fault))
+        row = row.attempt_ended(now, fault)
         due = now + spec.retry_delay * 2.0 ** (row.tries - 1)
         if row.tries > spec.retries + lost or due >= row.until or fault.type == TOO_LARGE:
-            await self._end(row, outcomes.dead(row, fault, now), None, spec)
+            await self._end(row, row.dead(fault, now), None, spec)
         else:
             await self._wait_again(line, row._replace(due=due))
 
@@ -317,7 +316,7 @@ class Attempts:
         message = f"it was not done within its max_age of {row.max_age:g} s{why}"
         last = row.attempts[-1].error if row.attempts else None
         fault = last or InvocationError(type="MaxAgeExceeded", message=message)
-        await self._end(row, outcomes.dead(row, fault, time.time()), None, spec)
+        await self._end(row, row.dead(fault, time.time()), None, spec)
 
     async def _end(self, before: Row, row: Row, output: Output | None, spec: FunctionSpec | None) -> None:
         row = row._replace(attempts=row.attempts[-ATTEMPTS_KEPT:])

@@ -8,7 +8,7 @@ from collections import Counter
 
 from ...errors import JournalFull, QueueFull
 from ...models.responses import ROOT
-from .store import Row
+from .row import Row
 
 
 class InHand:

@@ -25,7 +25,8 @@ from ..versions.store import VersionStore
 from .attempts import PAUSE, Attempts
 from .backlog import Backlog
 from .ids import address_of, new_id
-from .store import OVERHEAD, Content, InvocationStore, Row, Write
+from .row import OVERHEAD, Content, Row
+from .store import InvocationStore, Write
 
 MAX_PAYLOAD = 1024 * 1024  # bytes of an input
 

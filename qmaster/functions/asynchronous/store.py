@@ -15,12 +15,11 @@ from ...events.journal import Journal
 from ...events.retention import ANSWERS_KEPT_FOR
 from ...models.invocations import InvocationAttempt, InvocationError, InvocationView, Status, with_output
 from ...models.responses import CallbackView
-from ...models.units import rfc3339
 from ...runs.callbacks import read_views
+from .row import OVERHEAD, Content, Output, Row
 
 Write = Callable[[sqlite3.Connection], object]
 
-OVERHEAD = 512  # bytes that a row counts for in addition to its payload and its output
 SCANNED = 5000  # rows that one page of a listing looks at
 MAX_PAGE = 1024 * 1024  # characters of errors after which a page ends: each may have a stack of 200 KiB
 EXPIRED_AT_ONCE = 200
@@ -29,84 +28,11 @@ _SMALL = (
     "seq, id, function, qualifier, number, owner, status, created, due, until, max_age, tries, deadline, started,"
     " ended, size, attempts, tick, error"
 )
-
-
 _BY_PLACE = f"SELECT {_SMALL} FROM invocations WHERE seq = ?"  # noqa: S608 - text of ours
-
-
 # What is called with, of which a call that is over counts nothing; one that is dead is tried again with it.
 _KEPT_IF_DEAD = ", ".join(
     f"{column} = CASE WHEN ? = 'dead' THEN {column} END" for column in ("payload", "client_context", "trace_id")
 )
-
-
-class Row(NamedTuple):
-    """An invocation without its payload and output. Times are seconds since 1970.
-
-    Attributes:
-        seq: its place in the order of acceptance.
-        qualifier: the number of the version that is called; 0: the newest at each attempt.
-        number: the version that was called last, or that was the newest when it was accepted.
-        due: when the next attempt may begin.
-        until: when it is given up.
-        max_age: the seconds from its acceptance, or its redrive, to ``until``.
-        tries: the attempts since then.
-        deadline: until when the instance may answer.
-        size: bytes that it counts for.
-    """
-
-    seq: int
-    id: str
-    function: str
-    qualifier: int
-    number: int
-    owner: str
-    status: Status
-    created: float
-    due: float
-    until: float
-    max_age: float
-    tries: int = 0
-    deadline: float | None = None
-    started: float | None = None
-    ended: float | None = None
-    size: int = 0
-    attempts: tuple[InvocationAttempt, ...] = ()
-    tick: str | None = None
-    error: InvocationError | None = None
-
-    def revived(self, now: float) -> Row:
-        """Return a dead invocation as one that waits from now on."""
-        size = self.size - OVERHEAD - len(_error(self) or "") - len(_attempts(self))  # as ``end`` has counted them
-        return self._replace(
-            status="queued", due=now, until=now + self.max_age, tries=0, ended=None, error=None, size=size
-        )
-
-    def view(self) -> InvocationView:
-        """Return the view, without an output."""
-        return InvocationView(
-            id=self.id,
-            function=self.function,
-            version=self.number,
-            status=self.status,
-            owner=self.owner,
-            created_at=rfc3339(self.created),
-            started_at=None if self.started is None else rfc3339(self.started),
-            ended_at=None if self.ended is None else rfc3339(self.ended),
-            scheduled_at=self.tick,
-            attempts=list(self.attempts),
-            error=self.error,
-        )
-
-
-class Content(NamedTuple):
-    """What is called with."""
-
-    payload: bytes
-    client_context: str | None = None
-    trace_id: str | None = None
-    key: str | None = None
-    digest: str | None = None
 
 
 class Waits(NamedTuple):
@@ -125,13 +51,6 @@ class Taken(NamedTuple):
     rows: list[Row]
     expired: list[Row]
     next_due: float | None
-
-
-class Output(NamedTuple):
-    """An answer."""
-
-    body: bytes
-    content_type: str
 
 
 class InvocationStore:
@@ -178,7 +97,7 @@ class InvocationStore:
 
         def work(db: sqlite3.Connection) -> None:
             found.clear()
-            values = (row.number, row.tries, row.deadline, row.started, _attempts(row), row.id)
+            values = (row.number, row.tries, row.deadline, row.started, row.attempts_json, row.id)
             if db.execute(query, values).rowcount:
                 columns = "payload, client_context, trace_id"
                 found.append(Content(*_one(db, columns, row.id)))
@@ -192,7 +111,7 @@ class InvocationStore:
             "UPDATE invocations SET status = 'queued', tries = ?, due = ?, started = ?, attempts = ?"
             " WHERE id = ? AND status = 'running'"
         )
-        values = (row.tries, row.due, row.started, _attempts(row), row.id)
+        values = (row.tries, row.due, row.started, row.attempts_json, row.id)
         await self._journal.write(lambda db: db.execute(query, values))
 
     async def end(self, row: Row, was: Status, output: Output | None, also: Write | None) -> bool:
@@ -202,7 +121,7 @@ class InvocationStore:
         """
         ended: list[bool] = []
         body, content_type = output or (None, None)
-        error, attempts = _error(row), _attempts(row)
+        error, attempts = row.error_json, row.attempts_json
         size = OVERHEAD + len(body or b"") + len(error or "") + len(attempts)
         size += row.size if row.status == "dead" else 0
         query = (
@@ -401,14 +320,6 @@ def _one(db: sqlite3.Connection, columns: str, invocation_id: str) -> tuple[byte
     query = f"SELECT {columns} FROM invocations WHERE id = ?"  # noqa: S608 - text of ours
     found: tuple[bytes, str | None, str | None] = db.execute(query, (invocation_id,)).fetchone()
     return found
-
-
-def _attempts(row: Row) -> str:
-    return msgspec.json.encode(row.attempts).decode()
-
-
-def _error(row: Row) -> str | None:
-    return None if row.error is None else msgspec.json.encode(row.error).decode()
 
 
 def _row(found: Sequence[object]) -> Row:

@@ -31,7 +31,7 @@ from qmaster.errors import (
 )
 from qmaster.functions.asynchronous import attempts
 from qmaster.functions.asynchronous.ids import address_of, new_id
-from qmaster.functions.asynchronous.store import OVERHEAD, Content, Row
+from qmaster.functions.asynchronous.row import OVERHEAD, Content, Row
 from qmaster.functions.instances.instance import Instance
 from qmaster.functions.instances.launcher import Found
 from qmaster.functions.invocations.invocation import Call, Invocation

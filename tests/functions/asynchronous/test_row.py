@@ -1,11 +1,10 @@
-"""asynchronous.outcomes: what is kept of a failed call, whatever the function has written."""
+"""asynchronous.row: what is kept of a failed call, whatever the function has written."""
 
 import msgspec
 import pytest
 
 from qmaster.errors import CallFailed, CallTimedOut, FunctionFailed, InstanceDied
-from qmaster.functions.asynchronous import outcomes
-from qmaster.functions.asynchronous.store import Row
+from qmaster.functions.asynchronous.row import Row, fault_of
 from qmaster.models.invocations import InvocationAttempt, InvocationError
 
 
@@ -19,7 +18,7 @@ from qmaster.models.invocations import InvocationAttempt, InvocationError
 )
 def test_each_failure_has_a_type_and_a_message(error: CallFailed, kept: tuple[str, str, list[str]]) -> None:
     """AWS's words, where they have some."""
-    fault = outcomes.fault_of(error)
+    fault = fault_of(error)
     assert (fault.type, fault.message, fault.stack) == kept
 
 
@@ -29,14 +28,14 @@ def test_each_failure_has_a_type_and_a_message(error: CallFailed, kept: tuple[st
 )
 def test_an_error_is_bounded(error: CallFailed) -> None:
     """However long its lines are."""
-    assert len(msgspec.json.encode(outcomes.fault_of(error))) < 256 * 1024
+    assert len(msgspec.json.encode(fault_of(error))) < 256 * 1024
 
 
 def test_an_attempt_has_a_short_error() -> None:
     """Without the stack, which the invocation has."""
     begun = InvocationAttempt(started_at="then", instance="run-1")
     row = Row(1, "i", "f", 0, 1, "root", "running", 0.0, 0.0, 0.0, 0.0, attempts=(begun, begun))
-    first, last = outcomes.last_ended(row, 1.5, InvocationError(type="E", message="x" * 10_000, stack=["a"]))
+    first, last = row.attempt_ended(1.5, InvocationError(type="E", message="x" * 10_000, stack=["a"])).attempts
     assert first == begun
     assert (last.ended_at, last.instance) == ("1970-01-01T00:00:01.500000Z", "run-1")
     assert last.error == InvocationError(type="E", message="x" * 1024)
