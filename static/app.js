@@ -4,8 +4,10 @@ import * as api from './api.js';
 import * as detail from './detail.js';
 import { $, copy, el, mark, say } from './dom.js';
 import * as form from './form.js';
+import * as keys from './keys.js';
 import * as live from './live.js';
 import * as log from './log.js';
+import * as palette from './palette.js';
 import * as router from './router.js';
 import * as store from './store.js';
 import * as stream from './stream.js';
@@ -132,19 +134,29 @@ function start() {
   clicked($('share'), share);
   clicked($('skip'), skip);
   clicked($('notice').lastChild, () => notice(''));
-  $('theme').value = preferences.get('theme');
-  $('theme').addEventListener('change', () => preferences.set('theme', $('theme').value));
+  choose(preferences.get('theme'));
+  $('theme').addEventListener('change', () => choose($('theme').value));
   for (const button of all('[data-close]')) clicked(button, () => button.closest('dialog').close());
-  addEventListener('keydown', (event) => {
-    if (event.key !== '/' || event.ctrlKey || event.metaKey || event.target.closest('input, textarea, select, dialog')) return;
-    event.preventDefault();
-    $('search').focus();
-  });
+  keys.start();
+  palette.start(commands);
   router.start(routed);
   setInterval(draw, TICK);
   const kept = sessionStorage.getItem(KEPT) ?? preferences.get('token');
   enter(kept);
   if (kept) connect(kept);
+}
+
+/** What the palette can do now: [title, action]. */
+function commands() {
+  const press = (id) => [$(id).textContent, () => $(id).click()];
+  const themes = ['', 'light', 'dark'].map((name) => [`Theme: ${name || 'system'}`, () => choose(name)]);
+  const stop = $('stop').checkVisibility() ? [[`${$('stop').textContent} ${$('detail-name').textContent}`, () => $('stop').click()]] : [];
+  return [press('run-open'), ...stop, press('share'), ...themes, ['Keys', keys.help], press('leave')];
+}
+
+function choose(theme) {
+  preferences.set('theme', theme);
+  $('theme').value = theme;
 }
 
 function skip(event) {

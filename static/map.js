@@ -5,7 +5,9 @@ import * as router from './router.js';
 import * as store from './store.js';
 import { memory, plural } from './words.js';
 
-const MAX_ENDED = 40; // boxes of ended tasks in a column; the rest is a number
+const MAX_ENDED = 40; // boxes of failed tasks in a column, and of others that ended; the rest is a number
+const KEPT = 'quartermaster.map'; // of the tab: folded or open
+const FAILED = new Set(['failed', 'rejected', 'orphaned']);
 const EXTRA = { waiting: ['Waiting for a node', 'none fits now'], here: ['This engine', 'plain containers'] };
 const rank = (node) => (node.leader ? 0 : node.role === 'manager' ? 1 : 2);
 let columns = new Map();
@@ -13,6 +15,7 @@ let columns = new Map();
 export function start() {
   $('map').addEventListener('click', ({ target }) => target.dataset.service && router.go('runs', target.dataset.service));
   $('map').addEventListener('keydown', walk);
+  $('fold').addEventListener('click', fold);
   const told = store.STATUSES.with(-1, 'shutdown');
   $('legend').append(...told.map((status) => el('li', {}, badge(status))));
 }
@@ -31,8 +34,29 @@ export function show() {
   }
   for (const { root } of had.values()) root.remove();
   arrange($('map'), [...columns.values()].map(({ root }) => root));
+  showSum(nodes, boxes);
+}
+
+/** Fold the nodes to a line, or unfold them. */
+export function fold() {
+  sessionStorage.setItem(KEPT, $('map').hidden ? 'open' : 'folded');
+  show();
+}
+
+// One node alone is folded until that is changed.
+function showSum(nodes, boxes) {
+  const folded = (sessionStorage.getItem(KEPT) ?? (nodes.length === 1 ? 'folded' : '')) === 'folded';
+  $('map').hidden = $('legend').hidden = folded;
+  mark($('fold'), 'aria-expanded', !folded);
   const away = nodes.filter((node) => node.state !== 'ready').length;
-  say($('nodes-sum'), nodes.length ? `${plural(nodes.length, 'node')}, ${away ? `${away} not ready` : 'all ready'}` : '');
+  const ready = away ? `${away} not ready` : 'all ready';
+  const parts = [nodes.length === 1 && folded ? `${nodes[0].hostname}${away ? ' (not ready)' : ''}` : nodes.length && `${plural(nodes.length, 'node')}, ${ready}`];
+  if (folded) {
+    const [mib, full] = [nodes.reduce((sum, node) => sum + store.reserved(node)[0], 0), nodes.reduce((sum, node) => sum + node.memory, 0)];
+    const running = [...boxes.values()].flat().filter(([, { state }]) => state === 'running').length;
+    parts.push([nodes.length && `${memory(mib)} of ${memory(full)} reserved`, `${running} running`].filter(Boolean).join(', '));
+  }
+  say($('nodes-sum'), parts.filter(Boolean).join(': '));
 }
 
 /** Columns beside the nodes', which a token with limits is not told of: then its tasks say where they are. */
@@ -62,9 +86,10 @@ function makeColumn({ hostname, title, hint }) {
   const bar = el('div', { class: 'bar', role: 'meter', 'aria-label': `Memory of ${hostname}` }, fill);
   const list = el('div', { class: 'boxes', role: 'group', 'aria-label': `Tasks: ${hostname ?? title}` });
   numbers.append(el('span'), el('span'), el('span'));
-  const root = el('article', { class: 'card machine' }, el('header', {}, el('h3', {}, hostname ?? title), is, role));
+  const name = hostname ? el('a', { class: 'plain', href: router.href('nodes', hostname), title: `Show what is on ${hostname}` }, hostname) : title;
+  const root = el('article', { class: 'card machine' }, el('header', {}, el('h3', {}, name), role, is));
   say(role, hint ?? '');
-  root.append(...(hostname ? [role, bar, numbers] : []), list, more);
+  root.append(...(hostname ? [bar, numbers] : []), list, more);
   return { root, is, role, bar, fill, numbers, list, more, boxes: new Map() };
 }
 
@@ -73,6 +98,7 @@ function showNode({ root, is, role, bar, fill, numbers }, node) {
   const word = node.state === 'ready' && node.availability !== 'active' ? node.availability : node.state;
   if (root.dataset.is !== word) is.replaceChildren(badge(word, nodeShape(word)));
   root.dataset.is = word;
+  mark(role, 'title', node.address);
   say(role, `${node.leader ? 'manager, leads' : node.role} · ${node.address ?? ''}`);
   const part = node.memory ? Math.min(1, mib / node.memory) : 0;
   fill.style.width = `${(100 * part).toFixed(1)}%`;
@@ -85,13 +111,17 @@ function showNode({ root, is, role, bar, fill, numbers }, node) {
 }
 
 function showBoxes(column, tasks, down) {
-  const ended = tasks.filter(([, task]) => !store.isActive(task));
-  const cut = Math.max(0, ended.length - MAX_ENDED);
-  ended.sort(([, a], [, b]) => (a.updated_at < b.updated_at ? -1 : 1)).splice(0, cut);
+  const kinds = [[], [], []]; // failed, active, ended otherwise: failures are seen first
+  for (const box of tasks) kinds[FAILED.has(box[1].state) ? 0 : store.isActive(box[1]) ? 1 : 2].push(box);
+  for (const ended of [kinds[0], kinds[2]]) {
+    ended.sort(([, a], [, b]) => (a.updated_at > b.updated_at ? -1 : 1));
+    ended.length = Math.min(ended.length, MAX_ENDED);
+  }
+  const shown = kinds.flat();
   const had = column.boxes;
   column.boxes = new Map();
-  for (const [service, task] of tasks.filter(([, one]) => store.isActive(one)).concat(ended)) {
-    const box = had.get(task.id) ?? column.list.appendChild(el('button', { class: 'box', tabindex: -1, 'data-service': service.id }));
+  for (const [service, task] of shown) {
+    const box = had.get(task.id) ?? el('button', { class: 'box', tabindex: -1, 'data-service': service.id });
     had.delete(task.id);
     column.boxes.set(task.id, box);
     const word = down && task.state === 'running' ? 'unknown' : task.state;
@@ -102,8 +132,10 @@ function showBoxes(column, tasks, down) {
     mark(box, 'aria-label', box.title);
   }
   for (const box of had.values()) box.remove();
+  arrange(column.list, column.boxes.values());
   const first = column.list.firstChild;
   if (first && !column.list.querySelector('[tabindex="0"]')) first.tabIndex = 0;
+  const cut = tasks.length - shown.length;
   say(column.more, cut ? `and ${cut} more that have ended` : first ? '' : 'no tasks');
 }
 

@@ -1,63 +1,74 @@
 // The services as a table: searched, filtered, sorted. Only the rows in sight are in the document.
 
+import * as bulk from './bulk.js';
 import { $, announce, arrange, badge, el, mark, say } from './dom.js';
 import * as router from './router.js';
 import * as store from './store.js';
-import { age, plural, shortImage, why } from './words.js';
+import { age, plural, quote, shortImage, why } from './words.js';
 
 const SPARE = 8; // rows kept above and below those in sight
+const NEWEST = 3; // failures that are named above the table
 const COLUMNS = [
   ['name', 'Service', (s) => s.name],
   ['state', 'Status', (s) => store.STATUSES.indexOf(s.status)],
-  ['running', 'Running', (s) => s.replicas.running],
+  ['running', 'Tasks', (s) => s.replicas.running],
   ['where', 'Node', (s) => place(s)],
   ['age', 'Age', (s) => -Date.parse(s.created_at) || 0],
   ['owner', 'Owner', (s) => s.owner ?? ''],
   ['exit', 'Exit', (s) => s.exit_code ?? -1],
+  ['restarts', 'Restarts', (s) => s.restarts ?? 0],
 ];
+const GENERATED = /^(.+)-[a-z]{6}$/; // a name that quartermaster made of the image's
 const narrow = matchMedia('(max-width: 800px)');
 const head = $('table').tHead.rows[0];
 const body = $('table').tBodies[0];
-const pad = () => el('tr', { class: 'pad', 'aria-hidden': 'true' }, el('td', { colspan: COLUMNS.length }));
+const pad = () => el('tr', { class: 'pad', 'aria-hidden': 'true' }, el('td'));
 const [above, below] = [pad(), pad()];
 const chips = new Map();
+const texts = new WeakMap(); // service → what is searched of it
 let rows = new Map(); // service id → its row, of those in the document
 let found = [];
-let filter = 'current'; // a status, or all but what is removed
-let words = [];
-let sort = ['age', 1];
+let filter, words, node, sort; // `filter` is a status, or 'current': all but what is removed
+let at; // the id of the row that the keyboard is on
 let run, asked;
 
 /** onRun() opens the form. */
 export function start(onRun) {
   run = onRun;
   body.append(above, below);
+  bulk.start(() => found, show);
   for (const [column, title] of COLUMNS) {
-    const button = el('button', { onclick: () => sortBy(column, sort[0] === column ? -sort[1] : 1) }, title);
+    const button = el('button', { onclick: () => sortBy(column) }, title);
     head.append(el('th', { scope: 'col', class: column }, button));
   }
   for (const status of ['current', ...store.STATUSES]) {
-    const chip = el('button', { 'data-filter': status, onclick: () => pick(status) });
+    const chip = el('button', { 'data-filter': status, onclick: () => refine({ status: status === 'current' ? '' : status }) });
     chip.append(status === 'current' ? status : badge(status), el('b'));
     chips.set(status, chip);
   }
-  $('filters').append(...chips.values());
-  sortBy(...sort);
-  $('search').addEventListener('input', () => {
-    router.refine({ q: $('search').value });
-    enter(router.here().query);
-  });
-  $('empty').lastElementChild.addEventListener('click', leaveEmpty);
+  $('filters').prepend(...chips.values());
+  $('search').addEventListener('input', () => refine({ q: $('search').value }));
+  $('node-filter').addEventListener('click', () => refine({ node: '' }));
+  $('empty').lastElementChild.addEventListener('click', () => (isAll() ? run() : clear()));
+  body.addEventListener('focusin', ({ target }) => (at = target.closest('tr').shows?.id));
+  body.addEventListener('click', clicked);
   for (const name of ['scroll', 'resize']) addEventListener(name, () => (asked ||= requestAnimationFrame(draw)), { passive: true });
 }
 
-/** Take over the filters of an address: `status` and `q`. */
-export function enter({ status = 'current', q = '' }) {
+/** Take over the filters of an address: `status`, `q`, `node`; and its order: `sort`, a column, with - in front descending. */
+export function enter({ status, q = '', node: name = '', sort: by = 'age' }) {
   filter = chips.has(status) ? status : 'current';
   for (const [each, chip] of chips) mark(chip, 'aria-pressed', each === filter);
   if ($('search').value !== q) $('search').value = q;
-  words = q.toLowerCase().split(/\s+/);
-  changed();
+  words = q.toLowerCase().split(/\s+/).filter(Boolean);
+  node = name;
+  say($('node-filter').firstChild, `node: ${node}`);
+  $('node-filter').hidden = !node;
+  const column = COLUMNS.find(([each]) => each === by.replace('-', '')) ?? COLUMNS[4];
+  sort = [column[0], by.startsWith('-') ? -1 : 1, column[2]];
+  for (const th of head.cells) mark(th, 'aria-sort', th.className === sort[0] ? (sort[1] > 0 ? 'ascending' : 'descending') : null);
+  show();
+  if (store.synced) announce(`${plural(found.length, 'service')} shown`);
 }
 
 /** The services that are shown, in their order. */
@@ -72,6 +83,8 @@ export function show() {
     say(chip.lastChild, counts[status]);
     chip.hidden = !counts[status] && status !== 'current' && status !== filter;
   }
+  showFailures(counts.failed);
+  bulk.show(isAll());
   const [title, text, button] = $('empty').children;
   const all = isAll();
   $('empty').hidden = found.length > 0 || !store.synced;
@@ -80,7 +93,36 @@ export function show() {
   say(button, all ? 'Run something…' : 'Show all');
 }
 
-const isAll = () => filter === 'current' && !words.join('');
+/** Put the keyboard onto the row `step` further down. */
+export function move(step) {
+  const index = found.findIndex(({ id }) => id === at);
+  const to = Math.max(0, Math.min(found.length - 1, index < 0 ? 0 : index + step));
+  if (!found[to]) return;
+  at = found[to].id;
+  const y = body.getBoundingClientRect().top + to * height();
+  const under = head.getBoundingClientRect().bottom + 4;
+  if (y < under) scrollBy(0, y - under);
+  else if (y + height() > innerHeight - 12) scrollBy(0, y + height() - innerHeight + 12);
+  draw();
+  rows.get(at).querySelector('a').focus({ preventScroll: true });
+}
+
+/** Select the row that the keyboard is on, or no longer. */
+export const toggle = () => rows.has(at) && bulk.pick(store.services.get(at), !bulk.selected.has(at));
+
+/** Show all that is current; the keyboard goes to the search. */
+export function clear() {
+  refine({ q: '', status: '', node: '' });
+  $('search').focus();
+}
+
+const isAll = () => filter === 'current' && !words.length && !node;
+const height = () => (narrow.matches ? 84 : 36);
+
+function refine(query) {
+  router.refine(query);
+  enter(router.here().query);
+}
 
 /** Where a service is: a node's name, how many nodes, or this engine. */
 function place(service) {
@@ -92,97 +134,129 @@ function place(service) {
 }
 
 function select() {
-  const key = COLUMNS.find(([column]) => column === sort[0])[2];
-  const found = [];
+  const [, sign, key] = sort;
+  const all = [];
   for (const service of store.services.values()) {
     const wanted = filter === 'current' ? service.status !== 'removed' : service.status === filter;
-    if (wanted && matches(service)) found.push([key(service), service]);
+    if (wanted && matches(service)) all.push([key(service), service]);
   }
-  found.sort(([a, one], [b, other]) => (a < b ? -sort[1] : a > b ? sort[1] : one.id < other.id ? -1 : 1));
-  return found.map(([, service]) => service);
+  all.sort(([a, one], [b, other]) => (a < b ? -sign : a > b ? sign : one.id < other.id ? -1 : 1));
+  return all.map(([, service]) => service);
 }
 
-function matches({ name, id, image, owner, reason, command, labels, tasks }) {
+function matches(service) {
+  if (node && !service.tasks.some((task) => task.node === node)) return false;
   if (!words.length) return true;
-  const tags = Object.entries(labels).map((pair) => pair.join('='));
-  const text = [name, id, image, owner, why(reason), command, ...tags, ...tasks.map(({ node }) => node)].join('\n').toLowerCase();
+  const text = texts.get(service) ?? searched(service);
   return words.every((word) => text.includes(word));
+}
+
+function searched(service) {
+  const { name, id, image, owner, reason, command, labels, tasks } = service;
+  const tags = Object.entries(labels).map((pair) => pair.join('='));
+  const text = [name, id, image, owner, why(reason), command, ...tags, ...tasks.map((task) => task.node)].join('\n').toLowerCase();
+  texts.set(service, text);
+  return text;
 }
 
 function draw() {
   asked = 0;
-  const height = narrow.matches ? 100 : 56;
+  const high = height();
   const top = body.getBoundingClientRect().top;
-  const first = Math.max(0, Math.min(found.length, Math.floor(-top / height) - SPARE));
-  const last = Math.max(first, Math.min(found.length, Math.ceil((innerHeight - top) / height) + SPARE));
+  const first = Math.max(0, Math.min(found.length, Math.floor(-top / high) - SPARE));
+  const last = Math.max(first, Math.min(found.length, Math.ceil((innerHeight - top) / high) + SPARE));
   const had = rows;
   rows = new Map();
   for (let i = first; i < last; i++) {
     const service = found[i];
-    const row = had.get(service.id) ?? makeRow(service.id);
+    const row = had.get(service.id) ?? makeRow();
     had.delete(service.id);
     rows.set(service.id, row);
     fillRow(row, service, i);
   }
   for (const row of had.values()) row.remove();
   arrange(body, rows.values(), above);
-  stretch(above, first * height);
-  stretch(below, (found.length - last) * height);
+  stretch(above, first * high);
+  stretch(below, (found.length - last) * high);
   mark($('table'), 'aria-rowcount', found.length + 1);
   $('table').hidden = !found.length;
 }
 
-function stretch(row, height) {
-  row.hidden = !height;
-  row.firstChild.style.height = `${height}px`;
+function stretch(row, high) {
+  row.hidden = !high;
+  row.firstChild.style.height = `${high}px`;
 }
 
-function makeRow(id) {
-  const row = el('tr', { onclick: () => router.go('runs', store.address(store.services.get(id))) }, ...COLUMNS.map(([column]) => el('td', { class: column })));
-  row.firstChild.append(el('a', { class: 'plain' }, el('bdi')), el('span', { class: 'image' }));
+function makeRow() {
+  const row = el('tr', {}, el('td', { class: 'pick' }, bulk.box()), ...COLUMNS.map(([column]) => el('td', { class: column })));
+  row.cells[1].append(el('a', { class: 'plain' }, el('bdi')), el('span', { class: 'image' }), el('span', { class: 'tags' }));
   return row;
 }
 
 function fillRow(row, service, index) {
-  const [name, state, running, where, born, owner, exit] = row.cells;
+  const [pick, name, state, running, where, born, owner, exit, restarts] = row.cells;
   mark(row, 'aria-rowindex', index + 2);
   say(born, age(service.created_at));
+  pick.firstChild.checked = bulk.selected.has(service.id);
   if (row.shows === service) return;
   row.shows = service;
   row.dataset.is = service.status;
-  mark(name.firstChild, 'href', router.href('runs', store.address(service)));
-  say(name.firstChild.firstChild, service.name);
-  say(name.lastChild, shortImage(service.image));
-  name.title = `${service.name}\n${service.image}`;
+  mark(pick.firstChild, 'aria-label', `Select ${service.name}`);
+  fillName(name, service);
   state.replaceChildren(badge(service.status), el('span', { class: 'why' }, why(service.reason)));
   state.title = service.error ?? '';
-  say(running, `${service.replicas.running}/${service.replicas.desired}`);
+  say(running, progress(service));
   say(where, place(service));
-  say(owner, service.owner ?? '–');
-  say(exit, service.exit_code ?? '–');
+  say(owner, service.owner ?? '');
+  say(exit, service.exit_code ?? '');
   mark(exit, 'data-bad', service.exit_code ? '' : null);
+  const code = service.last_exit?.exit_code ?? '?';
+  say(restarts, service.restarts ? `${service.restarts} ×, exit ${code}` : '');
+  restarts.title = service.restarts ? `restarted ${service.restarts} ×, last exit ${code}` : '';
 }
 
-function sortBy(...by) {
-  sort = by;
-  for (const th of head.cells) mark(th, 'aria-sort', th.className === by[0] ? (by[1] > 0 ? 'ascending' : 'descending') : null);
-  changed();
+function fillName(cell, service) {
+  const [link, image, tags] = cell.children;
+  const { name, command, labels } = service;
+  const short = shortImage(service.image);
+  const call = [short.split('/').pop(), ...(command ?? []).map(quote)].join(' ');
+  const made = short.replace(/:[^/]*$/, '').split('/').pop().replace(/[._-]+/g, '-') === name.match(GENERATED)?.[1];
+  mark(link, 'href', router.href('runs', store.address(service)));
+  say(link.firstChild, name);
+  say(image, made ? call : short.split('/').pop());
+  tags.replaceChildren(...Object.entries(labels).map((pair) => el('span', {}, pair.join('='))));
+  cell.title = [name, short, call, ...[...tags.children].map((tag) => tag.textContent)].join('\n');
 }
 
-function pick(status) {
-  router.refine({ status: status === 'current' ? '' : status });
-  enter(router.here().query);
+function progress({ status, replicas: { desired, running, complete } }) {
+  const done = status === 'complete' || status === 'failed' || (status === 'removed' && complete);
+  return done ? `${complete} of ${desired} done` : status === 'removed' ? '' : `${running} of ${desired} running`;
 }
 
-// By the user: said to who cannot see the list.
-function changed() {
-  show();
-  if (store.synced) announce(`${plural(found.length, 'service')} shown`);
+// The newest failures are named where they are seen first: above the list, whatever its order.
+function showFailures(count) {
+  const newest = count ? [...store.services.values()].filter(({ status }) => status === 'failed') : [];
+  newest.sort((a, b) => (a.finished_at > b.finished_at ? -1 : 1)).length = Math.min(count, NEWEST);
+  const key = newest.map(({ id, finished_at: end }) => id + age(end)).join() + count;
+  if ($('failures').key === key) return;
+  $('failures').key = key;
+  const links = newest.map((service) => {
+    const said = [why(service.reason) || (service.exit_code !== null && `exit ${service.exit_code}`), `${age(service.finished_at)} ago`];
+    const link = el('a', { class: 'plain', href: router.href('runs', store.address(service)) }, el('bdi', {}, service.name));
+    return el('span', {}, link, ` ${said.filter(Boolean).join(', ')}`);
+  });
+  const all = el('a', { href: router.href('live', '', { status: 'failed' }) }, badge(`${count} failed`, 'failed'));
+  $('failures').replaceChildren(...(count ? [all, ...links] : ['No failures']));
 }
 
-function leaveEmpty() {
-  if (isAll()) return run();
-  router.refine({ q: '', status: '' });
-  enter({});
-  $('search').focus();
+function clicked({ target, shiftKey }) {
+  const { shows } = target.closest('tr');
+  if (!shows || target.closest('a')) return; // the link leads there by itself
+  if (!target.closest('.pick')) router.go('runs', store.address(shows));
+  else bulk.pick(shows, target.checked ?? !bulk.selected.has(shows.id), shiftKey);
+}
+
+function sortBy(column) {
+  const back = sort[0] === column && sort[1] > 0;
+  refine({ sort: back ? `-${column}` : column === 'age' ? '' : column });
 }

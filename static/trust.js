@@ -11,6 +11,7 @@ let timer;
 
 export function start() {
   $('try-now').addEventListener('click', stream.hurry);
+  show();
 }
 
 export const hear = () => (heard = new Date().toISOString());
