@@ -8,17 +8,18 @@ export const run = (body) => call('run', body);
 export const stop = (id) => call('stop', { id });
 export const status = (id) => get(`status/${encodeURIComponent(id)}`);
 
-/** Calls take({stream, line}) for each line of output, until it ends or the signal aborts. */
-export async function follow(id, tail, signal, take) {
+/** Calls take({stream, line, …}) for each line of output, until it ends or the signal aborts. */
+export async function lines(id, query, signal, take) {
   const headers = { Accept: 'application/x-ndjson' };
-  const answer = await ask(`logs/${encodeURIComponent(id)}?follow=1&tail=${tail}`, { headers, signal });
+  const told = Object.entries(query).filter(([, value]) => value);
+  const answer = await ask(`logs/${encodeURIComponent(id)}?${new URLSearchParams(told)}`, { headers, signal });
   const read = (text) => take(JSON.parse(text));
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    const lines = (rest + part.value).split('\n');
-    rest = lines.pop();
-    lines.forEach(read);
+    const whole = (rest + part.value).split('\n');
+    rest = whole.pop();
+    whole.forEach(read);
   }
   if (rest) read(rest);
 }

@@ -1,33 +1,71 @@
-// The output of what is opened: its last lines, then each new one.
+// The output of what is opened: reads, searches and copies it; lines.js draws it.
 
+import { CUT, css, parse, plain } from './ansi.js';
 import * as api from './api.js';
-import { $, el, say } from './dom.js';
+import { $, copy, el, mark, say } from './dom.js';
+import * as list from './lines.js';
+import * as store from './store.js';
+import { clock, moment } from './words.js';
 
-const TAIL = 200; // asked for
-const MAX_LINES = 1000; // kept
-const ANSI = /\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))/g;
+const FIRST = 200; // lines of each task that are asked for at first
+const MAX_LINE = 4e6; // characters; what is longer becomes several lines
+const MAX_PARTS = 2000; // of a line that is searched
+const count = new Intl.NumberFormat().format;
 
 const box = $('log');
-let of, abort, is, drawing;
-let waiting = [];
+const buttons = {}; // by what they do
+const sources = new Map(); // task or instance → its number
+let of, abort, is, told, tail, fresh;
+let pattern, current, searched; // what is searched; the line gone to; the number of the line to search next
+let hits = [];
+
+const ACTS = {
+  again: () => read(tail),
+  earlier: () => read(Math.min(tail * 10, list.MAX_LINES), list.lines[0]),
+  previous: () => step(-1),
+  next: () => step(1),
+  follow: () => list.follow(!list.follows),
+  copy: () => copy((box.contains(getSelection().anchorNode) && String(getSelection())) || text()),
+  download,
+};
+const KEYS = { n: 'next', N: 'previous', f: 'full' };
 
 /** opened() tells the id of what is opened. */
 export function start(opened) {
   of = opened;
-  $('log-again').addEventListener('click', read);
+  list.start(row, drawn);
+  for (const button of $('output').querySelectorAll('button')) {
+    const name = button.dataset.log;
+    buttons[name] = button;
+    button.addEventListener('click', ACTS[name] ?? (() => toggle(name)));
+  }
+  $('log-search').addEventListener('input', search);
+  $('log-stream').addEventListener('change', () => read());
+  $('output').addEventListener('keydown', pressed);
 }
 
-export async function read() {
+export function stop() {
+  abort?.abort();
+  abort = is = null;
+}
+
+/** For what was missing: the link is back, or the service went on. */
+export function retry() {
+  if (is === 'cut' || is === 'none') read(tail);
+}
+
+/** The last lines of each task, and each new one; `seen` is a line to show again. */
+export async function read(lines = FIRST, seen = null) {
   stop();
   const mine = (abort = new AbortController());
-  box.replaceChildren();
-  tell('live', 'following');
+  [tail, fresh] = [lines, 0];
+  sources.clear();
+  list.clear();
+  search();
+  tell('live');
   try {
-    await api.follow(of(), TAIL, mine.signal, take);
-    if (mine !== abort) return;
-    const count = box.childElementCount + waiting.length;
-    if (!count) tell('none', 'none');
-    else tell('ended', count < TAIL ? 'that is all' : `the last ${count} lines`);
+    await api.lines(of(), { follow: 1, tail, stream: $('log-stream').value }, mine.signal, taker(seen));
+    if (mine === abort) tell(...(list.lines.length ? ['ended'] : ['none', 'none']));
   } catch (error) {
     if (mine !== abort || error.name === 'AbortError') return;
     if (error.status === 404) tell('none', 'none here; docker service logs may have it');
@@ -35,35 +73,146 @@ export async function read() {
   }
 }
 
-export function stop() {
-  abort?.abort();
-  abort = is = null;
-  waiting = [];
+// Takes lines as they come; the parts of a long one are joined.
+function taker(seen) {
+  const open = new Map(); // stream and source → its line that has no end yet
+  return ({ time, stream, node, task, instance, line: text, partial }) => {
+    const source = instance ?? task ?? '';
+    const before = open.get(stream + source);
+    const line = before?.text.length < MAX_LINE ? before : { time, stream, node, source, text };
+    if (line === before) list.extend(line, text);
+    else list.add(line);
+    fresh += 1;
+    open.set(stream + source, partial && line);
+    if (seen && time === seen.time && text === seen.text) list.show(line, box.clientHeight / 2);
+    if (sources.has(source) || !time) return;
+    sources.set(source, sources.size);
+    if (sources.size === 2) list.renew(); // from now on each has its prefix
+  };
 }
 
-/** For what was missing: the link is back, or the service went on. */
-export function retry() {
-  if (is === 'cut' || is === 'none') read();
-}
-
-function tell(now, text) {
-  is = now;
-  say($('log-state'), text);
-  $('log-again').hidden = now === 'live';
+function tell(now, text = '') {
+  [is, told] = [now, text];
   box.hidden = now === 'none';
+  list.soon();
 }
 
-function take(line) {
-  waiting.push(line);
-  if (waiting.length > MAX_LINES) waiting.shift();
-  drawing ||= requestAnimationFrame(draw);
+// After each drawing.
+function drawn() {
+  seek();
+  const { lines, follows, dropped } = list;
+  const more = lines.length >= tail && tail < list.MAX_LINES;
+  let state = told || (lines.length ? 'following' : 'no output yet');
+  if (is === 'ended') state = more ? `the last ${count(lines.length)} lines` : 'that is all';
+  say($('log-state'), dropped ? `${state}; the first ${count(dropped)} lines were dropped` : state);
+  buttons.again.hidden = is === 'live';
+  buttons.earlier.hidden = !more;
+  if (follows) fresh = 0;
+  mark(buttons.follow, 'aria-pressed', follows);
+  say(buttons.follow, fresh ? `Follow: ${count(fresh)} new` : 'Follow');
 }
 
-function draw() {
-  drawing = 0;
-  const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
-  box.append(...waiting.map(({ stream, line }) => el('p', { 'data-stream': stream }, line.replace(ANSI, ''))));
-  waiting = [];
-  while (box.childElementCount > MAX_LINES) box.firstChild.remove();
-  if (atEnd) box.scrollTop = box.scrollHeight;
+function search() {
+  const wanted = $('log-search').value.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&');
+  pattern = wanted && new RegExp(`(${wanted})`, 'iu');
+  [hits, searched, current] = [[], -Infinity, null];
+  list.renew();
+  seek();
+}
+
+// A part at a time: a hundred thousand lines take a while.
+function seek() {
+  const { lines } = list;
+  const first = lines[0]?.at ?? 0;
+  const until = performance.now() + 20;
+  let i = Math.max(0, searched - first);
+  for (; pattern && i < lines.length && performance.now() < until; i++) {
+    if (pattern.test(plain(lines[i].text))) hits.push(lines[i]);
+  }
+  searched = first + i;
+  if (hits[0]?.at < first) hits = hits.filter(({ at }) => at >= first);
+  const rest = pattern && i < lines.length;
+  if (rest) list.soon();
+  const nth = hits.indexOf(current) + 1;
+  say($('log-found'), pattern && `${nth ? `${count(nth)} of ` : ''}${count(hits.length)}${rest ? '…' : ''}`);
+  for (const name of ['previous', 'next']) buttons[name].disabled = !hits.length;
+}
+
+function step(by) {
+  if (!hits.length) return;
+  const from = current?.at ?? list.upper().at - (by > 0 ? 1 : 0);
+  const found = by > 0 ? hits.find(({ at }) => at > from) : hits.findLast(({ at }) => at < from);
+  if (current) list.renew(current);
+  current = found ?? hits.at(by > 0 ? 0 : -1);
+  current.open ||= !pattern.test(plain(current.text.slice(0, CUT)));
+  list.renew(current);
+  list.show(current, box.clientHeight / 3);
+}
+
+function toggle(name) {
+  mark(buttons[name], 'aria-pressed', $('output').toggleAttribute(`data-${name}`));
+  list.renew();
+}
+
+function pressed(event) {
+  const { key, target } = event;
+  const field = target === $('log-search');
+  const leaves = key === 'Escape' && (field || 'full' in $('output').dataset);
+  const name = field ? key === 'Enter' && (event.shiftKey ? 'previous' : 'next') : KEYS[key];
+  const typed = !event.ctrlKey && !event.metaKey && !event.altKey && target.tagName !== 'SELECT';
+  if (!leaves && !(typed && (name || (key === '/' && !field)))) return;
+  event.preventDefault();
+  event.stopPropagation();
+  if (name) buttons[name].click();
+  else if (!leaves) $('log-search').select();
+  else if (field) unsearch();
+  else toggle('full');
+}
+
+function unsearch() {
+  $('log-search').value = '';
+  search();
+  box.focus();
+}
+
+const text = (times) => list.lines.map((line) => `${times ? `${line.time} ` : ''}${plain(line.text)}\n`).join('');
+
+function download() {
+  const href = URL.createObjectURL(new Blob([text('times' in $('output').dataset)], { type: 'text/plain' }));
+  el('a', { href, download: `${$('detail-name').textContent}.log` }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 10_000);
+}
+
+function row(line) {
+  const { time, stream, source, text } = line;
+  const { runs, cut } = parse(text, line.open ? Infinity : CUT);
+  const made = el('p', { 'data-stream': stream, 'aria-current': line === current }, ...runs.flatMap(pieces));
+  if (time) {
+    mark(made, 'data-time', clock(time));
+    if ('times' in $('output').dataset) made.title = [moment(time), time, line.node, source].join('\n');
+  }
+  if (sources.size > 1 && sources.has(source)) {
+    // The slot, and the beginning of the id: a slot has a new task after each failure.
+    const slot = store.find(of())?.tasks.find(({ id }) => id === source)?.slot;
+    made.dataset.source = [slot, source.slice(0, 4)].filter(Boolean).join('.');
+    made.style.setProperty('--n', sources.get(source));
+  }
+  const all = () => {
+    line.open = true;
+    list.renew(line);
+  };
+  if (cut) made.append(el('button', { onclick: all }, `… ${count(text.length)} characters: show all`));
+  return made;
+}
+
+// A run of one style, cut around what is searched.
+function pieces({ text, style }) {
+  const parts = pattern ? text.split(pattern) : [text];
+  const look = css(style);
+  return (parts.length > MAX_PARTS ? [text] : parts).map((part, i) => {
+    if (!look && i % 2 === 0) return part;
+    const made = el(i % 2 ? 'mark' : 'span', {}, part);
+    made.style.cssText = look;
+    return made;
+  });
 }
