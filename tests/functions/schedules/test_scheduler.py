@@ -498,7 +498,7 @@ async def test_schedules_that_are_gone_are_forgotten(tmp_path: Path) -> None:
         member = here.members[0]
         assert len(here.ticks()) == MAX_CLAIMS + 8
         assert len(here.claims()) == len(await Ticks(here.configs, member.journal).made()) == MAX_CLAIMS
-        assert len(member.scheduler._made) == MAX_CLAIMS
+        assert len(member.scheduler._claimant._made) == MAX_CLAIMS
 
 
 async def test_leftovers_go_at_the_start(tmp_path: Path) -> None:
@@ -511,8 +511,8 @@ async def test_leftovers_go_at_the_start(tmp_path: Path) -> None:
         }
         here.members[0] = await here.members[0].again()
         assert sorted(each.name for each in here.configs.there.values()) == ["qm-cron-g", "qm-fn-g-1"]
-        assert await here.members[0].scheduler._ticks.made() == {
-            key: made for key, made in here.members[0].scheduler._made.items() if key[0] == "g"
+        assert await here.members[0].scheduler._claimant._ticks.made() == {
+            key: made for key, made in here.members[0].scheduler._claimant._made.items() if key[0] == "g"
         }
 
 
