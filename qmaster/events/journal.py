@@ -318,7 +318,8 @@ class Journal:
         await self._ensure_open()
         write = _Write(work, last, durable, asyncio.get_running_loop().create_future())
         self._waiting.append(write)
-        self._write_next()
+        if not self._is_writing:
+            self._write_soon()
         try:
             await write.done
         except (sqlite3.Error, OSError) as error:
@@ -326,18 +327,23 @@ class Journal:
         if size:
             self._grown(size)
 
+    def _write_soon(self) -> None:
+        """Let the next transaction begin once all that is due now has run, as more of it may want to write.
+
+        Callers whose writes were committed together then also write their next ones together.
+        """
+        self._is_writing = True
+        asyncio.get_running_loop().call_soon(self._write_next)
+
     def _write_next(self) -> None:
-        """Give all that waits to the journal's thread, unless that is still writing."""
-        if self._is_writing or not self._waiting:
-            return
-        writes, self._waiting, self._is_writing = self._waiting, [], True
+        """Give all that waits to the journal's thread."""
+        writes, self._waiting = self._waiting, []
         try:
             self._thread.submit(self._write_together, asyncio.get_running_loop(), writes)
         except RuntimeError:  # the journal was closed
             self._finish(writes, [sqlite3.OperationalError("the journal is closed") for _ in writes])
 
     def _finish(self, writes: list[_Write], errors: list[Exception | None]) -> None:
-        self._is_writing = False
         for write, error in zip(writes, errors, strict=True):
             if isinstance(error, sqlite3.Error | OSError):
                 self._failed(error)
@@ -346,7 +352,9 @@ class Journal:
                 self.position = self.position if write.last is None else self.position._replace(last=write.last)
             if not write.done.done():  # its caller may have been cancelled
                 write.done.set_result(None) if error is None else write.done.set_exception(error)
-        self._write_next()
+        self._is_writing = False
+        if self._waiting:
+            self._write_soon()
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Return what ``query`` finds; it runs in the journal's thread."""

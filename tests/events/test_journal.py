@@ -67,7 +67,25 @@ async def test_a_durable_write_waits_for_the_disk(tmp_path: Path) -> None:
     await journal.write(note)
     await asyncio.gather(*(journal.write(note, durable=durable) for durable in (False, False, True)))
     await journal.write(note)
-    assert seen == [normal, normal, full, full, normal]
+    assert seen == [normal, full, full, full, normal]
+    await journal.close()
+
+
+@unit
+async def test_writes_of_one_moment_share_a_commit(tmp_path: Path) -> None:
+    """Their callers go on together, so their next writes share one too: none waits for the disk twice."""
+    journal, seen = await opened(tmp_path), []
+
+    def note(db: sqlite3.Connection) -> None:
+        seen.append(db.execute("PRAGMA synchronous").fetchone()[0])
+
+    async def write(durable: bool) -> None:
+        for _ in range(3):
+            await journal.write(note, durable=durable)
+
+    full = 2  # as the first caller wants it
+    await asyncio.gather(*(write(durable=number == 0) for number in range(16)))
+    assert seen == [full] * 48
     await journal.close()
 
 
@@ -136,7 +154,7 @@ async def intents(folder: Path) -> set[str]:
 
 @unit
 async def test_what_is_written_at_one_time_is_one_transaction(tmp_path: Path) -> None:
-    """The first by itself, and then all that came meanwhile; each is on disk when its caller goes on."""
+    """All that comes in one turn of the loop; each is on disk when its caller goes on."""
     journal = await opened(tmp_path)
     statements: list[str] = []
     assert journal._pruning is not None
@@ -145,7 +163,7 @@ async def test_what_is_written_at_one_time_is_one_transaction(tmp_path: Path) ->
     journal._db.set_trace_callback(statements.append)
     names = [f"run-{number}" for number in range(50)]
     await asyncio.gather(*(journal.intend(intent(name)) for name in names), journal.append([event(1)], []))
-    assert len([said for said in statements if said == "COMMIT"]) == 2
+    assert len([said for said in statements if said == "COMMIT"]) == 1
     assert journal.position.last == 1
     journal._db.set_trace_callback(None)
     await journal.close()
