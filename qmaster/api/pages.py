@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import gzip
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,9 +36,10 @@ _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 
 
 class File(NamedTuple):
-    """A file of the page; ``modified`` is in seconds since 1970."""
+    """A file of the page; ``packed`` is its body as gzip, ``modified`` is in seconds since 1970."""
 
     body: bytes
+    packed: bytes
     type: str
     modified: float
 
@@ -51,8 +53,12 @@ def folder() -> Path:
 
 def read(static: Path) -> dict[str, File]:
     """Return the page's files by name; an installation may have none."""
-    found = sorted(path for path in static.glob("*") if path.suffix in TYPES)
-    return {path.name: File(path.read_bytes(), TYPES[path.suffix], path.stat().st_mtime) for path in found}
+    return {path.name: _read(path) for path in sorted(static.glob("*")) if path.suffix in TYPES}
+
+
+def _read(path: Path) -> File:
+    body = path.read_bytes()
+    return File(body, gzip.compress(body, mtime=0), TYPES[path.suffix], path.stat().st_mtime)
 
 
 class PageHandler(BaseHandler):
@@ -81,6 +87,11 @@ class PageHandler(BaseHandler):
             raise NotFound("no such file of the status page")
         self.set_header("Content-Type", file.type)
         self.set_header("Last-Modified", email.utils.formatdate(file.modified, usegmt=True))
-        self.finish(file.body)
+        self.add_header("Vary", "Accept-Encoding")
+        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
+            self.set_header("Content-Encoding", "gzip")
+            self.finish(file.packed)
+        else:
+            self.finish(file.body)
 
     head = get

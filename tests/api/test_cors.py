@@ -56,7 +56,7 @@ async def test_a_listed_page_may_read_every_answer(ask: Ask) -> None:
         answer = await ask(who, method, path, body, {"Origin": LISTED})
         assert answer.code == status, (method, path)
         assert told(answer) == {"Access-Control-Allow-Origin": LISTED, "Access-Control-Expose-Headers": cors.READ}
-        assert answer.headers["Vary"] == "Origin"
+        assert "Origin" in answer.headers.get_list("Vary")
 
 
 @pytest.mark.parametrize("origin", [None, *OTHERS])
@@ -64,7 +64,8 @@ async def test_another_page_is_told_nothing(ask: Ask, origin: str | None) -> Non
     """The answer is that of a client without an origin; and says that it depends on it."""
     for who, method, path, body, status in CALLS:
         answer = await ask(who, method, path, body, {} if origin is None else {"Origin": origin})
-        assert (answer.code, told(answer), answer.headers["Vary"]) == (status, {}, "Origin"), (method, path)
+        assert (answer.code, told(answer)) == (status, {}), (method, path)
+        assert "Origin" in answer.headers.get_list("Vary")
 
 
 async def test_every_route_answers_a_preflight(ask: Ask) -> None:
