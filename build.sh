@@ -528,11 +528,13 @@ run_quick() {
 # and timeouts. The late tests measure, and run alone.
 run_full() {
   local usual=(-m 'not patient and not late') api=(tests/api tests/auth) rest=(tests/cli tests/models tests/server)
-  local patient late
-  mapfile -t patient < <(having_mark patient)
+  local patient patient_functions late
+  mapfile -t patient < <(having_mark patient | grep -v ^tests/functions/)
+  mapfile -t patient_functions < <(having_mark patient | grep ^tests/functions/)
   mapfile -t late < <(having_mark late)
-  parts+=(patient api runs rest functions engine late)
+  parts+=(patient patient-functions api runs rest functions engine late)
   test_part patient -m 'patient and not late' "${patient[@]}" &
+  test_part patient-functions -m 'patient and not late' "${patient_functions[@]}" &
   test_part api "${usual[@]}" "${api[@]}" &
   test_part runs "${usual[@]}" tests/runs &
   test_part rest "${usual[@]}" "${rest[@]}" &
