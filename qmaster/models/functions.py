@@ -249,6 +249,11 @@ class Version(Struct, frozen=True, kw_only=True):
     owner: str
     published_at: str
 
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return f"version {self.number} of the function {self.function!r}"
+
     def view(self) -> FunctionVersion:
         """Return the view; the environment has no values."""
         return FunctionVersion(**self.fields())

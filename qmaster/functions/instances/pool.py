@@ -17,7 +17,7 @@ from ...errors import (
     QueueFull,
 )
 from ...models.functions import Version
-from ..invocations.invocation import Answer, Chunks, Ended, Invocation, outcome_of
+from ..invocations.invocation import Answer, Chunks, Ended, Invocation
 from . import scaling
 from .endings import Ending, Trouble
 from .instance import Instance, Poll
@@ -72,7 +72,9 @@ class Pool:
         elif self._refuses_now():
             self._over(invocation, None, self._cannot_start())
         elif invocation.begin is None and self._is_full():
-            self._over(invocation, None, QueueFull(f"{len(self._queue)} calls wait for {self._name}; try again later"))
+            self._over(
+                invocation, None, QueueFull(f"{len(self._queue)} calls wait for {self.version.title}; try again later")
+            )
         else:
             self._queue[invocation] = None
             invocation.timer = self._loop.call_later(self.version.spec.timeout, self._waited_too_long, invocation)
@@ -114,7 +116,7 @@ class Pool:
     def _waited_too_long(self, invocation: Invocation) -> None:
         self._queue.pop(invocation, None)
         seconds = self.version.spec.timeout
-        self._over(invocation, None, NoInstance(f"no instance of {self._name} was free within {seconds:g} s"))
+        self._over(invocation, None, NoInstance(f"no instance of {self.version.title} was free within {seconds:g} s"))
 
     # -- instances that ask ----------------------------------------------------------------------------------------
 
@@ -282,7 +284,9 @@ class Pool:
     def _timed_out(self, instance: Instance, invocation: Invocation) -> None:
         instance.calls.pop(invocation.call.id, None)
         seconds, unread = self.version.spec.timeout, invocation.chunks is not None and invocation.chunks.is_full
-        self._over(invocation, instance, CallTimedOut(f"{self._name} took longer than its timeout of {seconds:g} s"))
+        self._over(
+            invocation, instance, CallTimedOut(f"{self.version.title} took longer than its timeout of {seconds:g} s")
+        )
         if unread:  # its reader took too long, not the instance, which is killed if it does not ask soon
             instance.seen_at = self._loop.time()
             self.serve(instance)
@@ -302,27 +306,11 @@ class Pool:
 
     def _over(self, invocation: Invocation, instance: Instance | None, end: Answer | HttpError | None) -> None:
         """End a call with its answer, or with why there is none; None: its stream has ended."""
-        invocation.stop_timer()
-        now, handed = self._loop.time(), invocation.handed_at
-        if isinstance(end, Answer):
-            invocation.answer(end)
-        elif end is not None:
-            invocation.fail(end)
-        outcome = "ok" if end is None or isinstance(end, Answer) else outcome_of(end)
-        taken = None if handed is None else now - handed
-        if taken is not None and (outcome == "ok" or isinstance(end, FunctionFailed)):
-            self.duration = scaling.mean(self.duration, taken)
-        self._hooks.report(
-            Ended(
-                self.version,
-                invocation.call,
-                instance.run_id if instance else None,
-                outcome,
-                (handed or now) - invocation.queued_at,
-                taken,
-                invocation.cold,
-            )
-        )
+        run_id = instance.run_id if instance else None
+        ended = invocation.conclude(self.version, end, run_id, self._loop.time())
+        if ended.duration is not None and (ended.outcome == "ok" or isinstance(end, FunctionFailed)):
+            self.duration = scaling.mean(self.duration, ended.duration)
+        self._hooks.report(ended)
 
     # -- starts and ends of instances ------------------------------------------------------------------------------
 
@@ -375,11 +363,7 @@ class Pool:
     def _cannot_start(self) -> CannotStart:
         reason, message, of_engine = self._trouble or Trouble("exit", "no instance starts")
         seconds = self.retry_at - self._loop.time()
-        return CannotStart(f"{self._name} cannot start: {message}", reason, seconds, of_engine)
-
-    @property
-    def _name(self) -> str:
-        return f"version {self.version.number} of the function {self.version.function!r}"
+        return CannotStart(f"{self.version.title} cannot start: {message}", reason, seconds, of_engine)
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(list(self.instances.values()))

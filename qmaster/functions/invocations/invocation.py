@@ -154,6 +154,25 @@ class Invocation:
         elif not self.answered.done():
             self.answered.set_exception(error)
 
+    def conclude(self, version: Version, end: Answer | HttpError | None, run_id: str | None, now: float) -> Ended:
+        """End the call, and return the report of it.
+
+        Args:
+            version: that was called.
+            end: the answer, or why there is none; None: a streamed answer has ended.
+            run_id: of the instance or job that had the call.
+            now: by the event loop's clock.
+        """
+        self.stop_timer()
+        if isinstance(end, Answer):
+            self.answer(end)
+        elif end is not None:
+            self.fail(end)
+        outcome = _outcome(end) if isinstance(end, HttpError) else "ok"
+        queued = (self.handed_at or now) - self.queued_at
+        taken = None if self.handed_at is None else now - self.handed_at
+        return Ended(version, self.call, run_id, outcome, queued, taken, self.cold)
+
     def stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
@@ -189,6 +208,6 @@ class Reports(NamedTuple):
     instance: Callable[[str, str], None]
 
 
-def outcome_of(error: HttpError) -> str:
+def _outcome(error: HttpError) -> str:
     """Return the word for why a call failed, for the metrics and the log."""
     return error.reason if isinstance(error, CallFailed) else str(int(error.status))

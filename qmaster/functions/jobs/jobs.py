@@ -21,7 +21,7 @@ from ...runs.reaper import KEPT
 from ...runs.results import is_over
 from ..instances import scaling
 from ..instances.endings import MAX_MESSAGE, Trouble
-from ..invocations.invocation import Answer, Ended, Invocation, Reports, outcome_of
+from ..invocations.invocation import Answer, Invocation, Reports
 from ..versions.store import VersionStore
 from . import ends as job_ends
 from .line import Job, Line
@@ -68,7 +68,7 @@ class Jobs:
         if self._refuses_now(line):
             self._over(version, invocation, _cannot_start(version, line))
         elif invocation.begin is None and len(line.waiting) >= version.spec.queue and not self._starts(line, version):
-            said = f"{len(line.waiting)} calls wait for {_named(version)}; try again later"
+            said = f"{len(line.waiting)} calls wait for {version.title}; try again later"
             self._over(version, invocation, QueueFull(said))
         else:
             line.waiting[invocation] = version
@@ -328,16 +328,7 @@ class Jobs:
     def _over(
         self, version: Version, invocation: Invocation, end: Answer | HttpError, run_id: str | None = None
     ) -> None:
-        invocation.stop_timer()
-        now, handed = _now(), invocation.handed_at
-        if isinstance(end, Answer):
-            invocation.answer(end)
-        else:
-            invocation.fail(end)
-        outcome = "ok" if isinstance(end, Answer) else outcome_of(end)
-        queued = (handed or now) - invocation.queued_at
-        taken = None if handed is None else now - handed
-        self._reports.call(Ended(version, invocation.call, run_id, outcome, queued, taken, invocation.cold))
+        self._reports.call(invocation.conclude(version, end, run_id, _now()))
 
     def _free(self, job: Job) -> None:
         if job.watch is not None:
@@ -350,7 +341,7 @@ class Jobs:
     def _waited_too_long(self, line: Line, invocation: Invocation) -> None:
         version = line.waiting.pop(invocation)
         seconds = version.spec.timeout
-        self._over(version, invocation, NoInstance(f"no job of {_named(version)} could begin within {seconds:g} s"))
+        self._over(version, invocation, NoInstance(f"no job of {version.title} could begin within {seconds:g} s"))
 
     def _fail_waiting(self, line: Line, error: Callable[[Version], HttpError]) -> None:
         waiting, line.waiting = line.waiting, {}
@@ -382,17 +373,13 @@ def _name(invocation: Invocation) -> str:
     return f"{PREFIX}{invocation.call.id.replace('-', '')}{again}"
 
 
-def _named(version: Version) -> str:
-    return f"version {version.number} of the function {version.function!r}"
-
-
 def _cannot_start(version: Version, line: Line) -> CannotStart:
     reason, message, of_engine = line.trouble or Trouble("exit", "no job starts")
-    return CannotStart(f"{_named(version)} cannot start: {message}", reason, line.retry_at - _now(), of_engine)
+    return CannotStart(f"{version.title} cannot start: {message}", reason, line.retry_at - _now(), of_engine)
 
 
 def _timed_out(version: Version) -> CallTimedOut:
-    return CallTimedOut(f"{_named(version)} took longer than its timeout of {version.spec.timeout:g} s")
+    return CallTimedOut(f"{version.title} took longer than its timeout of {version.spec.timeout:g} s")
 
 
 def _now() -> float:
