@@ -19,7 +19,7 @@ from qmaster.errors import (
     NotFound,
     QueueFull,
 )
-from qmaster.functions.instances import autoscaler, lifecycle, scaling
+from qmaster.functions.instances import autoscaler, backoff, lifecycle, scaling
 from qmaster.functions.instances.endings import Trouble
 from qmaster.functions.instances.instance import Poll
 from qmaster.functions.instances.launcher import Found
@@ -413,7 +413,7 @@ async def test_an_instance_that_never_asks_is_killed(stage: Stage) -> None:
 @pytest.mark.gen_test
 async def test_starts_go_on_after_the_pause(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A success ends the backing off."""
-    monkeypatch.setattr(scaling, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.05)
     called = stage.versions.publish(version())
     calling = stage.invoke(called)
     await stage.instance()
@@ -424,7 +424,7 @@ async def test_starts_go_on_after_the_pause(stage: Stage, monkeypatch: pytest.Mo
     calling = stage.invoke(called)
     await stage.serve(await stage.instance(2))
     await calling
-    assert stage.life.pools[called.id].failures == 0
+    assert stage.life.pools[called.id].backoff.failures == 0
 
 
 @pytest.mark.gen_test
@@ -804,7 +804,7 @@ async def test_more_questions_than_calls_get_no_more_calls(stage: Stage) -> None
 @pytest.mark.gen_test
 async def test_calls_outlast_a_start_that_a_node_has_lost(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says nothing about the function: they wait for the next one."""
-    monkeypatch.setattr(scaling, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.05)
     called = stage.versions.publish(version())
     calling = stage.invoke(called)
     await stage.instance()

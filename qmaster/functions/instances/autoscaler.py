@@ -220,7 +220,7 @@ class Autoscaler:
         starting: Counter[str] = Counter()  # by publisher
         for pool, load in loads:
             starting[pool.version.owner] += load.starting
-        ready = [(pool, load) for pool, load in loads if now >= pool.retry_at]
+        ready = [(pool, load) for pool, load in loads if now >= pool.backoff.retry_at]
         needy = [(pool, load) for pool, load in ready if calls_need_one(load, pool.scale())]
         cold = needy or [(pool, load) for pool, load in ready if too_few(load, pool.scale())]
         first = min(cold, key=lambda each: _turn(each[0], each[1], starting), default=None)

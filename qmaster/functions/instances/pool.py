@@ -19,6 +19,7 @@ from ...errors import (
 from ...models.functions import Version
 from ..invocations.invocation import Answer, Chunks, Ended, Invocation
 from . import scaling
+from .backoff import Backoff
 from .endings import Ending, Trouble
 from .instance import Instance, Poll
 from .scaling import Load, Scale
@@ -41,8 +42,7 @@ class Pool:
         instances: all that have not ended, by secret.
         least: how many are kept warm; 0 for a version that is not the newest.
         outdated_at: since when the version is not the newest; instances from before end as soon as they are idle.
-        failures: how many starts have failed in a row.
-        retry_at: when the next start may begin.
+        backoff: of the starts that fail.
         duration: the mean seconds of a call.
         cold_start: the mean seconds of a start.
     """
@@ -52,15 +52,13 @@ class Pool:
         self.instances: dict[str, Instance] = {}
         self.least = 0
         self.outdated_at: float | None = None
-        self.failures = 0
-        self.retry_at = 0.0
+        self.backoff = Backoff()
         self.duration: float | None = None
         self.cold_start: float | None = None
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
         self._queue: dict[Invocation, None] = {}  # the oldest first
         self._free: dict[Instance, None] = {}  # with an open poll; the one that asked last is at the end
-        self._trouble: Trouble | None = None
 
     # -- calls that wait -------------------------------------------------------------------------------------------
 
@@ -69,7 +67,7 @@ class Pool:
         instance = self._next_free()
         if instance is not None:
             self._hand_over(instance, invocation)
-        elif self._refuses_now():
+        elif self.backoff.refuses(self._loop.time()) and not self._alive():
             self._over(invocation, None, self._cannot_start())
         elif invocation.begin is None and self._is_full():
             self._over(
@@ -79,12 +77,6 @@ class Pool:
             self._queue[invocation] = None
             invocation.timer = self._loop.call_later(self.version.spec.timeout, self._waited_too_long, invocation)
             self._hooks.wake()
-
-    def _refuses_now(self) -> bool:
-        """Return whether nothing lives that could serve a call, and the next start has to wait."""
-        if self._trouble is None or self._alive() or self._loop.time() >= self.retry_at:
-            return False
-        return scaling.tells_callers(self._trouble.reason, self.failures)
 
     def _is_full(self) -> bool:
         """Return whether no more calls may wait. Asynchronous ones do not count: their queue is in the journal."""
@@ -212,7 +204,7 @@ class Pool:
 
     def _started(self, instance: Instance, now: float) -> None:
         instance.asked_at = now
-        self.failures, self.retry_at, self._trouble = 0, 0.0, None
+        self.backoff.reset()
         if not instance.adopted:
             self.cold_start = scaling.mean(self.cold_start, now - instance.created_at)
         self._hooks.wake()
@@ -332,17 +324,15 @@ class Pool:
 
     def start_failed(self, trouble: Trouble) -> None:
         """Note a start that failed: the next one waits, and calls that nothing else can serve fail."""
-        self.failures += 1
-        self.retry_at = self._loop.time() + scaling.pause(self.failures)
-        self._trouble = trouble
-        if not self._alive() and scaling.tells_callers(trouble.reason, self.failures):
+        self.backoff.failed(trouble, self._loop.time())
+        if self.backoff.tells_callers and not self._alive():
             self.fail_waiting(self._cannot_start)
-        self._loop.call_at(self.retry_at, self._hooks.wake)
+        self._loop.call_at(self.backoff.retry_at, self._hooks.wake)
 
     def allowed_again(self) -> None:
         """Start without a pause where the last start was refused by a policy that has changed."""
-        if self._trouble is not None and self._trouble.reason == "policy":
-            self.failures, self.retry_at, self._trouble = 0, 0.0, None
+        if self.backoff.trouble is not None and self.backoff.trouble.reason == "policy":
+            self.backoff.reset()
 
     def remove(self, instance: Instance) -> None:
         """Forget an instance that has ended."""
@@ -361,9 +351,7 @@ class Pool:
         return [each for each in self.instances.values() if not each.ending]
 
     def _cannot_start(self) -> CannotStart:
-        reason, message, of_engine = self._trouble or Trouble("exit", "no instance starts")
-        seconds = self.retry_at - self._loop.time()
-        return CannotStart(f"{self.version.title} cannot start: {message}", reason, seconds, of_engine)
+        return self.backoff.error(self.version, self._loop.time())
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(list(self.instances.values()))

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0  # seconds between starts that fail
 LIFETIME = 6 * 3600.0  # seconds after which an instance is replaced
 MARGIN = 60.0  # seconds that an instance may live beyond its lifetime and its last call, whoever started it
 SILENT = 10.0  # seconds that an instance may have neither a call nor a question for one
@@ -21,10 +20,6 @@ IN_FLIGHT = 3.0
 # a few ms: without the pause, one client that calls again and again had three instances.
 BRIEFLY = 0.02
 IDLE_OUTDATED = 10.0  # seconds that an instance of a version that is not the newest stays idle at most
-# Reasons of failed starts that say nothing about the function: a node was lost, or a new leader of the swarm shut down
-# what the last one had given out. Calls wait for the next start, unless it fails again and again.
-PASSING = frozenset({"node_down", "orphaned", "stopped"})
-TRIES = 3
 WEIGHT = 0.2  # of the newest value in a mean
 
 
@@ -92,16 +87,6 @@ def starts_left(ready_nodes: int, begun: Iterable[float], now: float) -> int:
         now: the time.
     """
     return max(1, ready_nodes) - sum(now - each < IN_FLIGHT for each in begun)
-
-
-def pause(failures: int) -> float:
-    """Return the seconds until the next start, after so many that failed in a row."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 20)) if failures else 0.0
-
-
-def tells_callers(reason: str, failures: int) -> bool:
-    """Return whether a failed start fails the calls that wait for it; ``failures``: how many in a row."""
-    return reason not in PASSING or failures >= TRIES
 
 
 def mean(before: float | None, value: float) -> float:

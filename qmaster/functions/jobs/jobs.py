@@ -12,14 +12,13 @@ from typing import Any
 
 import structlog
 
-from ...errors import CallFailed, CallTimedOut, CannotStart, HttpError, InstanceDied, NoInstance, NotFound, QueueFull
+from ...errors import CallFailed, CallTimedOut, HttpError, InstanceDied, NoInstance, NotFound, QueueFull
 from ...limiter import act_for
 from ...models.functions import FunctionError, FunctionStats, Version, read_input
 from ...models.responses import Service
 from ...models.units import rfc3339
 from ...runs.reaper import KEPT
 from ...runs.results import is_over
-from ..instances import scaling
 from ..instances.endings import MAX_MESSAGE, Trouble
 from ..invocations.invocation import Answer, Invocation, Reports
 from ..versions.store import VersionStore
@@ -65,8 +64,8 @@ class Jobs:
         if invocation.begin is None:
             read_input(invocation.call.payload)  # an asynchronous one has none before it begins
         line = self._lines.setdefault(version.function, Line())
-        if self._refuses_now(line):
-            self._over(version, invocation, _cannot_start(version, line))
+        if line.backoff.refuses(_now()) and not line.runs_any:
+            self._over(version, invocation, line.backoff.error(version, _now()))
         elif invocation.begin is None and len(line.waiting) >= version.spec.queue and not self._starts(line, version):
             said = f"{len(line.waiting)} calls wait for {version.title}; try again later"
             self._over(version, invocation, QueueFull(said))
@@ -131,7 +130,7 @@ class Jobs:
         if line is not None and self._versions.latest(name) is None:
             self._fail_waiting(line, lambda version: NotFound(f"the function {name!r} was removed"))
             line.errors.clear()
-            line.trouble = None
+            line.backoff.trouble = None
             self._forget_if_empty(name)
 
     def notice(self, view: Service) -> None:
@@ -142,8 +141,7 @@ class Jobs:
         job.view = view
         if view.status == "running" and not job.runs:
             job.runs = True
-            line = self._lines[job.version.function]
-            line.failures, line.retry_at, line.trouble = 0, 0.0, None
+            self._lines[job.version.function].backoff.reset()
         if is_over(view):
             del self._by_run[view.id]
             self._spawn(self._conclude(job, view), job.name)
@@ -171,20 +169,14 @@ class Jobs:
 
     # -- starts ----------------------------------------------------------------------------------------------------
 
-    def _refuses_now(self, line: Line) -> bool:
-        """Return whether nothing runs that shows that a start can succeed, and the next one has to wait."""
-        if line.trouble is None or line.runs_any or _now() >= line.retry_at:
-            return False
-        return scaling.tells_callers(line.trouble.reason, line.failures)
-
     def _starts(self, line: Line, version: Version) -> bool:
         """Return whether a call of this version would start at once."""
-        return not line.waiting and len(line.jobs) < version.spec.max_instances and _now() >= line.retry_at
+        return not line.waiting and len(line.jobs) < version.spec.max_instances and _now() >= line.backoff.retry_at
 
     def _start_waiting(self, function: str) -> None:
         """Start calls that wait, in their order, as far as they may."""
         line = self._lines.get(function)
-        while line is not None and line.waiting and _now() >= line.retry_at and not self._stopping:
+        while line is not None and line.waiting and _now() >= line.backoff.retry_at and not self._stopping:
             invocation, version = next(iter(line.waiting.items()))
             if len(line.jobs) >= version.spec.max_instances:
                 break
@@ -273,16 +265,16 @@ class Jobs:
         trouble = trouble._replace(message=trouble.message[:MAX_MESSAGE])
         name, line = job.version.function, self._lines[job.version.function]
         line.errors.appendleft(FunctionError(time=rfc3339(), reason=trouble.reason, message=trouble.message))
-        line.trouble = trouble
-        if trouble.reason != "policy":  # which each start asks for anyway
-            line.failures += 1
-            line.retry_at = _now() + scaling.pause(line.failures)
-            asyncio.get_running_loop().call_at(line.retry_at, self._start_waiting, name)
+        if trouble.reason == "policy":  # which each start asks for anyway
+            line.backoff.trouble = trouble
+        else:
+            line.backoff.failed(trouble, _now())
+            asyncio.get_running_loop().call_at(line.backoff.retry_at, self._start_waiting, name)
         log.warning("job_not_started", run=job.run_id, function=name, reason=trouble.reason, error=trouble.message)
         job.invocation.handed_at = None
-        self._tell(job, _cannot_start(job.version, line))
-        if not line.runs_any and scaling.tells_callers(trouble.reason, line.failures):
-            self._fail_waiting(line, lambda version: _cannot_start(version, line))
+        self._tell(job, line.backoff.error(job.version, _now()))
+        if line.backoff.tells_callers and not line.runs_any:
+            self._fail_waiting(line, lambda version: line.backoff.error(version, _now()))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -350,7 +342,7 @@ class Jobs:
 
     def _forget_if_empty(self, function: str) -> None:
         line = self._lines.get(function)
-        if line is not None and not (line.waiting or line.jobs or line.errors or line.trouble):
+        if line is not None and not (line.waiting or line.jobs or line.errors or line.backoff.trouble):
             del self._lines[function]
 
     # -- work in the background ------------------------------------------------------------------------------------
@@ -371,11 +363,6 @@ def _name(invocation: Invocation) -> str:
     """Return a new name for the run of a call, which is tried again under another one if it is asynchronous."""
     again = "" if invocation.begin is None else f"-{secrets.token_hex(3)}"
     return f"{PREFIX}{invocation.call.id.replace('-', '')}{again}"
-
-
-def _cannot_start(version: Version, line: Line) -> CannotStart:
-    reason, message, of_engine = line.trouble or Trouble("exit", "no job starts")
-    return CannotStart(f"{version.title} cannot start: {message}", reason, line.retry_at - _now(), of_engine)
 
 
 def _timed_out(version: Version) -> CallTimedOut:

@@ -7,7 +7,8 @@ from collections import deque
 
 from ...models.functions import FunctionError, FunctionStats, InstanceCounts, Version
 from ...models.responses import Service
-from ..instances.endings import ERRORS_KEPT, Trouble
+from ..instances.backoff import Backoff
+from ..instances.endings import ERRORS_KEPT
 from ..invocations.invocation import Invocation
 
 
@@ -46,18 +47,14 @@ class Line:
     Attributes:
         waiting: those that wait for their start, the oldest first.
         jobs: those that are started.
-        failures: how many starts have failed in a row.
-        retry_at: when the next start may begin, by the loop's clock.
-        trouble: why the last start failed.
+        backoff: of the starts that fail.
         errors: why starts failed, the newest first.
     """
 
     def __init__(self) -> None:
         self.waiting: dict[Invocation, Version] = {}
         self.jobs: set[Job] = set()
-        self.failures = 0
-        self.retry_at = 0.0
-        self.trouble: Trouble | None = None
+        self.backoff = Backoff()
         self.errors: deque[FunctionError] = deque(maxlen=ERRORS_KEPT)
 
     @property

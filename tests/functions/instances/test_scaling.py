@@ -82,14 +82,6 @@ def test_how_many_starts_may_begin(nodes: int, begun: list[float], left: int) ->
 
 
 @pytest.mark.parametrize(
-    ("failures", "seconds"), [(0, 0), (1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (11, 300), (10_000, 300)]
-)
-def test_starts_back_off(failures: int, seconds: float) -> None:
-    """1 s after the first that failed, twice as long after each further one, 5 min at most."""
-    assert scaling.pause(failures) == seconds
-
-
-@pytest.mark.parametrize(
     ("candidates", "ends"),
     [
         ([], None),
@@ -113,19 +105,3 @@ def test_a_mean_follows() -> None:
 def test_an_instance_may_finish_its_last_call_before_anybody_ends_it() -> None:
     """What its owner retires at six hours may be busy for one more timeout."""
     assert scaling.label_lifetime(900) > scaling.LIFETIME + 900
-
-
-@pytest.mark.parametrize(
-    ("reason", "failures", "told"),
-    [
-        ("exit", 1, True),
-        ("image_not_found", 1, True),
-        ("policy", 1, True),
-        ("node_down", 1, False),
-        ("stopped", 2, False),
-        ("orphaned", 3, True),
-    ],
-)
-def test_which_failed_starts_callers_are_told_of(reason: str, failures: int, told: bool) -> None:
-    """Those that say something about the function, and those that go on."""
-    assert scaling.tells_callers(reason, failures) is told

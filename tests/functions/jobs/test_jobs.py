@@ -27,7 +27,7 @@ from qmaster.errors import (
     QueueFull,
     TooManyCalls,
 )
-from qmaster.functions.instances import scaling
+from qmaster.functions.instances import backoff
 from qmaster.functions.invocations.invocation import Answer, Invocation
 from qmaster.functions.jobs import jobs
 from qmaster.models.functions import MAX_INPUT, read_input
@@ -263,7 +263,7 @@ async def test_a_run_that_never_ran_is_a_failed_start(
     stage: Stage, last: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calls that wait fail with it, and starts back off until one succeeds."""
-    monkeypatch.setattr(scaling, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.05)
     called = job(max_instances=1)
     first, second = stage.invoke(called), stage.invoke(called)
     await begun(stage)
@@ -284,7 +284,7 @@ async def test_a_run_that_never_ran_is_a_failed_start(
 @pytest.mark.gen_test
 async def test_a_failed_start_fails_no_others_while_a_job_runs(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows that jobs of the function can start."""
-    monkeypatch.setattr(scaling, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.05)
     called = job(max_instances=2)
     calls = [stage.invoke(called) for _ in range(3)]
     await begun(stage, 2)

@@ -10,7 +10,7 @@ from fakes import until
 from function_cases import job, job_over, view
 
 from qmaster.errors import BadRequest, EngineAway, PayloadTooLarge
-from qmaster.functions.instances import scaling
+from qmaster.functions.instances import backoff
 from qmaster.models.invocations import InvocationError
 from qmaster.models.responses import Service
 
@@ -55,7 +55,7 @@ async def test_a_job_that_fails_is_run_again_under_another_name(tmp_path: Path) 
 
 async def test_a_job_that_cannot_start_is_no_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for the next start, although the attempt had been written."""
-    monkeypatch.setattr(scaling, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.05)
     async with desk(tmp_path) as made:
         accepted = await made.accept(made.stage.versions.publish(job(retries=0)))
         await begun(made)
