@@ -2,7 +2,7 @@
 
 import * as api from './api.js';
 import * as detail from './detail.js';
-import { $, copy, el, mark, say } from './dom.js';
+import { $, copy, el, mark, notice, say } from './dom.js';
 import * as form from './form.js';
 import * as keys from './keys.js';
 import * as live from './live.js';
@@ -73,11 +73,6 @@ function linked(now) {
   }
   if (now.is === 'refused') leave(now, `Wrong token: ${now.detail}`);
   if (now.wait) say($('login-error'), `${now.detail || 'The connection was lost'}. Trying again…`);
-}
-
-function notice(text) {
-  $('notice').hidden = !text;
-  say($('notice').firstChild, text);
 }
 
 function enter(inside) {

@@ -1,110 +1,91 @@
 // Several services at once: which are selected, and how they are stopped.
 
 import * as api from './api.js';
-import { $, announce, el, mark, say } from './dom.js';
+import { ask } from './ask.js';
+import { $, el, mark, notice, say } from './dom.js';
 import * as store from './store.js';
 import { plural } from './words.js';
 
 const AT_ONCE = 4; // calls of POST /stop
 const NAMED = 5; // services in the question
 export const selected = new Set(); // ids
-const dialog = $('bulk');
-const [title, text, list, buttons] = dialog.children;
 const everything = el('input', { type: 'checkbox', 'aria-label': 'Select all that match' });
-let listed, changed, last;
-let going = [];
+let can, changed, last;
 
-/** `shown()` returns the services that the table shows; onChange() draws it again. */
-export function start(shown, onChange) {
-  [listed, changed] = [shown, onChange];
+/** onChange() draws the table again. */
+export function start(onChange) {
+  changed = onChange;
   $('table').tHead.rows[0].append(el('td', { class: 'pick' }, everything));
-  everything.addEventListener('change', () => selectAll(everything.checked));
-  $('selected-all').addEventListener('click', () => selectAll(true));
-  $('selected-none').addEventListener('click', () => selectAll(false));
-  $('selected-stop').addEventListener('click', () => ask(chosen()));
-  $('stop-matching').addEventListener('click', () => ask(listed().filter(canStop)));
-  buttons.lastChild.addEventListener('click', send);
-  buttons.firstChild.addEventListener('click', () => dialog.close());
+  everything.addEventListener('change', () => select(everything.checked ? can : []));
+  $('selected-none').addEventListener('click', () => select([]));
+  $('selected-stop').addEventListener('click', () => stop([...selected].map(store.find)));
+  $('stop-matching').addEventListener('click', () => stop(can));
 }
 
-/** A row's: not a stop of Tab, as the key x does the same. */
+/** The box of a row: not a stop of Tab, as the key x does the same. */
 export const box = () => el('input', { type: 'checkbox', tabindex: -1 });
 
 /** Select a service or no longer; with `range`, all from the one before. */
 export function pick({ id }, on, range) {
-  const ids = listed().map((service) => service.id);
-  const [from, to] = [range && ids.includes(last) ? ids.indexOf(last) : ids.indexOf(id), ids.indexOf(id)].sort((a, b) => a - b);
-  for (const each of ids.slice(from, to + 1)) selected[on ? 'add' : 'delete'](each);
+  const ids = can.map((service) => service.id);
+  const to = ids.indexOf(id);
+  const ends = [range && ids.includes(last) ? ids.indexOf(last) : to, to];
+  for (const each of ids.slice(Math.min(...ends), Math.max(...ends) + 1)) selected[on ? 'add' : 'delete'](each);
   last = id;
   changed();
-  announce(`${selected.size} selected`);
 }
 
-export function selectAll(on) {
+/** Select these services alone. */
+export function select(services) {
   selected.clear();
-  if (on) for (const service of listed().filter(canStop)) selected.add(service.id);
+  for (const { id } of services) selected.add(id);
   changed();
 }
 
-/** Show the bar of the selection; `all`: no filter is on. */
-export function show(all) {
-  for (const id of selected) if (!store.services.has(id) || !canStop(store.services.get(id))) selected.delete(id);
-  const can = listed().filter(canStop);
-  $('selection').hidden = !selected.size;
-  mark(document.body, 'data-selecting', selected.size ? '' : null);
-  say($('selection').firstElementChild, `${selected.size} selected`);
-  say($('selected-all'), `Select all ${can.length}`);
-  $('selected-all').hidden = selected.size >= can.length;
-  say($('selected-stop'), `${verb(chosen())} ${selected.size}…`);
+/** Show what can be done with the services that the table shows; `all`: no filter is on. */
+export function show(shown, all) {
+  can = shown.filter(canStop);
+  for (const id of selected) if (!canStop(store.find(id))) selected.delete(id);
+  const { size } = selected;
+  $('selection').hidden = !size;
+  mark(document.body, 'data-selecting', size ? '' : null);
+  say($('selection').firstChild, `${size} selected`);
+  if (size) say($('selected-stop'), `${verb([...selected].map(store.find))} ${size}…`);
   $('stop-matching').hidden = all || !can.length;
   say($('stop-matching'), `${verb(can)} all ${can.length}…`);
-  everything.checked = selected.size > 0 && selected.size >= can.length;
-  everything.indeterminate = selected.size > 0 && !everything.checked;
+  everything.checked = size > 0 && size >= can.length;
+  everything.indeterminate = size > 0 && size < can.length;
 }
 
-const chosen = () => [...selected].map((id) => store.services.get(id)).filter(Boolean);
-const canStop = ({ status }) => status !== 'removed' && status !== 'stopping';
+const canStop = (service) => service && service.status !== 'removed' && service.status !== 'stopping';
 const ended = ({ status }) => status === 'complete' || status === 'failed';
 const verb = (all) => (all.every(ended) ? 'Remove' : 'Stop');
+const names = (all) => all.slice(0, NAMED).map(({ name }) => name).join(', ') + (all.length > NAMED ? ` and ${all.length - NAMED} more` : '');
 
-function names(all) {
-  const more = all.length - NAMED;
-  return all.slice(0, NAMED).map(({ name }) => name).join(', ') + (more > 0 ? ` and ${more} more` : '');
-}
-
-function ask(all) {
-  going = all;
+function stop(all) {
   const over = all.filter(ended).length;
-  say(title, `${verb(all)} ${plural(all.length, 'service')}?`);
-  say(text, `${names(all)}. ${over ? `${over === all.length ? 'All' : over} of them ended before, and are removed.` : 'They get their stop signal, then SIGKILL after the grace period, and are removed.'} Exit codes and output are kept.`);
-  list.replaceChildren();
-  say(buttons.firstChild, 'Keep them');
-  say(buttons.lastChild, `${verb(all)} ${all.length}`);
-  buttons.lastChild.hidden = false;
-  dialog.showModal();
+  const how = over ? `${over} of them ended before, and are removed.` : 'Each gets its stop signal, later SIGKILL, and is removed.';
+  ask(`${verb(all)} ${plural(all.length, 'service')}?`, `${names(all)}. ${how} Exit codes and output are kept.`, `${verb(all)} ${all.length}`, async () => {
+    const refused = await send(all);
+    const result = `${plural(all.length - [...refused.values()].flat().length, 'stop')} accepted.`;
+    if (!refused.size) return notice(result);
+    all = [...refused.values()].flat(); // the button tries these again
+    throw new Error([result, ...[...refused].map(([why, them]) => `${names(them)}: ${why}`)].join('\n'));
+  });
 }
 
-async function send() {
-  const queue = [...going];
-  const refused = new Map(); // why → services
-  let sent = 0;
-  buttons.lastChild.hidden = true;
-  say(buttons.firstChild, 'Cancel the rest');
-  buttons.firstChild.focus();
+/** Return what was refused: why → services. What is not sent when the question is closed is kept. */
+async function send(all) {
+  const queue = [...all];
+  const refused = new Map();
+  const note = (why, service) => refused.set(why, [...(refused.get(why) ?? []), service]);
   const one = async () => {
-    while (queue.length && dialog.open) {
-      const service = queue.shift();
-      const error = await api.stop(service.id).then(() => selected.delete(service.id) && null, (problem) => problem.message);
-      if (error) refused.set(error, [...(refused.get(error) ?? []), service]);
-      say(title, `${(sent += 1)} of ${going.length} sent`);
+    for (let service = queue.shift(); service; service = queue.shift()) {
+      if (!$('confirm').open) note('not sent', service);
+      else await api.stop(service.id).catch((error) => note(error.message, service));
+      say($('confirm-text'), `${all.length - queue.length} of ${all.length} sent…`);
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, one));
-  const failed = [...refused.values()].flat().length;
-  const result = [`${plural(sent - failed, 'stop')} accepted`, failed && `${failed} refused`, queue.length && `${queue.length} not sent`];
-  say(title, result.filter(Boolean).join(', '));
-  announce(title.textContent);
-  list.replaceChildren(...[...refused].map(([why, all]) => el('li', {}, `${names(all)}: ${why}`)));
-  say(buttons.firstChild, 'Close');
-  changed();
+  return refused;
 }

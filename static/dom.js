@@ -50,6 +50,12 @@ export const nodeShape = (word) => (word === 'ready' ? 'running' : word);
 export const badge = (word, is = word) =>
   el('span', { class: 'status', 'data-is': shape(is) }, el('i', { 'aria-hidden': 'true' }), el('span', {}, word));
 
+/** A message on top of the page, until it is dismissed; '' dismisses it. */
+export function notice(text) {
+  $('notice').hidden = !text;
+  say($('notice').firstChild, text);
+}
+
 export const announce = (text) => say($('announcer'), text);
 
 /** Put this text on the clipboard. */

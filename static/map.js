@@ -49,14 +49,14 @@ function showSum(nodes, boxes) {
   $('map').hidden = $('legend').hidden = folded;
   mark($('fold'), 'aria-expanded', !folded);
   const away = nodes.filter((node) => node.state !== 'ready').length;
-  const ready = away ? `${away} not ready` : 'all ready';
-  const parts = [nodes.length === 1 && folded ? `${nodes[0].hostname}${away ? ' (not ready)' : ''}` : nodes.length && `${plural(nodes.length, 'node')}, ${ready}`];
+  const ready = `, ${away ? `${away} not ready` : 'all ready'}`;
+  const parts = nodes.length ? [nodes[1] || !folded ? plural(nodes.length, 'node') + ready : nodes[0].hostname + (away ? ready : '')] : [];
   if (folded) {
-    const [mib, full] = [nodes.reduce((sum, node) => sum + store.reserved(node)[0], 0), nodes.reduce((sum, node) => sum + node.memory, 0)];
+    const sum = (of) => memory(nodes.reduce((all, node) => all + of(node), 0));
     const running = [...boxes.values()].flat().filter(([, { state }]) => state === 'running').length;
-    parts.push([nodes.length && `${memory(mib)} of ${memory(full)} reserved`, `${running} running`].filter(Boolean).join(', '));
+    parts.push(`${nodes.length ? `${sum((node) => store.reserved(node)[0])} of ${sum((node) => node.memory)} reserved, ` : ''}${running} running`);
   }
-  say($('nodes-sum'), parts.filter(Boolean).join(': '));
+  say($('nodes-sum'), parts.join(': '));
 }
 
 /** Columns beside the nodes', which a token with limits is not told of: then its tasks say where they are. */

@@ -36,10 +36,9 @@ let run, asked;
 export function start(onRun) {
   run = onRun;
   body.append(above, below);
-  bulk.start(() => found, show);
+  bulk.start(show);
   for (const [column, title] of COLUMNS) {
-    const button = el('button', { onclick: () => sortBy(column) }, title);
-    head.append(el('th', { scope: 'col', class: column }, button));
+    head.append(el('th', { scope: 'col', class: column }, el('button', { onclick: () => sortBy(column) }, title)));
   }
   for (const status of ['current', ...store.STATUSES]) {
     const chip = el('button', { 'data-filter': status, onclick: () => refine({ status: status === 'current' ? '' : status }) });
@@ -84,13 +83,11 @@ export function show() {
     chip.hidden = !counts[status] && status !== 'current' && status !== filter;
   }
   showFailures(counts.failed);
-  bulk.show(isAll());
-  const [title, text, button] = $('empty').children;
-  const all = isAll();
+  bulk.show(found, isAll());
   $('empty').hidden = found.length > 0 || !store.synced;
-  say(title, all ? 'Nothing is here now' : 'Nothing matches');
-  say(text, all ? 'Start something here, or with POST /run.' : 'No service has these words and this status.');
-  say(button, all ? 'Run something…' : 'Show all');
+  const texts = ['Nothing is here now', 'Start something here, or with POST /run.', 'Run something…'];
+  const none = ['Nothing matches', 'No service has these words and this status.', 'Show all'];
+  (isAll() ? texts : none).forEach((text, i) => say($('empty').children[i], text));
 }
 
 /** Put the keyboard onto the row `step` further down. */
@@ -152,9 +149,9 @@ function matches(service) {
 }
 
 function searched(service) {
-  const { name, id, image, owner, reason, command, labels, tasks } = service;
+  const { name, id, image, owner, status, reason, command, labels, tasks } = service;
   const tags = Object.entries(labels).map((pair) => pair.join('='));
-  const text = [name, id, image, owner, why(reason), command, ...tags, ...tasks.map((task) => task.node)].join('\n').toLowerCase();
+  const text = [name, id, image, owner, status, why(reason), command, ...tags, ...tasks.map((task) => task.node)].join('\n').toLowerCase();
   texts.set(service, text);
   return text;
 }
@@ -210,9 +207,9 @@ function fillRow(row, service, index) {
   say(owner, service.owner ?? '');
   say(exit, service.exit_code ?? '');
   mark(exit, 'data-bad', service.exit_code ? '' : null);
-  const code = service.last_exit?.exit_code ?? '?';
-  say(restarts, service.restarts ? `${service.restarts} ×, exit ${code}` : '');
-  restarts.title = service.restarts ? `restarted ${service.restarts} ×, last exit ${code}` : '';
+  const last = service.restarts ? `${service.restarts} ×, last exit ${service.last_exit?.exit_code ?? '?'}` : '';
+  say(restarts, last.replace('last ', ''));
+  restarts.title = last && `restarted ${last}`;
 }
 
 function fillName(cell, service) {
@@ -235,18 +232,17 @@ function progress({ status, replicas: { desired, running, complete } }) {
 
 // The newest failures are named where they are seen first: above the list, whatever its order.
 function showFailures(count) {
-  const newest = count ? [...store.services.values()].filter(({ status }) => status === 'failed') : [];
-  newest.sort((a, b) => (a.finished_at > b.finished_at ? -1 : 1)).length = Math.min(count, NEWEST);
-  const key = newest.map(({ id, finished_at: end }) => id + age(end)).join() + count;
+  const failed = count ? [...store.services.values()].filter(({ status }) => status === 'failed') : [];
+  failed.sort((a, b) => (a.finished_at > b.finished_at ? -1 : 1)).length = Math.min(count, NEWEST);
+  const key = failed.map(({ id, finished_at: end }) => id + age(end)).join() + count;
   if ($('failures').key === key) return;
   $('failures').key = key;
-  const links = newest.map((service) => {
-    const said = [why(service.reason) || (service.exit_code !== null && `exit ${service.exit_code}`), `${age(service.finished_at)} ago`];
+  const newest = failed.map((service) => {
     const link = el('a', { class: 'plain', href: router.href('runs', store.address(service)) }, el('bdi', {}, service.name));
-    return el('span', {}, link, ` ${said.filter(Boolean).join(', ')}`);
+    return el('span', {}, link, ` ${why(service.reason) || `exit ${service.exit_code ?? '?'}`}, ${age(service.finished_at)} ago`);
   });
   const all = el('a', { href: router.href('live', '', { status: 'failed' }) }, badge(`${count} failed`, 'failed'));
-  $('failures').replaceChildren(...(count ? [all, ...links] : ['No failures']));
+  $('failures').replaceChildren(...(count ? [all, ...newest] : ['No failures']));
 }
 
 function clicked({ target, shiftKey }) {

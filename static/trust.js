@@ -24,28 +24,22 @@ export function linked(now) {
 }
 
 export function show() {
-  const [is, text] = words();
+  const is = link.is === 'live' && store.stale ? 'stale' : link.is;
+  const since = clock(store.stale ?? heard);
+  const words = { live: 'Live', stale: `Stale since ${since}`, reconnecting: `Reconnecting${since && ` since ${since}`}`, refused: 'Wrong token' };
   mark($('link'), 'data-link', is);
   mark($('link'), 'data-is', shape(is));
-  say($('link').lastChild, text);
+  say($('link').lastChild, words[is] ?? (is === 'off' ? 'Not connected' : 'Connecting…'));
   const away = store.synced && is !== 'live';
   mark(document.body, 'data-away', away ? '' : null);
   $('away').hidden = !away;
   clearTimeout(timer);
   if (!away) return;
-  const [, said, next, now] = $('away').children;
-  const reason = is === 'stale' ? 'The engine or the journal is away.' : (link.detail ?? '');
-  say(said, `Not live since ${clock(store.stale ?? heard)}. ${reason.replace(/[^.]$/, '$&.')}`);
+  const [said, next, now] = $('away').children;
   const seconds = Math.ceil((link.next - Date.now()) / 1000);
+  say(said, `Not live since ${since}. ${is === 'stale' ? 'The engine or the journal is away.' : (link.detail ?? '')}`);
   say(next, is === 'stale' ? '' : seconds > 0 ? `Next try in ${seconds} s.` : 'Trying…');
-  now.disabled = !(seconds > 0);
   now.hidden = is === 'stale';
+  now.disabled = !(seconds > 0);
   if (link.next) timer = setTimeout(show, 1000);
-}
-
-function words() {
-  if (link.is === 'live' && store.stale) return ['stale', `Stale since ${clock(store.stale)}`];
-  const since = heard ? ` since ${clock(heard)}` : '…';
-  const said = { live: 'Live', connecting: 'Connecting…', reconnecting: `Reconnecting${since}`, refused: 'Wrong token', off: 'Not connected' };
-  return [link.is, said[link.is]];
 }

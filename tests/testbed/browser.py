@@ -74,7 +74,8 @@ class Visit:
 
     def _load(self) -> None:
         # When an interface of the machine comes or goes, which a testbed brings about, Chromium drops what it loads.
-        for _ in range(3):
+        for wait in (0, 300, 1000, 3000):
+            self.page.wait_for_timeout(wait)
             self.page.goto(self.url)
             if self.page.evaluate("document.body.dataset.part"):  # its script runs
                 return

@@ -109,6 +109,7 @@ class Crowd:
         self.asked: list[tuple[str, str, str]] = []
         self.services = {n: service(n, MIX[n % len(MIX)], stamp(7 * n)) for n in range(services)}
         self.readers: set[_Events] = set()
+        self.away = False  # refuses streams
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over: asyncio.Event | None = None
         self._ready = threading.Event()
@@ -147,6 +148,12 @@ class Crowd:
         for reader in list(self.readers):
             reader.close(1001)
         await server.close_all_connections()
+
+    def cut(self, away: bool) -> None:
+        """Close every stream, and refuse new ones while it is ``away``; from any thread."""
+        assert self._loop
+        self.away = away
+        self._loop.call_soon_threadsafe(lambda: [reader.close(1001) for reader in list(self.readers)])
 
     def say(self, frame: frames.Frame) -> None:
         """Send this to everyone; from any thread."""
@@ -199,6 +206,10 @@ class Crowd:
 class _Events(WebSocketHandler):
     def initialize(self, crowd: Crowd) -> None:
         self._crowd = crowd
+
+    def prepare(self) -> None:
+        if self._crowd.away:
+            raise web.HTTPError(503)
 
     def on_message(self, message: str | bytes) -> None:
         self.write_message(frames.hello("0", cloudevents.cursor(EPOCH, 0)).payload.decode())
