@@ -153,7 +153,8 @@ class Crowd:
         """Close every stream, and refuse new ones while it is ``away``; from any thread."""
         assert self._loop
         self.away = away
-        self._loop.call_soon_threadsafe(lambda: [reader.close(1001) for reader in list(self.readers)])
+        for reader in list(self.readers):
+            self._loop.call_soon_threadsafe(reader.close, 1001)
 
     def say(self, frame: frames.Frame) -> None:
         """Send this to everyone; from any thread."""
