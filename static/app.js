@@ -7,6 +7,7 @@ import * as form from './form.js';
 import * as keys from './keys.js';
 import * as live from './live.js';
 import * as log from './log.js';
+import * as numbers from './numbers.js';
 import * as palette from './palette.js';
 import * as router from './router.js';
 import * as store from './store.js';
@@ -21,7 +22,7 @@ const TICK = 5000; // ages and rates move without an event
 // The views, by the first part of their address: what the navigation calls each, and its module. A module has
 // enter({name, query}), called when the address changes; show(), called at each drawing; it may have start(), leave(),
 // and listed(): the runs in the order in which it shows them.
-const VIEWS = { live: ['Live', live] };
+const VIEWS = { live: ['Live', live], numbers: ['Numbers', numbers] };
 const all = (selector) => document.querySelectorAll(selector);
 let drawn = 0;
 let due = 0;
