@@ -29,19 +29,21 @@ export async function get(path, signal) {
   return (await ask(path, { signal })).json();
 }
 
+/** Return the Response of another call. */
+export const send = (method, path, body, headers) => ask(path, { method, body, headers });
+
 async function call(path, body) {
-  const answer = await ask(path, { method: 'POST', body: JSON.stringify(body) });
-  return answer.json();
+  return (await send('POST', path, JSON.stringify(body))).json();
 }
 
-/** Throws an Error with quartermaster's own words, and its `status`: 0 where nothing answered. */
+/** Throws an Error with quartermaster's own words, its `status`, 0 where nothing answered, and the whole `problem`. */
 async function ask(path, { headers, ...options }) {
-  const fail = (status, text) => Object.assign(new Error(text), { status });
+  const fail = (status, text, problem) => Object.assign(new Error(text), { status, problem });
   const authorized = { ...headers, Authorization: `Bearer ${token}` };
   const answer = await fetch(new URL(path, document.baseURI), { ...options, headers: authorized }).catch((error) => {
     throw error.name === 'AbortError' ? error : fail(0, 'quartermaster does not answer: try again');
   });
   if (answer.ok) return answer;
   const problem = await answer.json().catch(() => ({}));
-  throw fail(answer.status, problem.error ?? `quartermaster answered ${answer.status}`);
+  throw fail(answer.status, problem.error ?? `quartermaster answered ${answer.status}`, problem);
 }

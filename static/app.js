@@ -4,6 +4,9 @@ import * as api from './api.js';
 import * as detail from './detail.js';
 import { $, copy, el, mark, notice, say } from './dom.js';
 import * as form from './form.js';
+import * as functions from './functions.js';
+import * as history from './history.js';
+import * as invocations from './invocations.js';
 import * as keys from './keys.js';
 import * as live from './live.js';
 import * as log from './log.js';
@@ -22,7 +25,13 @@ const TICK = 5000; // ages and rates move without an event
 // The views, by the first part of their address: what the navigation calls each, and its module. A module has
 // enter({name, query}), called when the address changes; show(), called at each drawing; it may have start(), leave(),
 // and listed(): the runs in the order in which it shows them.
-const VIEWS = { live: ['Live', live], numbers: ['Numbers', numbers] };
+const VIEWS = {
+  live: ['Live', live],
+  history: ['History', history],
+  functions: ['Functions', functions],
+  invocations: ['Invocations', invocations],
+  numbers: ['Numbers', numbers],
+};
 const all = (selector) => document.querySelectorAll(selector);
 let drawn = 0;
 let due = 0;

@@ -1,0 +1,55 @@
+// Runs that were, the removed ones too: by outcome, time, name and owner.
+
+import { badge, el } from './dom.js';
+import { link, listing, pages, table, time, view } from './lists.js';
+import * as store from './store.js';
+import { outcome, shortImage, took, why } from './words.js';
+
+const HEADS = ['Run', 'Outcome', 'Exit', 'Created', 'Waited', 'Ran', 'Owner'];
+const OUTCOMES = ['complete', 'failed', 'stopped'];
+const FIELDS = [
+  ['q', 'Name'],
+  ['status', 'Outcome', [...OUTCOMES, 'running', 'pending']],
+  ['since', 'Since', '90m, 7d, 2026-11-22'],
+  ['until', 'Until', '1d, 2026-11-23'],
+  ['reason', 'Reason', ['timeout', 'oom', 'unhealthy', 'rejected', 'image_not_found', 'registry_auth', 'node_down', 'orphaned']],
+  ['image', 'Image', 'busybox, team/*'],
+  ['label', 'Label', 'key=value'],
+  ['owner', 'Owner'],
+];
+let frame, seen;
+let rows = [];
+
+export function start() {
+  frame = view('history', { fields: FIELDS, read, draw, due: () => seen !== store.seen });
+}
+
+export const enter = (route) => frame.enter(route);
+export const show = () => frame.show();
+export const listed = () => rows;
+
+function read({ query: { q, status, ...rest } }, ...more) {
+  seen = store.seen;
+  const wanted = { ...rest, name: q && (q.includes('*') ? q : `*${q}*`), [OUTCOMES.includes(status) ? 'outcome' : 'status']: status };
+  return pages('status', 'services', { all: 1, ...Object.fromEntries(Object.entries(wanted).filter(([, value]) => value)) }, ...more);
+}
+
+function draw(list) {
+  rows = list.rows.map((run) => store.services.get(run.id) ?? run); // the stream is newer
+  return listing(list, table('History', HEADS, rows.map(row)));
+}
+
+function row(run) {
+  const { name, image, reason, owner, status, exit_code: code, created_at: created, started_at: started, finished_at: finished } = run;
+  const is = outcome(run);
+  const told = [is !== 'stopped' && why(reason), is !== status && status === 'removed' && 'removed'].filter(Boolean).join(', ');
+  return [
+    [link(name, 'runs', store.address(run)), el('span', { class: 'image' }, shortImage(image))],
+    [badge(is), el('span', { class: 'why' }, told)],
+    code && el('span', { 'data-bad': '' }, code),
+    time(created),
+    took(created, started),
+    took(started, finished),
+    owner,
+  ];
+}

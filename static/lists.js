@@ -1,0 +1,117 @@
+// The frame of the views of history, functions and invocations: what is read, filtered, drawn, and read again.
+
+import * as api from './api.js';
+import { $, el, mark, say } from './dom.js';
+import * as router from './router.js';
+import { moment } from './words.js';
+
+const BETWEEN = 5000; // milliseconds between two readings of what is in sight
+
+/** What is shown of nothing. */
+export const or = (is) => (is || is === 0 ? is : '–');
+const many = (is) => [or(is)].flat();
+export const link = (text, ...where) => el('a', { href: router.href(...where) }, text);
+export const act = (text, action, of = '', is = '') => el('button', { class: is, 'data-do': action, 'data-of': of }, text);
+export const time = (at) => at && el('time', { datetime: at }, moment(at));
+export const text = (title, lines) => el('pre', { tabindex: 0, 'aria-label': title }, lines);
+export const hint = (...words) => el('p', { class: 'hint' }, ...words);
+
+export function table(title, heads, rows) {
+  const row = (cells) => el('tr', {}, ...cells.map((cell, i) => el('td', { 'data-head': heads[i] }, ...many(cell))));
+  const head = el('tr', {}, ...heads.map((each) => el('th', { scope: 'col' }, each)));
+  const parts = rows.length ? [el('thead', {}, head), el('tbody', {}, ...rows.map(row))] : [];
+  return el('table', { class: 'list' }, el('caption', {}, rows.length ? title : `${title}: none`), ...parts);
+}
+
+/** Titles with what they name; those of nothing are left out. */
+export const facts = (pairs) => el('dl', {}, ...pairs.filter(([, is]) => is).flatMap(([title, is]) => [el('dt', {}, title), el('dd', {}, ...many(is))]));
+
+/**
+ * Return {enter, show, again, paint} of the view with this id: draw(state, route) returns its nodes.
+ *
+ * read(route, state, more) is awaited for the state when the address changes, and every few seconds while due(state).
+ * `fields`, [name, label, choices or hint], are kept in the address. A button or form calls the action in its data-do.
+ */
+export function view(id, { read, draw, due = () => true, fields = [], actions }) {
+  const root = $(id);
+  const form = el('form', { class: 'query', role: 'search' }, ...fields.map(field));
+  let route, state, error;
+  let [at, turn] = [0, 0];
+  root.append(form, el('div'));
+
+  async function again(before = state, more) {
+    const mine = ++turn;
+    at = Date.now();
+    const [found, problem] = await read(route, before, more).then((all) => [all, ''], ({ message }) => [before, message]);
+    if (mine !== turn) return;
+    [state, error] = [found, problem];
+    paint();
+  }
+
+  function paint() {
+    const shown = state ? draw(state, route) : error ? [] : [hint('Reading…')];
+    renew(root.lastChild, el('div', {}, el('p', { class: 'error', role: 'alert' }, error ?? ''), ...shown));
+  }
+
+  function enter(next) {
+    for (const input of form) input.value = next.query[input.name] ?? '';
+    form.hidden = !fields.length || next.name;
+    if (JSON.stringify([next.name, next.query]) === JSON.stringify([route?.name, route?.query])) return;
+    if (next.name !== route?.name) state = null;
+    route = next;
+    paint();
+    again(null);
+  }
+
+  const all = { more: () => again(state, true), news: () => again(null), ...actions };
+  for (const type of ['click', 'submit']) root.addEventListener(type, (event) => called(event, all, route.name));
+  form.addEventListener('change', ({ target: { name, value } }) => {
+    router.refine({ [name]: value.trim() });
+    enter(router.here());
+  });
+  return { enter, again, paint, show: () => Date.now() - at > BETWEEN && due(state) && again() };
+}
+
+function called(event, actions, name) {
+  if (event.type === 'submit') event.preventDefault();
+  const from = event.target.closest('[data-do]');
+  if (from && (event.type === 'submit') === (from.localName === 'form')) actions[from.dataset.do](from.dataset.of, name);
+}
+
+function field([name, label, more = '']) {
+  const choices = Array.isArray(more) && ['', ...more].map((value) => el('option', { value }, value.replaceAll('_', ' ') || 'any'));
+  const named = { name, 'aria-label': label };
+  return el('label', {}, label, choices ? el('select', named, ...choices) : el('input', { ...named, type: 'search', placeholder: more, autocomplete: 'off' }));
+}
+
+/** Make `old` look like `made`: what is equal stays in the document, with its focus, text and scroll. */
+function renew(old, made) {
+  if (old.isEqualNode(made)) return;
+  if (old.nodeName !== made.nodeName) return old.replaceWith(made);
+  if (!old.attributes) return say(old, made.textContent);
+  for (const { name, value } of [...made.attributes]) mark(old, name, value);
+  for (const { name } of [...old.attributes]) if (name !== 'open' && !made.hasAttribute(name)) mark(old, name);
+  const [had, has] = [[...old.childNodes], [...made.childNodes]];
+  had.slice(has.length).forEach((child) => child.remove());
+  has.forEach((child, i) => (had[i] ? renew(had[i], child) : old.append(child)));
+}
+
+/** Read a listing: its first page, or one more; again, those that are shown stay where they are, and new ones are counted. */
+export async function pages(path, key, query, before, more) {
+  const page = more ? { page: before.next } : {};
+  const answer = await api.get(`${path}?${new URLSearchParams({ limit: 50, ...query, ...page })}`);
+  const [rows, next] = [answer[key], answer.next_page];
+  if (more) return { ...before, rows: [...before.rows, ...rows], next };
+  if (!before?.rows.length) return { rows, next, fresh: 0 };
+  const read = new Map(rows.map((row) => [row.id, row]));
+  const shown = before.rows.map((row) => read.get(row.id) ?? row);
+  for (const { id } of shown) read.delete(id);
+  return { ...before, rows: shown, fresh: read.size };
+}
+
+/** A listing as it was read: `made` is the table of its rows. */
+export const listing = ({ rows, next, fresh }, made) => [
+  fresh ? act(`Show ${fresh} new`, 'news', '', 'news') : '',
+  made,
+  el('p', { class: 'head' }, next ? act('Load more', 'more') : '', el('span', { class: 'hint', role: 'status' }, `${rows.length} shown${next ? ', there are more' : ''}`)),
+];
