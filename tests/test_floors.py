@@ -27,7 +27,7 @@ FLOORS: dict[float, set[str]] = {
     4: {"runs"},
     3: {"engine", "events", "auth"},
     2: {"models"},
-    1: {"limiter"},
+    1: {"background", "limiter"},
     0: {"errors"},
 }
 DIVIDED = {"functions"}  # packages whose folders have floors of their own

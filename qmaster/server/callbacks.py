@@ -7,6 +7,7 @@ from typing import cast
 
 import structlog
 
+from ..background import BackgroundTasks
 from ..errors import JournalUnwritable
 from ..events.journal import Journal
 from ..functions.asynchronous.callbacks import InvocationBodies, InvocationCallbacks
@@ -38,7 +39,7 @@ class Callbacks:
         self._receivers = receivers
         self._store = store
         self._resolver = Resolver(learned=self._learn)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks("callback_host_failed")
         sender = Sender(receivers, self._resolver)
         invocations = InvocationBodies(InvocationStore(journal), lambda: journal.id)
         self.queue = CallbackQueue(store, receivers, sender, {"run": RunBodies(journal), "invocation": invocations})
@@ -74,9 +75,7 @@ class Callbacks:
                 return
 
     def _learn(self, host: str, reach: Reach) -> None:
-        task = asyncio.ensure_future(self._keep(host, reach))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.start(self._keep(host, reach), host=host)
 
     async def _keep(self, host: str, reach: Reach) -> None:
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from ...background import BackgroundTasks
 from ...errors import (
     CallFailed,
     CallTimedOut,
@@ -78,7 +79,7 @@ class Attempts:
         self._ended = ended
         self._due: dict[Line, None] = {}  # lines with something to do
         self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks("invocation_failed_here")
         self._stopping = False
 
     def version(self, line: Line | Row) -> Version | None:
@@ -114,10 +115,7 @@ class Attempts:
         known = [each.task for line in self._backlog.lines.values() for each in line.in_hand.values() if each.over]
         if tasks := [task for task in known if task is not None]:
             await asyncio.wait(tasks, timeout=CLOSE_WITHIN)
-        left = list(self._tasks)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await self._background.close()
 
     async def _feed_safely(self, line: Line) -> None:
         try:
@@ -181,21 +179,13 @@ class Attempts:
 
     def _take(self, line: Line, row: Row, work: Coroutine[Any, Any, None]) -> None:
         held = line.in_hand[row.id] = InHand(row)
-        held.task = self._spawn(line, row, work)
-
-    def _spawn(self, line: Line, row: Row, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._done(done, line, row))
-        return task
+        held.task = self._background.start(work, invocation=row.id)
+        held.task.add_done_callback(lambda done: self._done(done, line, row))
 
     def _done(self, task: asyncio.Task[None], line: Line, row: Row) -> None:
-        self._tasks.discard(task)
         line.in_hand.pop(row.id, None)
         if not task.cancelled():
             self.look_at(line)
-            if (error := task.exception()) is not None:
-                log.error("invocation_failed_here", invocation=row.id, exc_info=error)
 
     # -- an attempt ------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from itertools import zip_longest
 
 import structlog
 
+from ...background import BackgroundTasks
 from ...errors import HttpError, JournalUnwritable
 from ...limiter import FairLimiter, act_for
 from ...runs import callbacks
@@ -71,7 +72,7 @@ class CallbackQueue:
         self.tries = Counter({"delivered": 0, "failed": 0, "given_up": 0})
         self._waiting: Counter[str] = Counter()  # by owner
         self._trimming: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks("callback_work_failed")
 
     async def run(self) -> None:
         """Send callbacks until cancelled."""
@@ -80,9 +81,7 @@ class CallbackQueue:
 
     async def close(self) -> None:
         """Cancel what is being sent; it is sent again after the next start."""
-        for task in (tasks := list(self._tasks)):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._background.close()
         await self._sender.close()
 
     @property
@@ -112,7 +111,7 @@ class CallbackQueue:
         self._lanes[prefix.text].wake.set()
         if self._waiting[owner] > MAX_WAITING and owner not in self._trimming:
             self._trimming.add(owner)
-            self._spawn(self._trim(owner))
+            self._background.start(self._trim(owner), owner=owner)
 
     def wake(self) -> None:
         """Look for what is due now."""
@@ -122,7 +121,7 @@ class CallbackQueue:
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def _send(self, row: Row, done: Callable[[], None]) -> None:
-        self._spawn(self._guarded(row)).add_done_callback(lambda _: done())
+        self._background.start(self._guarded(row), callback=row.id).add_done_callback(lambda _: done())
 
     async def _try(self, row: Row) -> None:
         """Send a callback once, and record what became of it."""
@@ -196,12 +195,6 @@ class CallbackQueue:
             await self._store.trim(owner, MAX_WAITING - MAX_WAITING // 16, TOO_MANY)
             self._waiting = Counter(await self._store.waiting())
         self._trimming.discard(owner)
-
-    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 class _Lane:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 import structlog
 
+from ...background import BackgroundTasks
 from ...errors import HttpError
 from ...limiter import act_for
 from ...models.functions import FunctionError, Version
@@ -51,15 +51,12 @@ class Lifecycle:
         self._by_run: dict[str, Instance] = {}
         self._launcher = launcher
         self._reports = reports
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks("instance_work_failed")
         self._hooks = Hooks(self.changed.set, self.kill, reports.call)
 
     async def close(self) -> None:
         """Cancel pending work; the next process does it."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._background.close()
 
     def pool(self, version: Version) -> Pool:
         """Return the pool of a version."""
@@ -83,7 +80,7 @@ class Lifecycle:
         """Start an instance in the background."""
         instance = Instance(pool.version, _now())
         self._add(pool, instance)
-        self._spawn(self._launch(pool, instance), instance.version.function)
+        self._background.start(self._launch(pool, instance), function=instance.version.function)
 
     def adopt(self, version: Version, run_id: str, secret: str) -> None:
         """Take up an instance of an earlier process."""
@@ -222,7 +219,7 @@ class Lifecycle:
     def retire(self, instance: Instance) -> None:
         """Tell an idle instance to end, in the background; ``ending`` says why."""
         instance.retired = True
-        self._spawn(self._retire(instance), instance.version.function)
+        self._background.start(self._retire(instance), function=instance.version.function)
 
     def _abandon(self, instance: Instance, why: Ending, end: Callable[[str], None]) -> None:
         if instance.retired:
@@ -256,18 +253,6 @@ class Lifecycle:
         for waiting in instance.shutdown:
             if not waiting.done():
                 waiting.set_result(None)
-
-    # -- work in the background ------------------------------------------------------------------------------------
-
-    def _spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._done(done, what))
-
-    def _done(self, task: asyncio.Task[None], what: str) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("instance_work_failed", what=what, exc_info=error)
 
 
 def _names(instance: Instance) -> dict[str, object]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import structlog
 
+from ...background import BackgroundTasks
 from ...errors import CallFailed, CallTimedOut, HttpError, InstanceDied, NoInstance, NotFound, QueueFull
 from ...limiter import act_for
 from ...models.functions import FunctionError, FunctionStats, Version, read_input
@@ -49,7 +49,7 @@ class Jobs:
         self._reports = reports
         self._lines: dict[str, Line] = {}
         self._by_run: dict[str, Job] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks("job_work_failed")
         self._stopping = False
 
     # -- callers ---------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class Jobs:
         job = Job(version, invocation, name)
         invocation.handed_at = _now()
         self._lines.setdefault(version.function, Line()).jobs.add(job)
-        self._spawn(self._find(job), name)
+        self._background.start(self._find(job), name=name)
         return True
 
     def abandon(self, waiting: Iterable[Service]) -> None:
@@ -117,10 +117,7 @@ class Jobs:
 
     async def close(self) -> None:
         """Cancel pending work; the next process does it."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._background.close()
 
     # -- what is heard ---------------------------------------------------------------------------------------------
 
@@ -144,7 +141,7 @@ class Jobs:
             self._lines[job.version.function].backoff.reset()
         if is_over(view):
             del self._by_run[view.id]
-            self._spawn(self._conclude(job, view), job.name)
+            self._background.start(self._conclude(job, view), name=job.name)
         elif view.status == "stopping" and view.reason == "timeout":
             self._tell(job, _timed_out(job.version))
         elif view.status == "unknown" and not job.told:
@@ -185,7 +182,7 @@ class Jobs:
             job = Job(version, invocation, _name(invocation))
             job.kept = invocation.begin is not None
             line.jobs.add(job)
-            self._spawn(self._start(job), job.name)
+            self._background.start(self._start(job), name=job.name)
         self._forget_if_empty(function)
 
     async def _start(self, job: Job) -> None:
@@ -216,7 +213,7 @@ class Jobs:
     def _know_run(self, job: Job, run_id: str, view: Service | None) -> None:
         job.run_id = run_id
         self._by_run[run_id] = job
-        job.watch = self._spawn(self._watch_start(job, run_id), job.name)
+        job.watch = self._background.start(self._watch_start(job, run_id), name=job.name)
         if view is not None:
             self.notice(view)
 
@@ -344,19 +341,6 @@ class Jobs:
         line = self._lines.get(function)
         if line is not None and not (line.waiting or line.jobs or line.errors or line.backoff.trouble):
             del self._lines[function]
-
-    # -- work in the background ------------------------------------------------------------------------------------
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._done(done, name))
-        return task
-
-    def _done(self, task: asyncio.Task[None], name: str) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("job_work_failed", name=name, exc_info=error)
 
 
 def _name(invocation: Invocation) -> str:
