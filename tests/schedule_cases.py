@@ -22,7 +22,7 @@ from qmaster.events.journal import Journal
 from qmaster.functions.asynchronous.invoker import AsyncInvoker, Order
 from qmaster.functions.schedules.claims import Claim, Ticks, claims_of
 from qmaster.functions.schedules.scheduler import Pace, Scheduler
-from qmaster.functions.versions.store import Published, VersionStore
+from qmaster.functions.versions.store import VersionData, VersionStore
 from qmaster.models.functions import Version
 from qmaster.models.invocations import InvocationView, Status
 from qmaster.models.schedules import Schedule
@@ -211,7 +211,7 @@ class Site:
         await self.settled()
 
 
-def at(made: Published, time: float) -> Published:
+def at(made: VersionData, time: float) -> VersionData:
     """The same, published then."""
     return msgspec.structs.replace(made, published_at=datetime.fromtimestamp(time, UTC).isoformat())
 

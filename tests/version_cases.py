@@ -12,17 +12,17 @@ from qmaster.engine.configs import Config
 from qmaster.engine.labels import FUNCTION
 from qmaster.functions.versions import store as versions
 from qmaster.functions.versions.service import FunctionService
-from qmaster.functions.versions.store import Published, VersionStore
+from qmaster.functions.versions.store import VersionData, VersionStore
 from qmaster.models.functions import FunctionSpec
 
 AT = "2026-11-22T20:29:03.085076Z"
 RULES = Rules(frozenset(), 250)
 
 
-def published(owner: str = "alice", **fields: Any) -> Published:
+def published(owner: str = "alice", **fields: Any) -> VersionData:
     """What a publisher has published."""
     spec = FunctionSpec(**{"image": "busybox", **fields})
-    return Published(spec=spec, image=f"busybox@sha256:{'a' * 64}", owner=owner, published_at=AT)
+    return VersionData(spec=spec, image=f"busybox@sha256:{'a' * 64}", owner=owner, published_at=AT)
 
 
 def config(name: str, number: int, owner: str = "alice", **fields: Any) -> Config:

@@ -32,8 +32,7 @@ from ...models.schedules import keys
 from ...models.units import rfc3339
 from ...models.validation import quote
 from ..callbacks.webhooks import Receivers
-from . import store as versions
-from .store import VersionStore
+from .store import VersionData, VersionStore
 
 KEPT = 10  # versions of a function
 TRIES = 32  # numbers to try, one for each publisher at this moment
@@ -223,7 +222,7 @@ class FunctionService:
         """
         if self._store.latest(name) is None:
             policy.check_functions(by.grant, self._published_by(by.name))
-        published = versions.Published(spec=spec, image=image, owner=by.name, published_at=rfc3339())
+        published = VersionData(spec=spec, image=image, owner=by.name, published_at=rfc3339())
         taken = 0  # the last number that is not ours to have
         for _ in range(TRIES):
             latest = self._store.latest(name)
@@ -288,7 +287,7 @@ class FunctionService:
         )
 
 
-def _is_same(latest: Version, published: versions.Published) -> bool:
+def _is_same(latest: Version, published: VersionData) -> bool:
     """Return whether a publication would change nothing.
 
     An image whose digest nobody told now is that of the newest version, whose digest somebody told.

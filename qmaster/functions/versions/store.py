@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 log = structlog.get_logger(__name__)
 
 
-class Published(msgspec.Struct, frozen=True, kw_only=True):
+class VersionData(msgspec.Struct, frozen=True, kw_only=True):
     """The data of a version's config."""
 
     spec: FunctionSpec
@@ -109,7 +109,7 @@ class VersionStore:
 
     # -- changes ---------------------------------------------------------------------------------------------------
 
-    async def add(self, name: str, number: int, published: Published) -> Version:
+    async def add(self, name: str, number: int, published: VersionData) -> Version:
         """Create a version.
 
         Raises:
@@ -273,7 +273,7 @@ def _understood(kept: Version | _Unknown | None) -> Version | None:
 def _version(config: Config, name: str, number: int) -> Version | _Unknown:
     """Decode a version; a newer quartermaster may have written fields that this one does not know."""
     try:
-        data = msgspec.json.decode(config.data, type=Published)
+        data = msgspec.json.decode(config.data, type=VersionData)
     except (msgspec.MsgspecError, ValueError) as error:
         log.warning("version_not_understood", function=name, number=number, reason=str(error))
         return _Unknown(config.id, name, number)
