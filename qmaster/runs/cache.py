@@ -27,6 +27,7 @@ class CachedRun:
 
     Attributes:
         current: the current view.
+        name: what it is found by; that of the view, once the cache has noted it.
         published: the last published view, None if there is none.
         raw: the service as Docker lists it, None for a container.
         tasks: its tasks as Docker lists them, by id.
@@ -35,10 +36,11 @@ class CachedRun:
         seen: when the last listing that has it began (monotonic).
     """
 
-    __slots__ = ("body", "current", "node_was_down", "published", "raw", "seen", "tasks")
+    __slots__ = ("body", "current", "name", "node_was_down", "published", "raw", "seen", "tasks")
 
     def __init__(self, current: Service) -> None:
         self.current = current
+        self.name = ""
         self.published: Service | None = None
         self.raw: Json | None = None
         self.tasks: dict[str, Json] = {}
@@ -82,6 +84,7 @@ class RunCache:
 
     def __init__(self) -> None:
         self.entries: dict[str, CachedRun] = {}
+        self._named: dict[str, tuple[CachedRun, ...]] = {}  # each run that is started looks whether its name is taken
         self.nodes: dict[str, Json] = {}
         self.functions = FunctionViews()
         self.ended = EndedInvocations()
@@ -304,11 +307,7 @@ class RunCache:
         entry = self.entries.get(name_or_id)
         if entry is not None and owner in (None, entry.current.owner):
             return entry
-        named = [
-            entry
-            for entry in self.entries.values()
-            if entry.current.name == name_or_id and owner in (None, entry.current.owner)
-        ]
+        named = [entry for entry in self._named.get(name_or_id, ()) if owner in (None, entry.current.owner)]
         # A name may be taken again before the removal of its previous run is published.
         return max(named, key=lambda e: (e.current.status != "removed", e.current.created_at or ""), default=None)
 
@@ -339,12 +338,21 @@ class RunCache:
     def _note(self, entry: CachedRun) -> None:
         """Record that the view of a run may have changed."""
         shown = entry.current
+        if entry.name != shown.name:  # it is new, or a container that was renamed
+            self._forget_name(entry)
+            entry.name = shown.name
+            self._named[shown.name] = (*self._named.get(shown.name, ()), entry)
         self.revision += 1
         self.dirty.add(shown.id)
         if shown.type == "service" and shown.status not in status.OVER:
             self.going.add(shown.id)
         else:
             self.going.discard(shown.id)
+
+    def _forget_name(self, entry: CachedRun) -> None:
+        others = tuple(each for each in self._named.pop(entry.name, ()) if each is not entry)
+        if others:
+            self._named[entry.name] = others
 
     def _view(self, raw: Json, tasks: Mapping[str, Json], entry: CachedRun | None) -> Service:
         before = entry.current if entry else None
@@ -364,7 +372,9 @@ class RunCache:
 
     def _publish_service(self, view: Service) -> None:
         if view.status == "removed":
-            self.entries.pop(view.id, None)
+            gone = self.entries.pop(view.id, None)
+            if gone is not None:
+                self._forget_name(gone)
             self.revision += 1
         else:
             self.entries[view.id].published = view

@@ -178,6 +178,29 @@ def test_each_change_of_the_listing_is_counted() -> None:
     assert not view.services()
 
 
+def test_a_run_is_found_by_its_name_until_it_is_gone() -> None:
+    """By the one that it has now; where two have it, the one that is not removed."""
+    view = RunCache()
+
+    def found(name: str, owner: str | None = None) -> str | None:
+        entry = view.find(name, owner)
+        return entry.current.id if entry else None
+
+    view.list_container(container("c1", "box"), None, 1.0)
+    view.list_service(service("s1", "one"), [], 1.0)
+    assert (found("box"), found("one"), found("one", "alice"), found("two")) == ("c1", "s1", None, None)
+    view.list_container(container("c1", "crate"), None, 2.0)
+    assert (found("box"), found("crate")) == (None, "c1")
+    view.vanish("s1", "2024-05-06T08:00:00Z", False)
+    assert found("one") == "s1"
+    view.list_service(service("s2", "one"), [], 3.0)
+    assert found("one") == "s2"
+    for gone in ("s1", "c1"):
+        view.vanish(gone, "2024-05-06T08:00:00Z", False)
+    view.mark_published(view.take_unpublished(["s1", "s2", "c1"], True, "now")[0])
+    assert (found("one"), found("crate"), found("s1")) == ("s2", None, None)
+
+
 def test_a_node_of_another_name_is_shown_by_it() -> None:
     """Where nothing of the service itself has moved."""
     view = listed(task("running", DesiredState="running"))
