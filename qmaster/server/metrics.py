@@ -126,9 +126,10 @@ class Metrics:
         service = event.view
         if not isinstance(service, Service):
             return
-        at = parse_time(event.time)
-        if at is not None and self._is_news(event) and (event.topic == "task" or event.type in _TIMED):
-            self._lag.observe(max(0.0, self._clock() - at.timestamp()))
+        if event.topic == "task" or event.type in _TIMED:
+            at = self._news_at(event)
+            if at is not None:
+                self._lag.observe(max(0.0, self._clock() - at))
         if event.topic == "service" and service.owner is not None and service.function is None:
             self._count_run(event, service)
 
@@ -139,7 +140,7 @@ class Metrics:
             self._started.labels(service.type).inc()
         elif word in _ENDS or (word == "removed" and (before is None or before.status not in _ENDS)):
             self._ended.labels(service.type, service.status, service.reason or "none").inc()
-            if before is not None or self._is_news(event):
+            if before is not None or self._news_at(event) is not None:
                 # In a context of its own: the commit of a request also publishes events of other requests.
                 contextvars.Context().run(_log_end, service)
         elif word == "running" and (before is None or before.started_at is None):  # not after a restart
@@ -147,9 +148,11 @@ class Metrics:
             if seconds is not None:
                 self._queued.labels(service.type).observe(seconds)
 
-    def _is_news(self, event: Event) -> bool:
-        at = parse_time(event.time)
-        return at is not None and at.timestamp() >= self._since
+    def _news_at(self, event: Event) -> float | None:
+        """Return when a change happened, in seconds since 1970; None if that was before the start, or is not known."""
+        moment = parse_time(event.time)
+        at = None if moment is None else moment.timestamp()
+        return None if at is None or at < self._since else at
 
     # --- read at each scrape
 
