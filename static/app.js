@@ -102,6 +102,7 @@ function leave(as = { is: 'off' }, text = '') {
   preferences.set('token', '');
   for (const dialog of all('dialog[open]')) dialog.close();
   store.forget();
+  mark(document.body, 'data-run', null);
   detail.open('');
   api.hold('');
   trust.linked(as);
@@ -179,6 +180,7 @@ function routed() {
   for (const name of Object.keys(VIEWS)) $(name).hidden = name !== view;
   for (const link of $('views').children) mark(link, 'aria-current', link.dataset.view === view ? 'page' : null);
   VIEWS[view][1].enter(route);
+  mark(document.body, 'data-run', route.run ? '' : null);
   detail.open(route.run);
   draw();
 }

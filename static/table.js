@@ -97,7 +97,7 @@ export function move(step) {
   if (!found[to]) return;
   at = found[to].id;
   const y = body.getBoundingClientRect().top + to * height();
-  const under = head.getBoundingClientRect().bottom + 4;
+  const under = Math.max(0, head.lastChild.getBoundingClientRect().bottom) + 4; // the head stays in sight
   if (y < under) scrollBy(0, y - under);
   else if (y + height() > innerHeight - 12) scrollBy(0, y + height() - innerHeight + 12);
   draw();
@@ -194,7 +194,9 @@ function fillRow(row, service, index) {
   const [pick, name, state, running, where, born, owner, exit, restarts] = row.cells;
   mark(row, 'aria-rowindex', index + 2);
   say(born, age(service.created_at));
-  pick.firstChild.checked = bulk.selected.has(service.id);
+  const picked = bulk.selected.has(service.id);
+  if (pick.firstChild.checked !== picked) pick.firstChild.checked = picked;
+  mark(row, 'data-picked', picked ? '' : null);
   if (row.shows === service) return;
   row.shows = service;
   row.dataset.is = service.status;
