@@ -23,10 +23,8 @@ from qmaster.cli import main, run
 from qmaster.engine import client, logs
 from qmaster.engine import errors as failures
 from qmaster.events import unsent
-from qmaster.functions.asynchronous import attempts
-from qmaster.functions.asynchronous import invoker as asynchronous
-from qmaster.functions.callbacks import queue as callbacks
-from qmaster.functions.callbacks import sender
+from qmaster.functions.asynchronous import attempts, invoker
+from qmaster.functions.callbacks import queue, sender
 from qmaster.functions.invocations import replays
 from qmaster.functions.invocations.invocation import MAX_PAYLOAD
 from qmaster.models import functions, requests
@@ -268,7 +266,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         "time for the input of a call": f"{raw.BODY_WITHIN:g} s",
         "inputs of calls in flight": f"{bodies.MAX_BODIES // 2**20} MiB",
         "input of an asynchronous call; its output": (
-            f"{asynchronous.MAX_PAYLOAD // 2**20} MiB; {attempts.MAX_OUTPUT // 2**20} MiB"
+            f"{invoker.MAX_PAYLOAD // 2**20} MiB; {attempts.MAX_OUTPUT // 2**20} MiB"
         ),
         "asynchronous calls of a function that wait": f"its `queue`, {functions.MAX_QUEUE} at most",
         "inputs of asynchronous calls that wait; those of one token": (
@@ -278,10 +276,10 @@ def test_the_limits_are_those_of_the_code() -> None:
         "unread answers of calls of one token": (
             f"{unsent.MAX_UNSENT // 2**20} MiB before the next call, {raw.MAX_UNREAD // 2**20} MiB with those in flight"
         ),
-        "callbacks that are sent at once: to a prefix; to all": f"{callbacks.OF_PREFIX}; {callbacks.AT_ONCE}",
+        "callbacks that are sent at once: to a prefix; to all": f"{queue.OF_PREFIX}; {queue.AT_ONCE}",
         "time of a try of a callback": f"{sender.TIMEOUT:g} s",
-        "tries of a callback": f"{len(callbacks.DELAYS) + 1}, within {sum(callbacks.DELAYS) / 3600:.1f} hours",
-        "callbacks of one token that wait": f"{callbacks.MAX_WAITING:,}",
+        "tries of a callback": f"{len(queue.DELAYS) + 1}, within {sum(queue.DELAYS) / 3600:.1f} hours",
+        "callbacks of one token that wait": f"{queue.MAX_WAITING:,}",
         "answers that are kept for AWS' SDKs": (
             f"{replays.MAX_REMEMBERED // 2**20} MiB, for {replays.REMEMBERED_FOR:g} s"
         ),

@@ -10,7 +10,7 @@ from qmaster.auth.policy import Rules
 from qmaster.auth.registries import RegistryAuth
 from qmaster.engine.configs import Config
 from qmaster.engine.labels import FUNCTION
-from qmaster.functions.versions import store as versions
+from qmaster.functions.versions import store
 from qmaster.functions.versions.service import FunctionService
 from qmaster.functions.versions.store import VersionData, VersionStore
 from qmaster.models.functions import FunctionSpec
@@ -28,7 +28,7 @@ def published(owner: str = "alice", **fields: Any) -> VersionData:
 def config(name: str, number: int, owner: str = "alice", **fields: Any) -> Config:
     """The config of a version."""
     data = msgspec.json.encode(published(owner, **fields))
-    called = versions.config_name(name, number)
+    called = store.config_name(name, number)
     return Config(id=f"id-{called}", name=called, labels={FUNCTION: name}, data=data, index=1)
 
 

@@ -1,1 +1,1 @@
-"""A call of a function, its function URL and its idempotency key; what makes the call is not known here."""
+"""What a call of a function is, whoever makes it: its answer, its function URL, its idempotency key and its numbers."""

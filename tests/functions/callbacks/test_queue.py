@@ -15,7 +15,7 @@ from receivers import OK, SECRET, allowed, receiving, status
 from standardwebhooks import Webhook
 
 from qmaster.events.journal import FILE, Journal
-from qmaster.functions.callbacks import queue as callbacks
+from qmaster.functions.callbacks import queue
 from qmaster.functions.callbacks.queue import CallbackQueue
 from qmaster.functions.callbacks.sender import Resolver, Sender
 from qmaster.models.responses import CallbackView
@@ -97,7 +97,7 @@ def _tried(times: int, view: CallbackView) -> bool:
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "AGAIN_EVERY", 0.02)
+    monkeypatch.setattr(queue, "AGAIN_EVERY", 0.02)
 
 
 # --- delivery ---------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ async def test_the_schedule_is_that_of_the_docs(tmp_path: Path) -> None:
     """5 s, 5 min, 30 min, 2 h, 5 h, 10 h after each failure."""
     now = 1_000_000.0
     async with receiving(status(500)) as receiver:
-        qm = Quartermaster(tmp_path, receiver.url, delays=callbacks.DELAYS)
+        qm = Quartermaster(tmp_path, receiver.url, delays=queue.DELAYS)
         qm.store = qm.queue._store = CallbackStore(qm.journal, lambda: now)
         for lane in qm.queue._lanes.values():
             lane._store = qm.store
@@ -172,11 +172,11 @@ async def test_what_is_no_longer_known_is_given_up(tmp_path: Path) -> None:
     """An invocation that was removed from the journal before its callback was delivered."""
     async with receiving() as receiver:
         qm = Quartermaster(tmp_path, receiver.url)
-        qm.bodies["one"] = callbacks.NOT_KEPT
+        qm.bodies["one"] = queue.NOT_KEPT
         async with working(qm):
             await qm.ended("one", receiver.url)
             (view,) = await settled(qm, "one")
-        assert view.last_error == callbacks.NOT_KEPT
+        assert view.last_error == queue.NOT_KEPT
         assert receiver.connections == 0
 
 
@@ -191,7 +191,7 @@ async def test_a_body_that_cannot_be_made_gives_up_only_its_own(tmp_path: Path) 
     assert good.delivered_at
 
 
-def _broken_for(subject: str) -> callbacks.Body:
+def _broken_for(subject: str) -> queue.Body:
     async def body(row: Row) -> bytes:
         if row.subject == subject:
             raise RuntimeError(subject)
@@ -205,7 +205,7 @@ async def test_a_url_that_is_no_longer_covered_is_given_up_at_once(tmp_path: Pat
     async with receiving() as receiver, working(Quartermaster(tmp_path, receiver.url + "hooks")) as qm:
         await qm.ended("one", receiver.url + "other")
         view = await qm.shown("one")
-        assert (view.last_error, view.attempts) == (callbacks.NOT_COVERED, 0)
+        assert (view.last_error, view.attempts) == (queue.NOT_COVERED, 0)
         assert not await qm.store.waiting()
 
 
@@ -252,7 +252,7 @@ async def test_other_options_after_a_restart(tmp_path: Path) -> None:
         async with working(Quartermaster(tmp_path, receiver.url + "a")) as second:
             one, two = await settled(second, "one", "two")
     assert one.delivered_at
-    assert (two.last_error, two.delivered_at) == (callbacks.NOT_COVERED, None)
+    assert (two.last_error, two.delivered_at) == (queue.NOT_COVERED, None)
     assert len(receiver.got) == 1
 
 
@@ -314,7 +314,7 @@ async def test_a_receiver_that_never_answers_delays_no_other(tmp_path: Path) -> 
             for each in range(20):
                 await qm.ended(f"alive-{each}", alive.url)
             await until(lambda: len(alive.got) == 20)
-            assert dead.most <= callbacks.AT_ONCE
+            assert dead.most <= queue.AT_ONCE
     held.set()
 
 
@@ -329,7 +329,7 @@ async def test_a_receiver_gets_a_few_at_once(tmp_path: Path) -> None:
         for each in range(40):
             await qm.ended(str(each), receiver.url)
         await until(lambda: len(receiver.got) == 40)
-        assert receiver.most == callbacks.OF_PREFIX
+        assert receiver.most == queue.OF_PREFIX
 
 
 async def test_owners_are_served_in_turn(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ async def test_more_owners_than_slots_are_served_in_turn(tmp_path: Path) -> None
 
 async def test_an_owner_has_so_many_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it the oldest are given up, with an error that says so; those of others stay."""
-    monkeypatch.setattr(callbacks, "MAX_WAITING", 32)
+    monkeypatch.setattr(queue, "MAX_WAITING", 32)
     async with (
         receiving(status(500)) as receiver,
         working(Quartermaster(tmp_path, receiver.url, delays=(600.0,))) as qm,
@@ -375,9 +375,9 @@ async def test_an_owner_has_so_many_that_wait(tmp_path: Path, monkeypatch: pytes
             await qm.ended(str(each), receiver.url, "alice")
         await reached(qm.store.waiting, lambda waiting: waiting["alice"] <= 30)
         oldest, newest, other = [await qm.shown(subject) for subject in ("0", "32", "other")]
-        assert oldest.last_error == callbacks.TOO_MANY
-        assert newest.last_error != callbacks.TOO_MANY
-        assert other.last_error != callbacks.TOO_MANY
+        assert oldest.last_error == queue.TOO_MANY
+        assert newest.last_error != queue.TOO_MANY
+        assert other.last_error != queue.TOO_MANY
 
 
 async def test_many_due_callbacks_take_little_of_the_journal(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tornado.ioloop import IOLoop
 
 from qmaster.events.journal import Journal
 from qmaster.events.rows import Record
-from qmaster.functions.callbacks import runs as run_callbacks
+from qmaster.functions.callbacks import runs
 from qmaster.functions.callbacks.queue import NOT_COVERED, NOT_KEPT, CallbackQueue
 from qmaster.functions.callbacks.runs import RunBodies, RunCallbacks
 from qmaster.functions.callbacks.sender import Resolver, Sender
@@ -104,8 +104,8 @@ async def working(qm: Quartermaster) -> AsyncIterator[Quartermaster]:
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_callbacks, "LOOK_EVERY", 0.02)
-    monkeypatch.setattr(run_callbacks, "AGAIN_EVERY", 0.02)
+    monkeypatch.setattr(runs, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(runs, "AGAIN_EVERY", 0.02)
 
 
 def event(receiver: Receiver) -> Json:

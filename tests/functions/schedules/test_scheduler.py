@@ -14,7 +14,7 @@ from version_cases import loaded, published
 from qmaster.engine.labels import CRON, CRON_CLAIMS
 from qmaster.errors import EngineAway, PayloadTooLarge, QueueFull
 from qmaster.functions.asynchronous.invoker import Order
-from qmaster.functions.schedules import scheduler as schedules
+from qmaster.functions.schedules import scheduler
 from qmaster.functions.schedules.claims import MAX_CLAIMS, Claim, Ticks, plan
 from qmaster.models.functions import Version
 from qmaster.models.invocations import InvocationView
@@ -93,8 +93,8 @@ async def test_1000_ticks_of_three_quartermasters_are_1000_calls(tmp_path: Path)
 @pytest.mark.slow
 async def test_each_tick_is_called_once_when_answers_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three in ten calls to the engine, before or after they are carried out."""
-    monkeypatch.setattr(schedules, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(schedules, "LAST_PAUSE", 0.001)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(scheduler, "LAST_PAUSE", 0.001)
     function = scheduled("f", EVERY_MINUTE, Schedule(cron="*/2 * * * *", input=2))
     configs = Lossy(function, loses=0.0)
     async with site(tmp_path, configs, THREE) as here:
@@ -369,8 +369,8 @@ async def test_another_claim_is_left_to_its_claimant(tmp_path: Path) -> None:
 
 async def test_a_full_queue_delays_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is claimed already, so it is accepted as soon as there is room; no further tick is claimed meanwhile."""
-    monkeypatch.setattr(schedules, "FIRST_PAUSE", 5.0)
-    monkeypatch.setattr(schedules, "LAST_PAUSE", 5.0)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 5.0)
+    monkeypatch.setattr(scheduler, "LAST_PAUSE", 5.0)
     async with site(tmp_path, FakeConfigs(scheduled("f", EVERY_MINUTE))) as here:
         invoker = here.members[0].invoker
         invoker.fails["accept"] = QueueFull("full")
@@ -553,7 +553,7 @@ async def test_500_functions_at_one_minute(tmp_path: Path) -> None:
 
 async def test_the_engine_is_away_at_a_tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call is made once it is back, within the deadline."""
-    monkeypatch.setattr(schedules, "FIRST_PAUSE", 5.0)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 5.0)
     async with site(tmp_path, FakeConfigs(scheduled("f", EVERY_MINUTE))) as here:
         here.configs.fails["config"] = EngineAway("gone")
         await here.pass_time()
@@ -566,8 +566,8 @@ async def test_the_engine_is_away_at_a_tick(tmp_path: Path, monkeypatch: pytest.
 
 async def test_random_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that die at any moment, lost answers, clocks that jump by seconds: no tick is called twice."""
-    monkeypatch.setattr(schedules, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(schedules, "LAST_PAUSE", 0.001)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(scheduler, "LAST_PAUSE", 0.001)
     configs = Lossy(scheduled("f", EVERY_MINUTE), loses=0.0)
     chance = random.Random(7)
     async with site(tmp_path, configs, THREE) as here:

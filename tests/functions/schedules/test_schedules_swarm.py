@@ -18,7 +18,7 @@ from version_cases import published
 from qmaster.engine import Endpoint
 from qmaster.engine import Engine as OurEngine
 from qmaster.events.journal import Journal
-from qmaster.functions.schedules import scheduler as schedules
+from qmaster.functions.schedules import scheduler
 from qmaster.functions.schedules.claims import Ticks
 from qmaster.functions.schedules.scheduler import Pace, Scheduler
 from qmaster.functions.versions.store import VersionStore
@@ -69,7 +69,7 @@ def test_each_tick_is_called_once_while_the_leader_is_lost(
     swarm: Swarm, tmp_path: Path, measured: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three quartermasters, a tick a second: none is called twice, and those that are missed follow the loss."""
-    monkeypatch.setattr(schedules, "LAST_PAUSE", 30.0)  # half a second of this clock
+    monkeypatch.setattr(scheduler, "LAST_PAUSE", 30.0)  # half a second of this clock
     swarm.promote(*swarm.workers)
 
     async def work() -> tuple[list[Member], list[float]]:
