@@ -5,6 +5,7 @@ let token = '';
 export const hold = (given) => (token = given);
 export const held = () => token;
 export const run = (body) => call('run', body);
+export const check = (body) => call('run?dry_run=1', body);
 export const stop = (id) => call('stop', { id });
 export const status = (id) => get(`status/${encodeURIComponent(id)}`);
 

@@ -124,7 +124,7 @@ function start() {
   stream.start(take, linked);
   trust.start();
   detail.start(() => VIEWS[view][1].listed?.() ?? []);
-  form.start((id) => router.go('runs', id));
+  form.start(detail.begin);
   for (const [name, [title, module]] of Object.entries(VIEWS)) {
     module.start?.(form.open);
     $('views').append(el('a', { href: router.href(name), 'data-view': name }, title));

@@ -25,6 +25,12 @@ export function href(view, name = '', query = {}) {
 
 export const go = (...where) => (location.hash = href(...where));
 
+/** The same in place of the present address: Back does not lead to that one. */
+export function swap(...where) {
+  history.replaceState(null, '', href(...where));
+  read();
+}
+
 /** Close the run: back to the view beside it. */
 export const close = () => run && go(base.view, base.name, base.query);
 

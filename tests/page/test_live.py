@@ -155,13 +155,13 @@ def test_run_from_the_form(swarm_shared: Server, browse: Browse) -> None:
     expect(page.locator("#form-error")).to_contain_text("image")
     page.get_by_label("Image").fill(IMAGE)
     page.get_by_label("Command").fill("sh -c 'echo \"it'\"'\"'s on\"; nap'")
-    page.get_by_text("More options").click()
+    page.get_by_text("Resources", exact=True).click()
     page.get_by_label("Labels").fill('say=it\'s $HOME `id` "quoted" \\ é\nteam=blue')
-    page.get_by_label("Memory (MiB)").fill("2")
+    page.get_by_label("Memory", exact=True).fill("2")
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("#form-error")).to_contain_text("memory")
-    expect(page.get_by_label("Memory (MiB)")).to_be_focused()
-    page.get_by_label("Memory (MiB)").fill("16")
+    expect(page.get_by_label("Memory", exact=True)).to_be_focused()
+    page.get_by_label("Memory", exact=True).fill("16")
     shown = page.locator("#curl").inner_text()
     assert swarm_shared.token not in shown
     page.get_by_role("button", name="Run", exact=True).click()
@@ -182,6 +182,7 @@ def test_run_from_the_form(swarm_shared: Server, browse: Browse) -> None:
 def name_is_taken(page: Page, name: str) -> None:
     """What does not begin with the name of a field leads there as well."""
     page.get_by_role("button", name="Run…").click()
+    page.get_by_label("Image").fill(IMAGE)
     page.get_by_label("Name", exact=True).fill(name)
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("#form-error")).to_contain_text("is taken")
@@ -524,7 +525,7 @@ def test_a_failure_leaves_the_keyboard_where_it_was(browse: Browse) -> None:
     with Crowd(3, 0) as crowd:  # it neither runs nor stops anything
         page = browse(crowd.url).log_in(TOKEN)
         page.get_by_role("button", name="Run…").click()
-        page.get_by_role("textbox", name="Image").fill(IMAGE)
+        page.get_by_label("Image").fill(IMAGE)
         page.get_by_role("button", name="Run", exact=True).press("Enter")
         expect(page.locator("#form-error")).to_contain_text("404")
         expect(page.get_by_role("button", name="Run", exact=True)).to_be_focused()

@@ -14,7 +14,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.websocket import WebSocketHandler
 
-from qmaster.api import pages
+from qmaster.api import openapi, pages
 from qmaster.auth.authenticator import Authenticator
 from qmaster.events import cloudevents, frames
 from qmaster.models.responses import Node, Replicas, Reserved, Service, Status, Task
@@ -105,7 +105,7 @@ class Crowd:
         self._numbers = itertools.count(services)
         self._sequence = itertools.count(1)
         self.sent = 0
-        self.answers: dict[str, Any] = {}
+        self.answers: dict[str, Any] = {"GET /openapi.json": openapi.document()}
         self.asked: list[tuple[str, str, str]] = []
         self.services = {n: service(n, MIX[n % len(MIX)], stamp(7 * n)) for n in range(services)}
         self.readers: set[_Events] = set()
