@@ -395,12 +395,12 @@ def test_run_again_needs_the_values_that_are_not_kept(browse: Browse) -> None:
         page.goto(f"{crowd.url}/#/runs/{old.name}")
         page.get_by_role("button", name="Run again").click()
         expect(page.locator("#form-note")).to_contain_text("The values of its environment are not kept")
-        expect(page.get_by_label("Environment")).to_be_focused()
-        expect(page.get_by_label("Environment")).to_have_value("GREETING=\nKEY=")
+        expect(page.locator("#form").get_by_label("Environment")).to_be_focused()
+        expect(page.locator("#form").get_by_label("Environment")).to_have_value("GREETING=\nKEY=")
         assert not [call for call, *_ in crowd.asked if call == "POST /run"]
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Run…", exact=True).click()
-        expect(page.get_by_label("Image")).to_have_value("")  # a new one is not that run's
+        expect(page.locator("#form").get_by_label("Image")).to_have_value("")  # a new one is not that run's
 
 
 def test_what_was_not_started_here_is_not_run_again(browse: Browse) -> None:
@@ -468,17 +468,17 @@ def test_edit_and_run_keeps_every_field(swarm_shared: Server, browse: Browse) ->
     page = browse(swarm_shared.url).log_in(swarm_shared.token)
     page.goto(f"{swarm_shared.url}/#/runs/all-of-it")
     page.get_by_role("button", name="Edit and run…").click()
-    expect(page.get_by_label("Command")).to_have_value("sh -c 'nap '\\''a  b'\\''\n'")
-    expect(page.get_by_label("Name", exact=True)).to_have_value("all-of-it-r2")
-    page.get_by_label("Command").press("Control+Enter")
+    expect(page.locator("#form").get_by_label("Command")).to_have_value("sh -c 'nap '\\''a  b'\\''\n'")
+    expect(page.locator("#form").get_by_label("Name", exact=True)).to_have_value("all-of-it-r2")
+    page.locator("#form").get_by_label("Command").press("Control+Enter")
     expect(page.locator("#detail-name")).to_have_text("all-of-it-r2")
     first, second = specs(swarm_shared, "team=blue")
     assert {**first, "name": ""} == {**second, "name": ""}
     assert set(EVERYTHING) <= set(first)
     page.get_by_role("button", name="Edit and run…").click()
-    page.get_by_label("Memory", exact=True).fill("32m")
-    page.get_by_label("Ulimits").fill("nofile=100")
-    page.get_by_label("Read only").select_option("")
+    page.locator("#form").get_by_label("Memory", exact=True).fill("32m")
+    page.locator("#form").get_by_label("Ulimits").fill("nofile=100")
+    page.locator("#form").get_by_label("Read only").select_option("")
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("#detail-name")).to_have_text("all-of-it-r3")
     third = specs(swarm_shared, "team=blue")[0]
@@ -583,11 +583,11 @@ def test_fields_of_the_other_type_are_left_out(opened: Opened) -> None:
     with Crowd(2, 0) as crowd:
         page = opened(crowd)
         page.get_by_text("Network and storage").click()
-        page.get_by_label("Ports").fill("8080:80")
+        page.locator("#form").get_by_label("Ports").fill("8080:80")
         expect(page.locator("#curl")).to_contain_text("8080:80")
         expect(page.locator("#field-stdin")).to_be_hidden()
-        page.get_by_label("Type").select_option("container")
-        expect(page.get_by_label("Ports")).to_be_hidden()
+        page.locator("#form").get_by_label("Type").select_option("container")
+        expect(page.locator("#form").get_by_label("Ports")).to_be_hidden()
         expect(page.locator("#curl")).not_to_contain_text("8080:80")
         page.get_by_text("More options").click()
         page.locator("#field-stdin").fill(" as it is \n")
@@ -598,17 +598,17 @@ def test_a_mistake_is_told_at_its_field(swarm_shared: Server, browse: Browse) ->
     """By the server's own words, in a group that was folded too; the check of a right one says what would run."""
     page = browse(swarm_shared.url).log_in(swarm_shared.token)
     page.get_by_role("button", name="Run…", exact=True).click()
-    page.get_by_label("Image").fill(IMAGE)
-    page.get_by_label("Name", exact=True).fill("checked")
+    page.locator("#form").get_by_label("Image").fill(IMAGE)
+    page.locator("#form").get_by_label("Name", exact=True).fill("checked")
     page.get_by_text("How it ends").click()
-    page.get_by_label("Max attempts").fill("3")
+    page.locator("#form").get_by_label("Max attempts").fill("3")
     page.get_by_text("How it ends").click()
     page.get_by_role("button", name="Check").click()
     field = page.locator(".field:has(#field-max_attempts)")
     expect(field.locator("#form-error")).to_have_text(re.compile("^max_attempts: needs restart"))
-    expect(page.get_by_label("Max attempts")).to_be_focused()
-    expect(page.get_by_label("Max attempts")).to_have_attribute("aria-invalid", "true")
-    page.get_by_label("Restart", exact=True).select_option("any")
+    expect(page.locator("#form").get_by_label("Max attempts")).to_be_focused()
+    expect(page.locator("#form").get_by_label("Max attempts")).to_have_attribute("aria-invalid", "true")
+    page.locator("#form").get_by_label("Restart", exact=True).select_option("any")
     page.get_by_role("button", name="Check").click()
     expect(page.locator("#form-note")).to_contain_text(f"This would run {IMAGE}")
     expect(page.locator("#form-note")).to_contain_text(re.compile("No warnings|no_new_privileges: services need"))
@@ -622,7 +622,7 @@ def test_a_run_in_five_keys(browse: Browse) -> None:
         crowd.answers["POST /run"] = {"success": True, "id": crowd.services[0].id}
         page = browse(crowd.url).log_in(TOKEN)
         page.locator("body").press("r")
-        expect(page.get_by_label("Image")).to_be_focused()
+        expect(page.locator("#form").get_by_label("Image")).to_be_focused()
         proposed = page.locator("#images option").evaluate_all("(all) => all.map(({value}) => value)")
         assert crowd.services[0].image in proposed
         page.keyboard.type("busybox")
@@ -645,7 +645,7 @@ def test_the_fields_are_missing(browse: Browse) -> None:
         crowd.answers["GET /openapi.json"] = document
         page.get_by_role("button", name="Run…", exact=True).click()
         expect(page.locator("#form-error")).to_be_empty()
-        expect(page.get_by_label("Labels")).to_be_visible()
+        expect(page.locator("#form").get_by_label("Labels")).to_be_visible()
 
 
 @pytest.mark.parametrize("view", VIEWS)
