@@ -16,8 +16,7 @@ from ..models.functions import FunctionVersion
 from ..models.invocations import InvocationView
 from ..models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked, masker
 from . import attempts, container_status, status
-from .ended import EndedInvocations
-from .functions import FunctionViews
+from .functions import EndedInvocations, FunctionViews
 
 Json = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""The functions as the event stream has them, and the changes of them that it does not have yet."""
+"""Functions and ends of their asynchronous invocations, on their way into the event stream. The cache owns them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import msgspec
 from ..events import cloudevents
 from ..events.cloudevents import Event
 from ..models.functions import FunctionVersion, Version
+from ..models.invocations import InvocationView
+
+ENDS_AT_ONCE = 200  # in one transaction of the journal
 
 
 class FunctionViews:
@@ -64,6 +67,28 @@ class FunctionViews:
             self._published[name] = version if version is not None and is_shown else msgspec.json.encode(view)
         if name in self._unpublished and (version is None if removed else self._published[name] is version):
             del self._unpublished[name]  # else there is a newer change
+
+
+class EndedInvocations:
+    """The asynchronous invocations that have ended, by id, until their event is in the journal."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, InvocationView] = {}
+
+    def show(self, view: InvocationView) -> None:
+        """Add an invocation that has ended."""
+        self.waiting[view.id] = view
+
+    def take(self) -> list[InvocationView]:
+        """Return the first ones, to be put back if their events cannot be journaled."""
+        views = list(self.waiting.values())[:ENDS_AT_ONCE]
+        for view in views:
+            del self.waiting[view.id]
+        return views
+
+    def put_back(self, views: Iterable[InvocationView]) -> None:
+        """Let them wait again, before all others."""
+        self.waiting = {**{view.id: view for view in views}, **self.waiting}
 
 
 def _view(shown: Version | bytes | None) -> FunctionVersion | None:
