@@ -34,7 +34,7 @@ export function arrange(parent, nodes, first = null) {
 
 // The shape, one of eight, of every other word.
 const SHAPES = {
-  created: 'pending', new: 'pending', joined: 'running', active: 'running',
+  created: 'pending', restarted: 'stopping', new: 'pending', joined: 'running', active: 'running',
   queued: 'pending', busy: 'running', succeeded: 'complete', dead: 'failed', stopped: 'removed', cancelled: 'removed',
   rejected: 'failed', down: 'failed', disconnected: 'failed', orphaned: 'unknown', gap: 'unknown',
   shutdown: 'removed', remove: 'removed', drain: 'stopping', pause: 'stopping',

@@ -13,6 +13,7 @@ let node;
 export function start(onRun) {
   table.start(onRun);
   map.start();
+  timeline.start();
   for (const button of parts) button.addEventListener('click', () => part(button.dataset.to));
   part('services');
 }
@@ -22,6 +23,7 @@ export function enter({ query }) {
   if (query.node && query.node !== node) part('services');
   node = query.node;
   table.enter(query);
+  timeline.enter(query);
 }
 
 export function show() {

@@ -6,12 +6,14 @@ const SLOT = 10_000; // milliseconds: a sixth of a minute
 const MAX_CHANGES = 200;
 const MAX_REMOVED = 500;
 const MANY_TASKS = 20; // of a service with more, a task's event lists that task alone
+const LOOP = ['pending', 'preparing', 'running', 'failed']; // what a service that is restarted goes through
 const ENDED = new Set(['complete', 'failed', 'shutdown', 'rejected', 'orphaned', 'remove']);
 
 export const services = new Map();
 const named = new Map(); // name → id of the newest of that name
 export const nodes = new Map();
-export const changes = []; // the newest first
+export let changes = []; // of services and nodes, the newest first
+export let taskChanges = [];
 export let seen = 0; // changes so far
 export let stale = null; // since when the engine or the journal is away
 export let synced = false; // whether a snapshot has come
@@ -38,7 +40,7 @@ export function take(frame) {
 
 export function forget() {
   for (const each of [services, named, nodes, read, rate]) each.clear();
-  changes.length = 0;
+  [changes, taskChanges] = [[], []];
   stale = null;
   synced = false;
 }
@@ -113,8 +115,11 @@ function changed({ task, ...service }, topic, word, time) {
   hold(service, 1);
   put({ labels: {}, command: null, ...before, ...service }); // which a task's event does not tell
   if (status === 'removed') trim();
+  const again = before ? service.restarts - before.restarts : 0;
+  if (again > 0) note({ topic: 'service', id, name, is: 'restarted', time, code: service.last_exit?.exit_code, times: again });
+  const loops = service.restarts && !reason && status !== 'failed' && LOOP.includes(status) && LOOP.includes(before?.status);
   if (task) note({ topic, id, name, is: task.state, time, task });
-  else if (word !== 'updated' || !service.result || before?.result)
+  else if (!loops && (word !== 'updated' || !service.result || before?.result))
     note({ topic, id, name, is: word === 'updated' ? status : word, time, reason, code });
 }
 
@@ -132,19 +137,24 @@ function count(at) {
   rate.set(slot, (rate.get(slot) ?? 0) + 1);
 }
 
+// What is told late has its place by its time.
 function note(change) {
-  changes.unshift(change);
-  changes.length = Math.min(changes.length, MAX_CHANGES);
+  const list = change.topic === 'task' ? taskChanges : changes;
+  const at = Date.parse(change.time);
+  const place = list.findIndex((each) => each.at <= at);
   seen += 1;
+  list.splice(place < 0 ? list.length : place, 0, { ...change, at, number: seen });
+  list.length = Math.min(list.length, MAX_CHANGES);
 }
 
 // A snapshot has starts and ends. By Docker's times a short one may end first.
 function recall() {
   const known = [];
-  for (const { id, name, status, reason, exit_code: code, ...at } of services.values()) {
+  for (const { id, name, status, reason, exit_code: code, restarts: times, last_exit: last, ...at } of services.values()) {
     const add = (is, time, more) => time && known.push({ topic: 'service', id, name, is, time, ...more });
     add('created', at.created_at);
     add('running', at.started_at && [at.started_at, at.finished_at].sort()[0]);
+    if (times) add('restarted', last?.finished_at, { times, code: last?.exit_code });
     if (ENDED.has(status)) add(status, at.finished_at, { reason, code });
     add('removed', at.removed_at);
   }

@@ -452,6 +452,7 @@ def test_a_task_that_is_ready_does_not_run_yet(browse: Browse) -> None:
         task = replace(service.tasks[0], state="ready")
         service = replace(service, tasks=[task])
         say(crowd, "io.qmaster.task.ready", {**msgspec.structs.asdict(service), "task": msgspec.structs.asdict(task)})
+        page.locator("#changes-tasks").click()
         expect(page.locator("#timeline .status").first).to_have_attribute("data-is", "preparing")
         expect(page.locator("#map .box")).to_have_attribute("data-is", "preparing")
         expect(page.locator("#map .is .status").first).to_have_attribute("data-is", "running")
