@@ -2,11 +2,12 @@
 
 import * as api from './api.js';
 import { ask } from './ask.js';
+import { sparkline } from './charts.js';
 import { $, badge, el } from './dom.js';
 import * as invocations from './invocations.js';
-import { act, facts, hint, link, or, table, text, time, view } from './lists.js';
+import { act, facts, link, or, table, text, time, view } from './lists.js';
 import * as router from './router.js';
-import { age, quote, shortImage, latency } from './words.js';
+import { age, latency, quote, shortImage } from './words.js';
 
 const HEADS = ['Function', 'Version', 'Runtime', 'Instances', 'Calls a minute', 'p50', 'p95', 'Errors', 'Next tick', 'Owner'];
 const MOST_DOTS = 12;
@@ -14,11 +15,13 @@ const MOST_TEXT = 100_000; // characters of an answer
 const url = (path) => new URL(path, document.baseURI).href;
 const of = (name, rest = '') => `functions/${encodeURIComponent(name)}${rest}`;
 const optional = (path) => api.get(path).catch(() => ({})); // this token, or this server, may have none of it
+let refused = ''; // why the last function was not published
 let frame, opened, runs, typed, answer, busy;
 
 export function start() {
-  frame = view('functions', { read, draw: (state, { name }) => (name ? page(state) : list(state)), actions: { invoke, rollback, remove } });
+  frame = view('functions', { read, draw: (state, { name }) => (name ? page(state) : list(state)), actions: { invoke, publish, rollback, remove } });
   $('functions').addEventListener('input', ({ target: { form } }) => {
+    if (form.dataset.do !== 'invoke') return;
     typed = { body: form.elements.body.value, later: form.elements.later.checked };
     frame.paint();
   });
@@ -41,9 +44,27 @@ async function read({ name }) {
 }
 
 function list({ functions, stats }) {
-  if (functions.length) return [table('Functions', HEADS, functions.map((one) => row(one, stats)))];
-  const curl = `curl -X PUT -H "Authorization: Bearer $TOKEN" ${url('functions/hello')} -d '{"image": "user/function"}'`;
-  return [hint('No function is published. Publish one:'), text('Publish with curl', curl)];
+  const input = (name, label, more) => el('label', {}, label, el('input', { name, required: true, autocomplete: 'off', spellcheck: 'false', ...more }));
+  const spec = el('label', {}, 'The rest, as JSON', el('textarea', { name: 'spec', rows: 3, spellcheck: 'false', placeholder: '{"memory": 256, "timeout": 30}' }));
+  const form = el('form', { 'data-do': 'publish', class: 'card trial' },
+    input('name', 'Name'), input('image', 'Image', { placeholder: 'user/function:1' }), spec,
+    el('p', { class: 'head' }, el('button', { class: 'primary' }, 'Publish'), el('span', { class: 'hint' }, 'A name that is there gets a new version.')),
+    el('p', { class: 'error', role: 'alert' }, refused));
+  return [table('Functions', HEADS, functions.map((one) => row(one, stats))),
+    el('details', { class: 'publish', open: !functions.length }, el('summary', {}, 'Publish a function…'), form)];
+}
+
+async function publish() {
+  const { name, image, spec } = $('functions').querySelector('form[data-do="publish"]').elements;
+  refused = '';
+  try {
+    const rest = JSON.parse(spec.value || '{}');
+    await api.send('PUT', of(name.value), JSON.stringify({ image: image.value, ...rest }));
+    router.go('functions', name.value);
+  } catch (error) {
+    refused = error instanceof SyntaxError ? `The rest is no JSON: ${error.message}` : error.message;
+    frame.paint();
+  }
 }
 
 function row({ name, version, image, owner, spec, instances, schedules }, stats) {
@@ -56,7 +77,8 @@ function row({ name, version, image, owner, spec, instances, schedules }, stats)
 function numbers({ calls, errors, p50, p95 } = {}) {
   const last = (all) => all?.findLast((each) => each !== null);
   const failed = errors?.reduce((sum, each) => sum + each, 0);
-  return [calls?.at(-2), ...[p50, p95].map((all) => last(all) !== undefined && latency(last(all))), failed ? el('span', { 'data-bad': '' }, failed) : failed];
+  const each = calls && [`${calls.at(-2)} `, sparkline(calls.slice(0, -1), `Calls a minute in the last hour, at most ${Math.max(...calls)}`)];
+  return [each, ...[p50, p95].map((all) => last(all) !== undefined && latency(last(all))), failed ? el('span', { 'data-bad': '' }, failed) : failed];
 }
 
 function dots(counts) {
@@ -74,7 +96,8 @@ function page({ stats, name, version, image, owner, spec, published_at: at, inst
       ['Published', [time(at), ` by ${owner}`]],
       ['Runtime', spec.runtime],
       ['Instances', dots(instances)],
-      ['Calls', [`${each} a minute, p50 ${p50}, p95 ${p95}, ${queued} queued, errors `, failed]],
+      ['Calls a minute', each],
+      ['Calls', [`p50 ${p50}, p95 ${p95}, ${queued} queued, errors in an hour `, failed]],
       ['URL', spec.url !== 'none' && el('a', { href: `fn/${name}/` }, `/fn/${name}/ (${spec.url})`)],
     ]),
     el('details', {}, el('summary', {}, 'Spec'), text('Spec', JSON.stringify(spec, null, 2))),
@@ -139,12 +162,15 @@ async function invoke(_, name) {
   frame.again();
 }
 
-/** Return JSON indented, other text as it is, and of bytes that are no text their number. */
+/** Return JSON indented, other text as it is, and of other bytes how many there are, and the first in hexadecimal. */
 function readable(bytes) {
+  let decoded;
   try {
-    const decoded = new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-    return /^\s*[[{]/.test(decoded) ? JSON.stringify(JSON.parse(decoded), null, 2) : decoded;
+    decoded = new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+    return JSON.stringify(JSON.parse(decoded), null, 2);
   } catch {
-    return `${bytes.byteLength} bytes that are no text`;
+    if (decoded !== undefined) return decoded;
   }
+  const first = [...new Uint8Array(bytes, 0, Math.min(256, bytes.byteLength))].map((each) => each.toString(16).padStart(2, '0'));
+  return `${bytes.byteLength} bytes that are no text\n${first.join(' ').replace(/(.{47}) /g, '$1\n')}${bytes.byteLength > 256 ? ' …' : ''}`;
 }

@@ -1,18 +1,20 @@
 // Runs that were, the removed ones too: by outcome, time, name and owner.
 
 import { badge, el } from './dom.js';
-import { link, listing, pages, table, time, view } from './lists.js';
+import { MOMENT, link, listing, pages, table, time, view } from './lists.js';
 import * as store from './store.js';
 import { outcome, shortImage, took, why } from './words.js';
 
 const HEADS = ['Run', 'Outcome', 'Exit', 'Created', 'Waited', 'Ran', 'Owner'];
 const OUTCOMES = ['complete', 'failed', 'stopped'];
+const words = (all) => all.map((each) => [each]);
 const FIELDS = [
   ['q', 'Name'],
-  ['status', 'Outcome', [...OUTCOMES, 'running', 'pending']],
-  ['since', 'Since', '90m, 7d, 2026-11-22'],
-  ['until', 'Until', '1d, 2026-11-23'],
-  ['reason', 'Reason', ['timeout', 'oom', 'unhealthy', 'rejected', 'image_not_found', 'registry_auth', 'node_down', 'orphaned']],
+  ['status', 'Outcome', words([...OUTCOMES, 'running', 'pending'])],
+  ['since', 'Time', [['1h', 'last hour'], ['1d', 'last day'], ['7d', 'last week'], ['30d', 'last 30 days']]],
+  ['since', 'From', MOMENT],
+  ['until', 'To', MOMENT],
+  ['reason', 'Reason', words(['timeout', 'oom', 'unhealthy', 'rejected', 'image_not_found', 'registry_auth', 'node_down', 'orphaned'])],
   ['image', 'Image', 'busybox, team/*'],
   ['label', 'Label', 'key=value'],
   ['owner', 'Owner'],

@@ -7,7 +7,7 @@ import { act, facts, link, listing, pages, table, text, time, view } from './lis
 import { took } from './words.js';
 
 const HEADS = ['Call', 'Function', 'Status', 'Attempts', 'Accepted', 'Took', 'Owner'];
-const FIELDS = [['function', 'Function'], ['status', 'Status', ['queued', 'running', 'succeeded', 'dead', 'cancelled']]];
+const FIELDS = [['function', 'Function'], ['status', 'Status', ['queued', 'running', 'succeeded', 'dead', 'cancelled'].map((each) => [each])]];
 let frame;
 
 export function start() {

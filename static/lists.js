@@ -5,6 +5,7 @@ import { $, el, mark, say } from './dom.js';
 import * as router from './router.js';
 import { moment } from './words.js';
 
+export const MOMENT = 'datetime-local'; // the type of a field
 const BETWEEN = 5000; // milliseconds between two readings of what is in sight
 
 /** What is shown of nothing. */
@@ -16,8 +17,9 @@ export const time = (at) => at && el('time', { datetime: at }, moment(at));
 export const text = (title, lines) => el('pre', { tabindex: 0, 'aria-label': title }, lines);
 export const hint = (...words) => el('p', { class: 'hint' }, ...words);
 
+/** A table of rows of cells; where the first is a link, it names the row, which keeps the focus when it moves. */
 export function table(title, heads, rows) {
-  const row = (cells) => el('tr', {}, ...cells.map((cell, i) => el('td', { 'data-head': heads[i] }, ...many(cell))));
+  const row = (cells) => el('tr', { 'data-key': many(cells[0])[0].hash }, ...cells.map((cell, i) => el('td', { 'data-head': heads[i] }, ...many(cell))));
   const head = el('tr', {}, ...heads.map((each) => el('th', { scope: 'col' }, each)));
   const parts = rows.length ? [el('thead', {}, head), el('tbody', {}, ...rows.map(row))] : [];
   return el('table', { class: 'list' }, el('caption', {}, rows.length ? title : `${title}: none`), ...parts);
@@ -30,7 +32,7 @@ export const facts = (pairs) => el('dl', {}, ...pairs.filter(([, is]) => is).fla
  * Return {enter, show, again, paint} of the view with this id: draw(state, route) returns its nodes.
  *
  * read(route, state, more) is awaited for the state when the address changes, and every few seconds while due(state).
- * `fields`, [name, label, choices or hint], are kept in the address. A button or form calls the action in its data-do.
+ * `fields`, [name, label, choices, hint or `MOMENT`], are kept in the address. A button or form calls the action in its data-do.
  */
 export function view(id, { read, draw, due = () => true, fields = [], actions }) {
   const root = $(id);
@@ -54,7 +56,7 @@ export function view(id, { read, draw, due = () => true, fields = [], actions })
   }
 
   function enter(next) {
-    for (const input of form) input.value = next.query[input.name] ?? '';
+    for (const input of form) fill(input, next.query[input.name]);
     form.hidden = !fields.length || next.name;
     if (JSON.stringify([next.name, next.query]) === JSON.stringify([route?.name, route?.query])) return;
     if (next.name !== route?.name) state = null;
@@ -65,8 +67,8 @@ export function view(id, { read, draw, due = () => true, fields = [], actions })
 
   const all = { more: () => again(state, true), news: () => again(null), ...actions };
   for (const type of ['click', 'submit']) root.addEventListener(type, (event) => called(event, all, route.name));
-  form.addEventListener('change', ({ target: { name, value } }) => {
-    router.refine({ [name]: value.trim() });
+  form.addEventListener('change', ({ target: { name, type, value } }) => {
+    router.refine({ [name]: type === MOMENT && value ? new Date(value).toISOString() : value.trim() });
     enter(router.here());
   });
   return { enter, again, paint, show: () => Date.now() - at > BETWEEN && due(state) && again() };
@@ -78,22 +80,49 @@ function called(event, actions, name) {
   if (from && (event.type === 'submit') === (from.localName === 'form')) actions[from.dataset.do](from.dataset.of, name);
 }
 
-function field([name, label, more = '']) {
-  const choices = Array.isArray(more) && ['', ...more].map((value) => el('option', { value }, value.replaceAll('_', ' ') || 'any'));
+function field([name, label, kind = '']) {
   const named = { name, 'aria-label': label };
-  return el('label', {}, label, choices ? el('select', named, ...choices) : el('input', { ...named, type: 'search', placeholder: more, autocomplete: 'off' }));
+  const option = (each) => el('option', { value: each[0] }, each[1] ?? each[0].replaceAll('_', ' '));
+  if (Array.isArray(kind)) return el('label', {}, label, el('select', named, ...[['', 'any'], ...kind].map(option)));
+  const typed = kind === MOMENT ? { type: MOMENT } : { type: 'search', placeholder: kind, autocomplete: 'off', spellcheck: 'false' };
+  return el('label', {}, label, el('input', { ...named, ...typed }));
+}
+
+/** Show a filter of the address in its field. A moment is in UTC in the address, and local in its field. */
+function fill(input, value = '') {
+  const at = new Date(value);
+  const isMoment = /^\d{4}-/.test(value) && at > 0;
+  if (input.type !== MOMENT) input.value = value;
+  else input.value = isMoment ? new Date(at - 60_000 * at.getTimezoneOffset()).toISOString().slice(0, 16) : '';
 }
 
 /** Make `old` look like `made`: what is equal stays in the document, with its focus, text and scroll. */
 function renew(old, made) {
   if (old.isEqualNode(made)) return;
-  if (old.nodeName !== made.nodeName) return old.replaceWith(made);
   if (!old.attributes) return say(old, made.textContent);
   for (const { name, value } of [...made.attributes]) mark(old, name, value);
   for (const { name } of [...old.attributes]) if (name !== 'open' && !made.hasAttribute(name)) mark(old, name);
-  const [had, has] = [[...old.childNodes], [...made.childNodes]];
-  had.slice(has.length).forEach((child) => child.remove());
-  has.forEach((child, i) => (had[i] ? renew(had[i], child) : old.append(child)));
+  const keyed = new Map([...old.children].map((child) => [child.dataset.key, child]));
+  let at = old.firstChild;
+  for (const child of [...made.childNodes]) {
+    const key = child.dataset?.key;
+    const had = key ? keyed.get(key) : at;
+    if (had && had.nodeName === child.nodeName && had.dataset?.key === key) {
+      if (had === at) at = at.nextSibling;
+      else old.insertBefore(had, at);
+      renew(had, child);
+    } else {
+      old.insertBefore(child, at);
+      if (at && !key && !at.dataset?.key) at = drop(at);
+    }
+  }
+  while (at) at = drop(at);
+}
+
+function drop(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
 }
 
 /** Read a listing: its first page, or one more; again, those that are shown stay where they are, and new ones are counted. */

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from conftest import Browse, StartServer
 from page_cases import IMAGE, PAYLOAD, VIEWS, Json, Judge
@@ -59,8 +60,9 @@ def test_the_list_has_the_numbers_of_each(browse: Browse, crowd: Crowd) -> None:
     page = opened(browse, crowd)
     expect(table(page, "Functions")).to_have_count(2)
     shown = cells(page, "Functions")
-    assert shown[1:8] == ["3", "lambda", "3 busy, 2 idle, 1 starting", "12", "12 ms", "1.2 s", "3"]
+    assert shown[1:8] == ["3", "lambda", "3 busy, 2 idle, 1 starting", "12 ", "12 ms", "1.2 s", "3"]
     assert re.search("2030", shown[8])
+    expect(table(page, "Functions").get_by_role("img")).to_have_attribute("aria-label", re.compile("at most 12"))
     expect(table(page, "Functions").first.locator("time")).to_have_attribute("datetime", sooner)
     signs = table(page, "Functions").first.locator(".dots > *")
     assert [sign.get_attribute("data-is") for sign in signs.all()] == [*["running"] * 3, *["idle"] * 2, "preparing"]
@@ -74,16 +76,43 @@ def test_a_server_without_numbers_has_the_rest(browse: Browse, crowd: Crowd) -> 
     assert cells(page, "Functions")[4:8] == [NONE] * 4
 
 
-def test_where_there_are_none_it_says_how(browse: Browse, crowd: Crowd) -> None:
-    """The call that publishes one; and where there can be none, the reason."""
+def test_a_function_is_published(browse: Browse, crowd: Crowd) -> None:
+    """The form stands open where there is none; what is wrong is said in it, and what was published opens."""
     shows(crowd)
     page = opened(browse, crowd)
-    expect(page.locator("#functions pre")).to_contain_text(
-        f'curl -X PUT -H "Authorization: Bearer $TOKEN" {crowd.url}/'
-    )
+    expect(page.get_by_text("Functions: none")).to_be_visible()
+    view = page.locator("#functions")
+    view.get_by_label("Name").fill("resize")
+    view.get_by_label("Image").fill("user/resize:1")
+    view.get_by_label("The rest").fill("memory: 16")
+    view.get_by_role("button", name="Publish").click()
+    expect(view.get_by_role("alert").last).to_contain_text("The rest is no JSON")
+    view.get_by_label("The rest").fill('{"memory": 16}')
+    view.get_by_role("button", name="Publish").click()
+    expect(view.get_by_role("alert").last).to_have_text("quartermaster answered 404")
+    crowd.answers["PUT /functions/resize"] = {"success": True}
+    shows(crowd, function())
+    view.get_by_role("button", name="Publish").click()
+    expect(page).to_have_url(f"{crowd.url}/#/functions/resize")
+    sent = [msgspec.json.decode(body) for call, _, body in crowd.asked if call == "PUT /functions/resize"]
+    assert sent == [{"image": "user/resize:1", "memory": 16}] * 2
+
+
+def test_a_server_without_functions_says_so(browse: Browse, crowd: Crowd) -> None:
+    """In its own words."""
     del crowd.answers["GET /functions"]
-    page.reload()
+    page = opened(browse, crowd)
     expect(page.locator("#functions").get_by_role("alert")).to_have_text("quartermaster answered 404")
+
+
+def test_a_row_keeps_the_focus_when_it_moves(browse: Browse, crowd: Crowd) -> None:
+    """As another comes before it."""
+    shows(crowd, function("later"))
+    page = opened(browse, crowd)
+    page.get_by_role("link", name="later").focus()
+    shows(crowd, function("earlier"), function("later"))
+    expect(table(page, "Functions")).to_have_count(2)
+    expect(page.get_by_role("link", name="later")).to_be_focused()
 
 
 def test_a_page_of_each(browse: Browse, crowd: Crowd) -> None:
@@ -202,4 +231,4 @@ def test_a_function_is_called_rolled_back_and_deleted(
     page.get_by_role("button", name="Delete…").click()
     page.get_by_role("button", name="Delete it").click()
     expect(page).to_have_url(f"{server.url}/#/functions")
-    expect(page.locator("#functions")).to_contain_text("No function is published")
+    expect(page.get_by_text("Functions: none")).to_be_visible()

@@ -64,17 +64,28 @@ def test_filters_are_those_of_the_api(browse: Browse, crowd: Crowd) -> None:
     page = opened(browse, crowd, "history?status=failed&q=web&since=7d&label=a%3Db&function=resize")
     expect(field(page, "Name")).to_have_value("web")
     expect(field(page, "Outcome")).to_have_value("failed")
+    expect(field(page, "Time")).to_have_value("7d")
     expect(page.get_by_text("History: none")).to_be_visible()
     wanted = {"name": ["*web*"], "outcome": ["failed"], "since": ["7d"], "label": ["a=b"], "function": ["resize"]}
     assert asked(crowd) == [{"all": ["1"], "limit": ["50"], **wanted}]
     field(page, "Outcome").select_option("running")
-    field(page, "Since").fill("")
+    field(page, "Time").select_option("")
     field(page, "Image").fill("busybox")
     field(page, "Image").press("Enter")
     expect(page).to_have_url(re.compile(r"#/history\?status=running&q=web&label=a%3Db&function=resize&image=busybox$"))
     eventually(lambda: asked(crowd)[-1].get("image") == ["busybox"], 10, "it is asked for")
     assert asked(crowd)[-1]["status"] == ["running"]
     assert not asked(crowd)[-1].keys() & {"since", "outcome"}
+
+
+def test_a_time_is_local_in_its_field(browse: Browse, crowd: Crowd) -> None:
+    """And in UTC in the address, as the API wants it."""
+    page = opened(browse, crowd, "history?since=2026-11-22T20:30:00Z", timezone_id="Asia/Kolkata")
+    expect(field(page, "From")).to_have_value("2026-11-23T02:00")
+    field(page, "To").fill("2026-11-24T05:30")
+    field(page, "To").blur()
+    eventually(lambda: asked(crowd)[-1].get("until") == ["2026-11-24T00:00:00.000Z"], 10, "it is asked for")
+    assert asked(crowd)[-1]["since"] == ["2026-11-22T20:30:00Z"]
 
 
 def test_more_are_loaded_by_the_page(browse: Browse, crowd: Crowd) -> None:
