@@ -2,7 +2,7 @@
 
 import * as api from './api.js';
 import { ask } from './ask.js';
-import { $, announce, badge, el, mark, say } from './dom.js';
+import { $, announce, badge, copy, el, mark, say } from './dom.js';
 import * as form from './form.js';
 import * as log from './log.js';
 import { isBad, reason, restarted, short, spent } from './reason.js';
@@ -24,7 +24,7 @@ export function start(inView) {
   listed = inView;
   log.start(() => id);
   resize.start();
-  const buttons = { 'detail-close': router.close, 'detail-previous': () => step(-1), 'detail-next': () => step(1), again, edit: () => edit(), stop };
+  const buttons = { 'detail-close': router.close, 'detail-previous': () => step(-1), 'detail-next': () => step(1), 'detail-copy': share, again, edit: () => edit(), stop };
   for (const [button, act] of Object.entries(buttons)) $(button).addEventListener('click', act);
   setInterval(() => name && show(), 1000);
 }
@@ -86,7 +86,7 @@ async function load(asked) {
     show();
     draw(shown);
   } catch (error) {
-    if (asked === name) tell(error.message, 'failed');
+    if (asked === name && !shown) tell(error.message, 'failed');
   }
 }
 
@@ -198,6 +198,11 @@ async function again() {
     refuse('run', error);
     if (error.status === 400 || error.status === 409) edit(error.message);
   }
+}
+
+async function share() {
+  await copy(location.href);
+  say($('detail-note'), 'The link was copied.');
 }
 
 // What is known

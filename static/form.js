@@ -31,6 +31,7 @@ export function start(onStarted) {
   started = onStarted;
   for (const [name, schema] of Object.entries(FIRST)) form.append(make(name, schema));
   mark(input('image'), 'list', 'images');
+  $('curl').parentElement.open = Math.min(innerWidth, innerHeight) > 800;
   form.addEventListener('input', changed);
   form.addEventListener('submit', run);
   form.addEventListener('keydown', ({ key, ctrlKey, metaKey }) => key === 'Enter' && (ctrlKey || metaKey) && form.requestSubmit());
@@ -209,7 +210,8 @@ function refuse(text) {
   for (const field of form.querySelectorAll('[aria-invalid]')) field.removeAttribute('aria-invalid');
   const [, word, bare] = text.match(/^(?:the )?((?:max_)?(\w+))/) ?? [];
   const field = input(word) ?? input(bare);
-  (field?.closest('.field') ?? $('form-go').parentElement).append($('form-error'));
+  if (field) field.closest('.field').append($('form-error'));
+  else $('form-check').before($('form-error'));
   say($('form-error'), text);
   if (!text) return;
   if (!field) return $('form-go').focus();

@@ -14,6 +14,7 @@ from testbed import Server
 from testbed.crowd import TOKEN, Crowd, stamp
 
 from qmaster.api import openapi
+from qmaster.errors import BadRequest, Forbidden
 from qmaster.models.responses import Attempt, LastExit, Service
 
 CHAIN = (
@@ -403,6 +404,41 @@ def test_run_again_needs_the_values_that_are_not_kept(browse: Browse) -> None:
         expect(page.locator("#form").get_by_label("Image")).to_have_value("")  # a new one is not that run's
 
 
+def test_a_token_that_may_not_run(browse: Browse) -> None:
+    """It is told so when it tries; from then on the buttons are off, in other runs too, until another one logs in."""
+    refusal = "scopes: this call needs the scope run; this token has read"
+    with Crowd(4, 0) as crowd:
+        for number in (1, 2):
+            crowd.services[number] = with_spec(crowd.services[number])
+        crowd.answers["POST /run"] = Forbidden(refusal)
+        visit = browse(crowd.url)
+        page = visit.log_in(TOKEN)
+        page.goto(f"{crowd.url}/#/runs/{crowd.services[1].name}")
+        page.get_by_role("button", name="Run again").click()
+        expect(page.locator("#detail-note")).to_have_text(refusal)
+        page.goto(f"{crowd.url}/#/runs/{crowd.services[2].name}")
+        expect(page.locator("#detail-note")).to_have_text(refusal)
+        for button in ("Run again", "Edit and run…"):
+            expect(page.get_by_role("button", name=button)).to_be_disabled()
+        expect(page.locator("#stop")).to_be_enabled()
+        page.get_by_role("button", name="Sign out").click()
+        visit.log_in(TOKEN)
+        expect(page.get_by_role("button", name="Run again")).to_be_enabled()
+
+
+def test_what_cannot_be_run_again_opens_in_the_form(browse: Browse) -> None:
+    """With the server's error at its field."""
+    with Crowd(4, 0) as crowd:
+        old = crowd.services[1] = with_spec(crowd.services[1], memory=64)
+        crowd.answers["POST /run"] = BadRequest("memory: this node has 32 MiB")
+        page = browse(crowd.url).log_in(TOKEN)
+        page.goto(f"{crowd.url}/#/runs/{old.name}")
+        page.get_by_role("button", name="Run again").click()
+        expect(page.locator(".field:has(#field-memory) #form-error")).to_have_text("memory: this node has 32 MiB")
+        expect(page.locator("#field-memory")).to_be_focused()
+        expect(page.locator("#field-memory")).to_have_value("64")
+
+
 def test_what_was_not_started_here_is_not_run_again(browse: Browse) -> None:
     """The buttons are off, and it is said why."""
     with Crowd(4, 0) as crowd:
@@ -536,7 +572,7 @@ def test_what_is_typed_becomes_json(opened: Opened) -> None:
     with Crowd(2, 0) as crowd:
         crowd.answers["POST /run"] = {"success": True, "id": crowd.services[0].id}
         page = opened(crowd)
-        for group in page.locator("#form details > summary").all():
+        for group in page.locator("#form-fields summary").all():
             group.click()
         typed = {
             "image": " busybox ",
@@ -666,6 +702,8 @@ def test_the_panel_and_the_form_are_usable_by_all(browse: Browse, view: str) -> 
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         if view == "phone":
             assert width(page) == 390
+            page.get_by_role("button", name="Copy link").click()  # the header's is covered
+            expect(page.locator("#detail-note")).to_have_text("The link was copied.")
             expect(page.get_by_role("separator")).to_be_hidden()
         page.get_by_role("button", name="Edit and run…").click()
         expect(page.locator("#field-volumes")).to_be_attached()

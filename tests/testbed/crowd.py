@@ -16,6 +16,7 @@ from tornado.websocket import WebSocketHandler
 
 from qmaster.api import openapi, pages
 from qmaster.auth.authenticator import Authenticator
+from qmaster.errors import HttpError, problem
 from qmaster.events import cloudevents, frames
 from qmaster.models.responses import Node, Replicas, Reserved, Service, Status, Task
 
@@ -96,6 +97,7 @@ class Crowd:
 
     The output of a service is ``logs``, as newline-delimited JSON; without it, no service has any. Other calls are
     answered from ``answers`` by method and path, such as ``GET /functions``, and kept in ``asked`` with query and body.
+    An ``HttpError`` among them is answered as the server renders it.
     """
 
     def __init__(self, services: int = 1000, changes: float = 50, logs: bytes = b"") -> None:
@@ -243,6 +245,10 @@ class _Answers(web.RequestHandler):
         self._crowd.asked.append((call, self.request.query, self.request.body.decode()))
         if call not in self._crowd.answers:
             raise web.HTTPError(404)
-        self.write(msgspec.json.encode(self._crowd.answers[call]))
+        answer = self._crowd.answers[call]
+        if isinstance(answer, HttpError):
+            self.set_status(answer.status)
+            answer = problem(answer.status, str(answer), "")
+        self.write(msgspec.json.encode(answer))
 
     get = post = put = delete = _answer
