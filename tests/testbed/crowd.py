@@ -112,6 +112,7 @@ class Crowd:
         self.services = {n: service(n, MIX[n % len(MIX)], stamp(7 * n)) for n in range(services)}
         self.readers: set[_Events] = set()
         self.away = False  # refuses streams
+        self.refuses = False  # closes them, as the token is wrong
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over: asyncio.Event | None = None
         self._ready = threading.Event()
@@ -215,6 +216,9 @@ class _Events(WebSocketHandler):
             raise web.HTTPError(503)
 
     def on_message(self, message: str | bytes) -> None:
+        if self._crowd.refuses:
+            self.close(4401, "invalid token")
+            return
         self.write_message(frames.hello("0", cloudevents.cursor(EPOCH, 0)).payload.decode())
         self.write_message(self._crowd.snapshot.payload.decode())
         self._crowd.readers.add(self)
