@@ -18,6 +18,7 @@ const FIELDS = [
   ['image', 'Image', 'busybox, team/*'],
   ['label', 'Label', 'key=value'],
   ['owner', 'Owner'],
+  ['function', 'Instances of', 'a function'],
 ];
 let frame, seen;
 let rows = [];
@@ -33,7 +34,7 @@ export const listed = () => rows;
 function read({ query: { q, status, ...rest } }, ...more) {
   seen = store.seen;
   const wanted = { ...rest, name: q && (q.includes('*') ? q : `*${q}*`), [OUTCOMES.includes(status) ? 'outcome' : 'status']: status };
-  return pages('status', 'services', { all: 1, ...Object.fromEntries(Object.entries(wanted).filter(([, value]) => value)) }, ...more);
+  return pages('status', 'services', { all: 1, function: '', ...Object.fromEntries(Object.entries(wanted).filter(([, value]) => value)) }, ...more);
 }
 
 function draw(list) {

@@ -53,7 +53,7 @@ def read_filters(query: dict[str, list[str]]) -> ListQuery:
         labels=labels,
         limit=limit(query.get("limit"), MAX_LIMIT),
         removed=flag("all", query.get("all")),
-        function=named_function(query),
+        function="" if query.get("function") == [""] else named_function(query),
         owners=frozenset(query.get("owner", ())),
         reasons=_words("reason", query, get_args(Reason)),
         outcomes=_words("outcome", query, get_args(Outcome)),

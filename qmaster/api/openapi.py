@@ -343,7 +343,7 @@ PATHS: Mapping[str, Json] = {
                     "Only these images: any tag if none is given, any digest of a tag; `*` as in a token's `images`.",
                     example=["busybox"],
                 ),
-                query("function", STRING, "Only the instances of this function.", example="resize"),
+                query("function", STRING, "Only the instances of this function; empty: none.", example="resize"),
                 query("since", MOMENT, "Only what was created then or later.", example="2026-11-22T20:29:03Z"),
                 query("until", MOMENT, "Only what was created before.", example="2026-11-23"),
                 query(

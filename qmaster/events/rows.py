@@ -99,7 +99,7 @@ class RemovedQuery(NamedTuple):
         names: the names; ``*`` in one matches any text.
         reasons: the reasons.
         outcomes: how they have ended: the keys of ``OUTCOMES``.
-        function: the function that they are instances of.
+        function: the function that they are instances of; "": of none.
         image: a part of the image.
     """
 
@@ -197,9 +197,9 @@ def removed(db: sqlite3.Connection, wanted: RemovedQuery, show: Callable[[bytes]
 def _conditions(wanted: RemovedQuery) -> tuple[list[str], list[str]]:
     """Return conditions in SQL on removed runs, and their values."""
     conditions, values = ["(run.created, run.id) < (?, ?)", "run.created >= ?"], [*wanted.before, wanted.since]
-    for column, value in (("owner", wanted.owner), ("function", wanted.function)):
+    for column, value in (("run.owner", wanted.owner), ("coalesce(run.function, '')", wanted.function)):
         if value is not None:
-            conditions.append(f"run.{column} = ?")
+            conditions.append(f"{column} = ?")
             values.append(value)
     if wanted.names:
         conditions.append(_any("run.name GLOB ?" if "*" in name else "run.name = ?" for name in wanted.names))

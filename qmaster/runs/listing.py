@@ -37,7 +37,8 @@ class ListQuery(NamedTuple):
         labels: ``str.partition("=")`` of the labels; without ``=``, any value of the key matches.
         limit: the most runs to list; None: all that are not removed, and ``MAX_REMOVED``.
         removed: whether to list the removed runs, and the instances of functions, too.
-        function: the name of a function, to match only its instances; they match without ``removed`` too.
+        function: the name of a function, to match only its instances; they match without ``removed`` too. "": no
+            instances.
         owners: the names of tokens; "": what quartermaster did not start.
         reasons: the reasons.
         outcomes: how they have ended.
@@ -83,7 +84,7 @@ class ListQuery(NamedTuple):
 
     def _keeps_function(self, view: Service) -> bool:
         if self.function is not None:
-            return view.function is not None and view.function.name == self.function
+            return self.function == ("" if view.function is None else view.function.name)
         return self.removed or view.function is None
 
     def _keeps_name(self, name: str) -> bool:

@@ -131,6 +131,15 @@ async def test_instances_are_listed_where_they_are_asked_for() -> None:
     assert await made.ids(ALL) == [5, 4, 3, 2, 1]
     assert await made.ids(ListQuery(function="hello")) == [2]
     assert await made.ids(ListQuery(function="hello", removed=True)) == [5, 2]
+    assert await made.ids(ListQuery(function="", removed=True)) == [4, 1]
+    assert await made.ids(ListQuery(function="")) == [1]
+
+
+async def test_instances_are_left_out_by_the_journal(tmp_path: Path) -> None:
+    """Of what was removed, by its own condition."""
+    made = await stored_in(tmp_path, "file", [gone(1), gone(2, function=FunctionRef("hello", 1)), gone(3)])
+    assert await made.ids(ALL._replace(function="")) == [3, 1]
+    assert await made.ids(ALL._replace(function="hello")) == [2]
 
 
 DIGEST = "sha256:" + "a" * 64

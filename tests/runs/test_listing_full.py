@@ -105,6 +105,7 @@ async def test_pages_of_many_have_each_once(folder: Path, measured: Callable[[st
         ({"outcome": ["failed"]}, 11),
         ({"outcome": ["failed"], "owner": ["bob"]}, 11),
         ({"name": ["*rar*"]}, 11),
+        ({"function": [""], "reason": ["timeout"]}, 11),
         ({"name": ["rare"], "reason": ["timeout"], "owner": ["bob"]}, 11),
         ({"image": ["team/rare"]}, 11),
         ({"name": ["nobody"]}, 0),
