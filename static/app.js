@@ -19,7 +19,7 @@ import * as trust from './trust.js';
 import { why } from './words.js';
 
 const KEPT = 'quartermaster.token'; // of the tab: sessionStorage
-const BETWEEN = 300; // milliseconds between drawings; the first change is drawn at once
+const BETWEEN = 400; // milliseconds between drawings; the first change is drawn at once
 const TICK = 5000; // ages and rates move without an event
 
 // The views, by the first part of their address: what the navigation calls each, and its module. A module has

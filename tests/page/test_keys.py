@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from page_cases import VIEWS, Judge
 from playwright.sync_api import Page, expect
 from testbed.crowd import TOKEN, Crowd
 
+DOCS = Path(__file__).parents[2] / "docs" / "page.md"
 ROWS = "#table tbody tr[data-is]"
 
 
@@ -117,12 +119,13 @@ def test_two_keys_lead_to_a_view(browse: Browse) -> None:
 
 
 def test_the_keys_are_told(browse: Browse) -> None:
-    """All of them, by ?."""
+    """All of them, by ?; they are those of the documentation."""
     with Crowd(3, 0) as crowd:
         page = browse(crowd.url).log_in(TOKEN)
         press(page, "?")
         told = page.locator("#keys-list kbd").all_inner_texts()
-        assert told == ["Ctrl K", "j", "k", "Enter", "x", "/", "r", "y", "g", "Escape", "?"]
+        table = DOCS.read_text(encoding="utf-8").partition("| key | does |")[2].partition("\n\n")[0]
+        assert told == re.findall(r"`([^`]+)`", "\n".join(line.split("|")[1] for line in table.splitlines()[2:]))
 
 
 # The palette
