@@ -538,6 +538,30 @@ def test_run_again_on_the_swarm(swarm_shared: Server, browse: Browse) -> None:
     assert {**first, "name": ""} == {**second, "name": ""}
 
 
+def test_reasons_on_the_swarm(swarm_shared: Server, browse: Browse) -> None:
+    """What Docker really says of a run that waits, one without its image, and one that outlives its timeout."""
+    ignores = ["sh", "-c", "trap '' TERM; while true; do sleep 1; done"]
+    expected: dict[str, tuple[Json, str]] = {
+        "too-large": ({"memory": 10_000_000}, "Waiting: no node has 9765.6 GiB free"),
+        "nowhere": ({"constraints": ["node.labels.no==such"]}, "Waiting: no node meets node.labels.no==such"),
+        "no-image": (
+            {"image": "localhost:1/nosuch:1", "pull_policy": "never"},
+            "Image not found: localhost:1/nosuch:1",
+        ),
+        "too-long": (
+            {"command": ignores, "timeout": 1, "stop_grace_period": 1},
+            "Stopped after its timeout of 1 s; killed after 1 s",
+        ),
+        "exits": ({"command": ["sh", "-c", "exit 3"]}, "Exited with 3"),
+    }
+    page = browse(swarm_shared.url).log_in(swarm_shared.token)
+    for name, (fields, _) in expected.items():
+        run(swarm_shared, **{"image": IMAGE, "command": "nap", **fields}, name=name)
+    for name, (_, text) in expected.items():
+        page.goto(f"{swarm_shared.url}/#/runs/{name}")
+        expect(page.locator("#detail-error")).to_have_text(text)
+
+
 @pytest.fixture
 def opened(browse: Browse) -> Any:
     """`opened(crowd, **options)`: the page with the form open, all of its fields there."""
