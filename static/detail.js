@@ -121,7 +121,7 @@ function draw(service) {
   fill('tasks', [tasks, error], tasksTable);
   fill('attempts', attempts ?? [], attemptsTable);
   fill('facts', { ...rest, callbacks: fetched?.callbacks }, facts);
-  fold('whole', !why.includes(error) && short(error) && error);
+  fold('whole', !why.toLowerCase().includes(error?.toLowerCase()) && short(error) && error);
   fold('past', attempts?.length);
   fold('spec', spec && JSON.stringify(spec, null, 2));
   offer(service);
