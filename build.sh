@@ -8,7 +8,7 @@ venv=$root/.venv
 pip_audit=2.10.1
 test_packages=(
   apache2-utils autoconf automake busybox-static caddy chromium cmake curl debootstrap docker-registry fonts-inter g++
-  haproxy iproute2 libfaketime libtool make nginx-light openssh-server
+  haproxy iproute2 libfaketime libtool make nginx-light openssh-server prometheus
 )
 
 usage() {

@@ -66,6 +66,10 @@ ELSEWHERE = {
         NO_IMAGE,
         "tests/api/test_aws.py::test_the_environment_is_all_that_boto3_needs",
     ),
+    "useradd --system --no-create-home --shell /usr/sbin/nologin quartermaster": (
+        "it would add a user and a service to this machine",
+        "tests/server/test_monitoring.py::test_systemd_takes_the_unit",
+    ),
     "./build.sh bench": ("it takes ten minutes", "tests/test_bench.py::test_no_figure_is_far_from_its_reach"),
     "./build.sh test": ("it would run these tests within themselves", ".ci/run"),
 }
