@@ -6,7 +6,7 @@ export const CUT = 8192; // characters of a line, as written, that are shown at 
 // escapes. Controls, and what changes the direction of text.
 const SPECIAL =
   /(?:\x1b\[|\x9b)([0-?]*)([ -/]*)([@-~]?)|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])(?:[^\x07\x18\x1a\x1b\x80-\x9f]*(?:\x1b\\|[\x07\x18\x1a\x9c]))?|\x1b[ -/]*[0-~]?|[\0-\x08\n-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g;
-const MOVES = /[\r\b]|(?:\x1b\[|\x9b)\d*[DGK]/;
+const MOVES = /[\r\b]|(?:\x1b\[|\x9b)[0-?]*[DGK]/;
 
 /** Return {runs: [{text, style}], cut}; `cut`: this is only the line's beginning, or a progress bar's end. */
 export function parse(line, limit = CUT) {
@@ -17,18 +17,20 @@ export function parse(line, limit = CUT) {
   return { runs: runs(at < 0 ? raw.slice(0, limit) : end.slice(at)), cut: true };
 }
 
-/** Return the text alone; of a line over CUT, also what was overwritten. */
+/** Return the text alone; of a line over CUT also what was overwritten, and no controls. */
 export function plain(line) {
   const raw = line.replace(/\r+$/, '');
-  if (raw.length > CUT || !MOVES.test(raw)) return raw.replace(SPECIAL, symbol);
+  if (raw.length > CUT) return raw.replace(SPECIAL, '');
+  if (!MOVES.test(raw)) return raw.replace(SPECIAL, symbol);
   return runs(raw).map(({ text }) => text).join('');
 }
 
 function runs(raw) {
-  const cells = []; // [character, style], by column
+  const cells = []; // [character, style], by column; where nothing moves, [text, style]
+  const moves = MOVES.test(raw);
   let [at, done, style] = [0, 0, {}];
   const write = (text) => {
-    for (const char of text) cells[at++] = [char, style];
+    for (const part of moves ? text : [text]) cells[at++] = [part, style];
   };
   for (const match of raw.matchAll(SPECIAL)) {
     const [all, values, between, final] = match;
@@ -36,16 +38,17 @@ function runs(raw) {
     done = match.index + all.length;
     const count = parseInt(values) || 1;
     if (all === '\r') at = 0;
-    else if (all === '\b' || final === 'D') at = Math.max(0, at - count);
-    else if (!final) write(symbol(all));
+    else if (all === '\b') at = Math.max(0, at - 1);
+    else if (!final || between) write(symbol(all));
+    else if (final === 'D') at = Math.max(0, at - count);
     else if (final === 'G') at = Math.min(count - 1, cells.length);
     else if (final === 'K' && values === '1') cells.fill(undefined, 0, at);
     else if (final === 'K') cells.length = values ? 0 : Math.min(at, cells.length);
-    else if (final === 'm' && !between && /^[\d:;]*$/.test(values)) style = sgr(style, values);
+    else if (final === 'm' && /^[\d:;]*$/.test(values)) style = sgr(style, values);
   }
   if (!done) return [{ text: raw, style }];
   write(raw.slice(done));
-  return joined(cells);
+  return joined(cells).filter(({ text }) => text);
 }
 
 const BLANK = [' ', {}];
@@ -99,9 +102,9 @@ function palette(number) {
 /** Return the CSS of a style, readable in light and in dark; '' for plain text. */
 export function css({ fg, bg, bold, faint, italic, under, inverse, strike }) {
   if (inverse) [fg, bg] = [bg, fg ?? 'var(--ink)'];
-  const tone = (lightness) => `oklch(from ${fg} ${lightness} c h)`;
+  const tone = (lightness) => `lch(from ${fg} ${lightness} c h)`;
   return [
-    bg ? `background:${bg};color:oklch(from ${bg} clamp(0, (.66 - l) * 999, 1) 0 0)` : fg && `color:light-dark(${tone('min(l, .52)')},${tone('max(l, .7)')})`,
+    bg ? `background:${bg};color:lab(from ${bg} clamp(0, (49.5 - l) * 9999, 100) 0 0)` : fg && `color:light-dark(${tone('min(l, 42)')},${tone('max(l, 60)')})`,
     bold && 'font-weight:700',
     faint && 'opacity:.75',
     italic && 'font-style:italic',

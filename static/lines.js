@@ -7,10 +7,12 @@ const MAX_CHARS = 64e6; // of all lines
 const PAUSE = 100; // milliseconds between drawings of new lines
 const SPARE = 400; // pixels drawn above and below what is in sight
 const ROW = 18; // pixels: a guess, until a line is drawn
+const PADDING = 20; // pixels, of the box
 
 const box = $('log');
 const content = box.appendChild(el('div'));
 const rows = new Map(); // line → its element
+const stale = new Set(); // lines to make anew
 const tops = new Float64Array(MAX_LINES + 2); // pixels, of lines[i]; right up to `placed`
 export let lines = []; // {time, text, at: a running number, high: pixels, 0 while unknown}
 export let dropped = 0;
@@ -18,6 +20,8 @@ export let follows = true; // the end
 let anchor, below; // else this line stays so far below the upper edge
 let make, drawn;
 let [chars, sorted, placed, put, width, due, last] = [0, 0, 0, 0, 0, 0, 0];
+let moved = 0; // when it was scrolled
+let shift = 0; // pixels by which what is drawn is too high up, as to put it right would end the scrolling
 
 /** makeRow(line) returns its element; onDrawn() is called after each drawing. */
 export function start(makeRow, onDrawn) {
@@ -61,11 +65,9 @@ function grow(text) {
 
 /** Draw this line anew; without one, all of them. */
 export function renew(line) {
-  for (const one of line ? [line] : rows.keys()) {
-    rows.get(one)?.remove();
-    rows.delete(one);
-  }
   for (const one of line ? [line] : lines) one.high = 0;
+  for (const one of line ? [line] : rows.keys()) stale.add(one);
+  if (!line) moved = 0;
   placed = 0;
   soon();
 }
@@ -73,30 +75,30 @@ export function renew(line) {
 /** Follow the end, or stay. */
 export function follow(on) {
   if (!on) hold();
-  follows = on;
+  [follows, moved] = [on, 0];
   soon();
 }
 
 /** Bring this line in sight, so many pixels below the upper edge. */
 export function show(line, pixels) {
-  [follows, anchor, below] = [false, line, pixels];
+  [follows, anchor, below, moved] = [false, line, pixels, 0];
   soon();
 }
 
-export const upper = () => lines[find(put)];
+export const upper = () => lines[find(put + shift)];
 
 const index = (line) => Math.max(0, line.at - lines[0].at); // of one that was dropped, the first
 
 function hold() {
   place();
   anchor = upper();
-  below = anchor && tops[index(anchor)] - put;
+  below = anchor && tops[index(anchor)] - put - shift;
 }
 
 // Its own scrolling changes nothing.
 function scrolled() {
   if (Math.abs(box.scrollTop - put) < 1) return;
-  put = box.scrollTop;
+  [put, moved] = [box.scrollTop, performance.now()];
   follows = box.scrollHeight - box.clientHeight - put < 4;
   hold();
   draw();
@@ -106,23 +108,27 @@ export function soon() {
   due ||= setTimeout(draw, Math.max(0, last + PAUSE - performance.now()));
 }
 
-function draw() {
+export function draw() {
   clearTimeout(due);
   due = 0;
   sort();
   if (box.clientWidth !== width) renew();
   width = box.clientWidth;
+  let first = 0;
   for (let tries = 0; tries < 3; tries++) {
     place();
     const top = goal();
-    fill(find(top - SPARE), find(top + box.clientHeight + SPARE) + 1);
+    first = fill(find(top - SPARE), find(top + box.clientHeight + SPARE) + 1);
     if (!measure()) break;
   }
   place();
-  content.style.height = `${tops[lines.length]}px`;
-  if (Math.abs(box.scrollTop - goal()) >= 1) box.scrollTop = goal();
-  put = box.scrollTop;
   last = performance.now();
+  shift = last - moved < 200 && !follows ? Math.min(tops[first], goal() - box.scrollTop) : 0;
+  content.style.height = `${tops[lines.length] - shift}px`;
+  content.style.paddingTop = `${tops[first] - shift}px`;
+  if (shift) soon();
+  else if (Math.abs(box.scrollTop - goal()) >= 1) box.scrollTop = goal();
+  put = box.scrollTop;
   drawn();
 }
 
@@ -134,7 +140,7 @@ function sort() {
 }
 
 function goal() {
-  const end = Math.max(0, tops[lines.length] - box.clientHeight);
+  const end = Math.max(0, tops[lines.length] + PADDING - box.clientHeight);
   return follows || !anchor ? end : Math.max(0, Math.min(end, tops[index(anchor)] - below));
 }
 
@@ -159,13 +165,14 @@ function fill(from, to) {
   if (kept.length < 2000) [from, to] = [Math.min(from, ...kept), Math.max(to, ...kept.map((i) => i + 1))];
   const wanted = new Set(lines.slice(from, to));
   for (const [line, row] of rows) {
-    if (wanted.has(line)) continue;
+    if (wanted.has(line) && !stale.has(line)) continue;
     row.remove();
     rows.delete(line);
   }
+  stale.clear();
   for (const line of wanted) if (!rows.has(line)) rows.set(line, make(line));
   arrange(content, [...wanted].map((line) => rows.get(line)));
-  content.style.paddingTop = `${tops[from]}px`;
+  return from;
 }
 
 // Return whether a line has another height than thought.

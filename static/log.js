@@ -28,7 +28,14 @@ const ACTS = {
   copy: () => copy((box.contains(getSelection().anchorNode) && String(getSelection())) || text()),
   download,
 };
-const KEYS = { n: 'next', N: 'previous', f: 'full' };
+const KEYS = {
+  '/': () => $('log-search').select(),
+  n: ACTS.next,
+  N: ACTS.previous,
+  f: () => toggle('full'),
+  Home: () => list.lines.length && list.show(list.lines[0], 0),
+  End: () => list.follow(true),
+};
 
 /** opened() tells the id of what is opened. */
 export function start(opened) {
@@ -152,21 +159,20 @@ function step(by) {
 function toggle(name) {
   mark(buttons[name], 'aria-pressed', $('output').toggleAttribute(`data-${name}`));
   list.renew();
+  list.draw();
 }
 
 function pressed(event) {
   const { key, target } = event;
   const field = target === $('log-search');
-  const leaves = key === 'Escape' && (field || 'full' in $('output').dataset);
-  const name = field ? key === 'Enter' && (event.shiftKey ? 'previous' : 'next') : KEYS[key];
-  const typed = !event.ctrlKey && !event.metaKey && !event.altKey && target.tagName !== 'SELECT';
-  if (!leaves && !(typed && (name || (key === '/' && !field)))) return;
+  const free = !field && target.tagName !== 'SELECT' && !event.ctrlKey && !event.metaKey && !event.altKey;
+  let act = free && KEYS[key];
+  if (field && key === 'Enter') act = () => step(event.shiftKey ? -1 : 1);
+  if (key === 'Escape') act = field ? unsearch : 'full' in $('output').dataset && KEYS.f;
+  if (!act) return;
   event.preventDefault();
   event.stopPropagation();
-  if (name) buttons[name].click();
-  else if (!leaves) $('log-search').select();
-  else if (field) unsearch();
-  else toggle('full');
+  act();
 }
 
 function unsearch() {

@@ -1,9 +1,11 @@
 """A stand-in for a busy quartermaster: the real page, the real frames, and a thousand services that nobody runs."""
 
 import asyncio
+import contextlib
 import itertools
 import random
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import msgspec
 from tornado import web
 from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.websocket import WebSocketHandler
 
@@ -26,6 +29,7 @@ NODES = 6
 NEXT: dict[Status, Status] = {"pending": "preparing", "preparing": "running", "running": "complete"}
 CODES: dict[Status, int] = {"complete": 0, "failed": 1}
 MIX: tuple[Status, ...] = ("running", "complete", "running", "complete", "running", "pending", "running", "preparing")
+FLOOD = b'{"stream":"stdout","line":"flood %d \\u001b[32mgreen\\u001b[0m"}\n'
 KINDS = ("render", "transcode", "index", "resize", "report", "crawl")
 
 
@@ -95,14 +99,20 @@ def service(number: int, status: Status, at: str) -> Service:
 class Crowd:
     """Serves on its own thread and loop; ``changes`` each second, in which runs begin, go on, end and are removed.
 
-    The output of a service is ``logs``, as newline-delimited JSON; without it, no service has any. Other calls are
-    answered from ``answers`` by method and path, such as ``GET /functions``, and kept in ``asked`` with query and body.
-    An ``HttpError`` among them is answered as the server renders it.
+    The output of a service is ``logs``, as newline-delimited JSON; without it, no service has any. While ``writing``, a
+    log that is followed stays open, and gets what is appended to ``written``, and ``flood`` lines a second. The queries
+    of logs are in ``log_queries``. Other calls are answered from ``answers`` by method and path, such as
+    ``GET /functions``, and kept in ``asked`` with query and body. An ``HttpError`` among them is answered as the server
+    renders it.
     """
 
     def __init__(self, services: int = 1000, changes: float = 50, logs: bytes = b"") -> None:
         self._pace = 1 / changes if changes else 0
         self.logs = logs
+        self.writing = False
+        self.written: list[bytes] = []
+        self.flood = 0
+        self.log_queries: list[str] = []
         self._random = random.Random(7)
         self._numbers = itertools.count(services)
         self._sequence = itertools.count(1)
@@ -232,12 +242,40 @@ class _Logs(web.RequestHandler):
         self._crowd = crowd
 
     async def get(self) -> None:
-        if not self._crowd.logs:
+        crowd = self._crowd
+        crowd.log_queries.append(self.request.query)
+        if not crowd.logs and not crowd.writing:
             raise web.HTTPError(404)
         self.set_header("Content-Type", "application/x-ndjson")
-        for at in range(0, len(self._crowd.logs), 7):
-            self.write(self._crowd.logs[at : at + 7])  # lines, and characters, are cut in the middle
+        await self.flush()
+        with contextlib.suppress(StreamClosedError):
+            await self._send(b"".join(self._last()))
+            await self._follow()
+
+    def _last(self) -> list[bytes]:
+        """The last lines, as `tail` and `stream` want them."""
+        lines = self._crowd.logs.splitlines(keepends=True)
+        if stream := self.get_argument("stream", ""):
+            lines = [line for line in lines if msgspec.json.decode(line)["stream"] == stream]
+        return lines[-int(self.get_argument("tail")) :]
+
+    async def _send(self, data: bytes) -> None:
+        step = 7 if len(data) < 2048 else 65536  # lines, and characters, are cut in the middle
+        for at in range(0, len(data), step):
+            self.write(data[at : at + step])
             await self.flush()
+
+    async def _follow(self) -> None:
+        crowd, sent, flooded, begun = self._crowd, 0, 0, time.monotonic()
+        while crowd.writing:
+            new = crowd.written[sent:]
+            sent += len(new)
+            due = int(crowd.flood * (time.monotonic() - begun))
+            new += [FLOOD % number for number in range(flooded, due)]
+            flooded = due
+            self.write(b"".join(new))
+            await self.flush()
+            await asyncio.sleep(0.02)
 
 
 class _Answers(web.RequestHandler):
