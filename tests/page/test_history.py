@@ -55,7 +55,9 @@ def test_removed_runs_show_how_they_ended(browse: Browse, crowd: Crowd) -> None:
     expect(page).to_have_url(f"{crowd.url}/#/runs/{first.id}")
     expect(page.locator("#detail-name")).to_have_text(first.name)
     expect(rows(page)).to_have_count(4)
-    page.go_back()
+    page.get_by_role("button", name="Next run").click()
+    expect(page).to_have_url(f"{crowd.url}/#/runs/{gone(11).id}")
+    page.get_by_role("button", name="Close", exact=True).click()
     expect(page).to_have_url(f"{crowd.url}/#/history")
 
 
