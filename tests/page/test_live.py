@@ -643,7 +643,7 @@ def test_twenty_changes_a_second_cost_little(browse: Browse, measured: Callable[
         page = browse(crowd.url).log_in(TOKEN)
         meter = Meter(page)
         expect(page.locator("#timeline li")).to_have_count(200)
-        shares = []
+        shares: list[float] = []
         while len(shares) < 6 and min(shares, default=1) >= 0.2:
             before, began = meter.read()["TaskDuration"], time.monotonic()
             time.sleep(4)
