@@ -5,7 +5,7 @@ from typing import Any
 
 import jsonschema
 
-from qmaster.api import openapi
+from qmaster.api.openapi import document as openapi
 
 Json = dict[str, Any]
 # Headers that not every described answer has: of a replay, and of a run that was made and not only checked.

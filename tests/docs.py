@@ -15,7 +15,7 @@ from tornado.routing import PathMatches
 from qmaster import errors
 from qmaster.api import routes as app
 from qmaster.api.base import BaseHandler
-from qmaster.api.function_urls import FunctionUrlHandler
+from qmaster.api.calls.function_urls import FunctionUrlHandler
 
 ROOT = Path(__file__).resolve().parents[1]
 

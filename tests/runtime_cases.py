@@ -9,7 +9,7 @@ from function_cases import Stage
 from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
 
-from qmaster.api import runtime
+from qmaster.api.runtime import server as runtime
 from qmaster.functions.instances.instance import Instance
 from qmaster.models.functions import Version
 

@@ -14,8 +14,11 @@ from documents import TEXT
 import qmaster
 from docs import ROOT, Row, as_pattern, code, lines_with_fence, routes, section, statuses, table
 from qmaster import errors, limiter
-from qmaster.api import base, bodies, events, filters, limits, openapi, raw, runtime
-from qmaster.api import runtime_connections as connections
+from qmaster.api import base, events, filters, limits
+from qmaster.api.calls import bodies, raw
+from qmaster.api.openapi import document as openapi
+from qmaster.api.runtime import connections
+from qmaster.api.runtime import server as runtime
 from qmaster.auth import authenticator, tokens
 from qmaster.auth.authenticator import Authenticator
 from qmaster.cli import base as commands_of_client

@@ -60,11 +60,11 @@ ELSEWHERE = {
     ),
     "curl -X POST -H @data/header http://localhost:9090/functions/resize/invoke --data-binary @photo.jpg": (
         NO_IMAGE,
-        "tests/api/test_invoke.py::test_a_body_is_the_input_and_the_answer_the_output",
+        "tests/api/calls/test_invoke.py::test_a_body_is_the_input_and_the_answer_the_output",
     ),
     "export AWS_ENDPOINT_URL_LAMBDA=http://localhost:9090 AWS_SESSION_TOKEN=$TOKEN": (
         NO_IMAGE,
-        "tests/api/test_aws.py::test_the_environment_is_all_that_boto3_needs",
+        "tests/api/calls/test_aws.py::test_the_environment_is_all_that_boto3_needs",
     ),
     "useradd --system --no-create-home --shell /usr/sbin/nologin quartermaster": (
         "it would add a user and a service to this machine",

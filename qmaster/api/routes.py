@@ -27,23 +27,10 @@ from ..limiter import FairLimiter
 from ..runs.logs import LogReader
 from ..runs.service import RunService
 from ..runs.stats import RunStats
-from . import (
-    aws,
-    base,
-    events,
-    function_urls,
-    functions,
-    invocations,
-    invoke,
-    logs,
-    openapi,
-    ops,
-    pages,
-    raw,
-    runs,
-    stats,
-)
+from . import base, events, functions, logs, ops, pages, runs, stats
+from .calls import aws, function_urls, invocations, invoke, raw
 from .limits import ConnectionLimiter
+from .openapi import document as openapi
 
 Json = dict[str, Any]
 Routes = list[tuple[str, type[web.RequestHandler], Json]]

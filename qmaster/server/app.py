@@ -19,9 +19,10 @@ import structlog
 from tornado.netutil import bind_sockets
 
 from .. import __version__
-from ..api import limits, runtime_connections
+from ..api import limits
 from ..api.limits import ConnectionLimiter
 from ..api.routes import AppState, make_app
+from ..api.runtime import connections as runtime_connections
 from ..auth.authenticator import Authenticator
 from ..auth.policy import Rules
 from ..auth.registries import RegistryAuth

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import structlog
 from tornado.netutil import bind_sockets
 
-from ..api import limits, runtime
+from ..api import limits
+from ..api.runtime import server as runtime
 from ..engine import Engine
 from ..errors import ConfigError, HttpError
 from ..functions.dispatcher import Dispatcher

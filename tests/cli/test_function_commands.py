@@ -12,7 +12,7 @@ from fake_server import FakeServer
 from testbed import Engine, Server, eventually
 from testbed.server import free_port
 
-from qmaster.api import openapi_functions
+from qmaster.api.openapi import functions as openapi_functions
 from qmaster.cli import answers, functions, main, tables
 from qmaster.models.functions import FunctionSpec
 

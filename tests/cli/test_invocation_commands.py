@@ -16,7 +16,8 @@ from invocation_cases import FakeInvoker, invocation
 from structlog.testing import capture_logs
 
 from qmaster import errors
-from qmaster.api import openapi_functions, openapi_invocations
+from qmaster.api.openapi import functions as openapi_functions
+from qmaster.api.openapi import invocations as openapi_invocations
 from qmaster.cli import answers, invocations, main, tables
 
 __all__ = ["calls_app", "invoker", "served", "url"]  # the fixtures

@@ -11,7 +11,7 @@ from fakes import CREATED, LATER, service, task
 from msgspec.structs import replace
 from swarm_cases import NODES, NOW
 
-from qmaster.api import openapi_functions
+from qmaster.api.openapi import functions as openapi_functions
 from qmaster.events import cloudevents, frames
 from qmaster.events.cloudevents import Event
 from qmaster.models.functions import FunctionVersion

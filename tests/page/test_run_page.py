@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from testbed import Server
 from testbed.crowd import TOKEN, Crowd, stamp
 
-from qmaster.api import openapi
+from qmaster.api.openapi import document as openapi
 from qmaster.errors import BadRequest, Forbidden
 from qmaster.models.responses import Attempt, LastExit, Service
 

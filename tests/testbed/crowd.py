@@ -17,7 +17,8 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.websocket import WebSocketHandler
 
-from qmaster.api import openapi, pages
+from qmaster.api import pages
+from qmaster.api.openapi import document as openapi
 from qmaster.auth.authenticator import Authenticator
 from qmaster.errors import HttpError, problem
 from qmaster.events import cloudevents, frames

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from ..auth.authenticator import Authenticator
-from ..errors import (
+from ...auth.authenticator import Authenticator
+from ...errors import (
     BadRequest,
     CallFailed,
     CallTimedOut,
@@ -28,12 +28,12 @@ from ..errors import (
     NoInstance,
     QueueFull,
 )
-from ..functions.asynchronous.invoker import MAX_PAYLOAD as MAX_LATER
-from ..functions.invocations.invocation import MAX_PAYLOAD, Answer, Call
-from ..functions.invocations.replays import HANDED_OVER, key_of
-from ..models.functions import read_qualifier
+from ...functions.asynchronous.invoker import MAX_PAYLOAD as MAX_LATER
+from ...functions.invocations.invocation import MAX_PAYLOAD, Answer, Call
+from ...functions.invocations.replays import HANDED_OVER, key_of
+from ...models.functions import read_qualifier
+from ..base import SLICE
 from . import eventstream
-from .base import SLICE
 from .raw import EMPTY, HELD, CallHandler, Calls
 
 JSON = "application/json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..models.functions import MAX_NAME, Function, FunctionSpec, FunctionVersion, RollbackRequest
-from ..models.invocations import InvocationView
-from ..models.schedules import Schedule
-from .openapi_parts import READ, RUN, STOP, STRING, STRINGS, answer, guarded, ref
+from ...models.functions import MAX_NAME, Function, FunctionSpec, FunctionVersion, RollbackRequest
+from ...models.invocations import InvocationView
+from ...models.schedules import Schedule
+from .parts import READ, RUN, STOP, STRING, STRINGS, answer, guarded, ref
 
 Json = dict[str, Any]
 

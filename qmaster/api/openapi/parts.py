@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from ..models.requests import MAX_WAIT
-from ..models.results import Stream
-from ..models.units import DURATION, UNITS
+from ...models.requests import MAX_WAIT
+from ...models.results import Stream
+from ...models.units import DURATION, UNITS
 
 Json = dict[str, Any]
 

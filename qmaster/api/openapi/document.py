@@ -11,14 +11,16 @@ from typing import Any, get_args
 
 import msgspec
 
-from .. import __version__
-from ..errors import EngineUnavailable, TooManyConnections, Unauthorized, problem
-from ..events import cloudevents, frames
-from ..models.requests import MAX_BODY, NOT_SHOWN, RunRequest, StopRequest
-from ..models.responses import Accepted, CallbackView, Node, Outcome, Reason, Service, Status
-from ..models.stats import Stats
-from . import openapi_calls, openapi_functions, openapi_invocations
-from .openapi_parts import (
+from ... import __version__
+from ...errors import EngineUnavailable, TooManyConnections, Unauthorized, problem
+from ...events import cloudevents, frames
+from ...models.requests import MAX_BODY, NOT_SHOWN, RunRequest, StopRequest
+from ...models.responses import Accepted, CallbackView, Node, Outcome, Reason, Service, Status
+from ...models.stats import Stats
+from . import calls as openapi_calls
+from . import functions as openapi_functions
+from . import invocations as openapi_invocations
+from .parts import (
     CREATED,
     FLAG,
     LOG_QUERIES,

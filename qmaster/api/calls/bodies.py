@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from ..errors import TooManyBodies, TooManyConnections
+from ...errors import TooManyBodies, TooManyConnections
 
 MAX_BODIES = 256 * 1024 * 1024  # bytes of all bodies, from their first byte until their request is over
 MAX_OF_ADDRESS = 64  # calls of public URLs at once

@@ -6,14 +6,14 @@ import asyncio
 
 import msgspec
 
-from ..auth.authenticator import Authenticator, Identity
-from ..errors import BadRequest, NotFound
-from ..functions.asynchronous.invoker import AsyncInvoker
-from ..models.invocations import STATUSES, InvocationView
-from ..models.validation import quote
-from .base import BaseHandler
-from .limits import ConnectionLimiter, Slot
-from .queries import limit, named_function, wait_seconds
+from ...auth.authenticator import Authenticator, Identity
+from ...errors import BadRequest, NotFound
+from ...functions.asynchronous.invoker import AsyncInvoker
+from ...models.invocations import STATUSES, InvocationView
+from ...models.validation import quote
+from ..base import BaseHandler
+from ..limits import ConnectionLimiter, Slot
+from ..queries import limit, named_function, wait_seconds
 from .raw import NO_FUNCTIONS
 
 FILTERS = ("function", "status", "limit", "page")

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from tornado.iostream import IOStream
 
-from ..functions.instances.instance import Instance
-from ..models.responses import ROOT
+from ...functions.instances.instance import Instance
+from ...models.responses import ROOT
 
 HEAD_WITHIN = 2.0  # seconds from a connection to the head of its first request
 MAX_UNIDENTIFIED = 64  # connections of one address that have shown no secret

@@ -14,7 +14,10 @@ from fakes import grant
 
 from docs import as_pattern, routes, statuses
 from qmaster import errors
-from qmaster.api import events, filters, invocations, logs, openapi, openapi_functions, queries
+from qmaster.api import events, filters, logs, queries
+from qmaster.api.calls import invocations
+from qmaster.api.openapi import document as openapi
+from qmaster.api.openapi import functions as openapi_functions
 from qmaster.auth.authenticator import BURST
 from qmaster.auth.tokens import SCOPES
 from qmaster.events import cloudevents, frames

@@ -31,7 +31,7 @@ from fakes import until
 from tornado.httpclient import HTTPResponse
 
 from qmaster import errors
-from qmaster.api import eventstream
+from qmaster.api.calls import eventstream
 from qmaster.functions.invocations.invocation import MAX_PAYLOAD, Answer, Call, Chunks
 
 __all__ = ["app", "ask", "calls_app", "dispatcher", "served"]

@@ -9,13 +9,13 @@ import time
 from itertools import islice
 from urllib.parse import parse_qsl
 
-from .. import limiter
-from ..auth.authenticator import Authenticator, Identity, source
-from ..errors import BadRequest, CallFailed, NotFound, UrlFailed
-from ..functions.invocations import urls
-from ..functions.invocations.invocation import Answer, Call, Chunks
-from ..functions.invocations.urls import UrlRequest, UrlResponse
-from .base import HEADERS, MAX_PARAMETERS, NO_TOKEN_IN_URL
+from ... import limiter
+from ...auth.authenticator import Authenticator, Identity, source
+from ...errors import BadRequest, CallFailed, NotFound, UrlFailed
+from ...functions.invocations import urls
+from ...functions.invocations.invocation import Answer, Call, Chunks
+from ...functions.invocations.urls import UrlRequest, UrlResponse
+from ..base import HEADERS, MAX_PARAMETERS, NO_TOKEN_IN_URL
 from .raw import CallHandler, Calls
 
 PUBLIC = "public URLs"  # the owner of the calls of public URLs: no token has a space in its name

@@ -13,19 +13,19 @@ from typing import cast
 import structlog
 from tornado.http1connection import HTTP1Connection
 
-from ..auth.authenticator import Authenticator, Identity
-from ..errors import HttpError, NotFound, PayloadTooLarge, TooManyUnread
-from ..events.unsent import Unsent
-from ..functions.asynchronous.invoker import AsyncInvoker, Order
-from ..functions.dispatcher import Dispatcher
-from ..functions.invocations.invocation import MAX_PAYLOAD, Answer, Call, Chunks
-from ..functions.invocations.replays import KeyedCalls, Make, RetryMemory
-from ..functions.versions.service import FunctionService
-from ..models.functions import Version
-from ..models.invocations import InvocationView
-from .base import SLICE, BaseHandler
+from ...auth.authenticator import Authenticator, Identity
+from ...errors import HttpError, NotFound, PayloadTooLarge, TooManyUnread
+from ...events.unsent import Unsent
+from ...functions.asynchronous.invoker import AsyncInvoker, Order
+from ...functions.dispatcher import Dispatcher
+from ...functions.invocations.invocation import MAX_PAYLOAD, Answer, Call, Chunks
+from ...functions.invocations.replays import KeyedCalls, Make, RetryMemory
+from ...functions.versions.service import FunctionService
+from ...models.functions import Version
+from ...models.invocations import InvocationView
+from ..base import SLICE, BaseHandler
+from ..limits import ConnectionLimiter
 from .bodies import BodyLease, BodyLimiter, PublicCallers
-from .limits import ConnectionLimiter
 
 # Bytes of too large a body that are read and dropped, as many clients read no answer before they have sent all of it.
 MAX_DROPPED = 32 * 1024 * 1024

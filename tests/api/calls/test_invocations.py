@@ -30,7 +30,8 @@ from invocation_cases import FakeInvoker, invocation
 from tornado.httpclient import HTTPResponse
 
 from qmaster import errors
-from qmaster.api import invocations, limits
+from qmaster.api import limits
+from qmaster.api.calls import invocations
 from qmaster.functions.asynchronous.invoker import MAX_PAYLOAD
 
 __all__ = ["app", "ask", "calls_app", "dispatcher", "invoker", "served"]

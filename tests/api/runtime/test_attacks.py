@@ -10,7 +10,8 @@ import pytest
 from function_cases import version
 from runtime_cases import GO, Client, Site, site
 
-from qmaster.api import runtime, runtime_connections
+from qmaster.api.runtime import connections as runtime_connections
+from qmaster.api.runtime import server as runtime
 from qmaster.errors import CallTimedOut, CannotStart, FunctionFailed, InstanceDied
 from qmaster.models.functions import Version
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..functions.asynchronous.invoker import MAX_PAYLOAD as MAX_LATER
-from ..functions.invocations.invocation import MAX_PAYLOAD
-from ..models.functions import LATEST
-from .aws import ERROR_TYPES, INVALID_CONTENT, INVOCATION_TYPES, OF_THE_CALLER, OF_THE_FUNCTION, OTHER_ERROR
-from .eventstream import MEDIA_TYPE
-from .invoke import RESPOND_ASYNC
-from .openapi_invocations import ID
-from .openapi_parts import INVOKE, LOG_QUERIES, READ, REPLAYED, STRING, answer, content, guarded, ref, text
+from ...functions.asynchronous.invoker import MAX_PAYLOAD as MAX_LATER
+from ...functions.invocations.invocation import MAX_PAYLOAD
+from ...models.functions import LATEST
+from ..calls.aws import ERROR_TYPES, INVALID_CONTENT, INVOCATION_TYPES, OF_THE_CALLER, OF_THE_FUNCTION, OTHER_ERROR
+from ..calls.eventstream import MEDIA_TYPE
+from ..calls.invoke import RESPOND_ASYNC
+from .invocations import ID
+from .parts import INVOKE, LOG_QUERIES, READ, REPLAYED, STRING, answer, content, guarded, ref, text
 
 Json = dict[str, Any]
 

@@ -25,7 +25,7 @@ from call_cases import (
 from fakes import until
 
 from qmaster import errors
-from qmaster.api import bodies
+from qmaster.api.calls import bodies
 from qmaster.functions.invocations.invocation import MAX_PAYLOAD, Answer, Call, Chunks
 from qmaster.functions.invocations.urls import NULS, SANDBOX, STREAMED
 

@@ -27,14 +27,14 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream
 
-from ..engine.spec import REGION, RUNTIME_DOMAIN
-from ..errors import FunctionFailed, HttpError, NoInstance
-from ..functions.dispatcher import Dispatcher
-from ..functions.instances.instance import Instance, Poll
-from ..functions.invocations import failures
-from ..functions.invocations.invocation import MAX_PAYLOAD, Chunks, Invocation
-from .limits import BACKLOG, set_keepalive
-from .runtime_connections import MAX_CONNECTIONS, SPEAKS_WITHIN, Connection, Connections
+from ...engine.spec import REGION, RUNTIME_DOMAIN
+from ...errors import FunctionFailed, HttpError, NoInstance
+from ...functions.dispatcher import Dispatcher
+from ...functions.instances.instance import Instance, Poll
+from ...functions.invocations import failures
+from ...functions.invocations.invocation import MAX_PAYLOAD, Chunks, Invocation
+from ..limits import BACKLOG, set_keepalive
+from .connections import MAX_CONNECTIONS, SPEAKS_WITHIN, Connection, Connections
 
 # Bytes of a head. The Python client sends a stack of 77 KB in a header, or more with long paths. A head of 2 MiB keeps
 # the event loop busy for up to 0.7 s, and each packet of one that comes slowly for 0.03 s.

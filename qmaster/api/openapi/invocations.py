@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..models.invocations import STATUSES, InvocationView
-from .invocations import LIMIT, MAX_LIMIT
-from .openapi_parts import INVOKE, STRING, answer, guarded, query, ref, wait_query
+from ...models.invocations import STATUSES, InvocationView
+from ..calls.invocations import LIMIT, MAX_LIMIT
+from .parts import INVOKE, STRING, answer, guarded, query, ref, wait_query
 
 Json = dict[str, Any]
 

@@ -11,7 +11,8 @@ from function_cases import version
 from runtime_cases import GO, PYTHON, Client, Site, site
 from tornado.netutil import bind_sockets
 
-from qmaster.api import runtime, runtime_connections
+from qmaster.api.runtime import connections as runtime_connections
+from qmaster.api.runtime import server as runtime
 from qmaster.errors import CannotStart, FunctionFailed, InstanceDied
 from qmaster.functions.instances.instance import Instance
 from qmaster.functions.invocations.invocation import MAX_PAYLOAD

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from qmaster import errors
-from qmaster.api import raw as raw_module
-from qmaster.api.bodies import MAX_BODIES, BodyLimiter
+from qmaster.api.calls import raw as raw_module
+from qmaster.api.calls.bodies import MAX_BODIES, BodyLimiter
 from qmaster.functions.invocations.invocation import MAX_PAYLOAD, Answer, Call, Chunks
 
 __all__ = ["app", "ask", "calls_app", "dispatcher", "served"]

@@ -10,11 +10,11 @@ from http import HTTPStatus
 
 from tornado.httputil import HTTPHeaders
 
-from ..errors import BadRequest
-from ..functions.asynchronous.invoker import MAX_PAYLOAD as MAX_LATER
-from ..functions.invocations.invocation import MAX_PAYLOAD, Answer, Call
-from ..functions.invocations.replays import Left, key_of
-from ..models import requests
+from ...errors import BadRequest
+from ...functions.asynchronous.invoker import MAX_PAYLOAD as MAX_LATER
+from ...functions.invocations.invocation import MAX_PAYLOAD, Answer, Call
+from ...functions.invocations.replays import Left, key_of
+from ...models import requests
 from .raw import EMPTY, CallHandler
 
 RESPOND_ASYNC = "respond-async"

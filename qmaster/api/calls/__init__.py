@@ -1,0 +1,1 @@
+"""Calls of functions over HTTP: quartermaster's own, AWS's Invoke, function URLs, and asynchronous invocations."""
