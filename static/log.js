@@ -16,6 +16,7 @@ const box = $('log');
 const buttons = {}; // by what they do
 const sources = new Map(); // task or instance → its number
 let of, abort, is, told, tail, fresh;
+let chord = false; // after g, a key leads to a view
 let pattern, current, searched; // what is searched; the line gone to; the number of the line to search next
 let hits = [];
 
@@ -164,8 +165,10 @@ function toggle(name) {
 
 function pressed(event) {
   const { key, target } = event;
+  const second = chord;
+  chord = key === 'g';
   const field = target === $('log-search');
-  const free = !field && target.tagName !== 'SELECT' && !event.ctrlKey && !event.metaKey && !event.altKey;
+  const free = !second && !field && target.tagName !== 'SELECT' && !event.ctrlKey && !event.metaKey && !event.altKey;
   let act = free && KEYS[key];
   if (field && key === 'Enter') act = () => step(event.shiftKey ? -1 : 1);
   if (key === 'Escape') act = field ? unsearch : 'full' in $('output').dataset && KEYS.f;

@@ -358,6 +358,11 @@ def test_search(browse: Browse) -> None:
         expect(gone_to).to_contain_text("line 107 ")
         page.keyboard.press("N")
         expect(gone_to).to_contain_text("line 57 ")
+        page.keyboard.press("g")
+        page.keyboard.press("n")
+        expect(page).to_have_url(re.compile("#/numbers"))
+        page.go_back()
+        page.locator("#log-search").fill("needle")
         page.locator("#log-search").fill("(A.b*")
         expect(found).to_have_text("4")
         page.locator("#log-search").fill("nowhere")
@@ -491,6 +496,10 @@ def test_copy_and_download(browse: Browse) -> None:
             press(page, "download")
         assert given.value.suggested_filename == f"{crowd.services[0].name}.log"
         assert given.value.path().read_text(encoding="utf-8") == text
+        press(page, "times")
+        with page.expect_download() as given:
+            press(page, "download")
+        assert given.value.path().read_text(encoding="utf-8").startswith("2026-12-01T12:00:00.000000007Z red\n")
 
 
 def test_a_selection_outlives_scrolling(browse: Browse) -> None:
