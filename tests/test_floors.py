@@ -14,7 +14,10 @@ ROOT = Path(qmaster.__file__).parent
 
 FLOORS: dict[float, set[str]] = {
     9: {"__main__"},
-    8: {"cli"},
+    8.3: {"cli.main"},
+    8.2: {"cli.functions"},
+    8.1: {"cli"},
+    8: {"cli.options"},
     7: {"server"},
     6.3: {"api.routes"},
     6.2: {"api.openapi"},

@@ -19,13 +19,13 @@ from ..errors import ConfigError
 from ..server.config import given_token
 from . import descriptors, tables, terminal
 from .client import Client, ClientError
-from .inputs import is_utf8
+from .options.inputs import is_utf8
+from .options.values import FILE
 from .run import OUTPUT_CLOSED, OWN_FAILURE, SIGNALLED
 from .terminal import OutputError, Screen
 
 URL = "http://localhost:9090"
 FAILED, WRONG_USE = 1, 2
-FILE = "FILE"
 INTERRUPTED = SIGNALLED + signal.SIGINT
 
 Command = Callable[..., Coroutine[Any, Any, int]]

@@ -11,11 +11,13 @@ from urllib.parse import quote
 import click
 
 from ..errors import ConfigError
-from . import client, compose_options, descriptors, tables, watching
+from . import client, descriptors, tables, watching
 from .answers import DRY_RUN
-from .base import FAILED, FILE, Connection, OfJob, client_command, details, show, show_json, show_table
+from .base import FAILED, Connection, OfJob, client_command, details, show, show_json, show_table
 from .client import ClientError, Json, Lost, RetryPolicy
-from .fields import with_fields
+from .options import compose as compose_options
+from .options.fields import with_fields
+from .options.values import FILE
 from .run import OWN_FAILURE, LineWriter, Run, Signals, body_of
 
 FILTERS = ("status", "name", "label", "owner", "reason", "outcome", "image", "since", "until", "limit", "page", "all")

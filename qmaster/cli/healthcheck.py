@@ -12,7 +12,7 @@ import click
 
 from ..errors import ConfigError
 from ..server import config
-from .options import with_options
+from .options.server import with_options
 
 TIMEOUT = 4.0  # seconds
 

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..models import validation
 from ..server import config
 from . import descriptors
-from .options import with_options
+from .options.server import with_options
 
 USAGE_ERROR = 2
 UNWRITABLE = (errno.ENOSPC, errno.EBADF, errno.EIO)  # errors of a print; click handles EPIPE
@@ -35,15 +35,15 @@ COMMANDS = {  # name → its module, and its line in --help
     "logs": ("qmaster.cli.commands", "Show the output of a job."),
     "events": ("qmaster.cli.commands", "Watch changes as they happen."),
     "nodes": ("qmaster.cli.commands", "List the nodes of the swarm."),
-    "deploy": ("qmaster.cli.functions", "Publish a function."),
-    "functions": ("qmaster.cli.functions", "List the functions, or show one."),
-    "rollback": ("qmaster.cli.functions", "Publish a version of a function again."),
-    "invoke": ("qmaster.cli.invoke", "Call a function, and print its output."),
-    "invocations": ("qmaster.cli.invocations", "List asynchronous calls, or show one."),
-    "redrive": ("qmaster.cli.invocations", "Try dead asynchronous calls again."),
-    "cancel": ("qmaster.cli.invocations", "Cancel asynchronous calls that wait."),
-    "schedules": ("qmaster.cli.functions", "List the schedules of the functions."),
-    "undeploy": ("qmaster.cli.functions", "Delete functions."),
+    "deploy": ("qmaster.cli.functions.functions", "Publish a function."),
+    "functions": ("qmaster.cli.functions.functions", "List the functions, or show one."),
+    "rollback": ("qmaster.cli.functions.functions", "Publish a version of a function again."),
+    "invoke": ("qmaster.cli.functions.invoke", "Call a function, and print its output."),
+    "invocations": ("qmaster.cli.functions.invocations", "List asynchronous calls, or show one."),
+    "redrive": ("qmaster.cli.functions.invocations", "Try dead asynchronous calls again."),
+    "cancel": ("qmaster.cli.functions.invocations", "Cancel asynchronous calls that wait."),
+    "schedules": ("qmaster.cli.functions.functions", "List the schedules of the functions."),
+    "undeploy": ("qmaster.cli.functions.functions", "Delete functions."),
     "token": ("qmaster.cli.token", "Make a token, and its entry for the tokens file."),
     "healthcheck": ("qmaster.cli.healthcheck", "Check whether the server on this machine is alive."),
     "help": (__name__, "Show the help of a command."),

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConfigError
-from . import compose_options, tables
+from . import tables
 from .client import (
     ANSWER_WITHIN,
     ENDED,
@@ -33,7 +33,8 @@ from .client import (
     logs,
 )
 from .descriptors import ERR, OUT
-from .inputs import environment, is_utf8
+from .options import compose as compose_options
+from .options.inputs import environment, is_utf8
 from .terminal import OutputError, Screen
 
 TIMED_OUT = 124  # as coreutils' timeout

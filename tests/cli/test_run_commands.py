@@ -16,7 +16,8 @@ from fake_server import FakeServer, service
 from testbed.terminal import CTRL_C, Terminal
 from testbed.wait import eventually
 
-from qmaster.cli import inputs, main
+from qmaster.cli import main
+from qmaster.cli.options import inputs
 from qmaster.errors import ConfigError
 from qmaster.models.requests import MAX_STDIN
 

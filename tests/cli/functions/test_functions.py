@@ -13,7 +13,8 @@ from testbed import Engine, Server, eventually
 from testbed.server import free_port
 
 from qmaster.api.openapi import functions as openapi_functions
-from qmaster.cli import answers, functions, main, tables
+from qmaster.cli import answers, main, tables
+from qmaster.cli.functions import functions
 from qmaster.models.functions import FunctionSpec
 
 __all__ = ["fake"]  # the fixture

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from ..server.config import NEVER
-from .base import FILE
-from .compose_options import OPTIONS
-from .values import DURATION, SIZE, Duration, Word
+from ...server.config import NEVER
+from .compose import OPTIONS
+from .values import DURATION, FILE, SIZE, Duration, Word
 
 FIELDS = (
     click.option(

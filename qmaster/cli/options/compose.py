@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigError
-from ..models.requests import MAX_STDIN
+from ...errors import ConfigError
+from ...models.requests import MAX_STDIN
 from .values import DURATION, SIZE
 
 OPTIONS = (

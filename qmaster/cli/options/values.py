@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
-from ..models import units, validation
+from ...models import units, validation
+
+FILE = "FILE"  # the metavar of an option that takes a file's name
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]

@@ -13,13 +13,13 @@ from urllib.parse import quote
 
 import click
 
-from ..errors import ConfigError
-from . import answers, tables
-from .base import FAILED, Connection, client_command, show, show_json, show_table
-from .client import ANSWER_WITHIN, LOOK_AGAIN, ClientError, Json, Query, RetryPolicy
-from .descriptors import ERR, OUT
-from .terminal import clean
-from .values import DURATION
+from ...errors import ConfigError
+from .. import answers, tables
+from ..base import FAILED, Connection, client_command, show, show_json, show_table
+from ..client import ANSWER_WITHIN, LOOK_AGAIN, ClientError, Json, Query, RetryPolicy
+from ..descriptors import ERR, OUT
+from ..options.values import DURATION
+from ..terminal import clean
 
 PAGE = 1000  # what the server lists at most
 LISTED = 100  # if there is no --limit

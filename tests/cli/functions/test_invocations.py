@@ -18,7 +18,8 @@ from structlog.testing import capture_logs
 from qmaster import errors
 from qmaster.api.openapi import functions as openapi_functions
 from qmaster.api.openapi import invocations as openapi_invocations
-from qmaster.cli import answers, invocations, main, tables
+from qmaster.cli import answers, main, tables
+from qmaster.cli.functions import invocations
 
 __all__ = ["calls_app", "invoker", "served", "url"]  # the fixtures
 

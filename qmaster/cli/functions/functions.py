@@ -11,14 +11,14 @@ from urllib.parse import quote
 import click
 import msgspec
 
-from ..errors import ConfigError
-from ..models.requests import RunFields
-from . import answers, tables
-from .base import FAILED, Connection, client_command, show, show_json, show_table
-from .client import ClientError, Json
-from .commands import run
-from .run import fields_of
-from .values import DURATION
+from ...errors import ConfigError
+from ...models.requests import RunFields
+from .. import answers, tables
+from ..base import FAILED, Connection, client_command, show, show_json, show_table
+from ..client import ClientError, Json
+from ..commands import run
+from ..options.values import DURATION
+from ..run import fields_of
 
 
 def _schedule(text: str) -> Json:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from ..server import config
+from ...server import config
 
 
 def with_options(*options: config.Option) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 import click
 
-from ..errors import ConfigError
-from . import answers
-from .base import FAILED, Connection, client_command, show, show_json
-from .client import ClientError, Refused
-from .descriptors import ERR, OUT
+from ...errors import ConfigError
+from .. import answers
+from ..base import FAILED, Connection, client_command, show, show_json
+from ..client import ClientError, Refused
+from ..descriptors import ERR, OUT
+from ..options.values import DURATION
 from .invocations import print_end, print_lines, when_over
-from .values import DURATION
 
 STDIN = "-"
 OF_FILE = "@"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 BOM = "\ufeff"  # the byte order mark that some editors write
 
