@@ -24,8 +24,8 @@ from qmaster.auth.authenticator import Authenticator, Identity
 from qmaster.functions.versions.service import FunctionService
 from qmaster.models.requests import Key, RunRequest, Started
 from qmaster.models.responses import DryRun, Node, Result, Service
-from qmaster.runs import status as lifecycle
 from qmaster.runs.listing import Listed, ListQuery, Part
+from qmaster.runs.views import status as lifecycle
 
 TOKEN = "a-token-for-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

@@ -16,8 +16,8 @@ from qmaster.events.rows import Intent, Page, RemovedQuery
 from qmaster.models import results
 from qmaster.models.responses import Node, Service
 from qmaster.models.results import Line, Outcome, Output, TaskOutput
-from qmaster.runs import status as lifecycle
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
+from qmaster.runs.views import status as lifecycle
 
 Json = dict[str, Any]
 SEEN = lifecycle.service(service(), [task("running")], NODES, NOW)

@@ -11,8 +11,8 @@ from ..errors import Conflict, KeyReused, PortTaken
 from ..events.journal import Journal
 from ..models.requests import Key, Started
 from ..models.responses import Service
-from .reconciler import Reconciler
-from .status import came_to_nothing
+from .reconciler.reconciler import Reconciler
+from .views.status import came_to_nothing
 
 Known = tuple[Service, str]  # a run, and the digest of the request that it was started with
 LOOK_AGAIN = (0.0, 0.03, 0.1, 0.3, 1.0)  # seconds; Docker reserves a container's name before it shows the container

@@ -19,7 +19,7 @@ from ..events.journal import Journal
 from ..events.rows import Key, RemovedQuery
 from ..models.images import Pattern, Reference
 from ..models.responses import Service, outcome
-from .reconciler import Reconciler
+from .reconciler.reconciler import Reconciler
 
 MAX_REMOVED = 10_000  # removed runs in a listing without a limit
 PART = 64 * 1024  # bytes of a part; its last run may exceed this

@@ -27,8 +27,8 @@ from ..events.journal import Journal
 from ..models import results
 from ..models.responses import Node, Service
 from ..models.results import Stream, TaskOutput
-from .reconciler import Reconciler
-from .status import WAITING, has_ended
+from .reconciler.reconciler import Reconciler
+from .views.status import WAITING, has_ended
 
 Source = Literal["stdout", "stderr", "qmaster"]
 Batches = AsyncIterator[list["Piece"]]

@@ -20,8 +20,8 @@ from ..limiter import act_for
 from ..models import results
 from ..models.responses import Service, Task
 from ..models.results import Outcome, Output, TaskOutput
-from .reconciler import Reconciler
-from .status import LONG_AGO, TERMINAL, has_ended, parse_time
+from .reconciler.reconciler import Reconciler
+from .views.status import LONG_AGO, TERMINAL, has_ended, parse_time
 
 AT_ONCE = 64  # concurrent reads of tasks of one run; the engine client's limits also apply
 AGAIN_EVERY = 1.0  # seconds between retries

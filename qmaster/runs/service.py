@@ -39,10 +39,10 @@ from ..models.responses import ROOT, CallbackView, DryRun, Node, Service, warn_o
 from .idempotency import IdempotencyStore
 from .listing import Listed, Listing, ListQuery, Part
 from .reaper import Reaper
-from .reconciler import Reconciler
+from .reconciler.reconciler import Reconciler
 from .recovery import Recovery
 from .results import Waiters
-from .status import OVER
+from .views.status import OVER
 
 Json = dict[str, Any]
 

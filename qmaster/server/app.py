@@ -57,7 +57,7 @@ from ..runs.callbacks import CallbackStore
 from ..runs.logs import LogReader
 from ..runs.outputs import OutputReader
 from ..runs.reaper import Reaper
-from ..runs.reconciler import Reconciler, service_tags
+from ..runs.reconciler.reconciler import Reconciler, service_tags
 from ..runs.recovery import Recovery
 from ..runs.results import ResultCollector
 from ..runs.service import RunConfig, RunService

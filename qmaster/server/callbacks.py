@@ -20,7 +20,7 @@ from ..functions.callbacks.sender import Resolver, Sender
 from ..functions.callbacks.webhooks import Receivers
 from ..functions.versions.service import FunctionService
 from ..runs.callbacks import CallbackStore
-from ..runs.reconciler import Reconciler
+from ..runs.reconciler.reconciler import Reconciler
 
 AGAIN_EVERY = 1.0  # seconds
 

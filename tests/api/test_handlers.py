@@ -33,8 +33,8 @@ from qmaster.api import filters, queries, runs
 from qmaster.api.limits import MAX_READ
 from qmaster.models.requests import MAX_BODY, body_digest
 from qmaster.models.responses import Service
-from qmaster.runs import container_status
-from qmaster.runs import status as lifecycle
+from qmaster.runs.views import container_status
+from qmaster.runs.views import status as lifecycle
 
 pytestmark = pytest.mark.gen_test
 

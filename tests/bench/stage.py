@@ -24,7 +24,7 @@ from qmaster.auth.authenticator import Authenticator
 from qmaster.events.broker import Broker, News, Tags
 from qmaster.events.journal import Journal
 from qmaster.events.stream import EventStream
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.server import log
 
 Json = dict[str, Any]

@@ -12,7 +12,7 @@ from fakes import AUTH, DIGEST, run
 from qmaster.engine import spec
 from qmaster.engine.labels import OWNER
 from qmaster.models import requests
-from qmaster.runs import status
+from qmaster.runs.views import status
 
 Json = dict[str, Any]
 MARK = spec.Stamp("named", "alice", "nonce")

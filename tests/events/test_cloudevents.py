@@ -16,7 +16,7 @@ from qmaster.events import cloudevents, frames
 from qmaster.events.cloudevents import Event
 from qmaster.models.functions import FunctionVersion
 from qmaster.models.responses import Node, Replicas, Reserved, Service
-from qmaster.runs import status
+from qmaster.runs.views import status
 
 NOW_TEXT = "2024-05-06T07:09:00Z"
 NODE = Node(

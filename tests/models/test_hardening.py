@@ -10,7 +10,7 @@ from testbed import Engine, Server, sdk, started
 
 from qmaster.models import responses
 from qmaster.models.responses import Node, Reserved
-from qmaster.runs import status
+from qmaster.runs.views import status
 
 IMAGE = "busybox:local"
 CAPS = ["CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_RAW"]

@@ -9,7 +9,7 @@ from fakes import CONTAINER_ID, container, node, service, task
 from qmaster.cli import tables
 from qmaster.events import cloudevents
 from qmaster.models.responses import LastExit, Result, Service
-from qmaster.runs.cache import RunCache
+from qmaster.runs.reconciler.cache import RunCache
 
 Json = dict[str, Any]
 

@@ -11,9 +11,10 @@ from qmaster.errors import Conflict, EngineAway, KeyReused, PortTaken
 from qmaster.events.journal import Journal
 from qmaster.models.requests import Key, Started
 from qmaster.models.responses import Service
-from qmaster.runs import idempotency, status
+from qmaster.runs import idempotency
 from qmaster.runs.idempotency import IdempotencyStore
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
+from qmaster.runs.views import status
 
 pytestmark = pytest.mark.gen_test
 

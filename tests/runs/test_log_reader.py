@@ -15,10 +15,11 @@ from qmaster.events.journal import Journal
 from qmaster.models import results
 from qmaster.models.responses import Node, Reserved, Service
 from qmaster.models.results import Line, Outcome, TaskOutput
-from qmaster.runs import container_status, logs
-from qmaster.runs import status as lifecycle
+from qmaster.runs import logs
 from qmaster.runs.logs import LogQuery, LogReader, Piece, Source
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
+from qmaster.runs.views import container_status
+from qmaster.runs.views import status as lifecycle
 
 Script = list[list[Message] | HttpError | Callable[[], None]]
 

@@ -9,7 +9,7 @@ from fakes import node, service, task
 from testbed import Bed, Engine, Server, Swarm, eventually, sdk
 
 from qmaster.models.responses import Service
-from qmaster.runs.cache import RunCache
+from qmaster.runs.reconciler.cache import RunCache
 
 IMAGE = "busybox:local"
 Json = dict[str, Any]

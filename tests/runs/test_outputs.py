@@ -15,8 +15,8 @@ from qmaster.events.journal import Journal
 from qmaster.models import results
 from qmaster.models.responses import Service
 from qmaster.models.results import Line, Outcome, Output, TaskOutput
-from qmaster.runs import status
 from qmaster.runs.outputs import OutputReader
+from qmaster.runs.views import status
 
 pytestmark = pytest.mark.gen_test
 

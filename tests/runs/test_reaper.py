@@ -16,12 +16,12 @@ from qmaster.events import journal
 from qmaster.models import results
 from qmaster.models.responses import Service, Task
 from qmaster.models.results import Outcome
-from qmaster.runs import container_status
 from qmaster.runs import reaper as reaper_module
-from qmaster.runs import status as lifecycle
 from qmaster.runs.reaper import Reaper
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.results import ResultCollector
+from qmaster.runs.views import container_status
+from qmaster.runs.views import status as lifecycle
 
 pytestmark = pytest.mark.gen_test
 

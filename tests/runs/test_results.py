@@ -16,10 +16,10 @@ from qmaster.events import journal
 from qmaster.models import results
 from qmaster.models.responses import Result, Service, Task
 from qmaster.models.results import Line, Outcome, Output
-from qmaster.runs import container_status, status
 from qmaster.runs import results as results_module
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.results import ResultCollector
+from qmaster.runs.views import container_status, status
 
 pytestmark = pytest.mark.gen_test
 

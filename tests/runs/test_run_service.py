@@ -41,13 +41,13 @@ from qmaster.events.rows import Intent
 from qmaster.models import results
 from qmaster.models.requests import Key, Started
 from qmaster.models.responses import Result, Service, Status
-from qmaster.runs import container_status
 from qmaster.runs.callbacks import CallbackStore
 from qmaster.runs.listing import ListQuery
 from qmaster.runs.reaper import Reaper
 from qmaster.runs.recovery import Recovery
 from qmaster.runs.service import RunConfig, RunService
-from qmaster.runs.status import OVER
+from qmaster.runs.views import container_status
+from qmaster.runs.views.status import OVER
 
 pytestmark = pytest.mark.gen_test
 

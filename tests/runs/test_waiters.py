@@ -9,8 +9,8 @@ from fakes import service, task
 from swarm_cases import NODES, NOW
 
 from qmaster.models.responses import Result, Service
-from qmaster.runs import status
 from qmaster.runs.results import Waiters, is_over
+from qmaster.runs.views import status
 
 pytestmark = pytest.mark.gen_test
 

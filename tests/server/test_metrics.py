@@ -30,8 +30,8 @@ from qmaster.functions.invocations.invocation import Ended
 from qmaster.models.functions import FunctionStats, InstanceCounts
 from qmaster.models.invocations import InvocationView
 from qmaster.models.responses import FunctionRef, Node, Reserved, Result, Service
-from qmaster.runs import status as lifecycle
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
+from qmaster.runs.views import status as lifecycle
 from qmaster.server.metrics import Metrics, Sources
 
 __all__ = ["app", "ask", "run_service", "state"]  # the fixtures

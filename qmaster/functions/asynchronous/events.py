@@ -9,7 +9,7 @@ import structlog
 
 from ...errors import JournalUnwritable
 from ...models.invocations import InvocationView
-from ...runs.reconciler import Reconciler
+from ...runs.reconciler.reconciler import Reconciler
 from .store import InvocationStore
 
 AT_ONCE = 200  # invocations read from the journal at once

@@ -17,7 +17,7 @@ from ...models import results
 from ...models.responses import Service
 from ...models.units import rfc3339
 from ...runs.callbacks import CallbackStore, Row
-from ...runs.reconciler import Reconciler
+from ...runs.reconciler.reconciler import Reconciler
 from ...runs.results import is_over
 from .queue import NOT_COVERED, NOT_KEPT, CallbackQueue
 

@@ -15,7 +15,7 @@ from ...models.functions import Version
 from ...models.responses import Service
 from ...runs.outputs import OutputReader
 from ...runs.reaper import Reaper
-from ...runs.reconciler import Reconciler
+from ...runs.reconciler.reconciler import Reconciler
 from ...runs.service import RunService
 
 

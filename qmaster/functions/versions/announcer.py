@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from ...errors import JournalUnwritable
-from ...runs.reconciler import Reconciler
+from ...runs.reconciler.reconciler import Reconciler
 from .store import VersionStore
 
 AT_ONCE = 200  # functions in one transaction of the journal

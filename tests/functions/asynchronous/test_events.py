@@ -12,7 +12,7 @@ from function_cases import version
 
 from qmaster.events.broker import News
 from qmaster.functions.asynchronous.events import InvocationEvents
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 

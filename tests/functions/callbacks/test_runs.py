@@ -27,7 +27,7 @@ from qmaster.models import results
 from qmaster.models.responses import CallbackView, Service
 from qmaster.models.results import Line, Output
 from qmaster.runs.callbacks import CallbackStore
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
 
 __all__ = ["app", "ask", "home"]  # the fixtures
 

@@ -19,7 +19,7 @@ from qmaster.models.credentials import Credentials
 from qmaster.models.requests import RunRequest
 from qmaster.runs.outputs import OutputReader
 from qmaster.runs.reaper import Reaper
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.service import RunService
 
 CREDENTIALS = run(auth=AUTH).credentials()

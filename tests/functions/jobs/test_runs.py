@@ -14,7 +14,7 @@ from qmaster.functions.jobs.runs import JobRuns
 from qmaster.models.credentials import Credentials
 from qmaster.models.requests import RunRequest
 from qmaster.models.responses import Service
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.service import RunService
 
 pytestmark = pytest.mark.gen_test

@@ -18,8 +18,8 @@ from qmaster.functions.versions import announcer
 from qmaster.functions.versions.announcer import Announcer
 from qmaster.functions.versions.store import VersionStore
 from qmaster.models.functions import FunctionVersion, Version
-from qmaster.runs.functions import FunctionViews
-from qmaster.runs.reconciler import Reconciler
+from qmaster.runs.reconciler.functions import FunctionViews
+from qmaster.runs.reconciler.reconciler import Reconciler
 
 Json = dict[str, Any]
 PUBLISHED, REMOVED = "io.qmaster.function.published", "io.qmaster.function.removed"

@@ -7,8 +7,8 @@ from fakes import CONTAINER_ID, container, node, service, task
 
 from qmaster.cli import tables
 from qmaster.models.responses import Attempt, Service
-from qmaster.runs.attempts import MAX_ERROR, MOST
-from qmaster.runs.cache import RunCache
+from qmaster.runs.reconciler.cache import RunCache
+from qmaster.runs.views.attempts import MAX_ERROR, MOST
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..models.responses import LastExit, Replicas, Service
+from ...models.responses import LastExit, Replicas, Service
 from .status import Verdict, cores, make_view, mib, parse_time, present
 
 Json = Mapping[str, Any]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from qmaster.runs.schedule import FULL_EVERY, LATER, LONGEST_REST, SOON, Due, Schedule
+from qmaster.runs.reconciler.schedule import FULL_EVERY, LATER, LONGEST_REST, SOON, Due, Schedule
 
 GOING = {"s1"}
 NOBODY: set[str] = set()

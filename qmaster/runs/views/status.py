@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..engine.labels import CALLBACK, END, FUNCTION, FUNCTION_NUMBER, IDLE, MIB, OWNER, SPEC, TIMEOUT, TTL, UPDATED
-from ..models.requests import LABEL_PREFIX, MAX_SECONDS
-from ..models.responses import (
+from ...engine.labels import CALLBACK, END, FUNCTION, FUNCTION_NUMBER, IDLE, MIB, OWNER, SPEC, TIMEOUT, TTL, UPDATED
+from ...models.requests import LABEL_PREFIX, MAX_SECONDS
+from ...models.responses import (
     NO_SPEC,
     FunctionRef,
     LastExit,

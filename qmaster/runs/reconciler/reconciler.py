@@ -15,21 +15,21 @@ from typing import Any
 import msgspec
 import structlog
 
-from ..engine.containers import Containers
-from ..engine.labels import MANAGED
-from ..engine.services import Swarm
-from ..engine.watcher import Change
-from ..errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
-from ..events import cloudevents, frames
-from ..events.broker import News, Tags
-from ..events.cloudevents import Event
-from ..events.journal import NO_EPOCH, Journal, Position
-from ..events.rows import NewEvent, Record
-from ..models.functions import FunctionVersion
-from ..models.invocations import InvocationView
-from ..models.responses import Node, Result, Service, Task
-from ..models.units import rfc3339
-from . import status
+from ...engine.containers import Containers
+from ...engine.labels import MANAGED
+from ...engine.services import Swarm
+from ...engine.watcher import Change
+from ...errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
+from ...events import cloudevents, frames
+from ...events.broker import News, Tags
+from ...events.cloudevents import Event
+from ...events.journal import NO_EPOCH, Journal, Position
+from ...events.rows import NewEvent, Record
+from ...models.functions import FunctionVersion
+from ...models.invocations import InvocationView
+from ...models.responses import Node, Result, Service, Task
+from ...models.units import rfc3339
+from ..views import status
 from .cache import CachedRun, RunCache
 from .schedule import Due, Schedule
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..models.responses import Attempt, LastExit, Service
+from ...models.responses import Attempt, LastExit, Service
 from .status import ENDED, counted, exit_code, is_job, parse_time, present, tries_again, updated
 
 Json = Mapping[str, Any]

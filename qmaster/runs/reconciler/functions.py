@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from ..events import cloudevents
-from ..events.cloudevents import Event
-from ..models.functions import FunctionVersion, Version
-from ..models.invocations import InvocationView
+from ...events import cloudevents
+from ...events.cloudevents import Event
+from ...models.functions import FunctionVersion, Version
+from ...models.invocations import InvocationView
 
 ENDS_AT_ONCE = 200  # in one transaction of the journal
 

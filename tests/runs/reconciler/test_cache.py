@@ -11,7 +11,7 @@ from qmaster.engine.labels import END
 from qmaster.models import results
 from qmaster.models.responses import Service
 from qmaster.models.results import Outcome
-from qmaster.runs.cache import RunCache
+from qmaster.runs.reconciler.cache import RunCache
 
 Json = dict[str, Any]
 

@@ -17,10 +17,10 @@ from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
 from qmaster.events import cloudevents, frames
 from qmaster.events.broker import News, Tags
 from qmaster.models.responses import Service
-from qmaster.runs import reconciler as room
-from qmaster.runs import schedule
-from qmaster.runs.reconciler import Reconciler
-from qmaster.runs.schedule import Due
+from qmaster.runs.reconciler import reconciler as room
+from qmaster.runs.reconciler import schedule
+from qmaster.runs.reconciler.reconciler import Reconciler
+from qmaster.runs.reconciler.schedule import Due
 
 pytestmark = pytest.mark.gen_test(timeout=10)
 

@@ -13,8 +13,8 @@ from swarm_cases import NODES, NOW, REPLICAS_2, Json
 
 from qmaster.models import results
 from qmaster.models.responses import Service, Status
-from qmaster.runs import container_status
-from qmaster.runs import status as lifecycle
+from qmaster.runs.views import container_status
+from qmaster.runs.views import status as lifecycle
 
 REPLICAS_3: Json = {"Mode": {"Replicated": {"Replicas": 3}}}
 

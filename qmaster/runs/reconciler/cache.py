@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..engine.labels import BODY, END
-from ..errors import JournalUnwritable
-from ..events import cloudevents
-from ..events.cloudevents import Event
-from ..models.functions import FunctionVersion
-from ..models.invocations import InvocationView
-from ..models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked, masker
-from . import attempts, container_status, status
+from ...engine.labels import BODY, END
+from ...errors import JournalUnwritable
+from ...events import cloudevents
+from ...events.cloudevents import Event
+from ...models.functions import FunctionVersion
+from ...models.invocations import InvocationView
+from ...models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked, masker
+from ..views import attempts, container_status, status
 from .functions import EndedInvocations, FunctionViews
 
 Json = Mapping[str, Any]
