@@ -99,9 +99,9 @@ def test_typed_letters_are_no_keys(browse: Browse) -> None:
         press(page, "Alt+r", "Control+Shift+K")
         expect(page.locator("dialog[open]")).to_have_count(0)
         press(page, "r")
-        page.get_by_role("textbox", name="Image").fill("")
+        page.locator("#field-image").fill("")
         page.keyboard.type("gh?/")
-        expect(page.get_by_role("textbox", name="Image")).to_have_value("gh?/")
+        expect(page.locator("#field-image")).to_have_value("gh?/")
         expect(page).to_have_url(f"{crowd.url}/#/")
 
 
