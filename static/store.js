@@ -12,7 +12,7 @@ const ENDED = new Set(['complete', 'failed', 'shutdown', 'rejected', 'orphaned',
 export const services = new Map();
 const named = new Map(); // name → id of the newest of that name
 export const nodes = new Map();
-export let changes = []; // of services and nodes, the newest first
+export let changes = []; // of services and nodes, what was told last first
 export let taskChanges = [];
 export let seen = 0; // changes so far
 export let stale = null; // since when the engine or the journal is away
@@ -137,13 +137,10 @@ function count(at) {
   rate.set(slot, (rate.get(slot) ?? 0) + 1);
 }
 
-// What is told late has its place by its time.
 function note(change) {
   const list = change.topic === 'task' ? taskChanges : changes;
-  const at = Date.parse(change.time);
-  const place = list.findIndex((each) => each.at <= at);
   seen += 1;
-  list.splice(place < 0 ? list.length : place, 0, { ...change, at, number: seen });
+  list.unshift({ ...change, at: Date.parse(change.time), number: seen });
   list.length = Math.min(list.length, MAX_CHANGES);
 }
 

@@ -11,7 +11,7 @@ let rows = new Map(); // what repeats → its line
 let words = [];
 let [tasks, paused, below] = [false, false, false]; // below: the list is below the pointer
 let kept, keptUntil; // all changes, as of the pause
-let of, drawn; // which changes, and up to which
+let of, drawn; // which changes are drawn, and up to which
 
 export function start() {
   $('changes-find').addEventListener('input', () => refine({ change: $('changes-find').value }));
@@ -49,8 +49,7 @@ export function enter({ tasks: also, change = '' }) {
 export function show() {
   draw(store.perMinute());
   const isHeld = paused || below;
-  if (!isHeld || of !== store.changes) kept = null;
-  if (of !== store.changes) drawn = null; // another has signed in
+  if (!isHeld || of !== store.changes) kept = null; // or another has signed in
   of = store.changes;
   if (isHeld && !kept) [kept, keptUntil] = [everything(), store.seen];
   const fresh = kept ? everything().filter((change) => change.number > keptUntil && isWanted(change)).length : 0;
@@ -73,6 +72,7 @@ export function show() {
   arrange(list, rows.values());
 }
 
+// In the order of time, also what was told late.
 const everything = () => [...store.changes, ...store.taskChanges].sort((a, b) => b.at - a.at || b.number - a.number);
 
 function isWanted({ topic, name, is, reason, task }) {

@@ -77,11 +77,12 @@ def test_a_service_that_restarted_before_says_how_often(browse: Browse) -> None:
 def test_what_is_no_restart_is_not_left_out(browse: Browse) -> None:
     """The end of a service that was restarted, why it waits, and that it runs again after its node was away."""
     with Crowd(1, 0) as crowd:
+        crowd.services[0] = msgspec.structs.replace(crowd.services[0], restarts=1, started_at=None)
         page = browse(crowd.url).log_in(TOKEN)
-        tell(crowd, 0, "updated", status="unknown", restarts=0)
-        tell(crowd, 0, "running", status="running", restarts=0)
-        tell(crowd, 0, "updated", status="pending", restarts=1, reason="unschedulable")
-        tell(crowd, 0, "failed", status="failed", restarts=2, reason="exit", exit_code=3)
+        tell(crowd, 0, "updated", status="unknown", restarts=1)
+        tell(crowd, 0, "running", status="running", restarts=1)
+        tell(crowd, 0, "updated", status="pending", restarts=2, reason="unschedulable")
+        tell(crowd, 0, "failed", status="failed", restarts=3, reason="exit", exit_code=3)
         words = page.locator("#timeline b")
         expect(words).to_have_text(["failed", "restarted", "pending", "running", "unknown", "created"])
         expect(lines(page).nth(2)).to_contain_text("unschedulable")
@@ -117,9 +118,11 @@ def test_it_is_in_the_order_of_time(browse: Browse) -> None:
         expect(lines(page)).to_have_count(4)
         for number, ago in ((0, 10), (1, 30), (2, 20), (3, 0)):
             tell(crowd, number, "running", at=ago, status="running")
+        tell(crowd, 0, "stopping", at=200, status="stopping")
         names = [crowd.services[number].name for number in (3, 0, 2, 1)]
         expect(lines(page).filter(has_text="running")).to_have_text([f"{name} running" for name in names])
         expect(lines(page).nth(3)).to_have_text(f"{names[3]} running")
+        expect(lines(page).last).to_have_text(f"{names[1]} stopping")
 
 
 def test_words_filter_it(browse: Browse) -> None:
