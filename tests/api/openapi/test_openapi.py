@@ -17,6 +17,7 @@ from qmaster import errors
 from qmaster.api import events, filters, logs, queries
 from qmaster.api.calls import invocations
 from qmaster.api.openapi import document as openapi
+from qmaster.api.openapi import examples, schemas
 from qmaster.api.openapi import functions as openapi_functions
 from qmaster.auth.authenticator import BURST
 from qmaster.auth.tokens import SCOPES
@@ -99,7 +100,7 @@ def test_the_query_parameters_are_those_of_the_handlers() -> None:
 def test_each_field_of_a_run_is_told() -> None:
     """Those of the request, in words; and the token beside them, which the request type does not have."""
     fields = [field.name for field in msgspec.structs.fields(requests.RunRequest)]
-    assert sorted(openapi.FIELDS) == sorted(fields)
+    assert sorted(schemas.FIELDS) == sorted(fields)
     properties = DOCUMENT["components"]["schemas"]["RunRequest"]["properties"]
     assert list(properties) == [*fields, "token"]
     assert all(properties[name]["description"] for name in properties)
@@ -163,9 +164,9 @@ def test_the_answer_of_a_run_is_one_schema() -> None:
     answers = [responses[status]["content"]["application/json"]["schema"] for status in ("200", "202")]
     assert answers == [{"$ref": "#/components/schemas/RunAnswer"}] * 2
     assert contract.resolved(answers[0])["required"] == ["success", "id"]
-    contract.check_value(answers[0], {"success": True, "id": openapi.ID})
+    contract.check_value(answers[0], {"success": True, "id": examples.ID})
     with pytest.raises(jsonschema.ValidationError):
-        contract.check_value(answers[0], {"success": True, "id": openapi.ID, "status": "running"})
+        contract.check_value(answers[0], {"success": True, "id": examples.ID, "status": "running"})
 
 
 def test_each_time_is_a_date_and_time() -> None:
@@ -183,8 +184,8 @@ def test_each_time_is_a_date_and_time() -> None:
 # --- what a subscriber reads ------------------------------------------------------------------------------------------
 
 TIME = "2026-11-22T20:29:03.085076548Z"
-VIEW = msgspec.json.decode(msgspec.json.encode(openapi.SERVICE), type=responses.Service)
-NODE = msgspec.convert(openapi.NODE, responses.Node)
+VIEW = msgspec.json.decode(msgspec.json.encode(examples.SERVICE), type=responses.Service)
+NODE = msgspec.convert(examples.NODE, responses.Node)
 FAULT = InvocationError(type="ValueError", message="no", stack=["line 1"])
 INVOCATIONS = [
     InvocationView(id="i", function="f", version=1, status="succeeded", owner="a", created_at=TIME, ended_at=TIME),
@@ -192,12 +193,12 @@ INVOCATIONS = [
 ]
 FUNCTION = msgspec.convert(openapi_functions.VERSION, FunctionVersion)
 FRAMES = [
-    frames.hello("1", openapi.CURSOR),
-    frames.snapshot(openapi.CURSOR, [VIEW], [NODE]),
-    frames.snapshot(openapi.CURSOR, [], [], [FUNCTION]),
-    frames.gap("epoch_changed", openapi.CURSOR, openapi.CURSOR),
-    frames.heartbeat(openapi.CURSOR, TIME, None),
-    frames.heartbeat(openapi.CURSOR, TIME, TIME),
+    frames.hello("1", examples.CURSOR),
+    frames.snapshot(examples.CURSOR, [VIEW], [NODE]),
+    frames.snapshot(examples.CURSOR, [], [], [FUNCTION]),
+    frames.gap("epoch_changed", examples.CURSOR, examples.CURSOR),
+    frames.heartbeat(examples.CURSOR, TIME, None),
+    frames.heartbeat(examples.CURSOR, TIME, TIME),
     frames.error(4401, "why"),
 ]
 
@@ -221,7 +222,7 @@ def test_each_event_is_described() -> None:
     for event in told:
         cloud_event = cloudevents.encode(event, "5f3a9c1e", 1)
         contract.check_value({"$ref": "#/components/schemas/CloudEvent"}, msgspec.json.decode(cloud_event))
-        frame = frames.event(openapi.CURSOR, event.type, cloud_event)
+        frame = frames.event(examples.CURSOR, event.type, cloud_event)
         contract.check_value({"$ref": "#/components/schemas/Frame"}, msgspec.json.decode(frame.payload))
 
 
