@@ -306,6 +306,20 @@ def test_parts_of_a_line_are_joined(browse: Browse) -> None:
         expect(rows(page)).to_have_text(["begin and end", "other", "next"])
 
 
+def test_tasks_are_read_in_the_order_of_time(browse: Browse) -> None:
+    """Though one comes after the other; a message of quartermaster's own, which has no time, stays where it is."""
+    times = [f"2026-12-01T12:00:0{n}.000000000Z" for n in range(6)]
+    lines: list[Line] = [
+        {"line": f"line {n}", "time": times[n], "task": ("even1", "odd22")[n % 2]} for n in (0, 2, 4, 1, 3, 5)
+    ]
+    lines.insert(2, {"line": "note", "time": None, "stream": "qmaster", "task": None})
+    with Crowd(3, 0, logs=output(lines)) as crowd:
+        page = opened(browse, crowd)
+        expect(rows(page)).to_have_text(["line 0", "line 1", "line 2", "note", "line 3", "line 4", "line 5"])
+        labels = rows(page).evaluate_all("rows => rows.map((row) => row.dataset.source ?? '')")
+        assert labels == ["even", "odd2", "even", "", "odd2", "even", "odd2"]
+
+
 def test_there_is_none(browse: Browse) -> None:
     """None yet, none at all, none that can be read, and one that was cut off: each is told, and can be read again."""
     with Crowd(3, 0) as crowd:
