@@ -24,7 +24,7 @@ FILTERS = (
     *("since", "until", "limit", "page", "all"),
 )
 MAX_LIMIT = 10_000
-MAX_IMAGES = 10  # each is compared with each run, in one turn of the event loop
+MAX_IMAGES = MAX_PATTERNS = 10  # each is compared with each run, in one turn of the event loop
 EVERYTHING = ListQuery()
 _PATTERN = re.compile(r"[\w.*-]{1,128}", re.ASCII)  # of names
 _MAX_PAGE = 512  # characters of a cursor
@@ -78,8 +78,11 @@ def _words(name: str, query: dict[str, list[str]], known: tuple[str, ...]) -> fr
 
 def _names(query: dict[str, list[str]]) -> frozenset[str]:
     names = frozenset(query.get("name", ()))
-    if any("*" in name and not _PATTERN.fullmatch(name) for name in names):
+    patterns = [name for name in names if "*" in name]
+    if not all(map(_PATTERN.fullmatch, patterns)):
         raise BadRequest("name: expected a name, or a pattern such as web-* of letters, digits, - _ . and *")
+    if len(patterns) > MAX_PATTERNS:
+        raise BadRequest(f"name: expected at most {MAX_PATTERNS} patterns; got {len(patterns)}")
     return names
 
 

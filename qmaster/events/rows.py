@@ -202,10 +202,12 @@ def _conditions(wanted: RemovedQuery) -> tuple[list[str], list[str]]:
             conditions.append(f"{column} = ?")
             values.append(value)
     if wanted.names:
-        conditions.append(_any("run.name GLOB ?" if "*" in name else "run.name = ?" for name in wanted.names))
-        values += wanted.names
+        names = [name for name in wanted.names if "*" not in name]
+        patterns = [name for name in wanted.names if "*" in name]
+        conditions.append(_any([_in("run.name", names), *("run.name GLOB ?" for _ in patterns)]))
+        values += names + patterns
     if wanted.reasons:
-        conditions.append(f"run.reason IN ({', '.join('?' * len(wanted.reasons))})")
+        conditions.append(_in("run.reason", wanted.reasons))
         values += wanted.reasons
     if wanted.outcomes:
         conditions.append(_any(OUTCOMES[each] for each in wanted.outcomes))
@@ -213,6 +215,11 @@ def _conditions(wanted: RemovedQuery) -> tuple[list[str], list[str]]:
         conditions.append("instr(run.image, ?)")
         values.append(wanted.image)
     return conditions, values
+
+
+def _in(column: str, values: Collection[str]) -> str:
+    """Return the condition that a column has one of these values. SQLite takes at most 1,000 that are joined by OR."""
+    return f"{column} IN ({', '.join('?' * len(values))})"
 
 
 def _any(conditions: Iterable[str]) -> str:

@@ -324,6 +324,7 @@ async def test_what_is_removed_is_listed_where_it_is_asked_for(
         ("reason=late", "reason: expected one of exit, oom"),
         ("outcome=removed", "outcome: expected one of complete, failed, stopped"),
         ("name=a*?", "name: expected a name, or a pattern"),
+        ("&".join(f"name=a{i}*" for i in range(11)), "name: expected at most 10 patterns; got 11"),
         ("image=", "image"),
         ("image=UPPER", "image"),
         ("image=sha256:" + "a" * 64, "image: an image ID is not supported"),

@@ -270,7 +270,15 @@ ENDED: dict[int, dict[str, Any]] = {
     8: {"reason": "unschedulable", "exit_code": None},
 }
 OUTCOMES = [({"complete"}, [6, 1]), ({"failed"}, [4, 3, 2]), ({"stopped"}, [5]), ({"complete", "stopped"}, [6, 5, 1])]
-NAMED = [({"web-*"}, [2, 1]), ({"*1", "db"}, [3, 1]), ({"*"}, [3, 2, 1]), ({"WEB*"}, []), ({"eb-1"}, [])]
+MANY = {f"no-{number}" for number in range(5000)}
+NAMED = [
+    ({"web-*"}, [2, 1]),
+    ({"web-1", "d*", *MANY}, [3, 1]),
+    ({"*1", "db"}, [3, 1]),
+    ({"*"}, [3, 2, 1]),
+    ({"WEB*"}, []),
+    ({"eb-1"}, []),
+]
 
 
 @pytest.mark.parametrize("kept", ["cache", "journal", "file"])
