@@ -139,6 +139,8 @@ class Journal:
         """Close the file and mark it as complete, so that the next start keeps its epoch."""
         if self._pruning is not None:
             self._pruning.cancel()
+        if self._waiting:
+            self._write_next()  # before the file is closed
         try:
             await self._in_thread(self._close)
         except (sqlite3.Error, OSError) as error:

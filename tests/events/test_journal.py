@@ -56,6 +56,23 @@ async def opened(folder: Path, keep_facts: int = 1000, keep_days: float = 30) ->
 
 
 @unit
+async def test_what_waits_is_written_before_the_file_is_closed(tmp_path: Path) -> None:
+    """What is written in the same turn, behind a transaction, and by callers that were cancelled."""
+    journal = await opened(tmp_path)
+    first = asyncio.create_task(journal.end("first", "stopped"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # now the thread has it
+    others = [asyncio.create_task(journal.end(run, "stopped")) for run in ("second", "third")]
+    await asyncio.sleep(0)
+    others[1].cancel()
+    await journal.close()
+    await asyncio.gather(first, *others, return_exceptions=True)
+    journal = await opened(tmp_path)
+    assert set(await journal.endings()) == {"first", "second", "third"}
+    await journal.close()
+
+
+@unit
 async def test_a_durable_write_waits_for_the_disk(tmp_path: Path) -> None:
     """Those that are committed together do so as soon as one of them has to."""
     journal, seen = await opened(tmp_path), []
