@@ -8,9 +8,16 @@ const SPECIAL =
   /(?:\x1b\[|\x9b)([0-?]*)([ -/]*)([@-~]?)|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])(?:[^\x07\x18\x1a\x1b\x80-\x9f]*(?:\x1b\\|[\x07\x18\x1a\x9c]))?|\x1b[ -/]*[0-~]?|[\0-\x08\n-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g;
 const MOVES = /[\r\b]|(?:\x1b\[|\x9b)[0-?]*[DGK]/;
 
+// A search for CRs up to the end would begin anew at each CR of a long row of them.
+function trimmed(line) {
+  let end = line.length;
+  while (line[end - 1] === '\r') end -= 1;
+  return line.slice(0, end);
+}
+
 /** Return {runs: [{text, style}], cut}; `cut`: this is only the line's beginning, or a progress bar's end. */
 export function parse(line, limit = CUT) {
-  const raw = line.replace(/\r+$/, '');
+  const raw = trimmed(line);
   if (raw.length <= limit) return { runs: runs(raw), cut: false };
   const end = raw.slice(-limit);
   const at = end.indexOf('\r');
@@ -19,7 +26,7 @@ export function parse(line, limit = CUT) {
 
 /** Return the text alone; of a line over CUT also what was overwritten, and no controls. */
 export function plain(line) {
-  const raw = line.replace(/\r+$/, '');
+  const raw = trimmed(line);
   if (raw.length > CUT) return raw.replace(SPECIAL, '');
   if (!MOVES.test(raw)) return raw.replace(SPECIAL, symbol);
   return runs(raw).map(({ text }) => text).join('');
