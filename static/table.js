@@ -203,7 +203,7 @@ function fillRow(row, service, index) {
   mark(pick.firstChild, 'aria-label', `Select ${service.name}`);
   fillName(name, service);
   state.replaceChildren(badge(service.status), el('span', { class: 'why' }, why(service.reason)));
-  state.title = service.error ?? '';
+  state.title = [why(service.reason), service.error].filter(Boolean).join(': ');
   say(running, progress(service));
   say(where, place(service));
   say(owner, service.owner ?? '');
