@@ -11,13 +11,14 @@ from urllib.parse import quote
 import click
 
 from ..errors import ConfigError
-from . import client, descriptors, tables, watching
+from . import descriptors, streams, tables, watching
 from .answers import DRY_RUN
 from .base import FAILED, Connection, OfJob, client_command, details, show, show_json, show_table
-from .client import ClientError, Json, Lost, RetryPolicy
+from .client import ClientError, Json, Lost
 from .options import compose as compose_options
 from .options.fields import with_fields
 from .options.values import FILE
+from .retries import RetryPolicy
 from .run import OWN_FAILURE, LineWriter, Run, Signals, body_of
 
 FILTERS = ("status", "name", "label", "owner", "reason", "outcome", "image", "since", "until", "limit", "page", "all")
@@ -216,7 +217,7 @@ async def logs(
     """Show the output of ID, on standard output and standard error; with --json, a document for each line."""
     query = {**({"tail": str(tail)} if tail is not None else {}), **({"stream": stream} if stream else {})}
     writer = LineWriter(to.screen, as_json=to.as_json, timestamps=timestamps)
-    async for line in client.logs(to.client, id, query, follow, RetryPolicy(to.screen.say)):
+    async for line in streams.logs(to.client, id, query, follow, RetryPolicy(to.screen.say)):
         await writer.write(line)
     return 0
 
@@ -242,7 +243,7 @@ async def events(
     query = [("label", label) for label in labels]
     query += [("service", service)] if service else []
     query += [("topic", ",".join(topics))] if topics else []
-    async for frame in client.events(to.client, query, since, RetryPolicy(to.screen.say)):
+    async for frame in streams.events(to.client, query, since, RetryPolicy(to.screen.say)):
         if frame.kind == "gap" and frame.data.get("resumed"):
             to.screen.say("another quartermaster continues; it may repeat some changes")
         elif frame.kind == "gap":

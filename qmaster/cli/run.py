@@ -18,23 +18,12 @@ from urllib.parse import quote
 
 from ..errors import ConfigError
 from . import tables
-from .client import (
-    ANSWER_WITHIN,
-    ENDED,
-    LOOK_AGAIN,
-    Client,
-    ClientError,
-    Json,
-    Line,
-    Lost,
-    Refused,
-    RetryPolicy,
-    events,
-    logs,
-)
+from .client import ANSWER_WITHIN, ENDED, LOOK_AGAIN, Client, ClientError, Json, Lost, Refused
 from .descriptors import ERR, OUT
 from .options import compose as compose_options
 from .options.inputs import environment, is_utf8
+from .retries import RetryPolicy
+from .streams import Line, events, logs
 from .terminal import OutputError, Screen
 
 TIMED_OUT = 124  # as coreutils' timeout

@@ -10,10 +10,11 @@ from urllib.parse import quote
 
 import click
 
-from . import client, tables, terminal
+from . import streams, tables, terminal
 from .base import Connection, OfJob, client_command, details, show, show_json, table_lines
-from .client import ClientError, Json, Query, RetryPolicy
+from .client import ClientError, Json, Query
 from .descriptors import OUT
+from .retries import RetryPolicy
 from .run import OWN_FAILURE, before, exit_code, remark, until_over
 
 AT_ONCE = 32  # calls that wait
@@ -133,7 +134,7 @@ class _Watch:
             await asyncio.gather(telling, return_exceptions=True)
 
     async def _listen(self, query: Query) -> int:
-        async for frame in client.events(self._to.client, query, "", self._retry_policy):
+        async for frame in streams.events(self._to.client, query, "", self._retry_policy):
             if frame.kind not in QUIET:
                 self._changed.set()
         return 0

@@ -11,8 +11,10 @@ from fakes import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmaster.cli import client, commands, tables
-from qmaster.cli.client import ClientError, Line, Lost, Refused, RetryPolicy, Shown, SseParser, Unreachable, parse
+from qmaster.cli import commands, retries, tables
+from qmaster.cli.client import ClientError, Lost, Refused, Unreachable
+from qmaster.cli.retries import RetryPolicy
+from qmaster.cli.streams import Line, Shown, SseParser, parse
 from qmaster.models.requests import RunRequest
 
 NOW = datetime(2026, 11, 22, 20, 30, 3, tzinfo=UTC)
@@ -169,7 +171,7 @@ class Waiting:
         self.retry_policy = RetryPolicy(self.said.append, lambda: self.now, self._pause)
 
     async def _pause(self, seconds: float) -> None:
-        assert 0 < seconds <= client.LONGEST_PAUSE
+        assert 0 < seconds <= retries.LONGEST_PAUSE
 
     def bear(self, error: ClientError, after: float = 0, *, said: bool = False) -> None:
         self.now += after
@@ -201,13 +203,13 @@ def test_an_absence_is_told_after_a_while_and_given_up_in_the_end() -> None:
     assert waiting.said == []
     waiting.bear(Lost("it broke"))
     for _ in range(3):
-        waiting.bear(Lost("it broke"), after=client.QUIET_FOR + 1)
+        waiting.bear(Lost("it broke"), after=retries.QUIET_FOR + 1)
     assert waiting.said == ["it broke; trying again"]
     waiting.retry_policy.succeeded()
     assert waiting.said == ["it broke; trying again", "the server is back"]
     waiting.bear(Lost("it broke"))
     with pytest.raises(Lost):
-        waiting.bear(Lost("it broke"), after=client.GIVE_UP_AFTER + 1)
+        waiting.bear(Lost("it broke"), after=retries.GIVE_UP_AFTER + 1)
 
 
 def test_what_the_server_told_is_not_told_again() -> None:
@@ -215,6 +217,6 @@ def test_what_the_server_told_is_not_told_again() -> None:
     waiting = Waiting()
     waiting.retry_policy.succeeded()
     waiting.bear(Lost("it broke"), said=True)
-    waiting.bear(Lost("it broke"), after=client.QUIET_FOR + 1)
+    waiting.bear(Lost("it broke"), after=retries.QUIET_FOR + 1)
     waiting.retry_policy.succeeded()
     assert waiting.said == ["the server is back"]

@@ -16,9 +16,10 @@ import click
 from ...errors import ConfigError
 from .. import answers, tables
 from ..base import FAILED, Connection, client_command, show, show_json, show_table
-from ..client import ANSWER_WITHIN, LOOK_AGAIN, ClientError, Json, Query, RetryPolicy
+from ..client import ANSWER_WITHIN, LOOK_AGAIN, ClientError, Json, Query
 from ..descriptors import ERR, OUT
 from ..options.values import DURATION
+from ..retries import RetryPolicy
 from ..terminal import clean
 
 PAGE = 1000  # what the server lists at most
