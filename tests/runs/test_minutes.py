@@ -22,6 +22,10 @@ def test_what_is_counted_is_told_by_minute() -> None:
         series.count(minute, which)
     assert series.counts(0, NOW - 60, 61) == [0] * 42 + [1] + [0] * 17 + [2]
     assert series.counts(1, NOW - 60, 61) == [1] + [0] * 59 + [1]
+    assert [series.total(which, NOW - 60, 61) for which in range(2)] == [3, 2]
+    assert series.total(0, NOW - 18, 18) == 1
+    series.put(NOW - 40, 0, 7)
+    assert [series.total(0, NOW - DAY, minutes) for minutes in (DAY, DAY + 1)] == [8, 10]
     assert series.counts(0, NOW - DAY, DAY) == [0] * (DAY - 18) + [1] + [0] * 17
 
 

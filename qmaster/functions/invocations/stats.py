@@ -55,7 +55,7 @@ class CallStats:
             sees: whether the caller sees a function.
             most: how many functions.
         """
-        seen = ((sum(self._series(name).counts(CALLS, first, minutes)), name) for name in self._functions if sees(name))
+        seen = ((self._series(name).total(CALLS, first, minutes), name) for name in self._functions if sees(name))
         return sorted(name for calls, name in sorted(seen, reverse=True)[:most] if calls)
 
     def numbers(self, name: str, first: int, minutes: int) -> FunctionNumbers:
