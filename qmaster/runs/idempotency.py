@@ -12,7 +12,7 @@ from ..events.journal import Journal
 from ..models.requests import Key, Started
 from ..models.responses import Service
 from .reconciler.reconciler import Reconciler
-from .views.status import came_to_nothing
+from .views.run_view import came_to_nothing
 
 Known = tuple[Service, str]  # a run, and the digest of the request that it was started with
 LOOK_AGAIN = (0.0, 0.03, 0.1, 0.3, 1.0)  # seconds; Docker reserves a container's name before it shows the container

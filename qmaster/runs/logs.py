@@ -28,7 +28,8 @@ from ..models import results
 from ..models.responses import Node, Service
 from ..models.results import Stream, TaskOutput
 from .reconciler.reconciler import Reconciler
-from .views.status import WAITING, has_ended
+from .views.run_view import has_ended
+from .views.task_status import WAITING
 
 Source = Literal["stdout", "stderr", "qmaster"]
 Batches = AsyncIterator[list["Piece"]]

@@ -21,7 +21,9 @@ from ..models import results
 from ..models.responses import Service, Task
 from ..models.results import Outcome, Output, TaskOutput
 from .reconciler.reconciler import Reconciler
-from .views.status import LONG_AGO, TERMINAL, has_ended, parse_time
+from .views.run_view import has_ended
+from .views.task_status import TERMINAL
+from .views.values import LONG_AGO, parse_time
 
 AT_ONCE = 64  # concurrent reads of tasks of one run; the engine client's limits also apply
 AGAIN_EVERY = 1.0  # seconds between retries

@@ -42,7 +42,7 @@ from .reaper import Reaper
 from .reconciler.reconciler import Reconciler
 from .recovery import Recovery
 from .results import Waiters
-from .views.status import OVER
+from .views.run_view import OVER
 
 Json = dict[str, Any]
 

@@ -18,7 +18,7 @@ from ..events.journal import Journal
 from ..models.responses import ROOT, Node, Service, outcome
 from ..models.stats import NodeNumbers, RunNumbers
 from .minutes import DAY, Series, SeriesByName
-from .views.status import parse_time
+from .views.values import parse_time
 
 MOST_OWNERS = 250  # 38 KB each, where there are runs in every hour
 MOST_NODES = 1000  # 6 KB each

@@ -12,7 +12,7 @@ from fakes import AUTH, DIGEST, run
 from qmaster.engine import spec
 from qmaster.engine.labels import OWNER
 from qmaster.models import requests
-from qmaster.runs.views import status
+from qmaster.runs.views import run_view
 
 Json = dict[str, Any]
 MARK = spec.Stamp("named", "alice", "nonce")
@@ -289,7 +289,7 @@ def test_a_run_shows_what_it_was_started_with() -> None:
     """Each field that was given, as it was; no default, no value of the environment, and nothing secret."""
     asked = {**FULL, "networks": ["backend"], "replicas": 3, "pull_policy": "never", "ttl": "never"}
     for body in (service(spec.Objects(["id-n"]), **asked, auth=AUTH, wait=True), container(**FULL, auth=AUTH)):
-        shown = msgspec.json.decode(status._spec(body["Labels"]))
+        shown = msgspec.json.decode(run_view._spec(body["Labels"]))
         given = {"image": "busybox", **(asked if "Name" in body else {**FULL, "type": "container"})}
         assert shown == {**given, "env": ["A", "B"]}
 
@@ -323,18 +323,18 @@ def test_every_field_is_shown_as_it_was_sent() -> None:
 @pytest.mark.parametrize("label", ["", "[]", "1", "{", "null", '{"a": 1} {}'])
 def test_a_label_that_is_no_spec_shows_none(label: str) -> None:
     """Any client of the engine can set one."""
-    assert status._spec({"io.qmaster.spec": label}) == status._spec({}) == msgspec.Raw(b"null")
+    assert run_view._spec({"io.qmaster.spec": label}) == run_view._spec({}) == msgspec.Raw(b"null")
 
 
 def test_a_spec_is_valid_json_whatever_the_label_has() -> None:
     """It goes into answers as it is, so it is written anew."""
-    assert bytes(status._spec({"io.qmaster.spec": ' {"a" : "\\u0001\x7f"} '})) == b'{"a":"\\u0001\x7f"}'
+    assert bytes(run_view._spec({"io.qmaster.spec": ' {"a" : "\\u0001\x7f"} '})) == b'{"a":"\\u0001\x7f"}'
 
 
 def test_a_label_read_back_is_the_one_that_was_written() -> None:
     """lifecycle shows the owner and the caller's labels."""
     labels = service(labels={"team": "data"})["Labels"]
-    assert status.own_labels(labels) == {"team": "data"}
+    assert run_view.own_labels(labels) == {"team": "data"}
     assert labels[OWNER] == "alice"
 
 

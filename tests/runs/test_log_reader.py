@@ -18,8 +18,7 @@ from qmaster.models.results import Line, Outcome, TaskOutput
 from qmaster.runs import logs
 from qmaster.runs.logs import LogQuery, LogReader, Piece, Source
 from qmaster.runs.reconciler.reconciler import Reconciler
-from qmaster.runs.views import container_status
-from qmaster.runs.views import status as lifecycle
+from qmaster.runs.views import container_status, task_status
 
 Script = list[list[Message] | HttpError | Callable[[], None]]
 
@@ -76,7 +75,7 @@ class Components:
     def _service(self) -> Service:
         shown = container_status.container(container("s1"))
         fields = {name: getattr(shown, name) for name in shown.__struct_fields__}
-        tasks = [lifecycle.task(raw, NODES) for raw in self.swarm.its_tasks]
+        tasks = [task_status.task(raw, NODES) for raw in self.swarm.its_tasks]
         return Service(**{**fields, "type": "service", "tasks": tasks})
 
     def nodes(self) -> list[Node]:

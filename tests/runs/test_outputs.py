@@ -16,7 +16,7 @@ from qmaster.models import results
 from qmaster.models.responses import Service
 from qmaster.models.results import Line, Outcome, Output, TaskOutput
 from qmaster.runs.outputs import OutputReader
-from qmaster.runs.views import status
+from qmaster.runs.views import task_status
 
 pytestmark = pytest.mark.gen_test
 
@@ -68,7 +68,7 @@ class Opened(OpenLog):
 
 
 def over(stdout: str = "", truncated: bool = False, **fields: Any) -> Service:
-    tasks = [status.task(task("complete", code=0), {})]
+    tasks = [task_status.task(task("complete", code=0), {})]
     view = job_over("job-1", tasks=tasks, **fields)
     assert view.result is not None
     return msgspec.structs.replace(

@@ -20,7 +20,7 @@ from qmaster.runs import reaper as reaper_module
 from qmaster.runs.reaper import Reaper
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.results import ResultCollector
-from qmaster.runs.views import container_status
+from qmaster.runs.views import container_status, task_status
 from qmaster.runs.views import status as lifecycle
 
 pytestmark = pytest.mark.gen_test
@@ -36,7 +36,7 @@ def ago(seconds: float) -> str:
 def view(state: str, at: float = 0.0, *, ending: str = "", read: bool = False, **more: Any) -> Service:
     """A service whose task came to this state so many seconds ago; ``timeout`` and ``ttl`` in ``more``."""
     labels = {**LABELS, **({"io.qmaster.end": ending} if ending else {})}
-    terminal = state in lifecycle.TERMINAL
+    terminal = state in task_status.TERMINAL
     one = task(state, code=0 if terminal else None, at=ago(at), DesiredState="shutdown" if terminal else "running")
     shown = lifecycle.service({**service(Labels=labels), "UpdatedAt": ago(at)}, [one], NODES, datetime.now(UTC))
     return msgspec.structs.replace(shown, result=RESULT if read else None, **more)

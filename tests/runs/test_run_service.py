@@ -47,7 +47,7 @@ from qmaster.runs.reaper import Reaper
 from qmaster.runs.recovery import Recovery
 from qmaster.runs.service import RunConfig, RunService
 from qmaster.runs.views import container_status
-from qmaster.runs.views.status import OVER
+from qmaster.runs.views.run_view import OVER
 
 pytestmark = pytest.mark.gen_test
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from ...errors import CannotStart, EngineUnavailable, Forbidden, HttpError, TooManyRuns
 from ...models.responses import Service
-from ...runs.views.status import has_ended
+from ...runs.views.run_view import has_ended
 
 LAST_LINES = 20
 ERRORS_KEPT = 5  # of a function

@@ -16,7 +16,7 @@ from ...models.responses import ROOT, Service
 from ...runs.listing import ListQuery
 from ...runs.logs import Batches, LogQuery, LogReader, Piece, note
 from ...runs.service import RunService
-from ...runs.views.status import has_ended
+from ...runs.views.run_view import has_ended
 from ..versions.service import FunctionService
 
 MAX_REMOVED = 10  # instances that are in the journal alone

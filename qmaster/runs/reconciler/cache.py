@@ -15,7 +15,7 @@ from ...events.cloudevents import Event
 from ...models.functions import FunctionVersion
 from ...models.invocations import InvocationView
 from ...models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked, masker
-from ..views import attempts, container_status, status
+from ..views import attempts, container_status, node_status, run_view, status, task_status, values
 from .functions import EndedInvocations, FunctionViews
 
 Json = Mapping[str, Any]
@@ -121,7 +121,7 @@ class RunCache:
         if entry is not None and seen < entry.seen:  # an older listing that arrives later
             return
         known = entry.tasks if entry else {}
-        merged = {task["ID"]: status.grown(known.get(task["ID"]), task) for task in tasks}
+        merged = {task["ID"]: task_status.grown(known.get(task["ID"]), task) for task in tasks}
         # Of 5,000 services few have changed. To compare the others takes a third of the time of a new view.
         if entry is not None and entry.raw == raw and known == merged and not entry.is_due():
             entry.seen = max(entry.seen, seen)
@@ -142,7 +142,7 @@ class RunCache:
             return False
         known = entry.tasks.get(raw["ID"])
         if known is None or _moved(known, raw):
-            self._show_again(entry, {**entry.tasks, raw["ID"]: status.grown(known, raw)})
+            self._show_again(entry, {**entry.tasks, raw["ID"]: task_status.grown(known, raw)})
         return True
 
     def list_tasks(self, service_id: str, tasks: Collection[Json]) -> bool:
@@ -179,7 +179,7 @@ class RunCache:
     def show_result(self, run_id: str, result: Result) -> bool:
         """Add the result of a run; return False if the run is not in the cache, or runs again."""
         entry = self.entries.get(run_id)
-        if entry is None or not (status.has_ended(entry.current) or entry.current.status in ("stopping", "removed")):
+        if entry is None or not (run_view.has_ended(entry.current) or entry.current.status in ("stopping", "removed")):
             return False
         entry.current = keep(msgspec.structs.replace(entry.current, result=result), None, False)
         self._note(entry)
@@ -198,7 +198,7 @@ class RunCache:
         """Set when a service started, from its container, which is inspected once."""
         self.unstarted.discard(run_id)
         entry = self.entries.get(run_id)
-        if entry is not None and entry.current.started_at is None and status.present(started_at):
+        if entry is not None and entry.current.started_at is None and values.present(started_at):
             entry.current = keep(msgspec.structs.replace(entry.current, started_at=started_at), None, False)
             self._note(entry)
 
@@ -216,7 +216,7 @@ class RunCache:
         raw = entry.raw
         labels = (raw["Spec"].get("Labels") or {}) if raw else {}
         stopped = stopped or labels.get(END) == "stopped"
-        over = entry.current.status in status.OVER  # an end before the removal keeps its reason
+        over = entry.current.status in run_view.OVER  # an end before the removal keeps its reason
         reason = "stopped" if stopped and not over and entry.current.reason != "timeout" else entry.current.reason
         entry.current = msgspec.structs.replace(entry.current, status="removed", reason=reason, removed_at=at)
         self._note(entry)
@@ -299,7 +299,7 @@ class RunCache:
     def node_views(self, with_reserved: bool = True) -> list[Node]:
         """Return the nodes. To count reservations takes tens of ms with 5,000 tasks, so only where they are shown."""
         reserved = self._reserved() if with_reserved else {}
-        return [status.node(raw, reserved.get(i, Reserved(0, 0.0))) for i, raw in self.nodes.items()]
+        return [node_status.node(raw, reserved.get(i, Reserved(0, 0.0))) for i, raw in self.nodes.items()]
 
     def find(self, name_or_id: str, owner: str | None = None) -> CachedRun | None:
         """Return the run with exactly this id or name, of one owner or of all."""
@@ -316,10 +316,11 @@ class RunCache:
         if entry is None or entry.raw is None:
             return []
         shown = {task.id for task in entry.current.tasks}
-        raws = [raw for raw in entry.tasks.values() if raw["ID"] not in shown and status.has_container(raw)]
-        by_node = status.is_per_node(entry.raw["Spec"])
+        raws = [raw for raw in entry.tasks.values() if raw["ID"] not in shown and task_status.has_container(raw)]
+        by_node = task_status.is_per_node(entry.raw["Spec"])
         return [
-            status.task(raw, self.nodes, by_node) for raw in sorted(raws, key=lambda raw: raw.get("CreatedAt") or "")
+            task_status.task(raw, self.nodes, by_node)
+            for raw in sorted(raws, key=lambda raw: raw.get("CreatedAt") or "")
         ]
 
     def body(self, run_id: str) -> str:
@@ -343,7 +344,7 @@ class RunCache:
             self._named[shown.name] = (*self._named.get(shown.name, ()), entry)
         self.revision += 1
         self.dirty.add(shown.id)
-        if shown.type == "service" and shown.status not in status.OVER:
+        if shown.type == "service" and shown.status not in run_view.OVER:
             self.going.add(shown.id)
         else:
             self.going.discard(shown.id)
@@ -365,7 +366,7 @@ class RunCache:
         shown = attempts.with_attempts(shown, attempts.of_service(raw, tasks.values(), before, hide))
         again = status.begun_again(shown, before, entry.tasks.keys() if entry else ())
         shown = _for_owner(keep(shown, before, again))
-        if shown.started_at is None and status.has_ended(shown) and not (before and status.has_ended(before)):
+        if shown.started_at is None and run_view.has_ended(shown) and not (before and run_view.has_ended(before)):
             self.unstarted.add(shown.id)
         return shown
 
@@ -390,7 +391,7 @@ class RunCache:
             for task in entry.tasks.values():
                 node_id = task.get("NodeID")
                 if node_id and entry.raw is not None and not _is_terminal(task):
-                    memory, cpus = status.reservation(entry.raw)
+                    memory, cpus = node_status.reservation(entry.raw)
                     had = totals.get(node_id, Reserved(0, 0.0))
                     totals[node_id] = Reserved(had.memory + memory, had.cpus + cpus)
         return totals
@@ -432,7 +433,7 @@ def _with_history(shown: Service, before: Service, begun_again: bool) -> Service
 
 def _with_end(shown: Service, before: Service) -> Service:
     """Keep what was known of the end, and fill in what is new."""
-    stays = before.status in status.OVER and before.status != "removed" and not _is_taken_away(shown)
+    stays = before.status in run_view.OVER and before.status != "removed" and not _is_taken_away(shown)
     passing = shown.finished_at is None  # the engine shows no end
     other = passing or {task.id for task in shown.tasks} != {task.id for task in before.tasks}
     return msgspec.structs.replace(
@@ -462,14 +463,14 @@ def _with_code_of_result(view: Service) -> Service:
 
 def _in_order(view: Service) -> Service:
     """Make ``started_at`` at most ``finished_at``: of very short containers, and across two clocks, it may be later."""
-    started, finished = status.parse_time(view.started_at), status.parse_time(view.finished_at)
+    started, finished = values.parse_time(view.started_at), values.parse_time(view.finished_at)
     if started is None or finished is None or started <= finished:
         return view
     return msgspec.structs.replace(view, started_at=view.finished_at)
 
 
 def _is_terminal(raw: Json) -> bool:
-    return raw["Status"]["State"] in status.TERMINAL
+    return raw["Status"]["State"] in task_status.TERMINAL
 
 
 def _moved(known: Json, raw: Json) -> bool:

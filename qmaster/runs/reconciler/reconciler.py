@@ -29,7 +29,7 @@ from ...models.functions import FunctionVersion
 from ...models.invocations import InvocationView
 from ...models.responses import Node, Result, Service, Task
 from ...models.units import rfc3339
-from ..views import status
+from ..views import run_view, status, task_status
 from .cache import CachedRun, RunCache
 from .schedule import Due, Schedule
 
@@ -315,7 +315,7 @@ class Reconciler:
         # An empty context: a request's commit also publishes changes of others, whose log lines must not have its id.
         context = contextvars.Context()
         for view in changed.values():
-            if view.type == "service" and view.status not in status.OVER:
+            if view.type == "service" and view.status not in run_view.OVER:
                 self._news(view.id)
             for listener in self.listeners:
                 try:
@@ -389,7 +389,7 @@ class Reconciler:
 
     def _goes_on(self, service_id: str) -> bool:
         entry = self.cache.entries.get(service_id)
-        return entry is not None and entry.current.status not in status.OVER
+        return entry is not None and entry.current.status not in run_view.OVER
 
     async def _ask_for_starts(self) -> None:
         """Inspect local containers for the start of services whose tasks ended without being seen running."""
@@ -458,7 +458,7 @@ class Reconciler:
         listed = await self._containers.containers()
         for raw in listed:
             entry = self.cache.entries.get(raw["Id"])
-            if entry is None or entry.current.status not in status.OVER or raw["State"] != "exited":
+            if entry is None or entry.current.status not in run_view.OVER or raw["State"] != "exited":
                 await self._list_container(raw["Id"])
             else:
                 entry.seen = began
@@ -527,8 +527,8 @@ def _has_left(entry: CachedRun, there: Collection[str]) -> bool:
 
     It does if a task has left them, or if it has not ended and has no task: the next may start and end between sweeps.
     """
-    going = [task_id for task_id, task in entry.tasks.items() if task["Status"]["State"] not in status.TERMINAL]
-    over = not going and entry.current.status not in status.OVER
+    going = [task_id for task_id, task in entry.tasks.items() if task["Status"]["State"] not in task_status.TERMINAL]
+    over = not going and entry.current.status not in run_view.OVER
     return over or any(task_id not in there for task_id in going)
 
 

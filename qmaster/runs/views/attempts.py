@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from ...models.responses import Attempt, LastExit, Service
-from .status import ENDED, counted, exit_code, is_job, parse_time, present, tries_again, updated
+from .task_status import ENDED, counted, exit_code, is_job, tries_again, updated
+from .values import parse_time, present
 
 Json = Mapping[str, Any]
 Attempts = tuple[Attempt, ...]

@@ -1,8 +1,6 @@
-"""Pure: views of Swarm's services, tasks and nodes.
+"""Pure: views of Swarm's services, and their statuses.
 
-The tasks that count are those of ``docker service ls``. Replicated services and replicated jobs have slots, which begin
-at 0 for a job; global services and global jobs have one task on each node. An update of a job runs it again, as a new
-iteration with its own tasks. Swarm keeps five tasks of a slot, so the last view has the count of older attempts.
+Swarm keeps five tasks of a slot, so the last view has the count of older attempts.
 """
 
 from __future__ import annotations
@@ -11,43 +9,36 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from ...engine.labels import CALLBACK, END, FUNCTION, FUNCTION_NUMBER, IDLE, MIB, OWNER, SPEC, TIMEOUT, TTL, UPDATED
-from ...models.requests import LABEL_PREFIX, MAX_SECONDS
-from ...models.responses import (
-    NO_SPEC,
-    FunctionRef,
-    LastExit,
-    Node,
-    Reason,
-    Replicas,
-    Reserved,
-    Result,
-    Service,
-    Status,
-    Task,
+from ...engine.labels import END, IDLE, UPDATED
+from ...models.responses import LastExit, Reason, Replicas, Service
+from .run_view import Verdict, make_view
+from .task_status import (
+    ENDED,
+    PREPARING,
+    TERMINAL,
+    WAITING,
+    age,
+    counted,
+    desired_tasks,
+    exit_code,
+    has_container,
+    is_job,
+    is_per_node,
+    newest,
+    place,
+    task,
+    tries_again,
+    updated,
 )
+from .values import cores, mib, parse_time
 
 Json = Mapping[str, Any]
 Counts = Mapping[tuple[int, str], int]  # by slot or node
-
-WAITING = frozenset({"new", "allocated", "pending", "assigned", "accepted"})
-PREPARING = frozenset({"preparing", "ready", "starting"})
-TAKEN_AWAY = frozenset({"shutdown", "remove", "orphaned"})
-ENDED = frozenset({"complete", "failed", "rejected"})  # not ended by Swarm
-TERMINAL = TAKEN_AWAY | ENDED
-
-# The task states of swarmkit (api/types.proto) in their order: a task never goes back to an earlier one.
-ORDER = (
-    *("new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running"),
-    *("complete", "shutdown", "failed", "rejected", "remove", "orphaned"),
-)
 NODE_LOST = 255  # the exit code of a task whose node came back without it
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
-NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
 # Swarm creates the next task in the transaction that records the end of the last. This time only serves where the
 # five tasks that Swarm keeps do not show whether a restart is due (see _restart_due).
 RESTART_NOTICED = timedelta(seconds=10)
@@ -56,17 +47,6 @@ RESTART_DELAY = timedelta(seconds=5)  # Swarm's default
 GRACE, AFTER_GRACE = timedelta(seconds=10), timedelta(seconds=5)
 # Swarm's message for a task that it killed as unhealthy, before or after the first check passed (cluster/executor).
 _UNHEALTHY = re.compile(r"(?:task: non-zero exit \([0-9]{1,10}\): )?(?:dockerexec: )?unhealthy container")
-_NUMBER = re.compile(r"[0-9]{1,9}")
-_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
-
-
-class Verdict(NamedTuple):
-    """The status of a run with its reason, error and exit code."""
-
-    status: Status
-    reason: Reason | None = None
-    error: str | None = None
-    exit_code: int | None = None
 
 
 def service(
@@ -134,33 +114,6 @@ def ends_within(raw: Json) -> timedelta:
     return (timedelta(microseconds=period / 1000) if isinstance(period, int) else GRACE) + AFTER_GRACE
 
 
-def make_view(verdict: Verdict, labels: Mapping[str, str], result: Result | None, **fields: Any) -> Service:
-    """Return the view of a run.
-
-    Args:
-        verdict: its status.
-        labels: all of its labels, quartermaster's own among them.
-        result: its result if it has ended and was read.
-        fields: the rest of the view, which a service and a container show differently.
-    """
-    return Service(
-        labels=own_labels(labels),
-        owner=labels.get(OWNER),
-        status=verdict.status,
-        reason=verdict.reason,
-        error=verdict.error,
-        exit_code=verdict.exit_code,
-        removed_at=None,
-        timeout=duration(labels.get(TIMEOUT)),
-        ttl=duration(labels.get(TTL)),
-        callback=labels.get(CALLBACK) or None,
-        function=_function(labels),
-        spec=_spec(labels),
-        result=result,
-        **fields,
-    )
-
-
 def with_attempts(shown: Service, raw: Json, tasks: Collection[Json], before: Service | None) -> Service:
     """Return the view of a service with its attempts counted.
 
@@ -185,109 +138,6 @@ def begun_again(shown: Service, before: Service | None, known: Collection[str]) 
     """Return whether a service has a new task; ``known`` are the ids of the tasks listed before."""
     previous = {task.id for task in before.tasks} if before else set()
     return any(task.id not in previous and task.id not in known for task in shown.tasks)
-
-
-def task(raw: Json, nodes: Mapping[str, Json], by_node: bool = False) -> Task:
-    """Return the view of a task; ``by_node``: its service has a task on each node, and no slots."""
-    status = raw["Status"]
-    inner = status.get("ContainerStatus") or {}
-    node_id = raw.get("NodeID") or None
-    hostname = ((nodes.get(node_id or "") or {}).get("Description") or {}).get("Hostname")
-    return Task(
-        id=raw["ID"],
-        slot=raw.get("Slot") or (0 if is_of_job(raw) and not by_node else None),
-        node_id=node_id,
-        node=hostname,
-        state=status["State"],
-        message=status.get("Message") or None,
-        error=status.get("Err") or None,
-        exit_code=exit_code(raw),
-        container_id=inner.get("ContainerID") or None,
-        updated_at=status.get("Timestamp"),
-    )
-
-
-def newest(tasks: Iterable[Json], by_node: bool = False) -> list[Json]:
-    """Return the newest task of each slot or node, in their order.
-
-    While an update starts the new task first, or its new tasks fail, that is the one still running.
-    """
-    latest: dict[tuple[int, str], Json] = {}
-    for raw in sorted(tasks, key=age):
-        key = place(raw, by_node)
-        if key not in latest or not _runs_on(latest[key]) or raw["Status"]["State"] == "running":
-            latest[key] = raw
-    return [latest[key] for key in sorted(latest)]
-
-
-def _runs_on(raw: Json) -> bool:
-    """Return whether a task runs and is meant to."""
-    return bool(raw["Status"]["State"] == raw.get("DesiredState") == "running")
-
-
-def is_per_node(spec: Json) -> bool:
-    """Return whether a service has a task on each node, and no slots."""
-    return not {"Global", "GlobalJob"}.isdisjoint(spec.get("Mode") or ())
-
-
-def is_job(spec: Json) -> bool:
-    """Return whether a service is in one of Swarm's job modes."""
-    return not {"ReplicatedJob", "GlobalJob"}.isdisjoint(spec.get("Mode") or ())
-
-
-def is_of_job(raw: Json) -> bool:
-    """Return whether a task belongs to a job."""
-    return raw.get("JobIteration") is not None
-
-
-def place(raw: Json, each_node: bool) -> tuple[int, str]:
-    """Return the slot or node of a task."""
-    return (0, raw.get("NodeID") or "") if each_node else (raw.get("Slot") or 0, "")
-
-
-def counted(service: Json, tasks: Collection[Json], nodes: Mapping[str, Json]) -> Collection[Json]:
-    """Return the tasks that count: none of an earlier iteration, a larger scale, or a drained node.
-
-    Args:
-        service: the service, as Docker lists it.
-        tasks: its tasks.
-        nodes: the swarm's nodes by id.
-    """
-    spec = service["Spec"]
-    if is_job(spec):
-        current = _index((service.get("JobStatus") or {}).get("JobIteration"))
-        tasks = [raw for raw in tasks if _index(raw.get("JobIteration")) == current]
-    tasks = [raw for raw in tasks if raw.get("DesiredState") != "remove" or raw["Status"]["State"] not in TERMINAL]
-    if not is_per_node(spec):
-        return tasks
-    fits = {node_id for node_id, raw in nodes.items() if _takes_tasks(raw)}
-    return [raw for raw in tasks if raw["Status"]["State"] not in TAKEN_AWAY or raw.get("NodeID", "") in fits]
-
-
-def desired_tasks(spec: Json, current: Collection[Json]) -> int:
-    """Return the desired number of tasks, or of a job's completions; ``current``: the newest tasks."""
-    mode = spec.get("Mode") or {}
-    if "ReplicatedJob" in mode:
-        return int(mode["ReplicatedJob"].get("TotalCompletions") or 1)
-    if "Replicated" in mode:
-        return int(mode["Replicated"].get("Replicas", 1))
-    return len(current)
-
-
-def tries_again(spec: Json, condition: str) -> bool:
-    """Return whether a failed task of a job is followed by another.
-
-    A replicated job retries until it is complete, whatever its restart policy (measured on 20.10).
-    """
-    return "ReplicatedJob" in (spec.get("Mode") or {}) or condition != "none"
-
-
-def _index(iteration: Json | None) -> int:
-    return int((iteration or {}).get("Index") or 0)
-
-
-def _takes_tasks(node: Json) -> bool:
-    return bool(((node.get("Spec") or {}).get("Availability") or "active") == "active")
 
 
 def judge(
@@ -316,98 +166,6 @@ def judge(
     if failures:
         return _failed(min(failures, key=updated))
     return Verdict("complete", "exit", None, 0) if current else Verdict("complete")
-
-
-def node(raw: Json, reserved: Reserved) -> Node:
-    """Return the view of a node."""
-    spec, description, status = raw["Spec"], raw.get("Description") or {}, raw.get("Status") or {}
-    manager = raw.get("ManagerStatus") or {}
-    resources = description.get("Resources") or {}
-    return Node(
-        id=raw["ID"],
-        hostname=description.get("Hostname", ""),
-        role=spec.get("Role", ""),
-        state=status.get("State", "unknown"),
-        availability=spec.get("Availability", ""),
-        address=status.get("Addr") or None,
-        engine=(description.get("Engine") or {}).get("EngineVersion"),
-        memory=resources.get("MemoryBytes", 0) // MIB,
-        cpus=resources.get("NanoCPUs", 0) / 1e9,
-        reserved=reserved,
-        leader=bool(manager.get("Leader")),
-    )
-
-
-def reservation(raw: Json) -> tuple[int, float]:
-    """Return what one task of a service reserves: MiB and cores."""
-    wanted = (raw["Spec"]["TaskTemplate"].get("Resources") or {}).get("Reservations") or {}
-    return mib(wanted.get("MemoryBytes")) or 0, cores(wanted.get("NanoCPUs")) or 0.0
-
-
-def grown(known: Json | None, listed: Json) -> Json:
-    """Return the later of two readings of a task, by its state: an older listing may arrive later."""
-    if known is None or _rank(listed) >= _rank(known):
-        return listed
-    return known
-
-
-def has_container(raw: Json) -> bool:
-    """Return whether a task had a container, so that it may have output."""
-    return bool((raw["Status"].get("ContainerStatus") or {}).get("ContainerID"))
-
-
-OVER = frozenset({"complete", "failed", "removed"})  # final statuses
-
-
-def has_ended(view: Service) -> bool:
-    """Return whether a run has ended and will not start again, so that its output is complete."""
-    if view.status == "stopping":
-        return view.finished_at is not None
-    return view.status in ("complete", "failed")
-
-
-def came_to_nothing(view: Service) -> bool:
-    """Return whether the run is a container that could not be started, and was removed before it was acknowledged.
-
-    For a service this cannot be known: it may have run between two looks.
-    """
-    never = view.type == "container" and view.started_at is None and view.reason != "stopped"
-    return never and view.status == "removed"
-
-
-def nothing_runs(view: Service) -> bool:
-    """Return whether all tasks have ended, or are on no node.
-
-    A task on a node may already run, as its agent reports that 0.1 s later.
-    """
-    return all(task.state in TERMINAL or task.node_id is None for task in view.tasks)
-
-
-def duration(text: str | None) -> float | None:
-    """Return the seconds of a label such as ``1.5s``; None for anything else."""
-    found = _DURATION.fullmatch(text or "")
-    seconds = float(found[1]) if found else None
-    return None if seconds is None or seconds > MAX_SECONDS else seconds  # other clients can set labels
-
-
-def own_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels without quartermaster's own."""
-    return {key: value for key, value in labels.items() if not key.startswith(LABEL_PREFIX)}
-
-
-def _function(labels: Mapping[str, str]) -> FunctionRef | None:
-    """Return the function that a service is an instance of; any client can set labels."""
-    name, number = labels.get(FUNCTION), labels.get(FUNCTION_NUMBER, "")
-    return FunctionRef(name, int(number)) if name and _NUMBER.fullmatch(number) else None
-
-
-def _spec(labels: Mapping[str, str]) -> msgspec.Raw:
-    """Return the fields that a run was started with; any client can set labels."""
-    try:
-        spec = msgspec.json.decode(labels.get(SPEC, ""), type=dict[str, Any])
-    except msgspec.DecodeError:
-        return NO_SPEC
-    return msgspec.Raw(msgspec.json.encode(spec))
 
 
 def _without_unstarted(tasks: Collection[Json], spec: Json) -> Collection[Json]:
@@ -561,16 +319,6 @@ def _rejection(error: str) -> Reason:
     return "rejected"
 
 
-def exit_code(raw: Json) -> int | None:
-    """Return the exit code, in terminal states only: while a task runs, Docker shows 0 or -1."""
-    inner = raw["Status"].get("ContainerStatus") or {}
-    if raw["Status"]["State"] not in TERMINAL or not has_container(raw):
-        return None
-    code = int(inner.get("ExitCode", 0))
-    # A task whose container was lost before it ran is ``failed`` ("No such container") with 0 (measured on 20.10).
-    return None if code == 0 and raw["Status"]["State"] == "failed" else code
-
-
 def _replicas(current: list[Json], desired: int) -> Replicas:
     states = [t["Status"]["State"] for t in current]
     complete = states.count("complete")
@@ -585,44 +333,6 @@ def _replicas(current: list[Json], desired: int) -> Replicas:
 def _history(tasks: Iterable[Json], spec: Json) -> Counts:
     """Return the number of tasks of each slot or node that Swarm has kept."""
     return Counter(place(raw, is_per_node(spec)) for raw in tasks)
-
-
-def _rank(raw: Json) -> tuple[int, int]:
-    state = raw["Status"]["State"]
-    return ORDER.index(state) if state in ORDER else len(ORDER), (raw.get("Version") or {}).get("Index", 0)
-
-
-def age(raw: Json) -> tuple[str, int]:
-    """Return a sort key for Docker's objects, the oldest first."""
-    return (raw.get("CreatedAt") or "", (raw.get("Version") or {}).get("Index", 0))
-
-
-def updated(raw: Json) -> datetime:
-    """Return when a task's state last changed; Docker's text does not sort, as it has no trailing zeros."""
-    return parse_time(raw["Status"].get("Timestamp")) or LONG_AGO
-
-
-def parse_time(text: str | None) -> datetime | None:
-    """Parse Docker's RFC 3339 with up to nine decimals; return None for no time and for Go's zero time."""
-    if not text or text == NO_TIME:
-        return None
-    whole, _, rest = text.removesuffix("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}.{rest[:6].ljust(6, '0')}").replace(tzinfo=UTC)
-
-
-def present(text: str | None) -> str | None:
-    """Return Docker's time unchanged, None for Go's zero time."""
-    return None if not text or text == NO_TIME else text
-
-
-def mib(octets: int | None) -> int | None:
-    """Return bytes as MiB, None for none."""
-    return octets // MIB if octets else None
-
-
-def cores(nano: int | None) -> float | None:
-    """Return Docker's nano CPUs as cores, None for none."""
-    return nano / 1e9 if nano else None
 
 
 def _by_place(tasks: Iterable[Json], by_node: bool) -> Iterable[list[Json]]:

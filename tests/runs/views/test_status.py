@@ -13,7 +13,7 @@ from swarm_cases import NODES, NOW, REPLICAS_2, Json
 
 from qmaster.models import results
 from qmaster.models.responses import Service, Status
-from qmaster.runs.views import container_status
+from qmaster.runs.views import container_status, run_view, task_status, values
 from qmaster.runs.views import status as lifecycle
 
 REPLICAS_3: Json = {"Mode": {"Replicated": {"Replicas": 3}}}
@@ -56,7 +56,7 @@ def test_what_is_being_ended(tasks: tuple[Json, ...], why: str, status: str, rea
     """A timeout is over when all have ended, a stop when it is removed; an end of its own comes first."""
     view = ending(*tasks, why=why, **(REPLICAS_2 if len(tasks) > 1 and MADE_UP not in tasks else {}))
     assert (view.status, view.reason, view.exit_code) == (status, reason, code)
-    assert lifecycle.has_ended(view) is all(t["Status"]["State"] in lifecycle.TERMINAL for t in tasks if t != MADE_UP)
+    assert run_view.has_ended(view) is all(t["Status"]["State"] in task_status.TERMINAL for t in tasks if t != MADE_UP)
 
 
 @pytest.mark.parametrize("why", ["stopped", "timeout"])
@@ -136,7 +136,7 @@ def test_what_is_out_of_reach_is_over_after_its_grace() -> None:
     assert ending(DOWN, why="timeout", updated=early).status == "stopping"
     view = ending(DOWN, why="timeout", updated=late)
     assert (view.status, view.reason, view.exit_code) == ("failed", "timeout", None)
-    assert lifecycle.parse_time(view.finished_at) == late
+    assert values.parse_time(view.finished_at) == late
     assert ending(DOWN, why="stopped", updated=late).status == "stopping"
 
 
@@ -199,7 +199,7 @@ def test_a_container_that_is_being_ended(why: str, state: str, status: str, reas
     """Docker keeps no label of that: the journal says why."""
     view = container_status.container(container(state={"Status": state, "ExitCode": code, "FinishedAt": LATER}), why)
     assert (view.status, view.reason) == (status, reason)
-    assert lifecycle.has_ended(view) is (state == "exited")
+    assert run_view.has_ended(view) is (state == "exited")
     assert (view.replicas.running, view.replicas.failed) == ((1, 0) if state == "running" else (0, 1))
 
 
@@ -218,7 +218,7 @@ def test_a_container_that_is_being_ended(why: str, state: str, status: str, reas
 )
 def test_a_duration_is_read_from_its_label(text: str | None, seconds: float | None) -> None:
     """In seconds, as it was written; what is no duration of ours is none."""
-    assert lifecycle.duration(text) == seconds
+    assert values.duration(text) == seconds
 
 
 def test_a_result_stays_while_it_has_ended() -> None:
@@ -402,7 +402,7 @@ def test_the_newest_task_of_a_slot_counts() -> None:
     twin = new | {"ID": "t3", "Version": {"Index": 3}}
     second = attempt(1, "running", slot=2)
     for tasks in ([second, new, old, twin], [twin, old, second, new]):
-        assert [raw["ID"] for raw in lifecycle.newest(tasks)] == ["t3", second["ID"]]
+        assert [raw["ID"] for raw in task_status.newest(tasks)] == ["t3", second["ID"]]
 
 
 def test_a_global_service_has_a_task_for_each_node() -> None:
@@ -461,27 +461,27 @@ def test_a_running_service_began_when_its_first_task_did() -> None:
 
 def test_a_task_is_shown_whole() -> None:
     """With the name of its node; empty strings are null."""
-    view = lifecycle.task(task("failed", code=3, err="it broke"), NODES)
+    view = task_status.task(task("failed", code=3, err="it broke"), NODES)
     assert (view.id, view.slot, view.node_id, view.node, view.state) == ("t-failed-1", 1, "n1", "host-1", "failed")
     assert (view.message, view.error, view.exit_code) == ("said", "it broke", 3)
     assert (view.container_id, view.updated_at) == (CONTAINER_ID, LATER)
-    bare = lifecycle.task({"ID": "t", "Status": {"State": "new", "Message": ""}}, {})
+    bare = task_status.task({"ID": "t", "Status": {"State": "new", "Message": ""}}, {})
     assert (bare.slot, bare.node_id, bare.node, bare.message, bare.exit_code) == (None,) * 5
 
 
 @pytest.mark.parametrize("state", ["running", "starting", "preparing", "ready"])
 def test_an_exit_code_is_read_in_terminal_states_only(state: str) -> None:
     """While a task runs Docker says 0, or -1."""
-    assert lifecycle.task(task(state, code=-1), NODES).exit_code is None
+    assert task_status.task(task(state, code=-1), NODES).exit_code is None
 
 
 def test_docker_leaves_an_exit_code_of_zero_out() -> None:
     """Its JSON has no zero values: with a container's id it is 0, without one there was no container."""
     ended = task("complete")
     ended["Status"]["ContainerStatus"] = {"ContainerID": CONTAINER_ID}
-    assert lifecycle.task(ended, NODES).exit_code == 0
+    assert task_status.task(ended, NODES).exit_code == 0
     ended["Status"]["ContainerStatus"] = {"ContainerID": "", "ExitCode": 0}
-    assert lifecycle.task(ended, NODES).exit_code is None
+    assert task_status.task(ended, NODES).exit_code is None
 
 
 @pytest.mark.parametrize(
@@ -542,10 +542,10 @@ def test_gos_zero_time_is_none() -> None:
 )
 def test_a_time_is_read(text: str | None, time: datetime | None) -> None:
     """RFC 3339 as Go writes it: up to nine decimals, trailing zeros cut."""
-    assert lifecycle.parse_time(text) == time
+    assert values.parse_time(text) == time
 
 
-STATES = sorted(lifecycle.WAITING | lifecycle.PREPARING | lifecycle.TERMINAL | {"running", "a-word-of-tomorrow"})
+STATES = sorted(task_status.WAITING | task_status.PREPARING | task_status.TERMINAL | {"running", "a-word-of-tomorrow"})
 
 
 @steady
