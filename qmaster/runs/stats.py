@@ -20,7 +20,7 @@ from ..models.stats import NodeNumbers, RunNumbers
 from .minutes import DAY, Series, SeriesByName
 from .views.values import parse_time
 
-MOST_OWNERS = 250  # 38 KB each, where there are runs in every hour
+MOST_OWNERS = 250  # 42 KB each, where there are runs in every hour
 MOST_NODES = 1000  # 6 KB each
 MOST_EVENTS = 200_000  # of the journal that are read at the start
 PAGE = 500  # events of the journal that are read at once: 5 ms of its thread

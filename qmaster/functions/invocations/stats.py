@@ -9,7 +9,7 @@ from ...models.stats import FunctionNumbers
 from ...runs.minutes import Series, SeriesByName
 from .invocation import Ended
 
-MOST_FUNCTIONS = 1000  # 23 KB each, where there are calls in every hour
+MOST_FUNCTIONS = 1000  # 26 KB each, where there are calls in every hour
 CALLS, ERRORS = range(2)
 
 
