@@ -96,8 +96,10 @@ function happened({ id, type, subject, time, data }) {
 }
 
 function put(service) {
-  services.set(service.id, service);
-  named.set(service.name, service.id);
+  const { id, name, created_at: created } = service;
+  services.set(id, service);
+  const other = services.get(named.get(name)); // the end of an older one may be told after the start of a newer one
+  if (!(Date.parse(other?.created_at) > Date.parse(created))) named.set(name, id);
 }
 
 function putNode(node) {
@@ -165,5 +167,8 @@ function trim() {
   const removed = [...services.values()].filter(({ status }) => status === 'removed');
   if (removed.length <= MAX_REMOVED) return;
   removed.sort((a, b) => Date.parse(b.removed_at) - Date.parse(a.removed_at));
-  for (const { id } of removed.slice(MAX_REMOVED * 0.9)) services.delete(id);
+  for (const { id, name } of removed.slice(MAX_REMOVED * 0.9)) {
+    services.delete(id);
+    if (named.get(name) === id) named.delete(name);
+  }
 }

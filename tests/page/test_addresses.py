@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 from conftest import Browse
 from page_cases import row
 from playwright.sync_api import expect
@@ -41,3 +42,29 @@ def test_a_filter_has_an_address(browse: Browse) -> None:
         page.reload()
         expect(page.locator("#table tbody tr[data-is]")).to_have_count(count)
         expect(page.locator("#search")).to_have_value("host-1")
+
+
+NAMES = """async (service) => {
+  const store = await import('./static/store.js');
+  const tell = (number, word, fields) => store.take({ type: 'event', event: {
+    id: `${word}${number}`, type: `io.qmaster.service.${word}`, subject: `id${number}`, time: fields.created_at,
+    data: { ...service, id: `id${number}`, ...fields },
+  } });
+  tell(1, 'created', { name: 'again', created_at: '2026-12-01T12:00:00Z' });
+  tell(2, 'created', { name: 'again', created_at: '2026-12-01T12:01:00Z' });
+  tell(1, 'removed', { name: 'again', created_at: '2026-12-01T12:00:00Z', status: 'removed' });
+  const found = store.find('again').id;
+  for (let n = 1000; n < 1600; n++) {
+    const at = new Date(1.7e12 + 1000 * n).toISOString();
+    tell(n, 'removed', { name: `name${n}`, created_at: at, removed_at: at, status: 'removed' });
+  }
+  return [found, store.address({ id: 'id1000', name: 'name1000' }), store.address({ id: 'id1599', name: 'name1599' })];
+}"""
+
+
+def test_a_name_is_that_of_the_newest_run(browse: Browse) -> None:
+    """Also where the end of an older one is told later; and the names of runs that are forgotten are, too."""
+    with Crowd(1, 0) as crowd:
+        page = browse(crowd.url).log_in(TOKEN)
+        service = msgspec.json.decode(msgspec.json.encode(crowd.services[0]))
+        assert page.evaluate(NAMES, service) == ["id2", "id1000", "name1599"]
