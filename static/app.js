@@ -24,7 +24,7 @@ const TICK = 5000; // ages and rates move without an event
 
 // The views, by the first part of their address: what the navigation calls each, and its module. A module has
 // enter({name, query}), called when the address changes; show(), called at each drawing; it may have start(), leave(),
-// and listed(): the runs in the order in which it shows them.
+// forget(), called when one signs out, and listed(): the runs in the order in which it shows them.
 const VIEWS = {
   live: ['Live', live],
   history: ['History', history],
@@ -102,6 +102,8 @@ function leave(as = { is: 'off' }, text = '') {
   preferences.set('token', '');
   for (const dialog of all('dialog[open]')) dialog.close();
   store.forget();
+  palette.forget();
+  for (const [, module] of Object.values(VIEWS)) module.forget?.();
   mark(document.body, 'data-run', null);
   detail.open('');
   api.hold('');

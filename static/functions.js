@@ -36,6 +36,13 @@ export function enter(route) {
 export const show = () => frame.show();
 export const listed = () => runs;
 
+export function forget() {
+  opened = undefined;
+  runs = [];
+  refused = '';
+  frame.forget();
+}
+
 async function read({ name }) {
   const main = api.get(name ? of(name) : 'functions');
   const parts = name ? [of(name, '/versions'), `status?function=${name}&limit=50`, `invocations?function=${name}&limit=10`] : [];

@@ -31,6 +31,11 @@ export const enter = (route) => frame.enter(route);
 export const show = () => frame.show();
 export const listed = () => rows;
 
+export function forget() {
+  rows = [];
+  frame.forget();
+}
+
 function read({ query: { q, status, ...rest } }, ...more) {
   seen = store.seen;
   const wanted = { ...rest, name: q && (q.includes('*') ? q : `*${q}*`), [OUTCOMES.includes(status) ? 'outcome' : 'status']: status };

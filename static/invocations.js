@@ -17,6 +17,7 @@ export function start() {
 
 export const enter = (route) => frame.enter(route);
 export const show = () => frame.show();
+export const forget = () => frame.forget();
 const read = ({ name, query }, ...more) => (name ? api.get(`invocations/${encodeURIComponent(name)}`) : pages('invocations', 'invocations', query, ...more));
 
 /** The table of these calls. */

@@ -29,7 +29,7 @@ export function table(title, heads, rows) {
 export const facts = (pairs) => el('dl', {}, ...pairs.filter(([, is]) => is).flatMap(([title, is]) => [el('dt', {}, title), el('dd', {}, ...many(is))]));
 
 /**
- * Return {enter, show, again, paint} of the view with this id: draw(state, route) returns its nodes.
+ * Return {enter, show, again, paint, forget} of the view with this id: draw(state, route) returns its nodes.
  *
  * read(route, state, more) is awaited for the state when the address changes, and every few seconds while due(state).
  * `fields`, [name, label, choices, hint or `MOMENT`], are kept in the address. A button or form calls the action in its data-do.
@@ -65,13 +65,20 @@ export function view(id, { read, draw, due = () => true, fields = [], actions })
     again(null);
   }
 
+  /** Drop what this token has read, also what is on its way. */
+  function forget() {
+    turn += 1;
+    route = state = error = undefined;
+    paint();
+  }
+
   const all = { more: () => again(state, true), news: () => again(null), ...actions };
   for (const type of ['click', 'submit']) root.addEventListener(type, (event) => called(event, all, route.name));
   form.addEventListener('change', ({ target: { name, type, value } }) => {
     router.refine({ [name]: type === MOMENT && value ? new Date(value).toISOString() : value.trim() });
     enter(router.here());
   });
-  return { enter, again, paint, show: () => Date.now() - at > BETWEEN && due(state) && again() };
+  return { enter, again, paint, forget, show: () => Date.now() - at > BETWEEN && due(state) && again() };
 }
 
 function called(event, actions, name) {

@@ -40,6 +40,12 @@ export function show() {
   load(hours);
 }
 
+/** Drop what this token has read, also what is on its way. */
+export function forget() {
+  asked = 0;
+  $('charts').hidden = $('node-memory').hidden = true;
+}
+
 function pick(each) {
   router.refine({ hours: each === '1' ? '' : each });
   enter(router.here());
@@ -47,11 +53,12 @@ function pick(each) {
 }
 
 async function load(of) {
+  const mine = asked;
   try {
     const told = await api.get(`stats?minutes=${of * 60}`);
-    if (of === hours) draw(told, SPANS[of][1]);
+    if (mine === asked) draw(told, SPANS[of][1]);
   } catch (error) {
-    say($('numbers-note'), error.message);
+    if (mine === asked) say($('numbers-note'), error.message);
   }
 }
 
@@ -70,6 +77,7 @@ function draw({ start, runs: of, nodes: all }, size) {
     nodes.get(name).show([list], moments, [`${memory(list.findLast((value) => value !== null))} reserved`]);
   }
   arrange($('node-charts'), [...nodes.values()].map(({ root }) => root));
+  $('charts').hidden = false;
   $('node-memory').hidden = !nodes.size;
   say($('numbers-note'), size > 1 ? `Each point is ${size} minutes: of runs the sum, of times and memory the highest.` : 'Each point is a minute.');
 }

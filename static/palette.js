@@ -30,6 +30,9 @@ export function open() {
   api.get('functions').then((answer) => (functions = answer.functions.map(({ name }) => name)), () => {}); // this token may not
 }
 
+/** Drop what this token has read. */
+export const forget = () => (functions = []);
+
 /** How well the letters fit: best together at the beginning, else in their order; -1 where they are not there. */
 export function fit(name, letters) {
   const text = name.toLowerCase();

@@ -174,3 +174,17 @@ def test_failures_that_were_removed_are_found(swarm_shared: Server, browse: Brow
     expect(rows(page)).to_have_count(1)
     rows(page).get_by_role("link", name="past-good").click()
     expect(page.locator("#log")).to_contain_text("fine")
+
+
+def test_another_who_signs_in_sees_nothing_of_it(browse: Browse, crowd: Crowd) -> None:
+    """The rows of a listing stay while it is read again, but not for another token."""
+    crowd.answers["GET /status"] = status(gone(10))
+    page = opened(browse, crowd)
+    expect(rows(page)).to_have_count(1)
+    page.get_by_role("button", name="Sign out").click()
+    assert rows(page).count() == 0
+    crowd.answers["GET /status"] = status(gone(11))
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Connect").click()
+    expect(rows(page)).to_have_count(1)
+    expect(rows(page)).to_contain_text(gone(11).name)

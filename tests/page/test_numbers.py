@@ -216,3 +216,17 @@ def test_the_numbers_of_a_swarm(swarm_shared: Server, browse: Browse) -> None:
     page.get_by_role("link", name="Numbers").click()
     expect(chart(page, "Runs that ended").locator(".status")).to_have_text(["1 failed", "0 stopped", "1 complete"])
     expect(page.locator("#node-charts .chart")).to_have_count(3)
+
+
+def test_another_who_signs_in_sees_nothing_of_it(browse: Browse) -> None:
+    """It is asked at once, not after a minute; until then no chart is shown."""
+    with Crowd(1, 0) as crowd:
+        crowd.answers["GET /stats"] = BUSY
+        page = opened(browse, crowd)
+        expect(chart(page, "Runs that ended")).to_contain_text("8 complete")
+        page.get_by_role("button", name="Sign out").click()
+        assert page.locator("#charts, #node-memory").evaluate_all("all => all.every(({ hidden }) => hidden)")
+        crowd.answers["GET /stats"] = stats(complete=(1,), nodes=0)
+        page.get_by_label("Token").fill(TOKEN)
+        page.get_by_role("button", name="Connect").click()
+        expect(chart(page, "Runs that ended")).to_contain_text("1 complete")
