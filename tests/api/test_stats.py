@@ -38,8 +38,10 @@ def end(home: InProcess, owner: str, status: str = "complete") -> None:
 
 def called(home: InProcess, name: str, times: int = 1) -> None:
     assert home.server.functions
+    calls = home.server.functions.stats
+    calls._is_there = lambda name: True  # nothing is published here
     for _ in range(times):
-        home.server.functions.stats.call(Ended(version(name), call(), "i", "ok", queued=0, duration=0.1, cold=False))
+        calls.call(Ended(version(name), call(), "i", "ok", queued=0, duration=0.1, cold=False))
 
 
 @pytest.fixture

@@ -27,7 +27,9 @@ class CallStats:
         self._functions = SeriesByName(lambda: Series(2, 1), MOST_FUNCTIONS)
 
     def call(self, ended: Ended) -> None:
-        """Count a call that is over."""
+        """Count a call that is over; not one that ends after the function was removed."""
+        if not self._is_there(ended.version.function):
+            return
         minute, series = int(self._clock()) // 60, self._functions.use(ended.version.function)
         series.count(minute, CALLS)
         if ended.outcome != "ok":

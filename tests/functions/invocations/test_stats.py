@@ -58,6 +58,10 @@ def test_a_function_that_is_removed_is_forgotten() -> None:
     there.clear()
     stats.versions_changed("hello")
     assert stats.numbers("hello", HERE, 1).calls == [0]
+    stats.call(over())  # one that was running at the removal
+    there.add("hello")
+    stats.versions_changed("hello")
+    assert stats.numbers("hello", HERE, 1).calls == [0]
 
 
 def test_a_call_costs_some_microseconds() -> None:
