@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Iterator
 
 DAY = 1440  # minutes
+MOST = 2**32 - 1  # of a counter
 _HOUR = 60  # minutes in a block
 # A duration is kept as the number of its bin, each a tenth longer than the one before, so a percentile is at most 5 %
 # off. The 254 bins go from 0.1 ms to 38 days; 0 is no duration.
@@ -90,8 +91,9 @@ class Series:
         block.totals[which] += 1
 
     def put(self, minute: int, which: int, value: int) -> None:
-        """Set a counter of a minute."""
+        """Set a counter of a minute, to ``MOST`` if the value is larger."""
         block, place = self._block(minute), which * _HOUR + minute % _HOUR
+        value = min(value, MOST)
         block.totals[which] += value - block.counts[place]
         block.counts[place] = value
 

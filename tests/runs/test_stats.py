@@ -161,6 +161,15 @@ def test_the_memory_of_nodes_is_noted_each_minute() -> None:
     assert list(stats.nodes(HERE + 2, 1)) == ["b"]
 
 
+def test_the_memory_of_a_node_may_be_any_number() -> None:
+    """Tasks of global services are given to their nodes before there is room: they may want more than is kept."""
+    stats = RunStats(lambda: NOW)
+    for _ in range(60):
+        stats.tick([node("a", 2**43), node("b", 7)])
+    told = {name: each.memory_reserved for name, each in stats.nodes(HERE, 1).items()}
+    assert told == {"a": [2**32 - 2], "b": [7]}
+
+
 @pytest.mark.parametrize("jump", [-3600, 3600, -3 * 86400, 3 * 86400])
 def test_a_clock_that_jumps_breaks_nothing(jump: float) -> None:
     """What was counted under another time may be lost; what comes then counts."""
