@@ -1,4 +1,4 @@
-"""The live view of the status page: its table, its nodes, and several services at once. All before the crowd."""
+"""The live view of the status page: its table, its nodes, and several services at once."""
 
 import re
 from typing import Any
@@ -7,8 +7,9 @@ import msgspec
 import pytest
 from conftest import Browse
 from msgspec.structs import replace
-from page_cases import PHONE, Json, column, row, say, shows
+from page_cases import NAP, PHONE, Json, column, row, run, say, shows
 from playwright.sync_api import Page, Route, expect
+from testbed import Server
 from testbed import crowd as crowds
 from testbed.crowd import TOKEN, Crowd, service, stamp
 
@@ -278,3 +279,20 @@ def test_what_ends_leaves_the_selection(browse: Browse) -> None:
         shows(page, crowd.services[3].name, crowd.services[3].status)
         page.get_by_role("button", name=re.compile("^Clear")).click()
         expect(page.locator("#selection")).to_be_hidden()
+
+
+def test_all_that_match_are_stopped_in_the_swarm(swarm_shared: Server, browse: Browse) -> None:
+    """Those of a label; what has another one goes on."""
+    for name in ("one", "two"):
+        run(swarm_shared, **NAP, name=f"batch-{name}", labels={"batch": "7"})
+    run(swarm_shared, **NAP, name="other", labels={"batch": "8"})
+    page = browse(swarm_shared.url).log_in(swarm_shared.token)
+    page.locator("#search").fill("batch=7")
+    shows(page, "batch-one", "running")
+    shows(page, "batch-two", "running")
+    page.get_by_role("button", name="Stop all 2…").click()
+    page.get_by_role("button", name="Stop 2", exact=True).click()
+    expect(page.locator("#notice")).to_contain_text("2 stops accepted.")
+    expect(page.locator(ROWS)).to_have_count(0)
+    page.get_by_role("button", name="Show all").click()
+    shows(page, "other", "running")
