@@ -87,7 +87,7 @@ function killed({ exit_code: code, spec }) {
 }
 
 function waiting({ error, memory: mib, cpus, spec }) {
-  const [, which = ''] = error?.match(/\((.*)\)/) ?? [];
+  const [, which = ''] = error?.match(/^[^(]*\((.*)\)/) ?? [];
   const constrained = which.includes('constraints not satisfied');
   if (which.includes('insufficient resources')) {
     const more = Object.entries(spec?.generic_resources ?? {}).map(([name, count]) => `${count} ${name}`);

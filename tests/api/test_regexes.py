@@ -28,7 +28,7 @@ SLOWEST = 4  # near-misses of a pattern that are tried at 64 KB
 MOST_OF_SMALL = 0.006  # seconds of CPU for 4 KB
 MOST = 0.5  # seconds of CPU; what backtracks takes ten or more, what does not some milliseconds
 WORDS = ("aa==", "node ", "Expected `", " - at `", ", got `", "://", "\x1b]", "\x1b[", "a=", ",a=", "a.", "a-", "'a',")
-OF_JS = re.compile(r"(?<![\w)/*])/(?![/*\s])((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\[\n])+)/([dgimsuvy]*)")
+OF_JS = re.compile(r"(?<![\w)/*'])/(?![/*\s])((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\[\n])+)/([dgimsuvy]*)")
 
 
 class Used(NamedTuple):
