@@ -5,7 +5,7 @@ import { ask } from './ask.js';
 import { sparkline } from './charts.js';
 import { $, badge, el } from './dom.js';
 import * as invocations from './invocations.js';
-import { act, facts, link, or, table, text, time, view } from './lists.js';
+import { View, act, facts, link, or, table, text, time } from './lists.js';
 import * as router from './router.js';
 import { age, latency, quote, shortImage } from './words.js';
 
@@ -19,7 +19,7 @@ let refused = ''; // why the last function was not published
 let frame, opened, runs, typed, answer, busy;
 
 export function start() {
-  frame = view('functions', { read, draw: (state, { name }) => (name ? page(state) : list(state)), actions: { invoke, publish, rollback, remove } });
+  frame = new View('functions', { read, draw: (state, { name }) => (name ? page(state) : list(state)), actions: { invoke, publish, rollback, remove } });
   $('functions').addEventListener('input', ({ target: { form } }) => {
     if (form.dataset.do !== 'invoke') return;
     typed = { body: form.elements.body.value, later: form.elements.later.checked };

@@ -1,7 +1,7 @@
 // Runs that were, the removed ones too: by outcome, time, name and owner.
 
 import { badge, el } from './dom.js';
-import { MOMENT, link, listing, pages, table, time, view } from './lists.js';
+import { MOMENT, View, link, listing, pages, table, time } from './lists.js';
 import * as store from './store.js';
 import { outcome, shortImage, took, why } from './words.js';
 
@@ -24,7 +24,7 @@ let frame, seen;
 let rows = [];
 
 export function start() {
-  frame = view('history', { fields: FIELDS, read, draw, due: () => seen !== store.seen });
+  frame = new View('history', { fields: FIELDS, read, draw, due: () => seen !== store.seen });
 }
 
 export const enter = (route) => frame.enter(route);

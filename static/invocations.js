@@ -3,7 +3,7 @@
 import * as api from './api.js';
 import { ask } from './ask.js';
 import { badge, el } from './dom.js';
-import { act, facts, link, listing, pages, table, text, time, view } from './lists.js';
+import { View, act, facts, link, listing, pages, table, text, time } from './lists.js';
 import { took } from './words.js';
 
 const HEADS = ['Call', 'Function', 'Status', 'Attempts', 'Accepted', 'Took', 'Owner'];
@@ -12,7 +12,7 @@ let frame;
 
 export function start() {
   const draw = (state, { name }) => (name ? page(state) : listing(state, table('Invocations', HEADS, state.rows.map(row))));
-  frame = view('invocations', { fields: FIELDS, read, draw, due: (state) => !state?.ended_at, actions: { cancel, redrive } });
+  frame = new View('invocations', { fields: FIELDS, read, draw, due: (state) => !state?.ended_at, actions: { cancel, redrive } });
 }
 
 export const enter = (route) => frame.enter(route);

@@ -29,56 +29,71 @@ export function table(title, heads, rows) {
 export const facts = (pairs) => el('dl', {}, ...pairs.filter(([, is]) => is).flatMap(([title, is]) => [el('dt', {}, title), el('dd', {}, ...many(is))]));
 
 /**
- * Return {enter, show, again, paint, forget} of the view with this id: draw(state, route) returns its nodes.
+ * The frame of the view with this id.
  *
- * read(route, state, more) is awaited for the state when the address changes, and every few seconds while due(state).
- * `fields`, [name, label, choices, hint or `MOMENT`], are kept in the address. A button or form calls the action in its data-do.
+ * read(route, state, more) is awaited for the state when the address changes, and every few seconds while due(state);
+ * draw(state, route) returns its nodes. `fields`, [name, label, choices, hint or `MOMENT`], are kept in the address.
+ * A button or form calls the action in its data-do.
  */
-export function view(id, { read, draw, due = () => true, fields = [], actions }) {
-  const root = $(id);
-  const form = el('form', { class: 'query', role: 'search' }, ...fields.map(field));
-  let route, state, error;
-  let [at, turn] = [0, 0];
-  root.append(form, el('div'));
+export class View {
+  #route;
+  #state;
+  #error;
+  #readAt = 0;
+  #turn = 0;
 
-  async function again(before = state, more) {
-    const mine = ++turn;
-    at = Date.now();
-    const [found, problem] = await read(route, before, more).then((all) => [all, ''], ({ message }) => [before, message]);
-    if (mine !== turn) return;
-    [state, error] = [found, problem];
-    paint();
+  constructor(id, { read, draw, due = () => true, fields = [], actions }) {
+    Object.assign(this, { read, draw, due, fields });
+    this.root = $(id);
+    this.form = el('form', { class: 'query', role: 'search' }, ...fields.map(field));
+    this.root.append(this.form, el('div'));
+    const all = { more: () => this.again(this.#state, true), news: () => this.again(null), ...actions };
+    for (const type of ['click', 'submit']) this.root.addEventListener(type, (event) => called(event, all, this.#route.name));
+    this.form.addEventListener('change', ({ target: { name, type, value } }) => {
+      router.refine({ [name]: type === MOMENT && value ? new Date(value).toISOString() : value.trim() });
+      this.enter(router.here());
+    });
   }
 
-  function paint() {
-    const shown = state ? draw(state, route) : error ? [] : [hint('Reading…')];
-    renew(root.lastChild, el('div', {}, el('p', { class: 'error', role: 'alert' }, error ?? ''), ...shown));
+  /** Take over an address. */
+  enter(next) {
+    for (const input of this.form) fill(input, next.query[input.name]);
+    this.form.hidden = !this.fields.length || next.name;
+    const before = this.#route;
+    if (JSON.stringify([next.name, next.query]) === JSON.stringify([before?.name, before?.query])) return;
+    if (next.name !== before?.name) this.#state = null;
+    this.#route = next;
+    this.paint();
+    this.again(null);
   }
 
-  function enter(next) {
-    for (const input of form) fill(input, next.query[input.name]);
-    form.hidden = !fields.length || next.name;
-    if (JSON.stringify([next.name, next.query]) === JSON.stringify([route?.name, route?.query])) return;
-    if (next.name !== route?.name) state = null;
-    route = next;
-    paint();
-    again(null);
+  /** Read again, or with `more` what follows. */
+  async again(before = this.#state, more) {
+    const mine = ++this.#turn;
+    this.#readAt = Date.now();
+    const reading = this.read(this.#route, before, more);
+    const [found, problem] = await reading.then((all) => [all, ''], ({ message }) => [before, message]);
+    if (mine !== this.#turn) return;
+    [this.#state, this.#error] = [found, problem];
+    this.paint();
+  }
+
+  paint() {
+    const [state, error] = [this.#state, this.#error];
+    const shown = state ? this.draw(state, this.#route) : error ? [] : [hint('Reading…')];
+    renew(this.root.lastChild, el('div', {}, el('p', { class: 'error', role: 'alert' }, error ?? ''), ...shown));
+  }
+
+  show() {
+    if (Date.now() - this.#readAt > BETWEEN && this.due(this.#state)) this.again();
   }
 
   /** Drop what this token has read, also what is on its way. */
-  function forget() {
-    turn += 1;
-    route = state = error = undefined;
-    paint();
+  forget() {
+    this.#turn += 1;
+    this.#route = this.#state = this.#error = undefined;
+    this.paint();
   }
-
-  const all = { more: () => again(state, true), news: () => again(null), ...actions };
-  for (const type of ['click', 'submit']) root.addEventListener(type, (event) => called(event, all, route.name));
-  form.addEventListener('change', ({ target: { name, type, value } }) => {
-    router.refine({ [name]: type === MOMENT && value ? new Date(value).toISOString() : value.trim() });
-    enter(router.here());
-  });
-  return { enter, again, paint, forget, show: () => Date.now() - at > BETWEEN && due(state) && again() };
 }
 
 function called(event, actions, name) {
