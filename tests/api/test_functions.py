@@ -203,6 +203,7 @@ async def test_an_engine_s_message_is_masked(ask: Ask, home: InProcess) -> None:
             assert (answer.code, b"10.1.2.3" in answer.body) == (200, sees)
 
 
+@pytest.mark.slow
 async def test_a_listing_of_many_is_whole(ask: Ask) -> None:
     """In the order of their names."""
     for number in range(120):

@@ -479,6 +479,7 @@ def test_there_are_enough_attempts() -> None:
     assert len({(one.path, repr(one.body)) for one in attempts}) == len(attempts) >= 150
 
 
+@pytest.mark.slow
 @pytest.mark.gen_test(timeout=20)
 @pytest.mark.parametrize("who", ["alice", "root"])
 async def test_what_the_contract_has_no_word_for_is_refused(ask: Ask, home: InProcess, who: str) -> None:
@@ -488,6 +489,7 @@ async def test_what_the_contract_has_no_word_for_is_refused(ask: Ask, home: InPr
         assert home.engine.asked() == [], attempt.name
 
 
+@pytest.mark.slow
 @pytest.mark.gen_test(timeout=20)
 async def test_what_a_token_may_not_is_refused(ask: Ask, home: InProcess) -> None:
     """The engine is changed by none of it. It is looked at only where one asks for a run: as for what nobody has."""
@@ -501,6 +503,7 @@ async def test_what_a_token_may_not_is_refused(ask: Ask, home: InProcess) -> Non
         home.engine.forget()
 
 
+@pytest.mark.slow
 @pytest.mark.gen_test(timeout=20)
 async def test_a_dry_run_is_refused_as_the_run_is(ask: Ask, home: InProcess) -> None:
     """In the same words, so that it shows what would become of the run."""
@@ -640,6 +643,7 @@ SERVICES: dict[str, st.SearchStrategy[Any]] = {
 MARK, DEFAULTS = Stamp("mine", "alice", "nonce"), Defaults(250, 10, 10)
 
 
+@pytest.mark.slow
 @steady
 @given(st.fixed_dictionaries({"image": st.just("busybox")}, optional=SERVICES))
 def test_no_service_asks_docker_for_anything_else(document: Json) -> None:

@@ -691,6 +691,7 @@ async def test_a_requests_id_comes_back(ask: Ask, given: str, method: str, path:
         check_refused(answer, answer.code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [None, errors.EngineAway("the engine is away"), RuntimeError("a mistake of ours")], ids=str
 )

@@ -127,6 +127,7 @@ def asks(what: str, fields: str = "", body: str = "") -> bytes:
     return f"{what} HTTP/1.1\r\n{ASKED}{fields}\r\n{body}".encode()
 
 
+@pytest.mark.slow
 async def test_what_is_being_answered_is_never_closed(wires: Wires) -> None:
     """A call that takes its time, a websocket, Server-Sent Events and a followed log."""
     own = Own()
@@ -160,6 +161,7 @@ async def test_an_answer_that_nobody_takes_is_given_up(monkeypatch: pytest.Monke
         await until(lambda: made.open == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such bound")
 async def test_a_log_waits_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long that takes it."""
@@ -260,6 +262,7 @@ async def test_a_stream_that_closes_while_it_waits_leaves_nothing(fields: str) -
         await until(lambda: not _bringing_up(before))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["client", "server"])
 async def test_a_snapshot_that_breaks_off_ends_its_connection(ends: str, caplog: pytest.LogCaptureFixture) -> None:
     """No frame comes in the middle of another, and a client that has left is no error of ours."""
@@ -329,6 +332,7 @@ async def test_a_refusal_behind_its_body_keeps_the_connection(fields: str, wires
 # --- in number --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_over_the_limit_a_connection_is_refused() -> None:
     """Those that are open stay; the log says so once a second; with room the next one is served."""
     async with serving(most=1) as made:

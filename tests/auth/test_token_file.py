@@ -127,6 +127,7 @@ async def test_who_could_write_it_is_warned_of(path: Path, mode: int, warns: boo
 # --- when it changes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_change_is_told(path: Path) -> None:
     """Whether it is written in place or put in its place; a token that is added, changed, or gone."""
     async with watching(path) as told:
@@ -186,6 +187,7 @@ async def test_one_that_becomes_wrong_keeps_the_last_good_one(
             await until(lambda: told.names == [["alice"], ["alice"]], WITHIN)
 
 
+@pytest.mark.slow
 async def test_a_half_written_file_does_not_count(path: Path) -> None:
     """One table of two is TOML as well: a change counts when it lasts."""
     async with watching(path) as told:

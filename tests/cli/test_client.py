@@ -41,6 +41,7 @@ STREAM = st.lists(st.tuples(st.integers(0, 3), st.binary(min_size=1, max_size=3)
 )
 
 
+@pytest.mark.slow
 @given(st.lists(STREAM, min_size=1, max_size=3), st.lists(st.integers(0, 30), max_size=4), st.randoms())
 @steady
 def test_nothing_is_lost_or_shown_twice_over_breaks(

@@ -418,6 +418,7 @@ async def test_a_stream_is_read_as_fast_as_it_is_taken(tmp_path: Path) -> None:
         await until(lambda: not engine.open)
 
 
+@pytest.mark.slow
 async def test_a_stream_that_falls_silent_is_a_timeout(tmp_path: Path) -> None:
     """Where there is a bound for that; a read that was cancelled loses nothing."""
 

@@ -180,6 +180,7 @@ async def test_the_numbers_go_on_when_all_is_deleted(tmp_path: Path) -> None:
     await journal.close()
 
 
+@pytest.mark.slow
 @unit
 async def test_a_smaller_size_is_reached_after_a_restart(tmp_path: Path) -> None:
     """The pages that are free go back to the disk."""

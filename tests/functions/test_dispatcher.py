@@ -503,6 +503,7 @@ async def test_no_publisher_keeps_another_from_its_first_instance(
     await stage.close()
 
 
+@pytest.mark.slow
 @pytest.mark.gen_test
 async def test_a_start_that_fails_after_the_removal_leaves_nothing(stage: Stage) -> None:
     """Why it failed is of no interest any more."""

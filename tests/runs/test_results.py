@@ -184,6 +184,7 @@ async def test_a_change_that_is_an_end_is_recorded(shown: Service, read: bool) -
     await parts.collector.close()
 
 
+@pytest.mark.slow
 async def test_an_engine_that_is_away_is_waited_for() -> None:
     """However long: the output is there when it comes back."""
     parts = Components()

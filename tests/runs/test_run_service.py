@@ -337,6 +337,7 @@ async def test_a_chosen_name_that_is_taken_is_chosen_again(
     assert parts.reconciler.calls[-1] == (f"adopt_{kind}", "made", intent.nonce)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["service", "container"])
 @pytest.mark.parametrize(
     ("given", "key", "error", "tries"),

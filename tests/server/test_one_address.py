@@ -146,6 +146,7 @@ def asked(client: Client, token: str) -> int | None:
     return int(reply.text) if reply.status == 200 else None
 
 
+@pytest.mark.slow
 @pytest.mark.patient
 @pytest.mark.parametrize("configure", [haproxy, nginx, caddy])
 def test_a_token_stays_where_it_is_until_that_one_is_lost(

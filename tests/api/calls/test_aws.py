@@ -227,6 +227,7 @@ async def test_the_client_context_is_one_line_of_ascii(clients: Lambda, dispatch
     assert dispatcher.last.client_context == r'{"custom": {"a": "\u00fc\r\nX: y"}}'
 
 
+@pytest.mark.slow
 async def test_a_late_answer_is_that_of_the_first_call(clients: Lambda, dispatcher: FakeDispatcher) -> None:
     """boto3 gives up waiting and sends the call again under the same id: the function is called once."""
     dispatcher.gate = asyncio.Event()

@@ -247,6 +247,7 @@ async def test_the_dispatcher_is_told_of_a_caller_that_leaves(http_port: int, se
     await until(lambda: not served.busy)
 
 
+@pytest.mark.slow
 async def test_one_tokens_calls_leave_slots_for_others(ask: Ask, base_url: str, served: Served) -> None:
     """A share each of the calls that wait, as of all that lasts."""
     served.dispatcher.gate = asyncio.Event()

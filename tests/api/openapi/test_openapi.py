@@ -71,6 +71,7 @@ def names(path: str, where: str = "query") -> list[str]:
 # --- it says what the code does ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_is_openapi_3_1() -> None:
     """By a validator of others."""
     assert DOCUMENT["openapi"].startswith("3.1.")

@@ -387,6 +387,7 @@ async def test_a_flood_of_extensions(site: Site) -> None:
     calling.cancel()
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_costs_no_instance(site: Site) -> None:
     """A caller that does not read its streamed answer is cut off at the end of the call's time; the instance stays."""
     called = version(timeout=0.5)

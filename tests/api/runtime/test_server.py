@@ -388,6 +388,7 @@ async def test_a_silent_connection_is_closed(site: Site, monkeypatch: pytest.Mon
     assert await half.is_closed()
 
 
+@pytest.mark.slow
 @pytest.mark.gen_test
 async def test_a_question_waits_for_longer_than_a_head_may_take(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a waiting question nor a call that is worked on is cut."""
@@ -406,6 +407,7 @@ async def test_a_question_waits_for_longer_than_a_head_may_take(site: Site, monk
     calling.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.gen_test
 async def test_a_flood_of_strangers_keeps_no_instance_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is closed for the newest; an instance's connections are not theirs."""

@@ -74,6 +74,7 @@ OUTPUTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("output", "printed"), OUTPUTS)
 def test_its_output_is_printed(url: str, invoker: FakeInvoker, output: dict[str, Any], printed: bytes) -> None:
     """Once it is over: JSON, text or bytes."""
@@ -107,6 +108,7 @@ def test_one_without_output_is_told(url: str, invoker: FakeInvoker, status: str)
     assert (as_json.returncode, json.loads(as_json.stdout)["status"]) == (1, status)
 
 
+@pytest.mark.slow
 def test_a_wait_goes_on_over_a_restart(url: str, invoker: FakeInvoker) -> None:
     """A server that stops answers at once, with what is known then."""
 

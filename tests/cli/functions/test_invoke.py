@@ -25,6 +25,7 @@ def invoke(url: str, *args: str, stdin: bytes = b"") -> subprocess.CompletedProc
     return subprocess.run(command, env=env, input=stdin, capture_output=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_bytes_go_in_and_come_out(url: str, dispatcher: FakeDispatcher, tmp_path: Path) -> None:
     """Of a text, of a file, of standard input, or none; nothing is added to them."""
     dispatcher.answers = lambda call: answer(call.payload, "application/octet-stream")
@@ -39,6 +40,7 @@ def test_bytes_go_in_and_come_out(url: str, dispatcher: FakeDispatcher, tmp_path
         assert (done.returncode, done.stdout, done.stderr) == (0, payload, b""), args
 
 
+@pytest.mark.slow
 def test_a_streamed_output_is_whole(url: str, dispatcher: FakeDispatcher) -> None:
     """Or the command fails."""
 
@@ -55,6 +57,7 @@ def test_a_streamed_output_is_whole(url: str, dispatcher: FakeDispatcher) -> Non
     assert b"broke" in broken.stderr
 
 
+@pytest.mark.slow
 def test_a_failure_is_told_with_its_stack(url: str, dispatcher: FakeDispatcher) -> None:
     """Type, message and stack on standard error, and the exit code is 1; nothing that a terminal obeys gets through."""
     dispatcher.fails(errors.FunctionFailed("ValueError", "no\x1b[2J", ['  File "app.py", line 3\n    raise\x07\n']))

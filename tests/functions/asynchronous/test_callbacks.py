@@ -171,6 +171,7 @@ async def test_the_callback_is_in_the_transaction_of_the_end(tmp_path: Path) -> 
         assert len(receiver.got) == 1
 
 
+@pytest.mark.slow
 async def test_two_hundred_ends_are_told(tmp_path: Path) -> None:
     """Each once, as nothing failed."""
     async with receiving() as receiver, working(Quartermaster(tmp_path, receiver.url)) as qm:

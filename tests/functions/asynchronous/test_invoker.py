@@ -175,6 +175,7 @@ async def test_a_call_that_takes_too_long_is_made_again(tmp_path: Path) -> None:
         assert [each.error and each.error.type for each in view.attempts] == ["Sandbox.Timedout"] * 2
 
 
+@pytest.mark.slow
 async def test_an_instance_that_cannot_start_is_no_attempt(tmp_path: Path) -> None:
     """The call waits, and is made once an instance starts."""
     async with desk(tmp_path) as here:
@@ -204,6 +205,7 @@ async def test_the_next_version_is_tried_at_once(tmp_path: Path) -> None:
         assert (await here.over(invocation_id)).version == 2
 
 
+@pytest.mark.slow
 async def test_what_waits_longer_than_max_age_is_dead(tmp_path: Path) -> None:
     """With the reason why nothing could start, and without an attempt."""
     async with desk(tmp_path) as here:
@@ -216,6 +218,7 @@ async def test_what_waits_longer_than_max_age_is_dead(tmp_path: Path) -> None:
         assert "image_not_found" in view.error.message
 
 
+@pytest.mark.slow
 async def test_what_is_too_old_is_dead_although_no_instance_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -624,6 +627,7 @@ async def test_an_id_tells_where_the_invocation_is(tmp_path: Path) -> None:
             await here.invoker.get(made, ROOT)
 
 
+@pytest.mark.slow
 @pytest.mark.gen_test(timeout=300)
 async def test_a_hundred_thousand_that_wait_are_on_disk_only(tmp_path: Path, measured: Callable[[str], None]) -> None:
     """A start counts them within two seconds of a quiet machine, and keeps none in memory."""
@@ -771,6 +775,7 @@ async def test_a_call_that_is_handed_back_has_one_attempt(tmp_path: Path) -> Non
         assert (view.status, len(view.attempts)) == ("dead", 1)
 
 
+@pytest.mark.slow
 async def test_a_call_that_is_handed_back_and_finds_no_other_had_no_attempt(tmp_path: Path) -> None:
     """It waits in the journal again, with all its retries."""
     async with desk(tmp_path) as here:
@@ -921,6 +926,7 @@ async def test_a_call_without_retries_whose_process_was_killed(tmp_path: Path) -
         assert (view.status, len(view.attempts), here.handled) == ("dead", 2, [])
 
 
+@pytest.mark.slow
 async def test_an_end_that_was_not_committed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the answer and its commit: at least once, with the same id."""
     called = version(retry_delay=0.1)
@@ -952,6 +958,7 @@ async def test_a_function_that_was_removed_meanwhile(tmp_path: Path) -> None:
         assert (await here.over(invocation_id)).status == "cancelled"
 
 
+@pytest.mark.slow
 async def test_a_full_disk_accepts_nothing_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No attempt begins that cannot be written, and an outcome is written once there is room again."""
     async with desk(tmp_path) as here:

@@ -132,6 +132,7 @@ async def test_a_receiver_that_drips_its_head_is_left_after_the_time(tmp_path: P
         assert await send(tmp_path, receiver, within=0.5) == "no answer within 0.5 s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [b"HTTP/1.1 100 Continue", b"HTTP/1.1 102 Processing", b"HTTP/1.1 204 No Content"])
 async def test_a_flood_of_heads_does_not_block_the_loop(tmp_path: Path, head: bytes) -> None:
     """However many come at once, others have their turns between them."""

@@ -53,6 +53,7 @@ async def test_a_job_that_fails_is_run_again_under_another_name(tmp_path: Path) 
         assert [error and error.type for error in errors] == ["exit", "Sandbox.Timedout", None]
 
 
+@pytest.mark.slow
 async def test_a_job_that_cannot_start_is_no_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for the next start, although the attempt had been written."""
     monkeypatch.setattr(backoff, "FIRST_PAUSE", 0.05)

@@ -543,6 +543,7 @@ async def test_500_schedules_cost_nothing_but_at_their_ticks(tmp_path: Path) -> 
         assert (names.count("config"), names.count("labelled"), names.count("create"), len(names)) == (5, 5, 5, 15)
 
 
+@pytest.mark.slow
 async def test_500_functions_at_one_minute(tmp_path: Path) -> None:
     """All are called, by one of three each."""
     functions = [scheduled(f"f{number}", Schedule(cron="0 * * * *")) for number in range(500)]
@@ -564,6 +565,7 @@ async def test_the_engine_is_away_at_a_tick(tmp_path: Path, monkeypatch: pytest.
         assert here.ticks() == minutes(0)
 
 
+@pytest.mark.slow
 async def test_random_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that die at any moment, lost answers, clocks that jump by seconds: no tick is called twice."""
     monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.001)

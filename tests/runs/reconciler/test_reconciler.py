@@ -284,6 +284,7 @@ async def test_what_was_stopped_and_went_while_it_was_away_is_told_as_stopped() 
     assert after.journal.written[-1]["data"]["reason"] == "stopped"
 
 
+@pytest.mark.slow
 async def test_nothing_is_told_that_the_journal_does_not_have() -> None:
     """It is stale until it can write again; then all is told, once."""
     world = World()
@@ -307,6 +308,7 @@ def time_of(cursor: str) -> float:
     return cloudevents.seconds_of(parsed[2])
 
 
+@pytest.mark.slow
 async def test_a_cursor_has_the_time_until_which_all_is_told() -> None:
     """Not that of its own event: what came while the journal was away, or quartermaster itself, may follow it."""
     world = World()
@@ -334,6 +336,7 @@ async def test_a_cursor_has_the_time_until_which_all_is_told() -> None:
     assert after.reconciler.cursor_time in last["id"]
 
 
+@pytest.mark.slow
 async def test_a_journal_that_cannot_be_read_is_waited_for() -> None:
     """What it has told before is not known, so nothing is told."""
     world = World()
@@ -350,6 +353,7 @@ async def test_a_journal_that_cannot_be_read_is_waited_for() -> None:
     await asyncio.gather(running, return_exceptions=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [EngineAway("away"), RuntimeError("something foreign")])
 async def test_an_engine_that_is_away_makes_it_stale_not_blind(error: Exception) -> None:
     """The view stays as it was; when it is back everything is listed again."""
