@@ -518,9 +518,10 @@ run_parts() {
 }
 
 run_quick() {
-  parts+=(api rest)
+  parts+=(api server rest)
   test_part api "${select[@]}" tests/api &
-  test_part rest "${select[@]}" --ignore=tests/api &
+  test_part server "${select[@]}" tests/server tests/cli tests/functions &
+  test_part rest "${select[@]}" --ignore=tests/{api,server,cli,functions} &
   wait
 }
 
