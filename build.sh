@@ -518,10 +518,11 @@ run_parts() {
 }
 
 run_quick() {
-  parts+=(api server rest)
-  test_part api "${select[@]}" tests/api &
-  test_part server "${select[@]}" tests/server tests/cli tests/functions &
-  test_part rest "${select[@]}" --ignore=tests/{api,server,cli,functions} &
+  local calls=(tests/api/{calls,runtime} tests/{cli,functions,server})
+  parts+=(api calls rest)
+  test_part api "${select[@]}" tests/api "${calls[@]/#/--ignore=}" &
+  test_part calls "${select[@]}" "${calls[@]}" &
+  test_part rest "${select[@]}" --ignore=tests/api "${calls[@]/#/--ignore=}" &
   wait
 }
 

@@ -36,7 +36,8 @@ BARE = b"HTTP/1.1 400 Bad Request\r\n\r\n"  # what is no HTTP is answered with
 
 METHODS = ["GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "FOO", "M" * 200]
 PATHS = [
-    *("/run", "/start", "/stop", "/status", "/status/x", "/logs/x", "/nodes", "/events", "/", "/static/index.html"),
+    *("/run", "/start", "/stop", "/status", "/status/x", "/logs/x", "/nodes", "/stats", "/events", "/"),
+    "/static/index.html",
     *("/static/page.js", "/metrics", "/openapi.json", "/livez", "/readyz"),
     *("/functions", "/functions/x", "/functions/x/versions", "/functions/x/rollback", "/functions/x/logs"),
     *("/functions/x/invoke", "/2015-03-31/functions/x/invocations", "/fn/x/a"),

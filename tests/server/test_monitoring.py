@@ -17,7 +17,7 @@ from qmaster.server import config
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 ALERTS = DOCS / "alerts.yml"
-ALERT_TESTS = ROOT / "tests" / "data" / "alerts_test.yml"
+ALERT_TESTS = Path(__file__).with_name("alerts_test.yml")
 UNIT = DOCS / "quartermaster.service"
 DASHBOARD: dict[str, Any] = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
