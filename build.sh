@@ -534,13 +534,14 @@ run_full() {
   mapfile -t patient < <(having_mark patient | grep -v ^tests/functions/)
   mapfile -t patient_functions < <(having_mark patient | grep ^tests/functions/)
   mapfile -t late < <(having_mark late)
-  parts+=(patient patient-functions api runs rest functions engine late)
+  parts+=(patient patient-functions api runs rest functions page engine late)
   test_part patient -m 'patient and not late' "${patient[@]}" &
   test_part patient-functions -m 'patient and not late' "${patient_functions[@]}" &
   test_part api "${usual[@]}" "${api[@]}" &
   test_part runs "${usual[@]}" tests/runs &
   test_part rest "${usual[@]}" "${rest[@]}" &
-  test_part functions "${usual[@]}" tests/functions tests/page &
+  test_part functions "${usual[@]}" tests/functions &
+  test_part page "${usual[@]}" tests/page &
   test_part engine "${usual[@]}" "${api[@]/#/--ignore=}" "${rest[@]/#/--ignore=}" --ignore=tests/{runs,functions,page} &
   wait
   test_part late -m late "${late[@]}"
