@@ -527,7 +527,7 @@ run_quick() {
 }
 
 # Tests with engines wait more than they work: so there are more parts than processors. The patient tests wait for elections
-# and timeouts. The late tests measure, and run alone.
+# and timeouts; the page's tests, which work much, come after them. The late tests measure, and run alone.
 run_full() {
   local usual=(-m 'not patient and not late') api=(tests/api tests/auth) rest=(tests/cli tests/models tests/server)
   local patient patient_functions late
@@ -535,13 +535,12 @@ run_full() {
   mapfile -t patient_functions < <(having_mark patient | grep ^tests/functions/)
   mapfile -t late < <(having_mark late)
   parts+=(patient patient-functions api runs rest functions page engine late)
-  test_part patient -m 'patient and not late' "${patient[@]}" &
+  { test_part patient -m 'patient and not late' "${patient[@]}"; test_part page "${usual[@]}" tests/page; } &
   test_part patient-functions -m 'patient and not late' "${patient_functions[@]}" &
   test_part api "${usual[@]}" "${api[@]}" &
   test_part runs "${usual[@]}" tests/runs &
   test_part rest "${usual[@]}" "${rest[@]}" &
   test_part functions "${usual[@]}" tests/functions &
-  test_part page "${usual[@]}" tests/page &
   test_part engine "${usual[@]}" "${api[@]/#/--ignore=}" "${rest[@]/#/--ignore=}" --ignore=tests/{runs,functions,page} &
   wait
   test_part late -m late "${late[@]}"

@@ -1,6 +1,7 @@
 """Several quartermasters behind one address: the proxies of the docs, and what becomes of clients when one is lost."""
 
 import contextlib
+import http.client
 import os
 import re
 import sqlite3
@@ -142,7 +143,10 @@ def upstreams() -> Iterator[list[Upstream]]:
 
 def asked(client: Client, token: str) -> int | None:
     """The port of the one that answers; None if the call is cut, because its own is left out."""
-    reply = client.call("GET", "/status", token=token, timeout=10)
+    try:
+        reply = client.call("GET", "/status", token=token, timeout=10)
+    except http.client.IncompleteRead:
+        return None
     return int(reply.text) if reply.status == 200 else None
 
 

@@ -565,7 +565,7 @@ async def test_the_newest_version_is_called_or_the_one_that_is_named(tmp_path: P
 async def test_a_removed_function_cancels_what_waits(tmp_path: Path) -> None:
     """Those that the dispatcher has too, and those that wait for a retry; what runs goes on."""
     async with desk(tmp_path) as here:
-        called = here.stage.versions.publish(version(max_instances=2, retry_delay=60))
+        called = here.stage.versions.publish(version(max_instances=1, retry_delay=60))
         here.handler = fails
         here.play()
         retried = await here.accept(called)

@@ -161,7 +161,9 @@ def test_kills_at_random_moments_lose_none(server: Server, receiver: Receiver) -
     done = threading.Event()
 
     def keep_starting() -> None:
-        for number in range(24):
+        for number in range(300):
+            if number >= 24 and len(runs) >= 4:  # a busy machine takes longer to start
+                break
             with contextlib.suppress(OSError, http.client.HTTPException):  # it was killed meanwhile
                 kind = "container" if number % 3 else "service"
                 reply = server.run(image=IMAGE, command="true", memory=8, callback=f"{receiver.url}/many", type=kind)
