@@ -468,16 +468,16 @@ def drain(engine: Engine, services: list[str]) -> None:
 
 
 def test_a_flood_reaches_all(stream: Server, engine: Engine) -> None:
-    """Hundreds of events within a second come to each of twenty subscribers, the same to all, in one order."""
+    """300 events within a second and more come to each of twenty subscribers, the same to all, in one order."""
     subscribers = [Subscriber(stream) for _ in range(20)]
     stream.freeze()  # what happens meanwhile is told at once
-    services = flood(engine, 250)
+    services = flood(engine, 400)
     stream.thaw()
     for subscriber in subscribers:
         eventually(partial(all_unschedulable, subscriber, services), 20, "all are told")
     times = sorted(received.at for received in subscribers[0].received if received.frame["type"] == "event")
     busiest = max(sum(start <= at < start + 1 for at in times) for start in times)
-    assert busiest >= 200  # of 500; a busy machine takes longer
+    assert busiest >= 300
     orders = [[event["id"] for event in subscriber.events][: len(times)] for subscriber in subscribers]
     assert all(order == orders[0] for order in orders)
     for subscriber in subscribers:
