@@ -34,7 +34,7 @@ export function open() {
 export const forget = () => (functions = []);
 
 /** How well the letters fit: best together at the beginning, else in their order; -1 where they are not there. */
-export function fit(name, letters) {
+function fit(name, letters) {
   const text = name.toLowerCase();
   const found = text.indexOf(letters);
   if (found >= 0) return 2000 - found - text.length;
