@@ -1,4 +1,7 @@
-"""Units: which numbers are seconds or MiB; durations, sizes and times as strings. Pure but for the clock."""
+"""Units: which numbers are seconds or MiB; durations, sizes and times as strings and as Docker has them.
+
+Pure but for the clock.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 MAX_TEXT = 64  # characters
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+NO_TIME = "0001-01-01T00:00:00Z"  # Go's zero time
 _SECONDS = {"w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1}
 _PARTS_OF_A_SECOND = {"ms": 10**3, "us": 10**6, "µs": 10**6, "ns": 10**9}
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}  # of 1024 bytes
@@ -35,6 +40,29 @@ def rfc3339(at: float | None = None) -> str:
     """Return a time in seconds since 1970, or the current time, as the API shows it, in UTC."""
     moment = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
     return moment.isoformat().replace("+00:00", "Z")
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Parse Docker's RFC 3339 with up to nine decimals; return None for no time and for Go's zero time."""
+    if not text or text == NO_TIME:
+        return None
+    whole, _, rest = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}.{rest[:6].ljust(6, '0')}").replace(tzinfo=UTC)
+
+
+def present(text: str | None) -> str | None:
+    """Return Docker's time unchanged, None for Go's zero time."""
+    return None if not text or text == NO_TIME else text
+
+
+def mib(octets: int | None) -> int | None:
+    """Return bytes as MiB, None for none."""
+    return octets // _MIB if octets else None
+
+
+def cores(nano: int | None) -> float | None:
+    """Return Docker's nano CPUs as cores, None for none."""
+    return nano / 1e9 if nano else None
 
 
 def mebibytes(text: str) -> int | None:

@@ -22,10 +22,10 @@ from ..errors import HttpError, JournalUnwritable
 from ..events.journal import Journal
 from ..limiter import act_for
 from ..models.responses import Service
+from ..models.units import LONG_AGO, parse_time
 from .reconciler.reconciler import Reconciler
 from .results import ResultCollector
 from .views.run_view import has_ended, nothing_runs
-from .views.values import LONG_AGO, parse_time
 
 SETTLE = 2.0  # seconds from the end of a stopped service to its removal, so that other quartermasters record it
 KEPT = 5.0  # seconds that an ended run stays at least, whatever its ttl, for the same reason

@@ -20,10 +20,10 @@ from ..limiter import act_for
 from ..models import results
 from ..models.responses import Service, Task
 from ..models.results import Outcome, Output, TaskOutput
+from ..models.units import LONG_AGO, parse_time
 from .reconciler.reconciler import Reconciler
 from .views.run_view import has_ended
 from .views.task_status import TERMINAL
-from .views.values import LONG_AGO, parse_time
 
 AT_ONCE = 64  # concurrent reads of tasks of one run; the engine client's limits also apply
 AGAIN_EVERY = 1.0  # seconds between retries

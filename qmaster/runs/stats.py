@@ -17,8 +17,8 @@ from ..events.cloudevents import PREFIX, SERVICE_EVENTS, Event
 from ..events.journal import Journal
 from ..models.responses import ROOT, Node, Service, outcome
 from ..models.stats import NodeNumbers, RunNumbers
+from ..models.units import parse_time
 from .minutes import DAY, Series, SeriesByName
-from .views.values import parse_time
 
 MOST_OWNERS = 250  # 42 KB each, where there are runs in every hour
 MOST_NODES = 1000  # 6 KB each

@@ -23,8 +23,8 @@ from ..events.journal import Journal, JournalSize
 from ..models.functions import FunctionStats
 from ..models.requests import Kind
 from ..models.responses import Service, Status
+from ..models.units import parse_time
 from ..runs.reconciler.reconciler import Reconciler
-from ..runs.views.values import parse_time
 from .function_metrics import FunctionMetrics
 
 # Seconds. A request may wait for the end of a run, a call to the engine has 25 s, a run may wait for hours for a node.

@@ -7,7 +7,7 @@ import pytest
 from testbed import Engine, Server, eventually, sdk, started
 from testbed.subscriber import Subscriber
 
-from qmaster.runs.views.values import parse_time
+from qmaster.models.units import parse_time
 
 IMAGE = "busybox:local"
 Json = dict[str, Any]

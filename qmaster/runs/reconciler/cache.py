@@ -12,10 +12,11 @@ from ...engine.labels import BODY, END
 from ...errors import JournalUnwritable
 from ...events import cloudevents
 from ...events.cloudevents import Event
+from ...models import units
 from ...models.functions import FunctionVersion
 from ...models.invocations import InvocationView
 from ...models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked, masker
-from ..views import attempts, container_status, node_status, run_view, status, task_status, values
+from ..views import attempts, container_status, node_status, run_view, status, task_status
 from .functions import EndedInvocations, FunctionViews
 
 Json = Mapping[str, Any]
@@ -198,7 +199,7 @@ class RunCache:
         """Set when a service started, from its container, which is inspected once."""
         self.unstarted.discard(run_id)
         entry = self.entries.get(run_id)
-        if entry is not None and entry.current.started_at is None and values.present(started_at):
+        if entry is not None and entry.current.started_at is None and units.present(started_at):
             entry.current = keep(msgspec.structs.replace(entry.current, started_at=started_at), None, False)
             self._note(entry)
 
@@ -463,7 +464,7 @@ def _with_code_of_result(view: Service) -> Service:
 
 def _in_order(view: Service) -> Service:
     """Make ``started_at`` at most ``finished_at``: of very short containers, and across two clocks, it may be later."""
-    started, finished = values.parse_time(view.started_at), values.parse_time(view.finished_at)
+    started, finished = units.parse_time(view.started_at), units.parse_time(view.finished_at)
     if started is None or finished is None or started <= finished:
         return view
     return msgspec.structs.replace(view, started_at=view.finished_at)

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from ...models.responses import Attempt, LastExit, Service
+from ...models.units import parse_time, present
 from .task_status import ENDED, counted, exit_code, is_job, tries_again, updated
-from .values import parse_time, present
 
 Json = Mapping[str, Any]
 Attempts = tuple[Attempt, ...]

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from ...models.responses import LastExit, Replicas, Service
+from ...models.units import cores, mib, parse_time, present
 from .run_view import Verdict, make_view
-from .values import cores, mib, parse_time, present
 
 Json = Mapping[str, Any]
 

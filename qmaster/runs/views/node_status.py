@@ -7,7 +7,7 @@ from typing import Any
 
 from ...engine.labels import MIB
 from ...models.responses import Node, Reserved
-from .values import cores, mib
+from ...models.units import cores, mib
 
 Json = Mapping[str, Any]
 

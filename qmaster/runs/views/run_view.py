@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...engine.labels import CALLBACK, FUNCTION, FUNCTION_NUMBER, OWNER, SPEC, TIMEOUT, TTL
-from ...models.requests import LABEL_PREFIX
+from ...models.requests import LABEL_PREFIX, MAX_SECONDS
 from ...models.responses import NO_SPEC, FunctionRef, Reason, Result, Service, Status
 from .task_status import TERMINAL
-from .values import duration
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
 
 
 class Verdict(NamedTuple):
@@ -43,8 +43,8 @@ def make_view(verdict: Verdict, labels: Mapping[str, str], result: Result | None
         error=verdict.error,
         exit_code=verdict.exit_code,
         removed_at=None,
-        timeout=duration(labels.get(TIMEOUT)),
-        ttl=duration(labels.get(TTL)),
+        timeout=seconds(labels.get(TIMEOUT)),
+        ttl=seconds(labels.get(TTL)),
         callback=labels.get(CALLBACK) or None,
         function=_function(labels),
         spec=_spec(labels),
@@ -78,6 +78,13 @@ def nothing_runs(view: Service) -> bool:
     A task on a node may already run, as its agent reports that 0.1 s later.
     """
     return all(task.state in TERMINAL or task.node_id is None for task in view.tasks)
+
+
+def seconds(label: str | None) -> float | None:
+    """Return the seconds of a label such as ``1.5s``; None for anything else: other clients can set labels."""
+    found = _DURATION.fullmatch(label or "")
+    read = float(found[1]) if found else None
+    return None if read is None or read > MAX_SECONDS else read
 
 
 def own_labels(labels: Mapping[str, str]) -> dict[str, str]:

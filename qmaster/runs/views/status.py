@@ -15,6 +15,7 @@ import msgspec
 
 from ...engine.labels import END, IDLE, UPDATED
 from ...models.responses import LastExit, Reason, Replicas, Service
+from ...models.units import cores, mib, parse_time
 from .run_view import Verdict, make_view
 from .task_status import (
     ENDED,
@@ -34,7 +35,6 @@ from .task_status import (
     tries_again,
     updated,
 )
-from .values import cores, mib, parse_time
 
 Json = Mapping[str, Any]
 Counts = Mapping[tuple[int, str], int]  # by slot or node

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from ...models.responses import Task
-from .values import LONG_AGO, parse_time
+from ...models.units import LONG_AGO, parse_time
 
 Json = Mapping[str, Any]
 

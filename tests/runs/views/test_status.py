@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from swarm_cases import NODES, NOW, REPLICAS_2, Json
 
-from qmaster.models import results
+from qmaster.models import results, units
 from qmaster.models.responses import Service, Status
-from qmaster.runs.views import container_status, run_view, task_status, values
+from qmaster.runs.views import container_status, run_view, task_status
 from qmaster.runs.views import status as lifecycle
 
 REPLICAS_3: Json = {"Mode": {"Replicated": {"Replicas": 3}}}
@@ -136,7 +136,7 @@ def test_what_is_out_of_reach_is_over_after_its_grace() -> None:
     assert ending(DOWN, why="timeout", updated=early).status == "stopping"
     view = ending(DOWN, why="timeout", updated=late)
     assert (view.status, view.reason, view.exit_code) == ("failed", "timeout", None)
-    assert values.parse_time(view.finished_at) == late
+    assert units.parse_time(view.finished_at) == late
     assert ending(DOWN, why="stopped", updated=late).status == "stopping"
 
 
@@ -218,7 +218,7 @@ def test_a_container_that_is_being_ended(why: str, state: str, status: str, reas
 )
 def test_a_duration_is_read_from_its_label(text: str | None, seconds: float | None) -> None:
     """In seconds, as it was written; what is no duration of ours is none."""
-    assert values.duration(text) == seconds
+    assert run_view.seconds(text) == seconds
 
 
 def test_a_result_stays_while_it_has_ended() -> None:
@@ -542,7 +542,7 @@ def test_gos_zero_time_is_none() -> None:
 )
 def test_a_time_is_read(text: str | None, time: datetime | None) -> None:
     """RFC 3339 as Go writes it: up to nine decimals, trailing zeros cut."""
-    assert values.parse_time(text) == time
+    assert units.parse_time(text) == time
 
 
 STATES = sorted(task_status.WAITING | task_status.PREPARING | task_status.TERMINAL | {"running", "a-word-of-tomorrow"})
