@@ -12,10 +12,10 @@ from ...engine.labels import BODY, END
 from ...errors import JournalUnwritable
 from ...events import cloudevents
 from ...events.cloudevents import Event
-from ...models import units
 from ...models.functions import FunctionVersion
 from ...models.invocations import InvocationView
-from ...models.responses import ROOT, LastExit, Node, Reserved, Result, Service, Task, masked, masker
+from ...models.responses import ROOT, Node, Reserved, Result, Service, Task, masked, masker
+from ...models.units import present
 from ..views import attempts, container_status, node_status, run_view, status, task_status
 from .functions import EndedInvocations, FunctionViews
 
@@ -109,7 +109,7 @@ class RunCache:
                 if service.type == "container"
                 else status.begun_again(entry.current, service, ())
             )
-            entry.current = keep(entry.current, service, again)
+            entry.current = run_view.keep(entry.current, service, again)
         self._note(entry)
 
     def restore_node(self, node: Node) -> None:
@@ -170,7 +170,7 @@ class RunCache:
         if not ending:
             shown = attempts.with_attempts(shown, attempts.of_container(raw, shown.last_exit, before))
         again = container_status.begun_again(shown, raw["State"].get("StartedAt"), before)
-        shown = _for_owner(keep(shown, before, again))
+        shown = _for_owner(run_view.keep(shown, before, again))
         if entry is None:
             entry = self.entries[shown.id] = CachedRun(shown)
         entry.seen, entry.current = seen, shown
@@ -182,7 +182,7 @@ class RunCache:
         entry = self.entries.get(run_id)
         if entry is None or not (run_view.has_ended(entry.current) or entry.current.status in ("stopping", "removed")):
             return False
-        entry.current = keep(msgspec.structs.replace(entry.current, result=result), None, False)
+        entry.current = run_view.keep(msgspec.structs.replace(entry.current, result=result), None, False)
         self._note(entry)
         return True
 
@@ -199,8 +199,8 @@ class RunCache:
         """Set when a service started, from its container, which is inspected once."""
         self.unstarted.discard(run_id)
         entry = self.entries.get(run_id)
-        if entry is not None and entry.current.started_at is None and units.present(started_at):
-            entry.current = keep(msgspec.structs.replace(entry.current, started_at=started_at), None, False)
+        if entry is not None and entry.current.started_at is None and present(started_at):
+            entry.current = run_view.keep(msgspec.structs.replace(entry.current, started_at=started_at), None, False)
             self._note(entry)
 
     def vanish(self, gone_id: str, at: str, stopped: bool) -> None:
@@ -366,7 +366,7 @@ class RunCache:
         hide = str if shown.owner in (None, ROOT) else masker(shown)
         shown = attempts.with_attempts(shown, attempts.of_service(raw, tasks.values(), before, hide))
         again = status.begun_again(shown, before, entry.tasks.keys() if entry else ())
-        shown = _for_owner(keep(shown, before, again))
+        shown = _for_owner(run_view.keep(shown, before, again))
         if shown.started_at is None and run_view.has_ended(shown) and not (before and run_view.has_ended(before)):
             self.unstarted.add(shown.id)
         return shown
@@ -396,78 +396,6 @@ class RunCache:
                     had = totals.get(node_id, Reserved(0, 0.0))
                     totals[node_id] = Reserved(had.memory + memory, had.cpus + cpus)
         return totals
-
-
-def keep(shown: Service, before: Service | None, begun_again: bool) -> Service:
-    """Return a new view of a run that takes back nothing of the last one. Every new view goes through this.
-
-    A container loses its exit code while it is being removed, a task's record is deleted before its service, and a
-    listing may be older than the last one.
-
-    Args:
-        shown: the run from the engine's last answer.
-        before: the last view, None if there is none.
-        begun_again: whether it has started again since ``before``.
-    """
-    if before is not None:
-        shown = _with_history(shown, before, begun_again)
-        if before.finished_at is not None and not begun_again:
-            shown = _with_end(shown, before)
-    return _in_order(_with_code_of_result(shown))
-
-
-def _with_history(shown: Service, before: Service, begun_again: bool) -> Service:
-    """Keep what no view takes back, even if the run has started again."""
-    restarts, last = max(shown.restarts, before.restarts), shown.last_exit or before.last_exit
-    if begun_again and before.type == "container" and before.finished_at is not None and before.status != "removed":
-        restarts = max(restarts, before.restarts + 1)
-        last = LastExit(before.exit_code, before.error, before.finished_at)
-    return msgspec.structs.replace(
-        shown,
-        started_at=before.started_at or shown.started_at,
-        restarts=restarts,
-        last_exit=last,
-        attempts=shown.attempts or before.attempts,
-        result=None if begun_again else shown.result,  # a result belongs to one attempt
-    )
-
-
-def _with_end(shown: Service, before: Service) -> Service:
-    """Keep what was known of the end, and fill in what is new."""
-    stays = before.status in run_view.OVER and before.status != "removed" and not _is_taken_away(shown)
-    passing = shown.finished_at is None  # the engine shows no end
-    other = passing or {task.id for task in shown.tasks} != {task.id for task in before.tasks}
-    return msgspec.structs.replace(
-        shown,
-        status=before.status if stays or (passing and not _is_taken_away(shown)) else shown.status,
-        reason=before.reason or shown.reason,
-        error=before.error or (None if passing else shown.error),
-        exit_code=shown.exit_code if before.exit_code is None and not passing else before.exit_code,
-        finished_at=before.finished_at,
-        result=before.result or shown.result,
-        tasks=before.tasks if other else shown.tasks,
-        replicas=before.replicas if other or (stays and shown.status != before.status) else shown.replicas,
-    )
-
-
-def _is_taken_away(shown: Service) -> bool:
-    return shown.status == "removed" or (shown.status == "stopping" and shown.reason == "stopped")
-
-
-def _with_code_of_result(view: Service) -> Service:
-    """Take the exit code from the result if the view has none."""
-    over = view.status in ("failed", "stopping", "removed")
-    if view.exit_code is not None or view.result is None or view.result.exit_code is None or not over:
-        return view
-    return msgspec.structs.replace(view, exit_code=view.result.exit_code)
-
-
-def _in_order(view: Service) -> Service:
-    """Make ``started_at`` at most ``finished_at``: of very short containers, and across two clocks, it may be later."""
-    started, finished = units.parse_time(view.started_at), units.parse_time(view.finished_at)
-    if started is None or finished is None or started <= finished:
-        return view
-    return msgspec.structs.replace(view, started_at=view.finished_at)
 
 
 def _is_terminal(raw: Json) -> bool:

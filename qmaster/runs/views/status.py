@@ -237,7 +237,7 @@ def _checks_health(container: Json) -> bool:
 
 
 def _finished(raw: Json, current: list[Json]) -> str | None:
-    """Return when a service ended. ``cache.keep`` keeps the first value, as a restart of an engine moves it."""
+    """Return when a service ended. ``run_view.keep`` keeps the first value, as a restart of an engine moves it."""
     last = max(current, key=updated, default=None)
     if last is not None and not _all_ended(current):  # unreachable: the time of the ending update
         return raw.get("UpdatedAt")
