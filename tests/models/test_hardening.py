@@ -10,7 +10,7 @@ from testbed import Engine, Server, sdk, started
 
 from qmaster.models import responses
 from qmaster.models.responses import Node, Reserved
-from qmaster.runs.views import node_status
+from qmaster.runs.reconciler import nodes
 
 IMAGE = "busybox:local"
 CAPS = ["CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_RAW"]
@@ -22,7 +22,7 @@ LOOK = "grep -E '^(CapBnd|NoNewPrivs)' /proc/self/status"
 def node(version: str | None, hostname: str = "lab") -> Node:
     raw = {**raw_node(hostname=hostname), "Spec": {}}
     raw["Description"]["Engine"] = {"EngineVersion": version}
-    return node_status.node(raw, Reserved(0, 0.0))
+    return nodes.view(raw, Reserved(0, 0.0))
 
 
 @pytest.mark.parametrize("version", ["20.10.24+dfsg1", "24.0.9", "1.13.1", "", None, "unknown"])

@@ -1,4 +1,4 @@
-"""Cache of all runs and nodes: the last listing, and what was last published. The reconciler owns it."""
+"""Cache of all runs: the last listing, and what was last published. The reconciler owns it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ...models.functions import FunctionVersion
 from ...models.invocations import InvocationView
 from ...models.responses import ROOT, Node, Reserved, Result, Service, Task, masked, masker
 from ...models.units import present
-from ..views import attempts, container_status, node_status, run_view, status, task_status
+from ..views import attempts, container_status, run_view, status, task_status
 from .functions import EndedInvocations, FunctionViews
+from .nodes import NodeViews, reservation
 
 Json = Mapping[str, Any]
 
@@ -76,7 +77,7 @@ class Unpublished(NamedTuple):
 
 
 class RunCache:
-    """Runs and nodes by id, and the functions as the stream has them.
+    """Runs by id, and the nodes and functions as the stream has them.
 
     ``dirty`` are the runs that may have unpublished changes, ``going`` the services that have not ended, ``unstarted``
     the services that have ended without being seen running.
@@ -85,14 +86,12 @@ class RunCache:
     def __init__(self) -> None:
         self.entries: dict[str, CachedRun] = {}
         self._named: dict[str, tuple[CachedRun, ...]] = {}  # each run that is started looks whether its name is taken
-        self.nodes: dict[str, Json] = {}
+        self.nodes = NodeViews()
         self.functions = FunctionViews()
         self.ended = EndedInvocations()
-        self._published_nodes: dict[str, Node] = {}
         self.dirty: set[str] = set()
         self.going: set[str] = set()
         self.unstarted: set[str] = set()
-        self._nodes_dirty = False
         self.revision = 0  # grows with each change of ``services``
         self.restored = False  # whether the records of the journal are in the cache
 
@@ -111,10 +110,6 @@ class RunCache:
             )
             entry.current = run_view.keep(entry.current, service, again)
         self._note(entry)
-
-    def restore_node(self, node: Node) -> None:
-        """Take a node of the journal as published."""
-        self._published_nodes[node.id] = node
 
     def list_service(self, raw: Json, tasks: Collection[Json], seen: float) -> None:
         """Update a service with all its tasks, from a listing that began at ``seen``."""
@@ -224,10 +219,7 @@ class RunCache:
 
     def list_nodes(self, nodes: Iterable[Json]) -> None:
         """Replace all nodes; update the services with tasks on a node whose state or name has changed."""
-        fresh = {raw["ID"]: raw for raw in nodes}
-        changed = {i for i in fresh.keys() | self.nodes.keys() if _shows(fresh.get(i)) != _shows(self.nodes.get(i))}
-        self.nodes = fresh
-        self._nodes_dirty = True
+        changed = self.nodes.replace(nodes)
         if changed:
             for entry in self.entries.values():
                 if any(t.get("NodeID") in changed for t in entry.tasks.values()):
@@ -241,15 +233,13 @@ class RunCache:
             if entry:
                 yield from cloudevents.of_service(entry.published, entry.current, now)
         if nodes:
-            fresh = {node.id: node for node in self.node_views()}
-            for node_id in sorted(fresh.keys() | self._published_nodes.keys()):
-                yield from cloudevents.of_node(self._published_nodes.get(node_id), fresh.get(node_id), now)
+            yield from self.nodes.events(self._reserved(), now)
 
     def mark_published(self, events: Iterable[Event]) -> None:
         """Record that events are in the journal."""
         for event in events:
             if isinstance(event.view, Node):
-                self._publish_node(event)
+                self.nodes.mark_published(event, event.view)
             elif isinstance(event.view, FunctionVersion):
                 self.functions.mark_published(event, event.view)
             elif isinstance(event.view, Service):
@@ -265,13 +255,13 @@ class RunCache:
         """
         functions = frozenset(self.functions.dirty) if nodes else frozenset()
         ended = tuple(self.ended.take()) if nodes else ()
-        unpublished = Unpublished(frozenset(ids) & self.dirty, self._nodes_dirty and nodes, functions, ended)
+        unpublished = Unpublished(frozenset(ids) & self.dirty, self.nodes.dirty and nodes, functions, ended)
         fresh = list(self._events(sorted(unpublished.ids), unpublished.nodes, now))
         fresh += self.functions.events(functions, now)
         fresh += map(cloudevents.of_invocation, ended)
         self.dirty -= unpublished.ids
         self.functions.dirty -= functions
-        self._nodes_dirty = self._nodes_dirty and not unpublished.nodes
+        self.nodes.dirty = self.nodes.dirty and not unpublished.nodes
         return fresh, unpublished
 
     def put_back(self, unpublished: Unpublished) -> None:
@@ -279,7 +269,7 @@ class RunCache:
         self.dirty |= unpublished.ids
         self.functions.dirty |= unpublished.functions
         self.ended.put_back(unpublished.ended)
-        self._nodes_dirty = self._nodes_dirty or unpublished.nodes
+        self.nodes.dirty = self.nodes.dirty or unpublished.nodes
 
     # -- views ---------------------------------------------------------------------------------------------------
 
@@ -299,8 +289,7 @@ class RunCache:
 
     def node_views(self, with_reserved: bool = True) -> list[Node]:
         """Return the nodes. To count reservations takes tens of ms with 5,000 tasks, so only where they are shown."""
-        reserved = self._reserved() if with_reserved else {}
-        return [node_status.node(raw, reserved.get(i, Reserved(0, 0.0))) for i, raw in self.nodes.items()]
+        return self.nodes.views(self._reserved() if with_reserved else {})
 
     def find(self, name_or_id: str, owner: str | None = None) -> CachedRun | None:
         """Return the run with exactly this id or name, of one owner or of all."""
@@ -320,7 +309,7 @@ class RunCache:
         raws = [raw for raw in entry.tasks.values() if raw["ID"] not in shown and task_status.has_container(raw)]
         by_node = task_status.is_per_node(entry.raw["Spec"])
         return [
-            task_status.task(raw, self.nodes, by_node)
+            task_status.task(raw, self.nodes.listed, by_node)
             for raw in sorted(raws, key=lambda raw: raw.get("CreatedAt") or "")
         ]
 
@@ -358,7 +347,7 @@ class RunCache:
     def _view(self, raw: Json, tasks: Mapping[str, Json], entry: CachedRun | None) -> Service:
         before = entry.current if entry else None
         was_down = entry is not None and (entry.node_was_down or entry.current.status == "unknown")
-        shown = status.service(raw, tasks.values(), self.nodes, datetime.now(UTC), before, was_down)
+        shown = status.service(raw, tasks.values(), self.nodes.listed, datetime.now(UTC), before, was_down)
         if entry is not None and shown.status == "unknown":
             entry.node_was_down = True
         if END not in (raw["Spec"].get("Labels") or {}):  # a run that is being ended is not restarted
@@ -380,19 +369,13 @@ class RunCache:
         else:
             self.entries[view.id].published = view
 
-    def _publish_node(self, event: Event) -> None:
-        if event.type.endswith(".removed"):
-            self._published_nodes.pop(event.subject, None)
-        elif isinstance(event.view, Node):
-            self._published_nodes[event.subject] = event.view
-
     def _reserved(self) -> dict[str, Reserved]:
         totals: dict[str, Reserved] = {}
         for entry in self.entries.values():
             for task in entry.tasks.values():
                 node_id = task.get("NodeID")
                 if node_id and entry.raw is not None and not _is_terminal(task):
-                    memory, cpus = node_status.reservation(entry.raw)
+                    memory, cpus = reservation(entry.raw)
                     had = totals.get(node_id, Reserved(0, 0.0))
                     totals[node_id] = Reserved(had.memory + memory, had.cpus + cpus)
         return totals
@@ -410,11 +393,3 @@ def _moved(known: Json, raw: Json) -> bool:
         after.get("Err"),
         raw["DesiredState"],
     )
-
-
-def _shows(raw: Json | None) -> tuple[str | None, ...]:
-    """Return the attributes of a node that views of services use: state, name and availability."""
-    if not raw:
-        return None, None, None
-    status, description, spec = (raw.get(part) or {} for part in ("Status", "Description", "Spec"))
-    return status.get("State"), description.get("Hostname"), spec.get("Availability")

@@ -208,7 +208,7 @@ class Reconciler:
         Raises:
             HttpError: the engine did not answer, or is not a manager.
         """
-        if not self.cache.nodes:
+        if not self.cache.nodes.listed:
             self.cache.list_nodes(await self._swarm.nodes())
         return self.nodes(with_reserved=False)
 
@@ -334,7 +334,7 @@ class Reconciler:
             return
         for record in records:
             if record.kind == "node":
-                self.cache.restore_node(msgspec.json.decode(record.view, type=Node))
+                self.cache.nodes.restore(msgspec.json.decode(record.view, type=Node))
             elif record.kind == "function":
                 self.cache.functions.restore(record.name, record.view)
             else:
