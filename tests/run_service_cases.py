@@ -16,6 +16,7 @@ from qmaster.events.rows import Intent, Page, RemovedQuery
 from qmaster.models import results
 from qmaster.models.responses import Node, Service
 from qmaster.models.results import Line, Outcome, Output, TaskOutput
+from qmaster.runs.reconciler.cache import RunCache
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.views import status as lifecycle
 
@@ -66,13 +67,13 @@ class FakeJournal(Fake, Journal):
         return Page([(key, one) for key, one in shown if one is not None], keys[1] if len(keys) > 2 else None)
 
 
-class FakeReconciler(Fake, Reconciler):
-    """A view of services; ``young`` are those that only the engine knows."""
+class FakeCache(RunCache):
+    """Views of services; its own constructor is not called."""
+
+    revision = 0
 
     def __init__(self, *views: Service) -> None:
-        super().__init__()
         self.views = list(views)
-        self.young: dict[str, Service] = {}
         self.bodies: dict[str, str] = {}  # id → digest of the request under a key
 
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
@@ -86,11 +87,20 @@ class FakeReconciler(Fake, Reconciler):
         found = self.find(name)
         return (found, self.bodies.get(found.id, "")) if found else None
 
-    def nodes(self, with_reserved: bool = True) -> list[Node]:
+    def node_views(self, with_reserved: bool = True) -> list[Node]:
         return []
 
+
+class FakeReconciler(Fake, Reconciler):
+    """It has the views; ``young`` are those that only the engine knows."""
+
+    def __init__(self, *views: Service) -> None:
+        super().__init__()
+        self.cache: FakeCache = FakeCache(*views)
+        self.young: dict[str, Service] = {}
+
     async def listed_nodes(self) -> list[Node]:
-        return self.nodes()
+        return []
 
     async def look_up(self, name_or_id: str) -> Service | None:
         self.noted("look_up", name_or_id)

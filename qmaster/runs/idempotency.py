@@ -61,10 +61,10 @@ class IdempotencyStore:
 
     async def _known(self, key: Key) -> Known | None:
         """Return the run of a key, but not one that never started: its caller got an error and may try again."""
-        known = self._reconciler.keyed(key.name)
+        known = self._reconciler.cache.keyed(key.name)
         if known is not None and known[0].type == "container" and known[0].started_at is None:
             await self._reconciler.look_at_container(known[0].id)  # it may have been removed
-            known = self._reconciler.keyed(key.name)
+            known = self._reconciler.cache.keyed(key.name)
         if known is None:
             kept = await self._journal.keyed(key.name)
             known = (msgspec.json.decode(kept[0], type=Service), kept[1]) if kept else None

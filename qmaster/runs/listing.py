@@ -19,7 +19,7 @@ from ..events.journal import Journal
 from ..events.rows import Key, RemovedQuery
 from ..models.images import Pattern, Reference
 from ..models.responses import Service, outcome
-from .reconciler.reconciler import Reconciler
+from .reconciler.cache import RunCache
 
 MAX_REMOVED = 10_000  # removed runs in a listing without a limit
 PART = 64 * 1024  # bytes of a part; its last run may exceed this
@@ -119,9 +119,9 @@ class Part(NamedTuple):
 class Listing:
     """Makes listings from the cache and the journal."""
 
-    def __init__(self, journal: Journal, reconciler: Reconciler) -> None:
+    def __init__(self, journal: Journal, cache: RunCache) -> None:
         self._journal = journal
-        self._reconciler = reconciler
+        self._cache = cache
         # The listings of one token read one page at a time, so that they do not block those of others.
         self._reading: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -142,7 +142,7 @@ class Listing:
         Raises:
             JournalUnwritable: the journal cannot be read.
         """
-        left = MAX_REMOVED + len(self._reconciler.services()) if wanted.limit is None else wanted.limit
+        left = MAX_REMOVED + len(self._cache.services()) if wanted.limit is None else wanted.limit
         last: Key | None = None
         async with contextlib.aclosing(cast(Any, self._all(owner, wanted))) as parts:
             async for rows in parts:
@@ -190,14 +190,14 @@ class Listing:
         yield part
 
     async def _shown(self, run_id: str, owner: str | None, wanted: ListQuery) -> bytes | None:
-        view = self._reconciler.find(run_id, owner)
+        view = self._cache.find(run_id, owner)
         if view is not None and view.id == run_id:
             return msgspec.json.encode(view) if wanted.keeps(view) else None
         stored = await self._journal.record(run_id, owner) if wanted.removed else None
         return stored and _show(wanted)(stored)  # it was removed a moment ago
 
     def _of(self, owner: str | None) -> Iterator[Service]:
-        return (view for view in self._reconciler.services() if owner in (None, view.owner))
+        return (view for view in self._cache.services() if owner in (None, view.owner))
 
 
 def moment(time: str) -> str:

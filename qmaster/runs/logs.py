@@ -27,7 +27,7 @@ from ..events.journal import Journal
 from ..models import results
 from ..models.responses import Node, Service
 from ..models.results import Stream, TaskOutput
-from .reconciler.reconciler import Reconciler
+from .reconciler.cache import RunCache
 from .views.run_view import has_ended
 from .views.task_status import WAITING
 
@@ -77,11 +77,11 @@ class LogQuery(NamedTuple):
 class LogReader:
     """Reads the output of runs."""
 
-    def __init__(self, swarm: Swarm, readers: LogReaders, journal: Journal, reconciler: Reconciler) -> None:
+    def __init__(self, swarm: Swarm, readers: LogReaders, journal: Journal, cache: RunCache) -> None:
         self.swarm = swarm
         self.readers = readers
         self.journal = journal
-        self.reconciler = reconciler
+        self.cache = cache
 
     async def flow(self, view: Service, query: LogQuery) -> Batches:
         """Yield a run's output in batches; an empty batch means that the engine has answered.
@@ -136,7 +136,7 @@ class LogStream:
 
     @property
     def _view(self) -> Service:
-        found = self._reader.reconciler.find(self._first_view.id)
+        found = self._reader.cache.find(self._first_view.id)
         return found or msgspec.structs.replace(self._first_view, status="removed")
 
     @property
@@ -273,7 +273,7 @@ class LogStream:
         return [note(f"node {name} cannot be reached: its output is missing until it is back") for name in fresh]
 
     def _look_at_nodes(self) -> None:
-        self._nodes = {node.id: node for node in self._reader.reconciler.nodes(with_reserved=False)}
+        self._nodes = {node.id: node for node in self._reader.cache.node_views(with_reserved=False)}
 
     # -- pieces ----------------------------------------------------------------------------------------------------
 

@@ -124,7 +124,7 @@ class Reaper:
         limit = self._max_kept(owner)
         if limit is None and not self._excess:
             return
-        ended = [view for view in self._reconciler.services() if view.owner == owner and _may_go(view)]
+        ended = [view for view in self._reconciler.cache.services() if view.owner == owner and _may_go(view)]
         ended.sort(key=lambda view: parse_time(view.finished_at) or LONG_AGO)
         over = 0 if limit is None else max(0, len(ended) - limit)
         for place, view in enumerate(ended):
@@ -194,7 +194,7 @@ class Reaper:
         self._watched[view.id] = _Watched(now, deadline, due, timer)
 
     def _reach(self, run_id: str) -> None:
-        view, watched = self._reconciler.find(run_id), self._watched[run_id]
+        view, watched = self._reconciler.cache.find(run_id), self._watched[run_id]
         # If the deadline has changed, a change of the run is about to set the new one.
         if view is not None and watched.deadline is not None and self._deadline(view) == watched.deadline:
             self._begin(run_id, watched.deadline.work)
@@ -223,7 +223,7 @@ class Reaper:
 
     async def _finish_service(self, service_id: str) -> None:
         """Remove a stopped service ``SETTLE`` after its tasks have ended, or after its grace period."""
-        began, within = time.monotonic(), self._reconciler.ends_within(service_id)
+        began, within = time.monotonic(), self._reconciler.cache.ends_within(service_id)
         ended = math.inf
         while (view := self._current(service_id)) is not None:
             now = time.monotonic()
@@ -245,7 +245,7 @@ class Reaper:
         if not await self._swarm.end(service_id, END, TIMED_OUT):
             return
         self._reconciler.look(service_id)
-        began, within = time.monotonic(), self._reconciler.ends_within(service_id)
+        began, within = time.monotonic(), self._reconciler.cache.ends_within(service_id)
         while (view := self._current(service_id)) is not None and not has_ended(view):
             await asyncio.sleep(LOOK_EVERY)
             if view.reason != "timeout" and view.status == "stopping":
@@ -332,14 +332,14 @@ class Reaper:
             raise JournalUnwritable("the run's output could not be read and kept in time; try again") from None
 
     def _waits_to_run_again(self, view: Service) -> bool:
-        return not any(task.container_id for task in view.tasks) and bool(self._reconciler.earlier(view.id))
+        return not any(task.container_id for task in view.tasks) and bool(self._reconciler.cache.earlier(view.id))
 
     async def _keep_end(self, run_id: str, why: str) -> None:
         with contextlib.suppress(JournalUnwritable):  # only lost if quartermaster crashes now; the stop can be repeated
             await self._journal.end(run_id, why)
 
     def _current(self, run_id: str) -> Service | None:
-        view = self._reconciler.find(run_id)
+        view = self._reconciler.cache.find(run_id)
         return None if view is None or view.status == "removed" else view
 
     # -- work in the background ------------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ class Reaper:
             task.add_done_callback(lambda done: self._end(run_id, done))
 
     async def _until_done(self, run_id: str, work: Work) -> None:
-        view = self._reconciler.find(run_id)
+        view = self._reconciler.cache.find(run_id)
         act_for(view.owner if view else None)
         while True:
             try:

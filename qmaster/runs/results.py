@@ -101,7 +101,7 @@ class ResultCollector:
         if view.type == "container":
             output = await self._read_log("container", view.id, self._limit)
             return Outcome([TaskOutput(None, None, None, view.exit_code, output)])
-        tasks, earlier = sorted(view.tasks, key=_ended_at), self._reconciler.earlier(view.id)
+        tasks, earlier = sorted(view.tasks, key=_ended_at), self._reconciler.cache.earlier(view.id)
         outputs = await self._read_tasks([*tasks, *earlier])  # together, so that a silent node delays them once
         return Outcome(outputs[: len(tasks)], outputs[len(tasks) :])
 

@@ -39,6 +39,7 @@ from ..models.responses import ROOT, CallbackView, DryRun, Node, Service, warn_o
 from .idempotency import IdempotencyStore
 from .listing import Listed, Listing, ListQuery, Part
 from .reaper import Reaper
+from .reconciler.cache import RunCache
 from .reconciler.reconciler import Reconciler
 from .recovery import Recovery
 from .results import Waiters
@@ -98,15 +99,16 @@ class RunService:
         self._engine = engine
         self._journal = journal
         self._reconciler = reconciler
+        self._cache = reconciler.cache
         self._reaper = reaper
         self._recovery = recovery
         self._callbacks = recovery.callbacks
         self._config = config
         self._reserved_ports = dict(config.reserved_ports)
         self._itself = _Itself(engine, config.own_container)
-        self._starting = _Starting(reconciler)
+        self._starting = _Starting(reconciler.cache)
         self._idempotency = IdempotencyStore(journal, reconciler)
-        self._listing = Listing(journal, reconciler)
+        self._listing = Listing(journal, reconciler.cache)
         self._lines = LineLimit()
 
     def listens_at(self, port: int) -> None:
@@ -326,7 +328,7 @@ class RunService:
         said = _PORT_TAKEN.search(str(error))
         if said is None:
             return None
-        port, holder = said[1], self._reconciler.find(said[2])
+        port, holder = said[1], self._cache.find(said[2])
         if holder is None or owner not in (ROOT, holder.owner):
             return PortTaken(f"ports: {port} is taken: choose another")
         ended = ", which has ended" if holder.status in OVER else ""
@@ -408,7 +410,7 @@ class RunService:
     @property
     def revision(self) -> int:
         """How often the runs have changed: ``there`` returns the same until it grows."""
-        return self._reconciler.cache.revision
+        return self._cache.revision
 
     def there(self, by: Identity, wanted: ListQuery) -> Listed:
         """Return the runs of a listing that are not removed."""
@@ -416,7 +418,7 @@ class RunService:
 
     def nodes(self) -> list[Node]:
         """Return the nodes of the swarm, with what is reserved on each."""
-        return self._reconciler.nodes()
+        return self._cache.node_views()
 
     async def _find(self, name_or_id: str, by: Identity) -> Service:
         """Return the run with this id or name, also a removed one or one that the cache does not have yet.
@@ -436,14 +438,14 @@ class RunService:
     async def _look_for(self, name_or_id: str, by: Identity) -> Service:
         if not _PLAUSIBLE.fullmatch(name_or_id):
             raise NotFound("no service or container has this id or name")
-        there = self._reconciler.find(name_or_id, by.sees)
+        there = self._cache.find(name_or_id, by.sees)
         if there is not None:
             return there
         with contextlib.suppress(JournalUnwritable):
             stored = await self._journal.record(name_or_id, by.sees)
             if stored is not None:
                 return msgspec.json.decode(stored, type=Service)
-        found = self._reconciler.find(name_or_id)
+        found = self._cache.find(name_or_id)
         if found is None:
             found = await self._reconciler.look_up(name_or_id)
         elif by.sees is not None:  # another owner's: ask the engine as for a name that does not exist
@@ -464,8 +466,8 @@ class _Starting:
     runs of two types.
     """
 
-    def __init__(self, reconciler: Reconciler) -> None:
-        self._reconciler = reconciler
+    def __init__(self, cache: RunCache) -> None:
+        self._cache = cache
         self._rates = RunRateLimiter()
         self._runs: dict[str, tuple[str, Kind, str]] = {}  # nonce → owner, type and name
 
@@ -500,13 +502,13 @@ class _Starting:
 
     def _running(self, owner: str) -> int:
         starting = {(kind, name) for who, kind, name in self._runs.values() if who == owner}
-        views = self._reconciler.services()
+        views = self._cache.services()
         there = {(view.type, view.name) for view in views if view.owner == owner and view.status not in OVER}
         return len(starting | there)
 
     def _is_of_another_type(self, name: str, kind: Kind) -> bool:
         """Return whether a run of the other type has the name; Docker itself would accept both."""
-        there = self._reconciler.find(name)
+        there = self._cache.find(name)
         kinds = {starting for _, starting, taken in self._runs.values() if taken == name}
         if there is not None and there.name == name and there.status != "removed":
             kinds.add(there.type)

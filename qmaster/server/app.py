@@ -214,7 +214,7 @@ class Server:
             runs.service,
             self.events,
             self.broker,
-            LogReader(self.engine.swarm, self.engine.readers, self.journal, runs.reconciler),
+            LogReader(self.engine.swarm, self.engine.readers, self.journal, runs.reconciler.cache),
             self._trouble,
             self._metrics.scrape,
             self._metrics.request,
@@ -285,7 +285,7 @@ class Server:
         self._metrics.read(
             Sources(
                 self.journal,
-                self.runs.reconciler,
+                self.runs.reconciler.cache,
                 self._trouble,
                 subscribers=lambda: len(self.api.sockets.open),
                 frames_sent=lambda: self.broker.sent,
@@ -315,7 +315,7 @@ class Server:
         self.api.logs.recheck()
         if self.functions is not None:
             self.functions.instances.scaler.grants_changed()
-        for owner in {view.owner for view in self.runs.reconciler.services() if view.owner is not None}:
+        for owner in {view.owner for view in self.runs.reconciler.cache.services() if view.owner is not None}:
             self.runs.reaper.check_kept(owner)
 
     def _max_kept(self, owner: str) -> int | None:
@@ -367,7 +367,7 @@ class Server:
         while self.runs.reconciler.stale_since is not None:  # noqa: ASYNC110 - once, at the start
             await asyncio.sleep(RESUME_EVERY)
         self.runs.recovery.resume(self.journal.leftovers)
-        for view in self.runs.reconciler.services():
+        for view in self.runs.reconciler.cache.services():
             self.runs.collector.notice(view)
             self.runs.reaper.notice(view)
         self._tick()  # now the nodes are known
@@ -391,7 +391,7 @@ class Server:
 
     def _tick(self) -> None:
         is_known = self.runs.reconciler.stale_since is None
-        self._run_stats.tick(self.runs.reconciler.nodes() if is_known else ())
+        self._run_stats.tick(self.runs.reconciler.cache.node_views() if is_known else ())
         if self.functions is not None:
             self.functions.stats.tick()
 
@@ -465,7 +465,7 @@ def build_events(journal: Journal, broker: Broker, reconciler: Reconciler) -> Ev
 
     def snapshot(wants: Filter) -> tuple[list[Service], list[Node], list[FunctionVersion] | None]:
         services = [view for view in reconciler.cache.published_services() if wants.shows(service_tags(view))]
-        nodes = reconciler.nodes() if wants.lets_through(NODE) else []
+        nodes = reconciler.cache.node_views() if wants.lets_through(NODE) else []
         told = [view for view in reconciler.cache.functions.published() if wants.owner in (None, view.owner)]
         return services, nodes, told if "function" in wants.topics else None
 

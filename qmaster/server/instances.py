@@ -140,7 +140,7 @@ class Instances:
         return (address, self._port) if address else None
 
     def _ready_nodes(self) -> int:
-        return sum(map(_takes_tasks, self._runners.reconciler.nodes(with_reserved=False)))
+        return sum(map(_takes_tasks, self._runners.reconciler.cache.node_views(with_reserved=False)))
 
 
 async def _nothing() -> None:

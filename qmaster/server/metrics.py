@@ -24,7 +24,7 @@ from ..models.functions import FunctionStats
 from ..models.requests import Kind
 from ..models.responses import Service, Status
 from ..models.units import parse_time
-from ..runs.reconciler.reconciler import Reconciler
+from ..runs.reconciler.cache import RunCache
 from .function_metrics import FunctionMetrics
 
 # Seconds. A request may wait for the end of a run, a call to the engine has 25 s, a run may wait for hours for a node.
@@ -49,7 +49,7 @@ class Sources:
     """
 
     journal: Journal
-    reconciler: Reconciler
+    cache: RunCache
     trouble: Callable[[], HttpError | None]
     subscribers: Callable[[], int]
     frames_sent: Callable[[], int]
@@ -186,10 +186,10 @@ class Metrics:
             self._size = await self._sources.journal.size()
         except JournalUnwritable:
             self._size = None
-        services = Counter((service.type, service.status) for service in self._sources.reconciler.services())
+        services = Counter((service.type, service.status) for service in self._sources.cache.services())
         for labels in product(get_args(Kind), get_args(Status)):  # zeros too, so that every series exists
             self._services.labels(*labels).set(services[labels])
-        nodes = Counter(node.state for node in self._sources.reconciler.nodes(with_reserved=False))
+        nodes = Counter(node.state for node in self._sources.cache.node_views(with_reserved=False))
         for state in {*NODE_STATES, *nodes}:
             self._nodes.labels(state).set(nodes[state])
         sources = self._sources

@@ -13,6 +13,7 @@ from qmaster.models.requests import Key, Started
 from qmaster.models.responses import Service
 from qmaster.runs import idempotency
 from qmaster.runs.idempotency import IdempotencyStore
+from qmaster.runs.reconciler.cache import RunCache
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.views import status
 
@@ -37,6 +38,14 @@ class FakeJournal(Journal):
         return (msgspec.json.encode(kept[0]), kept[1]) if kept else None
 
 
+class FakeCache(RunCache):
+    def __init__(self, viewed: Named) -> None:
+        self.viewed = viewed
+
+    def keyed(self, name: str) -> tuple[Service, str] | None:
+        return self.viewed.get(name)
+
+
 class FakeReconciler(Reconciler):
     """``viewed`` is what it knows, ``there`` what the engine has."""
 
@@ -44,9 +53,7 @@ class FakeReconciler(Reconciler):
         self.viewed: Named = {}
         self.there: Named = {}
         self.looked_at: Service | None = None
-
-    def keyed(self, name: str) -> tuple[Service, str] | None:
-        return self.viewed.get(name)
+        self.cache = FakeCache(self.viewed)
 
     async def look_up(self, name_or_id: str) -> Service | None:
         await asyncio.sleep(0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from run_service_cases import SEEN, FakeJournal, FakeReconciler
+from run_service_cases import SEEN, FakeCache, FakeJournal
 
 from qmaster.api.filters import read_filters
 from qmaster.events import rows
@@ -33,7 +33,7 @@ class Made:
     """A listing of these; the journal gives two runs a page."""
 
     def __init__(self, there: list[Service], removed: list[Service]) -> None:
-        self.view, self.journal = FakeReconciler(*there), FakeJournal()
+        self.view, self.journal = FakeCache(*there), FakeJournal()
         self.journal.stored = {view.id: view for view in removed}
         self.listing = Listing(self.journal, self.view)
 

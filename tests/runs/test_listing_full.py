@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from run_service_cases import SEEN, FakeReconciler
+from run_service_cases import SEEN, FakeCache
 
 from qmaster.api.filters import read_filters
 from qmaster.events.journal import FILE, Journal
@@ -77,7 +77,7 @@ async def test_pages_of_many_have_each_once(folder: Path, measured: Callable[[st
     """To the end, while runs are removed: none is missing or twice; the last page takes as long as the first."""
     journal = Journal(folder, 1000, 1e9)
     await journal.open()
-    view = FakeReconciler(*map(there, range(200)))
+    view = FakeCache(*map(there, range(200)))
     pages, found = Pages(Listing(journal, view)), list[str]()
     wanted: ListQuery | None = read_filters({"all": ["1"], "limit": ["2000"]})
     while wanted is not None:
@@ -118,7 +118,7 @@ async def test_a_page_of_many_is_quick(
     """Wherever it is, and however few runs match."""
     journal = Journal(folder, 1000, 1e9)
     await journal.open()
-    pages = Pages(Listing(journal, FakeReconciler()))
+    pages = Pages(Listing(journal, FakeCache()))
     wanted = read_filters({"all": ["1"], "limit": ["100"], **query})
     for _ in range(5):
         assert len((await pages.page(wanted))[0]) == count

@@ -17,7 +17,7 @@ from qmaster.models.responses import Node, Reserved, Service
 from qmaster.models.results import Line, Outcome, TaskOutput
 from qmaster.runs import logs
 from qmaster.runs.logs import LogQuery, LogReader, Piece, Source
-from qmaster.runs.reconciler.reconciler import Reconciler
+from qmaster.runs.reconciler.cache import RunCache
 from qmaster.runs.views import container_status, task_status
 
 Script = list[list[Message] | HttpError | Callable[[], None]]
@@ -65,7 +65,7 @@ class Components:
 
     @property
     def log_reader(self) -> LogReader:
-        return LogReader(self.swarm, FakeReaders(self), FakeJournal(self), FakeReconciler(self))
+        return LogReader(self.swarm, FakeReaders(self), FakeJournal(self), FakeCache(self))
 
     def view(self) -> Service:
         shown = container_status.container(container("s1")) if self.kind == "container" else self._service()
@@ -136,14 +136,14 @@ class FakeJournal(Journal):
         return results.encode(self._parts.kept) if self._parts.kept else None
 
 
-class FakeReconciler(Reconciler):
+class FakeCache(RunCache):
     def __init__(self, parts: Components) -> None:
         self._parts = parts
 
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
         return self._parts.view()
 
-    def nodes(self, with_reserved: bool = True) -> list[Node]:
+    def node_views(self, with_reserved: bool = True) -> list[Node]:
         assert not with_reserved  # a look at every task there is, each second
         return self._parts.nodes()
 

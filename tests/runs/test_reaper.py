@@ -18,6 +18,7 @@ from qmaster.models.responses import Service, Task
 from qmaster.models.results import Outcome
 from qmaster.runs import reaper as reaper_module
 from qmaster.runs.reaper import Reaper
+from qmaster.runs.reconciler.cache import RunCache
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.results import ResultCollector
 from qmaster.runs.views import container_status, task_status
@@ -57,6 +58,7 @@ class Components(Fake, Reconciler):
         self.views = {each.id: each for each in views}
         self.after: dict[str, Callable[[], None]] = {}
         self.ran = False
+        self.cache: Cache = Cache(self)
         self.away = False
         self.recorded_after = 0.0
         self.looked_after: list[list[str]] = []  # what had been done when a container was looked at
@@ -74,23 +76,11 @@ class Components(Fake, Reconciler):
         self.views[shown.id] = shown
         self.reaper.notice(shown)
 
-    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
-        return self.views.get(name_or_id)
-
     def most(self, owner: str) -> int | None:
         return self.max_kept if owner == "root" else None
 
-    def services(self) -> list[Service]:
-        return [each for each in self.views.values() if each.status != "removed"]
-
     def look(self, service_id: str) -> None:
         pass
-
-    def ends_within(self, service_id: str) -> float:
-        return 0.3
-
-    def earlier(self, service_id: str) -> list[Task]:
-        return view("failed").tasks if self.ran else []
 
     def will_remove(self, run_id: str) -> None:
         self.note("will_remove")
@@ -116,6 +106,23 @@ class Components(Fake, Reconciler):
     async def stays(self, *names: str) -> None:
         await asyncio.sleep(0.1)
         assert self.names() == list(names)
+
+
+class Cache(RunCache):
+    def __init__(self, parts: Components) -> None:
+        self.parts = parts
+
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
+        return self.parts.views.get(name_or_id)
+
+    def services(self) -> list[Service]:
+        return [each for each in self.parts.views.values() if each.status != "removed"]
+
+    def ends_within(self, service_id: str) -> float:
+        return 0.3
+
+    def earlier(self, service_id: str) -> list[Task]:
+        return view("failed").tasks if self.parts.ran else []
 
 
 class Swarm(services.Swarm):
@@ -444,9 +451,9 @@ async def test_many_that_are_noticed_at_once_are_counted_once(monkeypatch: pytes
 
     def services() -> list[Service]:
         counted.append("services")
-        return Components.services(parts)
+        return Cache.services(parts.cache)
 
-    monkeypatch.setattr(parts, "services", services)
+    monkeypatch.setattr(parts.cache, "services", services)
     for number in range(50):
         parts.becomes(ended(f"s{number}", 100 - number))
     await asyncio.sleep(0)

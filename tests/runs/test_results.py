@@ -17,6 +17,7 @@ from qmaster.models import results
 from qmaster.models.responses import Result, Service, Task
 from qmaster.models.results import Line, Outcome, Output
 from qmaster.runs import results as results_module
+from qmaster.runs.reconciler.cache import RunCache
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.results import ResultCollector
 from qmaster.runs.views import container_status, status
@@ -78,6 +79,7 @@ class Components(Fake, Reconciler):
         self.full = 0
         self.refusal: HttpError = JournalUnwritable("full")
         self.before: list[Task] = []
+        self.cache = Cache(self)
         self.stale_since: str | None = None
         self.collector = ResultCollector(self.logs, Journal(self), self, LIMIT)
 
@@ -85,8 +87,13 @@ class Components(Fake, Reconciler):
         assert run_id in self.kept
         self.shown[run_id] = result
 
+
+class Cache(RunCache):
+    def __init__(self, parts: Components) -> None:
+        self.parts = parts
+
     def earlier(self, service_id: str) -> list[Task]:
-        return self.before
+        return self.parts.before
 
 
 @pytest.fixture(autouse=True)

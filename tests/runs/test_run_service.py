@@ -139,7 +139,7 @@ async def test_who_waits_is_told_of_the_end() -> None:
     waiting = asyncio.create_task(parts.run_service.when_over(SEEN.name, 60, left, ROOT))
     await asyncio.sleep(0.01)
     over = replace(SEEN, status="complete", result=brief(b"said"))
-    parts.reconciler.views = [over]
+    parts.reconciler.cache.views = [over]
     parts.run_service.waiters.notice(over)
     async with asyncio.timeout(5):
         assert await waiting == over
@@ -278,7 +278,7 @@ async def test_what_has_ended_takes_no_place_of_those_that_may_run() -> None:
     parts = Components(*others, replace(SEEN, owner="alice"))
     one = Identity("bob", grant("bob", max_running=1))
     assert (await parts.run_service.run(run(), one)).id == "s-new"
-    parts.reconciler.views.append(replace(SEEN, name="second", owner="bob"))
+    parts.reconciler.cache.views.append(replace(SEEN, name="second", owner="bob"))
     with pytest.raises(Forbidden, match="max_running"):
         await parts.run_service.run(run(), one)
 
@@ -394,7 +394,7 @@ async def test_what_is_removed_is_shown_from_its_record() -> None:
     gone = replace(SEEN, status="removed", reason="stopped", removed_at=LATER)
     parts.journal.stored = {"s1": gone, "one": gone}
     assert await parts.run_service.status("s1", ROOT) == await parts.run_service.status("one", ROOT) == gone
-    parts.reconciler.views.append(replace(SEEN, id="s9"))
+    parts.reconciler.cache.views.append(replace(SEEN, id="s9"))
     assert (await parts.run_service.status("one", ROOT)).id == "s9"
     assert (await parts.run_service.status("s1", ROOT)).status == "removed"
 

@@ -66,7 +66,7 @@ class Read:
 
 
 class There:
-    """A reconciler and a journal that only tell."""
+    """A cache and a journal that only tell."""
 
     def __init__(self, *services: Service) -> None:
         self._services = list(services)
@@ -75,7 +75,7 @@ class There:
     def services(self) -> list[Service]:
         return self._services
 
-    def nodes(self, with_reserved: bool = True) -> list[Node]:
+    def node_views(self, with_reserved: bool = True) -> list[Node]:
         return []
 
     async def size(self) -> JournalSize:

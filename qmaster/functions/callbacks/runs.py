@@ -96,7 +96,7 @@ class RunCallbacks:
 
     async def _look(self, run_id: str, left: bool) -> None:
         """Look at an armed run; ``left``: an earlier process has armed it, so that all that exists of it is known."""
-        there = self._reconciler.find(run_id)
+        there = self._reconciler.cache.find(run_id)
         if there is not None and not is_over(there):
             return
         try:

@@ -52,7 +52,7 @@ class FunctionLogs:
 
     def known(self, name: str) -> list[Service]:
         """Return the instances that are in the swarm, the oldest first."""
-        views = self.reader.reconciler.services()
+        views = self.reader.cache.services()
         return sorted((view for view in views if _is_of(view, name)), key=_created)
 
     async def removed(self, name: str) -> list[Service]:

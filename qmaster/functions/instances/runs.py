@@ -73,7 +73,7 @@ class FunctionRuns:
 
     def find(self, run_id: str) -> Service | None:
         """Return a run as it was last seen."""
-        return self._runners.reconciler.find(run_id)
+        return self._runners.reconciler.cache.find(run_id)
 
     def kill(self, run_id: str) -> None:
         """End the tasks of a run now."""

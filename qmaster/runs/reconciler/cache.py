@@ -291,8 +291,22 @@ class RunCache:
         """Return the nodes. To count reservations takes tens of ms with 5,000 tasks, so only where they are shown."""
         return self.nodes.views(self._reserved() if with_reserved else {})
 
-    def find(self, name_or_id: str, owner: str | None = None) -> CachedRun | None:
+    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
         """Return the run with exactly this id or name, of one owner or of all."""
+        entry = self._find(name_or_id, owner)
+        return entry.current if entry else None
+
+    def keyed(self, name: str) -> tuple[Service, str] | None:
+        """Return the run with this name, and the digest of the request that started it."""
+        entry = self._find(name)
+        return None if entry is None or entry.current.name != name else (entry.current, entry.body)
+
+    def ends_within(self, service_id: str) -> float:
+        """Return the seconds that the tasks of a service may take to end."""
+        entry = self.entries.get(service_id)
+        return status.ends_within(entry.raw if entry else None).total_seconds()
+
+    def _find(self, name_or_id: str, owner: str | None = None) -> CachedRun | None:
         entry = self.entries.get(name_or_id)
         if entry is not None and owner in (None, entry.current.owner):
             return entry

@@ -27,9 +27,9 @@ from ...events.journal import NO_EPOCH, Journal, Position
 from ...events.rows import NewEvent, Record
 from ...models.functions import FunctionVersion
 from ...models.invocations import InvocationView
-from ...models.responses import Node, Result, Service, Task
+from ...models.responses import Node, Result, Service
 from ...models.units import rfc3339
-from ..views import run_view, status, task_status
+from ..views import run_view, task_status
 from .cache import CachedRun, RunCache
 from .schedule import Due, Schedule
 
@@ -94,7 +94,7 @@ class Reconciler:
             return Position(NO_EPOCH, 1, 0)
         return self._journal.position._replace(last=self._published)
 
-    # -- hints and queries -----------------------------------------------------------------------------------------
+    # -- hints and looks -------------------------------------------------------------------------------------------
 
     def hint(self, change: Change) -> None:
         """Schedule a look at what has changed."""
@@ -163,15 +163,6 @@ class Reconciler:
         if self.cache.show_result(run_id, result):
             await self.commit()
 
-    def earlier(self, service_id: str) -> list[Task]:
-        """Return a service's earlier tasks that had a container and were replaced, the oldest first."""
-        return self.cache.earlier(service_id)
-
-    def keyed(self, name: str) -> tuple[Service, str] | None:
-        """Return the run with this name, and the digest of the request that started it."""
-        entry = self.cache.find(name)
-        return None if entry is None or entry.current.name != name else (entry.current, entry.body)
-
     async def refresh(self, service_id: str) -> Service | None:
         """List a service now.
 
@@ -180,27 +171,8 @@ class Reconciler:
         """
         await self._list_some({service_id}, {service_id}, time.monotonic())
         self.look(service_id)  # the next turn publishes the changes
-        view = self.find(service_id)
+        view = self.cache.find(service_id)
         return None if view is None or view.status == "removed" else view
-
-    def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
-        """Return the run with exactly this id or name, of one owner or of all."""
-        entry = self.cache.find(name_or_id, owner)
-        return entry.current if entry else None
-
-    def ends_within(self, service_id: str) -> float:
-        """Return the seconds that the tasks of a service may take to end."""
-        entry = self.cache.entries.get(service_id)
-        within = status.GRACE + status.AFTER_GRACE
-        return (within if entry is None or entry.raw is None else status.ends_within(entry.raw)).total_seconds()
-
-    def services(self) -> list[Service]:
-        """Return the current views of all services and containers."""
-        return self.cache.services()
-
-    def nodes(self, with_reserved: bool = True) -> list[Node]:
-        """Return the nodes; see ``RunCache.node_views``."""
-        return self.cache.node_views(with_reserved)
 
     async def listed_nodes(self) -> list[Node]:
         """Return the nodes, without what is reserved on them; list them now if the cache has none yet.
@@ -210,7 +182,7 @@ class Reconciler:
         """
         if not self.cache.nodes.listed:
             self.cache.list_nodes(await self._swarm.nodes())
-        return self.nodes(with_reserved=False)
+        return self.cache.node_views(with_reserved=False)
 
     async def look_up(self, name_or_id: str) -> Service | None:
         """Ask the engine for a run that the cache may not have yet.
@@ -226,9 +198,9 @@ class Reconciler:
         if raw is not None:
             await self._list_some({raw["ID"]}, {raw["ID"]}, began)
             self.look(raw["ID"])
-            return self.find(raw["ID"])
+            return self.cache.find(raw["ID"])
         await self._list_container(name_or_id)
-        return self.find(name_or_id)
+        return self.cache.find(name_or_id)
 
     # -- running and publishing ------------------------------------------------------------------------------------
 

@@ -108,9 +108,9 @@ def service(
     )
 
 
-def ends_within(raw: Json) -> timedelta:
-    """Return how long the tasks of a service may take to end."""
-    period = (raw["Spec"]["TaskTemplate"].get("ContainerSpec") or {}).get("StopGracePeriod")
+def ends_within(raw: Json | None) -> timedelta:
+    """Return how long the tasks of a service may take to end; None: of one whose spec is not known."""
+    period = (raw["Spec"]["TaskTemplate"].get("ContainerSpec") or {}).get("StopGracePeriod") if raw else None
     return (timedelta(microseconds=period / 1000) if isinstance(period, int) else GRACE) + AFTER_GRACE
 
 

@@ -27,6 +27,7 @@ from qmaster.models import results
 from qmaster.models.responses import CallbackView, Service
 from qmaster.models.results import Line, Output
 from qmaster.runs.callbacks import CallbackStore
+from qmaster.runs.reconciler.cache import RunCache
 from qmaster.runs.reconciler.reconciler import Reconciler
 
 __all__ = ["app", "ask", "home"]  # the fixtures
@@ -46,7 +47,13 @@ class Seen(Reconciler):
 
     def __init__(self) -> None:
         self.views: dict[str, Service] = {}
+        self.cache = Cache(self.views)
         self.stale_since = None
+
+
+class Cache(RunCache):
+    def __init__(self, views: dict[str, Service]) -> None:
+        self.views = views
 
     def find(self, name_or_id: str, owner: str | None = None) -> Service | None:
         return self.views.get(name_or_id)

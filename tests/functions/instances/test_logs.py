@@ -75,10 +75,10 @@ class Parts:
         assert by == ROOT
         yield Part([msgspec.json.encode(view) for view in self.there + self.gone if wanted.keeps(view)])
 
-    # as the reader of logs, and its reconciler
+    # as the reader of logs, and its cache
 
     @property
-    def reconciler(self) -> "Parts":
+    def cache(self) -> "Parts":
         return self
 
     def services(self) -> list[Service]:

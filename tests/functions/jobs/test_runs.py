@@ -14,6 +14,7 @@ from qmaster.functions.jobs.runs import JobRuns
 from qmaster.models.credentials import Credentials
 from qmaster.models.requests import RunRequest
 from qmaster.models.responses import Service
+from qmaster.runs.reconciler.cache import RunCache
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.service import RunService
 
@@ -41,6 +42,11 @@ class Runs(RunService):
 
 
 class Looks(Reconciler):
+    def __init__(self, *views: Service) -> None:
+        self.cache = Cache(*views)
+
+
+class Cache(RunCache):
     def __init__(self, *views: Service) -> None:
         self.views = {each.id: each for each in views}
 

@@ -183,8 +183,8 @@ def test_a_run_is_found_by_its_name_until_it_is_gone() -> None:
     view = RunCache()
 
     def found(name: str, owner: str | None = None) -> str | None:
-        entry = view.find(name, owner)
-        return entry.current.id if entry else None
+        run = view.find(name, owner)
+        return run.id if run else None
 
     view.list_container(container("c1", "box"), None, 1.0)
     view.list_service(service("s1", "one"), [], 1.0)

@@ -116,7 +116,7 @@ async def test_a_hint_is_looked_at() -> None:
         await until(lambda: "service.running" in world.words())
         world.put(ended("complete", 0))
         await until(lambda: "service.complete" in world.words())
-    assert world.reconciler.services()[0].exit_code == 0
+    assert world.reconciler.cache.services()[0].exit_code == 0
     assert world.swarm.names().count("nodes") == 1  # the one full listing at the start
 
 
@@ -230,7 +230,7 @@ async def test_what_vanished_is_removed() -> None:
     assert world.words().count("service.removed") == 1
     assert world.journal.written[-1]["time"] == "2023-11-14T22:13:20.500000Z"
     assert world.journal.kept["s1"].removed
-    assert world.reconciler.services() == []
+    assert world.reconciler.cache.services() == []
 
 
 async def test_a_listing_older_than_a_removal_brings_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ async def test_what_happened_while_it_was_away_is_told_once() -> None:
     after = World(before.journal)
     after.put(ended("complete", 0))
     async with after.running():
-        await until(lambda: after.reconciler.services()[0].status == "complete")
+        await until(lambda: after.reconciler.cache.services()[0].status == "complete")
     assert after.words() == [
         *["service.created", "task.running", "service.running"],
         *["task.complete", "service.complete"],
@@ -345,7 +345,7 @@ async def test_a_journal_that_cannot_be_read_is_waited_for() -> None:
     running = asyncio.create_task(world.reconciler.run())
     await until(lambda: "services" in world.swarm.names())
     assert (world.journal.written, world.reconciler.stale_since is None) == ([], False)
-    assert [view.status for view in world.reconciler.services()] == ["running"]
+    assert [view.status for view in world.reconciler.cache.services()] == ["running"]
     world.journal.unreadable = False
     await until(lambda: world.reconciler.stale_since is None)
     assert world.words() == ["service.created", "task.running", "service.running"]
@@ -366,7 +366,7 @@ async def test_an_engine_that_is_away_makes_it_stale_not_blind(error: Exception)
             await until(lambda: world.reconciler.stale_since is not None)
         else:
             await asyncio.sleep(0.1)
-        assert [view.status for view in world.reconciler.services()] == ["running"]
+        assert [view.status for view in world.reconciler.cache.services()] == ["running"]
         assert "service.removed" not in world.words()
         world.put(ended("complete", 0))
         world.swarm.fails = {}
@@ -379,7 +379,7 @@ async def test_without_a_swarm_there_are_containers() -> None:
     world.swarm.fails = {name: NotAManager("no swarm") for name in ("nodes", "services", "tasks", "wanted_tasks")}
     world.containers.there = [container()]
     async with world.running():
-        assert [view.type for view in world.reconciler.services()] == ["container"]
+        assert [view.type for view in world.reconciler.cache.services()] == ["container"]
         await asyncio.sleep(0.1)
         assert world.reconciler.stale_since is None
     assert world.stale_changes == 1
@@ -402,7 +402,7 @@ async def test_what_was_made_is_known_before_its_id_is_told() -> None:
         await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
         assert world.words() == ["service.created"]
         assert world.journal.settled == ["nonce"]
-        found = world.reconciler.find("s1")
+        found = world.reconciler.cache.find("s1")
         assert found is not None
         assert (found.status, found.name) == ("pending", "one")
 
@@ -425,7 +425,7 @@ async def test_a_node_that_is_down_makes_its_services_unknown() -> None:
         for state, status in (("down", "unknown"), ("ready", "running")):
             world.swarm.its_nodes = [node(state=state)]
             world.reconciler.hint(Change("node", "n1"))
-            await until(lambda status=status: world.reconciler.services()[0].status == status)  # type: ignore[misc]
+            await until(lambda status=status: world.reconciler.cache.services()[0].status == status)  # type: ignore[misc]
         await until(lambda: world.words("n1") == ["node.joined", "node.down", "node.ready"])
     assert world.words() == ["service.created", "task.running", "service.running", "service.updated", "service.running"]
     assert [view.reason for view in world.told if view.status == "unknown"] == ["node_down"]
@@ -456,7 +456,7 @@ async def test_a_container_that_has_ended_is_inspected_once(seen: str, is_now: s
         world.containers.there = [container("ours", state={"Status": state})]
         await world.reconciler._list_containers(0.0)
     assert world.containers.names().count("container") == inspected
-    assert world.reconciler.services()[0].status == {"running": "running", "exited": "complete"}[is_now]
+    assert world.reconciler.cache.services()[0].status == {"running": "running", "exited": "complete"}[is_now]
 
 
 async def test_a_key_is_of_a_name_and_not_of_an_id() -> None:
@@ -464,9 +464,9 @@ async def test_a_key_is_of_a_name_and_not_of_an_id() -> None:
     world = World()
     world.put(ended("failed", 3), live("running", CreatedAt=LATER) | {"ID": "t2"}, Labels={"io.qmaster.body": "digest"})
     async with world.running():
-        found = world.reconciler.keyed("one")
-        assert world.reconciler.keyed("s1") is None
-        assert [each.id for each in world.reconciler.earlier("s1")] == ["t1"]
+        found = world.reconciler.cache.keyed("one")
+        assert world.reconciler.cache.keyed("s1") is None
+        assert [each.id for each in world.reconciler.cache.earlier("s1")] == ["t1"]
     assert found is not None
     assert (found[0].id, found[1]) == ("s1", "digest")
 
@@ -477,8 +477,8 @@ async def test_many_at_once_are_listed_together() -> None:
     world.swarm.there = [service(f"s{n}", f"name-{n}") for n in range(100)]
     await world.reconciler._look_at(Due(services=[f"s{n}" for n in range(100)]))
     assert [(name, len(ids)) for name, *ids in world.swarm.calls] == [("tasks", 100), ("services", 100)]
-    assert {view.created_at for view in world.reconciler.services()} == {CREATED}
-    assert len(world.reconciler.services()) == 100
+    assert {view.created_at for view in world.reconciler.cache.services()} == {CREATED}
+    assert len(world.reconciler.cache.services()) == 100
 
 
 @pytest.mark.parametrize(
@@ -500,7 +500,7 @@ async def test_the_service_is_read_where_a_task_is_new_ended_or_missing(tasks: t
     world.put(*tasks)
     await world.reconciler._list_some({"s1"}, set(), 1.0)
     assert world.swarm.names() == ["tasks", "services"] if read else ["tasks"]
-    (view,) = world.reconciler.services()
+    (view,) = world.reconciler.cache.services()
     assert [each.state for each in view.tasks] == [each["Status"]["State"] for each in tasks][-1:]
 
 
