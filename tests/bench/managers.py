@@ -26,6 +26,9 @@ SUBSCRIBERS = "qmaster_subscribers"
 FAILED = '"type":"io.qmaster.service.failed"'
 CLIENTS = 3  # of each quartermaster; of one alone, as many as of all
 ONE, ALL = 1, 3
+# Seconds after which even a thousand new services are no longer looked at: they are young for ten, and long looks pause
+# for up to fifteen.
+YOUNG = 30
 
 _JOBS = itertools.count(1)
 
@@ -101,12 +104,6 @@ class Site:
         before = self.asked()
         time.sleep(0.3)
         return self.asked() == before
-
-    def only_sweeps(self) -> bool:
-        """Whether there is no more than the one call a second of each."""
-        before = self.asked()
-        time.sleep(1)
-        return self.asked() - before <= len(self.servers)
 
     def cpu(self, count: int = ALL) -> float:
         """Seconds of processor that the first so many quartermasters have used."""
@@ -238,8 +235,7 @@ class Site:
         eventually(lambda: self.load(lambda: time.sleep(0.5)).all < QUIET, 120, "the engines are quiet")
         for server in self.servers:
             server.thaw()
-        if not self.world.quick:
-            eventually(self.only_sweeps, 60, "what waits has been looked at", every=0)
+        time.sleep(self.world.size(YOUNG * 10, 5) / 10)
         seconds, jobs, pause = self.world.size(80, 5) / 10, self.world.size(4, 1), self.world.size(20, 5) / 10
         client: Any = self.engines[0].client(timeout=60)
         sweeping, working, asked = {}, {}, {}
