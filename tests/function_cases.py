@@ -101,8 +101,9 @@ class FakeVersions(VersionStore):
             self.changed(each.function)
         return versions[-1]
 
-    def drop(self, name: str) -> None:
-        self.there = [each for each in self.there if each.function != name]
+    def drop(self, name: str, number: int | None = None) -> None:
+        """Remove one version of a function, or all."""
+        self.there = [each for each in self.there if each.function != name or number not in (None, each.number)]
         self.changed(name)
 
     def changed(self, name: str) -> None:

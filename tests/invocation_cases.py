@@ -94,6 +94,16 @@ class FakeInvoker(AsyncInvoker):
     async def redrive(self, invocation_id: str, by: Identity) -> InvocationView:
         return self._change(invocation_id, by, "dead", "queued")
 
+    async def redrive_all(self, function: str, page: str | None, by: Identity) -> tuple[int, str | None]:
+        """Redrives two at once."""
+        self.asked.append(("redrive_all", by.name, function, page))
+        if self.error:
+            raise self.error
+        dead = [each.id for each in self.there.values() if each.status == "dead" and each.function == function]
+        for each in dead[:2]:
+            self.end(each, status="queued")
+        return len(dead[:2]), str(int(page or 0) + 2) if len(dead) > 2 else None
+
     async def cancel(self, invocation_id: str, by: Identity) -> InvocationView:
         return self._change(invocation_id, by, "queued", "cancelled")
 

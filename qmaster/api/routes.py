@@ -188,6 +188,7 @@ def _invocation_routes(parts: AppState, common: Json) -> Routes:
         (r"/invocations", invocations.InvocationListHandler, invocation_parts),
         (r"/invocations/([^/]+)", invocations.InvocationHandler, invocation_parts),
         (r"/invocations/([^/]+)/redrive", invocations.RedriveHandler, invocation_parts),
+        (r"/functions/([^/]+)/redrive", invocations.RedriveAllHandler, invocation_parts),
     ]
 
 

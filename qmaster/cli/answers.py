@@ -190,6 +190,11 @@ class _Invocations(_Answer):
     next_page: str | None
 
 
+class _Redriven(_Answer):
+    redriven: int
+    next_page: str | None
+
+
 FUNCTIONS, INVOCATIONS = "/functions", "/invocations"
 DRY_RUN = "/run?dry_run=1"
 _ANSWERS = {
@@ -225,7 +230,7 @@ def _form(path: str, method: str) -> type[_Answer]:
         return _ShownInvocation
     if path.startswith(f"{FUNCTIONS}/") and method != "DELETE":
         _, _, action = path.removeprefix(f"{FUNCTIONS}/").partition("/")
-        return {"versions": _Versions, "invoke": _AcceptedCall}.get(action, _Published)
+        return {"versions": _Versions, "invoke": _AcceptedCall, "redrive": _Redriven}.get(action, _Published)
     return _ANSWERS.get(path, _Answer)
 
 

@@ -42,7 +42,7 @@ PATHS = [
     *("/functions", "/functions/x", "/functions/x/versions", "/functions/x/rollback", "/functions/x/logs"),
     *("/functions/x/invoke", "/2015-03-31/functions/x/invocations", "/fn/x/a"),
     *("/2021-11-15/functions/x/response-streaming-invocations", "/invocations", "/invocations/x"),
-    "/invocations/x/redrive",
+    *("/invocations/x/redrive", "/functions/x/redrive"),
 ]
 ODD_PATHS = [
     *("*", "//", "/run/", "/RUN", "/run//", "//run", "/run;x", "/run%2f", "/%72un", "/run%00", "/status/", "/logs/"),

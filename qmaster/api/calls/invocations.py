@@ -1,4 +1,4 @@
-"""Asynchronous calls: ``GET /invocations``, ``GET`` and ``DELETE /invocations/{id}``, and their redrive."""
+"""Asynchronous calls: ``GET /invocations``, ``GET`` and ``DELETE /invocations/{id}``, and redrives of dead ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,6 @@ class InvocationsHandler(BaseHandler):
         """
         document = self.document()
         identity = self.identify(document, "invoke")
-        self.parameters()
         if document:
             raise BadRequest(f"unknown field {quote(next(iter(document)))}; only token is known")
         return identity
@@ -116,14 +115,29 @@ class InvocationHandler(InvocationsHandler):
     head = get
 
     async def delete(self, invocation_id: str) -> None:
-        await self.answer_view(await self.asynchronous.cancel(invocation_id, self.identify_change()))
+        identity = self.identify_change()
+        self.parameters()
+        await self.answer_view(await self.asynchronous.cancel(invocation_id, identity))
 
 
 class RedriveHandler(InvocationsHandler):
     """``POST /invocations/{id}/redrive``."""
 
     async def post(self, invocation_id: str) -> None:
-        await self.answer_view(await self.asynchronous.redrive(invocation_id, self.identify_change()))
+        identity = self.identify_change()
+        self.parameters()
+        await self.answer_view(await self.asynchronous.redrive(invocation_id, identity))
+
+
+class RedriveAllHandler(InvocationsHandler):
+    """``POST /functions/{name}/redrive``."""
+
+    async def post(self, name: str) -> None:
+        identity = self.identify_change()
+        page = _page(self.parameters("page").get("page"))
+        redriven, following = await self.asynchronous.redrive_all(name, page, identity)
+        self.log_fields |= {"function": name}
+        await self.answer({"success": True, "redriven": redriven, "next_page": following})
 
 
 def _status(values: list[str] | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...functions.asynchronous.invoker import REDRIVEN_AT_ONCE
 from ...models.invocations import STATUSES, InvocationView
 from ..calls.invocations import LIMIT, MAX_LIMIT
 from .parts import INVOKE, STRING, answer, guarded, query, ref, wait_query
@@ -107,6 +108,26 @@ PATHS: Mapping[str, Json] = {
             },
         },
     },
+    "/functions/{name}/redrive": {
+        "parameters": [ref("parameters/Name")],
+        "post": {
+            "operationId": "redriveAll",
+            "tags": ["functions"],
+            "summary": "Try the dead asynchronous calls of a function again",
+            "description": "Those of the token; all, for the root token. The oldest first, at most "
+            f"{REDRIVEN_AT_ONCE}; go on with `next_page`.",
+            "security": INVOKE,
+            "parameters": [query("page", {"type": "string", "minLength": 1}, "`next_page` of the answer before.")],
+            "responses": {
+                "200": answer(
+                    "So many are queued again.",
+                    "RedrivenAnswer",
+                    {"success": True, "redriven": REDRIVEN_AT_ONCE, "next_page": "81402"},
+                ),
+                **guarded(404, 503, 507),
+            },
+        },
+    },
 }
 PARAMETERS: Mapping[str, Json] = {
     "Invocation": {
@@ -136,6 +157,7 @@ def add_schemas(schemas: dict[str, Json]) -> None:
     page = {"type": ["string", "null"], "description": "For `page`; null: there are no more."}
     listed = {"type": "array", "items": ref("schemas/InvocationView")}
     schemas["InvocationsAnswer"] = _object(success=success, invocations=listed, next_page=page)
+    schemas["RedrivenAnswer"] = _object(success=success, redriven={"type": "integer", "minimum": 0}, next_page=page)
     schemas["AcceptedCall"] = _object(success=success, id=STRING, status={"type": "string", "enum": list(STATUSES)})
 
 

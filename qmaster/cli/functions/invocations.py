@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -88,10 +89,32 @@ async def _list(to: Connection, query: Query, limit: int, quiet: bool) -> int:
 
 
 @client_command("redrive")
-@click.argument("ids", nargs=-1, required=True, metavar="ID…")
-async def redrive(to: Connection, ids: tuple[str, ...]) -> int:
-    """Try dead asynchronous calls again; print each ID once it is queued."""
-    return await _change(to, "POST", "/redrive", ids)
+@click.argument("ids", nargs=-1, metavar="ID…")
+@click.option("--all", "function", metavar="NAME", help="All dead calls of this function, the oldest first.")
+async def redrive(to: Connection, ids: tuple[str, ...], function: str | None) -> int:
+    """Try dead asynchronous calls again; print each ID once it is queued, or with --all how many are."""
+    if bool(ids) == (function is not None):
+        raise ConfigError("redrive: expected IDs, or --all NAME")
+    return await (_change(to, "POST", "/redrive", ids) if function is None else _redrive_all(to, function))
+
+
+async def _redrive_all(to: Connection, function: str) -> int:
+    """Redrive step by step; while the queue is full, or the server is away, try again for some minutes."""
+    retry_policy = RetryPolicy(to.screen.say)
+    page: str | None = ""
+    count = 0
+    while page is not None:
+        step = partial(to.client.call, "POST", redrive_path(function), query=[("page", page)] if page else [])
+        try:
+            answer = await retry_policy.call(step)
+        except ClientError as error:
+            if not count:
+                raise
+            to.screen.say(f"{count} calls are queued again, the others are not: {error}")
+            return FAILED
+        count, page = count + answer["redriven"], answer["next_page"]
+    show_json({"success": True, "redriven": count}) if to.as_json else show(str(count))
+    return 0
 
 
 @client_command("cancel")
@@ -115,6 +138,11 @@ async def _change(to: Connection, method: str, suffix: str, ids: Sequence[str]) 
 
 
 # --- the end of one ---------------------------------------------------------------------------------------------------
+
+
+def redrive_path(function: str) -> str:
+    """Return the path that redrives the dead calls of a function."""
+    return f"{answers.FUNCTIONS}/{quote(function, safe='')}/redrive"
 
 
 def path_of(invocation_id: str) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -29,6 +29,7 @@ from .row import OVERHEAD, Content, Row
 from .store import InvocationStore, Write
 
 MAX_PAYLOAD = 1024 * 1024  # bytes of an input
+REDRIVEN_AT_ONCE = 500  # dead invocations of a function
 
 log = structlog.get_logger(__name__)
 
@@ -217,10 +218,7 @@ class AsyncInvoker:
         Raises:
             BadRequest: ``page`` is not from an answer.
         """
-        if page is not None and not (page.isascii() and page.isdigit() and len(page) < 19):
-            raise BadRequest(f"page: expected the next_page of an earlier answer; got {quote(page)}")
-        before = None if page is None else int(page)
-        rows, following = await self._store.listing(by.sees, function, status, limit, before)
+        rows, following = await self._store.listing(by.sees, function, status, limit, _place(page))
         return [row.view() for row in rows], None if following is None else str(following)
 
     async def redrive(self, invocation_id: str, by: Identity) -> InvocationView:
@@ -244,16 +242,68 @@ class AsyncInvoker:
         row = dead.revived(now)
         self._backlog.require_room(row.function, version.spec.queue, row.owner, row.size)
         self._backlog.accepted(row)
-        try:
-            done = await self._store.redrive(row)
-        except Exception:
-            self._backlog.ended(row)
-            raise
-        if not done:
-            self._backlog.ended(row)
+        if not await self._revive([row]):
             raise Conflict("the invocation is not dead any more")
-        self._attempts.look_at(self._backlog.line(row.function, row.qualifier))
         return row.view()
+
+    async def redrive_all(self, function: str, page: str | None, by: Identity) -> tuple[int, str | None]:
+        """Let dead invocations of a function be attempted again, the oldest first; one call is one step of all.
+
+        One stays dead if its version is no longer kept. One that dies again meanwhile is in no later step.
+
+        Args:
+            function: the name.
+            page: what the step before returned; None: the first step.
+            by: whose invocations; the root token has everyone's.
+
+        Returns:
+            How many are queued again, at most ``REDRIVEN_AT_ONCE``, and what ``page`` is for the next step; None: this
+            was the last. A step may have queued none although others follow.
+
+        Raises:
+            BadRequest: ``page`` is not from an answer.
+            NotFound: the token sees no such function.
+            QueueFull: as many wait for the function as may, so that none is queued again.
+            JournalFull: what waits takes as much of the journal as it may.
+        """
+        place = _place(page)
+        await self._require_counted()
+        self._versions.require()
+        if self._versions.latest(function) is None or not policy.sees_function(by.grant, function):
+            raise NotFound(f"no function has the name {quote(function)}")
+        rows, following = await self._store.dead(by.sees, function, REDRIVEN_AT_ONCE, place or 0)
+        now = time.time()
+        revived: list[Row] = []
+        for dead in rows:
+            version = self._attempts.version(dead)
+            if version is None:
+                continue
+            row = dead.revived(now)
+            try:
+                self._backlog.require_room(row.function, version.spec.queue, row.owner, row.size)
+            except HttpError:
+                if not revived:
+                    raise
+                following = dead.seq - 1
+                break
+            self._backlog.accepted(row)
+            revived.append(row)
+        done = await self._revive(revived) if revived else 0
+        log.info("invocations_redriven", function=function, count=done, by=by.name)
+        return done, None if following is None else str(following)
+
+    async def _revive(self, revived: Sequence[Row]) -> int:
+        """Write that invocations wait, which are counted already; return how many were still dead."""
+        done: set[str] = set()
+        try:
+            done = await self._store.redrive(revived)
+        finally:
+            for row in revived:
+                if row.id not in done:
+                    self._backlog.ended(row)
+        for line in {self._backlog.line(row.function, row.qualifier) for row in revived}:
+            self._attempts.look_at(line)
+        return len(done)
 
     async def cancel(self, invocation_id: str, by: Identity) -> InvocationView:
         """Cancel an invocation that waits; one that is cancelled stays so.
@@ -352,6 +402,17 @@ class AsyncInvoker:
         if there is None or (own is not None and there == own[0]):
             return NotFound(f"no invocation has the id {quote(invocation_id)}")
         return NotFound(f"no invocation has the id {quote(invocation_id)} here; the quartermaster at {there} has it")
+
+
+def _place(page: str | None) -> int | None:
+    """Return the place that a page begins at.
+
+    Raises:
+        BadRequest: it is not from an answer.
+    """
+    if page is not None and not (page.isascii() and page.isdigit() and len(page) < 19):
+        raise BadRequest(f"page: expected the next_page of an earlier answer; got {quote(page)}")
+    return None if page is None else int(page)
 
 
 def _size(order: Order) -> int:

@@ -22,6 +22,7 @@ Write = Callable[[sqlite3.Connection], object]
 
 SCANNED = 5000  # rows that one page of a listing looks at
 MAX_PAGE = 1024 * 1024  # characters of errors after which a page ends: each may have a stack of 200 KiB
+MAX_REVIVED = 8 * 1024 * 1024  # bytes of invocations that one redrive writes again
 EXPIRED_AT_ONCE = 200
 
 _SMALL = (
@@ -151,19 +152,22 @@ class InvocationStore:
         await self._journal.write(work, size=size, durable=row.status == "cancelled")
         return ended[0]
 
-    async def redrive(self, row: Row) -> bool:
-        """Let a dead invocation wait again; return False if it is not dead."""
-        done: list[bool] = []
+    async def redrive(self, rows: Sequence[Row]) -> set[str]:
+        """Let dead invocations wait again; return the ids of those that were still dead."""
+        done: set[str] = set()
         query = (
             "UPDATE invocations SET status = 'queued', due = ?, until = ?, tries = 0, ended = NULL, error = NULL,"
             " told = 1, size = ? WHERE id = ? AND status = 'dead'"
         )
 
         def work(db: sqlite3.Connection) -> None:
-            done[:] = [db.execute(query, (row.due, row.until, row.size, row.id)).rowcount > 0]
+            done.clear()
+            for row in rows:
+                if db.execute(query, (row.due, row.until, row.size, row.id)).rowcount:
+                    done.add(row.id)
 
         await self._journal.write(work, durable=True)
-        return done[0]
+        return done
 
     async def cancel_waiting(self, function: str, ended: float, limit: int) -> list[Row]:
         """Cancel some of the invocations of a function that wait, and return them."""
@@ -223,6 +227,35 @@ class InvocationStore:
                     rows.append(_row(found))
                     size += sum(len(value) for value in found if isinstance(value, str))
                 if len(rows) == limit or scanned == SCANNED or size > MAX_PAGE:
+                    return rows, last
+            return rows, None
+
+        return await self._journal.read(read)
+
+    async def dead(self, owner: str | None, function: str, limit: int, after: int) -> tuple[list[Row], int | None]:
+        """Return dead invocations of a function, the oldest first, and the place after which the next ones begin.
+
+        Args:
+            owner: whose; None: everyone's.
+            function: the name.
+            limit: how many at most; fewer are returned if they are large, or if many others lie between them.
+            after: the place after which they begin.
+        """
+        wanted = {"owner": owner, "after": after}
+        of_owner = "" if owner is None else " AND owner = :owner"
+        scan = (
+            "SELECT seq, function FROM invocations INDEXED BY invocations_by_status"  # noqa: S608 - text of ours
+            f" WHERE status = 'dead' AND seq > :after{of_owner} ORDER BY seq LIMIT {SCANNED}"
+        )
+
+        def read(db: sqlite3.Connection) -> tuple[list[Row], int | None]:
+            rows: list[Row] = []
+            size = 0
+            for scanned, (last, name) in enumerate(db.execute(scan, wanted), 1):
+                if name == function:
+                    rows.append(_row(db.execute(_BY_PLACE, (last,)).fetchone()))
+                    size += rows[-1].size
+                if len(rows) == limit or scanned == SCANNED or size > MAX_REVIVED:
                     return rows, last
             return rows, None
 

@@ -355,6 +355,30 @@ async def test_a_dead_one_is_redriven(ask: Ask, invoker: FakeInvoker) -> None:
     assert (got.code, document(got)["status"]) == (200, "queued")
 
 
+async def test_all_dead_ones_of_a_function_are_redriven(ask: Ask, invoker: FakeInvoker) -> None:
+    """Step by step; the answer says how many, and where the next step begins."""
+    for _ in range(3):
+        invoker.end(await accepted(ask), status="dead")
+    told = []
+    for query in ("", "?page=2"):
+        got = await show(ask, f"/functions/hello/redrive{query}", method="POST")
+        contract.check_answer("/functions/{name}/redrive", "POST", got.code, got.headers, got.body)
+        told.append(document(got))
+    assert told == [
+        {"success": True, "redriven": 2, "next_page": "2"},
+        {"success": True, "redriven": 1, "next_page": None},
+    ]
+    assert invoker.asked == [("redrive_all", "alice", "hello", None), ("redrive_all", "alice", "hello", "2")]
+    for target, body, token, code in (
+        ("/functions/hello/redrive", b'{"ids": []}', "alice", 400),
+        ("/functions/hello/redrive?function=hello", None, "alice", 400),
+        ("/functions/hello/redrive?page=", None, "alice", 400),
+        ("/functions/hello/redrive", None, "reader", 403),
+    ):
+        assert (await ask(target, body, bearer(token), "POST")).code == code
+    assert len(invoker.asked) == 2
+
+
 @pytest.mark.parametrize(("method", "path"), [("DELETE", ""), ("POST", "/redrive")])
 async def test_a_change_takes_a_token_and_nothing_else(ask: Ask, invoker: FakeInvoker, method: str, path: str) -> None:
     """In the body too, as of other changes; a field or a parameter is a 400, a scope that is missing a 403."""

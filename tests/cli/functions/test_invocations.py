@@ -193,7 +193,8 @@ def test_one_is_shown(url: str, invoker: FakeInvoker) -> None:
         (("invocations", "--limit", "0"), 2, "0 is not in the range"),
         (("invocations", "--status", "ded"), 1, "status: expected one of queued,"),
         (("invoke", "hello", "--wait", "3"), 2, "--wait is for --async"),
-        (("redrive",), 2, "missing argument 'ID…'"),
+        (("redrive",), 2, "expected IDs, or --all NAME"),
+        (("redrive", "i1", "--all", "hello"), 2, "expected IDs, or --all NAME"),
         (("cron",), 2, "no such command 'cron': use schedules"),
     ],
 )
@@ -215,6 +216,19 @@ def test_calls_are_redriven_and_cancelled(url: str, invoker: FakeInvoker) -> Non
     assert invoker.there["i2"].status == "cancelled"
 
 
+def test_all_dead_calls_of_a_function_are_redriven(url: str, invoker: FakeInvoker) -> None:
+    """All steps of it; the number of calls is printed, also where a later step fails."""
+    dead = {f"i{number}": invocation(f"i{number}", status="dead", function="hello") for number in range(5)}
+    invoker.there = dict(dead)
+    assert told(run(url, "redrive", "--all", "hello")) == "5\n"
+    invoker.there = dict(dead)
+    assert json.loads(told(run(url, "--json", "redrive", "--all", "hello"))) == {"success": True, "redriven": 5}
+    assert [page for _, _, _, page in invoker.asked] == [None, "2", "4"] * 2
+    invoker.error = errors.QueueFull("100 calls wait")
+    done = run(url, "redrive", "--all", "hello")
+    assert (done.returncode, done.stderr) == (1, b"qmaster: 100 calls wait\n")
+
+
 # --- the forms of answers ---------------------------------------------------------------------------------------------
 
 
@@ -227,6 +241,7 @@ def test_the_answers_are_those_of_the_server() -> None:
         ("/invocations/i", "DELETE", openapi_invocations.QUEUED),
         ("/invocations/i/redrive", "POST", openapi_invocations.QUEUED),
         ("/functions/f/invoke", "POST", {"success": True, "id": "i", "status": "queued"}),
+        ("/functions/f/redrive", "POST", {"success": True, "redriven": 3, "next_page": None}),
     ):
         answers.check(path, example, method)
         with pytest.raises(msgspec.ValidationError):

@@ -29,7 +29,7 @@ from qmaster.errors import (
     NotFound,
     QueueFull,
 )
-from qmaster.functions.asynchronous import attempts
+from qmaster.functions.asynchronous import attempts, invoker, store
 from qmaster.functions.asynchronous.ids import address_of, new_id
 from qmaster.functions.asynchronous.row import OVERHEAD, Content, Row
 from qmaster.functions.instances.instance import Instance
@@ -510,6 +510,135 @@ async def test_a_dead_one_is_tried_again_only_by_who_may_call(tmp_path: Path) ->
             await here.invoker.redrive(invocation_id, without)
         assert (await here.invoker.get(invocation_id, without)).status == "dead"
         assert (await here.invoker.redrive(invocation_id, ALICE)).status == "queued"
+
+
+async def dead(here: Desk, called: Version, count: int, owner: str = "root", **fields: Any) -> list[str]:
+    """Accept so many calls, and return their ids once they are dead."""
+    here.handler = fails
+    ids = [await here.accept(called, owner=owner, **fields) for _ in range(count)]
+    for each in ids:
+        assert (await here.over(each)).status == "dead"
+    return ids
+
+
+async def all_steps(here: Desk, by: Identity = ROOT) -> list[int]:
+    """Redrive what is dead of ``hello``, and return how many calls each step has queued again."""
+    steps: list[int] = []
+    page: str | None = None
+    while page is not None or not steps:
+        count, page = await here.invoker.redrive_all("hello", page, by)
+        steps.append(count)
+    return steps
+
+
+async def test_all_dead_ones_are_tried_again_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one function, the oldest first; one that dies again is in no later step."""
+    monkeypatch.setattr(invoker, "REDRIVEN_AT_ONCE", 2)
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=0, max_instances=1))
+        other = here.stage.versions.publish(version("other", retries=0))
+        here.play()
+        first, ids = await dead(here, called, 1), await dead(here, other, 1)
+        ids += await dead(here, called, 4)
+        del here.handled[:]
+        count, page = await here.invoker.redrive_all("hello", None, ROOT)
+        await until(lambda: len(here.handled) == count == 2)
+        await here.over(first[0])
+        counts = [2]
+        while page is not None:
+            count, page = await here.invoker.redrive_all("hello", page, ROOT)
+            counts.append(count)
+        assert counts == [2, 2, 1]
+        await until(lambda: len(here.handled) == 5)
+        assert [call.id for call in here.handled] == [*first, *ids[1:]]
+        for each in [*first, *ids]:
+            view = await here.over(each)
+            assert (view.status, len(view.attempts)) == ("dead", 1 if each == ids[0] else 2)
+
+
+async def test_a_full_queue_ends_a_step(tmp_path: Path) -> None:
+    """What has found no room stays dead, and the next step begins there; with no room at all it is refused."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=0, max_instances=1, queue=3))
+        here.play()
+        ids = await dead(here, called, 3)
+        ids += await dead(here, called, 1)
+        here.handler = lambda call: call.payload
+        here.gate.clear()
+        del here.handled[:]
+        running = await here.accept(called)
+        await here.handles(1)
+        count, page = await here.invoker.redrive_all("hello", None, ROOT)
+        assert (count, here.invoker.queued()) == (3, {"hello": 3})
+        with pytest.raises(QueueFull):
+            await here.invoker.redrive_all("hello", page, ROOT)
+        assert (await here.invoker.get(ids[3], ROOT)).status == "dead"
+        here.gate.set()
+        for each in (running, *ids[:3]):
+            assert (await here.over(each)).status == "succeeded"
+        assert await here.invoker.redrive_all("hello", page, ROOT) == (1, None)
+        assert (await here.over(ids[3])).status == "succeeded"
+        assert (here.invoker.queued(), here.invoker._backlog._bytes.total()) == ({}, 0)
+
+
+async def test_a_step_has_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the journal writes each payload again."""
+    monkeypatch.setattr(store, "MAX_REVIVED", 250_000)
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=0))
+        here.play()
+        await dead(here, called, 5, payload=b'"' + b"x" * 100_000 + b'"')
+        assert await all_steps(here) == [3, 2]
+
+
+async def test_who_redrives_all(tmp_path: Path) -> None:
+    """A token redrives its own, of functions that it may call; the root token everyone's."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=0))
+        here.play()
+        mine, others = await dead(here, called, 1, "alice"), await dead(here, called, 1, "bob")
+        here.handler = lambda call: call.payload
+        with pytest.raises(NotFound):
+            await here.invoker.redrive_all("hello", None, Identity("alice", grant("alice", functions=("other-*",))))
+        with pytest.raises(NotFound):
+            await here.invoker.redrive_all("absent", None, ROOT)
+        assert await all_steps(here, ALICE) == [1]
+        assert (await here.over(mine[0])).status == "succeeded"
+        assert (await here.invoker.get(others[0], ROOT)).status == "dead"
+        assert await all_steps(here) == [1]
+        assert await all_steps(here) == [0]
+
+
+async def test_one_whose_version_is_gone_stays_dead(tmp_path: Path) -> None:
+    """The others are tried again."""
+    async with desk(tmp_path) as here:
+        first = here.stage.versions.publish(version(retries=0))
+        here.play()
+        [named], [newest] = await dead(here, first, 1, qualifier=1), await dead(here, first, 1)
+        here.stage.versions.publish(version("hello", 2))
+        here.stage.versions.drop("hello", 1)
+        here.handler = lambda call: call.payload
+        assert await all_steps(here) == [1]
+        assert (await here.over(newest)).status == "succeeded"
+        assert (await here.invoker.get(named, ROOT)).status == "dead"
+
+
+async def test_a_redrive_that_is_not_written_counts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stay dead."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=0))
+        here.play()
+        ids = await dead(here, called, 2)
+
+        async def fail(*args: object, **options: object) -> None:
+            raise JournalUnwritable("the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(here.journal, "write", fail)
+            with pytest.raises(JournalUnwritable):
+                await here.invoker.redrive_all("hello", None, ROOT)
+        assert (here.invoker.queued(), here.invoker._backlog._bytes.total()) == ({}, 0)
+        assert (await here.invoker.get(ids[0], ROOT)).status == "dead"
 
 
 async def test_one_that_waits_is_cancelled(tmp_path: Path) -> None:
