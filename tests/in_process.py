@@ -123,7 +123,7 @@ class InProcess:
     async def look(self) -> None:
         """What has changed at the engine is seen and told."""
         await self.server.runs.reconciler._list_all(asyncio.get_running_loop().time())
-        await self.server.runs.reconciler.commit()
+        await self.server.runs.publisher.commit()
 
     async def stop(self) -> None:
         self.server._tasks = self._tasks

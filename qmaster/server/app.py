@@ -33,7 +33,6 @@ from ..engine.spec import Defaults
 from ..engine.watcher import Change, Watcher
 from ..errors import ConfigError, EngineUnavailable, HttpError
 from ..events.broker import Broker, Filter, Tags
-from ..events.cloudevents import Event
 from ..events.frames import HEARTBEAT_EVERY
 from ..events.journal import MIB, Journal
 from ..events.stream import EventStream
@@ -57,7 +56,9 @@ from ..runs.callbacks import CallbackStore
 from ..runs.logs import LogReader
 from ..runs.outputs import OutputReader
 from ..runs.reaper import Reaper
-from ..runs.reconciler.reconciler import Reconciler, service_tags
+from ..runs.reconciler.cache import RunCache
+from ..runs.reconciler.publisher import Publisher, service_tags
+from ..runs.reconciler.reconciler import Reconciler
 from ..runs.recovery import Recovery
 from ..runs.results import ResultCollector
 from ..runs.service import RunConfig, RunService
@@ -99,6 +100,7 @@ class Runs(NamedTuple):
     """The parts that manage runs."""
 
     reconciler: Reconciler
+    publisher: Publisher
     collector: ResultCollector
     reaper: Reaper
     recovery: Recovery
@@ -138,8 +140,9 @@ class Server:
         self.engine = build_engine(config, self._metrics)
         self.journal = Journal(Path(config.data_dir), config.keep_facts, config.keep_days, config.keep_size)
         self.broker = Broker()
-        self.runs = build_runs(config, self.engine, self.journal, self.broker, self._count, self._max_kept)
-        self.events = build_events(self.journal, self.broker, self.runs.reconciler)
+        self.runs = build_runs(config, self.engine, self.journal, self.broker, self._max_kept)
+        self.runs.publisher.event_listeners += [self._metrics.event, self._run_stats.event]
+        self.events = build_events(self.journal, self.broker, self.runs)
         self.functions = self._build_functions(of_instances) if config.runtime_port else None
         self.watcher = build_watcher(
             self.engine, self.runs.reconciler, self.functions.store if self.functions else None
@@ -240,7 +243,7 @@ class Server:
         """
         config, engine, runs = self._config, self.engine, self.runs
         store = VersionStore(engine.configs)
-        announcer = Announcer(store, runs.reconciler)
+        announcer = Announcer(store, runs.publisher)
         store.listeners.append(announcer.versions_changed)
         registry_auth = RegistryAuth(Path(config.registry_auth_file) if config.registry_auth_file else None)
         registry_auth.load()
@@ -261,11 +264,12 @@ class Server:
             Reports(called, self._metrics.functions.instance),
             Place(config.runtime_port, config.advertise, connections),
         )
+        runs.publisher.listeners.append(instances.dispatcher.notice)
         room = config.keep_size * MIB // 2
         invocations = InvocationStore(self.journal)
         asynchronous = AsyncInvoker(instances.dispatcher, store, invocations, room, instances.address)
         instances.resume = asynchronous.resume
-        ends = InvocationEvents(invocations, runs.reconciler)
+        ends = InvocationEvents(invocations, runs.publisher)
         asynchronous.listeners += [ends.ended, self._metrics.functions.invocation]
         scheduler = Scheduler(store, Ticks(engine.configs, self.journal), self.journal, asynchronous)
         store.listeners.append(scheduler.versions_changed)
@@ -332,10 +336,6 @@ class Server:
         unkept = EngineUnavailable(f"the journal cannot be written: {journal}") if journal else None
         return self.engine.health.trouble or unkept or behind  # without the journal the cache does not catch up either
 
-    def _count(self, event: Event) -> None:
-        self._metrics.event(event)
-        self._run_stats.event(event)
-
     # -- background ------------------------------------------------------------------------------------------------
 
     def _start_tasks(self) -> None:
@@ -349,7 +349,7 @@ class Server:
             self._resume(),
             self._beat(),
             self._check(),
-            self._run_stats.recall(self.journal, self.runs.reconciler.position.last),
+            self._run_stats.recall(self.journal, self.runs.publisher.position.last),
             self._each_minute(),
         ]
         if self.functions is not None:
@@ -427,19 +427,17 @@ def build_runs(
     engine: Engine,
     journal: Journal,
     broker: Broker,
-    count: Callable[[Event], None],
     max_kept: Callable[[str], int | None],
 ) -> Runs:
     """Make the parts that start, watch, stop and end runs.
 
-    ``count`` gets each event; ``max_kept`` says how many ended ones an owner keeps.
+    ``max_kept`` says how many ended ones an owner keeps.
 
     Raises:
         ConfigError: a prefix of callbacks, or their key file, is wrong.
     """
-    reconciler = Reconciler(
-        engine.swarm, engine.containers, journal, broker.publish, count, lambda: engine.health.node_id
-    )
+    publisher = Publisher(RunCache(), journal, broker.publish)
+    reconciler = Reconciler(engine.swarm, engine.containers, journal, publisher, lambda: engine.health.node_id)
     collector = ResultCollector(engine.logs, journal, reconciler, config.output_limit)
     reaper = Reaper(engine.swarm, engine.containers, journal, reconciler, collector, max_kept)
     recovery = Recovery(engine.swarm, engine.containers, journal, CallbackStore(journal))
@@ -454,28 +452,29 @@ def build_runs(
         config.bind_mounts,
     )
     service = RunService(engine, journal, reconciler, reaper, recovery, options)
-    reconciler.listeners += [collector.notice, reaper.notice, service.waiters.notice]
+    publisher.listeners += [collector.notice, reaper.notice, service.waiters.notice]
     callbacks = Callbacks(receivers, recovery.callbacks, journal, reconciler)
-    reconciler.listeners.append(callbacks.of_runs.notice)
-    return Runs(reconciler, collector, reaper, recovery, service, callbacks)
+    publisher.listeners.append(callbacks.of_runs.notice)
+    return Runs(reconciler, publisher, collector, reaper, recovery, service, callbacks)
 
 
-def build_events(journal: Journal, broker: Broker, reconciler: Reconciler) -> EventStream:
-    """Make the event stream, which begins with what the reconciler has published."""
+def build_events(journal: Journal, broker: Broker, runs: Runs) -> EventStream:
+    """Make the event stream, which begins with what was published before."""
+    cache, reconciler, publisher = runs.publisher.cache, runs.reconciler, runs.publisher
 
     def snapshot(wants: Filter) -> tuple[list[Service], list[Node], list[FunctionVersion] | None]:
-        services = [view for view in reconciler.cache.published_services() if wants.shows(service_tags(view))]
-        nodes = reconciler.cache.node_views() if wants.lets_through(NODE) else []
-        told = [view for view in reconciler.cache.functions.published() if wants.owner in (None, view.owner)]
+        services = [view for view in cache.published_services() if wants.shows(service_tags(view))]
+        nodes = cache.node_views() if wants.lets_through(NODE) else []
+        told = [view for view in cache.functions.published() if wants.owner in (None, view.owner)]
         return services, nodes, told if "function" in wants.topics else None
 
     stream = EventStream(
         journal,
         broker,
-        lambda: reconciler.position,
+        lambda: publisher.position,
         snapshot,
         lambda: reconciler.stale_since,
-        lambda: reconciler.cursor_time,
+        lambda: publisher.cursor_time,
     )
     reconciler.stale_listeners.append(stream.beat)
     return stream

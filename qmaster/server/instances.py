@@ -85,7 +85,6 @@ class Instances:
         self._http = runtime.make_server(runtime.RuntimeApi(self.dispatcher, place.max_connections))
         self._sockets: list[socket.socket] = []
         versions.listeners.append(self.dispatcher.versions_changed)
-        runners.reconciler.listeners.append(self.dispatcher.notice)
 
     def listen(self) -> None:
         """Open the listening socket, or take the one that was inherited; connections wait until ``run`` accepts them.

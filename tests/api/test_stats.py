@@ -33,7 +33,8 @@ def end(home: InProcess, owner: str, status: str = "complete") -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     run = view(f"run of {owner}", status, owner=owner, function=None, created_at=now, started_at=now, finished_at=now)
     for event in cloudevents.of_service(None, run, now):
-        home.server._count(event)
+        for listener in home.server.runs.publisher.event_listeners:
+            listener(event)
 
 
 def called(home: InProcess, name: str, times: int = 1) -> None:

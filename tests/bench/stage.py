@@ -24,6 +24,8 @@ from qmaster.auth.authenticator import Authenticator
 from qmaster.events.broker import Broker, News, Tags
 from qmaster.events.journal import Journal
 from qmaster.events.stream import EventStream
+from qmaster.runs.reconciler.cache import RunCache
+from qmaster.runs.reconciler.publisher import Publisher
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.server import log
 
@@ -41,11 +43,12 @@ class Stage:
         self._broker = Broker()
         self._journal = Journal(folder, 100_000, 30)
         nobody = cast(Any, None)
-        self._reconciler = Reconciler(nobody, nobody, self._journal, self._broker.publish)
+        self._publisher = Publisher(RunCache(), self._journal, self._broker.publish)
+        self._reconciler = Reconciler(nobody, nobody, self._journal, self._publisher)
         self._event_stream = EventStream(
             self._journal,
             self._broker,
-            lambda: self._reconciler.position,
+            lambda: self._publisher.position,
             lambda wants: ([], []),
             lambda: None,
         )
@@ -70,14 +73,14 @@ class Stage:
 
     async def live(self, services: int, times: int) -> int:
         """Let so many services go through their lives together, so many times: a commit a state; how many events."""
-        before = self._reconciler.position.last
+        before = self._publisher.position.last
         for _ in range(times):
             names = [f"s{next(self._numbers)}" for _ in range(services)]
             for state in STATES:
                 for name in names:
-                    self._reconciler.cache.list_service(service(name, name), [_task(name, state)], time.monotonic())
-                await self._reconciler.commit()
-        return self._reconciler.position.last - before
+                    self._publisher.cache.list_service(service(name, name), [_task(name, state)], time.monotonic())
+                await self._publisher.commit()
+        return self._publisher.position.last - before
 
     def cpu(self) -> float:
         return time.process_time()

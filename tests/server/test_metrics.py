@@ -30,6 +30,8 @@ from qmaster.functions.invocations.invocation import Ended
 from qmaster.models.functions import FunctionStats, InstanceCounts
 from qmaster.models.invocations import InvocationView
 from qmaster.models.responses import FunctionRef, Node, Reserved, Result, Service
+from qmaster.runs.reconciler.cache import RunCache
+from qmaster.runs.reconciler.publisher import Publisher
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.views import status as lifecycle
 from qmaster.server.metrics import Metrics, Sources
@@ -286,13 +288,14 @@ async def test_the_reconciler_has_each_event_counted() -> None:
     labels = {"io.qmaster.managed": "true", "io.qmaster.owner": "root"}
     swarm = FakeSwarm(service(Labels=labels), tasks=(task("complete", code=0),))
     made: Any = swarm
-    reconciler = Reconciler(
-        made, FakeContainers(container(CONTAINER_ID)), FakeJournal(), lambda *_: None, count=metrics.event
-    )
+    journal = FakeJournal()
+    publisher = Publisher(RunCache(), journal, lambda news: None)
+    publisher.event_listeners.append(metrics.event)
+    reconciler = Reconciler(made, FakeContainers(container(CONTAINER_ID)), journal, publisher)
     await reconciler.load()
     await reconciler.look_up("one")
     await reconciler.look_up("box")
-    await reconciler.commit()
+    await publisher.commit()
     found = await read(metrics)
     assert found("runs_started_total", type="service") == found("runs_started_total", type="container") == 1
     assert found("runs_ended_total", type="service", status="complete", reason="exit") == 1

@@ -9,7 +9,7 @@ import structlog
 
 from ...errors import JournalUnwritable
 from ...models.invocations import InvocationView
-from ...runs.reconciler.reconciler import Reconciler
+from ...runs.reconciler.publisher import Publisher
 from .store import InvocationStore
 
 AT_ONCE = 200  # invocations read from the journal at once
@@ -23,19 +23,19 @@ class InvocationEvents:
 
     Args:
         store: knows which ends are not in the stream.
-        reconciler: publishes them.
+        publisher: publishes them.
     """
 
-    def __init__(self, store: InvocationStore, reconciler: Reconciler) -> None:
+    def __init__(self, store: InvocationStore, publisher: Publisher) -> None:
         self._store = store
-        self._reconciler = reconciler
+        self._publisher = publisher
         self._wake = asyncio.Event()
         self._since = time.time()
 
     def ended(self, view: InvocationView, status: str) -> None:
         """Publish an end soon. A cancelled invocation has no event."""
         if status != "cancelled":
-            self._reconciler.cache.ended.show(view)
+            self._publisher.cache.ended.show(view)
             self._wake.set()
 
     async def run(self) -> None:
@@ -45,8 +45,8 @@ class InvocationEvents:
             try:
                 self._wake.clear()
                 told_earlier = told_earlier or await self._tell_earlier()
-                while self._reconciler.cache.ended.waiting:
-                    await self._reconciler.commit()
+                while self._publisher.cache.ended.waiting:
+                    await self._publisher.commit()
             except JournalUnwritable:
                 await asyncio.sleep(RETRY_EVERY)
                 continue
@@ -58,6 +58,6 @@ class InvocationEvents:
     async def _tell_earlier(self) -> bool:
         while rows := await self._store.untold(self._since, AT_ONCE):
             for row in rows:
-                self._reconciler.cache.ended.show(row.view())
-            await self._reconciler.commit()
+                self._publisher.cache.ended.show(row.view())
+            await self._publisher.commit()
         return True

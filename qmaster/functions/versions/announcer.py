@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from ...errors import JournalUnwritable
-from ...runs.reconciler.reconciler import Reconciler
+from ...runs.reconciler.publisher import Publisher
 from .store import VersionStore
 
 AT_ONCE = 200  # functions in one transaction of the journal
@@ -21,12 +21,12 @@ class Announcer:
 
     Args:
         store: the versions; notify ``versions_changed`` of each change.
-        reconciler: publishes events, in one order with all others.
+        publisher: publishes events, in one order with all others.
     """
 
-    def __init__(self, store: VersionStore, reconciler: Reconciler) -> None:
+    def __init__(self, store: VersionStore, publisher: Publisher) -> None:
         self._store = store
-        self._reconciler = reconciler
+        self._publisher = publisher
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
 
@@ -39,7 +39,7 @@ class Announcer:
         """Publish the changes until cancelled; the first are those since the last process."""
         await self._store.listed.wait()
         await self._restored()
-        views = self._reconciler.cache.functions
+        views = self._publisher.cache.functions
         self._changed |= {*views.names(), *self._store.names()}
         while True:
             self._wake.clear()
@@ -54,20 +54,18 @@ class Announcer:
             await self._wake.wait()
 
     async def _restored(self) -> None:
-        """Wait until the journal has been read."""
-        while not self._reconciler.cache.restored:
-            await self._reconciler.load()
-            if not self._reconciler.cache.restored:
-                await asyncio.sleep(RETRY_EVERY)
+        """Wait until the reconciler has read the journal."""
+        while not self._publisher.cache.restored:  # noqa: ASYNC110 - once, at the start
+            await asyncio.sleep(RETRY_EVERY)
 
     async def _publish(self) -> None:
-        while self._changed or self._reconciler.cache.functions.dirty:
+        while self._changed or self._publisher.cache.functions.dirty:
             for name in sorted(self._changed)[:AT_ONCE]:
                 self._changed.remove(name)
                 self._show(name)
-            await self._reconciler.commit()
+            await self._publisher.commit()
 
     def _show(self, name: str) -> None:
         version = self._store.latest(name)
         if version is not None or not self._store.numbers(name):  # else it needs a newer quartermaster
-            self._reconciler.cache.functions.show(name, version)
+            self._publisher.cache.functions.show(name, version)

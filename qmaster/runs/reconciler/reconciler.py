@@ -1,4 +1,4 @@
-"""Turns hints and listings into events, turn by turn: list, compare, journal, then update cache and broker at once.
+"""Brings the cache up to date with the engine, turn by turn: wait for what is due, list it, publish the changes.
 
 The event loop owns it. Listings are the source of truth; a hint only says what to list.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from typing import Any
 
-import msgspec
 import structlog
 
 from ...engine.containers import Containers
@@ -20,29 +18,18 @@ from ...engine.labels import MANAGED
 from ...engine.services import Swarm
 from ...engine.watcher import Change
 from ...errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
-from ...events import cloudevents, frames
-from ...events.broker import News, Tags
-from ...events.cloudevents import Event
-from ...events.journal import NO_EPOCH, Journal, Position
-from ...events.rows import NewEvent, Record
-from ...models.functions import FunctionVersion
-from ...models.invocations import InvocationView
+from ...events import cloudevents
+from ...events.journal import Journal
 from ...models.responses import Node, Result, Service
 from ...models.units import rfc3339
 from ..views import run_view, task_status
-from .cache import CachedRun, RunCache
+from .cache import CachedRun
+from .publisher import Publisher
 from .schedule import Due, Schedule
 
 Json = dict[str, Any]
 
-MOST_AT_ONCE = 200  # services with events in one transaction
-
 log = structlog.get_logger(__name__)
-
-
-Publish = Callable[[list[News]], None]
-Listener = Callable[[Service], None]
-Count = Callable[[Event], None]
 
 
 class Reconciler:
@@ -51,9 +38,8 @@ class Reconciler:
     Args:
         swarm: the services, tasks and nodes.
         containers: the containers.
-        journal: numbers and stores events before they are published.
-        publish: sends events to subscribers.
-        count: called with each event.
+        journal: has the ends that an earlier process began.
+        publisher: publishes the changes of the cache.
         own_node: returns the id of this engine's node, None until known.
     """
 
@@ -62,39 +48,25 @@ class Reconciler:
         swarm: Swarm,
         containers: Containers,
         journal: Journal,
-        publish: Publish,
-        count: Count = lambda event: None,
+        publisher: Publisher,
         own_node: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.cache = RunCache()
+        self.cache = publisher.cache
         self.stale_since: str | None = rfc3339()
-        self.listeners: list[Listener] = []
         self.stale_listeners: list[Callable[[], None]] = []  # called when ``stale_since`` changes
         self._swarm = swarm
         self._containers = containers
         self._journal = journal
-        self._publish = publish
-        self._count = count
+        self._publisher = publisher
         self._own_node = own_node
-        self._commits = asyncio.Lock()
-        self._settled: set[str] = set()
         self._endings: dict[str, str] = {}  # why runs are being ended, by id; Docker cannot add a label to a container
         self._removing: dict[str, float] = {}  # id → when the engine removed it (seconds since 1970)
         self._schedule = Schedule()
         self._wake = asyncio.Event()
         self._sleeps_until = 0.0
-        self._published = 0
-        self.cursor_time = ""  # of the cursor of the last published event
-        self._complete_until = ""  # the time, as in a cursor, until which all changes are published; "" if not known
+        publisher.listeners.append(self._changed)
 
-    @property
-    def position(self) -> Position:
-        """The position of the last published event; the journal may be slightly ahead."""
-        if not self.cache.restored:
-            return Position(NO_EPOCH, 1, 0)
-        return self._journal.position._replace(last=self._published)
-
-    # -- hints and looks -------------------------------------------------------------------------------------------
+    # -- hints and looks ---------------------------------------------------------------------------------------------
 
     def hint(self, change: Change) -> None:
         """Schedule a look at what has changed."""
@@ -125,7 +97,7 @@ class Reconciler:
             raw = {"ID": service_id, "CreatedAt": rfc3339(), "Spec": spec}
             self.cache.list_service(raw, [], time.monotonic())
         self._news(service_id)
-        await self.commit([nonce])
+        await self._publisher.commit([nonce])
 
     async def adopt_container(self, container_id: str, nonce: str) -> None:
         """Add a container that was just created, as ``adopt_service`` does a service.
@@ -136,7 +108,7 @@ class Reconciler:
         await self._list_container(container_id)
         if container_id not in self.cache.entries:
             raise EngineRefused("another client removed the container while it was being started")
-        await self.commit([nonce])
+        await self._publisher.commit([nonce])
 
     async def ending_container(self, container_id: str, why: str) -> None:
         """Publish that a container is being ended, because it was ``stopped`` or for its ``timeout``."""
@@ -147,7 +119,7 @@ class Reconciler:
         """Inspect a container and publish its changes."""
         await self._list_container(container_id)
         with contextlib.suppress(JournalUnwritable):
-            await self.commit()
+            await self._publisher.commit()
 
     def will_remove(self, run_id: str) -> None:
         """Record that a run is being removed because it was stopped."""
@@ -161,7 +133,7 @@ class Reconciler:
         """
         await self._ask_for_start(run_id)  # so that the view with the result also has the start
         if self.cache.show_result(run_id, result):
-            await self.commit()
+            await self._publisher.commit()
 
     async def refresh(self, service_id: str) -> Service | None:
         """List a service now.
@@ -202,7 +174,7 @@ class Reconciler:
         await self._list_container(name_or_id)
         return self.cache.find(name_or_id)
 
-    # -- running and publishing ------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -218,106 +190,16 @@ class Reconciler:
                 log.exception("reconcile_failed")
                 self._schedule.failed(time.monotonic())
 
-    async def commit(self, settled: Iterable[str] = ()) -> None:
-        """Write unpublished changes to the journal, then publish them, in one order.
-
-        Args:
-            settled: nonces of intents to settle in the same transaction.
-
-        Raises:
-            JournalUnwritable: the changes stay unpublished.
-        """
-        mine = set(settled)
-        self._settled |= mine
-        async with self._commits:
-            if mine and not mine & self._settled:
-                return  # another commit has settled them
-            try:
-                await self._commit()
-            except BaseException:
-                self._settled -= mine  # a waiting commit tries with its own only
-                raise
-
-    async def _commit(self) -> None:
-        if not self.cache.restored:
-            raise JournalUnwritable("the journal has not been read yet; try again")
-        # Taken at the same moment, so that the run of an intent is published before the intent is settled, or with it.
-        ids, (settled, self._settled) = sorted(self.cache.dirty), (self._settled, set())
-        try:
-            # All of 5,000 services in one transaction would take 50 MB, which the process would then keep.
-            *first, last = [ids[at : at + MOST_AT_ONCE] for at in range(0, len(ids), MOST_AT_ONCE)] or [[]]
-            for some in first:
-                await self._commit_some(some)
-            await self._commit_some(last, True, settled)
-        except BaseException:
-            self._settled |= settled
-            raise
-
-    async def _commit_some(self, ids: list[str], nodes: bool = False, settled: Collection[str] = ()) -> None:
-        fresh, unpublished = self.cache.take_unpublished(ids, nodes, rfc3339())
-        if not fresh and not settled:
-            return
-        position, at = self._journal.position, self._complete_until
-        encoded = [_encoded(event, position.epoch, position.last + 1 + i, at) for i, event in enumerate(fresh)]
-        try:
-            await self._journal.append(encoded, list(_records(fresh, self.cache.body)), sorted(settled))
-        except BaseException:
-            self.cache.put_back(unpublished)
-            raise
-        # No await from here on: the cache, the position and the published events stay consistent.
-        self.cache.mark_published(fresh)
-        if fresh:
-            self._published, self.cursor_time = position.last + len(fresh), at
-        self._publish(
-            [
-                News(
-                    frames.event(cloudevents.cursor(position.epoch, sequence, at), new.type, new.json),
-                    tags(event),
-                    sequence,
-                )
-                for sequence, (event, new) in enumerate(zip(fresh, encoded, strict=True), position.last + 1)
-            ]
-        )
-        for event in fresh:
-            self._count(event)
-        self._call_listeners(fresh)
-
-    def _call_listeners(self, fresh: list[Event]) -> None:
-        changed = {event.subject: event.view for event in fresh if isinstance(event.view, Service)}
-        # An empty context: a request's commit also publishes changes of others, whose log lines must not have its id.
-        context = contextvars.Context()
-        for view in changed.values():
-            if view.type == "service" and view.status not in run_view.OVER:
-                self._news(view.id)
-            for listener in self.listeners:
-                try:
-                    context.run(listener, view)
-                except Exception:  # one failed listener must not stop the others
-                    log.exception("listener_failed", run=view.id)
-
     async def load(self) -> None:
         """Restore the cache from the journal; while that cannot be read, the cache is kept but not published."""
         if self.cache.restored:
             return
-        try:
-            records, endings = await self._journal.records(), await self._journal.endings()
-            newest = await self._journal.newest()
-        except JournalUnwritable:
-            return
-        for record in records:
-            if record.kind == "node":
-                self.cache.nodes.restore(msgspec.json.decode(record.view, type=Node))
-            elif record.kind == "function":
-                self.cache.functions.restore(record.name, record.view)
-            else:
-                self.cache.restore(msgspec.json.decode(record.view, type=Service), record.body)
-        self._endings = endings | self._endings
-        self._published = self._journal.position.last
-        found = frames.parse_cursor(cloudevents.cursor_of(newest or b""))
-        self.cursor_time = self._complete_until = found[2] if found else ""
-        self.cache.restored = True
+        with contextlib.suppress(JournalUnwritable):
+            endings = await self._journal.endings()
+            await self._publisher.restore()
+            self._endings = endings | self._endings
 
-    # -- turns -----------------------------------------------------------------------------------------------------
+    # -- turns -------------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
         """Wait until something is due."""
@@ -333,6 +215,10 @@ class Reconciler:
         if self._schedule.news(service_id, time.monotonic(), whole) < self._sleeps_until:
             self._wake.set()
 
+    def _changed(self, view: Service) -> None:
+        if view.type == "service" and view.status not in run_view.OVER:
+            self._news(view.id)
+
     async def _turn(self) -> None:
         began, moment = time.monotonic(), time.time()
         due = self._schedule.take(began, self.cache.going)
@@ -344,8 +230,8 @@ class Reconciler:
             await self._list_container(container_id)
         await self._look_at(due)
         await self._ask_for_starts()
-        await self.commit()
-        self._complete_until = cloudevents.cursor_time(moment)
+        await self._publisher.commit()
+        self._publisher.complete_until = cloudevents.cursor_time(moment)
         self._fresh()
 
     async def _look_at(self, due: Due) -> None:
@@ -475,7 +361,7 @@ class Reconciler:
         self.cache.vanish(gone_id, rfc3339(at), self._endings.pop(gone_id, "") == "stopped")
         self._schedule.forget(gone_id)
 
-    # -- staleness -------------------------------------------------------------------------------------------------
+    # -- staleness ---------------------------------------------------------------------------------------------------
 
     def _stale(self, error: HttpError) -> None:
         if self.stale_since is None:
@@ -502,42 +388,3 @@ def _has_left(entry: CachedRun, there: Collection[str]) -> bool:
     going = [task_id for task_id, task in entry.tasks.items() if task["Status"]["State"] not in task_status.TERMINAL]
     over = not going and entry.current.status not in run_view.OVER
     return over or any(task_id not in there for task_id in going)
-
-
-def tags(event: Event) -> Tags:
-    """Return the attributes of an event that filters match."""
-    if isinstance(event.view, Node):
-        return Tags("node", event.subject, frozenset(), None)
-    if isinstance(event.view, FunctionVersion):
-        return Tags("function", event.subject, frozenset(), event.view.owner)
-    if isinstance(event.view, InvocationView):
-        return Tags("invocation", event.subject, frozenset(), event.view.owner, event.view.function)
-    return service_tags(event.view, event.topic)
-
-
-def service_tags(view: Service, topic: str = "service") -> Tags:
-    """Return the attributes of a service that filters match."""
-    labels = frozenset(f"{key}={value}" for key, value in view.labels.items())
-    return Tags(topic, view.id, labels, view.owner, view.function.name if view.function else None)
-
-
-def _encoded(event: Event, epoch: str, sequence: int, at: str) -> NewEvent:
-    return NewEvent(event.type, cloudevents.encode(event, epoch, sequence, at), tags(event).owner or "", event.subject)
-
-
-def _records(fresh: Iterable[Event], body: Callable[[str], str]) -> Iterable[Record]:
-    """Yield the record of each run, node and function after these events."""
-    last = {_record_id(event): event for event in fresh if event.topic != "invocation"}
-    for subject, event in last.items():
-        view, removed = msgspec.json.encode(event.view), event.type.endswith(".removed")
-        if isinstance(event.view, Node):
-            yield Record(subject, "node", event.view.hostname, removed, view)
-        elif isinstance(event.view, FunctionVersion):
-            yield Record(subject, "function", event.view.name, removed, view, owner=event.view.owner)
-        elif isinstance(event.view, Service):
-            yield Record(subject, "service", event.view.name, removed, view, body(subject), event.view.owner or "")
-
-
-def _record_id(event: Event) -> str:
-    """Return the id of the record that an event changes; a function may have the name that a run has as its id."""
-    return f"function/{event.subject}" if event.topic == "function" else event.subject

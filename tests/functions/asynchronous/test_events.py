@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from asynchronous_cases import ROOT, Desk, desk, fails
-from fakes import FakeContainers, FakeSwarm, until
+from fakes import until
 from function_cases import version
 
 from qmaster.events.broker import News
 from qmaster.functions.asynchronous.events import InvocationEvents
-from qmaster.runs.reconciler.reconciler import Reconciler
+from qmaster.runs.reconciler.cache import RunCache
+from qmaster.runs.reconciler.publisher import Publisher
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -21,9 +22,9 @@ pytestmark = pytest.mark.gen_test(timeout=60)
 async def announcing(here: Desk) -> AsyncIterator[list[News]]:
     """The process has a stream: what is published."""
     news: list[News] = []
-    reconciler = Reconciler(FakeSwarm(), FakeContainers(), here.journal, news.extend)
-    await reconciler.load()
-    ends = InvocationEvents(here.store, reconciler)
+    publisher = Publisher(RunCache(), here.journal, news.extend)
+    await publisher.restore()
+    ends = InvocationEvents(here.store, publisher)
     here.invoker.listeners.append(ends.ended)
     task = asyncio.create_task(ends.run())
     try:

@@ -1,25 +1,28 @@
 """versions.announcer: publications and removals in the stream; each once, across restarts and quartermasters."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from conftest import StartServer
-from fakes import FakeConfigs, FakeContainers, FakeSwarm, until
+from fakes import FakeConfigs, until
 from reconciler_cases import Journal
 from testbed import Engine, Server, eventually, sdk
 from testbed.server import free_port
 from testbed.subscriber import Subscriber
 from version_cases import AT, config, loaded, published
 
+from qmaster.errors import JournalUnwritable
 from qmaster.functions.versions import announcer
 from qmaster.functions.versions.announcer import Announcer
 from qmaster.functions.versions.store import VersionStore
 from qmaster.models.functions import FunctionVersion, Version
+from qmaster.runs.reconciler.cache import RunCache
 from qmaster.runs.reconciler.functions import FunctionViews
-from qmaster.runs.reconciler.reconciler import Reconciler
+from qmaster.runs.reconciler.publisher import Publisher
 
 Json = dict[str, Any]
 PUBLISHED, REMOVED = "io.qmaster.function.published", "io.qmaster.function.removed"
@@ -31,16 +34,25 @@ PUBLISHED, REMOVED = "io.qmaster.function.published", "io.qmaster.function.remov
 @asynccontextmanager
 async def process(journal: Journal, configs: FakeConfigs) -> AsyncIterator[VersionStore]:
     """One process of a quartermaster: its store; it has listed."""
-    reconciler = Reconciler(FakeSwarm(), FakeContainers(), journal, lambda news: None)
+    publisher = Publisher(RunCache(), journal, lambda news: None)
     store = loaded(configs)
-    made = Announcer(store, reconciler)
+    made = Announcer(store, publisher)
     store.listeners.append(made.versions_changed)
-    task = asyncio.create_task(made.run())
+    tasks = [asyncio.create_task(made.run()), asyncio.create_task(_restored(publisher))]
     try:
         yield store
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _restored(publisher: Publisher) -> None:
+    """Read the journal, as the reconciler does."""
+    while not publisher.cache.restored:
+        with contextlib.suppress(JournalUnwritable):
+            await publisher.restore()
+        await asyncio.sleep(0.002)
 
 
 def told(journal: Journal) -> list[tuple[str, str, int]]:

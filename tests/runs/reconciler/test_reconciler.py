@@ -17,8 +17,9 @@ from qmaster.errors import EngineAway, JournalUnwritable, NotAManager
 from qmaster.events import cloudevents, frames
 from qmaster.events.broker import News, Tags
 from qmaster.models.responses import Service
-from qmaster.runs.reconciler import reconciler as room
-from qmaster.runs.reconciler import schedule
+from qmaster.runs.reconciler import publisher, schedule
+from qmaster.runs.reconciler.cache import RunCache
+from qmaster.runs.reconciler.publisher import Publisher
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.reconciler.schedule import Due
 
@@ -37,10 +38,11 @@ class World:
         self.journal = journal or Journal()
         self.published: list[News] = []
         self.stale_changes = 0
-        self.reconciler = Reconciler(self.swarm, self.containers, self.journal, self._publish)
+        self.publisher = Publisher(RunCache(), self.journal, self._publish)
+        self.reconciler = Reconciler(self.swarm, self.containers, self.journal, self.publisher)
         self.reconciler.stale_listeners.append(self._stale_changed)
         self.told: list[Service] = []
-        self.reconciler.listeners.append(self.told.append)
+        self.publisher.listeners.append(self.told.append)
 
     def _publish(self, news: list[News]) -> None:
         self.published += news
@@ -99,7 +101,7 @@ async def test_an_event_is_published_as_it_is_in_the_journal() -> None:
     sent = [json.loads(one.frame.payload) for one in world.published]
     assert [frame["event"] for frame in sent] == world.journal.written
     assert [frame["cursor"] for frame in sent] == [f"{EPOCH}:{n + 1}" for n in range(len(sent))]
-    assert world.reconciler.cursor_time == ""  # until the first turn is over, it does not know how late they are
+    assert world.publisher.cursor_time == ""  # until the first turn is over, it does not know how late they are
     by_subject = {tags.subject: tags for _, tags, _ in world.published if tags and tags.topic != "task"}
     assert by_subject["s1"] == Tags("service", "s1", frozenset({"team=data"}), "alice")
     assert by_subject["n1"] == Tags("node", "n1", frozenset(), None)
@@ -333,7 +335,7 @@ async def test_a_cursor_has_the_time_until_which_all_is_told() -> None:
     last = world.journal.written[-1]
     assert last["type"] == "io.qmaster.service.removed"
     assert time_of(last["id"]) == told["io.qmaster.service.complete"]
-    assert after.reconciler.cursor_time in last["id"]
+    assert after.publisher.cursor_time in last["id"]
 
 
 @pytest.mark.slow
@@ -555,7 +557,7 @@ async def test_who_hears_of_a_change_acts_for_nobody() -> None:
     """What a listener begins, and logs, is not the request's whose commit has told the change: it may be another's."""
     world = World()
     seen: list[Json] = []
-    world.reconciler.listeners.append(lambda view: seen.append(structlog.contextvars.get_contextvars()))
+    world.publisher.listeners.append(lambda view: seen.append(structlog.contextvars.get_contextvars()))
     with structlog.contextvars.bound_contextvars(request="r-1"):
         await world.reconciler.load()
         await world.reconciler.adopt_service("s1", service()["Spec"], "nonce")
@@ -564,12 +566,12 @@ async def test_who_hears_of_a_change_acts_for_nobody() -> None:
 
 async def test_no_intent_is_settled_before_what_it_has_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where many are told in several transactions, and a run is adopted in the middle of them."""
-    monkeypatch.setattr(room, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(publisher, "MOST_AT_ONCE", 1)
     world = World()
     await world.reconciler.load()
     for number in range(4):
         world.reconciler.cache.list_service(service(f"s{number}", f"name-{number}"), [], 1.0)
-    telling = asyncio.create_task(world.reconciler.commit())
+    telling = asyncio.create_task(world.publisher.commit())
     await asyncio.sleep(0)
     spec = service("a", "adopted")["Spec"]
     adopting = asyncio.create_task(world.reconciler.adopt_service("a", spec, "nonce"))
@@ -583,7 +585,7 @@ async def test_no_intent_is_settled_before_what_it_has_made_is_told(monkeypatch:
 
 async def test_what_cannot_be_told_in_the_middle_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the intent that was to be settled with it."""
-    monkeypatch.setattr(room, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(publisher, "MOST_AT_ONCE", 1)
     world = World()
     await world.reconciler.load()
     for number in range(3):
@@ -596,5 +598,5 @@ async def test_what_cannot_be_told_in_the_middle_is_told_later(monkeypatch: pyte
         await adopting
     assert world.journal.settled == []
     world.journal.full = False
-    await world.reconciler.commit(["nonce"])
+    await world.publisher.commit(["nonce"])
     assert (world.journal.settled, set(world.journal.kept)) == (["nonce"], {"s0", "s1", "s2", "a"})
