@@ -104,6 +104,7 @@ class Journal:
         self._waiting: list[_Write] = []  # these are committed together
         self._is_writing = False
         self._db: sqlite3.Connection | None = None
+        self._synchronous = NORMAL  # as the connection has it
         self._inode = 0
         self._lock: int | None = None  # file descriptors, as is the next one
         self._mark: int | None = None
@@ -407,6 +408,7 @@ class Journal:
                 self._mark = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             write_mark(self._mark, position.epoch, position.last)
             self._inode, self._db, self.id = self._path.stat().st_ino, db, _id(db)
+            self._synchronous = NORMAL
             pruned = self._drop_old()  # rows that became too old since the last process
         except BaseException:
             self._db = None
@@ -454,19 +456,29 @@ class Journal:
     def _commit(self, work: Callable[[sqlite3.Connection], T], last: int | None = None, durable: bool = False) -> T:
         db = self._opened()
         self._require_file()
-        with _durability(db, durable), _transaction(db):
+        self._synchronize(db, FULL if durable else NORMAL)
+        with _transaction(db):
             done = work(db)
         if last is not None and self._mark is not None:
             with contextlib.suppress(OSError):  # it is committed; a mark that lags behind is harmless
                 write_mark(self._mark, self.position.epoch, last)
         return done
 
+    def _synchronize(self, db: sqlite3.Connection, wanted: str) -> None:
+        """Set what the next transaction waits for; it stays so, as one like it often follows."""
+        if self._synchronous != wanted:
+            db.execute(wanted)
+            self._synchronous = wanted
+
     def _require_file(self) -> None:
         """Check that the file still has its name: SQLite does not, and would write to a deleted file."""
-        with contextlib.suppress(OSError):
-            if self._path.stat().st_ino == self._inode:
-                return
-        raise sqlite3.OperationalError(f"{self._path} was deleted or replaced while it was open: restart quartermaster")
+        try:
+            inode = self._path.stat().st_ino
+        except OSError:
+            inode = 0
+        if inode != self._inode:
+            reason = "was deleted or replaced while it was open: restart quartermaster"
+            raise sqlite3.OperationalError(f"{self._path} {reason}")
 
     def _size(self, db: sqlite3.Connection) -> JournalSize:
         files = (self._path, Path(f"{self._path}-wal"))
@@ -571,19 +583,6 @@ def _id(db: sqlite3.Connection) -> str:
 
 
 # --- SQL -----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _durability(db: sqlite3.Connection, durable: bool) -> Iterator[None]:
-    """Have the transaction within survive a power failure too."""
-    if not durable:
-        yield
-        return
-    db.execute(FULL)
-    try:
-        yield
-    finally:
-        db.execute(NORMAL)
 
 
 @contextlib.contextmanager
