@@ -23,8 +23,9 @@ from qmaster.auth import authenticator, tokens
 from qmaster.auth.authenticator import Authenticator
 from qmaster.cli import base as commands_of_client
 from qmaster.cli import main, run
-from qmaster.engine import client, logs
+from qmaster.engine import calls as engine_calls
 from qmaster.engine import errors as failures
+from qmaster.engine import logs
 from qmaster.events import unsent
 from qmaster.functions.asynchronous import attempts, invoker
 from qmaster.functions.callbacks import queue, sender
@@ -287,9 +288,7 @@ def test_the_limits_are_those_of_the_code() -> None:
             f"{replays.MAX_REMEMBERED // 2**20} MiB, for {replays.REMEMBERED_FOR:g} s"
         ),
         "concurrent calls to Docker: short calls; registry requests; pulls; reads of ended runs' output; "
-        "stops of containers": "; ".join(
-            map(str, (client.CALLS, client.REGISTRY, client.PULLS, client.CAPTURES, client.STOPS))
-        ),
+        "stops of containers": "; ".join(map(str, (CALLS, REGISTRY, PULLS, CAPTURES, STOPS))),
         "queued calls of one token": f"{limiter.MAX_QUEUED} of each kind",
         "runtime API: time for the first head": f"{connections.HEAD_WITHIN:g} s",
         "runtime API: connections of one address that have sent no secret": (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from .client import CALLS, CAPTURES, PULLS, REGISTRY, SPARE, STOPS, Calls, Client, Count, Endpoint
+from .calls import CALLS, CAPTURES, PULLS, REGISTRY, SPARE, STOPS, Calls
+from .client import Client, Count
 from .configs import Configs
 from .containers import Containers
+from .endpoint import Endpoint
 from .health import Health
 from .images import Images, Registry
 from .logs import LogReaders, Logs

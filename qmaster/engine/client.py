@@ -6,28 +6,21 @@ Belongs to the event loop. Every failure is raised as an ``HttpError``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
-import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import aiohttp
-import docker.errors
 import docker.tls
-import docker.utils
 import msgspec
 import structlog
 from yarl import URL
 
-from ..errors import ConfigError, EngineAway, EngineRefused, EngineUnavailable, HttpError, NotFound
-from ..limiter import FairLimiter, acting_for
+from ..errors import EngineAway, EngineRefused, HttpError
+from .endpoint import Endpoint
 from .errors import (
     LATE,
     NO_API,
@@ -35,31 +28,17 @@ from .errors import (
     EngineStopping,
     EngineTimeout,
     EngineUnreached,
-    broken_off,
-    is_ambiguous,
-    outcome_open,
     refused,
     translate,
 )
-from .ssh import Tunnel, check_address
+from .ssh import Tunnel
 
 T = TypeVar("T")
 Json = dict[str, Any]
 Count = Callable[[str, str, float], None]
 
 CONNECT = 3.0  # seconds to connect
-LISTING = 3.0  # seconds for pings and listings
-CHANGE = 25.0  # seconds for other calls
-# Concurrent calls. One owner has at most half of them (see ``limiter``).
-CALLS = 16
-SPARE = 4  # for internal calls
-REGISTRY = PULLS = CAPTURES = 8
-STOPS = 64  # each lasts as long as its container's grace period
 CHUNK = 64 * 1024  # bytes of one read of a stream
-
-LOOK_AGAIN = (0.0, 0.3, 1.0)  # seconds; a broken answer may arrive before the engine has done its work
-LOOK_AWAY_EVERY = 0.5  # seconds; the engine may be restarting
-LOOK_UNTIL = 25.0  # seconds from the start of the call
 
 _VERSION = re.compile(r"[0-9]+\.[0-9]+")
 _OTHER_VERSION = re.compile(rb"client version \S+ is too (?:new|old)")
@@ -67,74 +46,6 @@ _OTHER_VERSION = re.compile(rb"client version \S+ is too (?:new|old)")
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT)
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An engine's address (``unix://``, ``tcp://``, ``ssh://``; None: the platform's socket) and TLS settings."""
-
-    base_url: str | None
-    tls: docker.tls.TLSConfig | None = None
-
-    @classmethod
-    def read(cls, docker_host: str, environ: Mapping[str, str]) -> Endpoint:
-        """Read ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH`` beside the host, as the docker command does.
-
-        Raises:
-            ConfigError: the address or the certificates cannot be used.
-        """
-        try:
-            verify = bool(environ.get("DOCKER_TLS_VERIFY")) and docker_host.startswith("tcp://")
-            _check(docker_host, verify)
-            return cls(docker_host or None, _tls(environ) if verify else None)
-        except (docker.errors.DockerException, ValueError) as error:
-            raise ConfigError(f"--docker-host: {error}") from None
-
-    @property
-    def is_ssh(self) -> bool:
-        """Whether the engine is reached through OpenSSH."""
-        return (self.base_url or "").startswith("ssh://")
-
-    @property
-    def url(self) -> str:
-        """The complete address as the SDK writes it: ``http+unix://…``, ``http://…`` or ``https://…``."""
-        return str(docker.utils.parse_host(self.base_url, tls=self.tls is not None))
-
-    @property
-    def socket(self) -> Path | None:
-        """The engine's local socket; None if it is reached over a network."""
-        if self.is_ssh:
-            return None
-        scheme, _, path = self.url.partition("://")
-        return Path(path) if scheme.endswith("unix") else None
-
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """Return a context with the certificates of ``DOCKER_CERT_PATH``, and no others of the environment."""
-        if self.tls is None or self.tls.cert is None:
-            return None
-        context = ssl.create_default_context(cafile=self.tls.ca_cert)
-        context.load_cert_chain(*self.tls.cert)
-        return context
-
-
-def _check(docker_host: str, verify: bool) -> None:
-    if docker_host.startswith("/"):
-        raise ValueError(f"an address begins with its scheme: write unix://{docker_host}")
-    if docker_host.startswith("ssh://"):
-        check_address(docker_host)
-        return
-    try:
-        docker.utils.parse_host(docker_host or None, tls=verify)
-    except docker.errors.DockerException:
-        raise ValueError(
-            f"expected unix:///var/run/docker.sock, tcp://host:2375 or ssh://user@host, not {docker_host!r}"
-        ) from None
-
-
-def _tls(environ: Mapping[str, str]) -> docker.tls.TLSConfig:
-    folder = Path(environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
-    certificate = (str(folder / "cert.pem"), str(folder / "key.pem"))
-    return docker.tls.TLSConfig(client_cert=certificate, ca_cert=str(folder / "ca.pem"), verify=True)
 
 
 class Body:
@@ -420,164 +331,3 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         return await response.read()
     except Exception as error:  # whatever aiohttp raises becomes an error of ours
         raise translate(error) from error
-
-
-class Calls:
-    """Calls of one kind, with limits on their time and number, shared fairly between owners, and counted.
-
-    Args:
-        client: sends the requests.
-        kind: the kind for the metrics, unless a call names another.
-        slots: the number of concurrent calls.
-        spare: additional slots for calls without an owner.
-        suspects: whether a call without an answer means that the engine may be away; not so if a registry is slow.
-    """
-
-    def __init__(self, client: Client, kind: str, slots: int, spare: int = 0, suspects: bool = True) -> None:
-        self.client = client
-        self._kind = kind
-        self._limiter = FairLimiter(slots, spare)
-        self._suspects = suspects
-
-    async def call(self, send: Callable[[], Awaitable[T]], within: float, kind: str = "") -> T:
-        """Wait for a slot, then make a call.
-
-        Args:
-            send: makes the request.
-            within: the time limit in seconds, not counting the wait for a slot.
-            kind: the kind for the metrics, if another than that of all.
-
-        Raises:
-            HttpError: the engine refused, or did not answer.
-            TooManyCalls: no slot was free in time; nothing was sent.
-        """
-        self.client.check()
-        began = time.monotonic()
-        give_back = await self._limiter.take()
-        try:
-            self.client.check()  # the engine may have gone while this call waited
-            return await self.client.bounded(send(), within, kind or self._kind, began)
-        except EngineAway as error:
-            if self._suspects:
-                self.client.suspect(error)
-            raise
-        finally:
-            give_back()
-
-    async def listing(self, path: str, filters: Mapping[str, Sequence[str]] | None = None, **params: str) -> bytes:
-        """GET a listing and return its JSON.
-
-        Args:
-            path: of the listing.
-            filters: Docker's filters.
-            params: the rest of the query.
-        """
-        if filters:
-            params["filters"] = json.dumps(filters)
-        return await self.call(lambda: self.client.send("GET", path, params), LISTING, "list")
-
-    async def inspect(self, path: str) -> Json | None:
-        """GET one object; None if it does not exist."""
-        try:
-            return decode(await self.call(lambda: self.client.send("GET", path), LISTING, "inspect"), Json)
-        except NotFound:
-            return None
-        except HttpError as error:
-            if is_ambiguous(error):
-                return None
-            raise
-
-    async def change(self, method: str, path: str, body: object = None, **params: str) -> None:
-        """Make a call that is safe to repeat; repeat it once if the connection broke."""
-
-        async def send() -> bytes:
-            try:
-                return await self.client.send(method, path, params, body)
-            except EngineAway as error:
-                if method != "POST" or not broken_off(error):  # aiohttp repeats all methods but POST
-                    raise
-            return await self.client.send(method, path, params, body)
-
-        await self.call(send, CHANGE, "change")
-
-    async def remove(self, method: str, path: str, **params: str) -> None:
-        """Make a call that removes something; if it does not exist, that is success."""
-        with contextlib.suppress(NotFound):
-            await self.change(method, path, **params)
-
-    async def create(
-        self,
-        path: str,
-        body: Json,
-        find: Callable[[], Awaitable[str | None]],
-        headers: Mapping[str, str] | None = None,
-        **params: str,
-    ) -> str:
-        """Create an object once and return its id; if the answer was lost, look for the object.
-
-        Args:
-            path: of the call.
-            body: the object.
-            find: returns the id of the object if it exists.
-            headers: additional headers.
-            params: the query.
-
-        Raises:
-            HttpError: it was not created, or the outcome is open; see ``outcome_open``.
-        """
-        until = time.monotonic() + LOOK_UNTIL
-        try:
-            said = await self.call(lambda: self.client.send("POST", path, params, body, headers), CHANGE, "create")
-            made = decode(said, Json)
-            made_id = made.get("ID") or made.get("Id")  # a service's, a container's
-            if not isinstance(made_id, str):
-                raise EngineRefused(NO_API)
-            return made_id
-        except HttpError as error:
-            if not outcome_open(error):
-                raise
-            log.warning("engine_outcome_open", reason=str(error))
-            with acting_for(None):  # the search must not wait in its owner's queue
-                found = await _look_for(find, until)
-            if found is None:
-                raise
-            return found
-
-    def give_up(self) -> None:
-        """Fail all calls that wait for a slot."""
-        self._limiter.refuse(lambda: EngineStopping(STOPPING))
-
-
-def segment(name: str) -> str | None:
-    """Quote a name or id for a path; return None if no object can have it, as Docker would redirect the request."""
-    return None if "/" in name or name in ("", ".", "..") else quote(name, safe="")
-
-
-def decode(body: bytes, kind: type[T]) -> T:
-    """Decode JSON.
-
-    Raises:
-        EngineRefused: it is not JSON, or of another type, so the server is no Docker engine.
-    """
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
-        raise translate(error) from error
-
-
-async def _look_for(find: Callable[[], Awaitable[str | None]], until: float) -> str | None:
-    """Call ``find`` a few times and return its result; while the engine is away, keep trying until ``until``."""
-    pauses = list(LOOK_AGAIN)
-    while pauses:
-        await asyncio.sleep(pauses[0])
-        try:
-            found = await find()
-        except EngineUnavailable as error:
-            if time.monotonic() > until or isinstance(error, EngineStopping):
-                raise
-            pauses[0] = LOOK_AWAY_EVERY
-            continue
-        if found is not None:
-            return found
-        pauses.pop(0)
-    return None

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ..errors import EngineRefused
-from .client import CHANGE, Calls, decode, segment
+from .calls import CHANGE, Calls, decode, segment
 
 Json = dict[str, Any]
 

@@ -16,7 +16,7 @@ from ..errors import BadRequest, Conflict, HttpError, NotFound, RegistryRefused
 from ..models.credentials import Credentials
 from ..models.images import Reference
 from ..models.requests import LABEL_PREFIX, PullPolicy
-from .client import CHANGE, Calls, decode, segment
+from .calls import CHANGE, Calls, decode, segment
 from .images import Images, Registry, image_path
 from .labels import MANAGED, RUN
 

@@ -10,7 +10,8 @@ from typing import TypedDict
 import structlog
 
 from ..errors import EngineAway, HttpError, NotAManager
-from .client import LISTING, Client, decode
+from .calls import LISTING, decode
+from .client import Client
 from .errors import manager_trouble
 
 PING_EVERY = 2.0  # seconds

@@ -20,7 +20,7 @@ from ..errors import EngineAway, EngineUnavailable, HttpError, RegistryRefused, 
 from ..models.credentials import Credentials, hide
 from ..models.images import Reference
 from ..models.requests import PullPolicy
-from .client import CHANGE, LISTING, Calls, decode
+from .calls import CHANGE, LISTING, Calls, decode
 from .errors import EngineBusy, EngineTimeout
 
 PULL_WITHIN = 600.0  # seconds

@@ -20,7 +20,8 @@ from urllib.parse import unquote_plus
 
 from ..errors import HttpError, NodeUnreachable, TooManyReaders
 from ..models.results import Line, Output, Stream
-from .client import CHANGE, Body, Calls, Client
+from .calls import CHANGE, Calls
+from .client import Body, Client
 from .errors import LATE, EngineTimeout, NotOfEngine, translate
 
 Kind = Literal["service", "task", "container"]

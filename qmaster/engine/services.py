@@ -11,7 +11,7 @@ from ..errors import BadRequest, EngineRefused, NotFound
 from ..models.credentials import Credentials
 from ..models.images import Reference
 from ..models.requests import LABEL_PREFIX, PullPolicy
-from .client import Calls, decode, segment
+from .calls import Calls, decode, segment
 from .images import Registry, image_path
 from .labels import RUN, STOPPED
 from .spec import ending_spec, marked_spec

@@ -15,7 +15,8 @@ from fakes import AUTH, until
 from raw_engine import MADE, PING, Say, Scripted, engine_and_client, raw_engine, reply, silence
 
 from qmaster.engine import Endpoint
-from qmaster.engine.client import CHUNK, Calls, Client, segment
+from qmaster.engine.calls import Calls, segment
+from qmaster.engine.client import CHUNK, Client
 from qmaster.engine.errors import NO_API, EngineBusy, EngineStopping, EngineTimeout, EngineUnreached, outcome_open
 from qmaster.errors import (
     BadRequest,
@@ -630,7 +631,7 @@ async def test_what_was_created_is_known_by_its_id(answer: Any) -> None:
 )
 async def test_a_lost_answer_is_looked_for(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A creation is sent once; what it made is adopted, and where it made nothing the error is told."""
-    monkeypatch.setattr("qmaster.engine.client.LOOK_AGAIN", (0.0, 0.0))
+    monkeypatch.setattr("qmaster.engine.calls.LOOK_AGAIN", (0.0, 0.0))
     for found in ("s1", None):
         made, client = calls(answer, "twice")
         looked: list[int] = []
@@ -663,7 +664,7 @@ async def test_a_creation_that_was_never_sent_is_not_looked_for() -> None:
 
 async def test_an_engine_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer was lost as it went down: what was made is found when it is up again."""
-    monkeypatch.setattr("qmaster.engine.client.LOOK_AWAY_EVERY", 0.0)
+    monkeypatch.setattr("qmaster.engine.calls.LOOK_AWAY_EVERY", 0.0)
     found: Iterator[Any] = iter([EngineAway("away"), EngineAway("away"), "id"])
 
     async def find() -> str | None:

@@ -8,7 +8,7 @@ from fakes import CONTAINER_ID, DIGEST, container
 from raw_engine import engine_and_client, reply
 
 from qmaster.engine import containers as room
-from qmaster.engine.client import Calls as RealCalls
+from qmaster.engine.calls import Calls as RealCalls
 from qmaster.engine.containers import Containers, own_container_id
 from qmaster.engine.labels import MANAGED, RUN
 from qmaster.errors import BadRequest, Conflict

@@ -10,7 +10,8 @@ from fakes import AUTH, DIGEST
 from raw_engine import RawEngine, Say, Scripted, engine_and_client, reply, silence
 
 from qmaster.engine import images
-from qmaster.engine.client import Calls, Client
+from qmaster.engine.calls import Calls
+from qmaster.engine.client import Client
 from qmaster.engine.errors import EngineTimeout, EngineUnreached, refused
 from qmaster.engine.images import KEPT, Images, Registry
 from qmaster.errors import EngineAway, HttpError, RegistryRefused, TooManyCalls

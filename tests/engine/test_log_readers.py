@@ -8,7 +8,7 @@ import pytest
 from fakes import until
 from raw_engine import Say, engine_and_client, reply, silence
 
-from qmaster.engine.client import Calls
+from qmaster.engine.calls import Calls
 from qmaster.engine.logs import MAX_READERS, LogReaders, LogRequest, Logs
 from qmaster.errors import EngineAway, EngineRefused, HttpError, NotFound, TooManyReaders
 

@@ -18,7 +18,7 @@ from testbed import Bed, Engine, Registry, Reply, Server, eventually, sdk, start
 from testbed.registry import User, login
 from testbed.wire import SIZE, Head, Reader
 
-from qmaster.engine.client import REGISTRY
+from qmaster.engine.calls import REGISTRY
 
 IMAGE = "busybox:local"
 KINDS = ["service", "container"]
