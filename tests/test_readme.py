@@ -23,9 +23,9 @@ from qmaster.auth import authenticator, tokens
 from qmaster.auth.authenticator import Authenticator
 from qmaster.cli import base as commands_of_client
 from qmaster.cli import main, run
-from qmaster.engine import calls as engine_calls
 from qmaster.engine import errors as failures
 from qmaster.engine import logs
+from qmaster.engine.calls import CALLS, CAPTURES, PULLS, REGISTRY, STOPS
 from qmaster.events import unsent
 from qmaster.functions.asynchronous import attempts, invoker
 from qmaster.functions.callbacks import queue, sender
