@@ -16,7 +16,7 @@ from qmaster.functions.asynchronous.invoker import AsyncInvoker, Order
 from qmaster.functions.asynchronous.store import InvocationStore
 from qmaster.functions.instances.instance import Instance
 from qmaster.functions.invocations.invocation import Call
-from qmaster.models.functions import Version
+from qmaster.models.functions import FunctionSpec, Version
 from qmaster.models.invocations import InvocationView
 
 ROOT = Identity("root")
@@ -41,6 +41,7 @@ class Desk:
         handled: the calls that instances got, in order.
         handler: what instances do; raises the error of a call.
         ends: the ends that listeners heard of.
+        specs: the status and the spec of each end of which callbacks could be told.
     """
 
     def __init__(self, folder: Path, room: int = ROOM) -> None:
@@ -50,7 +51,9 @@ class Desk:
         self.store = InvocationStore(self.journal)
         self.invoker = AsyncInvoker(self.stage.dispatcher, self.stage.versions, self.store, room)
         self.invoker.listeners.append(lambda view, status: self.ends.append(view))
+        self.invoker.at_end = lambda view, spec: self.specs.append((view.status, spec))
         self.ends: list[InvocationView] = []
+        self.specs: list[tuple[str, FunctionSpec]] = []
         self.handled: list[Call] = []
         self.handler: Handler = succeeds
         self.gate = asyncio.Event()  # instances answer while it is set

@@ -96,14 +96,16 @@ CREATE INDEX IF NOT EXISTS answers_by_owner ON answers (owner, at, size);
 
 # Asynchronous invocations of functions, in the order in which they were accepted; ``functions/store`` has the queries.
 # ``qualifier`` 0: the newest version. ``ended``: NULL until it is over; ``told``: whether its end is in the stream. The
-# small columns come first, so that a listing reads no payload. An older version ignores the table.
+# small columns come first, so that a listing reads no payload. ``version``: the config of the version that was called
+# last. ``called_versions`` has those of the calls that run: the swarm may no longer have them when the calls end. An
+# older version ignores the tables.
 INVOCATIONS = """
 CREATE TABLE IF NOT EXISTS invocations (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, function TEXT NOT NULL, qualifier INTEGER NOT NULL,
     number INTEGER NOT NULL, owner TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL, due REAL NOT NULL,
     until REAL NOT NULL, max_age REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, deadline REAL, started REAL,
     ended REAL, told INTEGER NOT NULL DEFAULT 1, size INTEGER NOT NULL, attempts TEXT NOT NULL DEFAULT '[]',
-    tick TEXT, key TEXT, digest TEXT, error TEXT, client_context TEXT, trace_id TEXT, content_type TEXT,
+    tick TEXT, key TEXT, digest TEXT, error TEXT, version TEXT, client_context TEXT, trace_id TEXT, content_type TEXT,
     payload BLOB, output BLOB
 );
 CREATE INDEX IF NOT EXISTS invocations_due ON invocations (function, qualifier, owner, due, seq, size)
@@ -114,6 +116,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS invocations_by_key ON invocations (key) WHERE 
 CREATE INDEX IF NOT EXISTS invocations_over ON invocations (owner, ended, size, seq) WHERE ended IS NOT NULL;
 CREATE INDEX IF NOT EXISTS invocations_by_status ON invocations (status, seq, owner, function);
 CREATE INDEX IF NOT EXISTS invocations_by_owner ON invocations (owner, seq, status, function);
+CREATE TABLE IF NOT EXISTS called_versions (id TEXT PRIMARY KEY, function TEXT NOT NULL, version BLOB NOT NULL)
+    WITHOUT ROWID;
 """
 
 # The newest tick of each schedule whose call was made, by function and key of the schedule. The same holds.
@@ -227,6 +231,9 @@ def _add_computed(db: sqlite3.Connection) -> None:
         for column, value in COMPUTED.items()
         if column not in columns
     )
+    invocations = {row[1] for row in db.execute("PRAGMA table_info(invocations)")}
+    if invocations and "version" not in invocations:
+        step += " ALTER TABLE invocations ADD COLUMN version TEXT;"
     step += f" {INDEXES} {LISTED if is_listed else f'{UNLISTED} {LISTED} {LIST_REMOVED};'}"
     db.executescript(f"BEGIN; {step} {ANSWERS} {INVOCATIONS} {TICKS} {CALLBACKS} COMMIT;")
 

@@ -268,7 +268,7 @@ class Server:
         room = config.keep_size * MIB // 2
         invocations = InvocationStore(self.journal)
         asynchronous = AsyncInvoker(instances.dispatcher, store, invocations, room, instances.address)
-        instances.resume = asynchronous.resume
+        instances.called, instances.resume = asynchronous.called, asynchronous.resume
         ends = InvocationEvents(invocations, runs.publisher)
         asynchronous.listeners += [ends.ended, self._metrics.functions.invocation]
         scheduler = Scheduler(store, Ticks(engine.configs, self.journal), self.journal, asynchronous)

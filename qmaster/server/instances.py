@@ -24,6 +24,7 @@ from ..functions.invocations.invocation import Reports
 from ..functions.jobs.jobs import Jobs
 from ..functions.jobs.runs import JobRuns
 from ..functions.versions.store import VersionStore
+from ..models.functions import Version
 from ..models.responses import Node
 
 ADOPT_EVERY = 0.2  # seconds between tries, while the engine is away or the versions are not listed
@@ -58,8 +59,8 @@ class Instances:
         place: where instances reach the runtime API.
 
     Attributes:
-        resume: takes up the calls of an earlier process, before any instance is served; raises HttpError to be called
-            again.
+        called: returns the versions whose calls an earlier process has handed over, by the id of the run that got one.
+        resume: takes up these calls, before any instance is served. Both raise HttpError to be called again.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Instances:
         reports: Reports,
         place: Place,
     ) -> None:
+        self.called: Callable[[], Awaitable[Mapping[str, Version]]] = _none
         self.resume: Callable[[], Awaitable[None]] = _nothing
         self._has_adopted = False
         self._engine = engine
@@ -124,7 +126,7 @@ class Instances:
         try:
             if not self._has_adopted:
                 waiting = await self._job_runs.waiting()
-                await self.scaler.adopt()
+                await self.scaler.adopt(await self.called())
                 self._jobs.abandon(waiting)
                 self._has_adopted = True
             await self.resume()
@@ -140,6 +142,10 @@ class Instances:
 
     def _ready_nodes(self) -> int:
         return sum(map(_takes_tasks, self._runners.reconciler.cache.node_views(with_reserved=False)))
+
+
+async def _none() -> Mapping[str, Version]:
+    return {}
 
 
 async def _nothing() -> None:

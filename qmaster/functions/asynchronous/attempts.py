@@ -224,7 +224,7 @@ class Attempts:
                 InvocationAttempt(started_at=rfc3339(now), instance=run_id),
             ),
         )
-        content = await self._store.begin(begun)
+        content = await self._store.begin(begun, version)
         if content is None:
             raise Conflict("the invocation is over")
         held.row = begun
@@ -263,7 +263,8 @@ class Attempts:
         """Write a failed attempt; the next one comes later, unless it was the last.
 
         One more than ``retries`` is made where quartermaster ended during an attempt (``lost``), which its instance may
-        not have got. Only one, so that a call that ends quartermaster does not do so for ever.
+        not have got. Only one, so that a call that ends quartermaster does not do so for ever. None is made of a
+        function, or a version, that was removed: what the attempt ended with is the end.
         """
         row = await self._last_state(held)
         if row.status != "running":  # the instance ended before the attempt was written
@@ -271,10 +272,16 @@ class Attempts:
         now = time.time()
         row = row.attempt_ended(now, fault)
         due = now + spec.retry_delay * 2.0 ** (row.tries - 1)
-        if row.tries > spec.retries + lost or due >= row.until or fault.type == TOO_LARGE:
+        was_last = row.tries > spec.retries + lost or due >= row.until or self._is_removed(row)
+        if was_last or fault.type == TOO_LARGE:
             await self._end(row, row.dead(fault, now), None, spec)
         else:
             await self._wait_again(line, row._replace(due=due))
+
+    def _is_removed(self, row: Row) -> bool:
+        """Return whether nothing is left to call; a version that needs a newer quartermaster is there."""
+        numbers = self._versions.numbers(row.function)
+        return not numbers or (row.qualifier != 0 and row.qualifier not in numbers)
 
     async def _refused(self, line: Line, held: InHand, error: HttpError) -> None:
         """Let an invocation wait again that no instance got; that is no attempt."""
@@ -345,17 +352,21 @@ class Attempts:
 
     # -- after a start ---------------------------------------------------------------------------------------------
 
-    def resume(self, row: Row) -> None:
-        """Take up an attempt that an earlier process has begun: its instance may still answer."""
+    def resume(self, row: Row, version: Version | None) -> None:
+        """Take up an attempt that an earlier process has begun: its instance may still answer.
+
+        Args:
+            row: of the invocation.
+            version: that was called, as the journal has it; None: an earlier version of quartermaster kept none.
+        """
         line = self._backlog.line(row.function, row.qualifier)
         if row.id in line.in_hand:
             return
         self._backlog.add_bytes(row.owner, row.size)
-        self._take(line, row, self._resumed(line, row))
+        self._take(line, row, self._resumed(line, row, version or self._versions.find(row.function, row.number)))
 
-    async def _resumed(self, line: Line, row: Row) -> None:
+    async def _resumed(self, line: Line, row: Row, version: Version | None) -> None:
         held = line.in_hand[row.id]
-        version = self._versions.find(row.function, row.number)
         invocation = Invocation(Call(row.id, b"", row.owner), asyncio.get_running_loop().time())
         run_id = row.attempts[-1].instance or ""
         if version is not None and self._dispatcher.resume(version, invocation, run_id, row.deadline or 0.0):
@@ -365,8 +376,9 @@ class Attempts:
         present = version or self._versions.latest(row.function)
         if present is not None:
             await self._failed(line, held, present.spec, gone, lost=True)
-        else:  # the function was removed
-            await self._wait_again(line, row)
+        else:  # the function was removed, and nobody knows what it was
+            now = time.time()
+            await self._end(row, row.attempt_ended(now, gone).dead(gone, now), None, None)
 
 
 def _room(line: Line, spec: FunctionSpec) -> int:

@@ -331,15 +331,26 @@ class AsyncInvoker:
             JournalUnwritable: try again.
         """
         await self._require_counted()
-        for row in await self._store.running():
-            self._attempts.resume(row)
+        for row, version in await self._store.running():
+            self._attempts.resume(row, version)
+
+    async def called(self) -> dict[str, Version]:
+        """Return the versions whose calls an earlier process has handed over, by the id of the run that got one.
+
+        Raises:
+            JournalUnwritable: try again.
+        """
+        found = await self._store.running()
+        return {row.attempts[-1].instance or "": version for row, version in found if version and row.attempts}
 
     async def run(self) -> None:
         """Attempt what waits, until cancelled."""
         await self._versions.listed.wait()
-        while not self._counted:
+        while True:
             try:
                 await self._require_counted()
+                await self._store.forget_versions()
+                break
             except JournalUnwritable:
                 await asyncio.sleep(PAUSE)
         await self._attempts.run()

@@ -13,6 +13,7 @@ import msgspec
 
 from ...events.journal import Journal
 from ...events.retention import ANSWERS_KEPT_FOR
+from ...models.functions import Version
 from ...models.invocations import InvocationAttempt, InvocationError, InvocationView, Status, with_output
 from ...models.responses import CallbackView
 from ...runs.callbacks import read_views
@@ -33,6 +34,10 @@ _BY_PLACE = f"SELECT {_SMALL} FROM invocations WHERE seq = ?"  # noqa: S608 - te
 # What is called with, of which a call that is over counts nothing; one that is dead is tried again with it.
 _KEPT_IF_DEAD = ", ".join(
     f"{column} = CASE WHEN ? = 'dead' THEN {column} END" for column in ("payload", "client_context", "trace_id")
+)
+_UNUSED = (
+    "id NOT IN (SELECT version FROM invocations INDEXED BY invocations_running"
+    " WHERE status = 'running' AND version IS NOT NULL)"
 )
 
 
@@ -88,18 +93,19 @@ class InvocationStore:
         found = await self._journal.read(lambda db: db.execute(query, (key, now - ANSWERS_KEPT_FOR)).fetchone())
         return None if found is None else (_row(found[1:]), found[0])
 
-    async def begin(self, row: Row) -> Content | None:
+    async def begin(self, row: Row, version: Version) -> Content | None:
         """Write that an attempt begins, and return what to call with; None if the invocation is over."""
         found: list[Content] = []
         query = (
-            "UPDATE invocations SET status = 'running', number = ?, tries = ?, deadline = ?, started = ?, attempts = ?"
-            " WHERE id = ? AND status IN ('queued', 'running')"
+            "UPDATE invocations SET status = 'running', number = ?, tries = ?, deadline = ?, started = ?, attempts = ?,"
+            " version = ? WHERE id = ? AND status IN ('queued', 'running')"
         )
 
         def work(db: sqlite3.Connection) -> None:
             found.clear()
-            values = (row.number, row.tries, row.deadline, row.started, row.attempts_json, row.id)
+            values = (row.number, row.tries, row.deadline, row.started, row.attempts_json, version.id, row.id)
             if db.execute(query, values).rowcount:
+                _keep_version(db, version)
                 columns = "payload, client_context, trace_id"
                 found.append(Content(*_one(db, columns, row.id)))
 
@@ -269,10 +275,19 @@ class InvocationStore:
         )
         return await self._journal.read(lambda db: [Waits(*row) for row in db.execute(query)])
 
-    async def running(self) -> list[Row]:
-        """Return the invocations that an instance had."""
-        query = f"SELECT {_SMALL} FROM invocations INDEXED BY invocations_running WHERE status = 'running'"  # noqa: S608
-        return await self._journal.read(lambda db: [_row(found) for found in db.execute(query)])
+    async def running(self) -> list[tuple[Row, Version | None]]:
+        """Return the invocations that an instance had, each with the version that was called, if that is kept."""
+        called = "(SELECT version FROM called_versions WHERE id = invocations.version)"
+        query = f"SELECT {called}, {_SMALL} FROM invocations INDEXED BY invocations_running WHERE status = 'running'"  # noqa: S608
+
+        def read(db: sqlite3.Connection) -> list[tuple[Row, Version | None]]:
+            return [(_row(small), _version(version)) for version, *small in db.execute(query)]
+
+        return await self._journal.read(read)
+
+    async def forget_versions(self) -> None:
+        """Forget the versions of which no call runs."""
+        await self._journal.write(lambda db: db.execute(f"DELETE FROM called_versions WHERE {_UNUSED}"))  # noqa: S608
 
     async def untold(self, before: float, limit: int) -> list[Row]:
         """Return some invocations that ended before a time and whose end is not in the stream, the oldest first."""
@@ -347,6 +362,25 @@ def _of_key(db: sqlite3.Connection, key: str, since: float) -> list[tuple[Row, s
     db.execute("UPDATE invocations SET key = NULL WHERE key = ? AND created < ?", (key, since))
     query = f"SELECT digest, {_SMALL} FROM invocations WHERE key = ?"  # noqa: S608 - text of ours
     return [(_row(found[1:]), found[0]) for found in db.execute(query, (key,))]
+
+
+def _keep_version(db: sqlite3.Connection, version: Version) -> None:
+    """Keep the version of a call that begins, and forget those of the function of which no call runs."""
+    if db.execute("SELECT 1 FROM called_versions WHERE id = ?", (version.id,)).fetchone():
+        return
+    db.execute(f"DELETE FROM called_versions WHERE function = ? AND {_UNUSED}", (version.function,))  # noqa: S608
+    # No instance is started by what is kept, so it has neither values of the environment nor the inputs of schedules.
+    spec = msgspec.structs.replace(version.spec, env={}, schedules=[])
+    kept = msgspec.json.encode(msgspec.structs.replace(version, spec=spec))
+    db.execute("INSERT INTO called_versions VALUES (?, ?, ?)", (version.id, version.function, kept))
+
+
+def _version(kept: bytes | None) -> Version | None:
+    """Decode a version; one that another version of quartermaster wrote may not be understood."""
+    try:
+        return None if kept is None else msgspec.json.decode(kept, type=Version)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _one(db: sqlite3.Connection, columns: str, invocation_id: str) -> tuple[bytes, str | None, str | None]:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 import structlog
 
@@ -22,6 +23,8 @@ from .pool import Pool
 from .scaling import Load, calls_need_one, too_few
 
 ROOM_WITHIN = 2.0  # seconds that a start waits for room if no idle instance can end for it
+
+NONE_CALLED: Mapping[str, Version] = MappingProxyType({})
 
 log = structlog.get_logger(__name__)
 
@@ -59,17 +62,22 @@ class Autoscaler:
                 async with asyncio.timeout(None if due == math.inf else max(0.0, due - _now())):
                     await changed.wait()
 
-    async def adopt(self) -> None:
+    async def adopt(self, called: Mapping[str, Version] = NONE_CALLED) -> None:
         """Take up the instances that an earlier process of this quartermaster has started.
+
+        Args:
+            called: the versions of the instances that have calls to finish, by the id of the run. Such a version may
+                have been removed meanwhile; instances of a removed version that have no call are killed.
 
         Raises:
             HttpError: the engine did not answer, or the versions are not known.
         """
         self._versions.require()
         for found in await self._launcher.running():
-            version = self._versions.by_id(found.version_id)
+            version = self._versions.by_id(found.version_id) or called.get(found.run_id)
             if version is not None:
                 self._life.adopt(version, found.run_id, found.secret)
+                self._set_least(self._life.pool(version))
             else:
                 log.info("instance_of_no_version", run=found.run_id)
                 self._launcher.kill(found.run_id)

@@ -5,7 +5,7 @@ import sqlite3
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -873,8 +873,8 @@ async def test_an_instance_that_dies_while_its_attempt_is_written(
         instance, invocation = await handed_over(here)
         written, go = here.store.begin, asyncio.Event()
 
-        async def slow(row: Row) -> Content | None:
-            content = await written(row)
+        async def slow(row: Row, called: Version) -> Content | None:
+            content = await written(row, called)
             await go.wait()
             return content
 
@@ -931,7 +931,7 @@ async def restarted(folder: Path, there: Version, *found: Found) -> AsyncIterato
     here.stage.versions.there = [there]
     here.stage.launcher.there = list(found)
     await here.journal.open()
-    await here.stage.scaler.adopt()
+    await here.stage.scaler.adopt(await here.invoker.called())
     await here.invoker.resume()
     await here.open()
     try:
@@ -1080,11 +1080,112 @@ async def test_an_end_that_was_not_committed_is_made_again(tmp_path: Path, monke
 
 
 async def test_a_function_that_was_removed_meanwhile(tmp_path: Path) -> None:
-    """Its invocations are cancelled once the versions are listed."""
-    called = version()
-    invocation_id, _ = await begun(tmp_path, called)
-    async with restarted(tmp_path, version("other")) as here:
-        assert (await here.over(invocation_id)).status == "cancelled"
+    """A call whose instance is gone is dead, as no other can be made; those that wait are cancelled."""
+    called = version(max_instances=1, on_failure="https://example.com/failed")
+    here = Desk(tmp_path)
+    await here.open()
+    here.stage.versions.publish(called)
+    here.gate.clear()
+    here.play()
+    running, waiting = await here.accept(called), await here.accept(called)
+    await here.handles(1)
+    await crash(here)
+    async with restarted(tmp_path, version("other")) as after:
+        view = await after.over(running)
+        assert (view.status, view.error and view.error.type) == ("dead", "Runtime.ExitError")
+        assert (await after.over(waiting)).status == "cancelled"
+        assert [(status, spec.on_failure) for status, spec in after.specs] == [("dead", called.spec.on_failure)]
+
+
+@pytest.mark.parametrize("since", ["removed", "newer", "published again"])
+async def test_an_instance_of_a_removed_version_finishes_its_call(tmp_path: Path, since: str) -> None:
+    """It is adopted after a restart, its answer is taken, and it ends; one that has no call is killed."""
+    called = version(on_failure="https://example.com/failed", env={"KEY": "value"})
+    others = {"removed": version("other"), "newer": version("hello", 2), "published again": version()}
+    invocation_id, found = await begun(tmp_path, called)
+    idle = Found("idle", called.id, "s" * 32)
+    async with restarted(tmp_path, others[since], found, idle) as here:
+        assert here.stage.launcher.killed == ["idle"]
+        instance = here.stage.dispatcher.instance(found.secret)
+        assert instance is not None
+        here.stage.dispatcher.answer(instance, invocation_id, b'"late"', "application/json")
+        view = await here.over(invocation_id)
+        assert (view.status, bytes(view.output), len(view.attempts)) == ("succeeded", b'"late"', 1)
+        assert [(status, spec.on_failure) for status, spec in here.specs] == [("succeeded", called.spec.on_failure)]
+        here.stage.dispatcher.ask(instance, "")
+        await until(lambda: here.stage.launcher.marked == [(found.run_id, "update")])
+
+
+async def test_an_attempt_that_fails_after_the_removal_is_the_last(tmp_path: Path) -> None:
+    """It is dead with its error, although it had retries left: nobody could make them."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(retries=2, retry_delay=0.1))
+        named = here.stage.versions.publish(version("named", retries=2, retry_delay=0.1))
+        here.stage.versions.publish(version("named", 2))
+        here.handler = fails
+        here.gate.clear()
+        here.play()
+        ids = [await here.accept(called), await here.accept(named, qualifier=1)]
+        await here.handles(2)
+        here.stage.versions.drop("hello")
+        here.stage.versions.drop("named", 1)
+        here.gate.set()
+        for each in ids:
+            view = await here.over(each)
+            assert (view.status, view.error and view.error.type, len(view.attempts)) == ("dead", "ValueError", 1)
+
+
+async def test_versions_are_kept_while_a_call_runs(tmp_path: Path) -> None:
+    """On disk, without values of the environment and inputs of schedules; later ones of the function replace it."""
+    every = {"cron": "@hourly", "input": "of the schedule"}
+    called = version(max_instances=1, env={"KEY": "secret value"}, schedules=[every])
+    invocation_id, found = await begun(tmp_path, called)
+    there, last = version("hello", 2), version("hello", 3)
+    async with restarted(tmp_path, called, found) as here:
+        assert [(name, each.id) for name, each in (await here.invoker.called()).items()] == [(found.run_id, called.id)]
+        [kept] = await kept_versions(here)
+        assert b"KEY" not in kept[1]
+        assert b"of the schedule" not in kept[1]
+        here.stage.launcher.started.append("")  # the next run has another name
+        here.play()
+        here.stage.versions.publish(there)
+        await here.over(await here.accept(there))
+        assert {each for each, _ in await kept_versions(here)} == {called.id, there.id}
+        instance = here.stage.life.of_run(found.run_id)
+        assert instance is not None
+        here.stage.dispatcher.answer(instance, invocation_id, b"1", "application/json")
+        await here.over(invocation_id)
+        here.stage.versions.publish(last)
+        await here.over(await here.accept(last))
+        assert [each for each, _ in await kept_versions(here)] == [last.id]
+    async with restarted(tmp_path, last) as here:
+        async with asyncio.timeout(20 * BUSY):
+            while await kept_versions(here):  # noqa: ASYNC110 - the journal tells of no change
+                await asyncio.sleep(0.01)
+
+
+async def test_a_journal_of_an_earlier_version_has_no_versions(tmp_path: Path) -> None:
+    """The one with the number of the call is taken; if the function was removed, the call is dead."""
+    called, removed = version(), version("removed")
+    invocation_id, found = await begun(tmp_path, called)
+    other_id, _ = await begun(tmp_path, removed)
+    earlier = "ALTER TABLE invocations DROP COLUMN version; DROP TABLE called_versions;"
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as db:
+        db.executescript(earlier)
+    async with restarted(tmp_path, called, found) as here:
+        instance = here.stage.dispatcher.instance(found.secret)
+        assert instance is not None
+        here.stage.dispatcher.answer(instance, invocation_id, b"1", "application/json")
+        assert (await here.over(invocation_id)).status == "succeeded"
+        view = await here.over(other_id)
+        assert (view.status, view.error and view.error.type) == ("dead", "Runtime.ExitError")
+        [attempt] = view.attempts
+        assert attempt.error == view.error
+
+
+async def kept_versions(here: Desk) -> list[tuple[str, bytes]]:
+    query = "SELECT id, version FROM called_versions"
+    return await here.journal.read(lambda db: db.execute(query).fetchall())
 
 
 @pytest.mark.slow

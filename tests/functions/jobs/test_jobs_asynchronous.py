@@ -82,6 +82,56 @@ async def test_an_input_that_cannot_be_is_not_accepted(tmp_path: Path, payload: 
         assert (await made.invoker.listing(ROOT, None, None, 10, None))[0] == []
 
 
+async def end(made: Desk) -> None:
+    """End as a killed process does: nothing more is written."""
+    await made.kill()
+    await made.invoker.close()
+    await made.journal.close()
+
+
+@pytest.mark.parametrize("since", ["removed", "newer", "published again"])
+@pytest.mark.parametrize(
+    ("found", "status", "error"),
+    [
+        (job_over("job-1", stdout="done"), "succeeded", None),
+        (view("job-1"), "succeeded", None),
+        (job_over("job-1", 3), "dead", "exit"),
+        (None, "dead", "Runtime.ExitError"),
+    ],
+    ids=["ended meanwhile", "still runs", "failed meanwhile", "gone"],
+)
+async def test_a_job_outlives_its_function_and_its_quartermaster(
+    tmp_path: Path, found: Service | None, status: str, error: str | None, since: str
+) -> None:
+    """The call ends as the job does, although its version was removed before the restart; callbacks are told."""
+    called = job(retries=0, on_success="https://example.com/done", on_failure="https://example.com/failed")
+    there = {"removed": job("other"), "newer": job(number=2), "published again": job()}[since]
+    first = Desk(tmp_path)
+    await first.open()
+    qualifier = 1 if since == "newer" else None
+    accepted = await first.accept(first.stage.versions.publish(called), qualifier=qualifier)
+    await begun(first)
+    name = first.stage.runs.started[0].name
+    await end(first)
+    async with desk(tmp_path) as second:
+        second.stage.versions.publish(there)
+        if found is not None:
+            second.stage.runs.there[name] = found
+        await second.invoker.resume()
+        if found is not None and found.status == "running":
+            await second.stage.settle()
+            second.stage.dispatcher.notice(job_over("job-1", stdout="done"))
+        if since == "published again" and found is None:  # there is something to call, and it is called once more
+            assert (await second.reaches(accepted, "queued")).attempts[0].error is not None
+            return
+        ended = await second.over(accepted)
+        assert (ended.status, ended.error and ended.error.type) == (status, error)
+        assert (len(ended.attempts), second.stage.runs.started) == (1, [])
+        assert [spec.on_success for _, spec in second.specs] == [called.spec.on_success]
+        if status == "succeeded":
+            assert ended.output == "done"
+
+
 @pytest.mark.parametrize(
     ("found", "status"),
     [
@@ -101,9 +151,7 @@ async def test_a_job_outlives_its_quartermaster(tmp_path: Path, found: Service |
     accepted = await first.accept(first.stage.versions.publish(called))
     await begun(first)
     name = first.stage.runs.started[0].name
-    await first.kill()
-    await first.invoker.close()
-    await first.journal.close()
+    await end(first)
     async with desk(tmp_path) as second:
         second.stage.versions.publish(called)
         if found is not None:
