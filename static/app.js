@@ -19,7 +19,9 @@ import * as trust from './trust.js';
 import { why } from './words.js';
 
 const KEPT = 'quartermaster.token'; // of the tab: sessionStorage
-const BETWEEN = 400; // milliseconds between drawings; the first change is drawn at once
+const BETWEEN = 400; // milliseconds between drawings, at least; the first change is drawn at once
+const REST = 20; // times as long as a drawing takes, layout and paint too, so that drawing takes a twentieth of a core,
+const LONGEST = 1000; // but at most so many milliseconds
 const TICK = 5000; // ages and rates move without an event
 
 // The views, by the first part of their address: what the navigation calls each, and its module. A module has
@@ -34,6 +36,7 @@ const VIEWS = {
 };
 const all = (selector) => document.querySelectorAll(selector);
 let drawn = 0;
+let between = BETWEEN;
 let due = 0;
 let view; // the name of the present one
 let remember = false; // the token, on this device
@@ -49,7 +52,7 @@ function take(frame) {
 
 function draw() {
   if (due) return;
-  const wait = drawn + BETWEEN - performance.now();
+  const wait = drawn + between - performance.now();
   const ask = () => requestAnimationFrame(paint);
   due = wait > 0 ? setTimeout(ask, wait) : ask();
 }
@@ -57,6 +60,7 @@ function draw() {
 function paint() {
   due = 0;
   drawn = performance.now();
+  setTimeout(() => (between = Math.min(LONGEST, Math.max(BETWEEN, REST * (performance.now() - drawn)))));
   trust.show();
   if (!store.synced) return;
   VIEWS[view][1].show();

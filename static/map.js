@@ -23,9 +23,10 @@ export function start() {
 export function show() {
   const boxes = gather();
   const nodes = [...store.nodes.values()].sort((a, b) => rank(a) - rank(b) || (a.hostname < b.hostname ? -1 : 1));
+  showSum(nodes, boxes);
   const had = columns;
   columns = new Map();
-  for (const node of [...nodes, ...others(boxes)]) {
+  for (const node of $('map').hidden ? [] : [...nodes, ...others(boxes)]) {
     const column = had.get(node.id) ?? makeColumn(node);
     had.delete(node.id);
     columns.set(node.id, column);
@@ -34,7 +35,6 @@ export function show() {
   }
   for (const { root } of had.values()) root.remove();
   arrange($('map'), [...columns.values()].map(({ root }) => root));
-  showSum(nodes, boxes);
 }
 
 /** Fold the nodes to a line, or unfold them. */

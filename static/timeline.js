@@ -5,13 +5,16 @@ import * as router from './router.js';
 import * as store from './store.js';
 import { clock, moment, why } from './words.js';
 
+const STEP = 40; // lines that are drawn at first, and added when the last one comes in sight
 const list = $('timeline');
-const nothing = el('li', { class: 'hint' });
+const end = el('li', { class: 'hint' }); // in sight: more lines are wanted
+const watcher = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && reach(limit + STEP));
 let rows = new Map(); // what repeats → its line
 let words = [];
 let [tasks, paused, below] = [false, false, false]; // below: the list is below the pointer
 let kept, keptUntil; // all changes, as of the pause
 let of, drawn; // which changes are drawn, and up to which
+let limit = STEP;
 
 export function start() {
   $('changes-find').addEventListener('input', () => refine({ change: $('changes-find').value }));
@@ -23,6 +26,14 @@ export function start() {
     show();
   });
   for (const name of ['pointerenter', 'pointerleave']) list.addEventListener(name, hover);
+  list.addEventListener('scroll', () => list.scrollTop || reach(STEP), { passive: true });
+}
+
+// All lines move at each change, so only those that can be seen are there.
+function reach(lines) {
+  if (limit === lines) return;
+  [limit, drawn] = [lines, null];
+  show();
 }
 
 function hover({ type, pointerType }) {
@@ -59,17 +70,25 @@ export function show() {
   drawn = until;
   const had = rows;
   rows = new Map();
-  for (const [repeated, all] of Map.groupBy((kept ?? everything()).filter(isWanted), subject)) {
+  const groups = [...Map.groupBy((kept ?? everything()).filter(isWanted), subject)];
+  for (const [repeated, all] of groups.slice(0, limit)) {
     const row = had.get(repeated) ?? el('li', { 'data-topic': all[0].topic });
     had.delete(repeated);
     rows.set(repeated, row);
     fill(row, all);
   }
   for (const row of had.values()) row.remove();
-  if (rows.size) nothing.remove();
-  else list.append(nothing);
-  say(nothing, store.changes.length ? 'No change has these words.' : 'Nothing has changed yet. What happens shows up here.');
   arrange(list, rows.values());
+  showEnd(groups.length - rows.size);
+}
+
+function showEnd(more) {
+  watcher.disconnect();
+  const nothing = store.changes.length ? 'No change has these words.' : 'Nothing has changed yet. What happens shows up here.';
+  say(end, rows.size ? `${more} more` : nothing);
+  if (rows.size && !more) return end.remove();
+  list.append(end);
+  if (more) watcher.observe(end); // anew: tells it again where it is still in sight
 }
 
 // In the order of time, also what was told late.

@@ -4,7 +4,7 @@ import re
 
 import msgspec
 from conftest import Browse
-from page_cases import row
+from page_cases import PHONE, row
 from playwright.sync_api import expect
 from testbed.crowd import TOKEN, Crowd
 
@@ -42,6 +42,30 @@ def test_a_filter_has_an_address(browse: Browse) -> None:
         page.reload()
         expect(page.locator("#table tbody tr[data-is]")).to_have_count(count)
         expect(page.locator("#search")).to_have_value("host-1")
+
+
+def test_the_parts_of_a_phone_have_addresses(browse: Browse) -> None:
+    """One at a time is shown; Back leads between them, a reload stays, and filters go with them."""
+    with Crowd(12, 0) as crowd:
+        page = browse(crowd.url, **PHONE).log_in(TOKEN)
+        services, nodes, timeline = (page.locator(each) for each in ("#table", "#map .machine >> nth=0", "#timeline"))
+        page.locator("#search").fill("host-1")
+        page.locator('[data-to="nodes"]').tap()
+        expect(page).to_have_url(f"{crowd.url}/#/live/nodes?q=host-1")
+        expect(nodes).to_be_visible()
+        expect(services).to_be_hidden()
+        page.locator('[data-to="timeline"]').tap()
+        expect(page).to_have_url(f"{crowd.url}/#/live/timeline?q=host-1")
+        expect(timeline.locator("li").first).to_be_visible()
+        expect(nodes).to_be_hidden()
+        page.reload()
+        expect(timeline).to_be_visible()
+        page.go_back()
+        expect(nodes).to_be_visible()
+        page.go_back()
+        expect(services).to_be_visible()
+        expect(page.locator("#search")).to_have_value("host-1")
+        expect(nodes).to_be_hidden()
 
 
 NAMES = """async (service) => {

@@ -100,12 +100,26 @@ def test_tasks_are_shown_on_demand(browse: Browse) -> None:
         expect(lines(page)).to_have_text([f"{name} running", f"{name} created"])
         page.locator("#changes-tasks").click()
         expect(page).to_have_url(f"{crowd.url}/#/?tasks=1")
-        expect(lines(page)).to_have_count(202)
+        expect(page.locator("#timeline li").last).to_have_text("162 more")
         expect(lines(page).first).to_have_text(f"{name} task 249 running on host-0")
         page.reload()
         expect(page.locator("#changes-tasks")).to_have_attribute("aria-pressed", "true")
         page.locator("#changes-tasks").click()
         expect(page).to_have_url(f"{crowd.url}/#/")
+
+
+def test_lines_out_of_sight_are_not_there(browse: Browse) -> None:
+    """They come as the list is scrolled to them, to the oldest; at the top, the first ones alone are drawn again."""
+    with Crowd(150, 0) as crowd:
+        page = browse(crowd.url).log_in(TOKEN)
+        timeline = page.locator("#timeline")
+        expect(lines(page)).to_have_count(40)
+        for count in (80, 120, 160, 200):
+            timeline.locator("li").last.scroll_into_view_if_needed()
+            expect(lines(page)).to_have_count(count)
+        expect(timeline).not_to_contain_text("more")
+        timeline.evaluate("(list) => list.scrollTo(0, 0)")
+        expect(lines(page)).to_have_count(40)
 
 
 def test_it_is_in_the_order_of_time(browse: Browse) -> None:

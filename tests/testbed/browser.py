@@ -92,7 +92,7 @@ class Visit:
         self.page.get_by_label("Token").fill(token)
         self.page.get_by_role("button", name="Connect").click()
         self.page.wait_for_selector('[data-link="live"]')
-        self.page.wait_for_selector("#map .machine", state="attached")
+        self.page.wait_for_selector('[data-filter="current"] b:not(:empty)', state="attached")  # it is drawn
         return self.page
 
     def paths(self) -> set[str]:
