@@ -21,12 +21,13 @@ from ...errors import HttpError, JournalUnwritable
 from ...limiter import FairLimiter, act_for
 from ...runs import callbacks
 from ...runs.callbacks import CallbackStore, Kind, Row
-from .sender import Sender
+from .sender import Answered, Sender
 from .webhooks import OPTION, Prefix, Receivers
 
 # Seconds from a failed try to the next, as Standard Webhooks suggests; then it is given up.
 DELAYS = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0)
 GONE = 410
+MAX_RETRY_AFTER = DELAYS[-1]  # seconds; a receiver that asks for more gets the next try then
 OF_PREFIX, AT_ONCE = 4, 32  # callbacks that are sent at once
 MAX_WAITING = 20_000  # callbacks of one owner
 LOOK_EVERY = 30.0  # seconds; the clock may be set
@@ -129,21 +130,26 @@ class CallbackQueue:
         async with self._slots.slot():
             body = await self._bodies[row.kind](row)
             said = body if isinstance(body, str) else await self._sender.send(row.id, row.url, body)
-            if isinstance(said, int) and 200 <= said <= 299:
+            if isinstance(said, Answered) and 200 <= said.status <= 299:
                 await self._recorded(lambda: self._store.delivered(row))
                 self._over(row)
                 self.tries["delivered"] += 1
-                log.info("callback_delivered", **_named(row), status=said)
+                log.info("callback_delivered", **_named(row), status=said.status)
                 return
-            again = isinstance(body, bytes) and said != GONE
-            await self._failed(row, said, self._delay(row) if again else None)
+            if isinstance(said, Answered):
+                error = f"the receiver answered {said.status}"
+                delay = None if said.status == GONE else self._delay(row, said.retry_after)
+            else:
+                error, delay = said, self._delay(row) if isinstance(body, bytes) else None
+            await self._failed(row, error, delay)
 
-    def _delay(self, row: Row) -> float | None:
-        """Return the seconds until the next try, None after the last one."""
-        return self._delays[row.attempts] if row.attempts < len(self._delays) else None
+    def _delay(self, row: Row, asked: float = 0.0) -> float | None:
+        """Return the seconds until the next try, None after the last one; ``asked``: what the receiver asks for."""
+        if row.attempts >= len(self._delays):
+            return None
+        return max(self._delays[row.attempts], min(asked, MAX_RETRY_AFTER))
 
-    async def _failed(self, row: Row, said: int | str, delay: float | None) -> None:
-        error = f"the receiver answered {said}" if isinstance(said, int) else said
+    async def _failed(self, row: Row, error: str, delay: float | None) -> None:
         await self._recorded(lambda: self._store.failed(row, error, delay))
         self.tries["given_up" if delay is None else "failed"] += 1
         if delay is None:

@@ -10,7 +10,9 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
 
 import aiohttp
 import structlog
@@ -30,9 +32,36 @@ MAX_HEADERS, MAX_LINE = 64, 4096  # of an answer
 # at most: of heads such as ``100 Continue``, 10,000 fit into the 256 KiB that asyncio reads at once, and take 90 ms.
 RECEIVED = 8192
 
+MAX_DIGITS = 9  # of the seconds of Retry-After
+BUSY = (429, 503)  # statuses whose header Retry-After counts
+
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 
 log = structlog.get_logger(__name__)
+
+
+class Answered(NamedTuple):
+    """The answer of a receiver: its status, and the seconds after which it wants the next try, 0 if it says none."""
+
+    status: int
+    retry_after: float = 0.0
+
+
+def seconds_of(retry_after: str, now: float) -> float:
+    """Return the seconds that a header ``Retry-After`` asks for (RFC 9110, section 10.2.3); 0 if it is none.
+
+    Args:
+        retry_after: seconds, or a date.
+        now: seconds since 1970.
+    """
+    text = retry_after.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:MAX_DIGITS])
+    try:
+        date = parsedate_to_datetime(text)
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
 
 
 async def look_up(host: str, port: int) -> list[str]:
@@ -163,8 +192,8 @@ class Sender:
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, webhook_id: str, url: str, body: bytes) -> int | str:
-        """Send a callback once; return the status of the answer, or as text why there is none."""
+    async def send(self, webhook_id: str, url: str, body: bytes) -> Answered | str:
+        """Send a callback once; return what the receiver answered, or as text why there is no answer."""
         prefix = self._receivers.prefix_of(url)
         if prefix is None:
             return "no prefix of --callbacks covers the URL"
@@ -190,17 +219,17 @@ class Sender:
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, url: URL, headers: Mapping[str, str], body: bytes) -> int:
+    async def _post(self, url: URL, headers: Mapping[str, str], body: bytes) -> Answered:
         async with (
             asyncio.timeout(self._timeout),
             self._open().post(url, data=body, headers=headers, allow_redirects=False) as response,
         ):
-            status = response.status
+            asked = response.headers.get("Retry-After", "") if response.status in BUSY else ""
             with contextlib.suppress(aiohttp.ClientError, OSError, EOFError, TimeoutError, ValueError):
                 async with asyncio.timeout(REST_WITHIN):  # a receiver may not expect that its answer is cut off
                     await response.content.readexactly(MAX_REST)
             response.close()
-            return status
+            return Answered(response.status, seconds_of(asked, time.time()))
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

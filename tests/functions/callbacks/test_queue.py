@@ -146,26 +146,44 @@ async def test_after_the_last_try_it_is_given_up(tmp_path: Path) -> None:
         assert len(receiver.got) == 4
 
 
-async def test_the_schedule_is_that_of_the_docs(tmp_path: Path) -> None:
-    """5 s, 5 min, 30 min, 2 h, 5 h, 10 h after each failure."""
-    now = 1_000_000.0
-    async with receiving(status(500)) as receiver:
-        qm = Quartermaster(tmp_path, receiver.url, delays=queue.DELAYS)
+async def waits(folder: Path, *answers: bytes) -> list[float]:
+    """The seconds from each failed try to the next, of a receiver that answers so."""
+    now, found = 1_000_000.0, []
+    async with receiving(*answers) as receiver:
+        qm = Quartermaster(folder, receiver.url, delays=queue.DELAYS)
         qm.store = qm.queue._store = CallbackStore(qm.journal, lambda: now)
         for lane in qm.queue._lanes.values():
             lane._store = qm.store
         async with working(qm):
             await qm.ended("one", receiver.url)
-            waits = []
             for number in range(1, 8):
                 view = await reached(lambda: qm.shown("one"), partial(_tried, number))
                 rows = await qm.journal.read(lambda db: db.execute("SELECT due FROM callbacks").fetchall())
                 if rows[0][0] is not None:
-                    waits.append(rows[0][0] - now)
+                    found.append(rows[0][0] - now)
                     now = rows[0][0]
                     qm.queue.wake()
-    assert waits == [5, 300, 1800, 7200, 18_000, 36_000]
     assert view.delivered_at is None
+    return found
+
+
+async def test_the_schedule_is_that_of_the_docs(tmp_path: Path) -> None:
+    """5 s, 5 min, 30 min, 2 h, 5 h, 10 h after each failure."""
+    assert await waits(tmp_path, status(500)) == [5, 300, 1800, 7200, 18_000, 36_000]
+
+
+async def test_a_receiver_may_ask_for_more_time(tmp_path: Path) -> None:
+    """With 429 and 503; less than the schedule's delay does not count, nor more than ten hours, nor other statuses."""
+    answers = [
+        status(429, "Retry-After: 60"),
+        status(503, "Retry-After: 3600"),
+        status(429, "Retry-After: 1"),
+        status(503, "Retry-After: 999999999"),
+        status(500, "Retry-After: 30000"),
+        status(503, "Retry-After: soon"),
+        status(429, "Retry-After: 60"),
+    ]
+    assert await waits(tmp_path, *answers) == [60, 3600, 1800, 36_000, 18_000, 36_000]
 
 
 async def test_what_is_no_longer_known_is_given_up(tmp_path: Path) -> None:

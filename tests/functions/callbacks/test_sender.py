@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from receivers import SECRET, Receiver, allowed, receiving, status
 from standardwebhooks import Webhook
 
 from qmaster.functions.callbacks.addresses import Reach
-from qmaster.functions.callbacks.sender import AddressRefused, Resolver, Sender, look_up
+from qmaster.functions.callbacks.sender import AddressRefused, Answered, Resolver, Sender, look_up, seconds_of
 
 pytestmark = pytest.mark.gen_test
 
@@ -54,7 +55,7 @@ async def sending(
     await made.close()
 
 
-async def send(folder: Path, receiver: Receiver, path: str = "hook", within: float = 20) -> int | str:
+async def send(folder: Path, receiver: Receiver, path: str = "hook", within: float = 20) -> Answered | str:
     async with sending(folder, receiver.url, within=within) as sender:
         return await sender.send("msg_1", receiver.url + path, BODY)
 
@@ -82,7 +83,7 @@ def flooding(flood: bytes) -> Iterator[str]:
 async def test_a_callback_is_one_signed_post(tmp_path: Path) -> None:
     """It is a CloudEvent in JSON, and has the three headers of Standard Webhooks, and nothing of ours beside."""
     async with receiving() as receiver:
-        assert await send(tmp_path, receiver, "a%20b/?x=%2e&y=[1]") == 204
+        assert await send(tmp_path, receiver, "a%20b/?x=%2e&y=[1]") == Answered(204)
     (got,) = receiver.got
     assert got.line == "POST /a%20b/?x=%2e&y=[1] HTTP/1.1"
     assert Webhook(SECRET).verify(got.body, got.headers) == json.loads(BODY)
@@ -95,7 +96,36 @@ async def test_a_callback_is_one_signed_post(tmp_path: Path) -> None:
 async def test_the_status_is_returned(tmp_path: Path, code: int) -> None:
     """Whoever sends decides what it means."""
     async with receiving(status(code)) as receiver:
-        assert await send(tmp_path, receiver) == code
+        assert await send(tmp_path, receiver) == Answered(code)
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(429, 120), (503, 120), (500, 0), (200, 0), (301, 0)])
+async def test_what_a_busy_receiver_asks_for_is_returned(tmp_path: Path, code: int, seconds: float) -> None:
+    """With the statuses that mean it."""
+    async with receiving(status(code, "Retry-After: 120")) as receiver:
+        assert await send(tmp_path, receiver) == Answered(code, seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120", 120),
+        (" 7 ", 7),
+        ("0", 0),
+        ("9" * 4000, 999_999_999),
+        ("Tue, 01 Dec 2026 08:01:00 GMT", 60),
+        ("Tue, 01 Dec 2026 08:01:00 -0000", 60),
+        ("Tue, 01 Dec 2026 07:00:00 GMT", 0),
+        ("Tue, 01 Dec 9999999 08:01:00 GMT", 0),
+        ("-5", 0),
+        ("1.5", 0),
+        ("\u0663", 0),
+        ("", 0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text: str, seconds: float) -> None:
+    """What is neither asks for nothing."""
+    assert seconds_of(text, datetime(2026, 12, 1, 8, tzinfo=UTC).timestamp()) == seconds
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
@@ -103,7 +133,7 @@ async def test_no_redirect_is_followed(tmp_path: Path, code: int) -> None:
     """Also to the same host: the new URL is of the receiver's choice."""
     async with receiving() as other, receiving(status(code, f"Location: {other.url}")) as receiver:
         async with sending(tmp_path, receiver.url, other.url) as sender:
-            assert await sender.send("msg_1", receiver.url, BODY) == code
+            assert await sender.send("msg_1", receiver.url, BODY) == Answered(code)
         assert other.connections == 0
         assert len(receiver.got) == 1
 
@@ -151,7 +181,7 @@ async def test_a_flood_of_heads_does_not_block_the_loop(tmp_path: Path, head: by
             gc.disable()  # what other tests have left takes it longer than the limit
             turning = asyncio.create_task(take_turns())
             try:
-                assert await sender.send("msg_1", url, BODY) in (204, "no answer within 1 s")
+                assert await sender.send("msg_1", url, BODY) in (Answered(204), "no answer within 1 s")
             finally:
                 turning.cancel()
                 gc.enable()
@@ -184,7 +214,7 @@ async def test_an_answer_that_is_none(tmp_path: Path, answer: bytes, said: str) 
 async def test_an_answer_that_ends_in_the_middle_has_its_status(tmp_path: Path) -> None:
     """The head says that the callback has arrived."""
     async with receiving(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf") as receiver:
-        assert await send(tmp_path, receiver) == 200
+        assert await send(tmp_path, receiver) == Answered(200)
 
 
 async def test_of_an_endless_answer_little_is_read(tmp_path: Path) -> None:
@@ -200,7 +230,7 @@ async def test_of_an_endless_answer_little_is_read(tmp_path: Path) -> None:
             sent += 65536
 
     async with receiving(endless) as receiver:
-        assert await send(tmp_path, receiver) == 200
+        assert await send(tmp_path, receiver) == Answered(200)
         await until(lambda: not receiver.open)
     assert sent < 64 * 1024 * 1024
 
@@ -210,7 +240,7 @@ async def test_each_try_has_a_connection_of_its_own(tmp_path: Path) -> None:
     async with receiving(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n") as receiver:
         async with sending(tmp_path, receiver.url) as sender:
             for number in range(3):
-                assert await sender.send(f"msg_{number}", receiver.url, BODY) == 200
+                assert await sender.send(f"msg_{number}", receiver.url, BODY) == Answered(200)
         assert receiver.connections == 3
 
 
@@ -223,7 +253,7 @@ async def test_a_proxy_of_the_environment_is_not_used(tmp_path: Path, monkeypatc
             monkeypatch.setenv(name, proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        assert await send(tmp_path, receiver) == 204
+        assert await send(tmp_path, receiver) == Answered(204)
         assert proxy.connections == 0
     assert "authorization" not in receiver.got[0].headers
 
@@ -305,7 +335,7 @@ async def test_a_private_host_that_the_operator_named_is_reached(tmp_path: Path)
         url = f"http://hooks.internal:{receiver.port}/"
         resolver = Resolver(Names(hooks=[["127.0.0.1"]]), learned=lambda host, kind: learned.append((host, kind)))
         made = Sender(allowed(tmp_path, url), resolver)
-        assert [await made.send("msg_1", url, BODY) for _ in range(2)] == [204, 204]
+        assert [await made.send("msg_1", url, BODY) for _ in range(2)] == [Answered(204)] * 2
         await made.close()
     assert learned == [("hooks.internal", "local")]
     assert receiver.got[0].headers["host"] == f"hooks.internal:{receiver.port}"
@@ -317,7 +347,7 @@ async def test_only_checked_addresses_are_tried(tmp_path: Path) -> None:
         url = f"http://hooks.internal:{receiver.port}/"
         names = Names(hooks=[["169.254.169.254", "127.0.0.1", "fe80::1"]])
         async with sending(tmp_path, url, names=names) as sender:
-            assert await sender.send("msg_1", url, BODY) == 204
+            assert await sender.send("msg_1", url, BODY) == Answered(204)
 
 
 async def test_a_name_that_nobody_knows(tmp_path: Path) -> None:
