@@ -1,5 +1,6 @@
 """What a quartermaster answers about its history, its functions and their calls, as the page's tests have it."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -14,7 +15,8 @@ DIGEST = "a" * 64
 
 def gone(number: int, reason: Any = "exit", code: int | None = 0, **fields: Any) -> Service:
     """A run that was removed; it was created that many minutes ago."""
-    created, started, ended = (stamp(60 * number - seconds) for seconds in (0, 0.3, 4.5))
+    now = datetime.now(UTC)
+    created, started, ended = (stamp(60 * number - seconds, now) for seconds in (0, 0.3, 4.5))
     times = {"created_at": created, "started_at": started, "finished_at": ended}
     return replace(service(number, "removed", ended), reason=reason, exit_code=code, **times | fields)
 

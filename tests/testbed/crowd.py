@@ -34,8 +34,9 @@ FLOOD = b'{"stream":"stdout","line":"flood %d \\u001b[32mgreen\\u001b[0m"}\n'
 KINDS = ("render", "transcode", "index", "resize", "report", "crawl")
 
 
-def stamp(seconds_ago: float = 0) -> str:
-    return (datetime.now(UTC) - timedelta(seconds=seconds_ago)).isoformat().replace("+00:00", "Z")
+def stamp(seconds_ago: float = 0, now: datetime | None = None) -> str:
+    """The time that many seconds before ``now``."""
+    return ((now or datetime.now(UTC)) - timedelta(seconds=seconds_ago)).isoformat().replace("+00:00", "Z")
 
 
 def node(number: int, held: int = 0) -> Node:
