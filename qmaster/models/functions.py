@@ -310,7 +310,10 @@ def read_spec(document: dict[str, Any]) -> FunctionSpec:
         is_job = document.get("runtime") == "job"
         read = [_read_schedule(place, each, is_job) for place, each in enumerate(schedules)]
         document = document | {"schedules": read}
-    return convert(document, FunctionSpec, _instead)
+    spec = convert(document, FunctionSpec, _instead)
+    if spec.schedules and not spec.queue:  # not checked of what is published: earlier versions allowed it
+        raise BadRequest("queue: 0 takes no asynchronous calls, which those of schedules are; expected at least 1")
+    return spec
 
 
 def read_qualifier(name: str, qualifier: str | None) -> int | None:

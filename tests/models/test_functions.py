@@ -195,3 +195,12 @@ def test_a_rollback_needs_a_number(body: dict[str, Any]) -> None:
     """And nothing else."""
     with pytest.raises(BadRequest, match=r"^(version|unknown field)"):
         convert(body, RollbackRequest)
+
+
+def test_schedules_need_a_queue() -> None:
+    """With queue 0 each tick would be refused. A published version that says so is still understood."""
+    fields = {"image": "busybox", "queue": 0, "schedules": [{"cron": "@hourly"}]}
+    with pytest.raises(BadRequest, match=r"^queue: 0 takes no asynchronous calls"):
+        read_spec(fields)
+    assert read_spec({**fields, "queue": 1}).queue == 1
+    assert msgspec.convert(fields, FunctionSpec).queue == 0

@@ -21,7 +21,7 @@ FIELDS: Mapping[str, str] = {
     "idle": "Seconds without a call after which an instance above `min_instances` ends. Not for jobs.",
     "timeout": "Seconds of one call.",
     "init_timeout": "Seconds in which a running instance must ask for its first call. Not for jobs.",
-    "queue": "How many calls may wait for an instance, and how many asynchronous ones may wait.",
+    "queue": "How many calls may wait for an instance, and how many asynchronous ones may wait; with 0 none is taken.",
     "retries": "Attempts of an asynchronous call after the first one.",
     "max_age": "Seconds after which an asynchronous call is given up.",
     "retry_delay": "Seconds before the second attempt of an asynchronous call, doubled for each further one.",

@@ -134,6 +134,8 @@ class Backlog:
             QueueFull: as many wait for the function as may.
             JournalFull: what waits has as many bytes as it may.
         """
+        if not queue:
+            raise QueueFull(f"the function {function!r} has queue 0, so it takes no asynchronous calls")
         if self._queued[function] >= queue:
             raise QueueFull(f"{self._queued[function]} calls wait for the function {function!r}; try again later", 5)
         if self._bytes.total() + size > self._room:

@@ -261,6 +261,14 @@ async def test_the_queue_is_bounded(tmp_path: Path) -> None:
         await here.accept(called)
 
 
+async def test_without_a_queue_there_are_no_asynchronous_calls(tmp_path: Path) -> None:
+    """Although instances are free, as each call waits on disk first; the error says so."""
+    async with desk(tmp_path) as here:
+        called = here.stage.versions.publish(version(queue=0))
+        with pytest.raises(QueueFull, match="'hello' has queue 0, so it takes no asynchronous calls"):
+            await here.accept(called)
+
+
 async def test_the_bytes_that_wait_are_bounded(tmp_path: Path) -> None:
     """507 beyond the room; a limited token has at most half of it. A row counts, and all that the caller sent."""
     async with desk(tmp_path, room=2 * (500 + OVERHEAD)) as here:
