@@ -23,7 +23,7 @@ from qmaster.api.routes import AppState, make_app
 from qmaster.auth.authenticator import Authenticator, Identity
 from qmaster.functions.versions.service import FunctionService
 from qmaster.models.requests import Key, RunRequest, Started
-from qmaster.models.responses import DryRun, Node, Result, Service
+from qmaster.models.responses import DryRun, Result, Service
 from qmaster.runs.listing import Listed, ListQuery, Part
 from qmaster.runs.views import status as lifecycle
 
@@ -90,21 +90,18 @@ class FakeRunService:
         """Another each time, as ``views`` may be set anew, unless ``settled`` names one."""
         return object() if self.settled is None else self.settled
 
-    def there(self, by: Identity, wanted: ListQuery) -> Listed:
+    def there(self, owner: str | None, wanted: ListQuery) -> Listed:
         self._ask("listing", wanted.removed)
         self._fail()
         return Listed(list(filter(wanted.keeps, self.views))[: wanted.limit], self.following)
 
-    async def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[Part]:
+    async def parts(self, owner: str | None, wanted: ListQuery) -> AsyncIterator[Part]:
         if wanted.removed:
             await self._note("listing", True)
         rows = [msgspec.json.encode(view) for view in self.views if wanted.keeps(view)][: wanted.limit]
         yield Part(rows, self.following)
         if self.breaks:
             raise self.breaks
-
-    def nodes(self) -> list[Node]:
-        return []
 
 
 class State(NamedTuple):
@@ -141,7 +138,7 @@ async def scrape(accept: str) -> tuple[bytes, str]:
 @pytest.fixture
 def app(state: State) -> Application:
     parts: dict[str, Any] = {
-        "run_service": state.run_service,
+        **dict.fromkeys(("starter", "run_service", "listing"), state.run_service),
         "event_stream": FakeEventStream(),
         "broker": None,
         "log_reader": None,

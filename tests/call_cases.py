@@ -144,6 +144,8 @@ def calls_app(served: Served) -> Application:
         AppState(
             Authenticator(TOKEN, grants),
             run_service,
+            run_service,
+            run_service,
             event_stream,
             unused,
             unused,

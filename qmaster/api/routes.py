@@ -24,8 +24,11 @@ from ..functions.invocations.replays import KeyedCalls
 from ..functions.invocations.stats import CallStats
 from ..functions.versions.service import FunctionService
 from ..limiter import FairLimiter
+from ..models.responses import Node
+from ..runs.listing import Listing
 from ..runs.logs import LogReader
 from ..runs.service import RunService
+from ..runs.starter import RunStarter
 from ..runs.stats import RunStats
 from . import base, events, functions, logs, ops, pages, runs, stats
 from .calls import aws, function_urls, invocations, invoke, raw
@@ -45,7 +48,9 @@ class AppState:
 
     Attributes:
         auth: identifies callers.
-        run_service: starts, stops and shows runs.
+        starter: starts runs.
+        run_service: finds, shows and stops runs.
+        listing: lists them.
         event_stream: resumes and feeds subscribers.
         broker: publishes events.
         log_reader: reads logs.
@@ -69,10 +74,13 @@ class AppState:
         asynchronous: makes calls whose callers do not wait; None: as ``functions``.
         run_stats: the numbers of runs and nodes for each minute.
         call_stats: those of calls; None: as ``functions``.
+        nodes: returns the nodes of the swarm, with what is reserved on each.
     """
 
     auth: Authenticator
+    starter: RunStarter
     run_service: RunService
+    listing: Listing
     event_stream: EventStream
     broker: Broker
     log_reader: LogReader
@@ -96,6 +104,7 @@ class AppState:
     asynchronous: AsyncInvoker | None = None
     run_stats: RunStats = field(default_factory=RunStats)
     call_stats: CallStats | None = None
+    nodes: Callable[[], list[Node]] = list
 
 
 def make_app(parts: AppState) -> web.Application:
@@ -139,19 +148,20 @@ def make_app(parts: AppState) -> web.Application:
 
 
 def _run_routes(parts: AppState, common: Json) -> Routes:
-    run_parts = {
+    run_parts = {**common, "run_service": parts.run_service, "connections": parts.connections}
+    start_parts = {**run_parts, "starter": parts.starter}
+    list_parts = {
         **common,
+        "listing": parts.listing,
         "cursor": lambda: parts.event_stream.cursor,
-        "run_service": parts.run_service,
-        "connections": parts.connections,
         "encoded": runs.EncodedListing(),
     }
     return [
         (r"/status/([^/]+)", runs.StatusHandler, run_parts),
-        (r"/run", runs.RunHandler, run_parts),
-        (r"/start", runs.RunHandler, run_parts),
+        (r"/run", runs.RunHandler, start_parts),
+        (r"/start", runs.RunHandler, start_parts),
         (r"/stop", runs.StopHandler, run_parts),
-        (r"/status", runs.StatusListHandler, run_parts),
+        (r"/status", runs.StatusListHandler, list_parts),
     ]
 
 
@@ -162,7 +172,7 @@ def _page_routes(parts: AppState, common: Json) -> Routes:
 
 def _function_routes(parts: AppState, common: Json) -> Routes:
     function_parts = {**common, "cursor": lambda: parts.event_stream.cursor, "functions": parts.functions}
-    function_logs = parts.functions and FunctionLogs(parts.functions, parts.run_service, parts.log_reader)
+    function_logs = parts.functions and FunctionLogs(parts.functions, parts.listing, parts.log_reader)
     log_parts = {**common, "logs": parts.logs, "connections": parts.connections, "function_logs": function_logs}
     return [
         (r"/functions", functions.FunctionListHandler, function_parts),
@@ -211,7 +221,7 @@ def _stream_routes(parts: AppState, common: Json) -> Routes:
 
 
 def _operation_routes(parts: AppState, common: Json) -> Routes:
-    node_parts = {**common, "cursor": lambda: parts.event_stream.cursor, "nodes": lambda: parts.run_service.nodes()}
+    node_parts = {**common, "cursor": lambda: parts.event_stream.cursor, "nodes": parts.nodes}
     stats_parts = {**common, "run_stats": parts.run_stats, "call_stats": parts.call_stats}
     return [
         (r"/nodes", ops.NodesHandler, node_parts),

@@ -17,9 +17,10 @@ from ..events.rows import Key
 from ..models import requests
 from ..models.requests import RunRequest, StopRequest
 from ..models.responses import Accepted, Service
-from ..runs.listing import Listed, ListQuery, Part
+from ..runs.listing import Listed, Listing, ListQuery, Part
 from ..runs.results import is_over
 from ..runs.service import RunService
+from ..runs.starter import RunStarter
 from .base import SLICE, BaseHandler
 from .filters import FILTERS, page_cursor, read_filters
 from .limits import ConnectionLimiter
@@ -75,22 +76,16 @@ def _tail(key: Key | None) -> bytes:
 class ServicesHandler(BaseHandler):
     """Base of the handlers of runs."""
 
-    def initialize(
-        self,
-        auth: Authenticator,
-        busy: set[object],
-        run_service: RunService,
-        cursor: Callable[[], str],
-        connections: ConnectionLimiter,
-        encoded: EncodedListing,
+    def _set_up_runs(
+        self, auth: Authenticator, busy: set[object], run_service: RunService, connections: ConnectionLimiter
     ) -> None:
         super().initialize(auth, busy)
-        self.encoded = encoded
         self._connections = connections
         self.run_service = run_service
-        self.cursor = cursor
         self.log_fields: dict[str, str] = {}
         self._left: asyncio.Future[None] | None = None
+
+    initialize: Callable[..., None] = _set_up_runs
 
     async def _answer_id(self, run_id: str, warnings: Sequence[str] = ()) -> None:
         self.log_fields["run"] = run_id
@@ -126,6 +121,10 @@ class ServicesHandler(BaseHandler):
 class RunHandler(ServicesHandler):
     """``POST /run``."""
 
+    def initialize(self, starter: RunStarter, **parts: Any) -> None:
+        super().initialize(**parts)
+        self._starter = starter
+
     async def post(self) -> None:
         document = self.document()
         identity = self.identify(document, "run")
@@ -137,7 +136,7 @@ class RunHandler(ServicesHandler):
             return
         seconds = requests.wait_seconds(request.wait)
         with self._hold(seconds, identity):  # before the run is started
-            started = await self.run_service.run(request, identity, key)
+            started = await self._starter.run(request, identity, key)
             warnings = [self.of_engine(each) for each in started.warnings]
             self.set_header("Location", f"/status/{started.id}")
             if started.replayed:
@@ -150,7 +149,7 @@ class RunHandler(ServicesHandler):
         await self._answer_run(view, HTTPStatus.OK if is_over(view) else HTTPStatus.ACCEPTED, warnings)
 
     async def _answer_dry_run(self, request: RunRequest, identity: Identity) -> None:
-        checked = await self.run_service.dry_run(request, identity)
+        checked = await self._starter.dry_run(request, identity)
         warnings = [self.of_engine(each) for each in checked.warnings]
         await self.answer(msgspec.structs.replace(checked, warnings=warnings))
 
@@ -188,26 +187,39 @@ class StatusHandler(ServicesHandler):
         await self._answer_id(await self.run_service.stop(name_or_id, identity))
 
 
-class StatusListHandler(ServicesHandler):
+class StatusListHandler(BaseHandler):
     """``GET /status``."""
+
+    def initialize(
+        self,
+        auth: Authenticator,
+        busy: set[object],
+        listing: Listing,
+        cursor: Callable[[], str],
+        encoded: EncodedListing,
+    ) -> None:
+        super().initialize(auth, busy)
+        self._listing = listing
+        self._cursor = cursor
+        self._encoded = encoded
 
     async def get(self) -> None:
         identity = self.identify(self.document(), "read")
         wanted = read_filters(self.parameters(*FILTERS))
-        cursor = self.cursor()
+        cursor = self._cursor()
         self.set_header("Content-Type", "application/json")
         whole = None if wanted.removed else self._whole(identity, wanted, cursor)
         if whole is not None:
             await self.send(whole)
             return
         with self.large_answer(HELD):
-            await self._stream(cursor, self.run_service.listing(identity, wanted))
+            await self._stream(cursor, self._listing.parts(identity.sees, wanted))
 
     head = get
 
     def _whole(self, identity: Identity, wanted: ListQuery, cursor: str) -> bytes | None:
-        key = self.run_service.revision, identity.sees, wanted
-        return self.encoded.of(key, cursor, lambda: self.run_service.there(identity, wanted))
+        key = self._listing.revision, identity.sees, wanted
+        return self._encoded.of(key, cursor, lambda: self._listing.there(identity.sees, wanted))
 
     async def _stream(self, cursor: str, parts: AsyncIterator[Part]) -> None:
         """Send a listing part by part; each is read once the client has taken the one before it."""

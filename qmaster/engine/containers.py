@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from ..errors import BadRequest, Conflict, HttpError, NotFound, RegistryRefused
 from ..models.credentials import Credentials
 from ..models.images import Reference
 from ..models.requests import LABEL_PREFIX, PullPolicy
+from . import ports
 from .calls import CHANGE, Calls, decode, segment
 from .images import Images, Registry, image_path
 from .labels import MANAGED, RUN
+from .services import Swarm
 
 Json = dict[str, Any]
 
@@ -239,8 +241,48 @@ class Containers:
         return await self._calls.create("/containers/create", config, find, name=name)
 
 
+class OwnContainer:
+    """The container that this process runs in, if any, and the service of that container.
+
+    Args:
+        containers: the containers.
+        swarm: the services.
+        container_id: of the container; None: the process runs in none.
+    """
+
+    def __init__(self, containers: Containers, swarm: Swarm, container_id: str | None = None) -> None:
+        self.id = container_id
+        self._containers = containers
+        self._swarm = swarm
+
+    async def names(self) -> set[str]:
+        """Return the id and name of the container, and the id of the service."""
+        raw = await self._container()
+        if raw is None:
+            return {self.id} if self.id else set()
+        return {raw["Id"], raw["Name"].removeprefix("/"), _service_of(raw) or raw["Id"]}
+
+    async def published_ports(self) -> set[ports.Port]:
+        """Return the published ports of the container and the service."""
+        raw = await self._container()
+        if raw is None:
+            return set()
+        service_id = _service_of(raw)
+        service = await self._swarm.service(service_id) if service_id else None
+        return {*ports.of_container(raw), *(ports.of_service(service) if service else ())}
+
+    async def _container(self) -> Json | None:
+        return None if self.id is None else await self._containers.container(self.id)
+
+
 def _missing(image: str) -> BadRequest:
     return BadRequest(f"image: {image} is not on this engine; pull it first, or leave pull_policy out")
+
+
+def _service_of(raw: Json) -> str | None:
+    """Return the id of the service of a container, None if it is no task."""
+    labels: Mapping[str, str] = raw["Config"].get("Labels") or {}
+    return labels.get("com.docker.swarm.service.id")
 
 
 def own_container_id(mountinfo: Path = Path("/proc/self/mountinfo")) -> str | None:

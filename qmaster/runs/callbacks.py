@@ -66,11 +66,6 @@ class CallbackStore:
         self._journal = journal
         self._clock = clock
 
-    @property
-    def quartermaster(self) -> str:
-        """The id of this quartermaster, by which it knows the runs whose callbacks it sends."""
-        return self._journal.id
-
     async def load(self) -> frozenset[str]:
         """Read which runs are armed, and return those that an earlier process has armed.
 

@@ -125,6 +125,11 @@ class Listing:
         # The listings of one token read one page at a time, so that they do not block those of others.
         self._reading: defaultdict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
 
+    @property
+    def revision(self) -> int:
+        """How often the runs have changed: ``there`` returns the same until it grows."""
+        return self._cache.revision
+
     def there(self, owner: str | None, wanted: ListQuery) -> Listed:
         """Return the runs that are not removed, of one owner or of all."""
         views = sorted(filter(wanted.keeps, self._of(owner)), key=_key, reverse=True)

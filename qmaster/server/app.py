@@ -28,7 +28,7 @@ from ..auth.policy import Rules
 from ..auth.registries import RegistryAuth
 from ..auth.tokens import TokenFile, TokenPolicy
 from ..engine import Endpoint, Engine, ports
-from ..engine.containers import own_container_id
+from ..engine.containers import OwnContainer, own_container_id
 from ..engine.spec import Defaults
 from ..engine.watcher import Change, Watcher
 from ..errors import ConfigError, EngineUnavailable, HttpError
@@ -53,6 +53,7 @@ from ..models.functions import FunctionStats, FunctionVersion
 from ..models.images import check_registry
 from ..models.responses import Node, Service
 from ..runs.callbacks import CallbackStore
+from ..runs.listing import Listing
 from ..runs.logs import LogReader
 from ..runs.outputs import OutputReader
 from ..runs.reaper import Reaper
@@ -61,7 +62,8 @@ from ..runs.reconciler.publisher import Publisher, service_tags
 from ..runs.reconciler.reconciler import Reconciler
 from ..runs.recovery import Recovery
 from ..runs.results import ResultCollector
-from ..runs.service import RunConfig, RunService
+from ..runs.service import RunService
+from ..runs.starter import RunConfig, RunStarter
 from ..runs.stats import RunStats
 from .callbacks import Callbacks
 from .config import SHORT_TOKEN, Config, tls_context
@@ -104,6 +106,7 @@ class Runs(NamedTuple):
     collector: ResultCollector
     reaper: Reaper
     recovery: Recovery
+    starter: RunStarter
     service: RunService
     callbacks: Callbacks
 
@@ -163,7 +166,7 @@ class Server:
         await self.runs.reconciler.load()
         sockets = _bind(self._config)
         port = sockets[0].getsockname()[1]
-        self.runs.service.listens_at(port)
+        self.runs.starter.listens_at(port)
         limits.listen(self._http, sockets)
         if self.functions is not None:
             self.functions.instances.listen()
@@ -214,7 +217,9 @@ class Server:
         config, runs = self._config, self.runs
         return AppState(
             Authenticator(config.token, refused=self._metrics.token_refused),
+            runs.starter,
             runs.service,
+            Listing(self.journal, runs.reconciler.cache),
             self.events,
             self.broker,
             LogReader(self.engine.swarm, self.engine.readers, self.journal, runs.reconciler.cache),
@@ -233,6 +238,7 @@ class Server:
             asynchronous=self.functions.asynchronous if self.functions else None,
             run_stats=self._run_stats,
             call_stats=self.functions.stats if self.functions else None,
+            nodes=runs.reconciler.cache.node_views,
         )
 
     def _build_functions(self, connections: int) -> Functions:
@@ -258,7 +264,9 @@ class Server:
         publishers = Publishers(lambda name: self.api.auth.holder(name), registry_auth.credentials)
         instances = Instances(
             engine,
-            Runners(runs.service, runs.reaper, runs.reconciler, OutputReader(engine.readers, self.journal)),
+            Runners(
+                runs.starter, runs.service, runs.reaper, runs.reconciler, OutputReader(engine.readers, self.journal)
+            ),
             store,
             publishers,
             Reports(called, self._metrics.functions.instance),
@@ -447,15 +455,16 @@ def build_runs(
         Defaults(config.memory, config.timeout or None, config.ttl or None),
         _registries(config.registries),
         {**ports.SWARM, **ports.of_engine(config.docker_host)},
-        own_container_id(),
         receivers.check,
         config.bind_mounts,
     )
-    service = RunService(engine, journal, reconciler, reaper, recovery, options)
+    own = OwnContainer(engine.containers, engine.swarm, own_container_id())
+    starter = RunStarter(engine, journal, reconciler, recovery, own, options)
+    service = RunService(journal, reconciler, reaper, recovery.callbacks, own)
     publisher.listeners += [collector.notice, reaper.notice, service.waiters.notice]
     callbacks = Callbacks(receivers, recovery.callbacks, journal, reconciler)
     publisher.listeners.append(callbacks.of_runs.notice)
-    return Runs(reconciler, publisher, collector, reaper, recovery, service, callbacks)
+    return Runs(reconciler, publisher, collector, reaper, recovery, starter, service, callbacks)
 
 
 def build_events(journal: Journal, broker: Broker, runs: Runs) -> EventStream:

@@ -100,7 +100,7 @@ class Instances:
             raise ConfigError(f"--runtime-port: cannot listen on {self._port}: {error.strerror or error}") from None
         runtime.prepare(self._sockets)
         self._port = self._sockets[0].getsockname()[1]
-        self._runners.service.listens_at(self._port)
+        self._runners.starter.listens_at(self._port)
 
     async def run(self) -> None:
         """Take up the instances of an earlier process; then serve, start and end instances until cancelled."""

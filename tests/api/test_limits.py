@@ -36,7 +36,7 @@ def run_service() -> FakeRunService:
 @pytest.fixture
 def app(run_service: FakeRunService) -> Application:
     parts: dict[str, Any] = {
-        "run_service": run_service,
+        **dict.fromkeys(("starter", "run_service", "listing"), run_service),
         "event_stream": FakeEventStream(),
         "broker": None,
         "log_reader": None,

@@ -102,7 +102,7 @@ class Own:
         self.log: asyncio.Queue[bytes] = asyncio.Queue()
         self.gate = asyncio.Event()
         parts: dict[str, Any] = {
-            "run_service": self,
+            **dict.fromkeys(("starter", "run_service", "listing"), self),
             "event_stream": self.stream.event_stream,
             "broker": self.stream.broker,
             "log_reader": self,

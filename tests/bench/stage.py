@@ -58,7 +58,17 @@ class Stage:
         await self._journal.open()
         await self._reconciler.load()
         nobody = cast(Any, None)
-        parts = AppState(Authenticator(TOKEN), nobody, self._event_stream, self._broker, nobody, lambda: None, nobody)
+        parts = AppState(
+            Authenticator(TOKEN),
+            nobody,
+            nobody,
+            nobody,
+            self._event_stream,
+            self._broker,
+            nobody,
+            trouble=lambda: None,
+            scrape=nobody,
+        )
         server = HTTPServer(make_app(parts))
         (listener,) = bind_sockets(0, ADDRESS)
         server.add_sockets([listener])

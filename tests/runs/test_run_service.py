@@ -24,6 +24,7 @@ from run_service_cases import SEEN, FakeJournal, FakeReconciler, outcome
 
 from qmaster.auth.authenticator import Identity
 from qmaster.engine import Engine, ports, spec
+from qmaster.engine.containers import OwnContainer
 from qmaster.engine.spec import Defaults, Instance, Job
 from qmaster.errors import (
     BadRequest,
@@ -42,10 +43,11 @@ from qmaster.models import results
 from qmaster.models.requests import Key, Started
 from qmaster.models.responses import Result, Service, Status
 from qmaster.runs.callbacks import CallbackStore
-from qmaster.runs.listing import ListQuery
+from qmaster.runs.listing import Listing, ListQuery
 from qmaster.runs.reaper import Reaper
 from qmaster.runs.recovery import Recovery
-from qmaster.runs.service import RunConfig, RunService
+from qmaster.runs.service import RunService
+from qmaster.runs.starter import RunConfig, RunStarter
 from qmaster.runs.views import container_status
 from qmaster.runs.views.run_view import OVER
 
@@ -77,20 +79,24 @@ class FakeRecovery(Recovery):
 
 
 class Components:
-    """A run service and all that it was given."""
+    """What starts, shows and stops runs, and all that it was given."""
 
     def __init__(self, *views: Service, own: str | None = None) -> None:
         self.swarm, self.containers = FakeSwarm(), FakeContainers()
         self.journal, self.reconciler, self.reaper = FakeJournal(), FakeReconciler(*views), FakeReaper()
         self.recovery = FakeRecovery(self.journal)
-        self.run_service = RunService(
+        own_container = OwnContainer(self.containers, self.swarm, own)
+        self.starter = RunStarter(
             FakeEngine(self.swarm, self.containers),
             self.journal,
             self.reconciler,
-            self.reaper,
             self.recovery,
-            RunConfig(Defaults(250), own_container=own),
+            own_container,
+            RunConfig(Defaults(250)),
         )
+        callbacks = self.recovery.callbacks
+        self.run_service = RunService(self.journal, self.reconciler, self.reaper, callbacks, own_container)
+        self.listing = Listing(self.journal, self.reconciler.cache)
 
     def engine_calls(self) -> list[str]:
         return self.swarm.names() + self.containers.names()
@@ -151,14 +157,14 @@ async def test_who_waits_is_told_of_the_end() -> None:
 async def test_a_run_under_a_key_is_named_by_it(kind: str) -> None:
     """Its labels keep the key and the body's digest; the second call makes nothing."""
     parts, key = Components(), Key("qm-1", "digest")
-    first = await parts.run_service.run(run(type=kind), ROOT, key)
+    first = await parts.starter.run(run(type=kind), ROOT, key)
     made = parts.swarm if kind == "service" else parts.containers
     (create,) = [call for call in made.calls if call[0] == "create"]
     assert create[2 if kind == "container" else 1] == "qm-1" or create[1]["Name"] == "qm-1"
     labels = create[1]["Labels"]
     assert (labels["io.qmaster.key"], labels["io.qmaster.body"]) == ("qm-1", "digest")
     parts.journal.keys["qm-1"] = (msgspec.json.encode(replace(SEEN, id=first.id)), "digest")
-    again = await parts.run_service.run(run(type=kind), ROOT, key)
+    again = await parts.starter.run(run(type=kind), ROOT, key)
     assert (again, made.names().count("create")) == (first._replace(replayed=True), 1)
 
 
@@ -167,7 +173,7 @@ async def test_a_keyed_run_whose_outcome_is_open_is_looked_for_by_its_key() -> N
     parts = Components()
     parts.swarm.fails["create"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        await parts.run_service.run(run(), ROOT, Key("qm-1", "digest"))
+        await parts.starter.run(run(), ROOT, Key("qm-1", "digest"))
     (intent,) = parts.recovery.open
     assert (intent.name, intent.keyed) == ("qm-1", True)
 
@@ -175,7 +181,7 @@ async def test_a_keyed_run_whose_outcome_is_open_is_looked_for_by_its_key() -> N
 async def test_a_service_is_created_pinned_and_owned() -> None:
     """Its image with the registry's digest, the owner in a label; the answer is Swarm's id."""
     parts = Components()
-    assert (await parts.run_service.run(run(name="one", networks=["a", "b"], secrets=["c"]), ALICE)).id == "s-new"
+    assert (await parts.starter.run(run(name="one", networks=["a", "b"], secrets=["c"]), ALICE)).id == "s-new"
     (_, body, credentials) = parts.swarm.calls[-1]
     assert credentials is None
     assert body["TaskTemplate"]["ContainerSpec"]["Image"] == f"docker.io/library/busybox:latest@{DIGEST}"
@@ -187,7 +193,7 @@ async def test_a_service_is_created_pinned_and_owned() -> None:
 async def test_a_containers_answer_is_its_id() -> None:
     """Created on this engine, not in the swarm."""
     parts = Components()
-    assert (await parts.run_service.run(run(type="container", name="one"), ROOT)).id == "c-new"
+    assert (await parts.starter.run(run(type="container", name="one"), ROOT)).id == "c-new"
     assert parts.swarm.calls == []
     assert [call[2] for call in parts.containers.calls if call[0] == "create"] == ["one"]
 
@@ -198,10 +204,10 @@ async def test_the_intent_is_written_before_the_engine_is_asked(kind: str) -> No
     parts = Components()
     parts.journal.fails["intend"] = JournalUnwritable("full")
     with pytest.raises(JournalUnwritable):
-        await parts.run_service.run(run(type=kind), ROOT)
+        await parts.starter.run(run(type=kind), ROOT)
     assert "create" not in parts.engine_calls()
     parts.journal.fails.clear()
-    run_id = (await parts.run_service.run(run(type=kind, name="one"), ROOT)).id
+    run_id = (await parts.starter.run(run(type=kind, name="one"), ROOT)).id
     (intent,) = parts.journal.intents.values()
     made = next(call[1] for fake in (parts.swarm, parts.containers) for call in fake.calls if call[0] == "create")
     assert (intent.name, intent.nonce) == ("one", made["Labels"]["io.qmaster.run"])
@@ -218,7 +224,7 @@ async def test_an_intent_stays_only_where_its_outcome_is_open(kind: str, error: 
     parts = Components()
     parts.swarm.fails["create"] = parts.containers.fails["create"] = error
     with pytest.raises(type(error)):
-        await parts.run_service.run(run(type=kind), ROOT)
+        await parts.starter.run(run(type=kind), ROOT)
     assert (parts.journal.intents == {}) is settled
     assert parts.recovery.open == list(parts.journal.intents.values())
 
@@ -229,7 +235,7 @@ async def test_what_cannot_be_journalled_is_removed(kind: str) -> None:
     parts = Components()
     parts.reconciler.fails[f"adopt_{kind}"] = JournalUnwritable("full")
     with pytest.raises(JournalUnwritable):
-        await parts.run_service.run(run(type=kind), ROOT)
+        await parts.starter.run(run(type=kind), ROOT)
     assert parts.engine_calls()[-1] == "remove"
 
 
@@ -239,7 +245,7 @@ async def test_under_a_key_it_stays_for_whoever_asks_again(kind: str) -> None:
     parts = Components()
     parts.reconciler.fails[f"adopt_{kind}"] = JournalUnwritable("full")
     with pytest.raises(JournalUnwritable):
-        await parts.run_service.run(run(type=kind), ROOT, Key("qm-1", "digest"))
+        await parts.starter.run(run(type=kind), ROOT, Key("qm-1", "digest"))
     assert parts.engine_calls()[-1] == "create"
     assert [intent.keyed for intent in parts.recovery.open] == [True]
 
@@ -248,7 +254,7 @@ async def test_under_a_key_it_stays_for_whoever_asks_again(kind: str) -> None:
 async def test_credentials_go_along_with_each_call(kind: str) -> None:
     """To whoever pulls, and to nothing else."""
     parts = Components()
-    await parts.run_service.run(run(type=kind, auth=AUTH), ROOT)
+    await parts.starter.run(run(type=kind, auth=AUTH), ROOT)
     calls = parts.swarm.calls + parts.containers.calls
     sent = [call[-1] for call in calls if call[0] in ("pin", "create")]
     assert sent
@@ -268,7 +274,7 @@ async def test_what_is_wrong_fails_before_the_service_exists(where: str, error: 
     parts = Components()
     parts.swarm.fails[where] = error
     with pytest.raises(type(error)):
-        await parts.run_service.run(run(auth=AUTH), ROOT)
+        await parts.starter.run(run(auth=AUTH), ROOT)
     assert "create" not in parts.swarm.names()
 
 
@@ -277,10 +283,10 @@ async def test_what_has_ended_takes_no_place_of_those_that_may_run() -> None:
     others = [replace(SEEN, id=status, name=status, status=status, owner="bob") for status in OVER]
     parts = Components(*others, replace(SEEN, owner="alice"))
     one = Identity("bob", grant("bob", max_running=1))
-    assert (await parts.run_service.run(run(), one)).id == "s-new"
+    assert (await parts.starter.run(run(), one)).id == "s-new"
     parts.reconciler.cache.views.append(replace(SEEN, name="second", owner="bob"))
     with pytest.raises(Forbidden, match="max_running"):
-        await parts.run_service.run(run(), one)
+        await parts.starter.run(run(), one)
 
 
 @pytest.mark.parametrize(("there", "wanted"), [("service", "container"), ("container", "service")])
@@ -291,11 +297,11 @@ async def test_a_name_is_unique_across_services_and_containers(there: str, wante
     """
     parts = Components(replace(SEEN, name="mine", type=there))
     with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
-        await parts.run_service.run(run(type=wanted, name="mine"), ROOT)
+        await parts.starter.run(run(type=wanted, name="mine"), ROOT)
     assert not parts.engine_calls()
     for other in ({"status": "removed"}, {"type": wanted}, {"id": "mine", "name": "theirs"}):
         parts = Components(replace(SEEN, **{"name": "mine", "type": there, **other}))
-        assert await parts.run_service.run(run(type=wanted, name="mine"), ROOT)
+        assert await parts.starter.run(run(type=wanted, name="mine"), ROOT)
 
 
 async def test_a_name_is_unique_among_what_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,13 +310,13 @@ async def test_a_name_is_unique_among_what_is_being_started(monkeypatch: pytest.
 
     async def create(*given: Any) -> str:
         with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
-            await parts.run_service.run(run(type="container", name="mine"), ROOT)
+            await parts.starter.run(run(type="container", name="mine"), ROOT)
         assert not parts.containers.names()
-        await parts.run_service.run(run(type="container", name="other"), ROOT)
+        await parts.starter.run(run(type="container", name="other"), ROOT)
         return "s-new"
 
     monkeypatch.setattr(parts.swarm, "create", create)
-    assert (await parts.run_service.run(run(name="mine"), ROOT)).id == "s-new"
+    assert (await parts.starter.run(run(name="mine"), ROOT)).id == "s-new"
     assert "create" in parts.containers.names()
 
 
@@ -330,7 +336,7 @@ async def test_a_chosen_name_that_is_taken_is_chosen_again(
         return "made"
 
     monkeypatch.setattr(made, "create", create)
-    assert await parts.run_service.run(run(type=kind), ROOT) == Started("made")
+    assert await parts.starter.run(run(type=kind), ROOT) == Started("made")
     assert len(set(asked)) == taken + 1
     (intent,) = parts.journal.intents.values()
     assert intent.name == asked[-1]
@@ -356,7 +362,7 @@ async def test_other_refusals_are_told_at_once(
     parts = Components()
     parts.swarm.fails["create"] = parts.containers.fails["create"] = error
     with pytest.raises(type(error)):
-        await parts.run_service.run(run(type=kind, **given), ROOT, key)
+        await parts.starter.run(run(type=kind, **given), ROOT, key)
     assert parts.engine_calls().count("create") == tries
 
 
@@ -365,7 +371,7 @@ async def test_a_chosen_name_is_unique_across_services_and_containers(monkeypatc
     names = iter(["bbbbbb", "cccccc"])
     monkeypatch.setattr(spec, "_letters", lambda: next(names))
     parts = Components(replace(SEEN, name="busybox-bbbbbb", type="container"))
-    await parts.run_service.run(run(), ROOT)
+    await parts.starter.run(run(), ROOT)
     assert [call[1]["Name"] for call in parts.swarm.calls if call[0] == "create"] == ["busybox-cccccc"]
 
 
@@ -376,7 +382,7 @@ async def test_a_name_that_is_taken_is_named(kind: str) -> None:
     taken = Conflict("rpc error: name conflicts with an existing object")
     parts.swarm.fails["create"] = parts.containers.fails["create"] = taken
     with pytest.raises(Conflict, match=r"^the name 'mine' is taken"):
-        await parts.run_service.run(run(type=kind, name="mine"), ROOT)
+        await parts.starter.run(run(type=kind, name="mine"), ROOT)
 
 
 @pytest.mark.parametrize("asked", ["s1", "one"])
@@ -500,8 +506,8 @@ async def test_it_stops_others_when_it_is_in_a_container() -> None:
     assert await parts.run_service.stop("s1", ROOT) == "s1"
 
 
-async def listed(parts: Components, wanted: ListQuery, by: Identity = ROOT) -> list[Service]:
-    found = parts.run_service.listing(by, wanted)
+async def listed(parts: Components, wanted: ListQuery) -> list[Service]:
+    found = parts.listing.parts(None, wanted)
     return [msgspec.json.decode(one, type=Service) async for part in found for one in part.rows]
 
 
@@ -512,7 +518,7 @@ async def test_a_listing_is_the_newest_first() -> None:
     parts = Components(SEEN, new)
     parts.journal.stored = {"s0": gone, "s1": replace(SEEN, status="removed")}
     assert CREATED < LATER
-    assert parts.run_service.there(ROOT, ListQuery()).views == [new, SEEN]
+    assert parts.listing.there(None, ListQuery()).views == [new, SEEN]
     assert await listed(parts, ListQuery(removed=True)) == [new, SEEN, gone]
     assert parts.engine_calls() == []
 
@@ -535,12 +541,12 @@ async def test_the_ports_of_quartermaster_itself_are_refused(by: Identity, port:
     parts.containers.there = [own]
     published = {"Ports": [{"Protocol": "tcp", "TargetPort": 9090, "PublishedPort": 9443}]}
     parts.swarm.there = [{**service("s-own", "me"), "Endpoint": published}]
-    parts.run_service.listens_at(9393)
+    parts.starter.listens_at(9393)
     with pytest.raises(Conflict, match=f"^ports: {port.partition(':')[0]}/"):
-        await parts.run_service.run(run(ports=["8080:80", port]), by)
+        await parts.starter.run(run(ports=["8080:80", port]), by)
     assert "create" not in parts.engine_calls()
     for other in ("9393:80/udp", "8080:9393", "2377:80/udp"):
-        await parts.run_service.run(run(ports=[other]), by)
+        await parts.starter.run(run(ports=[other]), by)
 
 
 @pytest.mark.parametrize(
@@ -566,7 +572,7 @@ async def test_a_port_that_a_run_holds_is_a_conflict(status: Status, by: Identit
     parts = Components(replace(SEEN, status=status, owner="bob"))
     parts.swarm.fails["create"] = BadRequest(f"the Docker engine refused: {HELD}")
     with pytest.raises(PortTaken) as raised:
-        await parts.run_service.run(run(ports=["8080:80"]), by)
+        await parts.starter.run(run(ports=["8080:80"]), by)
     assert says.removeprefix("port ") in str(raised.value)
     assert (parts.recovery.open, parts.journal.intents) == ([], {})
 
@@ -579,7 +585,7 @@ MADE = Instance("hello", 3, "config-1", f"busybox@{DIGEST}", 1, "s3cret", "10.0.
 async def test_an_instance_runs_what_was_pinned() -> None:
     """No registry is asked; its service is named after the function, and its intent is settled."""
     parts = Components()
-    await parts.run_service.start_instance(run(image="busybox"), ROOT, MADE, None)
+    await parts.starter.start_instance(run(image="busybox"), ROOT, MADE, None)
     assert "pin" not in parts.swarm.names()
     [(_, body, credentials)] = [call for call in parts.swarm.calls if call[0] == "create"]
     assert body["TaskTemplate"]["ContainerSpec"]["Image"] == MADE.image
@@ -591,7 +597,7 @@ async def test_an_instance_has_its_publisher_s_policy_and_credentials() -> None:
     """As they are at this start."""
     parts = Components()
     publisher = Identity("alice", grant(max_memory=64, constraints=["node.labels.team==blue"]))
-    await parts.run_service.start_instance(run(image="busybox"), publisher, MADE, run(auth=AUTH).credentials())
+    await parts.starter.start_instance(run(image="busybox"), publisher, MADE, run(auth=AUTH).credentials())
     [(_, body, credentials)] = [call for call in parts.swarm.calls if call[0] == "create"]
     assert body["Labels"]["io.qmaster.owner"] == "alice"
     assert body["TaskTemplate"]["Resources"]["Limits"]["MemoryBytes"] == 64 * 1024 * 1024
@@ -603,7 +609,7 @@ async def test_an_instance_that_the_policy_forbids_is_not_made() -> None:
     """Its publisher had the network when it was published."""
     parts = Components()
     with pytest.raises(Forbidden, match="networks"):
-        await parts.run_service.start_instance(run(networks=["gone"]), ALICE, MADE, None)
+        await parts.starter.start_instance(run(networks=["gone"]), ALICE, MADE, None)
     assert parts.engine_calls() == []
 
 
@@ -611,7 +617,7 @@ async def test_an_instance_counts_as_a_run_of_its_publisher() -> None:
     """``max_running`` holds for it."""
     parts = Components(replace(SEEN, owner="alice"))
     with pytest.raises(Forbidden, match="max_running"):
-        await parts.run_service.start_instance(run(), Identity("alice", grant(max_running=1)), MADE, None)
+        await parts.starter.start_instance(run(), Identity("alice", grant(max_running=1)), MADE, None)
 
 
 async def test_an_instance_of_unknown_outcome_is_looked_for() -> None:
@@ -619,7 +625,7 @@ async def test_an_instance_of_unknown_outcome_is_looked_for() -> None:
     parts = Components()
     parts.swarm.fails["create"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        await parts.run_service.start_instance(run(), ROOT, MADE, None)
+        await parts.starter.start_instance(run(), ROOT, MADE, None)
     assert [intent.keyed for intent in parts.recovery.open] == [False]
 
 
@@ -631,12 +637,12 @@ JOB = Job("qm-job-1", "call-1", "in", "backup", 1, "config-1", f"busybox@{DIGEST
 async def test_a_job_is_a_service_with_its_input() -> None:
     """Under the policy of its publisher."""
     parts = Components()
-    await parts.run_service.start_job(run(image="busybox", timeout=5), ROOT, JOB, None)
+    await parts.starter.start_job(run(image="busybox", timeout=5), ROOT, JOB, None)
     [(_, body, credentials)] = [call for call in parts.swarm.calls if call[0] == "create"]
     assert (body["Name"], credentials) == ("qm-job-1", None)
     assert "QMASTER_INPUT=in" in body["TaskTemplate"]["ContainerSpec"]["Env"]
     with pytest.raises(Forbidden, match="networks"):
-        await parts.run_service.start_job(run(networks=["gone"]), ALICE, JOB, None)
+        await parts.starter.start_job(run(networks=["gone"]), ALICE, JOB, None)
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -645,6 +651,6 @@ async def test_a_job_that_is_kept_outlives_a_kill_at_its_start(kept: bool) -> No
     parts = Components()
     parts.swarm.fails["create"] = EngineAway("away")
     with pytest.raises(EngineAway):
-        await parts.run_service.start_job(run(), ROOT, JOB._replace(kept=kept), None)
+        await parts.starter.start_job(run(), ROOT, JOB._replace(kept=kept), None)
     assert [intent.keyed for intent in parts.journal.intents.values()] == [kept]
     assert [intent.keyed for intent in parts.recovery.open] == [False]

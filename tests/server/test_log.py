@@ -194,7 +194,7 @@ async def test_no_line_carries_the_id_of_another_request(capsys: pytest.CaptureF
     log.configure("json")
     structlog.configure(cache_logger_on_first_use=False)  # else the loggers of the handlers would keep this
     talker = Talker()
-    parts: dict[str, Any] = dict.fromkeys(("event_stream", "broker", "log_reader", "scrape"))
+    parts: dict[str, Any] = dict.fromkeys(("starter", "listing", "event_stream", "broker", "log_reader", "scrape"))
     application = make_app(AppState(Authenticator(TOKEN), trouble=lambda: None, **{**parts, "run_service": talker}))
 
     async def talk(caller: Caller, name: str) -> None:
@@ -228,7 +228,9 @@ async def test_a_request_that_brings_no_id_has_one_of_its_own(capsys: pytest.Cap
     """The one that it is told, and no two are alike."""
     log.configure("json")
     structlog.configure(cache_logger_on_first_use=False)
-    parts: dict[str, Any] = dict.fromkeys(("run_service", "event_stream", "broker", "log_reader", "scrape"))
+    parts: dict[str, Any] = dict.fromkeys(
+        ("starter", "run_service", "listing", "event_stream", "broker", "log_reader", "scrape")
+    )
     async with serving(make_app(AppState(Authenticator(TOKEN), trouble=lambda: None, **parts))) as made:
         caller = await made.call()
         told = []
@@ -496,7 +498,9 @@ async def test_who_shows_no_token_fills_no_log(capsys: pytest.CaptureFixture[str
     """200 calls with 15 KB of path each: some lines, none of them long, and the count of the others."""
     log.configure("json")
     structlog.configure(cache_logger_on_first_use=False)
-    parts: dict[str, Any] = dict.fromkeys(("run_service", "event_stream", "broker", "log_reader", "scrape"))
+    parts: dict[str, Any] = dict.fromkeys(
+        ("starter", "run_service", "listing", "event_stream", "broker", "log_reader", "scrape")
+    )
     limit = LineLimit(lambda: 0.0)
     made_parts = AppState(Authenticator(TOKEN), trouble=lambda: None, lines=limit, **parts)
     async with serving(make_app(made_parts)) as made:

@@ -47,14 +47,14 @@ class Launcher(FunctionRuns):
             host=host,
             port=port,
         )
-        return await self._runners.service.start_instance(
+        return await self._runners.starter.start_instance(
             request, by, made, self._publishers.credentials(version.image, by)
         )
 
     def forbids(self, version: Version) -> Trouble | None:
         """Return why the publisher of a version may not run it now, or None."""
         try:
-            self._runners.service.check(version.spec.request(), self._publishers.of(version))
+            self._runners.starter.check(version.spec.request(), self._publishers.of(version))
         except (CannotStart, Forbidden) as error:
             return Trouble("policy", str(error))
         return None

@@ -12,10 +12,9 @@ import msgspec
 
 from ...auth.authenticator import Identity
 from ...errors import HttpError, NotFound, TooManyConnections
-from ...models.responses import ROOT, Service
-from ...runs.listing import ListQuery
+from ...models.responses import Service
+from ...runs.listing import Listing, ListQuery
 from ...runs.logs import Batches, LogQuery, LogReader, Piece, note
-from ...runs.service import RunService
 from ...runs.views.run_view import has_ended
 from ..versions.service import FunctionService
 
@@ -30,10 +29,10 @@ Take = Callable[[], Callable[[], None]]  # takes a slot for a followed instance,
 class FunctionLogs:
     """Reads the output of functions."""
 
-    def __init__(self, functions: FunctionService, run_service: RunService, reader: LogReader) -> None:
+    def __init__(self, functions: FunctionService, listing: Listing, reader: LogReader) -> None:
         self.functions = functions
         self.reader = reader
-        self._run_service = run_service
+        self._listing = listing
 
     def open(self, name: str, query: LogQuery, by: Identity, take: Take) -> FunctionLog:
         """Return the log of a function.
@@ -58,7 +57,7 @@ class FunctionLogs:
     async def removed(self, name: str) -> list[Service]:
         """Return the last instances that are in the journal alone, the oldest first."""
         found: list[Service] = []
-        parts = self._run_service.listing(Identity(ROOT), ListQuery(removed=True, function=name))
+        parts = self._listing.parts(None, ListQuery(removed=True, function=name))
         async with contextlib.aclosing(cast(Any, parts)):
             searched = 0
             async for part in parts:

@@ -17,11 +17,13 @@ from ...runs.outputs import OutputReader
 from ...runs.reaper import Reaper
 from ...runs.reconciler.reconciler import Reconciler
 from ...runs.service import RunService
+from ...runs.starter import RunStarter
 
 
 class Runners(NamedTuple):
     """The parts that start, end and watch runs, and read their output."""
 
+    starter: RunStarter
     service: RunService
     reaper: Reaper
     reconciler: Reconciler

@@ -46,7 +46,7 @@ class JobRuns(FunctionRuns):
             runtime=f"{host}:{port}" if host else "",
             kept=kept,
         )
-        return await self._runners.service.start_job(request, by, made, self._publishers.credentials(version.image, by))
+        return await self._runners.starter.start_job(request, by, made, self._publishers.credentials(version.image, by))
 
     async def waiting(self) -> list[Service]:
         """Return the runs of synchronous calls that this quartermaster created, and that have not begun.

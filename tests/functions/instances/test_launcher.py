@@ -20,12 +20,12 @@ from qmaster.models.requests import RunRequest
 from qmaster.runs.outputs import OutputReader
 from qmaster.runs.reaper import Reaper
 from qmaster.runs.reconciler.reconciler import Reconciler
-from qmaster.runs.service import RunService
+from qmaster.runs.starter import RunStarter
 
 CREDENTIALS = run(auth=AUTH).credentials()
 
 
-class Runs(RunService):
+class Runs(RunStarter):
     """Keeps what is started; ``forbidden`` is what its check says."""
 
     def __init__(self) -> None:
@@ -74,7 +74,8 @@ class Parts:
         self.holders = {"root": Identity("root"), "alice": Identity("alice", grant())}
         publishers = Publishers(self.holders.get, lambda image, by: CREDENTIALS if by.name == "alice" else None)
         reaper = Reaper.__new__(Reaper)
-        runners = Runners(self.runs, reaper, self.looks, OutputReader.__new__(OutputReader))
+        unused: Any = None
+        runners = Runners(self.runs, unused, reaper, self.looks, OutputReader.__new__(OutputReader))
         self.launcher = Launcher(runners, self.swarm, publishers, lambda: address)
 
 

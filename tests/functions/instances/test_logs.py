@@ -69,10 +69,10 @@ class Parts:
         if not self.exists or name != "hello":
             raise NotFound("no function")
 
-    # as the service of runs
+    # as the listing
 
-    async def listing(self, by: Identity, wanted: ListQuery) -> AsyncIterator[Part]:
-        assert by == ROOT
+    async def parts(self, owner: str | None, wanted: ListQuery) -> AsyncIterator[Part]:
+        assert owner is None
         yield Part([msgspec.json.encode(view) for view in self.there + self.gone if wanted.keeps(view)])
 
     # as the reader of logs, and its cache

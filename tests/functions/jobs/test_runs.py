@@ -17,6 +17,7 @@ from qmaster.models.responses import Service
 from qmaster.runs.reconciler.cache import RunCache
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.service import RunService
+from qmaster.runs.starter import RunStarter
 
 pytestmark = pytest.mark.gen_test
 
@@ -24,8 +25,8 @@ CREDENTIALS = run(auth=AUTH).credentials()
 UNUSED: Any = None
 
 
-class Runs(RunService):
-    """Keeps what is started, and has one run."""
+class Starter(RunStarter):
+    """Keeps what is started."""
 
     def __init__(self) -> None:
         self.started: list[tuple[RunRequest, Identity, Job, Credentials | None]] = []
@@ -33,6 +34,13 @@ class Runs(RunService):
     async def start_job(self, request: RunRequest, by: Identity, made: Job, credentials: Credentials | None) -> str:
         self.started.append((request, by, made, credentials))
         return "run-1"
+
+
+class Runs(RunService):
+    """Has one run."""
+
+    def __init__(self) -> None:
+        pass
 
     async def status(self, name_or_id: str, by: Identity) -> Service:
         assert by.sees is None
@@ -62,17 +70,17 @@ class Labelled(FakeSwarm):
         return [raw for raw in self.there if raw["Spec"]["Labels"].get(key) == value]
 
 
-def runs_of(runs: Runs, **holders: Identity) -> JobRuns:
+def runs_of(starter: Starter, **holders: Identity) -> JobRuns:
     publishers = Publishers(holders.get, lambda image, by: CREDENTIALS)
-    runners = Runners(runs, UNUSED, UNUSED, UNUSED)
+    runners = Runners(starter, Runs(), UNUSED, UNUSED, UNUSED)
     return JobRuns(runners, UNUSED, publishers, lambda: ("10.0.0.9", 9091))
 
 
 async def test_a_job_is_started_for_its_publisher() -> None:
     """With the pinned image, the timeout of the function, and the publisher's credentials."""
-    runs, called = Runs(), job(timeout=7, env={"A": "1"})
-    assert await runs_of(runs, root=Identity("root")).start(called, "qm-job-1", "call-1", "in", True) == "run-1"
-    ((request, by, made, credentials),) = runs.started
+    starter, called = Starter(), job(timeout=7, env={"A": "1"})
+    assert await runs_of(starter, root=Identity("root")).start(called, "qm-job-1", "call-1", "in", True) == "run-1"
+    ((request, by, made, credentials),) = starter.started
     assert (request.timeout, request.env, request.restart) == (7, {"A": "1"}, "none")
     assert (by.name, credentials) == ("root", CREDENTIALS)
     assert made == Job("qm-job-1", "call-1", "in", "hello", 1, called.id, called.image, "10.0.0.9:9091", True)
@@ -80,17 +88,17 @@ async def test_a_job_is_started_for_its_publisher() -> None:
 
 async def test_a_publisher_that_may_not_any_more_starts_none() -> None:
     """Where its token is gone, or does not name the function."""
-    runs = Runs()
+    starter = Starter()
     with pytest.raises(CannotStart, match="is gone"):
-        await runs_of(runs).start(job(), "qm-job-1", "call-1", "in", False)
+        await runs_of(starter).start(job(), "qm-job-1", "call-1", "in", False)
     with pytest.raises(Forbidden, match="functions"):
-        await runs_of(runs, root=Identity("alice", grant())).start(job(), "qm-job-1", "call-1", "in", False)
-    assert runs.started == []
+        await runs_of(starter, root=Identity("alice", grant())).start(job(), "qm-job-1", "call-1", "in", False)
+    assert starter.started == []
 
 
 async def test_a_run_is_found_by_its_name() -> None:
     """Whoever its owner is; None if there was none."""
-    runs = runs_of(Runs())
+    runs = runs_of(Starter())
     assert await runs.look_up("qm-job-1") == view("run-1")
     assert await runs.look_up("qm-job-2") is None
 
@@ -108,6 +116,6 @@ async def test_those_that_wait_to_begin_are_found() -> None:
         service("another", Labels={**labels, "io.qmaster.runtime": "10.0.0.8:9091"}, TaskTemplate=template),
     )
     looks = Looks(*(view(each, "pending") for each in ("waits", "kept", "instance", "another")), view("runs"))
-    runners = Runners(UNUSED, UNUSED, looks, UNUSED)
+    runners = Runners(UNUSED, UNUSED, UNUSED, looks, UNUSED)
     runs = JobRuns(runners, swarm, Publishers(UNUSED, UNUSED), lambda: ("10.0.0.9", 9091))
     assert [each.id for each in await runs.waiting()] == ["waits"]
