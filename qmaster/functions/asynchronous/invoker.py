@@ -24,7 +24,7 @@ from ..dispatcher import Dispatcher
 from ..versions.store import VersionStore
 from .attempts import PAUSE, Attempts
 from .backlog import Backlog
-from .ids import address_of, new_id
+from .ids import IdSource, address_of
 from .row import OVERHEAD, Content, Row
 from .store import InvocationStore, Write
 
@@ -87,6 +87,7 @@ class AsyncInvoker:
         self._versions = versions
         self._store = store
         self._address = address
+        self._ids = IdSource()
         self._backlog = Backlog(room)
         self._attempts = Attempts(dispatcher, versions, store, self._backlog, self._ended)
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}  # callers that wait for an end, by id
@@ -108,7 +109,7 @@ class AsyncInvoker:
 
     def new_id(self) -> str:
         """Return an id for an invocation, which tells where it is."""
-        return new_id(self._address())
+        return self._ids.new(self._address())
 
     def queued(self) -> dict[str, int]:
         """Return how many invocations wait, by function."""

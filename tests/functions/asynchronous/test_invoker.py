@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import time
 import tracemalloc
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import datetime
@@ -30,7 +31,7 @@ from qmaster.errors import (
     QueueFull,
 )
 from qmaster.functions.asynchronous import attempts, invoker, store
-from qmaster.functions.asynchronous.ids import address_of, new_id
+from qmaster.functions.asynchronous.ids import IdSource, address_of
 from qmaster.functions.asynchronous.row import OVERHEAD, Content, Row
 from qmaster.functions.instances.instance import Instance
 from qmaster.functions.instances.launcher import Found
@@ -754,14 +755,28 @@ async def test_a_stop_ends_the_waits(tmp_path: Path) -> None:
 
 async def test_an_id_tells_where_the_invocation_is(tmp_path: Path) -> None:
     """It is a UUID; the error for another quartermaster's names its address."""
-    made = new_id(("10.0.0.5", 9091))
+    ids = IdSource()
+    made = ids.new(("10.0.0.5", 9091))
+    assert (uuid.UUID(made).version, uuid.UUID(made).variant, str(uuid.UUID(made))) == (8, uuid.RFC_4122, made)
     assert address_of(made) == "10.0.0.5"
-    assert address_of(new_id(None)) is None
+    assert address_of(ids.new(None)) is None
     assert address_of("nothing") is None
-    assert len({new_id(("10.0.0.5", 9091)) for _ in range(1000)}) == 1000
     async with desk(tmp_path) as here:
         with pytest.raises(NotFound, match=r"the quartermaster at 10\.0\.0\.5 has it"):
             await here.invoker.get(made, ROOT)
+
+
+async def test_ids_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of one moment, and while the clock is set back; those of two quartermasters differ all the same."""
+    ids, others = IdSource(), IdSource()
+    moments = [time.time_ns() + seconds * 10**9 for seconds in (0, 0, 0, 10, -10, -10, 20)]
+    made, theirs = [], []
+    for moment in moments * 2:
+        monkeypatch.setattr(time, "time_ns", lambda moment=moment: moment)
+        made.append(ids.new(None))
+        theirs.append(others.new(None))
+    assert made == sorted(set(made))
+    assert not set(made) & set(theirs)
 
 
 @pytest.mark.slow
