@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import posixpath
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import msgspec
 
-from ..errors import Forbidden
+from ..errors import ConfigError, Forbidden
 from ..models.compose import REALTIME
 from ..models.images import Reference
+from ..models.paths import holder, is_below
 from ..models.requests import NAME_PREFIX, NEVER, PIDS_LIMIT, RunRequest, Ttl
 from ..models.units import UNITS, amount
 from ..models.validation import quote
@@ -47,7 +49,7 @@ class Rules(NamedTuple):
         registries: registries that images may come from; empty: any.
         memory: the default memory of a run, in MiB.
         ttl: the default ttl of a run, in seconds; None: ended runs are not removed.
-        bind_mounts: the host folders that runs may mount.
+        bind_mounts: the host folders that runs may mount, with those below.
     """
 
     registries: Collection[str]
@@ -74,7 +76,7 @@ def allow(
         registries: registries that images may come from; empty: any.
         memory: the default memory of a run, in MiB.
         ttl: the default ttl of a run, in seconds; None: ended runs are not removed.
-        bind_mounts: the host folders that runs may mount, whoever asks.
+        bind_mounts: the host folders that runs may mount, with those below, whoever asks.
 
     Raises:
         Forbidden: the policy forbids it; the message begins with the rule.
@@ -96,7 +98,7 @@ def allow(
     _check_list("configs", request.configs, grant.configs)
     _check_list("resources", _resources(request), grant.resources)
     _check_ports(request.ports, grant)
-    _check_volumes(request, grant)
+    _check_volumes(request, grant, bind_mounts)
     if request.mode == "global" and grant.max_replicas is not None:
         raise Forbidden("max_replicas: this token may not run on every node; leave mode out")
     if grant.constraints and request.type == "container":
@@ -232,21 +234,65 @@ def _check_list(rule: str, asked: Iterable[str], allowed: Collection[str]) -> No
 
 
 def _check_binds(request: RunRequest, folders: Collection[str]) -> None:
-    """Require that a host folder is one that the operator named, exactly: a job may turn one in it into a link."""
+    """Require that a host folder is one that the operator named, or below one."""
     for mount in request.mounts():
-        if mount.kind == "bind" and mount.source not in folders:
+        if mount.kind == "bind" and holder(mount.source, folders) is None:
             raise Forbidden(
                 f"--bind-mounts: this server does not mount the host folder {quote(mount.source)}; it mounts those "
-                "that the option names, and none below them"
+                "that the option names, and those below them"
             )
 
 
-def _check_volumes(request: RunRequest, grant: TokenPolicy) -> None:
+def _check_volumes(request: RunRequest, grant: TokenPolicy, folders: Collection[str]) -> None:
     for mount in request.mounts():
-        if mount.kind == "bind" and mount.source not in grant.mounts:
-            raise Forbidden(f"mounts: this token may not mount the host folder {quote(mount.source)}")
+        if mount.kind == "bind":
+            _check_mount(mount.source, grant, folders)
         if mount.kind == "volume" and not any(fnmatchcase(mount.source, pattern) for pattern in grant.volumes):
             raise Forbidden(f"volumes: this token may not use the volume {quote(mount.source)}")
+
+
+def _check_mount(source: str, grant: TokenPolicy, folders: Collection[str]) -> None:
+    """Require that a token may mount a host folder.
+
+    A folder in one of ``mounts`` may be a link, which the token's own runs have made. Docker follows it within the
+    folder of ``--bind-mounts``, so that one must be the token's as a whole.
+    """
+    base = holder(source, folders)
+    if source in grant.mounts or (base is not None and holder(base, grant.mounts) is not None):
+        return
+    text = f"mounts: this token may not mount the host folder {quote(source)}"
+    if inside := holder(source, grant.mounts):
+        text += f"; of {quote(inside)} only that folder itself, unless --bind-mounts names it"
+    raise Forbidden(text)
+
+
+def check_mounts(grants: Collection[TokenPolicy], folders: Collection[str]) -> None:
+    """Require that no token may write where a folder of ``mounts`` is, unless all of the server's folder is its own.
+
+    Its runs could turn that folder into a link to any other in the server's folder.
+
+    Args:
+        grants: all policies of the tokens file.
+        folders: the host folders that runs may mount.
+
+    Raises:
+        ConfigError: a folder is inside another one.
+    """
+    owners = {each: grant.name for grant in grants for each in grant.mounts}
+    for grant in grants:
+        for folder in sorted(grant.mounts):
+            base = holder(folder, folders)
+            for outer in _parents(folder):
+                if base is not None and outer in owners and outer != base and is_below(outer, base):
+                    raise ConfigError(
+                        f"[{grant.name}] mounts: {folder} is inside {outer} of [{owners[outer]}], whose runs could "
+                        f"make it a link to another folder of {base}; choose folders side by side"
+                    )
+
+
+def _parents(path: str) -> Iterator[str]:
+    while (path := posixpath.dirname(path)) != "/":
+        yield path
 
 
 def _resources(request: RunRequest) -> list[str]:

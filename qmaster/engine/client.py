@@ -126,6 +126,16 @@ class Client:
             raise EngineRefused(NO_API)
         self._version = version
 
+    async def api_version(self) -> str:
+        """Return the version of the engine's API, such as ``1.45``; ping the engine if it is not known.
+
+        Raises:
+            HttpError: the engine does not answer.
+        """
+        if not self._version:
+            await self.ping()
+        return self._version
+
     async def send(
         self,
         method: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from ..errors import BadRequest, Conflict, HttpError, NotFound, RegistryRefused
 from ..models.credentials import Credentials
 from ..models.images import Reference
 from ..models.requests import LABEL_PREFIX, PullPolicy
-from . import ports
-from .calls import CHANGE, Calls, decode, segment
+from . import ports, subfolders
+from .calls import CHANGE, LISTING, Calls, decode, segment
 from .images import Images, Registry, image_path
 from .labels import MANAGED, RUN
 from .services import Swarm
@@ -73,6 +73,19 @@ class Containers:
                     raise
                 warnings.append(f"pull_policy: the local image is used: {error}")
                 return
+
+    async def check_subfolders(self, folders: Collection[str]) -> None:
+        """Require that this engine can mount host folders below those of ``--bind-mounts``.
+
+        Args:
+            folders: what is to be mounted; nothing is asked if there are none.
+
+        Raises:
+            BadRequest: the engine is too old.
+        """
+        if folders:
+            calls = self._calls
+            subfolders.check_api(folders, await calls.call(calls.client.api_version, LISTING, "inspect"))
 
     async def check_image(
         self, image: str, credentials: Credentials | None, pull: PullPolicy, warnings: list[str]
@@ -148,6 +161,9 @@ class Containers:
             await self._calls.change("POST", f"/containers/{container_id}/start")
         except HttpError as error:
             await self.remove(container_id)
+            said = subfolders.explained(str(error))
+            if said and said != str(error):
+                raise BadRequest(said) from error
             if isinstance(error, NotFound):  # Docker means its command or working directory
                 raise BadRequest(f"the container could not start: {error}") from error
             raise

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..models import compose
 from ..models.compose import SHARED_MEMORY, Mount
 from ..models.requests import RunRequest
+from . import subfolders
 from .labels import MIB
 
 Json = dict[str, Any]
 
 
-def of_service(request: RunRequest, config_ids: Sequence[str]) -> Json:
+def of_service(request: RunRequest, config_ids: Sequence[str], bind_mounts: Collection[str] = ()) -> Json:
     """Return parts of a service's ``ContainerSpec``; None for what the request leaves out.
 
     Args:
         request: the request.
         config_ids: the ids of its configs, in the order of the request.
+        bind_mounts: the host folders that runs may mount, with those below.
     """
     mounts = request.mounts()
     if request.shm_size is not None:  # Swarm has no field for it
@@ -37,7 +39,7 @@ def of_service(request: RunRequest, config_ids: Sequence[str]) -> Json:
         "Hosts": [f"{address} {name}" for name, address in hosts] or None,
         "DNSConfig": {"Nameservers": dns} if dns else None,
         "ReadOnly": request.read_only or None,
-        "Mounts": list(map(_mount, mounts)) or None,
+        "Mounts": [_mount(each, bind_mounts) for each in mounts] or None,
         "Ulimits": [{"Name": each.name, "Soft": each.soft, "Hard": each.hard} for each in limits] or None,
         "Configs": [_config(name, i) for name, i in zip(request.configs, config_ids, strict=True)] or None,
     }
@@ -62,23 +64,25 @@ def of_container(request: RunRequest) -> Json:
     }
 
 
-def of_host(request: RunRequest) -> Json:
-    """Return parts of a container's ``HostConfig``."""
+def of_host(request: RunRequest, bind_mounts: Collection[str] = ()) -> Json:
+    """Return parts of a container's ``HostConfig``; ``bind_mounts``: as in ``of_service``."""
     limits = compose.limits(request.ulimits)
     return {
         "Init": request.init,
         "ExtraHosts": [f"{name}:{address}" for name, address in compose.hosts(request.extra_hosts)] or None,
         "Dns": compose.servers(request.dns) or None,
         "ReadonlyRootfs": request.read_only or None,
-        "Mounts": list(map(_mount, request.mounts())) or None,
+        "Mounts": [_mount(each, bind_mounts) for each in request.mounts()] or None,
         "ShmSize": None if request.shm_size is None else request.shm_size * MIB,
         "Ulimits": [{"Name": each.name, "Soft": each.soft, "Hard": each.hard} for each in limits] or None,
         "DeviceRequests": None if request.gpus is None else [_gpus(request.gpus)],
     }
 
 
-def _mount(mount: Mount) -> Json:
+def _mount(mount: Mount, bind_mounts: Collection[str]) -> Json:
     body: Json = {"Type": mount.kind, "Target": mount.target, "ReadOnly": mount.read_only}
+    if mount.kind == "bind" and mount.source not in bind_mounts:
+        return {**body, **subfolders.volume(mount.source, bind_mounts)}
     if mount.kind != "tmpfs":
         return {**body, "Source": mount.source}
     options = {

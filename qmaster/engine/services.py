@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypedDict
 
 import msgspec
@@ -11,6 +11,7 @@ from ..errors import BadRequest, EngineRefused, NotFound
 from ..models.credentials import Credentials
 from ..models.images import Reference
 from ..models.requests import LABEL_PREFIX, PullPolicy
+from . import subfolders
 from .calls import Calls, decode, segment
 from .images import Registry, image_path
 from .labels import RUN, STOPPED
@@ -221,6 +222,20 @@ class Swarm:
     async def labelled(self, label: str) -> list[Json]:
         """Return the services with a label, ``key`` or ``key=value``, as Docker has them."""
         return decode(await self._calls.listing("/services", {"label": [label]}), list[Json])
+
+    async def check_subfolders(self, folders: Collection[str]) -> None:
+        """Require that every node can mount host folders below those of ``--bind-mounts``.
+
+        An older engine mounts the whole folder of the option. So the nodes are listed anew.
+
+        Args:
+            folders: what is to be mounted; nothing is asked if there are none.
+
+        Raises:
+            BadRequest: an engine is too old.
+        """
+        if folders:
+            subfolders.check_nodes(folders, await self.nodes())
 
     async def nodes(self) -> Sequence[Json]:
         """Return the nodes of the swarm, as Docker lists them."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -54,11 +54,15 @@ class Objects(NamedTuple):
 
 
 class Defaults(NamedTuple):
-    """Defaults of a run: memory in MiB, timeout and ttl in seconds; None: no limit."""
+    """Defaults of a run: memory in MiB, timeout and ttl in seconds; None: no limit.
+
+    ``bind_mounts`` are the host folders that runs may mount, with those below.
+    """
 
     memory: int
     timeout: float | None = None
     ttl: float | None = None
+    bind_mounts: Collection[str] = ()
 
 
 # Every run sets its log driver: a node's default may be one that Docker cannot read back (`none`, `gelf`), and Swarm
@@ -230,7 +234,7 @@ def service(request: RunRequest, mark: Stamp, image: str, defaults: Defaults, ob
             "CapabilityDrop": request.dropped() or None,
             "Privileges": {"NoNewPrivileges": True} if request.no_new_privileges else None,
             "Healthcheck": None if request.checks_health else NO_HEALTHCHECK,
-            **options.of_service(request, objects.configs),
+            **options.of_service(request, objects.configs, defaults.bind_mounts),
         }
     )
     reserved = _drop_none({**resources, "GenericResources": options.generic_resources(request)})
@@ -266,7 +270,7 @@ def container(request: RunRequest, mark: Stamp, defaults: Defaults) -> dict[str,
         "CapDrop": request.dropped() or None,
         "SecurityOpt": ["no-new-privileges:true"] if request.no_new_privileges else None,
         "LogConfig": {"Type": LOG_DRIVER, "Config": LOG_OPTIONS},
-        **options.of_host(request),
+        **options.of_host(request, defaults.bind_mounts),
     }
     return _drop_none(
         {

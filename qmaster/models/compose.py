@@ -22,6 +22,7 @@ SHARED_MEMORY = "/dev/shm"  # noqa: S108 - in the container
 ULIMITS = frozenset(
     "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()  # noqa: SIM905
 )
+RESERVED_VOLUME = "qm-bind-"  # the beginning of the names of volumes that are host folders (``engine/subfolders.py``)
 VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 _HOST = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,252}[a-zA-Z0-9])?")
 _MODE = re.compile(r"[0-7]{3,4}")
@@ -134,6 +135,8 @@ def _volume(entry: str | MountField) -> Mount:
         return Mount("bind", folder(entry.source), target, entry.read_only)
     if not VOLUME.fullmatch(entry.source):
         raise ValueError(f"volumes: expected the name of a volume; got {quote(entry.source)}")
+    if entry.source.startswith(RESERVED_VOLUME):
+        raise ValueError(f"volumes: the prefix {RESERVED_VOLUME} is reserved; to mount a host folder, write its path")
     return Mount("volume", entry.source, target, entry.read_only)
 
 

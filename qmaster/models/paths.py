@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 
 from .validation import quote
 
@@ -40,3 +41,8 @@ def plain(field: str, path: str) -> str:
 def is_below(path: str, other: str) -> bool:
     """Return whether a path is another one, or in it."""
     return path == other or path.startswith(f"{other}/")
+
+
+def holder(path: str, folders: Iterable[str]) -> str | None:
+    """Return the folder that is a path or holds it, the outermost of several; None if there is none."""
+    return min((each for each in folders if is_below(path, each)), key=len, default=None)

@@ -14,7 +14,7 @@ import structlog
 
 from ..auth import policy
 from ..auth.authenticator import Identity, RunRateLimiter
-from ..engine import Engine, ports, spec
+from ..engine import Engine, ports, spec, subfolders
 from ..engine.containers import OwnContainer
 from ..errors import (
     Conflict,
@@ -54,14 +54,12 @@ class RunConfig(NamedTuple):
         registries: the allowed registries of images; empty: any.
         reserved_ports: the ports that no run may publish, with what each is.
         check_callback: raises Forbidden if the URL of a field is none that callbacks may go to.
-        bind_mounts: the host folders that runs may mount.
     """
 
     defaults: spec.Defaults
     registries: Collection[str] = ()
     reserved_ports: Mapping[ports.Port, str] = ports.SWARM
     check_callback: Callable[[str, str | None], None] = lambda field, url: None
-    bind_mounts: Collection[str] = ()
 
 
 class RunStarter:
@@ -132,6 +130,7 @@ class RunStarter:
         warnings: list[str] = []
         if request.type == "container":
             spec.container(request, mark, self._config.defaults)
+            await self._engine.containers.check_subfolders(subfolders.of(request, self._config.defaults.bind_mounts))
             containers, credentials = self._engine.containers, request.credentials()
             image = await containers.check_image(request.image, credentials, request.pulls, warnings)
         else:
@@ -230,7 +229,7 @@ class RunStarter:
             Forbidden: the token may not run this.
         """
         config, defaults = self._config, self._config.defaults
-        return policy.allow(request, by.grant, config.registries, defaults.memory, defaults.ttl, config.bind_mounts)
+        return policy.allow(request, by.grant, config.registries, defaults.memory, defaults.ttl, defaults.bind_mounts)
 
     async def _make(self, request: RunRequest, mark: spec.Stamp, warnings: list[str]) -> str:
         make = self._make_container if request.type == "container" else self._make_service
@@ -264,7 +263,9 @@ class RunStarter:
         return body
 
     async def _objects(self, request: RunRequest) -> spec.Objects:
+        """Return the ids of what a service's request names; check that the nodes can mount its host folders."""
         swarm = self._engine.swarm
+        await swarm.check_subfolders(subfolders.of(request, self._config.defaults.bind_mounts))
         return spec.Objects(
             await swarm.network_ids(request.networks),
             await swarm.secret_ids(request.secrets),
@@ -292,6 +293,7 @@ class RunStarter:
     async def _make_container(self, request: RunRequest, mark: spec.Stamp, intent: Intent, warnings: list[str]) -> str:
         containers, credentials = self._engine.containers, request.credentials()
         body = spec.container(request, mark, self._config.defaults)
+        await containers.check_subfolders(subfolders.of(request, self._config.defaults.bind_mounts))
         await containers.prepare(request.image, credentials, request.pulls, warnings)
         await self._journal.intend(intent)
         container_id = await containers.create(body, mark.name, credentials, request.pulls, request.stdin)

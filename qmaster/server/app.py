@@ -24,7 +24,7 @@ from ..api.limits import ConnectionLimiter
 from ..api.routes import AppState, make_app
 from ..api.runtime import connections as runtime_connections
 from ..auth.authenticator import Authenticator
-from ..auth.policy import Rules
+from ..auth.policy import Rules, check_mounts
 from ..auth.registries import RegistryAuth
 from ..auth.tokens import TokenFile, TokenPolicy
 from ..engine import Endpoint, Engine, ports
@@ -321,7 +321,12 @@ class Server:
         return token_file
 
     def _take_grants(self, grants: Sequence[TokenPolicy]) -> None:
-        """Accept these tokens from now on, and recheck open streams and logs."""
+        """Accept these tokens from now on, and recheck open streams and logs.
+
+        Raises:
+            ConfigError: their ``mounts`` cannot be kept apart.
+        """
+        check_mounts(grants, self._config.bind_mounts)
         self.api.auth.replace(grants)
         self.api.sockets.recheck()
         self.api.logs.recheck()
@@ -452,11 +457,10 @@ def build_runs(
     receivers = Receivers(config.callbacks, config.webhook_key_file)
     receivers.load()
     options = RunConfig(
-        Defaults(config.memory, config.timeout or None, config.ttl or None),
+        Defaults(config.memory, config.timeout or None, config.ttl or None, config.bind_mounts),
         _registries(config.registries),
         {**ports.SWARM, **ports.of_engine(config.docker_host)},
         receivers.check,
-        config.bind_mounts,
     )
     own = OwnContainer(engine.containers, engine.swarm, own_container_id())
     starter = RunStarter(engine, journal, reconciler, recovery, own, options)

@@ -128,7 +128,7 @@ OPTIONS = (
         "--bind-mounts",
         "QMASTER_BIND_MOUNTS",
         "",
-        "Host folders that runs may mount, separated by commas; empty: none. A token needs mounts too.",
+        "Host folders that runs may mount, with those below, separated by commas. A token needs mounts too.",
     ),
     Option(
         "--callbacks",
@@ -338,7 +338,7 @@ def _folders(text: str) -> tuple[str, ...]:
         raise ConfigError(f"--bind-mounts: {str(error).partition(': ')[2]}") from None
     for one in folders:
         if inside := next((other for other in folders if one.startswith(f"{other}/")), None):
-            raise ConfigError(f"--bind-mounts: {one} is inside {inside}; a job could exchange it for a link elsewhere")
+            raise ConfigError(f"--bind-mounts: {one} is inside {inside}, with which runs may mount it; leave it out")
     return folders
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qmaster.auth import policy
 from qmaster.auth.tokens import SCOPES, TokenPolicy
-from qmaster.errors import BadRequest, Forbidden
+from qmaster.errors import BadRequest, ConfigError, Forbidden
 from qmaster.models.images import Pattern, Reference
 from qmaster.models.requests import RunRequest
 
@@ -398,11 +398,67 @@ def test_what_a_token_uses_is_named_in_its_table(fields: dict[str, Any], allowed
 
 
 def test_a_host_folder_is_one_of_the_server_s_for_all() -> None:
-    """Itself, and none below it, which a job could turn into a link; the root token is no exception."""
-    for source in ("/srv/x/below", "/srv", "/etc"):
+    """Or below one; the root token is no exception, and a prefix is no folder."""
+    for source in ("/srv", "/srv/x2", "/srv/x2/y", "/srv/y/x", "/etc"):
         for by in (None, grant(mounts=frozenset({source}))):
             with pytest.raises(Forbidden, match=r"^--bind-mounts: "):
                 policy.allow(run(volumes=[f"{source}:/x"]), by, (), MEMORY, None, ("/srv/x",))
+    for source in ("/srv/x", "/srv/x/below", "/srv//x/./far/below/"):
+        request = run(volumes=[f"{source}:/x"])
+        assert policy.allow(request, None, (), MEMORY, None, ("/srv/x",)) is request
+
+
+@pytest.mark.parametrize(
+    ("mounts", "source", "allowed"),
+    [
+        (["/srv/data"], "/srv/data", True),
+        (["/srv/data"], "/srv/data/a", True),
+        (["/srv/data"], "/srv/data/a/b", True),
+        (["/srv"], "/srv/data/a", True),
+        (["/srv/data/a"], "/srv/data/a", True),
+        # Its runs can write to /srv/data/a, so a link there could lead to /srv/data/b.
+        (["/srv/data/a"], "/srv/data/a/b", False),
+        (["/srv/data/a"], "/srv/data", False),
+        (["/srv/data/a"], "/srv/data/b", False),
+        (["/srv/data/a"], "/srv/data/ab", False),
+        (["/srv/dat"], "/srv/data", False),
+        (["/srv/other"], "/srv/data/a", False),
+        ([], "/srv/data", False),
+        ([], "/srv/data/a", False),
+    ],
+)
+def test_a_token_has_its_folders(mounts: list[str], source: str, allowed: bool) -> None:
+    """Those below too, where it has all of the server's folder."""
+    request, by = run(volumes=[f"{source}:/x"]), grant(mounts=frozenset(mounts))
+    if allowed:
+        assert policy.allow(request, by, (), MEMORY, None, ("/srv/data",)).volumes == [f"{source}:/x"]
+        return
+    with pytest.raises(Forbidden, match=rf"^mounts: this token may not mount the host folder '{source}'"):
+        policy.allow(request, by, (), MEMORY, None, ("/srv/data",))
+
+
+@pytest.mark.parametrize(
+    ("mounts", "fits"),
+    [
+        ({"a": ["/srv/data/a"], "b": ["/srv/data/b"]}, True),
+        ({"a": ["/srv/data/a"], "b": ["/srv/data/a"]}, True),
+        ({"a": ["/srv/data/a"], "b": ["/srv/data/ab/c"]}, True),
+        ({"a": ["/srv/data"], "b": ["/srv/data/a"]}, True),
+        ({"a": ["/srv"], "b": ["/srv/data/a"]}, True),
+        ({"a": ["/elsewhere/a"], "b": ["/elsewhere/a/b"]}, True),
+        ({"a": ["/srv/data/a"], "b": ["/srv/data/a/b"]}, False),
+        ({"a": ["/srv/data/a/b/c"], "b": ["/srv/data/a"]}, False),
+        ({"a": ["/srv/data/a", "/srv/data/a/b"]}, False),
+    ],
+)
+def test_the_folders_of_tokens_are_side_by_side(mounts: dict[str, list[str]], fits: bool) -> None:
+    """A token that may write to a folder can turn those in it into links."""
+    grants = [grant(name=name, mounts=frozenset(folders)) for name, folders in mounts.items()]
+    if fits:
+        policy.check_mounts(grants, ("/srv/data", "/mnt"))
+        return
+    with pytest.raises(ConfigError, match=r"^\[[ab]\] mounts: /srv/data/a/b(/c)? is inside /srv/data/a of \[[ab]\]"):
+        policy.check_mounts(grants, ("/srv/data", "/mnt"))
 
 
 def test_files_in_memory_count_as_memory() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import http.client
 import json
 import os
@@ -466,6 +467,17 @@ def test_a_tokens_file_that_cannot_be_used_ends_it(tmp_path: Path) -> None:
     file.write_text('[alice]\nscopes = ["run"]\n')
     done = qmaster(tmp_path, TOKEN=TOKEN, QMASTER_TOKENS_FILE=str(file))
     check_refused(done, f"--tokens-file: {file}: [alice] sha256: is required")
+
+
+def test_folders_of_tokens_that_cannot_be_kept_apart_end_it(tmp_path: Path) -> None:
+    """The runs of one token could turn the folder of the other into a link."""
+    file, tables = tmp_path / "tokens.toml", ""
+    for name, folder in (("alice", "a"), ("bob", "a/b")):
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        tables += f'[{name}]\nsha256 = "{digest}"\nscopes = ["run"]\nmounts = ["/srv/data/{folder}"]\n'
+    file.write_text(tables)
+    done = qmaster(tmp_path, "--bind-mounts", "/srv/data", TOKEN=TOKEN, QMASTER_TOKENS_FILE=str(file))
+    check_refused(done, f"--tokens-file: {file}: [bob] mounts: /srv/data/a/b is inside /srv/data/a of [alice]")
 
 
 def test_a_registry_that_is_none_ends_it(tmp_path: Path) -> None:

@@ -69,6 +69,13 @@ def test_another_tmpfs_is_refused(entry: str) -> None:
     assert refused({**RUN, "tmpfs": entry}).startswith("tmpfs: ")
 
 
+@pytest.mark.parametrize("entry", ["qm-bind-x:/x", {"source": "qm-bind-", "target": "/x"}])
+def test_the_volumes_of_host_folders_cannot_be_asked_for(entry: Any) -> None:
+    """One is the whole folder. Names that only look alike are the user's."""
+    assert refused({**RUN, "volumes": [entry]}).startswith("volumes: the prefix qm-bind- is reserved; ")
+    assert run(volumes=["qm-bin:/x", "my-qm-bind-x:/y"]).mounts()
+
+
 def test_two_mounts_have_two_targets() -> None:
     """Also where one is in a field of another name."""
     assert refused({**RUN, "volumes": ["a:/x"], "tmpfs": "/x"}) == "tmpfs: two mounts have the target '/x'"

@@ -21,7 +21,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of the host that runs may mount."""
     path = tmp_path_factory.mktemp("shared")
     (path / "file").write_text("from the host\n")
-    (path / "below").mkdir()
     return path
 
 
@@ -214,7 +213,8 @@ def _removed(server: Server, service: str) -> Reply | None:
 REFUSED: list[tuple[Json, int, str]] = [
     ({"volumes": ["/etc:/x"]}, 403, "--bind-mounts: this server does not mount the host folder '/etc'"),
     ({"volumes": ["/var/run/docker.sock:/s"]}, 403, "--bind-mounts: this server does not mount"),
-    ({"volumes": ["{folder}/below:/x"]}, 403, "--bind-mounts: this server does not mount"),
+    ({"volumes": ["{folder}2:/x"]}, 403, "--bind-mounts: this server does not mount"),
+    ({"volumes": ["qm-bind-0:/x"]}, 400, "volumes: the prefix qm-bind- is reserved"),
     ({"volumes": ["{folder}/../x:/x"]}, 400, "volumes: expected an absolute path without '..'"),
     ({"volumes": ["/:/x"]}, 400, "volumes: '/' cannot be mounted"),
     ({"volumes": ["../x:/x"]}, 400, "volumes: expected an absolute path of a folder"),

@@ -57,7 +57,7 @@ FIELDS: Mapping[str, str] = {
     "tmpfs": "Folders in memory: `/path` or `/path:size=64m,mode=1777`.",
     "shm_size": "MiB of `/dev/shm`.",
     "ulimits": "A name such as `nofile` with a number, or with `soft` and `hard`; -1: no limit.",
-    "volumes": "`NAME:/path` or `/folder:/path`, with `:ro`; or Compose's long form. `--bind-mounts` has the folders.",
+    "volumes": "`NAME:/path`, or `/folder:/path` of `--bind-mounts` or below, with `:ro`; or Compose's long form.",
     "configs": "Names of swarm configs, mounted at `/NAME`. Services only.",
     "generic_resources": 'What it reserves of what nodes announce, such as `{"gpu": 2}`. Services only.',
     "gpus": "How many GPUs it gets, or `all`. Containers only.",

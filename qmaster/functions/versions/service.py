@@ -14,6 +14,7 @@ import structlog
 from ...auth import policy
 from ...auth.authenticator import Identity
 from ...auth.registries import OPTION, RegistryAuth
+from ...engine import subfolders
 from ...engine.services import Swarm
 from ...errors import Conflict, HttpError, NotFound
 from ...models.functions import (
@@ -197,6 +198,7 @@ class FunctionService:
         return policy.allow(spec.request(), by.grant, *self._rules)
 
     async def _require_objects(self, request: RunRequest) -> None:
+        await self._swarm.check_subfolders(subfolders.of(request, self._rules.bind_mounts))
         await self._swarm.network_ids(request.networks)
         await self._swarm.secret_ids(request.secrets)
         await self._swarm.config_ids(request.configs)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ...engine.subfolders import explained
 from ...models.responses import Attempt, LastExit, Service
 from ...models.units import parse_time, present
 from .task_status import ENDED, counted, exit_code, is_job, tries_again, updated
@@ -59,7 +60,7 @@ def of_container(raw: Json, last: LastExit | None, before: Service | None) -> At
     state = raw["State"]
     started = present(state.get("StartedAt"))
     if state.get("Status") == "exited":
-        last = LastExit(state.get("ExitCode"), state.get("Error") or None, present(state.get("FinishedAt")))
+        last = LastExit(state.get("ExitCode"), explained(state.get("Error")), present(state.get("FinishedAt")))
     elif state.get("Status") != "restarting":  # it runs again, so Docker shows the start of the next attempt
         started = None
     if last is None or last.finished_at is None:
@@ -88,11 +89,9 @@ def _is_later(task: Json, told: Attempts) -> bool:
 
 
 def _of_task(raw: Json, started_at: str | None, hide: Callable[[str], str]) -> Attempt:
-    status = raw["Status"]
-    error = status.get("Err")
-    return Attempt(
-        raw["ID"], started_at, status.get("Timestamp"), exit_code(raw), hide(error)[:MAX_ERROR] if error else None
-    )
+    error = explained(raw["Status"].get("Err"))
+    ended_at = raw["Status"].get("Timestamp")
+    return Attempt(raw["ID"], started_at, ended_at, exit_code(raw), hide(error)[:MAX_ERROR] if error else None)
 
 
 def _moment(text: str | None) -> float:

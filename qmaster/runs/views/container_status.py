@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ...engine.subfolders import explained
 from ...models.responses import LastExit, Replicas, Service
 from ...models.units import cores, mib, parse_time, present
 from .run_view import Verdict, make_view
@@ -67,7 +68,7 @@ def with_attempts(shown: Service, raw: Json, before: Service | None) -> Service:
     count, at = raw.get("RestartCount") or 0, present(state.get("FinishedAt"))
     waits = state.get("Status") == "restarting"  # otherwise Docker shows another exit code or none, but still the time
     if count and at and (waits or (state.get("Running") and (last is None or last.finished_at != at))):
-        last = LastExit(state.get("ExitCode"), state.get("Error") or None, at) if waits else LastExit(None, None, at)
+        last = LastExit(state.get("ExitCode"), explained(state.get("Error")), at) if waits else LastExit(None, None, at)
     return msgspec.structs.replace(shown, restarts=max(count, before.restarts if before else 0), last_exit=last)
 
 
@@ -97,11 +98,15 @@ def _judge(state: Json) -> Verdict:
     if word in ("running", "paused"):
         return Verdict("running")
     if word == "created":
-        return Verdict("failed", "rejected", state["Error"], code) if state.get("Error") else Verdict("preparing")
+        return (
+            Verdict("failed", "rejected", explained(state["Error"]), code)
+            if state.get("Error")
+            else Verdict("preparing")
+        )
     if word == "restarting":
         return Verdict("pending")
     if word == "removing":
         return Verdict("stopping")
     if code == 0:
         return Verdict("complete", "exit", None, 0)
-    return Verdict("failed", "oom" if state.get("OOMKilled") else "exit", state.get("Error") or None, code)
+    return Verdict("failed", "oom" if state.get("OOMKilled") else "exit", explained(state.get("Error")), code)

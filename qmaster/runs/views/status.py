@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ...engine.labels import END, IDLE, UPDATED
+from ...engine.subfolders import explained
 from ...models.responses import LastExit, Reason, Replicas, Service
 from ...models.units import cores, mib, parse_time
 from .run_view import Verdict, make_view
@@ -294,14 +295,15 @@ def _pending(waiting: list[Json]) -> Verdict:
 
 
 def _failed(raw: Json) -> Verdict:
-    state, error, code = raw["Status"]["State"], raw["Status"].get("Err") or None, exit_code(raw)
+    state, said, code = raw["Status"]["State"], raw["Status"].get("Err") or "", exit_code(raw)
+    error = explained(said)
     if state == "orphaned":
         return Verdict("failed", "orphaned", error, code)
     if state == "rejected":
-        return Verdict("failed", _rejection(error or ""), error, code)
+        return Verdict("failed", _rejection(said), error, code)
     if state in ("shutdown", "remove"):
         return Verdict("failed", "stopped", error, code)
-    if _UNHEALTHY.fullmatch(error or ""):
+    if _UNHEALTHY.fullmatch(said):
         return Verdict("failed", "unhealthy", error, code)
     return Verdict("failed", "exit", error, code)
 
@@ -351,5 +353,4 @@ def _between(chain: list[Json], previous: Collection[str], current: Collection[s
 
 
 def _exit_of(raw: Json) -> LastExit:
-    status = raw["Status"]
-    return LastExit(exit_code(raw), status.get("Err") or None, status.get("Timestamp"))
+    return LastExit(exit_code(raw), explained(raw["Status"].get("Err")), raw["Status"].get("Timestamp"))

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from ...engine.subfolders import explained
 from ...models.responses import Task
 from ...models.units import LONG_AGO, parse_time
 
@@ -42,7 +43,7 @@ def task(raw: Json, nodes: Mapping[str, Json], by_node: bool = False) -> Task:
         node=hostname,
         state=status["State"],
         message=status.get("Message") or None,
-        error=status.get("Err") or None,
+        error=explained(status.get("Err")),
         exit_code=exit_code(raw),
         container_id=inner.get("ContainerID") or None,
         updated_at=status.get("Timestamp"),
