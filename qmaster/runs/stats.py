@@ -15,7 +15,7 @@ from msgspec import Struct
 from ..errors import JournalUnwritable
 from ..events.cloudevents import PREFIX, SERVICE_EVENTS, Event
 from ..events.journal import Journal
-from ..models.responses import ROOT, Node, Service, outcome
+from ..models.responses import ROOT, Node, Outcome, Service, outcome
 from ..models.stats import NodeNumbers, RunNumbers
 from ..models.units import parse_time
 from .minutes import DAY, Series, SeriesByName
@@ -26,7 +26,7 @@ MOST_EVENTS = 200_000  # of the journal that are read at the start
 PAGE = 500  # events of the journal that are read at once: 5 ms of its thread
 STARTED, COMPLETE, FAILED, STOPPED = range(4)
 DURATION, QUEUED = range(2)
-_OUTCOMES: dict[str | None, int] = {"complete": COMPLETE, "failed": FAILED, "stopped": STOPPED, None: STOPPED}
+_OUTCOMES: dict[Outcome, int] = {"complete": COMPLETE, "failed": FAILED, "stopped": STOPPED}
 _TYPES = [f"{PREFIX}service.{word}" for word in SERVICE_EVENTS]
 _EVENTS = (
     "SELECT event FROM facts WHERE seq > ? AND seq <= ? AND type IN"  # noqa: S608 - text of ours
@@ -64,7 +64,8 @@ class RunStats:
     """Numbers of each minute of the last day.
 
     A start counts in the minute of ``created_at``, an end in that of ``finished_at``: by the engine's clock, at most
-    now. Instances of functions, and what quartermaster did not start, do not count.
+    now. A run that was removed before an end was seen counts no end, as it has no ``outcome``. Instances of functions,
+    and what quartermaster did not start, do not count.
 
     Args:
         clock: seconds since 1970.
@@ -98,8 +99,9 @@ class RunStats:
         if run.started_at is not None and not had[0]:
             self._time(run, QUEUED, run.started_at, run.created_at, run.started_at)
         if word != "created" and is_over(run) and not had[1]:
-            ended = run.finished_at or run.removed_at or at
-            self._add(run, outcome_of(run), ended)
+            ended, how = run.finished_at or run.removed_at or at, outcome_of(run)
+            if how is not None:
+                self._add(run, _OUTCOMES[how], ended)
             self._time(run, DURATION, ended, run.started_at, run.finished_at)
 
     def _add(self, run: Run, which: int, at: str) -> None:
@@ -196,10 +198,10 @@ def is_over(run: Run) -> bool:
     return run.status in ("complete", "failed", "removed") or (run.status == "stopping" and run.finished_at is not None)
 
 
-def outcome_of(run: Run) -> int:
-    """Return how a run has ended: ``COMPLETE``, ``FAILED``, or ``STOPPED``, also if something else removed it."""
+def outcome_of(run: Run) -> Outcome | None:
+    """Return how a run has ended, also one that is being stopped; None if it was removed before an end was seen."""
     view: Any = run if run.status != "stopping" else msgspec.structs.replace(run, status="removed")
-    return _OUTCOMES[outcome(view)]
+    return outcome(view)
 
 
 def _read(db: sqlite3.Connection, after: int, until: int) -> list[_KeptEvent]:
