@@ -33,6 +33,7 @@ HEADERS = {
 }
 
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+_CODING = re.compile(r"([^\s;]+)(?:\s*;\s*q=(0(?:\.[0-9]*)?|1(?:\.0*)?))?", re.IGNORECASE)
 
 
 class File(NamedTuple):
@@ -59,6 +60,18 @@ def read(static: Path) -> dict[str, File]:
 def _read(path: Path) -> File:
     body = path.read_bytes()
     return File(body, gzip.compress(body, mtime=0), TYPES[path.suffix], path.stat().st_mtime)
+
+
+def prefers_gzip(accepted: str) -> bool:
+    """Return whether gzip is acceptable, and no less than no coding: RFC 9110, section 12.5.3.
+
+    Args:
+        accepted: the value of ``Accept-Encoding``; "": none was sent. What is malformed in it does not count.
+    """
+    codings = (_CODING.fullmatch(part.strip()) for part in accepted.split(","))
+    weights = {coding[1].lower(): float(coding[2] or 1) for coding in codings if coding}
+    others = weights.get("*", 0)
+    return 0 < weights.get("gzip", others) >= weights.get("identity", others)
 
 
 class PageHandler(BaseHandler):
@@ -88,7 +101,7 @@ class PageHandler(BaseHandler):
         self.set_header("Content-Type", file.type)
         self.set_header("Last-Modified", email.utils.formatdate(file.modified, usegmt=True))
         self.add_header("Vary", "Accept-Encoding")
-        if "gzip" in self.request.headers.get("Accept-Encoding", ""):
+        if prefers_gzip(self.request.headers.get("Accept-Encoding", "")):
             self.set_header("Content-Encoding", "gzip")
             self.finish(file.packed)
         else:

@@ -23,6 +23,33 @@ SCRIPTS = [name for name in FILES if name.endswith(".js")]
 HTML = (STATIC / "index.html").read_text(encoding="utf-8")
 BUDGET = 110_000  # bytes, all files together, as a browser gets them
 SOURCE = 185_000  # bytes, all files together, as they are on disk
+# What a client accepts, and the coding that it gets.
+ACCEPTED = {
+    "gzip": "gzip",
+    "GZIP": "gzip",
+    "deflate, gzip;q=1.0, *;q=0.5": "gzip",
+    "br;q=1, gzip ; Q=0.001": "gzip",
+    "gzip;q=0.5, identity;q=0.5": "gzip",
+    "gzip;q=0.1, identity;q=0": "gzip",
+    "gzip, *;q=0": "gzip",
+    "*": "gzip",
+    "*;q=0.1": "gzip",
+    "identity;q=0, *": "gzip",
+    "": None,
+    "br": None,
+    "gzip;q=0": None,
+    "gzip;q=0.000": None,
+    "*, gzip;q=0": None,
+    "*;q=0": None,
+    "identity": None,
+    "identity;q=0": None,  # there is nothing else to send
+    "identity, gzip;q=0.5": None,
+    "gzip;q=0.2, *;q=0.5": None,
+    "x-gzipped": None,
+    "gzip;q=nan": None,
+    "gzip;q=2": None,
+    "gzip;q=": None,
+}
 # What makes markup or code out of text, and what would leave the tab.
 FORBIDDEN = (
     r"innerHTML|outerHTML|insertAdjacentHTML|createContextualFragment|DOMParser|srcdoc|document\.write|\beval\b|"
@@ -72,6 +99,16 @@ async def test_a_browser_gets_it_packed(http_client: AsyncHTTPClient, base_url: 
     assert packed.headers["Etag"] != plain.headers["Etag"]
     again = {**headers, "If-None-Match": packed.headers["Etag"]}
     assert (await get(http_client, url, headers=again, decompress_response=False)).code == 304
+
+
+@pytest.mark.gen_test
+async def test_it_is_packed_for_who_takes_it_so(http_client: AsyncHTTPClient, base_url: str) -> None:
+    """By the weights of the codings: 0 refuses one, `*` is each that is not named, `identity` is none."""
+    for accepted, coding in ACCEPTED.items():
+        headers = {"Accept-Encoding": accepted}
+        answer = await get(http_client, f"{base_url}/static/app.js", headers=headers, decompress_response=False)
+        assert (answer.code, answer.headers.get("Content-Encoding")) == (200, coding), accepted
+        assert answer.body.startswith(b"\x1f\x8b") == (coding == "gzip"), accepted
 
 
 @pytest.mark.gen_test
