@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import functools
 import gzip
 import re
 from collections.abc import Mapping
@@ -52,8 +53,9 @@ def folder() -> Path:
     return installed if installed.is_dir() else package.parent / "static"
 
 
-def read(static: Path) -> dict[str, File]:
-    """Return the page's files by name; an installation may have none."""
+@functools.cache
+def read(static: Path) -> Mapping[str, File]:
+    """Return the page's files by name, as they are at the first call; an installation may have none."""
     return {path.name: _read(path) for path in sorted(static.glob("*")) if path.suffix in TYPES}
 
 
