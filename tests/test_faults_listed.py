@@ -1,6 +1,7 @@
 """The list of faults in docs/operations.md names real tests, and enough of them."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -52,12 +53,17 @@ def test_there_are_enough_and_all_are_different() -> None:
     assert [each for each in faults if faults.count(each) > 1] == []
 
 
+@functools.cache
+def functions(file: str) -> list[ast.FunctionDef]:
+    """Those at the top level of the files of this name; there is one in each folder."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in TESTS.rglob(file)]
+    return [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row["fault"])
 def test_the_test_exists_and_meets_the_real_thing(row: dict[str, str]) -> None:
     """It says what it expects, and asks for an engine, a swarm or a server."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in TESTS.rglob(row["file"])]  # one in each folder
-    written = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
-    found = [node for node in written if node.name == row["test"]]
+    found = [node for node in functions(row["file"]) if node.name == row["test"]]
     assert len(found) == 1, f"{row['file']} has no {row['test']}"
     assert {argument.arg for argument in found[0].args.args} & REAL
     assert ast.get_docstring(found[0])
