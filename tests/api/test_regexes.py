@@ -29,6 +29,7 @@ MOST_OF_SMALL = 0.006  # seconds of CPU for 4 KB
 MOST = 0.5  # seconds of CPU; what backtracks takes ten or more, what does not some milliseconds
 WORDS = ("aa==", "node ", "Expected `", " - at `", ", got `", "://", "\x1b]", "\x1b[", "a=", ",a=", "a.", "a-", "'a',")
 OF_JS = re.compile(r"(?<![\w)/*'])/(?![/*\s])((?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\[\n])+)/([dgimsuvy]*)")
+pytestmark = pytest.mark.slow
 
 
 class Used(NamedTuple):

@@ -116,6 +116,7 @@ def test_the_name_that_was_used_longest_ago_goes() -> None:
     assert list(names) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("names", "counters", "timings", "most"), [(100, 4, 2, 4.5), (1000, 2, 1, 27.0)])
 def test_a_full_day_of_many_names_is_small(names: int, counters: int, timings: int, most: float) -> None:
     """MB of 100 owners, and of 1,000 functions: used in each hour, they take as much as used in each minute."""
