@@ -703,23 +703,25 @@ async def test_the_newest_version_is_called_or_the_one_that_is_named(tmp_path: P
 async def test_a_removed_function_cancels_what_waits(tmp_path: Path) -> None:
     """Those that the dispatcher has too, and those that wait for a retry; what runs goes on."""
     async with desk(tmp_path) as here:
-        called = here.stage.versions.publish(version(max_instances=1, retry_delay=60))
+        called = here.stage.versions.publish(version(max_instances=2, retry_delay=600))
         here.handler = fails
         here.play()
         retried = await here.accept(called)
-        await until(lambda: here.invoker.queued() == {"hello": 1} and here.handled)
+        await here.handles(1)
         await here.reaches(retried, "queued")
         here.handler = lambda call: b"1"
         here.gate.clear()
-        running = await here.accept(called)
-        await here.handles(2)
+        running = [await here.accept(called) for _ in range(2)]
+        await here.handles(3)  # both instances have a call now, and ask for no other before its end
         waiting = [await here.accept(called) for _ in range(3)]
         here.stage.versions.drop("hello")
         for each in [retried, *waiting]:
             assert (await here.over(each)).status == "cancelled"
         here.gate.set()
-        assert (await here.over(running)).status == "succeeded"
+        for each in running:
+            assert (await here.over(each)).status == "succeeded"
         assert here.invoker.queued() == {}
+        assert len(here.handled) == 3
 
 
 async def test_waiting_for_an_end_has_a_limit(tmp_path: Path) -> None:
