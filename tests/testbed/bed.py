@@ -65,9 +65,9 @@ class Bed:
         """Where the registry is, when it is started."""
         return f"{self.network.gateway}:{PORT}"
 
-    def engine(self, name: str, *options: str, bridge: bool = False) -> Engine:
-        """A new engine, not started; names have at most 15 characters. `options` are dockerd's; `bridge`: see there."""
-        return self._engine(partial(Engine, bridge=bridge), name, options)
+    def engine(self, name: str, *options: str, bridge: bool = False, programs: Path | None = None) -> Engine:
+        """A new engine, not started; names have at most 15 characters. `options` are dockerd's; the rest: see there."""
+        return self._engine(partial(Engine, bridge=bridge, programs=programs), name, options)
 
     def tls_engine(self, name: str, *options: str) -> TlsEngine:
         """A new engine that listens on TCP too, not started."""
