@@ -14,7 +14,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -452,7 +452,8 @@ class Journal:
         db = self._opened()
         self._require_file()
         self._synchronize(db, FULL if durable else NORMAL)
-        with _transaction(db):
+        db.execute("BEGIN IMMEDIATE")
+        with db:  # commits, or rolls back
             done = work(db)
         if last is not None and self._mark is not None:
             with contextlib.suppress(OSError):  # it is committed; a mark that lags behind is harmless
@@ -560,7 +561,8 @@ def _position(db: sqlite3.Connection, path: Path, mark: tuple[str, int] | None) 
     last = scalar(db, "SELECT coalesce(max(seq), 0) FROM facts")
     doubt = find_doubt(meta, boot, inode, last, mark)
     epoch = secrets.token_hex(4) if doubt else meta["epoch"]
-    with _transaction(db):
+    db.execute("BEGIN IMMEDIATE")
+    with db:
         _set(db, epoch=epoch, boot=boot, inode=inode, clean="0")
         if doubt:
             # The lost tail may have settled an intent, and its run must not be removed.
@@ -578,18 +580,6 @@ def _id(db: sqlite3.Connection) -> str:
 
 
 # --- SQL -----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # a full disk may have rolled it back already
-            db.execute("ROLLBACK")
-        raise
 
 
 def _set(db: sqlite3.Connection, **values: str) -> None:
