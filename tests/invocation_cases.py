@@ -10,7 +10,7 @@ import msgspec
 
 from qmaster.auth.authenticator import Identity
 from qmaster.errors import Conflict, HttpError, KeyReused, NotFound
-from qmaster.functions.asynchronous.invoker import AsyncInvoker, Order
+from qmaster.functions.asynchronous.invoker import Accepted, AsyncInvoker, Order
 from qmaster.models.functions import Version
 from qmaster.models.invocations import InvocationView
 
@@ -46,7 +46,7 @@ class FakeInvoker(AsyncInvoker):
     def new_id(self) -> str:
         return str(uuid.uuid4())
 
-    async def accept(self, version: Version, order: Order, also: Callable[..., object] | None = None) -> InvocationView:
+    async def accept(self, version: Version, order: Order, also: Callable[..., object] | None = None) -> Accepted:
         if self.error:
             raise self.error
         digest = hashlib.sha256(order.payload).hexdigest()
@@ -56,7 +56,7 @@ class FakeInvoker(AsyncInvoker):
         self.orders.append(order)
         view = self.there.setdefault(known[0], invocation(known[0], function=order.function, owner=order.owner))
         self.on_accept(known[0])
-        return view
+        return Accepted(view.id, view.status)
 
     def _shown(self, invocation_id: str, by: Identity) -> InvocationView:
         if self.error:

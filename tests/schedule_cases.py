@@ -19,7 +19,7 @@ from qmaster.engine.configs import Config
 from qmaster.engine.labels import CRON_CONFIG
 from qmaster.errors import EngineAway, NotFound
 from qmaster.events.journal import Journal
-from qmaster.functions.asynchronous.invoker import AsyncInvoker, Order
+from qmaster.functions.asynchronous.invoker import Accepted, AsyncInvoker, Order
 from qmaster.functions.schedules.claims import Claim, Ticks, claims_of
 from qmaster.functions.schedules.scheduler import Pace, Scheduler
 from qmaster.functions.versions.store import VersionData, VersionStore
@@ -59,13 +59,13 @@ class FakeInvoker(Fake, AsyncInvoker):
 
     async def accept(
         self, version: Version, order: Order, also: Callable[[sqlite3.Connection], object] | None = None
-    ) -> InvocationView:
+    ) -> Accepted:
         self.noted("accept", order.id)
         assert also is not None
         await self._journal.write(also)
         self.orders.append(order)
         self.status[order.id] = "queued"
-        return self._view(order)
+        return Accepted(order.id, "queued")
 
     async def get(self, invocation_id: str, by: Identity) -> InvocationView:
         self.noted("get", invocation_id)

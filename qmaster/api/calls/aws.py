@@ -159,8 +159,8 @@ class InvokeHandler(AwsHandler):
         """Take a call of the type ``Event``: 202 without a body; the id of the request is the invocation's."""
         sent, digest = self.request.headers.get("amz-sdk-invocation-id"), hashlib.sha256(call.payload).hexdigest()
         key = key_of((call.owner, self.version.function, sent, digest)) if sent else None
-        view = await self.accept(call, self.qualifier, key)
-        self.set_header("x-amzn-RequestId", view.id)
+        accepted = await self.accept(call, self.qualifier, key)
+        self.set_header("x-amzn-RequestId", accepted.id)
         self.set_status(int(HTTPStatus.ACCEPTED))
         self.clear_header("Content-Type")
         self.finish()

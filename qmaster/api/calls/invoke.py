@@ -43,10 +43,10 @@ class InvokeHandler(CallHandler):
 
     async def _accept(self, call: Call) -> None:
         key = None if self._key is None else key_of((call.owner, self.version.function, self._key))
-        view = await self.accept(call, None, key)
+        accepted = await self.accept(call, None, key)
         self.set_header("Preference-Applied", RESPOND_ASYNC)
-        self.set_header("Location", f"/invocations/{view.id}")
-        await self.answer({"success": True, "id": view.id, "status": view.status}, HTTPStatus.ACCEPTED)
+        self.set_header("Location", f"/invocations/{accepted.id}")
+        await self.answer({"success": True, "id": accepted.id, "status": accepted.status}, HTTPStatus.ACCEPTED)
 
     async def _once(self, key: str, call: Call) -> Answer:
         """Make the call of an idempotency key, or return its answer."""

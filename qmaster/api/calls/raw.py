@@ -16,13 +16,12 @@ from tornado.http1connection import HTTP1Connection
 from ...auth.authenticator import Authenticator, Identity
 from ...errors import HttpError, NotFound, PayloadTooLarge, TooManyUnread
 from ...events.unsent import Unsent
-from ...functions.asynchronous.invoker import AsyncInvoker, Order
+from ...functions.asynchronous.invoker import Accepted, AsyncInvoker, Order
 from ...functions.dispatcher import Dispatcher
 from ...functions.invocations.invocation import MAX_PAYLOAD, Answer, Call, Chunks
 from ...functions.invocations.replays import KeyedCalls, Make, RetryMemory
 from ...functions.versions.service import FunctionService
 from ...models.functions import Version
-from ...models.invocations import InvocationView
 from ..base import SLICE, BaseHandler
 from ..limits import ConnectionLimiter
 from .bodies import BodyLease, BodyLimiter, PublicCallers
@@ -216,7 +215,7 @@ class CallHandler(BaseHandler):
             raise NotFound(NO_FUNCTIONS)
         return self.calls.dispatcher.invoke(self.version, call, left)
 
-    async def accept(self, call: Call, qualifier: int | None, key: str | None) -> InvocationView:
+    async def accept(self, call: Call, qualifier: int | None, key: str | None) -> Accepted:
         """Take a call that is made later, and return its invocation, which has an id of its own.
 
         Args:
@@ -237,11 +236,11 @@ class CallHandler(BaseHandler):
             trace_id=call.trace_id,
             key=key,
         )
-        view = await invoker.accept(self.version, order)
-        self.log_fields |= {"version": self.version.number, "invocation": view.id}
-        if view.id != order.id:
+        accepted = await invoker.accept(self.version, order)
+        self.log_fields |= {"version": self.version.number, "invocation": accepted.id}
+        if accepted.id != order.id:
             self.set_header("Idempotency-Replayed", "true")
-        return view
+        return accepted
 
     def on_finish(self) -> None:
         self._held.close()

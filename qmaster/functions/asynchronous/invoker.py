@@ -18,7 +18,7 @@ from ...auth import policy
 from ...auth.authenticator import Identity
 from ...errors import BadRequest, Conflict, HttpError, JournalUnwritable, KeyReused, NotFound
 from ...models.functions import FunctionSpec, Version, read_input
-from ...models.invocations import InvocationView
+from ...models.invocations import InvocationView, Status
 from ...models.validation import quote
 from ..dispatcher import Dispatcher
 from ..versions.store import VersionStore
@@ -58,6 +58,13 @@ class Order(NamedTuple):
     trace_id: str | None = None
     key: str | None = None
     tick: str | None = None
+
+
+class Accepted(NamedTuple):
+    """An invocation that is on disk: a new one, or the one that was accepted with the same key before."""
+
+    id: str
+    status: Status
 
 
 class AsyncInvoker:
@@ -121,7 +128,7 @@ class AsyncInvoker:
 
     async def accept(
         self, version: Version, order: Order, also: Callable[[sqlite3.Connection], object] | None = None
-    ) -> InvocationView:
+    ) -> Accepted:
         """Accept an invocation; it is on disk when this returns.
 
         Args:
@@ -171,7 +178,7 @@ class AsyncInvoker:
             raise
         if found is None:
             self._attempts.look_at(self._backlog.line(row.function, row.qualifier))
-            return row.view()
+            return Accepted(row.id, row.status)
         self._backlog.ended(row)
         return _replayed(*found, content)
 
@@ -432,7 +439,7 @@ def _size(order: Order) -> int:
     return OVERHEAD + len(order.payload) + len(order.client_context or "") + len(order.trace_id or "")
 
 
-def _replayed(row: Row, digest: str | None, content: Content) -> InvocationView:
+def _replayed(row: Row, digest: str | None, content: Content) -> Accepted:
     """Return the invocation that was accepted under a key before.
 
     Raises:
@@ -440,7 +447,7 @@ def _replayed(row: Row, digest: str | None, content: Content) -> InvocationView:
     """
     if digest != content.digest:
         raise KeyReused("this Idempotency-Key was used with another body: use a new key for a new call")
-    return row.view()
+    return Accepted(row.id, row.status)
 
 
 def _content(order: Order) -> Content:

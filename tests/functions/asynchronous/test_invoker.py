@@ -46,7 +46,9 @@ async def test_an_accepted_call_is_made_and_its_output_kept(tmp_path: Path) -> N
     """It is queued first, then an instance gets it with its id, and the answer is shown."""
     async with desk(tmp_path) as here:
         called = here.stage.versions.publish(version())
-        view = await here.invoker.accept(called, here.order(called, b'{"a": 1}', trace_id="Root=1", tick="then"))
+        order = here.order(called, b'{"a": 1}', trace_id="Root=1", tick="then")
+        assert await here.invoker.accept(called, order) == (order.id, "queued")
+        view = await here.invoker.get(order.id, ROOT)
         assert (view.status, view.function, view.version, view.attempts) == ("queued", "hello", 1, [])
         here.play()
         ended = await here.over(view.id)

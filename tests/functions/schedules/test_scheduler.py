@@ -13,11 +13,10 @@ from version_cases import loaded, published
 
 from qmaster.engine.labels import CRON, CRON_CLAIMS
 from qmaster.errors import EngineAway, PayloadTooLarge, QueueFull
-from qmaster.functions.asynchronous.invoker import Order
+from qmaster.functions.asynchronous.invoker import Accepted, Order
 from qmaster.functions.schedules import scheduler
 from qmaster.functions.schedules.claims import MAX_CLAIMS, Claim, Ticks, plan
 from qmaster.models.functions import Version
-from qmaster.models.invocations import InvocationView
 from qmaster.models.schedules import Schedule
 from qmaster.models.units import rfc3339
 
@@ -404,7 +403,7 @@ async def test_of_a_schedule_whose_call_is_owed_others_make_the_next(
         invoker = here.members[0].invoker
         accept, full = invoker.accept, True
 
-        async def accept_some(version: Version, order: Order, also: Also = None) -> InvocationView:
+        async def accept_some(version: Version, order: Order, also: Also = None) -> Accepted:
             if full and order.payload == b"{}":
                 raise QueueFull("full")
             return await accept(version, order, also)
