@@ -19,7 +19,7 @@ from tornado.web import Application
 from qmaster.api.routes import make_app
 from qmaster.auth.tokens import digest
 from qmaster.server import app as app_module
-from qmaster.server import config
+from qmaster.server import config, parts
 
 Json = dict[str, Any]
 Ask = Callable[..., Awaitable[HTTPResponse]]
@@ -140,7 +140,7 @@ def options() -> dict[str, str]:
 def home(
     tmp_path: Path, io_loop: IOLoop, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
 ) -> Iterator[InProcess]:
-    monkeypatch.setattr(app_module, "Engine", Engine)
+    monkeypatch.setattr(parts, "Engine", Engine)
 
     async def make() -> InProcess:
         return InProcess(tmp_path, **options)
