@@ -1,12 +1,19 @@
 """Asynchronous calls: how fast they are accepted and started, and what those that wait cost."""
 
+import asyncio
 import statistics
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from fakes import FakeConfigs
+from schedule_cases import EVERY_MINUTE, scheduled, site
+from structlog.testing import capture_logs
 from testbed import Server, eventually
 from testbed.lambdas import SHELL
 
@@ -16,6 +23,7 @@ from bench.runs import post
 from bench.world import NOWHERE, World, memory, wait_ready
 
 CALLERS = 16
+CLOCKS = (0.0, 2.0, -3.0)  # seconds by which those of three quartermasters differ
 EACH = "an SQLite commit each, synced"
 ASYNCHRONOUSLY = {"Prefer": "respond-async"}
 NEVER = {"image": SHELL, "memory": 16, "constraints": [NOWHERE], "timeout": 3600, "queue": 100_000}
@@ -27,6 +35,7 @@ def measure(world: World) -> Iterator[Row]:
         yield over_http(world, server)
         yield started(world, server)
     yield from waiting(world)
+    yield ticks(world)
 
 
 def accepted(world: World) -> Iterator[Row]:
@@ -122,3 +131,22 @@ def queued(server: Server) -> int:
 def counts(server: Server, count: int) -> bool:
     reply = server.call("GET", "/functions/waits")
     return reply.status == 200 and reply["queued"] >= count
+
+
+def ticks(world: World) -> Row:
+    """Ticks of one schedule that are called exactly once, by three whose clocks differ, in this process."""
+    count = world.size(1000, 100)
+    calls = asyncio.run(called(count))
+    once = sum(times == 1 for times in calls.values())
+    name = f"{count:,} ticks, three quartermasters: called once"
+    return Row(name, Samples((calls.total(),), "calls"), Reach(count, "ticks", at_least=True), once)
+
+
+async def called(count: int) -> Counter[str]:
+    """How often each tick was called."""
+    function = scheduled("f", EVERY_MINUTE)
+    with capture_logs(), tempfile.TemporaryDirectory() as folder:
+        async with site(Path(folder), FakeConfigs(function), CLOCKS) as here:
+            for _ in range(count):
+                await here.pass_time()
+            return Counter(here.ticks())
