@@ -17,6 +17,13 @@ DOCKERD = "/usr/sbin/dockerd"
 DOCKER = "/usr/bin/docker"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 NO_NETWORK = ("--iptables=false", "--bridge=none")
+# In place of the containerd that dockerd starts. Its collector of garbage looks again after 49 times the length of its
+# last collection: with data in memory that is every 50 ms, 1 % of a processor for each idle engine. So: every second.
+CONTAINERD = r"""#!/bin/sh
+case $(grep '^version' "$2") in *[23]) scheduler='"io.containerd.gc.v1.scheduler"' ;; *) scheduler=scheduler ;; esac
+printf '\n[plugins.%s]\npause_threshold = 0.0\n' "$scheduler" >>"$2"
+PATH=${PATH#*:} exec containerd "$@"
+"""
 # Each engine has these in its own namespace, so all may have the same subnet.
 BRIDGE = ("--bip=172.30.0.1/24",)
 
@@ -40,8 +47,12 @@ class Engine:
         self.host = f"unix://{self.socket}"
         self._network = network
         self._options = (*(BRIDGE if bridge else NO_NETWORK), *options)
-        self._path = f"{programs}:{PATH}" if programs else PATH
+        self._path = f"{self.folder}/bin:" + (f"{programs}:{PATH}" if programs else PATH)
         self._dockerd: Process | None = None
+        containerd = self.folder / "bin" / "containerd"
+        containerd.parent.mkdir()
+        containerd.write_text(CONTAINERD)
+        containerd.chmod(0o755)
         self._clients: list[docker.APIClient] = []
 
     def _argv(self) -> list[str]:
