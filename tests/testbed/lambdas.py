@@ -1,21 +1,17 @@
 """Images of functions without a registry: AWS's clients of the runtime API on this machine's Python and Node."""
 
-import fcntl
-import hashlib
 import io
-import os
 import re
 import shutil
 import sys
 import sysconfig
 import tarfile
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
-from testbed import image
+from testbed import image, npm
 from testbed.engine import Engine
 from testbed.process import run
 
@@ -23,9 +19,6 @@ PYTHON, NODE, SHELL = "lambda-python:local", "lambda-node:local", "lambda-shell:
 FUNCTIONS = Path(__file__).resolve().parents[1] / "functions" / "images"
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "functions.md"
 TASK, RUNTIME = "var/task", "var/runtime"  # where AWS's images have the function, and the client
-
-# Made once on a machine: the client's native part takes a minute to compile.
-CACHE = Path(tempfile.gettempdir()) / "qmaster-images"
 
 # Of the standard library, what no function imports.
 LEFT_OUT = re.compile(
@@ -134,29 +127,8 @@ def node(folder: Path) -> Path:
 
 
 def node_client() -> Path:
-    """The folder of `aws-lambda-ric`, as pinned beside the handlers; it is compiled the first time."""
-    pins = [FUNCTIONS / "package.json", FUNCTIONS / "package-lock.json"]
-    known = run("node", "--version").encode() + b"".join(pin.read_bytes() for pin in pins)
-    folder = CACHE / f"node-{hashlib.sha256(known).hexdigest()[:12]}"
-    CACHE.mkdir(mode=0o700, exist_ok=True)
-    assert CACHE.stat().st_uid == os.getuid(), f"{CACHE} is another user's"
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            _compile(folder, pins)
-    return folder / "node_modules" / "aws-lambda-ric"
-
-
-def _compile(folder: Path, pins: Sequence[Path]) -> None:
-    making = folder.with_suffix(".making")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir()
-    for pin in pins:
-        shutil.copy(pin, making)
-    headers = {"npm_config_nodedir": "/usr"} if Path("/usr/include/node/node.h").exists() else {}
-    command = ["npm", "ci", "--prefix", str(making), "--no-audit", "--no-fund"]
-    run(*command, timeout=900, env={**os.environ, **headers})
-    making.rename(folder)
+    """The folder of `aws-lambda-ric`, as pinned beside the handlers; its native part takes a minute to compile."""
+    return npm.modules(FUNCTIONS) / "aws-lambda-ric"
 
 
 def shell(folder: Path) -> Path:
