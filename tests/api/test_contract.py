@@ -79,18 +79,27 @@ def draw(path: str, method: str, mode: GenerationMode, examples: int, call: Call
     calls()
 
 
+def calls(request: pytest.FixtureRequest) -> int:
+    """How many are drawn of each change and mode; of what is read, three eighths."""
+    return int(request.config.getoption("--contract-calls"))
+
+
 @pytest.mark.parametrize(("path", "mode"), READS)
-def test_what_is_read_is_as_described(lonely: Server, path: str, mode: GenerationMode) -> None:
+def test_what_is_read_is_as_described(
+    lonely: Server, path: str, mode: GenerationMode, request: pytest.FixtureRequest
+) -> None:
     """Each GET, as it is described and otherwise, without an engine."""
-    draw(path, "GET", mode, 15, Caller(lonely))
+    draw(path, "GET", mode, calls(request) * 3 // 8, Caller(lonely))
 
 
 @pytest.mark.parametrize("mode", BOTH)
 @pytest.mark.parametrize(("path", "method"), [one for one in OPERATIONS if one[1] != "GET"])
-def test_what_is_asked_for_is_as_described(lonely: Server, path: str, method: str, mode: GenerationMode) -> None:
+def test_what_is_asked_for_is_as_described(
+    lonely: Server, path: str, method: str, mode: GenerationMode, request: pytest.FixtureRequest
+) -> None:
     """Each change: without an engine it is 503, or 400 where fields do not go together; otherwise never a success."""
     call = Caller(lonely)
-    draw(path, method, mode, 40, call)
+    draw(path, method, mode, calls(request), call)
     assert call.statuses <= {400, 404, 405, 503}
     if path.startswith("/invocations/"):
         assert 404 in call.statuses  # it needs no engine to know that there is none

@@ -534,8 +534,8 @@ def heavy_load(engine: Engine, reader: Subscriber) -> list[str]:
     """Let services be told of until that has made more than 1 MiB and what the kernel buffers; their ids."""
     services, read = [], reader.size
     while reader.size - read < 1_400_000:
-        services += flood(engine, 3, 6000)
-        eventually(partial(all_refused, engine, services), 60, "the scheduler has said so of all")
+        services += flood(engine, 3, 30_000)
+        eventually(partial(all_refused, engine, services), 60, "the scheduler has said so of all", every=0.1)
         eventually(partial(all_unschedulable, reader, services), 20, "all are told")
     return services
 
