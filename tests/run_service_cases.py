@@ -17,6 +17,7 @@ from qmaster.models import results
 from qmaster.models.responses import Node, Service
 from qmaster.models.results import Line, Outcome, Output, TaskOutput
 from qmaster.runs.reconciler.cache import RunCache
+from qmaster.runs.reconciler.nodes import NodeViews
 from qmaster.runs.reconciler.reconciler import Reconciler
 from qmaster.runs.views import status as lifecycle
 
@@ -73,6 +74,7 @@ class FakeCache(RunCache):
     revision = 0
 
     def __init__(self, *views: Service) -> None:
+        self.nodes = NodeViews()
         self.views = list(views)
         self.bodies: dict[str, str] = {}  # id → digest of the request under a key
 
@@ -99,8 +101,8 @@ class FakeReconciler(Fake, Reconciler):
         self.cache: FakeCache = FakeCache(*views)
         self.young: dict[str, Service] = {}
 
-    async def listed_nodes(self) -> list[Node]:
-        return []
+    async def require_nodes(self) -> None:
+        pass
 
     async def look_up(self, name_or_id: str) -> Service | None:
         self.noted("look_up", name_or_id)

@@ -142,8 +142,9 @@ class FunctionSpec(RunFields, forbid_unknown_fields=True, kw_only=True, frozen=T
         self.request()
         if self.runtime == "job":
             self._check_job()
-        check_url("on_success", self.on_success)
-        check_url("on_failure", self.on_failure)
+        for field, url in (("on_success", self.on_success), ("on_failure", self.on_failure)):
+            if url is not None:
+                check_url(field, url)
         if self.min_instances > self.max_instances:
             raise ValueError(f"min_instances: expected at most max_instances, {self.max_instances}")
         for name in sorted((OWN_ENV_OF_JOBS if self.runtime == "job" else OWN_ENV) & self.env.keys()):

@@ -191,7 +191,8 @@ class RunRequest(RunFields, forbid_unknown_fields=True, omit_defaults=True, kw_o
             )
         self.credentials()
         _check_text("workdir", [self.workdir or ""])
-        check_url("callback", self.callback)
+        if self.callback is not None:
+            check_url("callback", self.callback)
         _check_labels(self.labels)
         _check_env(self.env)
         _check_ports(self.ports)

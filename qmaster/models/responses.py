@@ -1,10 +1,10 @@
-"""Responses: services, tasks, nodes, results and warnings, and the masking of other owners' names. Pure."""
+"""Responses: services, tasks, nodes and results, and the masking of other owners' names. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -32,9 +32,6 @@ Reason = Literal[
 Outcome = Literal["complete", "failed", "stopped"]
 NO_SPEC = msgspec.Raw(b"null")
 ROOT = "root"  # the owner of what the root token starts
-# Swarm's services have the field since API 1.44; an older node ignores it.
-NO_NEW_PRIVILEGES_SINCE = 25
-SHOWN = 5  # most host names in a warning
 MASKED = "…"
 EVERYBODYS = ("0.0.0.0", "::", "docker.io", "index.docker.io", "registry-1.docker.io", "auth.docker.io")  # noqa: S104
 _HOLDER = re.compile(r"\b((?:in use|used|held|owned|allocated|reserved) by) .*", re.DOTALL | re.IGNORECASE)
@@ -51,7 +48,6 @@ _HOSTS = re.compile(
 )
 _LOOKUPS = re.compile(r"\blookup (?P<name>[\w.-]+)(?= on |:)")
 _FOLDERS = re.compile(r"(?P<name>/(?:var/lib|var/run|run|root|home|etc/docker)/[^\s\"'`:;,)]+)")
-_MAJOR = re.compile(r"[0-9]{1,4}(?=\.)")
 
 
 class TaskResult(Struct, frozen=True, kw_only=True):
@@ -286,22 +282,6 @@ def masker(view: Service) -> Callable[[str], str]:
     return lambda error: mask(error, own, quoted=False)
 
 
-def warn_of_older_nodes(nodes: Iterable[Node], named: bool) -> list[str]:
-    """Return a warning about nodes whose engine ignores ``no_new_privileges`` of a service; none if there are none.
-
-    Args:
-        nodes: all nodes.
-        named: whether the warning has their names; else it has their number.
-    """
-    older = sorted(node.hostname for node in nodes if _major(node.engine) < NO_NEW_PRIVILEGES_SINCE)
-    if not older:
-        return []
-    shown = ", ".join(older[:SHOWN]) + (f" and {len(older) - SHOWN} more" if len(older) > SHOWN else "")
-    if not named:
-        shown = "1 node" if len(older) == 1 else f"{len(older)} nodes"
-    return [f"no_new_privileges: services need Docker {NO_NEW_PRIVILEGES_SINCE} or newer; not in force on {shown}"]
-
-
 def _is_address(text: str) -> bool:
     """Return whether a text is an address; a time of day has colons too."""
     try:
@@ -322,8 +302,3 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(each)
     elif value is not None:
         yield str(value)
-
-
-def _major(version: str | None) -> int:
-    found = _MAJOR.match(version or "")
-    return int(found[0]) if found else 0

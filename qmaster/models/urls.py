@@ -78,17 +78,16 @@ def read_url(text: str) -> Url:
     return Url(scheme, _host(place["host"].lower()), port, path, found["query"] or "")
 
 
-def check_url(field: str, text: str | None) -> None:
-    """Check the URL of a field; None is no URL.
+def check_url(field: str, text: str) -> None:
+    """Check the URL of a field.
 
     Raises:
         ValueError: it is no URL of a callback; the message names the field.
     """
-    if text is not None:
-        try:
-            read_url(text)
-        except ValueError as error:
-            raise ValueError(f"{field}: {error}") from None
+    try:
+        read_url(text)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
 
 
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -10,7 +10,6 @@ BACKGROUND = "not needed, because a run is in the background; {wait} waits for i
 NO_TERMINAL = "not supported: a run has no terminal; use {command} and {stdin}"
 PROBES = "not supported; {healthcheck} switches the image's own HEALTHCHECK on or off"
 OWN_NETWORK = "use {networks}, the names of swarm networks; the host's network is not supported"
-NETWORKS_CHOOSE = "not supported, because the network chooses addresses"
 AT_THE_TOP = "write its fields at the top, beside {image}"
 ONE_IMAGE = "not supported: a run is one image"
 NOT_UPDATED = "not supported, because a run is not updated: stop it, and start another"

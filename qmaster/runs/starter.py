@@ -31,7 +31,7 @@ from ..events.journal import Journal
 from ..events.rows import Intent
 from ..models.credentials import Credentials
 from ..models.requests import Key, Kind, RunRequest, Started
-from ..models.responses import ROOT, DryRun, warn_of_older_nodes
+from ..models.responses import ROOT, DryRun
 from .idempotency import IdempotencyStore
 from .reconciler.cache import RunCache
 from .reconciler.reconciler import Reconciler
@@ -258,8 +258,8 @@ class RunStarter:
         image = await self._engine.swarm.pin(request.image, request.credentials(), request.pulls, warnings)
         body = spec.service(request, mark, image, self._config.defaults, await self._objects(request))
         if request.no_new_privileges:
-            nodes = await self._reconciler.listed_nodes()
-            warnings += warn_of_older_nodes(nodes, named=mark.owner == ROOT)
+            await self._reconciler.require_nodes()
+            warnings += self._cache.nodes.warn_of_older(named=mark.owner == ROOT)
         return body
 
     async def _objects(self, request: RunRequest) -> spec.Objects:

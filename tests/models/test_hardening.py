@@ -4,13 +4,10 @@ import time
 from typing import Any
 
 import pytest
-from fakes import node as raw_node
 from run_cases import service_spec
 from testbed import Engine, Server, sdk, started
 
-from qmaster.models import responses
-from qmaster.models.responses import Node, Reserved
-from qmaster.runs.reconciler import nodes
+from qmaster.runs.reconciler.nodes import NO_NEW_PRIVILEGES_SINCE, NodeViews
 
 IMAGE = "busybox:local"
 CAPS = ["CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_RAW"]
@@ -19,36 +16,40 @@ KINDS = pytest.mark.parametrize("kind", ["service", "container"])
 LOOK = "grep -E '^(CapBnd|NoNewPrivs)' /proc/self/status"
 
 
-def node(version: str | None, hostname: str = "lab") -> Node:
-    raw = {**raw_node(hostname=hostname), "Spec": {}}
-    raw["Description"]["Engine"] = {"EngineVersion": version}
-    return nodes.view(raw, Reserved(0, 0.0))
+def warning(*nodes: tuple[str | None, str], named: bool = True) -> list[str]:
+    """What is said of nodes with these versions and host names."""
+    views = NodeViews()
+    views.replace(
+        {"ID": f"n{number}", "Description": {"Hostname": hostname, "Engine": {"EngineVersion": version}}}
+        for number, (version, hostname) in enumerate(nodes)
+    )
+    return views.warn_of_older(named)
 
 
 @pytest.mark.parametrize("version", ["20.10.24+dfsg1", "24.0.9", "1.13.1", "", None, "unknown"])
 def test_an_older_node_is_warned_of(version: str | None) -> None:
     """One that ignores no_new_privileges of services, or of which nobody knows that."""
-    (warning,) = responses.warn_of_older_nodes([node("28.5.2"), node(version, "old")], named=True)
-    assert warning == "no_new_privileges: services need Docker 25 or newer; not in force on old"
+    (said,) = warning(("28.5.2", "new"), (version, "old"))
+    assert said == "no_new_privileges: services need Docker 25 or newer; not in force on old"
 
 
 @pytest.mark.parametrize("version", ["25.0.0", "28.5.2+dfsg4", "26.1.5", "100.1"])
 def test_a_newer_node_is_not_warned_of(version: str) -> None:
     """It has the field."""
-    assert responses.warn_of_older_nodes([node(version)], named=True) == []
+    assert warning((version, "new")) == []
 
 
 def test_of_many_older_nodes_the_first_are_named() -> None:
     """And the rest counted."""
-    (warning,) = responses.warn_of_older_nodes([node("20.10.24", f"n{i}") for i in range(8)], named=True)
-    assert warning.endswith("on n0, n1, n2, n3, n4 and 3 more")
+    (said,) = warning(*(("20.10.24", f"n{i}") for i in range(8)))
+    assert said.endswith("on n0, n1, n2, n3, n4 and 3 more")
 
 
 @pytest.mark.parametrize(("count", "told"), [(1, "on 1 node"), (8, "on 8 nodes")])
 def test_to_who_sees_no_nodes_they_are_counted(count: int, told: str) -> None:
     """Their names are the root token's to know."""
-    (warning,) = responses.warn_of_older_nodes([node("20.10.24", f"n{i}") for i in range(count)], named=False)
-    assert warning.endswith(told)
+    (said,) = warning(*(("20.10.24", f"n{i}") for i in range(count)), named=False)
+    assert said.endswith(told)
 
 
 def inspect(engine: Engine, server: Server, run_id: str, kind: str) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def test_a_job_is_hardened(engine: Engine, shared: Server, kind: str) -> None:
 
 def test_a_warning_says_what_is_not_in_force(engine: Engine, shared: Server) -> None:
     """A service's no_new_privileges on an engine that ignores it; an engine that has it gives no warning."""
-    newer = int(sdk(engine).version()["Version"].partition(".")[0]) >= responses.NO_NEW_PRIVILEGES_SINCE
+    newer = int(sdk(engine).version()["Version"].partition(".")[0]) >= NO_NEW_PRIVILEGES_SINCE
     for wait in (False, True):
         reply = shared.run(image=IMAGE, command="true", wait=wait)
         warnings = reply.json.get("warnings", [])

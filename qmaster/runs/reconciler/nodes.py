@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,11 @@ from ...models.responses import Node, Reserved
 from ...models.units import cores, mib
 
 Json = Mapping[str, Any]
+
+# Swarm's services have the field since API 1.44; an older node ignores it.
+NO_NEW_PRIVILEGES_SINCE = 25
+SHOWN = 5  # most host names in a warning
+_MAJOR = re.compile(r"[0-9]{1,4}(?=\.)")
 
 
 class NodeViews:
@@ -41,6 +47,20 @@ class NodeViews:
         """Return the nodes with what is reserved on each."""
         return [view(raw, reserved.get(i, Reserved(0, 0.0))) for i, raw in self.listed.items()]
 
+    def warn_of_older(self, named: bool) -> list[str]:
+        """Return a warning about nodes whose engine ignores ``no_new_privileges`` of a service; none if all are newer.
+
+        Args:
+            named: whether the warning has their names; else it has their number.
+        """
+        older = sorted(_hostname(raw) for raw in self.listed.values() if _major(raw) < NO_NEW_PRIVILEGES_SINCE)
+        if not older:
+            return []
+        shown = ", ".join(older[:SHOWN]) + (f" and {len(older) - SHOWN} more" if len(older) > SHOWN else "")
+        if not named:
+            shown = "1 node" if len(older) == 1 else f"{len(older)} nodes"
+        return [f"no_new_privileges: services need Docker {NO_NEW_PRIVILEGES_SINCE} or newer; not in force on {shown}"]
+
     def events(self, reserved: Mapping[str, Reserved], now: str) -> Iterator[Event]:
         """Yield the unpublished changes; ``now`` is their time."""
         fresh = {node.id: node for node in self.views(reserved)}
@@ -62,12 +82,12 @@ def view(raw: Json, reserved: Reserved) -> Node:
     resources = description.get("Resources") or {}
     return Node(
         id=raw["ID"],
-        hostname=description.get("Hostname", ""),
+        hostname=_hostname(raw),
         role=spec.get("Role", ""),
         state=status.get("State", "unknown"),
         availability=spec.get("Availability", ""),
         address=status.get("Addr") or None,
-        engine=(description.get("Engine") or {}).get("EngineVersion"),
+        engine=_version(raw),
         memory=resources.get("MemoryBytes", 0) // MIB,
         cpus=resources.get("NanoCPUs", 0) / 1e9,
         reserved=reserved,
@@ -79,6 +99,21 @@ def reservation(raw: Json) -> tuple[int, float]:
     """Return what one task of a service reserves: MiB and cores."""
     wanted = (raw["Spec"]["TaskTemplate"].get("Resources") or {}).get("Reservations") or {}
     return mib(wanted.get("MemoryBytes")) or 0, cores(wanted.get("NanoCPUs")) or 0.0
+
+
+def _hostname(raw: Json) -> str:
+    return str((raw.get("Description") or {}).get("Hostname", ""))
+
+
+def _version(raw: Json) -> str | None:
+    """Return the version of a node's engine, None if it is not known."""
+    version: str | None = ((raw.get("Description") or {}).get("Engine") or {}).get("EngineVersion")
+    return version
+
+
+def _major(raw: Json) -> int:
+    found = _MAJOR.match(_version(raw) or "")
+    return int(found[0]) if found else 0
 
 
 def _shows(raw: Json | None) -> tuple[str | None, ...]:

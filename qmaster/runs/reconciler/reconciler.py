@@ -20,7 +20,7 @@ from ...engine.watcher import Change
 from ...errors import EngineRefused, HttpError, JournalUnwritable, NotAManager
 from ...events import cloudevents
 from ...events.journal import Journal
-from ...models.responses import Node, Result, Service
+from ...models.responses import Result, Service
 from ...models.units import rfc3339
 from ..views import run_view, task_status
 from .cache import CachedRun
@@ -146,15 +146,14 @@ class Reconciler:
         view = self.cache.find(service_id)
         return None if view is None or view.status == "removed" else view
 
-    async def listed_nodes(self) -> list[Node]:
-        """Return the nodes, without what is reserved on them; list them now if the cache has none yet.
+    async def require_nodes(self) -> None:
+        """List the nodes now if the cache has none yet.
 
         Raises:
             HttpError: the engine did not answer, or is not a manager.
         """
         if not self.cache.nodes.listed:
             self.cache.list_nodes(await self._swarm.nodes())
-        return self.cache.node_views(with_reserved=False)
 
     async def look_up(self, name_or_id: str) -> Service | None:
         """Ask the engine for a run that the cache may not have yet.
