@@ -84,7 +84,7 @@ def check_nodes(folders: Collection[str], nodes: Iterable[Mapping[str, Any]]) ->
     if older or not versions:
         raise _too_old(
             folders,
-            f"a service needs Docker 26.1 or newer on every node; {older} of {len(versions)} have an older one",
+            f"a service needs Docker 26.1 or newer on every node; nodes with an older one: {older} of {len(versions)}",
         )
 
 
@@ -100,7 +100,7 @@ def explained(error: str | None) -> str | None:
 
 def _too_old(folders: Collection[str], why: str) -> BadRequest:
     path = quote(next(iter(folders)))
-    return BadRequest(f"volumes: {path} is below a folder of --bind-mounts: for that, {why}. Mount that folder itself")
+    return BadRequest(f"volumes: {path} is below a folder of --bind-mounts. For that {why}; or mount the whole folder")
 
 
 def _numbers(version: str) -> tuple[int, int]:

@@ -263,7 +263,7 @@ def test_an_older_engine_mounts_none_below(engine: Engine, server: Server, folde
         refused = server.call("POST", path, json=body, token=token)
         assert refused.status == 400, refused.text
         assert refused["error"].startswith(
-            f"volumes: '{folder}/blue' is below a folder of --bind-mounts: for that, {needs}"
+            f"volumes: '{folder}/blue' is below a folder of --bind-mounts. For that {needs}"
         )
     assert (sdk(engine).services(), sdk(engine).containers(all=True), sdk(engine).volumes()["Volumes"]) == before
     assert output(see(server, kind, folder, "cat /x/blue/file")) == "blue\n"
