@@ -248,7 +248,7 @@ def test_a_failure_is_one_click_from_its_reason(browse: Browse) -> None:
 def test_restarts_and_attempts_are_told(browse: Browse) -> None:
     """How often, with the last exit code, in red; each attempt with its code and how long it ran."""
     with Crowd(4, 0) as crowd:
-        attempts = tuple(Attempt(f"t{n}", stamp(60 - n), stamp(57.8 - n), n, None) for n in range(3))
+        attempts = tuple(Attempt(f"t{n}", stamp(600 - n), stamp(597.8 - n), n, None) for n in range(3))
         last = {"restarts": 12, "last_exit": LastExit(1, None, stamp()), "attempts": attempts}
         crowd.services[0] = replace(crowd.services[0], **last)
         page = browse(crowd.url).log_in(TOKEN)
@@ -257,7 +257,7 @@ def test_restarts_and_attempts_are_told(browse: Browse) -> None:
         page.get_by_text("Attempts that ended").click()
         expect(page.locator("#detail-attempts tbody tr")).to_have_count(3)
         expect(page.locator("#detail-attempts tbody tr").first.locator("td")).to_have_text(
-            ["3", "2", "2.2 s", re.compile(r"\d+ s")]
+            ["3", "2", "2.2 s", re.compile(r"\d+ min")]
         )
 
 
