@@ -17,6 +17,8 @@ from testbed.server import ROOT
 from testbed.subscriber import Sse, Subscriber
 
 StartServer = Callable[..., Server]
+Made = tuple[str, str]  # a token, and its entry
+Tokens = tuple[Made, Made]
 
 IMAGE = "busybox:local"
 LIMITS = """images = ["busybox:local"]
@@ -34,7 +36,7 @@ def qmaster(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=False)
 
 
-def made(name: str) -> tuple[str, str]:
+def made(name: str) -> Made:
     """A new token, and its entry."""
     done = qmaster("token", name)
     assert done.returncode == 0, done.stderr
@@ -44,10 +46,9 @@ def made(name: str) -> tuple[str, str]:
 class Two:
     """Alice, who has limits, and Bob, who has none, on one server."""
 
-    def __init__(self, folder: Path, start_server: StartServer, engine: Engine) -> None:
-        self.file = folder / "tokens.toml"
-        self.alice, self._alices = made("alice")
-        self.bob, self._bobs = made("bob")
+    def __init__(self, file: Path, tokens: Tokens, start_server: StartServer, engine: Engine) -> None:
+        self.file = file
+        (self.alice, self._alices), (self.bob, self._bobs) = tokens
         self.write(self._alices + LIMITS, self._bobs)
         self.server = start_server(engine.host, QMASTER_TOKENS_FILE=str(self.file))
         eventually(lambda: self.server.call("GET", "/readyz").status == 200, 10, "it is ready")
@@ -68,9 +69,15 @@ class Two:
         return self.call(who, "POST", "/run", {"image": IMAGE, "memory": 16, "command": "nap 300", **fields})
 
 
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    """Alice's and Bob's."""
+    return made("alice"), made("bob")
+
+
 @pytest.fixture
-def two(tmp_path: Path, start_server: StartServer, engine: Engine) -> Two:
-    return Two(tmp_path, start_server, engine)
+def two(tmp_path: Path, tokens: Tokens, start_server: StartServer, engine: Engine) -> Two:
+    return Two(tmp_path / "tokens.toml", tokens, start_server, engine)
 
 
 def names(reply: Reply) -> set[str]:
