@@ -242,3 +242,25 @@ def test_a_hundred_dead_ones_are_tried_again(server: Server) -> None:
         ended = over(server, each)
         assert (ended["status"], ended["version"], len(ended["attempts"])) == ("succeeded", 2, 2), ended.text
         assert ended["output"]["event"] == {"number": number}
+
+
+def test_what_runs_when_its_function_is_deleted_ends_as_it_does(server: Server) -> None:
+    """Also if quartermaster is killed after the delete: the answer of an instance is taken, and the output of a job."""
+    sleeping = {"do": "sleep", "seconds": 25}
+    warm = Function(server, "deleted", idle=300)
+    warm.echo()
+    words = ["sh", "-c", "sleep 25; echo done"]
+    fields = {"image": "busybox:local", "command": words, "memory": 16, "runtime": "job"}
+    assert server.call("PUT", "/functions/deleted-job", json=fields).status == 201
+    job = server.call("POST", "/functions/deleted-job/invoke", json={}, headers={"Prefer": "respond-async"})
+    call = accept(warm, sleeping)
+    eventually(lambda: len(listed(server, "running")) == 2, 10, "both run")
+    for name in ("deleted", "deleted-job"):
+        assert server.call("DELETE", f"/functions/{name}").status == 200
+    server.kill()
+    start(server)
+    assert invocation(server, call["id"])["status"] == "running"
+    for reply, output in ((call, sleeping), (job, "done\n")):
+        ended = over(server, reply["id"])
+        assert (ended["status"], len(ended["attempts"])) == ("succeeded", 1), ended.text
+        assert ended["output"] == output
