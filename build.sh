@@ -518,7 +518,10 @@ run_parts() {
 }
 
 run_quick() {
-  local calls=(tests/api/{calls,runtime} tests/{cli,functions,server})
+  local calls=(tests/api/{calls,runtime} tests/{cli,functions,server}) slow
+  # What is slow as a whole is not even imported.
+  mapfile -t slow < <(grep -rl --include='test_*.py' '^pytestmark = pytest\.mark\.slow' tests)
+  select+=("${slow[@]/#/--ignore=}")
   parts+=(api calls rest)
   test_part api "${select[@]}" tests/api "${calls[@]/#/--ignore=}" &
   test_part calls "${select[@]}" "${calls[@]}" &

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import structlog
 from testbed import Bed, Engine, Proxy, Registry, Server, Ssh, Swarm, TlsEngine, eventually
 from testbed.browser import Chromium, Visit
 from testbed.debian import Debian
@@ -23,6 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Else the first test on a loop makes one beside it that nobody closes, and whichever test runs as it is collected
     # fails for it.
     asyncio.set_event_loop(None)
+    # structlog's default draws a traceback with Rich, for a quarter of a second each.
+    draw = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], draw])
     config.addinivalue_line("markers", "engine: needs a real engine, so root and Docker (set by the fixtures it uses)")
 
 

@@ -29,9 +29,10 @@ def _put_back() -> Iterator[None]:
     """Logging is the process's: leave it as it was."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    configured = structlog.get_config()
     noisy = {name: logging.getLogger(name).level for name in ("urllib3", "docker", "asyncio")}
     yield
-    structlog.reset_defaults()
+    structlog.configure(**configured)
     structlog.contextvars.clear_contextvars()
     root.handlers[:] = handlers
     root.setLevel(level)
