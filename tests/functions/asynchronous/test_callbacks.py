@@ -176,7 +176,7 @@ async def test_two_hundred_ends_are_told(tmp_path: Path) -> None:
     """Each once, as nothing failed."""
     async with receiving() as receiver, working(Quartermaster(tmp_path, receiver.url)) as qm:
         called = qm.publish(on_success=receiver.url, max_instances=8, queue=1000)
-        ids = [await qm.accept(called) for _ in range(200)]
+        ids = await asyncio.gather(*(qm.accept(called) for _ in range(200)))
         await until(lambda: len(receiver.got) >= 200)
         for each in ids:
             await qm.told(each)
