@@ -530,16 +530,23 @@ run_quick() {
 }
 
 # Tests with engines wait more than they work: so there are more parts than processors. The patient tests wait for elections
-# and timeouts; the page's tests, which work much, come after them. The late tests measure, and run alone.
+# and timeouts; the page's tests, which work much, come after them, in two processes, as a browser's thread is one. The late
+# tests measure, and run alone.
 run_full() {
   local usual=(-m 'not patient and not late') api=(tests/api tests/auth) rest=(tests/cli tests/models tests/server)
-  local patient patient_functions late
+  local patient patient_functions late page=(tests/page/test_{keys,log_viewer,run_page,table,trust}.py)
   mapfile -t patient < <(having_mark patient | grep -v ^tests/functions/)
   mapfile -t patient_functions < <(having_mark patient | grep ^tests/functions/)
   mapfile -t late < <(having_mark late)
-  parts+=(patient patient-functions api runs rest functions page engine late)
-  { test_part patient -m 'patient and not late' "${patient[@]}"; test_part page "${usual[@]}" tests/page; } &
-  test_part patient-functions -m 'patient and not late' "${patient_functions[@]}" &
+  parts+=(patient patient-functions api runs rest functions page page-runs engine late)
+  {
+    test_part patient -m 'patient and not late' "${patient[@]}"
+    test_part page "${usual[@]}" tests/page "${page[@]/#/--ignore=}"
+  } &
+  {
+    test_part patient-functions -m 'patient and not late' "${patient_functions[@]}"
+    test_part page-runs "${usual[@]}" "${page[@]}"
+  } &
   test_part api "${usual[@]}" "${api[@]}" &
   test_part runs "${usual[@]}" tests/runs &
   test_part rest "${usual[@]}" "${rest[@]}" &
