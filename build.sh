@@ -518,14 +518,14 @@ run_parts() {
 }
 
 run_quick() {
-  local calls=(tests/api/{calls,runtime} tests/{cli,functions,server}) slow
+  local api=(tests/{api,server}) calls=(tests/api/calls tests/{cli,functions}) slow
   # What is slow as a whole is not even imported.
   mapfile -t slow < <(grep -rl --include='test_*.py' '^pytestmark = pytest\.mark\.slow' tests)
   select+=("${slow[@]/#/--ignore=}")
   parts+=(api calls rest)
-  test_part api "${select[@]}" tests/api "${calls[@]/#/--ignore=}" &
+  test_part api "${select[@]}" "${api[@]}" --ignore=tests/api/calls &
   test_part calls "${select[@]}" "${calls[@]}" &
-  test_part rest "${select[@]}" --ignore=tests/api "${calls[@]/#/--ignore=}" &
+  test_part rest "${select[@]}" "${api[@]/#/--ignore=}" "${calls[@]/#/--ignore=}" &
   wait
 }
 
