@@ -142,10 +142,12 @@ class Client:
                 answer.close()
 
     def _session(self) -> aiohttp.ClientSession:
+        # No force_close: a session waits until its connections are closed, but not for one that it gave up before. Over
+        # TLS that one stays open until the server ends it too.
         # aiohttp's default context is made at import, before SSL_CERT_FILE is read.
         tls = ssl.create_default_context() if self.url.startswith("https:") else True
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls, force_close=True, socket_factory=_socket),
+            connector=aiohttp.TCPConnector(ssl=tls, socket_factory=_socket),
             timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_WITHIN),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Accept-Encoding",),

@@ -1,5 +1,7 @@
 """The commands as a user has them: a process, in a pipe or in a terminal, with a server that does as it is told."""
 
+import asyncio
+import gc
 import json
 import os
 import signal
@@ -7,7 +9,9 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ from commands_cases import ROOT, environ, qmaster
 from fake_server import EPOCH, TOKEN, FakeServer, line, service
 from testbed.terminal import CTRL_C, Terminal
 from testbed.wait import eventually
+
+from qmaster.cli.client import Client
 
 WITHIN = 60.0  # seconds: a loaded machine's bound, never waited for
 COMMAND = [sys.executable, "-m", "qmaster"]
@@ -143,6 +149,44 @@ def test_a_certificate_that_nobody_vouches_for_is_one_line(fake: FakeServer, tmp
     fake.up()
     check_one_line(qmaster(fake, "status"), 1, "certificate", "SSL_CERT_FILE")
     assert qmaster(fake, "status", SSL_CERT_FILE=str(tmp_path / "ca.pem")).returncode == 0
+
+
+class NeverCloses(threading.Thread):
+    """A server that answers one call over TLS, and does not end the connection before `over` is set."""
+
+    BODY = b'{"success": true, "cursor": "0badcafe:0", "services": [], "next_page": null}'
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        super().__init__()
+        self.over = threading.Event()
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def run(self) -> None:
+        with self._listener, self._tls.wrap_socket(self._listener.accept()[0], server_side=True) as connection:
+            connection.recv(65536)
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(self.BODY)}\r\n\r\n"
+            connection.sendall(head.encode() + self.BODY)
+            self.over.wait(WITHIN)
+
+
+def test_a_call_over_tls_leaves_no_connection_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the server does not end it."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    server = NeverCloses(context)
+    server.start()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        answer = asyncio.run(Client(server.url, TOKEN).call("GET", "/status"))
+        gc.collect()
+    server.over.set()
+    server.join()
+    assert answer["services"] == []
+    assert [str(warning.message) for warning in told] == []
 
 
 def test_the_options_for_serving_are_no_command_s(fake: FakeServer) -> None:
