@@ -192,8 +192,8 @@ def test_a_token_in_an_absolute_target_is_refused(server: Server) -> None:
 def test_the_host_of_an_absolute_target_is_the_one_that_counts(stub: Stub, tmp_path: Path) -> None:
     """For `--allow-host`, whatever the header Host says; a Host that is not served does not matter beside it."""
     server = Server(tmp_path / "server", stub.host, ["--allow-host", "qm.example.com"])
-    server.start()
     try:
+        server.start()
         with Wire(server.port) as wire:
             for named, host, status in (
                 ("qm.example.com:80", "evil.example", 401),
@@ -668,9 +668,9 @@ def test_behind_a_trusted_proxy_the_address_is_the_clients(stub: Stub, tmp_path:
 
     trusting = Server(tmp_path / "trusting", stub.host, ["--trusted-proxies", f"{ADDRESS},10.0.0.0/8"])
     plain = Server(tmp_path / "plain", stub.host)
-    for server in (trusting, plain):
-        server.start()
     try:
+        for server in (trusting, plain):
+            server.start()
         attempts = range(BURST + 5)
         assert {guess(trusting, f"192.0.2.{n}, 10.1.2.3") for n in attempts} == {401}
         assert [guess(trusting, "192.0.2.1, 198.51.100.7") for _ in attempts][-1] == 429
