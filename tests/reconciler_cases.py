@@ -9,7 +9,7 @@ import msgspec
 from qmaster.errors import JournalUnwritable
 from qmaster.events import journal
 from qmaster.events.journal import Position
-from qmaster.events.rows import Record
+from qmaster.events.rows import Record, compressed
 
 Json = dict[str, Any]
 EPOCH = "0a0b0c0d"
@@ -38,7 +38,7 @@ class Journal(journal.Journal):
     async def records(self) -> list[Record]:
         if self.unreadable:
             raise JournalUnwritable("torn")
-        return [record for record in self.kept.values() if not record.removed]
+        return [compressed(record) for record in self.kept.values() if not record.removed]
 
     async def endings(self) -> dict[str, str]:
         return self.ending

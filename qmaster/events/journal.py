@@ -236,9 +236,8 @@ class Journal:
         return await self.read(lambda db: rows.record(db, name_or_id, owner))
 
     async def records(self) -> list[Record]:
-        """Return the records of all runs and nodes that are not removed."""
-        query = "SELECT id, kind, name, removed, view, body, owner FROM records WHERE NOT removed"
-        return await self.read(lambda db: [Record(*row) for row in db.execute(query)])
+        """Return the records of all runs, nodes and functions that are not removed."""
+        return await self.read(rows.records)
 
     async def removed(self, wanted: RemovedQuery, show: Callable[[bytes], bytes | None]) -> Page:
         """Return a page of the last views of removed runs, the newest first.

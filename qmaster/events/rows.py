@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -39,8 +40,9 @@ OUTCOMES = {
 
 
 class Record(NamedTuple):
-    """The last published view of a service, a container or a node, as JSON.
+    """The last published view of a service, a container, a node or a function, as JSON.
 
+    That of a function is compressed by zlib where it was read: thousands wait for the listing of the functions.
     ``body`` is the digest of the request if the run was started with a key, else "". ``owner`` is "" if quartermaster
     did not start it.
     """
@@ -161,6 +163,19 @@ def newest(db: sqlite3.Connection) -> bytes | None:
     """Return the CloudEvent of the newest event."""
     row = db.execute("SELECT event FROM facts ORDER BY seq DESC LIMIT 1").fetchone()
     return row[0] if row else None
+
+
+def records(db: sqlite3.Connection) -> list[Record]:
+    """Return the records of what is not removed."""
+    query = "SELECT id, kind, name, removed, view, body, owner FROM records WHERE NOT removed"
+    found = [compressed(Record(*row)) for row in db.execute(query)]
+    db.execute("PRAGMA shrink_memory")  # up to 2 MB of pages that are read once
+    return found
+
+
+def compressed(record: Record) -> Record:
+    """Return a record as it is kept in memory: that of a function is compressed."""
+    return record._replace(view=zlib.compress(record.view)) if record.kind == "function" else record
 
 
 def record(db: sqlite3.Connection, name_or_id: str, owner: str | None) -> bytes | None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import types
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -597,6 +598,17 @@ INSERT INTO intents VALUES ('two', 'n2', 'service', 1e12);
 INSERT INTO endings VALUES ('c1', 1e12);
 PRAGMA user_version = 1;
 """
+
+
+@unit
+async def test_views_of_functions_are_compressed_when_they_are_read(tmp_path: Path) -> None:
+    """All of them wait in memory for the listing of the functions; the others are as they were written."""
+    journal = await opened(tmp_path)
+    view = b'{"name":"f"}'
+    await journal.append([], [Record("f", "function", "f", False, view), Record("s", "service", "s", False, view)])
+    read = {each.id: each.view for each in await journal.records()}
+    assert read["s"] == zlib.decompress(read["f"]) == view
+    await journal.close()
 
 
 @unit

@@ -148,6 +148,7 @@ class Scheduler:
             self._changed.discard(function)
             self._plan(function)
             await asyncio.sleep(0)  # to read 20 long expressions, and the inputs of 10 versions, takes 8 ms
+        self._changed = set(self._changed)  # a set does not shrink by itself
 
     def _plan(self, function: str) -> None:
         """Plan the schedules of a function as its newest version has them."""

@@ -60,8 +60,9 @@ class Announcer:
 
     async def _publish(self) -> None:
         while self._changed or self._publisher.cache.functions.dirty:
-            for name in sorted(self._changed)[:AT_ONCE]:
-                self._changed.remove(name)
+            names = sorted(self._changed)
+            self._changed = set(names[AT_ONCE:])
+            for name in names[:AT_ONCE]:
                 self._show(name)
             await self._publisher.commit()
 

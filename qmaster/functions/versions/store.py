@@ -65,8 +65,9 @@ class VersionStore:
         self.listed = asyncio.Event()
         self._configs = configs
         self._kept: dict[str, Version | _Unknown] = {}  # by the config's id
-        self._functions: dict[str, list[Version | _Unknown]] = {}  # by number
-        self._added: dict[str, float] = {}  # id → when it was added (monotonic), if since the last listing of all
+        self._functions: dict[str, tuple[Version | _Unknown, ...]] = {}  # by number
+        self._listed_at = 0.0  # when the last listing of all was taken (monotonic)
+        self._added: dict[str, float] = {}  # id → when it was added (monotonic), if since then
         self._gone: set[str] = set()  # ids that were removed; an older listing may still have them
         self._hints: set[str] = set()
         self._relist = True
@@ -91,7 +92,7 @@ class VersionStore:
 
     def versions(self, name: str) -> list[Version]:
         """Return the versions of a function, the newest first."""
-        there = map(_understood, reversed(self._functions.get(name, [])))
+        there = map(_understood, reversed(self._functions.get(name, ())))
         return [version for version in there if version is not None]
 
     def numbers(self, name: str) -> list[int]:
@@ -213,11 +214,13 @@ class VersionStore:
             if place % READ_AT_ONCE == 0:
                 await asyncio.sleep(0)
         for config_id, kept in list(self._kept.items()):
-            if config_id not in there and self._added.get(config_id, 0.0) < began and name in (None, kept.function):
+            is_older = self._added.get(config_id, self._listed_at) < began  # than the listing, which would have it
+            if config_id not in there and is_older and name in (None, kept.function):
                 changed |= self._drop(config_id)
         if name is None:
             self._gone &= there
-            self._added = {config_id: at for config_id, at in self._added.items() if at >= began}
+            self._added.clear()
+            self._listed_at = time.monotonic()
         self._call_listeners(changed)
 
     def _keep(self, config: Config) -> set[str]:
@@ -228,7 +231,7 @@ class VersionStore:
         kept = self._kept[config.id] = _version(config, name, number)
         self._added[config.id] = time.monotonic()
         others = [each for each in self._functions.get(name, ()) if each.number != number]
-        self._functions[name] = sorted([*others, kept], key=lambda each: each.number)
+        self._functions[name] = tuple(sorted([*others, kept], key=lambda each: each.number))
         return {name}
 
     def _drop(self, config_id: str) -> set[str]:
@@ -238,7 +241,7 @@ class VersionStore:
         if kept is None:
             return set()
         # A version with its number may have been published again meanwhile, and has another id.
-        there = [each for each in self._functions[kept.function] if each.id != config_id]
+        there = tuple(each for each in self._functions[kept.function] if each.id != config_id)
         if there:
             self._functions[kept.function] = there
         else:
@@ -282,16 +285,17 @@ def _version(config: Config, name: str, number: int) -> Version | _Unknown:
         function=name,
         number=number,
         spec=_compact(data.spec),
-        image=data.image,
+        image=sys.intern(data.image),
         owner=sys.intern(data.owner),
         published_at=data.published_at,
     )
 
 
 def _compact(spec: FunctionSpec) -> FunctionSpec:
-    """Share the values of fields left at their default with all specs: empty lists and dicts take 1 KB in each."""
+    """Share the image's name, and the values of fields left at their default, which take 1 KB in each spec."""
+    force_setattr(spec, "image", sys.intern(spec.image))  # it was decoded just now, and nobody else has it yet
     for field in spec.__struct_fields__:
         default = getattr(_DEFAULTS, field)
         if getattr(spec, field) == default:
-            force_setattr(spec, field, default)  # it was decoded just now, and nobody else has it yet
+            force_setattr(spec, field, default)
     return spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -17,7 +18,8 @@ ENDS_AT_ONCE = 200  # in one transaction of the journal
 class FunctionViews:
     """The newest version of each function, by name; ``dirty`` are the names with unpublished changes.
 
-    It shares the versions with their store and has others as JSON, since views of thousands would take more memory.
+    It shares the versions with their store and has others as compressed JSON, since views of thousands would take more
+    memory, and leave it fragmented.
     """
 
     def __init__(self) -> None:
@@ -26,7 +28,7 @@ class FunctionViews:
         self._published: dict[str, Version | bytes] = {}
 
     def restore(self, name: str, view: bytes) -> None:
-        """Add a function from its record in the journal."""
+        """Add a function from its record in the journal, whose view is compressed."""
         self._published[name] = view
 
     def show(self, name: str, version: Version | None) -> None:
@@ -53,6 +55,7 @@ class FunctionViews:
             if not changes:
                 del self._unpublished[name]
                 if after is not None:
+                    self._published.pop(name, None)  # and its key: the name of the version is another string
                     self._published[name] = after  # not the view that the journal has
             yield from changes
 
@@ -64,7 +67,9 @@ class FunctionViews:
             self._published.pop(name, None)
         else:
             is_shown = version is not None and version.view() == view
-            self._published[name] = version if version is not None and is_shown else msgspec.json.encode(view)
+            self._published[name] = (
+                version if version is not None and is_shown else zlib.compress(msgspec.json.encode(view))
+            )
         if name in self._unpublished and (version is None if removed else self._published[name] is version):
             del self._unpublished[name]  # else there is a newer change
 
@@ -93,5 +98,5 @@ class EndedInvocations:
 
 def _view(shown: Version | bytes | None) -> FunctionVersion | None:
     if isinstance(shown, bytes):
-        return msgspec.json.decode(shown, type=FunctionVersion)
+        return msgspec.json.decode(zlib.decompress(shown), type=FunctionVersion)
     return None if shown is None else shown.view()

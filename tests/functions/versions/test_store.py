@@ -241,6 +241,25 @@ async def test_an_old_listing_undoes_nothing() -> None:
     assert store.numbers("f") == [2]
 
 
+async def test_a_listing_from_before_the_last_one_of_all_undoes_nothing() -> None:
+    """What only the later one has stays, until a listing after it lacks it."""
+    configs = Slow(config("f", 1))
+    store, old = VersionStore(configs), configs.gate
+    refreshing = asyncio.create_task(store.refresh("f"))
+    await until(lambda: configs.names().count("labelled") == 1)
+    configs.gate = asyncio.Event()
+    configs.gate.set()
+    second = config("f", 2)
+    configs.there[second.id] = second  # by another quartermaster
+    await store.reload()
+    old.set()
+    await refreshing
+    assert store.numbers("f") == [1, 2]
+    del configs.there[second.id]
+    await store.refresh("f")
+    assert store.numbers("f") == [1]
+
+
 async def test_it_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was known stays known while the engine is away; then all is listed again."""
     monkeypatch.setattr(versions, "FIRST_PAUSE", 0.001)
