@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=10, help="kills in test_kills: 100 is the full run")
     parser.addoption("--page-seconds", type=float, default=10, help="how long the page is watched: 300 is the full run")
     parser.addoption("--canary-requests", type=int, default=2_000, help="in test_canary: 10000 is the full run")
-    parser.addoption("--hostile-requests", type=int, default=4_000, help="in test_hostile: 100000 is the full run")
+    parser.addoption("--hostile-requests", type=int, default=12_000, help="in test_hostile: 100000 is the full run")
     parser.addoption("--contract-calls", type=int, default=20, help="in test_contract: 40 is the full run")
     parser.addoption("--flood-seconds", type=float, default=3, help="in test_flood: 30 is the full run")
     parser.addoption("--engine-root", type=Path, default=None, help="a folder with the Debian whose engine is used")
