@@ -1,6 +1,7 @@
 // Pure: a line of output as a terminal shows it, as runs of text of one style.
 
-export const CUT = 8192; // characters of a line, as written, that are shown at first
+export const CUT = 8192; // characters of a line, as written, that are shown at first, and of its parts
+const MANY = 1000; // runs of a part, each of which is an element
 
 // CSI. OSC, DCS, SOS, PM and APC: one without an end loses only its beginning, so that no text is hidden. Other
 // escapes. Controls, and what changes the direction of text.
@@ -16,12 +17,12 @@ function trimmed(line) {
 }
 
 /** Return {runs: [{text, style}], cut}; `cut`: this is only the line's beginning, or a progress bar's end. */
-export function parse(line, limit = CUT) {
+export function parse(line) {
   const raw = trimmed(line);
-  if (raw.length <= limit) return { runs: runs(raw), cut: false };
-  const end = raw.slice(-limit);
+  if (raw.length <= CUT) return { runs: runs(raw), cut: false };
+  const end = raw.slice(-CUT);
   const at = end.indexOf('\r');
-  return { runs: runs(at < 0 ? raw.slice(0, limit) : end.slice(at)), cut: true };
+  return { runs: runs(at < 0 ? raw.slice(0, CUT) : end.slice(at)), cut: true };
 }
 
 /** Return the text alone; of a line over CUT also what was overwritten, and no controls. */
@@ -33,29 +34,76 @@ export function plain(line) {
 }
 
 function runs(raw) {
-  const cells = []; // [character, style], by column; where nothing moves, [text, style]
-  const moves = MOVES.test(raw);
-  let [at, done, style] = [0, 0, {}];
-  const write = (text) => {
-    for (const part of moves ? text : [text]) cells[at++] = [part, style];
-  };
-  for (const match of raw.matchAll(SPECIAL)) {
-    const [all, values, between, final] = match;
-    write(raw.slice(done, match.index));
-    done = match.index + all.length;
-    const count = parseInt(values) || 1;
-    if (all === '\r') at = 0;
-    else if (all === '\b') at = Math.max(0, at - 1);
-    else if (!final || between) write(symbol(all));
-    else if (final === 'D') at = Math.max(0, at - count);
-    else if (final === 'G') at = Math.min(count - 1, cells.length);
-    else if (final === 'K' && values === '1') cells.fill(undefined, 0, at);
-    else if (final === 'K') cells.length = values ? 0 : Math.min(at, cells.length);
-    else if (final === 'm' && /^[\d:;]*$/.test(values)) style = sgr(style, values);
+  const screen = new Screen(raw);
+  while (screen.read());
+  return screen.take();
+}
+
+/** Read a whole line bit by bit: yields a part of it, at most twice CUT characters and MANY runs; null after other bits. */
+export function* parts(line) {
+  const screen = new Screen(trimmed(line));
+  while (screen.read()) yield screen.moves || (screen.size < CUT && screen.cells.length < MANY) ? null : screen.take();
+  while (screen.cells.length) yield screen.take(MANY);
+}
+
+// What is written so far: cells of [character, style], by column; of a line in which nothing moves, of [text, style].
+class Screen {
+  cells = [];
+  size = 0; // characters read since something was taken
+  #at = 0;
+  #done = 0;
+  #style = {};
+
+  constructor(raw) {
+    this.raw = raw;
+    this.moves = MOVES.test(raw);
+    this.found = raw.matchAll(SPECIAL);
+    this.next = this.found.next().value;
   }
-  if (!done) return [{ text: raw, style }];
-  write(raw.slice(done));
-  return joined(cells).filter(({ text }) => text);
+
+  /** Read up to CUT characters, or the next sequence; return whether there was any. */
+  read() {
+    const { raw, next } = this;
+    const end = next?.index ?? raw.length;
+    if (this.#done < end) this.#text(end);
+    else if (next) this.#sequence(next);
+    else return false;
+    return true;
+  }
+
+  #text(end) {
+    let to = Math.min(end, this.#done + CUT);
+    if (to < end && /[\ud800-\udbff]/.test(this.raw[to - 1])) to += 1;
+    this.#write(this.raw.slice(this.#done, to));
+    this.#done = to;
+  }
+
+  #write(text) {
+    for (const part of this.moves ? text : [text]) this.cells[this.#at++] = [part, this.#style];
+    this.size += text.length;
+  }
+
+  #sequence([all, values, between, final]) {
+    const { cells } = this;
+    const count = parseInt(values) || 1;
+    this.#done += all.length;
+    this.next = this.found.next().value;
+    if (all === '\r') this.#at = 0;
+    else if (all === '\b') this.#at = Math.max(0, this.#at - 1);
+    else if (!final || between) this.#write(symbol(all));
+    else if (final === 'D') this.#at = Math.max(0, this.#at - count);
+    else if (final === 'G') this.#at = Math.min(count - 1, cells.length);
+    else if (final === 'K' && values === '1') cells.fill(undefined, 0, this.#at);
+    else if (final === 'K') cells.length = values ? 0 : Math.min(this.#at, cells.length);
+    else if (final === 'm' && /^[\d:;]*$/.test(values)) this.#style = sgr(this.#style, values);
+  }
+
+  /** Take the first cells, or all, as runs of text of one style. */
+  take(count = this.cells.length) {
+    const taken = this.cells.splice(0, count);
+    [this.#at, this.size] = [0, 0];
+    return joined(taken).filter(({ text }) => text);
+  }
 }
 
 const BLANK = [' ', {}];

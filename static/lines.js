@@ -14,8 +14,9 @@ const content = box.appendChild(el('div'));
 const rows = new Map(); // line → its element
 const stale = new Set(); // lines to make anew
 const tops = new Float64Array(MAX_LINES + 2); // pixels, of lines[i]; right up to `placed`
-export let lines = []; // {time, text, at: a running number, high: pixels, 0 while unknown}
-export let dropped = 0;
+export let lines = []; // {time, text, at: a running number, high: pixels, 0 while unknown, joins: the one before}
+export let dropped = 0; // lines, and not the parts that join them
+export let joined = 0; // parts among the lines
 export let follows = true; // the end
 let anchor, below; // else this line stays so far below the upper edge
 let make, drawn;
@@ -31,7 +32,7 @@ export function start(makeRow, onDrawn) {
 }
 
 export function clear() {
-  [lines, chars, dropped, sorted] = [[], 0, 0, 0];
+  [lines, chars, dropped, joined, sorted] = [[], 0, 0, 0, 0];
   renew();
   follow(true);
 }
@@ -39,27 +40,44 @@ export function clear() {
 export function add(line) {
   const before = lines.at(-1);
   lines.push(Object.assign(line, { time: line.time ?? before?.time, at: before ? before.at + 1 : 0, high: 0 }));
-  grow(line.text);
+  grow(line.text.length);
 }
 
 /** More of this line came. */
 export function extend(line, text) {
   line.text += text;
   renew(line);
-  grow(text);
+  grow(text.length);
 }
 
-function grow(text) {
-  chars += text.length;
+/** Put these parts of a line in its place; return them, or none where it is not there any more. */
+export function split(line, parts) {
+  if (!lines.includes(line)) return [];
+  const at = index(line);
+  const made = parts.map((part, i) => ({ ...line, ...part, joins: i > 0, high: 0 }));
+  lines.splice(at, 1, ...made);
+  lines.forEach((each, i) => (each.at = line.at - at + i));
+  const more = made.length - 1;
+  joined += more;
+  if (at < sorted) sorted += more;
+  placed = Math.min(placed, at);
+  if (anchor === line) [anchor] = made;
+  grow(made.reduce((sum, { text }) => sum + text.length, -line.text.length));
+  return made;
+}
+
+function grow(count) {
+  chars += count;
   soon();
   if (lines.length <= MAX_LINES && chars <= MAX_CHARS) return;
-  let count = 0;
-  for (; lines.length - count > MAX_LINES * 0.95 || (chars > MAX_CHARS * 0.95 && lines[count + 1]); count++) {
-    chars -= lines[count].text.length;
+  let first = 0;
+  for (; lines.length - first > MAX_LINES * 0.95 || (chars > MAX_CHARS * 0.95 && lines[first + 1]); first++) {
+    chars -= lines[first].text.length;
   }
-  lines.splice(0, count);
-  dropped += count;
-  [placed, sorted] = [0, Math.max(0, sorted - count)];
+  const parts = lines.splice(0, first).filter(({ joins }) => joins).length;
+  dropped += first - parts;
+  joined -= parts;
+  [placed, sorted] = [0, Math.max(0, sorted - first)];
   draw();
 }
 

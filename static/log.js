@@ -1,6 +1,6 @@
 // The output of what is opened: reads, searches and copies it; lines.js draws it.
 
-import { CUT, css, parse, plain } from './ansi.js';
+import { CUT, css, parse, parts, plain } from './ansi.js';
 import * as api from './api.js';
 import { $, copy, el, mark, say } from './dom.js';
 import * as list from './lines.js';
@@ -10,6 +10,7 @@ import { clock, moment } from './words.js';
 const FIRST = 200; // lines of each task that are asked for at first
 const MAX_LINE = 4e6; // characters; what is longer becomes several lines
 const MAX_PARTS = 2000; // of a line that is searched
+const STEP = 30; // milliseconds of work, after which others have their turn
 const count = new Intl.NumberFormat().format;
 
 const box = $('log');
@@ -87,7 +88,7 @@ function taker(seen) {
   return ({ time, stream, node, task, instance, line: text, partial }) => {
     const source = instance ?? task ?? '';
     const before = open.get(stream + source);
-    const line = before?.text.length < MAX_LINE ? before : { time, stream, node, source, text };
+    const line = before?.text.length < MAX_LINE && !before.open ? before : { time, stream, node, source, text };
     if (line === before) list.extend(line, text);
     else list.add(line);
     fresh += 1;
@@ -109,9 +110,10 @@ function tell(now, text = '') {
 function drawn() {
   seek();
   const { lines, follows, dropped } = list;
-  const more = lines.length >= tail && tail < list.MAX_LINES;
+  const known = lines.length - list.joined;
+  const more = known >= tail && tail < list.MAX_LINES;
   let state = told || (lines.length ? 'following' : 'no output yet');
-  if (is === 'ended') state = more ? `the last ${count(lines.length)} lines` : 'that is all';
+  if (is === 'ended') state = more ? `the last ${count(known)} lines` : 'that is all';
   say($('log-state'), dropped ? `${state}; the first ${count(dropped)} lines were dropped` : state);
   buttons.again.hidden = is === 'live';
   buttons.earlier.hidden = !more;
@@ -135,7 +137,7 @@ function seek() {
   const until = performance.now() + 20;
   let i = Math.max(0, searched - first);
   for (; pattern && i < lines.length && performance.now() < until; i++) {
-    if (pattern.test(plain(lines[i].text))) hits.push(lines[i]);
+    if (isHit(lines[i])) hits.push(lines[i]);
   }
   searched = first + i;
   if (hits[0]?.at < first) hits = hits.filter(({ at }) => at >= first);
@@ -146,15 +148,39 @@ function seek() {
   for (const name of ['previous', 'next']) buttons[name].disabled = !hits.length;
 }
 
-function step(by) {
+async function step(by) {
   if (!hits.length) return;
   const from = current?.at ?? list.upper().at - (by > 0 ? 1 : 0);
-  const found = by > 0 ? hits.find(({ at }) => at > from) : hits.findLast(({ at }) => at < from);
+  const found = (by > 0 ? hits.find(({ at }) => at > from) : hits.findLast(({ at }) => at < from)) ?? hits.at(by > 0 ? 0 : -1);
+  const isShown = found.runs || pattern.test(plain(found.text.slice(0, CUT)));
+  const all = isShown ? [found] : await open(found);
   if (current) list.renew(current);
-  current = found ?? hits.at(by > 0 ? 0 : -1);
-  current.open ||= !pattern.test(plain(current.text.slice(0, CUT)));
+  current = all.find(isHit) ?? all[0];
+  if (!current) return;
   list.renew(current);
   list.show(current, box.clientHeight / 3);
+}
+
+const isHit = ({ text }) => pattern?.test(plain(text));
+
+/** Show a long line as its parts, and return them: only those in sight are drawn. */
+async function open(line) {
+  if (line.open) return [];
+  line.open = true; // what comes of it later is a line of its own
+  list.renew(line);
+  const found = [];
+  let until = performance.now() + STEP;
+  for (const runs of parts(line.text)) {
+    if (runs) found.push({ runs, text: runs.map(({ text }) => text).join('') });
+    if (performance.now() < until) continue;
+    await new Promise((go) => setTimeout(go));
+    until = performance.now() + STEP;
+  }
+  const made = list.split(line, found);
+  const i = hits.indexOf(line);
+  if (i >= 0) hits.splice(i, 1, ...made.filter(isHit));
+  if (line.at < searched) searched += made.length - 1;
+  return made;
 }
 
 function toggle(name) {
@@ -184,7 +210,8 @@ function unsearch() {
   box.focus();
 }
 
-const text = (times) => list.lines.map((line) => `${times ? `${line.time} ` : ''}${plain(line.text)}\n`).join('');
+const text = (times) =>
+  list.lines.map((line, i) => `${i && !line.joins ? '\n' : ''}${times && !line.joins ? `${line.time} ` : ''}${plain(line.text)}`).join('') + '\n';
 
 function download() {
   const href = URL.createObjectURL(new Blob([text('times' in $('output').dataset)], { type: 'text/plain' }));
@@ -193,24 +220,20 @@ function download() {
 }
 
 function row(line) {
-  const { time, stream, source, text } = line;
-  const { runs, cut } = parse(text, line.open ? Infinity : CUT);
+  const { time, stream, source, text, joins } = line;
+  const { runs, cut } = line.runs ? line : parse(text);
   const made = el('p', { 'data-stream': stream, 'aria-current': line === current }, ...runs.flatMap(pieces));
-  if (time) {
+  if (time && !joins) {
     mark(made, 'data-time', clock(time));
     if ('times' in $('output').dataset) made.title = [moment(time), time, line.node, source].join('\n');
   }
-  if (sources.size > 1 && sources.has(source)) {
+  if (sources.size > 1 && sources.has(source) && !joins) {
     // The slot, and the beginning of the id: a slot has a new task after each failure.
     const slot = store.find(of())?.tasks.find(({ id }) => id === source)?.slot;
     made.dataset.source = [slot, source.slice(0, 4)].filter(Boolean).join('.');
     made.style.setProperty('--n', sources.get(source));
   }
-  const all = () => {
-    line.open = true;
-    list.renew(line);
-  };
-  if (cut) made.append(el('button', { onclick: all }, `… ${count(text.length)} characters: show all`));
+  if (cut) made.append(el('button', { onclick: () => open(line), disabled: line.open }, `… ${count(text.length)} characters: show all`));
   return made;
 }
 

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -225,15 +226,51 @@ def test_a_hostile_log(browse: Browse) -> None:
         expect(rows(page).last).to_have_text("the end")
         button = page.get_by_role("button", name="1,048,576 characters: show all")
         assert rows(page).nth(-3).evaluate("row => row.firstChild.data.length") == 8192
-        button.last.click()
-        expect(button.last).to_have_count(0)
-        becomes(page, "[...document.querySelectorAll('#log p')].some(row => row.textContent.length === 1048576)")
         page.locator("#log").press("Home")
         expect(rows(page).first).to_have_text(PAYLOAD)
         shown = rows(page).all_text_contents()[1:20]
         assert shown == list(SEEN.values())[:19]
         assert page.locator("img, script").count() == elements
         assert page.locator("#log b").count() == 0
+
+
+SHOWN = """async (text) => {
+  const { lines, joined } = await import('./static/lines.js');
+  const first = lines.findIndex((line) => line.text.startsWith(text.slice(0, 100)) && !line.joins);
+  return [lines.slice(first, first + joined + 1).map((line) => line.text).join('') === text, joined, lines.at(-1).text];
+}"""
+LONGEST_ROW = "Math.max(...[...document.querySelectorAll('#log p')].map((row) => row.textContent.length))"
+
+
+@pytest.mark.parametrize(
+    "text", ["words and words " * 65_536, "\x1b[31mr\x1b[32mg" * 104_858], ids=["plain", "colours"]
+)
+def test_all_of_a_long_line(browse: Browse, text: str, measured: Callable[[str], None]) -> None:
+    """Its parts follow each other, and no other line moves; only those in sight are drawn; copied, they are one line."""
+    shown = text.replace("\x1b[31m", "").replace("\x1b[32m", "")
+    with Crowd(3, 0, logs=output(["before", text, "the end"])) as crowd:
+        page = opened(browse, crowd)
+        expect(rows(page).last).to_have_text("the end")
+        meter = Meter(page)
+        before = meter.read()["TaskDuration"]
+        page.get_by_role("button", name="show all").click()
+        eventually(lambda: page.evaluate(SHOWN, shown)[0], 30, "all of it is there")
+        measured(f"{meter.read()['TaskDuration'] - before:.2f} s of the main thread")
+        is_whole, parts, last = page.evaluate(SHOWN, shown)
+        assert (is_whole, last) == (True, "the end")
+        assert parts >= len(shown) / 16_384
+        page.locator("#log").press("Home")
+        expect(rows(page).first).to_have_text("before")
+        assert page.evaluate(LONGEST_ROW) <= 16_384
+        assert page.evaluate("document.querySelectorAll('#log *').length") < 10_000
+        state(page, "that is all")
+        with page.expect_download() as download:
+            press(page, "download")
+        assert Path(download.value.path()).read_text(encoding="utf-8") == f"before\n{shown}\nthe end\n"
+        page.locator("#log-search").fill("the end")
+        expect(page.locator("#log-found")).to_have_text("1")
+        page.keyboard.press("Enter")
+        expect(page.locator("#log mark")).to_have_text(["the end"])
 
 
 def test_a_hundred_thousand_lines(browse: Browse, measured: Callable[[str], None]) -> None:
@@ -391,12 +428,16 @@ def test_search(browse: Browse) -> None:
 
 
 def test_a_match_deep_in_a_long_line(browse: Browse) -> None:
-    """The line is shown as a whole where its beginning has no match."""
-    with Crowd(3, 0, logs=output(["x" * 20_000 + "needle"])) as crowd:
+    """All of the line is shown where its beginning has no match; the matches before and after it keep their order."""
+    with Crowd(3, 0, logs=output(["needle one", "x" * 20_000 + "needle", "needle two"])) as crowd:
         page = opened(browse, crowd)
+        page.locator("#log").press("Home")
         page.locator("#log-search").fill("needle")
-        page.keyboard.press("Enter")
-        expect(page.locator("#log mark")).to_have_text(["needle"])
+        expect(page.locator("#log-found")).to_have_text("3")
+        for number in (1, 2, 3):
+            page.keyboard.press("Enter")
+            expect(page.locator("#log-found")).to_have_text(f"{number} of 3")
+            expect(page.locator("#log [aria-current] mark")).to_have_text("needle")
 
 
 def test_wrap_and_times(browse: Browse) -> None:
