@@ -224,7 +224,7 @@ def test_a_hostile_log(browse: Browse) -> None:
         elements = page.locator("img, script").count()
         at_end(page)
         expect(rows(page).last).to_have_text("the end")
-        button = page.get_by_role("button", name="1,048,576 characters: show all")
+        expect(page.get_by_role("button", name="1,048,576 characters: show all").last).to_be_attached()
         assert rows(page).nth(-3).evaluate("row => row.firstChild.data.length") == 8192
         page.locator("#log").press("Home")
         expect(rows(page).first).to_have_text(PAYLOAD)
@@ -246,7 +246,7 @@ LONGEST_ROW = "Math.max(...[...document.querySelectorAll('#log p')].map((row) =>
     "text", ["words and words " * 65_536, "\x1b[31mr\x1b[32mg" * 104_858], ids=["plain", "colours"]
 )
 def test_all_of_a_long_line(browse: Browse, text: str, measured: Callable[[str], None]) -> None:
-    """Its parts follow each other, and no other line moves; only those in sight are drawn; copied, they are one line."""
+    """Its parts follow each other, no other line moves; only those in sight are drawn; in a file, they are one line."""
     shown = text.replace("\x1b[31m", "").replace("\x1b[32m", "")
     with Crowd(3, 0, logs=output(["before", text, "the end"])) as crowd:
         page = opened(browse, crowd)
