@@ -18,7 +18,6 @@ import * as stream from './stream.js';
 import * as trust from './trust.js';
 import { why } from './words.js';
 
-const KEPT = 'quartermaster.token'; // of the tab: sessionStorage
 const BETWEEN = 400; // milliseconds between drawings, at least; the first change is drawn at once
 const REST = 20; // times as long as a drawing takes, layout and paint too, so that drawing takes a twentieth of a core,
 const LONGEST = 1000; // but at most so many milliseconds
@@ -80,8 +79,8 @@ function title() {
 function linked(now) {
   trust.linked(now);
   if (now.is === 'live') {
-    sessionStorage.setItem(KEPT, api.held());
-    if (remember) preferences.set('token', api.held());
+    preferences.tab.set('token', api.held());
+    if (remember) preferences.device.set('token', api.held());
     enter(true);
     log.retry();
   }
@@ -102,8 +101,8 @@ function connect(token) {
 
 function leave(as = { is: 'off' }, text = '') {
   stream.close();
-  sessionStorage.removeItem(KEPT);
-  preferences.set('token', '');
+  preferences.tab.set('token', '');
+  preferences.device.set('token', '');
   for (const dialog of all('dialog[open]')) dialog.close();
   store.forget();
   palette.forget();
@@ -146,14 +145,14 @@ function start() {
   clicked($('share'), share);
   clicked($('skip'), skip);
   clicked($('notice').lastChild, () => notice(''));
-  choose(preferences.get('theme'));
+  choose(preferences.device.get('theme'));
   $('theme').addEventListener('change', () => choose($('theme').value));
   for (const button of all('[data-close]')) clicked(button, () => button.closest('dialog').close());
   keys.start();
   palette.start(commands);
   router.start(routed);
   setInterval(draw, TICK);
-  const kept = sessionStorage.getItem(KEPT) ?? preferences.get('token');
+  const kept = preferences.tab.get('token') || preferences.device.get('token');
   enter(kept);
   if (kept) connect(kept);
 }
@@ -167,7 +166,8 @@ function commands() {
 }
 
 function choose(theme) {
-  preferences.set('theme', theme);
+  preferences.device.set('theme', theme);
+  document.documentElement.dataset.theme = theme;
   $('theme').value = theme;
 }
 

@@ -6,7 +6,6 @@ import * as store from './store.js';
 import { memory, plural } from './words.js';
 
 const MAX_ENDED = 40; // boxes of failed tasks in a column, and of others that ended; the rest is a number
-const KEPT = 'quartermaster.map'; // of the tab: folded or open
 const FAILED = new Set(['failed', 'rejected', 'orphaned']);
 const EXTRA = { waiting: ['Waiting for a node', 'none fits now'], here: ['This engine', 'plain containers'] };
 const rank = (node) => (node.leader ? 0 : node.role === 'manager' ? 1 : 2);
@@ -39,13 +38,13 @@ export function show() {
 
 /** Fold the nodes to a line, or unfold them. */
 export function fold() {
-  sessionStorage.setItem(KEPT, $('map').hidden ? 'open' : 'folded');
+  preferences.tab.set('map', $('map').hidden ? 'open' : 'folded');
   show();
 }
 
 // One node alone is folded until that is changed.
 function showSum(nodes, boxes) {
-  const folded = (sessionStorage.getItem(KEPT) ?? (nodes.length === 1 ? 'folded' : '')) === 'folded';
+  const folded = (preferences.tab.get('map') || (nodes.length === 1 ? 'folded' : '')) === 'folded';
   $('map').hidden = $('legend').hidden = folded;
   mark($('fold'), 'aria-expanded', !folded);
   const away = nodes.filter((node) => node.state !== 'ready').length;

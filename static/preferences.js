@@ -1,21 +1,29 @@
-// What this device remembers: the theme, and the token where that was asked for. It runs before anything is drawn.
+// What is kept: for the `tab`, or on this `device`, the theme, and the token where that was asked for. It runs before
+// anything is drawn, and is the only way to the browser's storage, which may be blocked: then it holds for this page.
 
-globalThis.preferences = {
-  /** Return what was kept under this name, or ''. */
-  get(name) {
-    try {
-      return localStorage.getItem(`quartermaster.${name}`) ?? '';
-    } catch {
-      return ''; // storage is blocked
-    }
-  },
-  /** Keep this; '' forgets it. */
-  set(name, value) {
-    try {
-      if (value) localStorage.setItem(`quartermaster.${name}`, value);
-      else localStorage.removeItem(`quartermaster.${name}`);
-    } catch {} // then it holds until the page is closed
-    if (name === 'theme') document.documentElement.dataset.theme = value;
-  },
-};
-document.documentElement.dataset.theme = preferences.get('theme');
+function kept(storage) {
+  const blocked = new Map();
+  const name = (key) => `quartermaster.${key}`;
+  return {
+    /** Return what was kept under this name, or ''. */
+    get(key) {
+      try {
+        return globalThis[storage].getItem(name(key)) ?? '';
+      } catch {
+        return blocked.get(key) ?? '';
+      }
+    },
+    /** Keep this; '' forgets it. */
+    set(key, value) {
+      try {
+        if (value) globalThis[storage].setItem(name(key), value);
+        else globalThis[storage].removeItem(name(key));
+      } catch {
+        blocked.set(key, String(value));
+      }
+    },
+  };
+}
+
+globalThis.preferences = { tab: kept('sessionStorage'), device: kept('localStorage') };
+document.documentElement.dataset.theme = preferences.device.get('theme');

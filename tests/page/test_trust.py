@@ -110,6 +110,30 @@ def test_a_token_is_remembered_where_that_is_asked_for(browse: Browse) -> None:
         assert page.evaluate(STORED) == []
 
 
+BLOCKED = """for (const name of ['localStorage', 'sessionStorage']) {
+  Object.defineProperty(window, name, { get() { throw new DOMException('blocked', 'SecurityError'); } });
+}"""
+
+
+def test_a_browser_that_keeps_nothing(browse: Browse) -> None:
+    """Where it blocks its storage, the page works, and keeps for as long as it is open."""
+    with Crowd(3, 0) as crowd:
+        visit = browse(crowd.url)
+        visit.context.add_init_script(BLOCKED)
+        visit.page.reload()
+        page = visit.log_in(TOKEN)
+        page.get_by_label("Theme").select_option("dark")
+        expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+        page.get_by_role("button", name="Nodes").click()
+        expect(page.locator("#map")).to_be_hidden()
+        row(page, crowd.services[0].name).get_by_role("link").click()
+        expect(page.locator("#detail")).to_be_visible()
+        page.locator("#detail-size").press("ArrowLeft")
+        expect(page.locator("#detail-size")).to_have_attribute("aria-valuenow", "680")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Token")).to_be_visible()
+
+
 def test_a_refused_token_is_not_remembered(browse: Browse) -> None:
     """One that is no longer valid is forgotten as well."""
     with Crowd(3, 0) as crowd:
