@@ -34,76 +34,58 @@ export function plain(line) {
 }
 
 function runs(raw) {
-  const screen = new Screen(raw);
-  while (screen.read());
-  return screen.take();
+  const screen = { cells: [], moves: MOVES.test(raw) };
+  Array.from(reading(raw, screen));
+  return take(screen);
 }
 
 /** Read a whole line bit by bit: yields a part of it, at most twice CUT characters and MANY runs; null after other bits. */
 export function* parts(line) {
-  const screen = new Screen(trimmed(line));
-  while (screen.read()) yield screen.moves || (screen.size < CUT && screen.cells.length < MANY) ? null : screen.take();
-  while (screen.cells.length) yield screen.take(MANY);
+  const raw = trimmed(line);
+  const screen = { cells: [], size: 0, moves: MOVES.test(raw) };
+  for (const _ of reading(raw, screen)) {
+    yield !screen.moves && (screen.size >= CUT || screen.cells.length >= MANY) ? take(screen) : null;
+  }
+  while (screen.cells.length) yield take(screen, MANY);
 }
 
-// What is written so far: cells of [character, style], by column; of a line in which nothing moves, of [text, style].
-class Screen {
-  cells = [];
-  size = 0; // characters read since something was taken
-  #at = 0;
-  #done = 0;
-  #style = {};
+function take(screen, count = screen.cells.length) {
+  screen.size = 0; // characters since then
+  return joined(screen.cells.splice(0, count)).filter(({ text }) => text);
+}
 
-  constructor(raw) {
-    this.raw = raw;
-    this.moves = MOVES.test(raw);
-    this.found = raw.matchAll(SPECIAL);
-    this.next = this.found.next().value;
+// Fills the screen's cells: [character, style], by column; where nothing moves, [text, style]. Yields after each bit.
+function* reading(raw, screen) {
+  const { moves } = screen;
+  let [at, done, style] = [0, 0, {}];
+  const write = (text) => {
+    for (const part of moves ? text : [text]) screen.cells[moves ? at++ : screen.cells.length] = [part, style];
+    screen.size += text.length;
+  };
+  function* until(end) {
+    while (done < end) {
+      const to = Math.min(end, done + CUT + /[\ud800-\udbff]/.test(raw[done + CUT - 1]));
+      yield write(raw.slice(done, to));
+      done = to;
+    }
   }
-
-  /** Read up to CUT characters, or the next sequence; return whether there was any. */
-  read() {
-    const { raw, next } = this;
-    const end = next?.index ?? raw.length;
-    if (this.#done < end) this.#text(end);
-    else if (next) this.#sequence(next);
-    else return false;
-    return true;
-  }
-
-  #text(end) {
-    let to = Math.min(end, this.#done + CUT);
-    if (to < end && /[\ud800-\udbff]/.test(this.raw[to - 1])) to += 1;
-    this.#write(this.raw.slice(this.#done, to));
-    this.#done = to;
-  }
-
-  #write(text) {
-    for (const part of this.moves ? text : [text]) this.cells[this.#at++] = [part, this.#style];
-    this.size += text.length;
-  }
-
-  #sequence([all, values, between, final]) {
-    const { cells } = this;
+  for (const match of raw.matchAll(SPECIAL)) {
+    const { cells } = screen;
+    const [all, values, between, final] = match;
+    yield* until(match.index);
+    done = match.index + all.length;
     const count = parseInt(values) || 1;
-    this.#done += all.length;
-    this.next = this.found.next().value;
-    if (all === '\r') this.#at = 0;
-    else if (all === '\b') this.#at = Math.max(0, this.#at - 1);
-    else if (!final || between) this.#write(symbol(all));
-    else if (final === 'D') this.#at = Math.max(0, this.#at - count);
-    else if (final === 'G') this.#at = Math.min(count - 1, cells.length);
-    else if (final === 'K' && values === '1') cells.fill(undefined, 0, this.#at);
-    else if (final === 'K') cells.length = values ? 0 : Math.min(this.#at, cells.length);
-    else if (final === 'm' && /^[\d:;]*$/.test(values)) this.#style = sgr(this.#style, values);
+    if (all === '\r') at = 0;
+    else if (all === '\b') at = Math.max(0, at - 1);
+    else if (!final || between) write(symbol(all));
+    else if (final === 'D') at = Math.max(0, at - count);
+    else if (final === 'G') at = Math.min(count - 1, cells.length);
+    else if (final === 'K' && values === '1') cells.fill(undefined, 0, at);
+    else if (final === 'K') cells.length = values ? 0 : Math.min(at, cells.length);
+    else if (final === 'm' && /^[\d:;]*$/.test(values)) style = sgr(style, values);
+    yield;
   }
-
-  /** Take the first cells, or all, as runs of text of one style. */
-  take(count = this.cells.length) {
-    const taken = this.cells.splice(0, count);
-    [this.#at, this.size] = [0, 0];
-    return joined(taken).filter(({ text }) => text);
-  }
+  yield* until(raw.length);
 }
 
 const BLANK = [' ', {}];

@@ -2,7 +2,7 @@
 
 import * as api from './api.js';
 import * as detail from './detail.js';
-import { $, copy, el, mark, notice, say } from './dom.js';
+import { $, copy, el, main, mark, notice, say } from './dom.js';
 import * as form from './form.js';
 import * as functions from './functions.js';
 import * as history from './history.js';
@@ -19,18 +19,18 @@ import * as trust from './trust.js';
 import { why } from './words.js';
 
 const BETWEEN = 400; // milliseconds between drawings, at least; the first change is drawn at once
-const REST = 20; // times as long as a drawing takes, layout and paint too, so that drawing takes a twentieth of a core,
-const LONGEST = 1000; // but at most so many milliseconds
+const REST = 20; // times as long as a drawing takes, with layout and paint: a twentieth of a core
+const LONGEST = 1000; // but no more milliseconds
 const TICK = 5000; // ages and rates move without an event
 
 // The views, by the first part of their address: what the navigation calls each, and its module. A module has
-// enter({name, query}), called when the address changes; show(), called at each drawing; it may have start(), leave(),
+// enter({name, query}), called when the address changes; show(), called at each drawing; it may have start(),
 // forget(), called when one signs out, and listed(): the runs in the order in which it shows them.
 const VIEWS = {
   live: ['Live', live],
-  history: ['History', history],
-  functions: ['Functions', functions],
-  invocations: ['Invocations', invocations],
+  history: ['History', history.view],
+  functions: ['Functions', functions.view],
+  invocations: ['Invocations', invocations.view],
   numbers: ['Numbers', numbers],
 };
 const all = (selector) => document.querySelectorAll(selector);
@@ -173,15 +173,13 @@ function choose(theme) {
 
 function skip(event) {
   event.preventDefault(); // its address would be a view's
-  const main = [...all('main')].find((each) => each.checkVisibility());
-  main.tabIndex = -1;
-  main.focus();
+  main().tabIndex = -1;
+  main().focus();
 }
 
 function routed() {
   if (!store.synced) return; // the first snapshot calls again
   const route = router.here();
-  if (route.view !== view) VIEWS[view]?.[1].leave?.();
   view = VIEWS[route.view] ? route.view : 'live';
   for (const name of Object.keys(VIEWS)) $(name).hidden = name !== view;
   for (const link of $('views').children) mark(link, 'aria-current', link.dataset.view === view ? 'page' : null);

@@ -4,6 +4,7 @@ import * as api from './api.js';
 import { ask } from './ask.js';
 import { $, announce, badge, copy, el, mark, say } from './dom.js';
 import * as form from './form.js';
+import { link } from './lists.js';
 import * as log from './log.js';
 import { isBad, reason, restarted, short, spent } from './reason.js';
 import * as resize from './resize.js';
@@ -209,7 +210,6 @@ async function share() {
 
 const row = (tag, cells) => el('tr', {}, ...cells.map((cell) => el(tag, {}, cell ?? '–')));
 const since = (time) => el('span', { 'data-since': time, title: moment(time) }, age(time));
-const link = (text, ...where) => el('a', { href: router.href(...where) }, text);
 const table = (heads, rows) => el('table', {}, el('thead', {}, row('th', heads)), el('tbody', {}, ...rows.flat()));
 
 // An error has a row of its own, where it is not told above.

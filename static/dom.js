@@ -2,6 +2,9 @@
 
 export const $ = (id) => document.getElementById(id);
 
+/** The view that is shown. */
+export const main = () => [...document.querySelectorAll('main')].find((each) => each.checkVisibility());
+
 /** el('p', {class: 'hint', onclick: f}, 'text', node), without attributes that are null, undefined or false. */
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);

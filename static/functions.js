@@ -3,7 +3,7 @@
 import * as api from './api.js';
 import { ask } from './ask.js';
 import { sparkline } from './charts.js';
-import { $, badge, el } from './dom.js';
+import { badge, el } from './dom.js';
 import * as invocations from './invocations.js';
 import { View, act, facts, link, or, table, text, time } from './lists.js';
 import * as router from './router.js';
@@ -16,32 +16,29 @@ const url = (path) => new URL(path, document.baseURI).href;
 const of = (name, rest = '') => `functions/${encodeURIComponent(name)}${rest}`;
 const optional = (path) => api.get(path).catch(() => ({})); // this token, or this server, may have none of it
 let refused = ''; // why the last function was not published
-let frame, opened, runs, typed, answer, busy;
+let opened, typed, answer, busy;
 
-export function start() {
-  frame = new View('functions', { read, draw: (state, { name }) => (name ? page(state) : list(state)), actions: { invoke, publish, rollback, remove } });
-  $('functions').addEventListener('input', ({ target: { form } }) => {
-    if (form.dataset.do !== 'invoke') return;
-    typed = { body: form.elements.body.value, later: form.elements.later.checked };
-    frame.paint();
-  });
-  $('functions').addEventListener('keydown', ({ key, ctrlKey, metaKey, target }) => key === 'Enter' && (ctrlKey || metaKey) && target.form?.requestSubmit());
+class Functions extends View {
+  enter(route) {
+    if (route.name !== opened) [opened, typed, answer] = [route.name, {}, () => []];
+    super.enter(route);
+  }
+
+  forget() {
+    opened = undefined;
+    refused = '';
+    super.forget();
+  }
 }
 
-export function enter(route) {
-  if (route.name !== opened) [opened, runs, typed, answer] = [route.name, [], {}, () => []];
-  frame.enter(route);
-}
-
-export const show = () => frame.show();
-export const listed = () => runs;
-
-export function forget() {
-  opened = undefined;
-  runs = [];
-  refused = '';
-  frame.forget();
-}
+const draw = (state, { name }) => (name ? page(state) : list(state));
+export const view = new Functions('functions', { read, draw, listed: ({ services }) => services ?? [], actions: { invoke, publish, rollback, remove } });
+view.root.addEventListener('input', ({ target: { form } }) => {
+  if (form.dataset.do !== 'invoke') return;
+  typed = { body: form.elements.body.value, later: form.elements.later.checked };
+  view.paint();
+});
+view.root.addEventListener('keydown', ({ key, ctrlKey, metaKey, target }) => key === 'Enter' && (ctrlKey || metaKey) && target.form?.requestSubmit());
 
 async function read({ name }) {
   const main = api.get(name ? of(name) : 'functions');
@@ -62,7 +59,7 @@ function list({ functions, stats }) {
 }
 
 async function publish() {
-  const { name, image, spec } = $('functions').querySelector('form[data-do="publish"]').elements;
+  const { name, image, spec } = view.root.querySelector('form[data-do="publish"]').elements;
   refused = '';
   try {
     const rest = JSON.parse(spec.value || '{}');
@@ -70,7 +67,7 @@ async function publish() {
     router.go('functions', name.value);
   } catch (error) {
     refused = error instanceof SyntaxError ? `The rest is no JSON: ${error.message}` : error.message;
-    frame.paint();
+    view.paint();
   }
 }
 
@@ -95,7 +92,6 @@ function dots(counts) {
 }
 
 function page({ stats, name, version, image, owner, spec, published_at: at, instances, queued, last_errors: errors, services, versions, schedules, invocations: calls }) {
-  runs = services ?? [];
   const [each, p50, p95, failed] = numbers(stats[name]).map(or);
   const parts = [
     facts([
@@ -111,7 +107,7 @@ function page({ stats, name, version, image, owner, spec, published_at: at, inst
     errors.length ? table('Last errors', ['Time', 'Reason', 'Error'], errors.map((error) => [time(error.time), error.reason, error.message])) : '',
     schedules.length ? table('Schedules', ['Cron', 'Time zone', 'Last tick', 'Next tick'], schedules.map(schedule)) : '',
     table('Versions', ['Version', 'Image', 'Published', 'By', ''], (versions ?? []).map((one) => past(one, version))),
-    table('Instances', ['Run', 'Status', 'Version', 'Age'], runs.map((run) => [link(run.name, 'runs', run.id), badge(run.status), run.function?.version, age(run.created_at)])),
+    table('Instances', ['Run', 'Status', 'Version', 'Age'], (services ?? []).map((run) => [link(run.name, 'runs', run.id), badge(run.status), run.function?.version, age(run.created_at)])),
     link('All instances', 'history', '', { function: name }),
     ...(calls ? [invocations.calls(calls), link('All asynchronous calls', 'invocations', '', { function: name })] : []),
   ];
@@ -127,7 +123,7 @@ const past = ({ version, image, published_at: at, owner }, newest) => [
 function rollback(version, name) {
   ask(`Roll back ${name}?`, `Version ${version} is published again, as the newest, with the image that it had.`, 'Roll back', async () => {
     await api.send('POST', of(name, '/rollback'), `{"version": ${version}}`);
-    frame.again();
+    view.again();
   });
 }
 
@@ -151,7 +147,7 @@ async function invoke(_, name) {
   const tell = (is, told, body = '', ...to) => {
     const linked = to.length ? [link(to[1].slice(0, 13), ...to)] : [];
     answer = () => [el('p', { class: 'head' }, badge(is), told, ...linked), body && text('Answer', body.slice(0, MOST_TEXT))];
-    if (name === opened) frame.paint();
+    if (name === opened) view.paint();
   };
   busy = true;
   tell('running', '');
@@ -166,7 +162,7 @@ async function invoke(_, name) {
     tell('failed', error.message, [type && `${type}: ${said}`, ...stack, ...lines].filter(Boolean).join('\n'));
   }
   busy = false;
-  frame.again();
+  view.again();
 }
 
 /** Return JSON indented, other text as it is, and of other bytes how many there are, and the first in hexadecimal. */

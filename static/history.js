@@ -20,21 +20,10 @@ const FIELDS = [
   ['owner', 'Owner'],
   ['function', 'Instances of', 'a function'],
 ];
-let frame, seen;
-let rows = [];
+let seen;
 
-export function start() {
-  frame = new View('history', { fields: FIELDS, read, draw, due: () => seen !== store.seen });
-}
-
-export const enter = (route) => frame.enter(route);
-export const show = () => frame.show();
-export const listed = () => rows;
-
-export function forget() {
-  rows = [];
-  frame.forget();
-}
+const newest = ({ rows }) => rows.map((run) => store.services.get(run.id) ?? run); // the stream is newer
+export const view = new View('history', { fields: FIELDS, read, draw, listed: newest, due: () => seen !== store.seen });
 
 function read({ query: { q, status, ...rest } }, ...more) {
   seen = store.seen;
@@ -43,8 +32,7 @@ function read({ query: { q, status, ...rest } }, ...more) {
 }
 
 function draw(list) {
-  rows = list.rows.map((run) => store.services.get(run.id) ?? run); // the stream is newer
-  return listing(list, table('History', HEADS, rows.map(row)));
+  return listing(list, table('History', HEADS, newest(list).map(row)));
 }
 
 function row(run) {

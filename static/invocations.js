@@ -8,16 +8,8 @@ import { took } from './words.js';
 
 const HEADS = ['Call', 'Function', 'Status', 'Attempts', 'Accepted', 'Took', 'Owner'];
 const FIELDS = [['function', 'Function'], ['status', 'Status', ['queued', 'running', 'succeeded', 'dead', 'cancelled'].map((each) => [each])]];
-let frame;
 
-export function start() {
-  const draw = (state, { name }) => (name ? page(state) : listing(state, table('Invocations', HEADS, state.rows.map(row))));
-  frame = new View('invocations', { fields: FIELDS, read, draw, due: (state) => !state?.ended_at, actions: { cancel, redrive } });
-}
-
-export const enter = (route) => frame.enter(route);
-export const show = () => frame.show();
-export const forget = () => frame.forget();
+const draw = (state, { name }) => (name ? page(state) : listing(state, table('Invocations', HEADS, state.rows.map(row))));
 const read = ({ name, query }, ...more) => (name ? api.get(`invocations/${encodeURIComponent(name)}`) : pages('invocations', 'invocations', query, ...more));
 
 /** The table of these calls. */
@@ -52,7 +44,8 @@ function page({ id, function: name, version, status, owner, scheduled_at: tick, 
 const change = (title, told, yes, method, path) =>
   ask(title, told, yes, async () => {
     await api.send(method, `invocations/${path}`);
-    frame.again();
+    view.again();
   });
 const cancel = (_, id) => change('Cancel this call?', 'It waits, and will not be made.', 'Cancel it', 'DELETE', id);
 const redrive = (_, id) => change('Redrive this call?', 'It is queued again, with all its attempts.', 'Redrive it', 'POST', `${id}/redrive`);
+export const view = new View('invocations', { fields: FIELDS, read, draw, due: (state) => !state?.ended_at, actions: { cancel, redrive } });

@@ -2,7 +2,7 @@
 
 import * as bulk from './bulk.js';
 import * as detail from './detail.js';
-import { $, el } from './dom.js';
+import { $, el, main } from './dom.js';
 import * as form from './form.js';
 import * as palette from './palette.js';
 import * as router from './router.js';
@@ -11,7 +11,6 @@ import * as table from './table.js';
 const GO = { l: 'live', h: 'history', f: 'functions', i: 'invocations', n: 'numbers' };
 const CHORD = 1500; // milliseconds between g and the second key
 const TYPING = 'input:not([type="checkbox"]), textarea, select, [contenteditable]';
-const main = () => [...document.querySelectorAll('main')].find((each) => each.checkVisibility());
 // key → [what it does, how]
 const KEYS = {
   'Ctrl K': ['go to a run, a function, a node or a view; do something'],

@@ -32,7 +32,7 @@ export const facts = (pairs) => el('dl', {}, ...pairs.filter(([, is]) => is).fla
  * The frame of the view with this id.
  *
  * read(route, state, more) is awaited for the state when the address changes, and every few seconds while due(state);
- * draw(state, route) returns its nodes. `fields`, [name, label, choices, hint or `MOMENT`], are kept in the address.
+ * draw(state, route) returns its nodes, listed(state) the runs among them. `fields`, [name, label, choices, hint or `MOMENT`], are kept in the address.
  * A button or form calls the action in its data-do.
  */
 export class View {
@@ -42,8 +42,9 @@ export class View {
   #readAt = 0;
   #turn = 0;
 
-  constructor(id, { read, draw, due = () => true, fields = [], actions }) {
+  constructor(id, { read, draw, listed, due = () => true, fields = [], actions }) {
     Object.assign(this, { read, draw, due, fields });
+    this.listed = () => (listed && this.#state ? listed(this.#state) : []);
     this.root = $(id);
     this.form = el('form', { class: 'query', role: 'search' }, ...fields.map(field));
     this.root.append(this.form, el('div'));

@@ -18,7 +18,7 @@ export function start(onRun) {
   table.start(onRun);
   map.start();
   timeline.start();
-  for (const button of buttons) button.addEventListener('click', () => turn(button.dataset.to));
+  for (const button of buttons) button.addEventListener('click', turn);
   part('');
 }
 
@@ -38,7 +38,7 @@ export function show() {
 }
 
 const inSight = () => Object.keys(PARTS).filter((name) => $(`live-${name}`).checkVisibility()).map((name) => PARTS[name]);
-const turn = (name) => router.go('live', name === FIRST ? '' : name, router.here().query);
+const turn = ({ target: { dataset } }) => router.go('live', dataset.to === FIRST ? '' : dataset.to, router.here().query);
 
 function part(name) {
   const shown = PARTS[name] ? name : FIRST;

@@ -3,12 +3,11 @@
 
 function kept(storage) {
   const blocked = new Map();
-  const name = (key) => `quartermaster.${key}`;
   return {
     /** Return what was kept under this name, or ''. */
     get(key) {
       try {
-        return globalThis[storage].getItem(name(key)) ?? '';
+        return globalThis[storage].getItem(`quartermaster.${key}`) ?? '';
       } catch {
         return blocked.get(key) ?? '';
       }
@@ -16,8 +15,8 @@ function kept(storage) {
     /** Keep this; '' forgets it. */
     set(key, value) {
       try {
-        if (value) globalThis[storage].setItem(name(key), value);
-        else globalThis[storage].removeItem(name(key));
+        if (value) globalThis[storage].setItem(`quartermaster.${key}`, value);
+        else globalThis[storage].removeItem(`quartermaster.${key}`);
       } catch {
         blocked.set(key, String(value));
       }

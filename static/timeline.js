@@ -29,7 +29,7 @@ export function start() {
   list.addEventListener('scroll', () => list.scrollTop || reach(STEP), { passive: true });
 }
 
-// All lines move at each change, so only those that can be seen are there.
+// All lines move at each change: those out of sight are left out.
 function reach(lines) {
   if (limit === lines) return;
   [limit, drawn] = [lines, null];
