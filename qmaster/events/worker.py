@@ -48,20 +48,24 @@ class Worker:
         self._work.put(partial(_do, work, asyncio.get_running_loop(), then))
 
     async def call(self, work: Callable[[], T]) -> T:
-        """Return what ``work`` returns in the thread, or raise what it raises. It is also done without its caller.
+        """Return what ``work`` returns in the thread, or raise what it raises.
+
+        It is not begun if its caller was cancelled before: who disconnects again and again must not fill the queue.
 
         Raises:
             RuntimeError: the worker is closed.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
-        def attempt() -> Callable[[], None]:
+        def attempt() -> Callable[[], object]:
+            if done.cancelled():
+                return done.cancelled
             try:
                 return partial(done.set_result, work())
             except Exception as error:
                 return partial(done.set_exception, error)
 
-        def settle(outcome: Callable[[], None]) -> None:
+        def settle(outcome: Callable[[], object]) -> None:
             if not done.done():  # its caller may have been cancelled
                 outcome()
 
