@@ -97,8 +97,8 @@ CREATE INDEX IF NOT EXISTS answers_by_owner ON answers (owner, at, size);
 # Asynchronous invocations of functions, in the order in which they were accepted; ``functions/store`` has the queries.
 # ``qualifier`` 0: the newest version. ``ended``: NULL until it is over; ``told``: whether its end is in the stream. The
 # small columns come first, so that a listing reads no payload. ``version``: the config of the version that was called
-# last. ``called_versions`` has those of the calls that run: the swarm may no longer have them when the calls end. An
-# older version ignores the tables.
+# last. ``called_versions`` has those of the calls that run, and some others: the swarm may no longer have them when the
+# calls end. An older version ignores the tables.
 INVOCATIONS = """
 CREATE TABLE IF NOT EXISTS invocations (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, function TEXT NOT NULL, qualifier INTEGER NOT NULL,

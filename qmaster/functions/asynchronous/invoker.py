@@ -16,7 +16,7 @@ import structlog
 
 from ...auth import policy
 from ...auth.authenticator import Identity
-from ...errors import BadRequest, Conflict, HttpError, JournalUnwritable, KeyReused, NotFound
+from ...errors import BadRequest, Conflict, HttpError, JournalFull, JournalUnwritable, KeyReused, NotFound
 from ...models.functions import FunctionSpec, Version, read_input
 from ...models.invocations import InvocationView, Status
 from ...models.validation import quote
@@ -272,7 +272,8 @@ class AsyncInvoker:
             BadRequest: ``page`` is not from an answer.
             NotFound: the token sees no such function.
             QueueFull: as many wait for the function as may, so that none is queued again.
-            JournalFull: what waits takes as much of the journal as it may.
+            JournalFull: what waits takes as much of the journal as it may, so that none is queued again. For the
+                root token, the calls of an owner whose share is full stay dead, and those of others are queued.
         """
         place = _place(page)
         await self._require_counted()
@@ -282,6 +283,7 @@ class AsyncInvoker:
         rows, following = await self._store.dead(by.sees, function, REDRIVEN_AT_ONCE, place or 0)
         now = time.time()
         revived: list[Row] = []
+        refused: JournalFull | None = None
         for dead in rows:
             version = self._attempts.version(dead)
             if version is None:
@@ -289,13 +291,18 @@ class AsyncInvoker:
             row = dead.revived(now)
             try:
                 self._backlog.require_room(row.function, version.spec.queue, row.owner, row.size)
-            except HttpError:
+            except HttpError as error:
+                if by.sees is None and isinstance(error, JournalFull):  # one owner's share: the others may have room
+                    refused = error
+                    continue
                 if not revived:
                     raise
                 following = dead.seq - 1
                 break
             self._backlog.accepted(row)
             revived.append(row)
+        if refused is not None and not revived and following is None:
+            raise refused
         done = await self._revive(revived) if revived else 0
         log.info("invocations_redriven", function=function, count=done, by=by.name)
         return done, None if following is None else str(following)

@@ -25,6 +25,7 @@ SCANNED = 5000  # rows that one page of a listing looks at
 MAX_PAGE = 1024 * 1024  # characters of errors after which a page ends: each may have a stack of 200 KiB
 MAX_REVIVED = 8 * 1024 * 1024  # bytes of invocations that one redrive writes again
 EXPIRED_AT_ONCE = 200
+VERSIONS_KEPT = 100  # of functions of which no call runs, until those are forgotten
 
 _SMALL = (
     "seq, id, function, qualifier, number, owner, status, created, due, until, max_age, tries, deadline, started,"
@@ -244,21 +245,22 @@ class InvocationStore:
         Args:
             owner: whose; None: everyone's.
             function: the name.
-            limit: how many at most; fewer are returned if they are large, or if many others lie between them.
+            limit: how many at most; fewer are returned if they are large, or if many others of the owner (of everyone)
+                lie between them.
             after: the place after which they begin.
         """
         wanted = {"owner": owner, "after": after}
-        of_owner = "" if owner is None else " AND owner = :owner"
+        index, of = ("status", "status = 'dead'") if owner is None else ("owner", "owner = :owner")
         scan = (
-            "SELECT seq, function FROM invocations INDEXED BY invocations_by_status"  # noqa: S608 - text of ours
-            f" WHERE status = 'dead' AND seq > :after{of_owner} ORDER BY seq LIMIT {SCANNED}"
+            f"SELECT seq, function, status FROM invocations INDEXED BY invocations_by_{index}"  # noqa: S608
+            f" WHERE {of} AND seq > :after ORDER BY seq LIMIT {SCANNED}"
         )
 
         def read(db: sqlite3.Connection) -> tuple[list[Row], int | None]:
             rows: list[Row] = []
             size = 0
-            for scanned, (last, name) in enumerate(db.execute(scan, wanted), 1):
-                if name == function:
+            for scanned, (last, name, status) in enumerate(db.execute(scan, wanted), 1):
+                if name == function and status == "dead":
                     rows.append(_row(db.execute(_BY_PLACE, (last,)).fetchone()))
                     size += rows[-1].size
                 if len(rows) == limit or scanned == SCANNED or size > MAX_REVIVED:
@@ -365,10 +367,12 @@ def _of_key(db: sqlite3.Connection, key: str, since: float) -> list[tuple[Row, s
 
 
 def _keep_version(db: sqlite3.Connection, version: Version) -> None:
-    """Keep the version of a call that begins, and forget those of the function of which no call runs."""
+    """Keep the version of a call that begins; forget those of its function, or of all, of which no call runs."""
     if db.execute("SELECT 1 FROM called_versions WHERE id = ?", (version.id,)).fetchone():
         return
-    db.execute(f"DELETE FROM called_versions WHERE function = ? AND {_UNUSED}", (version.function,))  # noqa: S608
+    are_many = db.execute("SELECT count(*) FROM called_versions").fetchone()[0] >= VERSIONS_KEPT
+    values = (version.function, are_many)
+    db.execute(f"DELETE FROM called_versions WHERE (function = ? OR ?) AND {_UNUSED}", values)  # noqa: S608
     # No instance is started by what is kept, so it has neither values of the environment nor the inputs of schedules.
     spec = msgspec.structs.replace(version.spec, env={}, schedules=[])
     kept = msgspec.json.encode(msgspec.structs.replace(version, spec=spec))

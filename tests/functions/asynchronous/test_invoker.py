@@ -620,6 +620,47 @@ async def test_who_redrives_all(tmp_path: Path) -> None:
         assert await all_steps(here) == [0]
 
 
+async def test_an_owner_whose_share_is_full_holds_up_no_other(tmp_path: Path) -> None:
+    """Where the root token redrives everyone's. With none queued again it is refused."""
+    async with desk(tmp_path, room=8 * (500 + OVERHEAD)) as here:
+        called = here.stage.versions.publish(version(retries=0, max_instances=1))
+        here.play()
+        [mine] = await dead(here, called, 1, "alice", payload=b"x" * 500)
+        others = await dead(here, called, 2, "bob", payload=b"x" * 500)
+        here.handler = lambda call: call.payload
+        here.gate.clear()
+        del here.handled[:]
+        await here.accept(called, b"x", "root")
+        await here.handles(1)
+        for _ in range(3):
+            await here.accept(called, b"x" * 500, "alice")
+        assert await here.invoker.redrive_all("hello", None, ROOT) == (2, None)
+        for by in (ROOT, ALICE):
+            with pytest.raises(JournalFull):
+                await here.invoker.redrive_all("hello", None, by)
+        assert (await here.invoker.get(mine, ROOT)).status == "dead"
+        here.gate.set()
+        for each in others:
+            assert (await here.over(each)).status == "succeeded"
+        await until(lambda: here.invoker.queued() == {})
+        assert await here.invoker.redrive_all("hello", None, ROOT) == (1, None)
+
+
+@pytest.mark.parametrize("by", [ROOT, ALICE], ids=["root", "alice"])
+async def test_a_step_looks_at_a_part_of_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: Identity
+) -> None:
+    """However many calls of others are dead, or of its own are over."""
+    monkeypatch.setattr(store, "SCANNED", 3)
+    async with desk(tmp_path) as here:
+        called, other = (here.stage.versions.publish(version(name, retries=0)) for name in ("hello", "other"))
+        here.play()
+        await dead(here, called, 5, "bob")
+        await dead(here, other, 2, "alice")
+        await dead(here, called, 2, "alice")
+        assert await all_steps(here, by) == ([3, 2, 2, 0] if by is ROOT else [1, 1])
+
+
 async def test_one_whose_version_is_gone_stays_dead(tmp_path: Path) -> None:
     """The others are tried again."""
     async with desk(tmp_path) as here:
@@ -1189,6 +1230,18 @@ async def test_versions_are_kept_while_a_call_runs(tmp_path: Path) -> None:
         async with asyncio.timeout(20 * BUSY):
             while await kept_versions(here):  # noqa: ASYNC110 - the journal tells of no change
                 await asyncio.sleep(0.01)
+
+
+async def test_the_versions_of_many_functions_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of which no call runs: who publishes, calls and deletes one after another does not fill the journal."""
+    monkeypatch.setattr(store, "VERSIONS_KEPT", 3)
+    async with desk(tmp_path) as here:
+        here.play()
+        for number in range(8):
+            each = here.stage.versions.publish(version(f"hello-{number}"))
+            await here.over(await here.accept(each))
+            here.stage.versions.drop(each.function)
+            assert len(await kept_versions(here)) <= 3
 
 
 async def test_a_journal_of_an_earlier_version_has_no_versions(tmp_path: Path) -> None:
