@@ -163,6 +163,7 @@ class Containers:
             await self.remove(container_id)
             said = subfolders.explained(str(error))
             if said and said != str(error):
+                log.warning("host_folder_not_mounted", container=container_id, reason=str(error))
                 raise BadRequest(said) from error
             if isinstance(error, NotFound):  # Docker means its command or working directory
                 raise BadRequest(f"the container could not start: {error}") from error
