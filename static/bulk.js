@@ -35,7 +35,6 @@ export function pick({ id }, on, range) {
   changed();
 }
 
-/** Select these services alone. */
 export function select(services) {
   selected.clear();
   for (const { id } of services) selected.add(id);

@@ -12,7 +12,6 @@ const FIELDS = [['function', 'Function'], ['status', 'Status', ['queued', 'runni
 const draw = (state, { name }) => (name ? page(state) : listing(state, table('Invocations', HEADS, state.rows.map(row))));
 const read = ({ name, query }, ...more) => (name ? api.get(`invocations/${encodeURIComponent(name)}`) : pages('invocations', 'invocations', query, ...more));
 
-/** The table of these calls. */
 export const calls = (rows) => table('Asynchronous calls', HEADS, rows.map(row));
 
 const row = ({ id, function: name, version, status, attempts, scheduled_at: tick, ...at }) => [

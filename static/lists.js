@@ -29,8 +29,6 @@ export function table(title, heads, rows) {
 export const facts = (pairs) => el('dl', {}, ...pairs.filter(([, is]) => is).flatMap(([title, is]) => [el('dt', {}, title), el('dd', {}, ...many(is))]));
 
 /**
- * The frame of the view with this id.
- *
  * read(route, state, more) is awaited for the state when the address changes, and every few seconds while due(state);
  * draw(state, route) returns its nodes, listed(state) the runs among them. `fields`, [name, label, choices, hint or `MOMENT`], are kept in the address.
  * A button or form calls the action in its data-do.

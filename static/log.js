@@ -176,10 +176,13 @@ async function open(line) {
     await new Promise((go) => setTimeout(go));
     until = performance.now() + STEP;
   }
-  const made = list.split(line, found);
+  const made = list.split(line, found.length ? found : [{ runs: [], text: '' }]);
   const i = hits.indexOf(line);
-  if (i >= 0) hits.splice(i, 1, ...made.filter(isHit));
-  if (line.at < searched) searched += made.length - 1;
+  if (i >= 0) {
+    const matching = made.filter(isHit);
+    hits.splice(i, 1, ...(matching.length ? matching : made.slice(0, 1))); // it may lie across parts
+  }
+  if (made.length && line.at < searched) searched += made.length - 1;
   return made;
 }
 

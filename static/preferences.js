@@ -1,15 +1,15 @@
-// What is kept: for the `tab`, or on this `device`, the theme, and the token where that was asked for. It runs before
-// anything is drawn, and is the only way to the browser's storage, which may be blocked: then it holds for this page.
+// What is kept for the `tab` or on this `device`. It runs before anything is drawn, and alone uses the browser's storage.
+// Where that is blocked or full, it holds for this page.
 
 function kept(storage) {
-  const blocked = new Map();
+  const here = new Map();
   return {
     /** Return what was kept under this name, or ''. */
     get(key) {
       try {
-        return globalThis[storage].getItem(`quartermaster.${key}`) ?? '';
+        return here.get(key) ?? globalThis[storage].getItem(`quartermaster.${key}`) ?? '';
       } catch {
-        return blocked.get(key) ?? '';
+        return '';
       }
     },
     /** Keep this; '' forgets it. */
@@ -17,8 +17,9 @@ function kept(storage) {
       try {
         if (value) globalThis[storage].setItem(`quartermaster.${key}`, value);
         else globalThis[storage].removeItem(`quartermaster.${key}`);
+        here.delete(key);
       } catch {
-        blocked.set(key, String(value));
+        here.set(key, String(value));
       }
     },
   };

@@ -440,6 +440,36 @@ def test_a_match_deep_in_a_long_line(browse: Browse) -> None:
             expect(page.locator("#log [aria-current] mark")).to_have_text("needle")
 
 
+def test_all_of_a_line_that_shows_nothing(browse: Browse) -> None:
+    """It stays a line."""
+    with Crowd(3, 0, logs=output(["before", "\x1b[31m" * 3000, "the end"])) as crowd:
+        page = opened(browse, crowd)
+        page.get_by_role("button", name="show all").click()
+        expect(page.get_by_role("button", name="show all")).to_have_count(0)
+        expect(rows(page)).to_have_count(3)
+        with page.expect_download() as download:
+            press(page, "download")
+        assert Path(download.value.path()).read_text(encoding="utf-8") == "before\n\nthe end\n"
+
+
+def test_a_match_across_the_parts_of_a_line(browse: Browse) -> None:
+    """It is still counted once all of the line is shown, and leads to the line."""
+    with Crowd(3, 0, logs=output(["needle one", "x" * 8_189 + "needle" + "x" * 9_000])) as crowd:
+        page = opened(browse, crowd)
+        page.get_by_role("button", name="show all").click()
+        expect(page.get_by_role("button", name="show all")).to_have_count(0)
+        page.locator("#log-search").fill("needle")
+        expect(page.locator("#log-found")).to_have_text("1")
+        page.locator("#log-search").fill("")
+    with Crowd(3, 0, logs=output(["needle one", "x" * 8_189 + "needle" + "x" * 9_000])) as crowd:
+        page = opened(browse, crowd)
+        page.locator("#log-search").fill("needle")
+        expect(page.locator("#log-found")).to_have_text("2")
+        page.get_by_role("button", name="show all").click()
+        expect(page.get_by_role("button", name="show all")).to_have_count(0)
+        expect(page.locator("#log-found")).to_have_text("2")
+
+
 def test_wrap_and_times(browse: Browse) -> None:
     """Long lines are wrapped or not; times are local, and whole where the pointer is. What is in sight stays."""
     lines = [f"line {n} " + "words " * 60 for n in range(150)]

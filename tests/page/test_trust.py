@@ -134,6 +134,20 @@ def test_a_browser_that_keeps_nothing(browse: Browse) -> None:
         expect(page.get_by_label("Token")).to_be_visible()
 
 
+def test_a_browser_whose_storage_is_full(browse: Browse) -> None:
+    """What it does not keep holds for as long as the page is open."""
+    with Crowd(3, 0) as crowd:
+        visit = browse(crowd.url)
+        visit.context.add_init_script("Storage.prototype.setItem = () => { throw new DOMException('full'); }")
+        visit.page.reload()
+        page = visit.log_in(TOKEN)
+        page.get_by_role("button", name="Nodes").click()
+        expect(page.locator("#map")).to_be_hidden()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Token")).to_be_visible()
+        assert page.evaluate("preferences.tab.get('token')") == ""
+
+
 def test_a_refused_token_is_not_remembered(browse: Browse) -> None:
     """One that is no longer valid is forgotten as well."""
     with Crowd(3, 0) as crowd:
