@@ -267,9 +267,9 @@ def _check_mount(source: str, grant: TokenPolicy, folders: Collection[str]) -> N
 
 
 def check_mounts(grants: Collection[TokenPolicy], folders: Collection[str]) -> None:
-    """Require that no token may write where a folder of ``mounts`` is, unless all of the server's folder is its own.
+    """Require that no folder of ``mounts`` is inside another one that is itself below a folder of the server's.
 
-    Its runs could turn that folder into a link to any other in the server's folder.
+    The runs that have the outer one could turn the inner one into a link to any other in the server's folder.
 
     Args:
         grants: all policies of the tokens file.

@@ -99,7 +99,7 @@ async def redrive(to: Connection, ids: tuple[str, ...], function: str | None) ->
 
 
 async def _redrive_all(to: Connection, function: str) -> int:
-    """Redrive step by step; while the queue is full, or the server is away, try again for some minutes."""
+    """Redrive step by step; from the second on, try again for some minutes if the queue is full or the server away."""
     retry_policy = RetryPolicy(to.screen.say)
     page: str | None = ""
     count = 0
