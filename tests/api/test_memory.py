@@ -101,6 +101,7 @@ def ask_and_read_nothing(server: Server, path: str, headers: str = "") -> socket
     return wire
 
 
+@pytest.mark.slow
 def test_a_large_listing_takes_little_memory(server: Server, measured: Callable[[str], None]) -> None:
     """It is whole, in order, and valid JSON; and one run of it takes next to nothing."""
     before = rss(server)

@@ -691,6 +691,7 @@ def test_behind_a_trusted_proxy_the_address_is_the_clients(stub: Stub, tmp_path:
 # --- what a stream's head says ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_streams_tell_browsers_to_trust_nothing_either(server: Server) -> None:
     """The head of an event stream, of a log and of a websocket's handshake have the safe headers too."""
     with Sse(server) as sse:
