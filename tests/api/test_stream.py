@@ -88,11 +88,19 @@ def test_a_jobs_end_by_a_signal_is_told(stream: Server, subscriber: Subscriber, 
     check_order(statuses(subscriber, service), "running", "failed")
 
 
-def test_out_of_memory_is_known_of_a_container(stream: Server, subscriber: Subscriber) -> None:
-    """Of this engine's own containers Docker tells it."""
+def test_out_of_memory_is_known_of_a_container(swarm: Swarm, stream: Server, subscriber: Subscriber) -> None:
+    """Of this engine's own containers Docker tells it; a busy one may hear of the end first, and then never knows."""
     fields: Json = {"command": ["sh", "-c", "sleep 1; exec tail /dev/zero"], "memory": 8, "constraints": []}
-    container = run(stream, type="container", **fields)
-    assert outcome(subscriber.event(becomes(container, "failed"))) == ("failed", "oom", 137)
+    engine: Any = swarm.manager.client()
+    known = False
+    for _ in range(5):
+        container = run(stream, type="container", **fields)
+        told = outcome(subscriber.event(becomes(container, "failed")))
+        known = engine.inspect_container(container)["State"]["OOMKilled"]
+        assert told == ("failed", "oom" if known else "exit", 137)
+        if known:
+            break
+    assert known
 
 
 def test_a_missing_image_is_told(stream: Server, subscriber: Subscriber) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import uuid
+from typing import Any
 
 import pytest
 from api_cases import Raw, connection, head
@@ -11,6 +12,7 @@ from call_cases import Ask, FakeDispatcher, Served, answer, app, ask, bearer, ca
 from call_cases import streamed as streamed_answer
 from fakes import until
 from structlog.testing import capture_logs
+from testbed.wait import BUSY
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from qmaster import errors
@@ -191,7 +193,8 @@ async def test_one_tokens_bodies_leave_room_for_another(ask: Ask, base_url: str,
 def post_all(base_url: str, count: int, body: bytes = b"") -> list[asyncio.Future[HTTPResponse]]:
     """So many calls of alice's at once."""
     client = AsyncHTTPClient(force_instance=True, max_clients=count)
-    calls = [client.fetch(base_url + INVOKE, method="POST", body=body, headers=bearer("alice")) for _ in range(count)]
+    how: Any = {"method": "POST", "body": body, "headers": bearer("alice"), "request_timeout": 20 * BUSY}
+    calls = [client.fetch(base_url + INVOKE, **how) for _ in range(count)]
     asyncio.gather(*calls).add_done_callback(lambda _: client.close())
     return [asyncio.ensure_future(call) for call in calls]
 
