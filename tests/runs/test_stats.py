@@ -284,9 +284,9 @@ async def test_many_events_are_read_page_by_page(journal: Journal) -> None:
     stats, longest = RunStats(lambda: NOW), 0.0
     recalling = asyncio.create_task(stats.recall(journal, journal.position.last))
     while not recalling.done():
-        began = time.monotonic()
+        began = time.thread_time()  # the loop's own work: a busy machine may take its processor away
         await asyncio.sleep(0)
-        longest = max(longest, time.monotonic() - began)
+        longest = max(longest, time.thread_time() - began)
     assert told(stats) == {"started": 5000, "complete": 5000}
-    assert longest < 0.2
+    assert longest < 0.05
     await journal.close()
