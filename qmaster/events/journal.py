@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -28,7 +28,6 @@ from .epoch import boot_id, find_doubt, read_mark, write_mark
 from .retention import ANSWERS_KEPT_FOR
 from .rows import Intent, NewEvent, Page, Record, RemovedQuery, StoredEvent
 from .schema import scalar, upgrade
-from .worker import Worker
 
 T = TypeVar("T")
 
@@ -100,7 +99,7 @@ class Journal:
         self._keep_events = keep_facts
         self._keep_seconds = keep_days * 86400
         self._keep_bytes = keep_size * MIB
-        self._thread = Worker("journal")
+        self._thread = ThreadPoolExecutor(1, "journal")
         self._slots = FairLimiter(2, spare=1)  # for reads, and for writes that may be large
         self._waiting: list[_Write] = []  # these are committed together
         self._is_writing = False
@@ -130,7 +129,7 @@ class Journal:
         """
         self._tried = time.monotonic()
         try:
-            self.position, self._pruned, self.leftovers = await self._thread.call(self._open)
+            self.position, self._pruned, self.leftovers = await self._in_thread(self._open)
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
         else:
@@ -144,10 +143,10 @@ class Journal:
         if self._waiting:
             self._write_next()  # before the file is closed
         try:
-            await self._thread.call(self._close)
+            await self._in_thread(self._close)
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
-        self._thread.close()
+        self._thread.shutdown(wait=False)
 
     async def recheck(self) -> None:
         """Try to write again if the last attempt failed. Call it every few seconds."""
@@ -287,10 +286,10 @@ class Journal:
         try:
             while self._prune_again:
                 self._prune_again, self._written = False, 0
-                self._note_pruned(await self._thread.call(self._drop_old))
+                self._note_pruned(await self._in_thread(self._drop_old))
                 more = True
                 while more:
-                    pruned, more = await self._thread.call(self._shrink)
+                    pruned, more = await self._in_thread(self._shrink)
                     self._note_pruned(pruned)
         except (sqlite3.Error, OSError) as error:
             log.warning("journal_prune_failed", reason=str(error))
@@ -342,7 +341,7 @@ class Journal:
         """Give all that waits to the journal's thread."""
         writes, self._waiting = self._waiting, []
         try:
-            self._thread.submit(partial(self._commit_together, writes), partial(self._finish, writes))
+            self._thread.submit(self._write_together, asyncio.get_running_loop(), writes)
         except RuntimeError:  # the journal was closed
             self._finish(writes, [sqlite3.OperationalError("the journal is closed") for _ in writes])
 
@@ -364,7 +363,7 @@ class Journal:
         await self._ensure_open()
         try:
             async with self._slots.slot():
-                return await self._thread.call(lambda: query(self._opened()))
+                return await self._in_thread(lambda: query(self._opened()))
         except (sqlite3.Error, OSError) as error:
             raise JournalUnwritable(f"the journal cannot be read: {error}") from error
 
@@ -376,6 +375,9 @@ class Journal:
                 self._failed(error)
         if self._db is None:
             raise JournalUnwritable(f"the journal cannot be opened: {self.trouble}")
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _failed(self, error: Exception) -> None:
         if self.trouble != str(error):
@@ -429,6 +431,11 @@ class Journal:
         if self._db is None:
             raise sqlite3.OperationalError("the journal is not open")
         return self._db
+
+    def _write_together(self, loop: asyncio.AbstractEventLoop, writes: list[_Write]) -> None:
+        errors = self._commit_together(writes)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(self._finish, writes, errors)
 
     def _commit_together(self, writes: list[_Write]) -> list[Exception | None]:
         """Write in one transaction; if that fails, in one for each write, so that none fails for another's mistake.

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 import types
 import zlib
@@ -198,6 +199,29 @@ async def test_a_write_that_fails_fails_no_other(tmp_path: Path) -> None:
     assert journal.trouble is None
     await journal.close()
     assert await intents(tmp_path) == {"a", "b", "c"}
+
+
+@unit
+async def test_a_read_whose_caller_has_gone_is_left_out(tmp_path: Path) -> None:
+    """Else who opens a stream and closes it again and again fills the queue of the journal's thread."""
+    journal = await opened(tmp_path)
+    going, begun = threading.Event(), list[sqlite3.Connection]()
+
+    def wait(db: sqlite3.Connection) -> None:
+        going.wait(10)
+
+    first = asyncio.create_task(journal.read(wait))
+    await asyncio.sleep(0)
+    for _ in range(20):
+        read = asyncio.create_task(journal.read(begun.append))
+        await asyncio.sleep(0)
+        read.cancel()
+        await asyncio.gather(read, return_exceptions=True)
+    going.set()
+    await first
+    await journal.intend(intent("a"))
+    assert begun == []
+    await journal.close()
 
 
 @unit
